@@ -1,0 +1,91 @@
+"""What tests of several folders share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Start every test from the same state, whatever ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def with_onnxruntime_1_16(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
+    """Run code with the newest onnxruntime that is refused, beside a numpy that it cannot be imported with."""
+    return _python_with(tmp_path_factory.mktemp("1.16"), "onnxruntime==1.16.3")
+
+
+@pytest.fixture(scope="session")
+def with_onnxruntime_1_17(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
+    """Run code with the oldest onnxruntime that is supported, which needs a numpy of its time."""
+    return _python_with(tmp_path_factory.mktemp("1.17"), "onnxruntime==1.17.3", "numpy==1.26.4")
+
+
+def _python_with(folder: Path, *requirements: str) -> RunPython:
+    """Install wheels into a folder, or skip: newer Pythons have none of these, and a machine may be offline."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    pip += ["--retries", "1", "--timeout", "15", "--target", str(folder), *requirements]
+    installed = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        reason = " ".join(installed.stderr.strip().splitlines()[-1:])
+        pytest.skip(f"{' and '.join(requirements)} cannot be installed here: {reason}")
+
+    def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        # -P, because in the repository's root the folder bnas_deploy would hide an installed package.
+        command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture
+def operator_model() -> "Callable[..., onnx.ModelProto]":
+    """Make a model of one operator of the domain `bnas`; see `_operator_model`."""
+    return _operator_model
+
+
+def _operator_model(
+    name: str,
+    constants: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    x_shape: tuple[int, ...],
+    y_shape: tuple[int, ...],
+) -> "onnx.ModelProto":
+    """X (N, *x_shape) to Y (N, *y_shape) with symbolic N; `constants` are the other inputs by name, in order."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from bnas_deploy.export import opset
+
+    graph = helper.make_graph(
+        [helper.make_node(name, ["X", *constants], ["Y"], domain=opset.DOMAIN, name="layer", **attributes)],
+        "graph",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", *x_shape])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", *y_shape])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", opset.ONNX_OPSET), onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    return helper.make_model(
+        graph, opset_imports=imports, functions=[opset.function(name)], ir_version=opset.IR_VERSION
+    )

@@ -1,0 +1,371 @@
+"""Writing a bundle is all or nothing; reading one finds out everything that is wrong with it."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnas_deploy.bundle import (
+    FLOAT_TWIN,
+    FORMAT_VERSION,
+    IMAGES,
+    LAYERS,
+    LAYERS_MODEL,
+    MANIFEST,
+    MODEL,
+    FileRecord,
+    LayerCheck,
+    Manifest,
+    Preprocessing,
+    Verification,
+    describe_files,
+    new_bundle,
+    read_bundle,
+)
+from bnas_deploy.cost import LayerCost
+from bnas_deploy.errors import BundleError
+
+FILES = (MODEL, FLOAT_TWIN, IMAGES, LAYERS_MODEL, LAYERS)
+BINARY = LayerCost("conv", (8, 4, 4), (8, 4, 4), (3, 3), (1, 1), (1, 1), groups=1, weight_bits=1)
+STILL_FLOAT = replace(BINARY, name="stem", weight_bits=32)
+NO_BUNDLE = "expected the folder that `bnas-deploy export -o` wrote"
+TOO_LONG = 300 * "x"
+"""No file can have this name, whoever asks; tests may run as root, whom permissions do not stop."""
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return Manifest(
+        bnas_deploy="0.1",
+        network={"name": "tiny"},
+        opset={"onnx": 20, "bnas": 1},
+        input_name="x",
+        input_shape=(8, 4, 4),
+        output_name="y",
+        labels=("cat", "dog"),
+        preprocessing=Preprocessing(4, 4, mean=(0.5,) * 8, std=(0.25,) * 8),
+        layers=(STILL_FLOAT, BINARY),
+        verification=Verification(1e-5, (LayerCheck("conv", 2, 3, 0.0),)),
+        metrics={"accuracy": 0.5},
+        files=describe_files(folder),
+    )
+
+
+def write(path: Path, content: str = "one") -> None:
+    """Write a bundle whose files hold their name and `content`."""
+    with new_bundle(path) as folder:
+        for name in FILES:
+            (folder / name).write_text(f"{name} {content}")
+        (folder / MANIFEST).write_text(manifest_of(folder).to_json())
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return what is below `folder`, hidden files included: the text of each file, "" for a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else "" for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    write(path)
+    return path
+
+
+@pytest.fixture
+def change_manifest(bundle: Path) -> Callable[[Callable[[dict[str, Any]], object]], None]:
+    """Let a function change the JSON of the bundle's manifest."""
+
+    def change(edit: Callable[[dict[str, Any]], object]) -> None:
+        data = json.loads((bundle / MANIFEST).read_text())
+        edit(data)
+        (bundle / MANIFEST).write_text(json.dumps(data))
+
+    return change
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(BundleError) as refusal:
+        read_bundle(path)
+    return str(refusal.value.message)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
+    opened = read_bundle(bundle)
+    assert opened.path == bundle
+    assert opened.manifest == manifest_of(bundle)
+    assert opened.manifest.still_float == (STILL_FLOAT,)
+    assert opened.file(IMAGES).read_text() == f"{IMAGES} one"
+
+
+def test_describe_files_lists_everything_but_the_manifest(bundle: Path) -> None:
+    described = describe_files(bundle)
+    assert sorted(described) == sorted(FILES)
+    text = (bundle / MODEL).read_bytes()
+    assert described[MODEL] == FileRecord(bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
+
+
+def test_a_bundle_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    with new_bundle(path) as folder:
+        assert not path.exists()
+        assert (folder / IMAGES).parent.is_dir()
+        assert [entry for entry in tmp_path.iterdir() if not entry.name.startswith(".")] == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "today" / "bundle"
+    write(path)
+    assert read_bundle(path).path == path
+
+
+def test_an_old_bundle_stays_until_it_is_replaced(bundle: Path) -> None:
+    with new_bundle(bundle) as folder:
+        assert (bundle / MODEL).read_text() == f"{MODEL} one"
+        assert list(folder.iterdir()) == [folder / "test_vectors"], "a new bundle starts empty"
+        (folder / MODEL).write_text("two")
+        (folder / MANIFEST).write_text(manifest_of(folder).to_json())
+    assert read_bundle(bundle).manifest.files.keys() == {MODEL}
+    assert (bundle / MODEL).read_text() == "two"
+    assert [entry.name for entry in bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_nothing_behind(error: type[BaseException], tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_bundle(tmp_path / "runs" / "today" / "bundle") as folder:
+            (folder / MODEL).write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert tree(tmp_path) == {}
+
+
+def test_an_error_keeps_the_old_bundle(bundle: Path) -> None:
+    before = tree(bundle.parent)
+
+    def fail() -> None:
+        with new_bundle(bundle) as folder:
+            (folder / MODEL).write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert tree(bundle.parent) == before
+
+
+def test_a_failed_renaming_keeps_the_old_bundle(bundle: Path) -> None:
+    before = tree(bundle.parent)
+
+    def fail() -> None:
+        with new_bundle(bundle) as folder:
+            shutil.rmtree(folder)  # so that there is nothing to rename
+
+    with pytest.raises(BundleError, match="cannot be written: No such file or directory; choose another folder"):
+        fail()
+    assert tree(bundle.parent) == before
+
+
+def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    write(path)
+    assert read_bundle(path).manifest.labels == ("cat", "dog")
+
+
+def _a_folder_with_files(path: Path) -> None:
+    (path / "thesis").mkdir(parents=True)
+    (path / "thesis" / "chapter1.txt").write_text("important")
+
+
+def _a_file(path: Path) -> None:
+    path.write_text("important")
+
+
+@pytest.mark.parametrize("make", [_a_folder_with_files, _a_file])
+def test_what_is_no_bundle_is_left_alone(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    make(path)
+    before = tree(tmp_path)
+    with pytest.raises(BundleError) as refusal:
+        write(path)
+    assert refusal.value.message == f"{path}: exists and is not a bundle; it was left alone, choose another folder"
+    assert tree(tmp_path) == before
+
+
+@pytest.fixture(params=["a parent is a file", "the name is too long", "the current folder"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A path that not even root can write, and the folder's content is as before when the test is over."""
+    match request.param:
+        case "a parent is a file":
+            (tmp_path / "file").write_text("important")
+            path = tmp_path / "file" / "bundle"
+        case "the name is too long":
+            path = tmp_path / "made" / TOO_LONG
+        case _:
+            (tmp_path / "here").mkdir()
+            monkeypatch.chdir(tmp_path / "here")
+            path = Path()
+    before = tree(tmp_path)
+    yield path
+    assert tree(tmp_path) == before
+
+
+def test_an_unwritable_folder_is_refused(unwritable: Path) -> None:
+    message = f"^{re.escape(str(unwritable))}: cannot be written: [A-Z][a-z ]+; choose another folder$"
+    with pytest.raises(BundleError, match=message):
+        write(unwritable)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path / "bundle") == f"{tmp_path / 'bundle'}: not a folder; {NO_BUNDLE}"
+
+
+def test_a_file_is_no_bundle(bundle: Path) -> None:
+    assert refusal_of(bundle / MODEL) == f"{bundle / MODEL}: not a folder; {NO_BUNDLE}"
+
+
+def test_a_folder_without_a_manifest(bundle: Path) -> None:
+    (bundle / MANIFEST).unlink()
+    assert refusal_of(bundle) == f"{bundle}: no manifest.json in it; {NO_BUNDLE}"
+
+
+def test_a_manifest_that_cannot_be_read(bundle: Path) -> None:
+    (bundle / MANIFEST).unlink()
+    (bundle / MANIFEST).mkdir()
+    assert refusal_of(bundle) == f"{bundle / MANIFEST}: cannot be read: Is a directory"
+
+
+def test_a_folder_with_an_impossible_name(tmp_path: Path) -> None:
+    assert TOO_LONG in refusal_of(tmp_path / TOO_LONG)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"format": 1, ', b"\xff", 5000 * b"9"],
+    ids=["empty", "cut short", "not UTF-8", "huge integer"],
+)
+def test_a_manifest_that_is_no_json(content: bytes, bundle: Path) -> None:
+    (bundle / MANIFEST).write_bytes(content)
+    message = refusal_of(bundle)
+    assert message.startswith(f"{bundle / MANIFEST}: not a JSON file: ")
+    assert message.endswith("; export the model again")
+
+
+@pytest.mark.parametrize("data", [[], None, {}, {"format": "1"}], ids=repr)
+def test_json_that_is_no_manifest(data: object, bundle: Path) -> None:
+    (bundle / MANIFEST).write_text(json.dumps(data))
+    assert refusal_of(bundle) == (f"{bundle / MANIFEST}: not a manifest: no integer `format`; export the model again")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (FORMAT_VERSION + 1, "format version 2, this bnas-deploy reads up to 1; upgrade bnas-deploy"),
+        (0, "format version 0, expected 1 to 1; export the model again"),
+    ],
+)
+def test_another_format(version: int, message: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
+    # A newer format may lack every field that this one needs.
+    change_manifest(lambda data: (data.clear(), data.update(format=version)))
+    assert refusal_of(bundle) == f"{bundle / MANIFEST}: {message}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bnas_deploy", "network", "opset", "input_name", "input_shape", "output_name", "labels", "preprocessing"),
+        *("layers", "verification", "metrics", "files"),
+    ],
+)
+def test_a_manifest_without_a_field(name: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
+    change_manifest(lambda data: data.pop(name))
+    message = refusal_of(bundle)
+    assert message.startswith(f"{bundle / MANIFEST}: a field is missing or of another kind (")
+    assert repr(name) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("files", [], "items"),
+        ("files", {MODEL: {"bytes": 1}}, "sha256"),
+        ("files", {MODEL: 1}, "mapping"),
+        ("layers", [1], "items"),
+        ("layers", [{"name": "conv"}], "input"),
+        ("labels", 2, "int"),
+        ("input_shape", None, "NoneType"),
+        ("network", [1], "mapping"),
+        ("verification", {"layers": []}, "output_tolerance"),
+        ("verification", {"output_tolerance": 0, "layers": [{}]}, "name"),
+        ("preprocessing", {"height": 4, "width": 4, "mean": [0.5]}, "std"),
+        ("preprocessing", [], "list"),
+        ("surprise", 1, "surprise"),
+    ],
+)
+def test_a_manifest_with_a_wrong_field(
+    name: str, value: object, named: str, bundle: Path, change_manifest: Callable[..., None]
+) -> None:
+    change_manifest(lambda data: data.update({name: value}))
+    message = refusal_of(bundle)
+    assert message.startswith(f"{bundle / MANIFEST}: a field is missing or of another kind (")
+    assert named in message
+    assert message.endswith("); export the model again")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing(name: str, bundle: Path) -> None:
+    (bundle / name).unlink()
+    assert refusal_of(bundle) == f"{bundle / name}: missing, but the manifest lists it; export the model again"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_size(name: str, bundle: Path) -> None:
+    right = (bundle / name).stat().st_size
+    with (bundle / name).open("ab") as file:
+        file.write(b"\0")
+    assert refusal_of(bundle) == (
+        f"{bundle / name}: {right + 1} bytes, the manifest says {right}; copy or export the bundle again"
+    )
+    with pytest.raises(BundleError, match="the manifest says"):
+        read_bundle(bundle, check_hashes=False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte(name: str, bundle: Path) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[0] ^= 1
+    (bundle / name).write_bytes(data)
+    assert refusal_of(bundle) == (
+        f"{bundle / name}: its SHA-256 is not the one in the manifest; copy or export the bundle again"
+    )
+    assert read_bundle(bundle, check_hashes=False).path == bundle
+
+
+@pytest.mark.parametrize("name", ["../secret", "test_vectors/../../secret", "/secret"])
+def test_a_file_outside_the_bundle(name: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
+    # It is there and its size and hash are right: being outside is reason enough.
+    secret = bundle.parent / "secret"
+    secret.write_text("secret")
+    listed = str(secret) if name.startswith("/") else name
+    record = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    change_manifest(lambda data: data["files"].update({listed: record}))
+    assert refusal_of(bundle) == (
+        f"{bundle / MANIFEST}: lists the file {listed!r}, which is not inside the bundle; export the model again"
+    )
