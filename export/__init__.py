@@ -1,0 +1,186 @@
+"""From a PyTorch module to a bundle that runs without PyTorch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import bnas_deploy
+from bnas_deploy import bundle as files
+from bnas_deploy.bundle import Bundle, Manifest, Preprocessing, Verification, describe_files, new_bundle, read_bundle
+from bnas_deploy.errors import ExportError
+from bnas_deploy.export import opset
+from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.finish import finish
+from bnas_deploy.export.layer_costs import layer_costs
+from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
+from bnas_deploy.export.rewrite import RewriteLog, run
+from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
+from bnas_deploy.runtime.session import create_session, session_options
+from bnas_deploy.runtime.verify import VerifyResult, verify_bundle, verify_layers
+from bnas_deploy.search.checkpoint import Checkpoint
+from bnas_deploy.search.layers import BinaryConv2d
+from bnas_deploy.search.network import build_network
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to verify with: (N, C, H, W) float32, normalised; labels (N) int64 where they are known."""
+
+    pixels: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the manifest says about a model besides what the export finds out."""
+
+    network: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The bundle, what the passes did, and how it compares with PyTorch on this machine.
+
+    Before that, every binary convolution was compared on whole activations of one image, more than the bundle keeps.
+    `twin_difference` is the largest difference of the float twin's outputs to PyTorch.
+    """
+
+    bundle: Bundle
+    log: RewriteLog
+    verification: VerifyResult
+    twin_difference: float
+
+
+def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> ExportResult:
+    """Export the network of a checkpoint and its float twin to a bundle at `path`.
+
+    The twin has the checkpoint's latent weights; it is there to be measured, not to be right.
+
+    Raises:
+        ExportError: the exported model does not agree with PyTorch; nothing is written.
+        BundleError: `path` cannot be written.
+    """
+    network = build_network(checkpoint.network)
+    network.load_state_dict(dict(checkpoint.state))
+    twin = build_network(checkpoint.network.float_twin())
+    twin.load_state_dict({name: checkpoint.state[name] for name in twin.state_dict()})
+    description = Description(
+        network=checkpoint.network.to_json(),
+        labels=checkpoint.labels,
+        preprocessing=checkpoint.preprocessing,
+        metrics=dict(checkpoint.metrics),
+    )
+    return export_module(network, twin, path, images, description)
+
+
+def export_module(
+    module: nn.Module, twin: nn.Module, path: Path, images: Images, description: Description
+) -> ExportResult:
+    """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
+
+    Args:
+        module: maps images (N, C, H, W) float32 to logits (N, classes).
+        twin: the same with real weights and no sign, to compare latencies with.
+        path: folder to write.
+        images: what to verify with; the bundle keeps them.
+        description: for the manifest.
+
+    Raises:
+        ExportError: `module` has no binary layer, cannot be captured, or its export does not agree with PyTorch.
+        BundleError: `path` cannot be written.
+    """
+    if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
+        raise ExportError(
+            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.layers, "
+            "or export float networks with torch.onnx"
+        )
+    module, twin = module.eval(), twin.eval()
+    shape = images.pixels.shape[1:]
+    captured = capture(module, shape)
+    answers = _answers(module, images.pixels)
+    values = captured.values_of(images.pixels[:1])
+    if not torch.equal(values[OUTPUT], _answers(module, images.pixels[:1])):
+        raise ExportError(f"{path}: not written: the captured program answers differently from {type(module).__name__}")
+    log = run(PIPELINE, captured.model)
+    model = finish(captured.model)
+    with new_bundle(path) as folder:
+        onnx.save(model, folder / files.MODEL)
+        onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
+        _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
+        vectors = layer_vectors(captured.model, values)
+        np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
+        np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
+        twin_difference = _write_twin(twin, folder / files.FLOAT_TWIN, images.pixels)
+        manifest = Manifest(
+            bnas_deploy=bnas_deploy.__version__,
+            network=description.network,
+            opset={"onnx": opset.ONNX_OPSET, opset.DOMAIN: opset.VERSION},
+            input_name=INPUT,
+            input_shape=tuple(shape),
+            output_name=OUTPUT,
+            labels=description.labels,
+            preprocessing=description.preprocessing,
+            layers=tuple(layer_costs(captured.model)),
+            verification=Verification(
+                output_tolerance(module, images.pixels), tuple(vector.check for vector in vectors)
+            ),
+            metrics=description.metrics,
+            files=describe_files(folder),
+        )
+        (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        result = verify_bundle(Bundle(folder, manifest))
+        _refuse(result.failures)
+    return ExportResult(read_bundle(path), log, result, twin_difference)
+
+
+def _answers(module: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        answers: Tensor = module(images)
+    return answers
+
+
+def _check_whole_layers(model: Path, vectors: list[LayerVector]) -> None:
+    """Compare every binary convolution with PyTorch on the whole activations of one image."""
+    layers, alike = verify_layers(model, [vector.check for vector in vectors], _named(vectors))
+    _refuse([layer.failure for layer in layers if not layer.passed])
+    if not alike:
+        _refuse(["the library and plain onnxruntime answer differently"])
+
+
+def _write_twin(twin: nn.Module, path: Path, images: Tensor) -> float:
+    """Export the float twin and return the largest difference of its outputs to PyTorch."""
+    captured = capture(twin, images.shape[1:])
+    run(FLOAT_PIPELINE, captured.model)
+    onnx.save(finish(captured.model), path)
+    got = create_session(path, session_options(library=False)).run(None, {INPUT: images.numpy()})[0]
+    difference = float(np.abs(got - _answers(twin, images).numpy()).max())
+    tolerance = output_tolerance(twin, images)
+    if not difference <= tolerance:
+        _refuse([f"the float twin differs from PyTorch by {difference:.3g}, rounding explains {tolerance:.3g}"])
+    return difference
+
+
+def _named(vectors: list[LayerVector]) -> dict[str, NDArray[np.float32]]:
+    return {
+        f"{vector.check.name}.{part}": data for vector in vectors for part, data in (("x", vector.x), ("y", vector.y))
+    }
+
+
+def _image_arrays(images: Images, answers: Tensor) -> dict[str, NDArray[Any]]:
+    arrays = {"images": images.pixels.numpy(), "logits": answers.numpy()}
+    return arrays if images.labels is None else {**arrays, "labels": images.labels.numpy()}
+
+
+def _refuse(failures: Sequence[str]) -> None:
+    if failures:
+        raise ExportError(f"nothing was written, since the export does not agree with PyTorch: {'; '.join(failures)}")

@@ -1,0 +1,242 @@
+"""The operators of the domain `bnas`, version 1: names, inputs, attributes and meaning.
+
+`OPERATORS`, `INPUTS` and `ATTRIBUTES` are docs/operators.md as a table. From them come the numpy meaning (`reference`)
+and the function body in standard ONNX operators that every exported file carries (`function`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.parser
+from numpy.typing import NDArray
+
+from bnas_deploy.bits import sign, unpack_signs
+
+DOMAIN = "bnas"
+VERSION = 1
+
+ONNX_OPSET = 18
+"""The first opset with BitwiseAnd, which the function bodies unpack weights with; onnxruntime 1.17 has it."""
+
+IR_VERSION = 9
+"""The first IR version in which a function has defaults for its attributes, and the newest of onnxruntime 1.17."""
+
+Activation = Literal["", "Relu", "PRelu"]
+"""The ONNX operator that ends the epilogue, or "" for none."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A binary convolution with one epilogue; the epilogue is what the name says."""
+
+    name: str
+    uses_k: bool
+    activation: Activation
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order. All are mandatory: a function cannot ask whether an input is there."""
+        return tuple(name for name in INPUTS if name != "slope" or self.activation == "PRelu")
+
+
+OPERATORS = (
+    Operator("BinaryConv2d", uses_k=False, activation=""),
+    Operator("BinaryConv2dRelu", uses_k=False, activation="Relu"),
+    Operator("BinaryConv2dPRelu", uses_k=False, activation="PRelu"),
+    Operator("BinaryConv2dK", uses_k=True, activation=""),
+    Operator("BinaryConv2dKRelu", uses_k=True, activation="Relu"),
+    Operator("BinaryConv2dKPRelu", uses_k=True, activation="PRelu"),
+)
+
+INPUTS = ("X", "W", "threshold", "offset", "scale", "bias", "slope")
+"""Name of every input; `slope` is an input of the PReLU operators only."""
+
+ATTRIBUTES: dict[str, int | list[int] | None] = {
+    "weight_shape": None,
+    "strides": [1, 1],
+    "pads": [0, 0, 0, 0],
+    "dilations": [1, 1],
+    "group": 1,
+}
+"""Name and default of every attribute; `weight_shape` is required.
+
+A node should carry all of them: onnx's ReferenceEvaluator (1.23) does not look up the defaults of a function.
+"""
+
+
+def operator(name: str) -> Operator:
+    """Return the row of `OPERATORS` with this name; KeyError if there is none."""
+    return {row.name: row for row in OPERATORS}[name]
+
+
+def operator_name(*, uses_k: bool, activation: Activation) -> str:
+    """Return the name of the operator with this epilogue."""
+    return next(row.name for row in OPERATORS if (row.uses_k, row.activation) == (uses_k, activation))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The numpy meaning
+
+
+def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str, Any]) -> NDArray[np.float32]:
+    """What operator `name` computes, float32 (N, O, OH, OW): slow, and each line one line of docs/operators.md.
+
+    `inputs` are in the order of `Operator.inputs`; attributes left out have their defaults. Every float32 operation
+    below is one rounding, in the documented order. K is summed in float64 and rounded once, so other implementations
+    agree with it within (C + KH * KW + 3) * 2^-24 relative to K, not bit for bit.
+    """
+    row = operator(name)
+    named = dict(zip(row.inputs, inputs, strict=True))
+    attributes = {**ATTRIBUTES, **attributes}
+    weights = unpack_signs(named["W"], attributes["weight_shape"][3])
+    signs = sign(named["X"], _per_channel(named["threshold"]))
+    accumulator = _convolve(signs, weights, attributes) + named["offset"]
+    # A K of inf times an accumulator of 0 is NaN, as IEEE 754 has it; numpy need not warn of it.
+    with np.errstate(invalid="ignore"):
+        y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
+        if row.uses_k:
+            y = y * _k_map(named["X"], weights, attributes)
+        y = y + _per_channel(named["bias"])
+        if row.activation == "Relu":
+            y = np.maximum(y, np.float32(0))
+        if row.activation == "PRelu":
+            y = np.where(y > 0, y, _per_channel(named["slope"]) * y)
+    return y
+
+
+def _per_channel(values: NDArray[Any]) -> NDArray[Any]:
+    return values.reshape(-1, 1, 1)
+
+
+def _k_map(x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float32]:
+    _, height, width, _ = weights.shape
+    mean = np.abs(x.astype(np.float64)).mean(axis=1, keepdims=True)
+    box = np.ones((1, height, width, 1))
+    k: NDArray[np.float32] = (_convolve(mean, box, attributes) / (height * width)).astype(np.float32)
+    return k
+
+
+def _convolve(x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Convolve (N, C, H, W) with (O, KH, KW, C/G), one tap at a time; a padded tap adds 0."""
+    (row_stride, column_stride), (row_step, column_step) = attributes["strides"], attributes["dilations"]
+    top, left, bottom, right = attributes["pads"]
+    padded = np.pad(x.astype(np.float64), [(0, 0), (0, 0), (top, bottom), (left, right)])
+    channels_out, height, width, group_channels = weights.shape
+    groups = x.shape[1] // group_channels
+    rows = (padded.shape[2] - row_step * (height - 1) - 1) // row_stride + 1
+    columns = (padded.shape[3] - column_step * (width - 1) - 1) // column_stride + 1
+    y = np.zeros((len(x), groups, channels_out // groups, rows, columns))
+    for tap_row, tap_column in np.ndindex(height, width):
+        tap = padded[:, :, tap_row * row_step :, tap_column * column_step :]
+        tap = tap[:, :, ::row_stride, ::column_stride][:, :, :rows, :columns]
+        tap = tap.reshape(len(x), groups, group_channels, rows, columns)
+        tap_weights = weights[:, tap_row, tap_column].reshape(groups, -1, group_channels)
+        y += np.einsum("ngchw,goc->ngohw", tap, tap_weights)
+    return y.reshape(len(x), channels_out, rows, columns)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The function body
+#
+# A body must load in every onnxruntime from 1.17 on, keep the documented roundings at every optimisation level, let
+# onnx infer every shape while the batch is symbolic, and cost little: onnxruntime folds all that depends on constants
+# only when it loads the model. Each comment below says which of these its line is for.
+
+# Not Sign(X - threshold): Where decides 0, -0.0 and NaN as the operator does.
+_SIGNS = """
+  plus = Constant <value = float {1.0}> ()
+  minus = Constant <value = float {-1.0}> ()
+  per_channel = Constant <value = int64[3] {-1, 1, 1}> ()
+  level = Reshape (threshold, per_channel)
+  positive = GreaterOrEqual (X, level)
+  signs = Where (positive, plus, minus)
+"""
+
+# The channels are cut to length by the attribute, not by Shape(X), which onnxruntime would not fold; and the Slice
+# names all four axes, because onnx then infers its shape.
+_WEIGHTS = """
+  last = Constant <value = int64[1] {-1}> ()
+  bytes = Unsqueeze (W, last)
+  places = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+  shifted = BitShift <direction = "RIGHT"> (bytes, places)
+  lowest_bit = Constant <value = uint8 {1}> ()
+  bits = BitwiseAnd (shifted, lowest_bit)
+  joined_bytes = Constant <value = int64[4] {0, 0, 0, -1}> ()
+  all_bits = Reshape (bits, joined_bytes)
+  origin = Constant <value = int64[4] {0, 0, 0, 0}> ()
+  weight_shape = Constant <value_ints: ints = @weight_shape> ()
+  channel_bits = Slice (all_bits, origin, weight_shape)
+  is_plus = Cast <to = 9> (channel_bits)
+  channels_last = Where (is_plus, plus, minus)
+  weights = Transpose <perm = [0, 3, 1, 2]> (channels_last)
+"""
+
+# Sum, not Add: onnxruntime fuses Conv, Add and Mul into one Conv whose weights are no longer +1 and -1, so that every
+# partial sum would round. It leaves a Sum alone.
+_ACCUMULATOR = """
+  products = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
+    (signs, weights)
+  accumulator = Sum (products, offset)
+  scale_per_channel = Reshape (scale, per_channel)
+  scaled = Mul (accumulator, scale_per_channel)
+"""
+
+# The box of ones is one kernel of the weights without its signs, because onnx infers the shape of a Slice but not
+# that of a ConstantOfShape.
+_K = """
+  absolute = Abs (X)
+  channel_axis = Constant <value = int64[1] {1}> ()
+  mean = ReduceMean <keepdims = 1> (absolute, channel_axis)
+  first = Constant <value = int64[2] {0, 0}> ()
+  second = Constant <value = int64[2] {1, 1}> ()
+  one_kernel = Slice (weights, first, second)
+  box = Abs (one_kernel)
+  taps = ReduceSum <keepdims = 0> (box)
+  box_sum = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations> (mean, box)
+  k = Div (box_sum, taps)
+  multiplied = Mul (scaled, k)
+"""
+
+_BIAS = """
+  bias_per_channel = Reshape (bias, per_channel)
+  {result} = Add ({scaled}, bias_per_channel)
+"""
+
+_ACTIVATION = {
+    "": "",
+    "Relu": """
+  Y = Relu (biased)
+""",
+    "PRelu": """
+  slope_per_channel = Reshape (slope, per_channel)
+  Y = PRelu (biased, slope_per_channel)
+""",
+}
+
+
+def function(name: str) -> onnx.FunctionProto:
+    """Return operator `name` as a model-local function of standard operators, equal to it bit for bit (K: see above).
+
+    onnxruntime runs a registered operator where there is one, else this body; so a file that carries it runs anywhere.
+    """
+    row = operator(name)
+    bias = _BIAS.format(
+        scaled="multiplied" if row.uses_k else "scaled", result="Y" if row.activation == "" else "biased"
+    )
+    body = "".join((_SIGNS, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "", bias, _ACTIVATION[row.activation]))
+    attributes = ", ".join(_attribute_text(*item) for item in ATTRIBUTES.items())
+    text = (
+        f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
+        f"{name} <{attributes}> ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"
+    )
+    return onnx.parser.parse_function(text)
+
+
+def _attribute_text(name: str, default: int | list[int] | None) -> str:
+    if default is None:
+        return name
+    kind = "int" if isinstance(default, int) else "ints"
+    return f"{name}: {kind} = {default}"

@@ -1,0 +1,343 @@
+"""Every operator has one meaning: in numpy, as a function in ONNX's own evaluator, and in onnxruntime."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.inliner
+import onnx.shape_inference
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from bnas_deploy.bits import pack_signs
+from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.export import opset
+from bnas_deploy.export.opset import OPERATORS, Operator
+from bnas_deploy.runtime.session import session_options
+
+EPSILON = 2.0**-24  # the largest relative error of one float32 rounding
+LEVELS = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
+
+Inputs = dict[str, np.ndarray]
+MakeModel = Callable[..., onnx.ModelProto]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One binary convolution; the sizes of the output are written out, not computed."""
+
+    channels: int
+    channels_out: int
+    size: tuple[int, int]
+    size_out: tuple[int, int]
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    group: int = 1
+    offset_per_pixel: bool = False
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "weight_shape": [self.channels_out, *self.kernel, self.channels // self.group],
+            "strides": list(self.strides),
+            "pads": list(self.pads),
+            "dilations": list(self.dilations),
+            "group": self.group,
+        }
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.channels_out, *self.size_out)
+
+
+GEOMETRIES = {
+    "one of everything": Geometry(1, 1, (1, 1), (1, 1), kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "padding around one pixel": Geometry(3, 2, (1, 1), (1, 1)),
+    "one bit in the second byte": Geometry(9, 5, (6, 7), (6, 7), offset_per_pixel=True),
+    "stride 2": Geometry(7, 3, (7, 8), (4, 4), strides=(2, 2)),
+    "dilation 2": Geometry(8, 4, (7, 9), (7, 9), pads=(2, 2, 2, 2), dilations=(2, 2), offset_per_pixel=True),
+    "every side differs": Geometry(
+        5, 7, (8, 9), (5, 4), kernel=(3, 2), strides=(2, 3), pads=(2, 0, 1, 3), dilations=(1, 2)
+    ),
+    "no padding": Geometry(13, 6, (5, 5), (1, 1), kernel=(5, 5), pads=(0, 0, 0, 0)),
+    # onnxruntime reorders blocks of 8 or 16 channels where the CPU has AVX.
+    "channels in blocks": Geometry(16, 32, (5, 6), (5, 6)),
+    "two groups": Geometry(18, 4, (5, 6), (5, 6), group=2),
+    "depthwise": Geometry(6, 6, (5, 6), (3, 3), strides=(2, 2), group=6),
+}
+CASES = [
+    pytest.param(operator, geometry, id=f"{operator.name}, {name}")
+    for operator in OPERATORS
+    for name, geometry in GEOMETRIES.items()
+    if geometry.group == 1 or not operator.uses_k
+]
+each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
+
+
+def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator) -> Inputs:
+    channels, channels_out = geometry.channels, geometry.channels_out
+    offset_size = geometry.size_out if geometry.offset_per_pixel else (1, 1)
+    constants = {
+        "W": pack_signs(rng.standard_normal(geometry.attributes["weight_shape"])),
+        "threshold": rng.normal(0, 0.3, channels),
+        "offset": rng.integers(-9, 10, (channels_out, *offset_size)),
+        "scale": rng.standard_normal(channels_out),
+        "bias": rng.standard_normal(channels_out),
+        "slope": rng.standard_normal(channels_out),
+    }
+    return {
+        name: constants[name] if name == "W" else constants[name].astype(np.float32) for name in operator.inputs[1:]
+    }
+
+
+def _images(geometry: Geometry, constants: Inputs, rng: np.random.Generator) -> np.ndarray:
+    """Three images that hold, among others, values equal to the threshold of their channel."""
+    images = rng.standard_normal((3, geometry.channels, *geometry.size)).astype(np.float32)
+    images[1, :, 0, 0] = constants["threshold"]
+    return images
+
+
+def _tolerance(operator: Operator, geometry: Geometry, inputs: list[np.ndarray]) -> np.ndarray | float:
+    """How far from the reference an operator may be: 0 without K.
+
+    K may differ by C + KH * KW + 3 roundings relative to itself (docs/operators.md). So may p = acc * scale * K, plus
+    the rounding of the product with K, here and in the reference. p + bias is rounded once in each, and so is its
+    product with the slope; each of these four is at most EPSILON * (|p| + |bias|), times the slope.
+    """
+    if not operator.uses_k:
+        return 0.0
+    named = dict(zip(operator.inputs, inputs, strict=True))
+    plain = {**named, "bias": np.zeros_like(named["bias"])}
+    product_operator = opset.operator("BinaryConv2dK")
+    product = np.abs(
+        opset.reference("BinaryConv2dK", [plain[name] for name in product_operator.inputs], geometry.attributes)
+    )
+    bias = np.abs(named["bias"]).reshape(-1, 1, 1)
+    slope = np.maximum(1, np.abs(named.get("slope", np.ones(1)))).reshape(-1, 1, 1)
+    k_roundings = geometry.channels + geometry.kernel[0] * geometry.kernel[1] + 3
+    return EPSILON * slope * ((k_roundings + 2) * product + 4 * (product + bias))
+
+
+def _run_onnxruntime(model: onnx.ModelProto, images: np.ndarray, level: str, *, library: bool = False) -> np.ndarray:
+    options = session_options(threads=1, library=library)
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"X": images})[0]
+
+
+def _run_library(model: onnx.ModelProto, images: np.ndarray, level: str) -> np.ndarray:
+    try:
+        return _run_onnxruntime(model, images, level, library=True)
+    except RuntimeLibraryError as error:
+        pytest.skip(f"the operator library is not here: {error}")
+
+
+# Every way to run a model of the operators.
+ENGINES: dict[str, Callable[[onnx.ModelProto, np.ndarray], np.ndarray]] = {
+    "evaluator": lambda model, images: ReferenceEvaluator(model).run(None, {"X": images})[0],
+    **{
+        f"onnxruntime {level}": lambda model, images, level=level: _run_onnxruntime(model, images, level)
+        for level in LEVELS
+    },
+    "onnxruntime inlined": lambda model, images: _run_onnxruntime(
+        onnx.inliner.inline_local_functions(model), images, "ENABLE_ALL"
+    ),
+    **{f"library {level}": lambda model, images, level=level: _run_library(model, images, level) for level in LEVELS},
+}
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+@each_engine
+@each_case
+def test_every_engine_computes_the_reference(
+    operator: Operator, geometry: Geometry, engine: str, operator_model: MakeModel, rng: np.random.Generator
+) -> None:
+    constants = _constants(operator, geometry, rng)
+    images = _images(geometry, constants, rng)
+    model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
+    inputs = [images, *constants.values()]
+    want = opset.reference(operator.name, inputs, geometry.attributes)
+    assert (want.dtype, want.shape) == (np.float32, (3, *geometry.output_shape))
+    tolerance = np.broadcast_to(_tolerance(operator, geometry, inputs), want.shape)
+    for batch in (1, 3):
+        got = ENGINES[engine](model, images[:batch])
+        assert got.shape == (batch, *geometry.output_shape)
+        assert (np.abs(got - want[:batch]) <= tolerance[:batch]).all()
+
+
+# The first argument is a folder of models, each with its images beside it; what they answer is put there as well.
+RUN_FOLDER = """
+import sys, pathlib, numpy, onnxruntime
+from bnas_deploy.runtime.session import create_session, session_options
+for path in pathlib.Path(sys.argv[1]).glob("*.onnx"):
+    for library in False, True:
+        for level in "DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL":
+            options = session_options(library=library)
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, "ORT_" + level)
+            answer, = create_session(path, options).run(None, {"X": numpy.load(path.with_suffix(".npy"))})
+            numpy.save(path.with_suffix(f".{level}.{library}.npy"), answer)
+"""
+
+
+def test_onnxruntime_1_17_computes_the_reference(
+    operator_model: MakeModel,
+    rng: np.random.Generator,
+    with_onnxruntime_1_17: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    geometry = GEOMETRIES["every side differs"]
+    wanted = {}
+    for operator in OPERATORS:
+        constants = _constants(operator, geometry, rng)
+        images = _images(geometry, constants, rng)
+        model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
+        onnx.save(model, tmp_path / f"{operator.name}.onnx")
+        np.save(tmp_path / f"{operator.name}.npy", images)
+        inputs = [images, *constants.values()]
+        want = opset.reference(operator.name, inputs, geometry.attributes)
+        wanted[operator.name] = want, _tolerance(operator, geometry, inputs)
+    run = with_onnxruntime_1_17(RUN_FOLDER, tmp_path)
+    assert run.returncode == 0, run.stderr
+    for name, (want, tolerance) in wanted.items():
+        answers = list(tmp_path.glob(f"{name}.*.*.npy"))
+        assert len(answers) == 2 * len(LEVELS)
+        for answer in answers:
+            assert (np.abs(np.load(answer) - want) <= tolerance).all(), answer.name
+
+
+# K of an input that is not finite is not finite either; test_k_is_exact_where_its_sum_is has the zeros.
+@each_engine
+@pytest.mark.parametrize("operator", [row for row in OPERATORS if not row.uses_k], ids=lambda row: row.name)
+def test_zeros_infinities_and_nan(
+    operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
+) -> None:
+    geometry = Geometry(6, 4, (3, 4), (3, 4))
+    constants = _constants(operator, geometry, rng)
+    constants["threshold"][:4] = 0, -0.0, np.inf, -np.inf
+    images = rng.choice(np.float32([0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45]), (3, 6, 3, 4))
+    model = operator_model(operator.name, constants, geometry.attributes, (6, 3, 4), geometry.output_shape)
+    want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
+    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+
+
+@each_engine
+@pytest.mark.parametrize("operator", [row for row in OPERATORS if row.uses_k], ids=lambda row: row.name)
+def test_k_is_exact_where_its_sum_is(
+    operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
+) -> None:
+    # Sums of integers divided by 8 channels are exact, so K has one rounding, that of the division by 9.
+    geometry = Geometry(8, 5, (4, 5), (4, 5))
+    constants = _constants(operator, geometry, rng)
+    images = rng.integers(-99, 100, (3, 8, 4, 5)).astype(np.float32)
+    images[0, 0, 0, :2] = 0, -0.0
+    model = operator_model(operator.name, constants, geometry.attributes, (8, 4, 5), geometry.output_shape)
+    want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
+    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+
+
+# ReferenceEvaluator of onnx 1.23 leaves the defaults of a function out, so the exporter writes every attribute.
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "evaluator"])
+def test_attributes_have_defaults(engine: str, operator_model: MakeModel, rng: np.random.Generator) -> None:
+    operator, geometry = opset.operator("BinaryConv2d"), Geometry(4, 3, (5, 5), (3, 3), pads=(0, 0, 0, 0))
+    constants = _constants(operator, geometry, rng)
+    images = _images(geometry, constants, rng)
+    only_required = {"weight_shape": geometry.attributes["weight_shape"]}
+    model = operator_model(operator.name, constants, only_required, (4, 5, 5), geometry.output_shape)
+    want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
+    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+
+
+def test_the_reference_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([np.nan, -0.0, 0.0, -1e-45, np.inf, -np.inf]).reshape(1, 1, 1, 6)
+    one = np.ones(1, np.float32)
+    constants = [np.uint8([[[[1]]]]), 0 * one, 10 * one.reshape(1, 1, 1), 2 * one, -20 * one, 0.5 * one]
+    y = opset.reference("BinaryConv2dPRelu", [x, *constants], {"weight_shape": [1, 1, 1, 1]})
+    # sign -, +, +, -, +, -; accumulator 9 or 11; twice that minus 20 is -2 or 2; the slope halves what is negative.
+    assert y.tolist() == [[[[-1, 2, 2, -1, 2, -1]]]]
+
+
+def test_the_reference_of_k_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1, -3]], [[5, 7]]]])  # mean |x| over the two channels: 3 and 5
+    one = np.ones(1, np.float32)
+    constants = [
+        np.uint8([[[[0b11], [0b11], [0b11]]]]),
+        np.zeros(2, np.float32),
+        0 * one.reshape(1, 1, 1),
+        one,
+        0 * one,
+    ]
+    y = opset.reference("BinaryConv2dK", [x, *constants], {"weight_shape": [1, 1, 3, 2], "pads": [0, 1, 0, 1]})
+    # Signs + + and - +, so both sums are 2 + 0; K is (0 + 3 + 5) / 3 and (3 + 5 + 0) / 3, rounded to float32.
+    assert y.tolist() == [[[[2 * np.float32(8 / 3)] * 2]]]
+
+
+@each_case
+def test_files_are_valid_and_every_shape_is_inferred(
+    operator: Operator, geometry: Geometry, operator_model: MakeModel, rng: np.random.Generator
+) -> None:
+    constants = _constants(operator, geometry, rng)
+    input_shape = (geometry.channels, *geometry.size)
+    model = operator_model(operator.name, constants, geometry.attributes, input_shape, geometry.output_shape)
+    onnx.checker.check_model(model, full_check=True)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", *geometry.output_shape]
+
+
+@pytest.mark.parametrize(
+    ("name", "epilogue"),
+    [
+        ("BinaryConv2d", ["Mul", "Add"]),
+        ("BinaryConv2dRelu", ["Mul", "Add", "Relu"]),
+        ("BinaryConv2dPRelu", ["Mul", "Add", "PRelu"]),
+    ],
+)
+def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
+    name: str, epilogue: list[str], operator_model: MakeModel, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    operator, geometry = opset.operator(name), Geometry(9, 5, (6, 7), (6, 7))
+    constants = _constants(operator, geometry, rng)
+    model = operator_model(name, constants, geometry.attributes, (9, 6, 7), geometry.output_shape)
+    options = session_options(library=False)
+    # At the next level the nodes depend on the CPU.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    left = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert left == ["GreaterOrEqual", "Where", "Conv", "Sum", *epilogue]
+
+
+def test_the_name_of_an_operator_says_its_epilogue() -> None:
+    for row in OPERATORS:
+        assert row.name == "BinaryConv2d" + "K" * row.uses_k + row.activation
+        assert opset.operator_name(uses_k=row.uses_k, activation=row.activation) == row.name
+
+
+def _table(text: str, columns: int) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert all(len(row) == columns for row in rows)
+    return rows[2:]
+
+
+def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
+    introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
+    activations = {"": "none", "Relu": "ReLU", "PRelu": "PReLU"}
+    assert f"domain `{opset.DOMAIN}`, version {opset.VERSION}" in introduction
+    assert _table(introduction, 3) == [
+        [f"`{row.name}`", "yes" if row.uses_k else "no", activations[row.activation]] for row in OPERATORS
+    ]
+    assert [row[:2] for row in _table(inputs, 5)] == [[str(i), f"`{name}`"] for i, name in enumerate(opset.INPUTS)]
+    assert [(row[0], row[2]) for row in _table(attributes, 4)] == [
+        (f"`{name}`", "required" if default is None else str(default)) for name, default in opset.ATTRIBUTES.items()
+    ]
