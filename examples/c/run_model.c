@@ -1,0 +1,137 @@
+/* Runs a model with the bnas operator library in a plain C program.
+ *
+ *     run_model MODEL.onnx LIBRARY INPUT.f32
+ *
+ * INPUT.f32 holds float32 numbers as they lie in memory, one or more inputs of the model behind each other. The numbers
+ * of the first output are printed, one a line, each input's answer after the other.
+ *
+ * Needs onnxruntime 1.17 or later for C, header and library: a release archive from onnxruntime's project page has both
+ * (Python's wheel has the library only). With the archive unpacked at $ORT:
+ *
+ *     cc -std=c11 -I$ORT/include run_model.c -L$ORT/lib -lonnxruntime -Wl,-rpath,$ORT/lib -o run_model
+ *
+ * LIBRARY is the file that this prints, on the same kind of machine:
+ *
+ *     python -c "from bnas_deploy.runtime.library import library_path; print(library_path())"
+ */
+#include <onnxruntime_c_api.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MOST_DIMENSIONS = 8 };
+
+static const OrtApi* ort;
+
+static void stop(const char* what, const char* why) {
+    fprintf(stderr, "%s: %s\n", what, why);
+    exit(1);
+}
+
+static void check(OrtStatus* status) {
+    if (status) {
+        stop("onnxruntime", ort->GetErrorMessage(status));
+    }
+}
+
+/* All numbers of the file at `path`; the caller frees them. */
+static float* read_floats(const char* path, size_t* count) {
+    FILE* file = fopen(path, "rb");
+    if (!file || fseek(file, 0, SEEK_END) != 0) {
+        stop(path, "cannot be read");
+    }
+    *count = (size_t)ftell(file) / sizeof(float);
+    rewind(file);
+    float* values = malloc(*count * sizeof *values);
+    if (!values || fread(values, sizeof *values, *count, file) != *count) {
+        stop(path, "cannot be read");
+    }
+    fclose(file);
+    return values;
+}
+
+/* The shape of the first input. The batch is what is left open in it: it becomes as large as `count` numbers fill. */
+static size_t input_shape(const OrtSession* session, size_t count, int64_t* dims) {
+    OrtTypeInfo* type;
+    const OrtTensorTypeAndShapeInfo* shape;
+    size_t rank, fixed = 1;
+    check(ort->SessionGetInputTypeInfo(session, 0, &type));
+    check(ort->CastTypeInfoToTensorInfo(type, &shape));
+    check(ort->GetDimensionsCount(shape, &rank));
+    if (rank < 1 || rank > MOST_DIMENSIONS) {
+        stop("the model's input", "has no shape that this program knows");
+    }
+    check(ort->GetDimensions(shape, dims, rank));
+    ort->ReleaseTypeInfo(type);
+    for (size_t i = 1; i < rank; ++i) {
+        if (dims[i] < 1) {
+            stop("the model's input", "leaves more open than the batch");
+        }
+        fixed *= (size_t)dims[i];
+    }
+    if (count == 0 || count % fixed != 0) {
+        stop("the input file", "does not hold a whole number of inputs");
+    }
+    dims[0] = (int64_t)(count / fixed);
+    return rank;
+}
+
+static void print_floats(OrtValue* tensor) {
+    OrtTensorTypeAndShapeInfo* shape;
+    size_t count;
+    void* data;
+    check(ort->GetTensorTypeAndShape(tensor, &shape));
+    check(ort->GetTensorShapeElementCount(shape, &count));
+    check(ort->GetTensorMutableData(tensor, &data));
+    ort->ReleaseTensorTypeAndShapeInfo(shape);
+    for (size_t i = 0; i < count; ++i) {
+        printf("%.9g\n", ((const float*)data)[i]);
+    }
+}
+
+int main(int argc, char** argv) {
+    if (argc != 4) {
+        stop("usage", "run_model MODEL.onnx LIBRARY INPUT.f32");
+    }
+    ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+    if (!ort) {
+        stop("onnxruntime", "the library is older than the header that this program was compiled with");
+    }
+    OrtEnv* environment;
+    OrtSessionOptions* options;
+    OrtSession* session;
+    check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "run_model", &environment));
+    check(ort->CreateSessionOptions(&options));
+    check(ort->RegisterCustomOpsLibrary_V2(options, argv[2])); /* the one line that bnas needs */
+    check(ort->CreateSession(environment, argv[1], options, &session));
+
+    OrtAllocator* allocator;
+    char *input_name, *output_name;
+    check(ort->GetAllocatorWithDefaultOptions(&allocator));
+    check(ort->SessionGetInputName(session, 0, allocator, &input_name));
+    check(ort->SessionGetOutputName(session, 0, allocator, &output_name));
+
+    OrtMemoryInfo* memory;
+    OrtValue *input, *output = NULL;
+    int64_t dims[MOST_DIMENSIONS];
+    size_t count;
+    float* values = read_floats(argv[3], &count);
+    const size_t rank = input_shape(session, count, dims);
+    check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
+    check(ort->CreateTensorWithDataAsOrtValue(memory, values, count * sizeof *values, dims, rank,
+                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &input));
+    check(ort->Run(session, NULL, (const char* const*)&input_name, (const OrtValue* const*)&input, 1,
+                   (const char* const*)&output_name, 1, &output));
+    print_floats(output);
+
+    ort->ReleaseValue(output);
+    ort->ReleaseValue(input);
+    ort->ReleaseMemoryInfo(memory);
+    free(values);
+    check(ort->AllocatorFree(allocator, output_name));
+    check(ort->AllocatorFree(allocator, input_name));
+    ort->ReleaseSession(session);
+    ort->ReleaseSessionOptions(options);
+    ort->ReleaseEnv(environment);
+    return 0;
+}

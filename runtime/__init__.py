@@ -1,0 +1,1 @@
+"""Run and measure bundles with numpy and onnxruntime alone."""

@@ -1,0 +1,725 @@
+/* The operators of docs/operators.md: checks, prepacking and running. Arithmetic is the kernels' business.
+ *
+ * What can be checked when a session is created is checked then. A kernel's state does not change afterwards, so that
+ * any number of threads may run it. */
+#include "binary_conv2d.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Returns from the calling function when `expression` is an error. */
+#define TRY(expression)                        \
+    do {                                       \
+        OrtStatus* const try_ = (expression);  \
+        if (try_) {                            \
+            return try_;                       \
+        }                                      \
+    } while (0)
+
+enum { RANK = 4, MESSAGE_SIZE = 640, SHAPE_SIZE = 128, NODE_SIZE = 160 };
+enum { X, W, THRESHOLD, OFFSET, SCALE, BIAS, SLOPE };
+
+/* Attributes and image sizes stay below this, so that no sum or product of two of them overflows int64. */
+static const int64_t largest = INT32_MAX;
+
+/* Sums of so many ±1 are exact in float32, which the function body computes them in. */
+static const int64_t most_terms = (int64_t)1 << 24;
+
+const BnasVariant bnas_variants[BNAS_VARIANTS] = {
+    {"BinaryConv2d", false, BNAS_NO_ACTIVATION},   {"BinaryConv2dRelu", false, BNAS_RELU},
+    {"BinaryConv2dPRelu", false, BNAS_PRELU},      {"BinaryConv2dK", true, BNAS_NO_ACTIVATION},
+    {"BinaryConv2dKRelu", true, BNAS_RELU},        {"BinaryConv2dKPRelu", true, BNAS_PRELU},
+};
+
+static atomic_uint_fast64_t native_calls;
+
+/* How often an operator of this library ran in this process: tests prove with it that it was not the function body. */
+BNAS_EXPORT uint64_t bnas_native_calls(void);
+uint64_t bnas_native_calls(void) {
+    return atomic_load(&native_calls);
+}
+
+/* A node's kernel. */
+typedef struct Node {
+    const OrtApi* api;
+    const BnasVariant* variant;
+    char name[NODE_SIZE];
+    BnasConv conv;
+    const BnasKernel* kernel;
+    void* weights;     /* prepacked */
+    float* parameters; /* threshold, offset, scale, bias and slope of conv, in one piece */
+} Node;
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Errors */
+
+static OrtStatus* refuse(const Node* node, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+static OrtStatus* refuse(const Node* node, const char* format, ...) {
+    char reason[MESSAGE_SIZE], message[MESSAGE_SIZE + NODE_SIZE + 64];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    snprintf(message, sizeof message, "bnas.%s (node '%s'): %s", node->variant->name, node->name, reason);
+    return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
+}
+
+static OrtStatus* out_of_memory(const Node* node, size_t size) {
+    return refuse(node, "cannot allocate %zu bytes; use a smaller batch or image, or free memory", size);
+}
+
+static const char* shape_text(const int64_t* dims, size_t rank, char* text) {
+    size_t length = (size_t)snprintf(text, SHAPE_SIZE, "[");
+    for (size_t i = 0; i < rank && length < SHAPE_SIZE; ++i) {
+        length += (size_t)snprintf(text + length, SHAPE_SIZE - length, "%s%lld", i ? ", " : "", (long long)dims[i]);
+    }
+    if (length < SHAPE_SIZE) {
+        snprintf(text + length, SHAPE_SIZE - length, "]");
+    }
+    return text;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Attributes */
+
+/* Whether the node has the attribute. onnxruntime's getters answer with the same error when an attribute is absent and
+ * when it is of another kind; asking for the length of a list fails only when it is absent. */
+static bool attribute_length(const Node* node, const OrtKernelInfo* info, const char* name, size_t* length) {
+    *length = 0;
+    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, name, NULL, length);
+    if (status) {
+        BNAS_ORT(node->api, ReleaseStatus)(status);
+    }
+    return !status;
+}
+
+static OrtStatus* check_range(const Node* node, const char* name, const int64_t* values, size_t count, int64_t least) {
+    for (size_t i = 0; i < count; ++i) {
+        if (values[i] < least || values[i] > largest) {
+            return refuse(node, "attribute %s has the value %lld, wanted %lld to %lld; export the model again", name,
+                          (long long)values[i], (long long)least, (long long)largest);
+        }
+    }
+    return NULL;
+}
+
+static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* values,
+                            size_t count, int64_t least) {
+    size_t length;
+    if (!attribute_length(node, info, name, &length)) {
+        return NULL; /* the caller's defaults stay */
+    }
+    if (length != count) {
+        return refuse(node, "attribute %s is not a list of %zu integers; export the model again", name, count);
+    }
+    TRY(BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, name, values, &length));
+    return check_range(node, name, values, count, least);
+}
+
+static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* value) {
+    size_t length;
+    if (!attribute_length(node, info, name, &length)) {
+        return NULL;
+    }
+    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, name, value);
+    if (status) {
+        BNAS_ORT(node->api, ReleaseStatus)(status);
+        return refuse(node, "attribute %s is not an integer; export the model again", name);
+    }
+    return check_range(node, name, value, 1, 1);
+}
+
+static OrtStatus* read_attributes(Node* node, const OrtKernelInfo* info) {
+    BnasConv* conv = &node->conv;
+    int64_t shape[RANK];
+    size_t length;
+    if (!attribute_length(node, info, "weight_shape", &length)) {
+        return refuse(node, "attribute weight_shape is missing; export the model again");
+    }
+    TRY(read_list(node, info, "weight_shape", shape, RANK, 1));
+    TRY(read_list(node, info, "strides", conv->strides, 2, 1));
+    TRY(read_list(node, info, "pads", conv->pads, 4, 0));
+    TRY(read_list(node, info, "dilations", conv->dilations, 2, 1));
+    TRY(read_integer(node, info, "group", &conv->groups));
+    conv->channels_out = shape[0];
+    conv->kernel[0] = shape[1];
+    conv->kernel[1] = shape[2];
+    conv->channels_in = shape[3];
+    const int64_t taps = shape[1] * shape[2];
+    if (taps >= most_terms || taps * shape[3] >= most_terms) {
+        char text[SHAPE_SIZE];
+        return refuse(node,
+                      "weight_shape %s sums 2^24 or more terms, which float32 cannot count exactly; split the layer",
+                      shape_text(shape, RANK, text));
+    }
+    if (conv->channels_out % conv->groups != 0) {
+        return refuse(node, "group is %lld, which does not divide the %lld output channels; export the model again",
+                      (long long)conv->groups, (long long)conv->channels_out);
+    }
+    if (conv->uses_k && conv->groups != 1) {
+        return refuse(node, "group is %lld, but an operator with K has one group; use the operator without K",
+                      (long long)conv->groups);
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Constant inputs */
+
+typedef struct Constant {
+    const char* name;
+    size_t rank;
+    int64_t dims[RANK];
+    const void* data;
+} Constant;
+
+static OrtStatus* read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank) {
+    OrtTensorTypeAndShapeInfo* shape = NULL;
+    TRY(BNAS_ORT(api, GetTensorTypeAndShape)(value, &shape));
+    OrtStatus* status = BNAS_ORT(api, GetDimensionsCount)(shape, rank);
+    if (!status && *rank <= RANK) {
+        status = BNAS_ORT(api, GetDimensions)(shape, dims, *rank);
+    }
+    BNAS_ORT(api, ReleaseTensorTypeAndShapeInfo)(shape);
+    return status;
+}
+
+static OrtStatus* read_constant(const Node* node, const OrtKernelInfo* info, size_t index, Constant* constant) {
+    static const char* const names[] = {"X", "W", "threshold", "offset", "scale", "bias", "slope"};
+    constant->name = names[index];
+    int is_constant = 0;
+    const OrtValue* value = NULL;
+    TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, index, &is_constant, &value));
+    if (!is_constant || !value) {
+        return refuse(node,
+                      "%s is computed while the model runs, wanted a constant initializer; export the model again",
+                      constant->name);
+    }
+    TRY(read_shape(node->api, value, constant->dims, &constant->rank));
+    if (constant->rank > RANK) {
+        return refuse(node, "%s has %zu dimensions, wanted at most %d; export the model again", constant->name,
+                      constant->rank, RANK);
+    }
+    void* data = NULL;
+    TRY(BNAS_ORT(node->api, GetTensorMutableData)((OrtValue*)value, &data));
+    constant->data = data;
+    return NULL;
+}
+
+static bool has_shape(const Constant* constant, const int64_t* dims, size_t rank) {
+    return constant->rank == rank && memcmp(constant->dims, dims, rank * sizeof *dims) == 0;
+}
+
+static OrtStatus* prepack_weights(Node* node, const OrtKernelInfo* info) {
+    const BnasConv* conv = &node->conv;
+    const int64_t shape[RANK] = {conv->channels_out, conv->kernel[0], conv->kernel[1], conv->channels_in};
+    const int64_t wanted[RANK] = {shape[0], shape[1], shape[2], (shape[3] + 7) / 8};
+    Constant weights;
+    TRY(read_constant(node, info, W, &weights));
+    if (!has_shape(&weights, wanted, RANK)) {
+        char got[SHAPE_SIZE], packed[SHAPE_SIZE], signs[SHAPE_SIZE];
+        return refuse(node,
+                      "W has the shape %s, but weight_shape %s packed eight to a byte is %s; the file was changed, or "
+                      "export the model again",
+                      shape_text(weights.dims, weights.rank, got), shape_text(shape, RANK, signs),
+                      shape_text(wanted, RANK, packed));
+    }
+    const size_t size = node->kernel->weights_size(conv);
+    node->weights = malloc(size);
+    if (!node->weights) {
+        return out_of_memory(node, size);
+    }
+    node->kernel->prepack(conv, weights.data, node->weights);
+    return NULL;
+}
+
+static OrtStatus* read_vector(const Node* node, const OrtKernelInfo* info, size_t index, int64_t length,
+                              const char* channels, Constant* vector) {
+    TRY(read_constant(node, info, index, vector));
+    if (!has_shape(vector, &length, 1)) {
+        char got[SHAPE_SIZE];
+        return refuse(node, "%s has the shape %s, wanted [%lld], one value per %s channel; export the model again",
+                      vector->name, shape_text(vector->dims, vector->rank, got), (long long)length, channels);
+    }
+    return NULL;
+}
+
+static OrtStatus* read_offset(Node* node, const OrtKernelInfo* info, Constant* offset) {
+    TRY(read_constant(node, info, OFFSET, offset));
+    const int64_t* dims = offset->dims;
+    if (offset->rank != 3 || dims[0] != node->conv.channels_out || dims[1] < 1 || dims[2] < 1) {
+        char got[SHAPE_SIZE];
+        return refuse(node,
+                      "offset has the shape %s, wanted [%lld, 1, 1] or [%lld, output height, output width]; export the "
+                      "model again",
+                      shape_text(dims, offset->rank, got), (long long)node->conv.channels_out,
+                      (long long)node->conv.channels_out);
+    }
+    node->conv.offset_shape[0] = dims[1];
+    node->conv.offset_shape[1] = dims[2];
+    return NULL;
+}
+
+/* Copies `count` floats to *end and moves it behind them. */
+static const float* append(float** end, const Constant* constant, size_t count) {
+    float* const start = *end;
+    memcpy(start, constant->data, count * sizeof *start);
+    *end += count;
+    return start;
+}
+
+static OrtStatus* copy_parameters(Node* node, const OrtKernelInfo* info) {
+    BnasConv* conv = &node->conv;
+    const bool prelu = conv->activation == BNAS_PRELU;
+    Constant threshold, offset, scale, bias, slope;
+    TRY(read_vector(node, info, THRESHOLD, conv->groups * conv->channels_in, "input", &threshold));
+    TRY(read_offset(node, info, &offset));
+    TRY(read_vector(node, info, SCALE, conv->channels_out, "output", &scale));
+    TRY(read_vector(node, info, BIAS, conv->channels_out, "output", &bias));
+    if (prelu) {
+        TRY(read_vector(node, info, SLOPE, conv->channels_out, "output", &slope));
+    }
+    /* All of these lie in memory already, so their sizes need no check against overflow. */
+    const size_t inputs = (size_t)(conv->groups * conv->channels_in), outputs = (size_t)conv->channels_out;
+    const size_t offsets = outputs * (size_t)(conv->offset_shape[0] * conv->offset_shape[1]);
+    const size_t size = (inputs + offsets + (prelu ? 3 : 2) * outputs) * sizeof(float);
+    float* end = node->parameters = malloc(size);
+    if (!end) {
+        return out_of_memory(node, size);
+    }
+    conv->threshold = append(&end, &threshold, inputs);
+    conv->offset = append(&end, &offset, offsets);
+    conv->scale = append(&end, &scale, outputs);
+    conv->bias = append(&end, &bias, outputs);
+    conv->slope = prelu ? append(&end, &slope, outputs) : NULL;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Life of a kernel */
+
+static void destroy(void* state) {
+    Node* node = state;
+    free(node->weights);
+    free(node->parameters);
+    free(node);
+}
+
+static OrtStatus* select_kernel(Node* node) {
+    char reason[MESSAGE_SIZE];
+    node->kernel = bnas_select_kernel(reason, sizeof reason);
+    return node->kernel ? NULL : refuse(node, "%s", reason);
+}
+
+static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
+    size_t size = sizeof node->name;
+    OrtStatus* status = BNAS_ORT(node->api, KernelInfo_GetNodeName)(info, node->name, &size);
+    if (status) { /* longer than the buffer: messages do without it */
+        BNAS_ORT(node->api, ReleaseStatus)(status);
+        strcpy(node->name, "?");
+    }
+    TRY(select_kernel(node));
+    TRY(read_attributes(node, info));
+    TRY(prepack_weights(node, info));
+    return copy_parameters(node, info);
+}
+
+static OrtStatus* create(const struct OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state) {
+    const BnasVariant* variant = ((const BnasOperator*)(const void*)op)->variant;
+    *state = NULL;
+    Node* node = calloc(1, sizeof *node);
+    if (!node) {
+        return BNAS_ORT(api, CreateStatus)(BNAS_ORT_FAIL, "bnas: out of memory");
+    }
+    node->api = api;
+    node->variant = variant;
+    node->conv = (BnasConv){
+        .uses_k = variant->uses_k,
+        .activation = variant->activation,
+        .groups = 1,
+        .strides = {1, 1},
+        .dilations = {1, 1},
+    };
+    OrtStatus* status = fill(node, info);
+    if (status) {
+        destroy(node);
+        return status;
+    }
+    *state = node;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Running */
+
+/* The length of the output along one axis, 0 where the kernel does not fit. */
+static int64_t out_length(const BnasConv* conv, int axis, int64_t length) {
+    const int64_t reach = (conv->kernel[axis] - 1) * conv->dilations[axis] + 1;
+    const int64_t room = length + conv->pads[axis] + conv->pads[2 + axis] - reach;
+    return room < 0 ? 0 : room / conv->strides[axis] + 1;
+}
+
+static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    const BnasConv* conv = &node->conv;
+    const OrtApi* api = node->api;
+    const int64_t channels = conv->groups * conv->channels_in;
+    const OrtValue* x = NULL;
+    int64_t dims[RANK];
+    size_t rank;
+    TRY(BNAS_ORT(api, KernelContext_GetInput)(context, X, &x));
+    TRY(read_shape(api, x, dims, &rank));
+    if (rank != RANK) {
+        return refuse(node,
+                      "X has %zu dimensions, wanted 4: batch, %lld channels, height, width; check the input's shape",
+                      rank, (long long)channels);
+    }
+    char got[SHAPE_SIZE];
+    shape_text(dims, RANK, got);
+    if (dims[1] != channels) {
+        return refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape", got,
+                      (long long)dims[1], (long long)channels);
+    }
+    if (dims[2] > largest || dims[3] > largest) {
+        return refuse(node, "X has the shape %s, wanted sides up to %lld; check the input's shape", got,
+                      (long long)largest);
+    }
+    run->batch = dims[0];
+    for (int axis = 0; axis < 2; ++axis) {
+        run->size[axis] = dims[2 + axis];
+        run->out_size[axis] = out_length(conv, axis, dims[2 + axis]);
+        if (run->out_size[axis] < 1) {
+            char pads[SHAPE_SIZE];
+            return refuse(node,
+                          "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
+                          "pads %s; use a larger image",
+                          got, (long long)conv->kernel[0], (long long)conv->kernel[1], (long long)conv->dilations[0],
+                          (long long)conv->dilations[1], shape_text(conv->pads, 4, pads));
+        }
+    }
+    void* data = NULL;
+    TRY(BNAS_ORT(api, GetTensorMutableData)((OrtValue*)x, &data));
+    run->x = data;
+    return NULL;
+}
+
+static OrtStatus* check_offset_map(const Node* node, const BnasRun* run) {
+    const int64_t* map = node->conv.offset_shape;
+    if ((map[0] == 1 && map[1] == 1) || (map[0] == run->out_size[0] && map[1] == run->out_size[1])) {
+        return NULL;
+    }
+    return refuse(node,
+                  "offset is a map of %lld x %lld, but the output is %lld x %lld; use the image size that the model "
+                  "was exported for",
+                  (long long)map[0], (long long)map[1], (long long)run->out_size[0], (long long)run->out_size[1]);
+}
+
+/* Asking onnxruntime for the output also checks that its size fits. */
+static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* run) {
+    const int64_t dims[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
+    OrtValue* y = NULL;
+    void* data = NULL;
+    TRY(BNAS_ORT(node->api, KernelContext_GetOutput)(context, 0, dims, RANK, &y));
+    TRY(BNAS_ORT(node->api, GetTensorMutableData)(y, &data));
+    run->y = data;
+    return NULL;
+}
+
+/* The tiles of one stage of a run, shared out as `count` jobs: enough of them that many threads have work and that an
+ * unlucky one does not hold up the rest, few enough that starting them costs nothing beside the work. */
+enum { MOST_JOBS = 32 };
+
+typedef struct Jobs {
+    const BnasRun* run;
+    const BnasKernel* kernel;
+    int64_t pixels; /* of one image */
+    int64_t tile;
+    int64_t tiles_per_image;
+    int64_t tiles;
+    int64_t count;
+    char* scratch; /* `scratch_size` bytes for each job */
+    size_t scratch_size;
+} Jobs;
+
+static Jobs share_out(const BnasRun* run, const BnasKernel* kernel, int64_t pixels, int64_t tile) {
+    Jobs jobs = {.run = run, .kernel = kernel, .pixels = pixels, .tile = tile};
+    jobs.tiles_per_image = (pixels + tile - 1) / tile;
+    jobs.tiles = run->batch * jobs.tiles_per_image;
+    jobs.count = jobs.tiles < MOST_JOBS ? jobs.tiles : MOST_JOBS;
+    return jobs;
+}
+
+typedef struct Pixels {
+    int64_t image, first, count;
+} Pixels;
+
+static Pixels pixels_of(const Jobs* jobs, int64_t tile) {
+    const int64_t first = tile % jobs->tiles_per_image * jobs->tile, left = jobs->pixels - first;
+    return (Pixels){tile / jobs->tiles_per_image, first, left < jobs->tile ? left : jobs->tile};
+}
+
+/* Job i has the tiles from first_tile(i) up to first_tile(i + 1). */
+static int64_t first_tile(const Jobs* jobs, int64_t job) {
+    const int64_t each = jobs->tiles / jobs->count, more = jobs->tiles % jobs->count;
+    return job * each + (job < more ? job : more);
+}
+
+static void pack_job(void* data, size_t job) {
+    const Jobs* jobs = data;
+    for (int64_t tile = first_tile(jobs, (int64_t)job); tile < first_tile(jobs, (int64_t)job + 1); ++tile) {
+        const Pixels pixels = pixels_of(jobs, tile);
+        jobs->kernel->pack(jobs->run, pixels.image, pixels.first, pixels.count);
+    }
+}
+
+static void convolve_job(void* data, size_t job) {
+    const Jobs* jobs = data;
+    char* scratch = jobs->scratch + job * jobs->scratch_size;
+    for (int64_t tile = first_tile(jobs, (int64_t)job); tile < first_tile(jobs, (int64_t)job + 1); ++tile) {
+        const Pixels pixels = pixels_of(jobs, tile);
+        jobs->kernel->convolve(jobs->run, pixels.image, pixels.first, pixels.count, scratch);
+    }
+}
+
+/* Runs on onnxruntime's own threads. */
+static OrtStatus* in_parallel(const Node* node, const OrtKernelContext* context, void (*job)(void*, size_t),
+                              Jobs* jobs) {
+    if (jobs->count == 0) {
+        return NULL;
+    }
+    return BNAS_ORT(node->api, KernelContext_ParallelFor)(context, job, (size_t)jobs->count, 0, jobs);
+}
+
+static OrtStatus* pack_and_convolve(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    const BnasKernel* kernel = node->kernel;
+    Jobs packing = share_out(run, kernel, run->size[0] * run->size[1], kernel->pack_tile);
+    Jobs convolving = share_out(run, kernel, run->out_size[0] * run->out_size[1], kernel->convolve_tile);
+    convolving.scratch_size = kernel->scratch_size(&node->conv);
+    const size_t packed_size = kernel->packed_size(run);
+    const size_t size = bnas_sum(packed_size, bnas_product((size_t)convolving.count, convolving.scratch_size));
+    void* memory = malloc(size);
+    if (!memory) {
+        return out_of_memory(node, size);
+    }
+    run->packed = memory;
+    convolving.scratch = (char*)memory + packed_size;
+    OrtStatus* status = in_parallel(node, context, pack_job, &packing);
+    if (!status) {
+        status = in_parallel(node, context, convolve_job, &convolving);
+    }
+    free(memory);
+    return status;
+}
+
+static OrtStatus* compute(void* state, OrtKernelContext* context) {
+    const Node* node = state;
+    BnasRun run = {.conv = &node->conv, .weights = node->weights};
+    atomic_fetch_add_explicit(&native_calls, 1, memory_order_relaxed);
+    TRY(read_x(node, context, &run));
+    TRY(check_offset_map(node, &run));
+    TRY(get_y(node, context, &run));
+    return run.batch == 0 ? NULL : pack_and_convolve(node, context, &run);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Shape inference. What is wrong with a node is told when its kernel is created; here it only leaves the shape open. */
+
+static bool infer_ints(const OrtApi* api, const OrtShapeInferContext* context, const char* name, int64_t* values,
+                       size_t count, int64_t least) {
+    const OrtOpAttr* attribute = NULL;
+    OrtStatus* status = BNAS_ORT(api, ShapeInferContext_GetAttribute)(context, name, &attribute);
+    if (status || !attribute) { /* absent */
+        BNAS_ORT(api, ReleaseStatus)(status);
+        return true;
+    }
+    size_t bytes = 0;
+    status = BNAS_ORT(api, ReadOpAttr)(attribute, BNAS_ORT_ATTRIBUTE_INTS, values, count * sizeof *values, &bytes);
+    bool valid = !status && bytes == count * sizeof *values;
+    BNAS_ORT(api, ReleaseStatus)(status);
+    for (size_t i = 0; valid && i < count; ++i) {
+        valid = values[i] >= least && values[i] <= largest;
+    }
+    return valid;
+}
+
+enum { SYMBOL_SIZE = 256 };
+
+typedef struct Shape {
+    int64_t dims[RANK];
+    const char* names[RANK]; /* of unknown dimensions */
+    char symbols[RANK][SYMBOL_SIZE];
+} Shape;
+
+/* onnxruntime takes dimensions of one name for equal, and reuses memory by it. So an unknown length is named by the
+ * formula that gives it, and by a number of its own where there is no name to start from. */
+static void name_length(const BnasConv* conv, int axis, const char* name, char* symbol) {
+    const int64_t grown = conv->pads[axis] + conv->pads[2 + axis] - (conv->kernel[axis] - 1) * conv->dilations[axis];
+    const int64_t stride = conv->strides[axis];
+    int length = SYMBOL_SIZE;
+    if (name && *name && stride == 1 && grown == 0) {
+        length = snprintf(symbol, SYMBOL_SIZE, "%s", name);
+    } else if (name && *name) {
+        length = snprintf(symbol, SYMBOL_SIZE, "(%s%+lld)/%lld+1", name, (long long)grown - 1, (long long)stride);
+    }
+    if (length >= SYMBOL_SIZE) {
+        static atomic_uint unknowns;
+        snprintf(symbol, SYMBOL_SIZE, "bnas_unknown_%u", atomic_fetch_add(&unknowns, 1));
+    }
+}
+
+static void infer_length(const BnasConv* conv, int axis, Shape* shape) {
+    int64_t* length = &shape->dims[2 + axis];
+    if (*length < 0) {
+        name_length(conv, axis, shape->names[2 + axis], shape->symbols[2 + axis]);
+        shape->names[2 + axis] = shape->symbols[2 + axis];
+    } else {
+        *length = out_length(conv, axis, *length);
+    }
+}
+
+static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, Shape* shape) {
+    OrtTensorTypeAndShapeInfo* info = NULL;
+    TRY(BNAS_ORT(api, CreateTensorTypeAndShapeInfo)(&info));
+    OrtStatus* status = BNAS_ORT(api, SetTensorElementType)(info, BNAS_ORT_FLOAT);
+    if (!status) {
+        status = BNAS_ORT(api, SetDimensions)(info, shape->dims, RANK);
+    }
+    if (!status) {
+        status = BNAS_ORT(api, SetSymbolicDimensions)(info, shape->names, RANK);
+    }
+    if (!status) {
+        status = BNAS_ORT(api, ShapeInferContext_SetOutputTypeShape)(context, 0, info);
+    }
+    BNAS_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
+    return status;
+}
+
+static OrtStatus* infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
+    const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
+    OrtTensorTypeAndShapeInfo* x = NULL; /* belongs to the context */
+    size_t rank = 0;
+    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, X, &x));
+    TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
+    BnasConv conv = {.strides = {1, 1}, .dilations = {1, 1}};
+    int64_t weights[RANK] = {0};
+    if (rank != RANK || !infer_ints(api, context, "weight_shape", weights, RANK, 1) || weights[0] < 1 ||
+        !infer_ints(api, context, "strides", conv.strides, 2, 1) ||
+        !infer_ints(api, context, "pads", conv.pads, 4, 0) ||
+        !infer_ints(api, context, "dilations", conv.dilations, 2, 1)) {
+        return NULL;
+    }
+    memcpy(conv.kernel, weights + 1, sizeof conv.kernel);
+    Shape shape = {.names = {"", "", "", ""}};
+    TRY(BNAS_ORT(api, GetDimensions)(x, shape.dims, RANK));
+    TRY(BNAS_ORT(api, GetSymbolicDimensions)(x, shape.names, RANK));
+    if (shape.dims[2] > largest || shape.dims[3] > largest) {
+        return NULL;
+    }
+    if (shape.dims[0] < 0 && (!shape.names[0] || !*shape.names[0])) {
+        return NULL;
+    }
+    shape.dims[1] = weights[0];
+    shape.names[1] = "";
+    infer_length(&conv, 0, &shape);
+    infer_length(&conv, 1, &shape);
+    return set_shape(api, context, &shape);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * What onnxruntime asks about an operator */
+
+static const BnasVariant* variant_of(const struct OrtCustomOp* op) {
+    return ((const BnasOperator*)(const void*)op)->variant;
+}
+
+static const char* get_name(const struct OrtCustomOp* op) {
+    return variant_of(op)->name;
+}
+
+static const char* on_the_cpu(const struct OrtCustomOp* op) {
+    (void)op;
+    return NULL; /* NULL means the CPU */
+}
+
+static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
+    (void)op;
+    return index == W ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+}
+
+static size_t input_count(const struct OrtCustomOp* op) {
+    return variant_of(op)->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1;
+}
+
+static unsigned output_type(const struct OrtCustomOp* op, size_t index) {
+    (void)op, (void)index;
+    return BNAS_ORT_FLOAT;
+}
+
+static size_t output_count(const struct OrtCustomOp* op) {
+    (void)op;
+    return 1;
+}
+
+static unsigned required(const struct OrtCustomOp* op, size_t index) {
+    (void)op, (void)index;
+    return BNAS_ORT_REQUIRED;
+}
+
+static int memory_type(const struct OrtCustomOp* op, size_t index) {
+    (void)op, (void)index;
+    return BNAS_ORT_MEMORY_DEFAULT;
+}
+
+/* No input or output is variadic; onnxruntime asks all the same. */
+static int variadic_arity(const struct OrtCustomOp* op) {
+    (void)op;
+    return 0;
+}
+
+static int variadic_homogeneity(const struct OrtCustomOp* op) {
+    (void)op;
+    return 1;
+}
+
+static int first_version(const struct OrtCustomOp* op) {
+    (void)op;
+    return 1;
+}
+
+static int last_version(const struct OrtCustomOp* op) {
+    (void)op;
+    return INT32_MAX;
+}
+
+BnasOperator bnas_operator(const BnasVariant* variant, const OrtApi* api) {
+    return (BnasOperator){
+        .variant = variant,
+        .api = api,
+        .callbacks =
+            {
+                .version = BNAS_ORT_API_VERSION,
+                .GetName = get_name,
+                .GetExecutionProviderType = on_the_cpu,
+                .GetInputType = input_type,
+                .GetInputTypeCount = input_count,
+                .GetOutputType = output_type,
+                .GetOutputTypeCount = output_count,
+                .KernelDestroy = destroy,
+                .GetInputCharacteristic = required,
+                .GetOutputCharacteristic = required,
+                .GetInputMemoryType = memory_type,
+                .GetVariadicInputMinArity = variadic_arity,
+                .GetVariadicInputHomogeneity = variadic_homogeneity,
+                .GetVariadicOutputMinArity = variadic_arity,
+                .GetVariadicOutputHomogeneity = variadic_homogeneity,
+                .CreateKernelV2 = create,
+                .KernelComputeV2 = compute,
+                .InferOutputShapeFn = infer_shape,
+                .GetStartVersion = first_version,
+                .GetEndVersion = last_version,
+            },
+    };
+}

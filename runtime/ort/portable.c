@@ -1,0 +1,350 @@
+/* XNOR and popcount in portable C: the oracle of all other kernels, and what runs where there is none.
+ *
+ * A sign is one bit, 1 for +1. The inner product of two vectors of n signs is n - 2 * (number of bits that differ).
+ * Bits past the last channel are 0 in both operands, so they never differ. */
+#include "kernel.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+enum {
+    WORD_BITS = 64,
+    HALF_BITS = 32,
+    PACK_TILE = 128,    /* pixels; the bits of one tile, 4 bytes each, stay in the first-level cache */
+    CONVOLVE_TILE = 16, /* pixels; so many share one reading of the weights */
+};
+
+static int64_t words_per_pixel(const BnasConv* conv) {
+    return (conv->channels_in + WORD_BITS - 1) / WORD_BITS;
+}
+
+static int64_t taps_of(const BnasConv* conv) {
+    return conv->kernel[0] * conv->kernel[1];
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Weights: uint64 (channels_out, taps, words), then int32 (channels_out, taps), the number of 1 bits of each tap. */
+
+static size_t words_size(const BnasConv* conv) {
+    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)taps_of(conv));
+    return bnas_product(taps, bnas_product((size_t)words_per_pixel(conv), sizeof(uint64_t)));
+}
+
+static size_t weights_size(const BnasConv* conv) {
+    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)taps_of(conv));
+    return bnas_sum(words_size(conv), bnas_product(taps, sizeof(int32_t)));
+}
+
+static const int32_t* ones_of(const BnasConv* conv, const void* prepacked) {
+    return (const int32_t*)(const void*)((const char*)prepacked + words_size(conv));
+}
+
+static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacked) {
+    const int64_t bytes = (conv->channels_in + 7) / 8, words = words_per_pixel(conv);
+    const int64_t taps = conv->channels_out * taps_of(conv);
+    const unsigned tail_bits = (unsigned)(conv->channels_in % 8);
+    uint64_t* words_out = prepacked;
+    int32_t* ones_out = (int32_t*)(void*)((char*)prepacked + words_size(conv));
+    for (int64_t tap = 0; tap < taps; ++tap) {
+        uint64_t* word = words_out + tap * words;
+        memset(word, 0, (size_t)words * sizeof *word);
+        ones_out[tap] = 0;
+        for (int64_t i = 0; i < bytes; ++i) {
+            uint64_t byte = weights[tap * bytes + i];
+            if (i == bytes - 1 && tail_bits) {
+                byte &= (1u << tail_bits) - 1u; /* the function body cuts these bits off as well */
+            }
+            word[i / 8] |= byte << (8 * (i % 8));
+            ones_out[tap] += __builtin_popcountll(byte);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Activations: uint64 (batch, groups, pixels, words), then with K double (batch, pixels), the sum of |x| over the
+ * channels. K is summed in double and rounded to float once, which keeps its error far below one float's. */
+
+static size_t signs_size(const BnasRun* run) {
+    const size_t pixels = bnas_product((size_t)run->size[0], (size_t)run->size[1]);
+    const size_t planes = bnas_product((size_t)run->batch, (size_t)run->conv->groups);
+    return bnas_product(bnas_product(planes, pixels), (size_t)words_per_pixel(run->conv) * sizeof(uint64_t));
+}
+
+static size_t packed_size(const BnasRun* run) {
+    const size_t pixels = bnas_product((size_t)run->size[0], (size_t)run->size[1]);
+    const size_t doubles = run->conv->uses_k ? bnas_product((size_t)run->batch, pixels) : 0;
+    return bnas_sum(signs_size(run), bnas_product(doubles, sizeof(double)));
+}
+
+static uint64_t* signs_of(const BnasRun* run, int64_t image, int64_t group) {
+    const int64_t plane = run->size[0] * run->size[1] * words_per_pixel(run->conv);
+    return (uint64_t*)run->packed + (image * run->conv->groups + group) * plane;
+}
+
+static double* magnitudes_of(const BnasRun* run, int64_t image) {
+    return (double*)(void*)((char*)run->packed + signs_size(run)) + image * run->size[0] * run->size[1];
+}
+
+/* Packs up to 32 channels. The bits are gathered in 32-bit lanes, as wide as the floats, so that the loop over the
+ * pixels becomes vector compares and masks. */
+static void pack_half_word(const float* x, const float* threshold, int64_t channels, int64_t plane, int64_t count,
+                           uint32_t* bits) {
+    memset(bits, 0, PACK_TILE * sizeof *bits);
+    for (int64_t c = 0; c < channels; ++c) {
+        const float* row = x + c * plane;
+        for (int64_t i = 0; i < count; ++i) {
+            bits[i] |= (uint32_t)(row[i] >= threshold[c]) << c;
+        }
+    }
+}
+
+static void pack_group(const float* x, const float* threshold, int64_t channels, int64_t plane, int64_t count,
+                       uint64_t* signs) {
+    const int64_t words = (channels + WORD_BITS - 1) / WORD_BITS;
+    uint32_t bits[PACK_TILE];
+    for (int64_t c = 0; c < channels; c += HALF_BITS) {
+        const int64_t left = channels - c;
+        pack_half_word(x + c * plane, threshold + c, left < HALF_BITS ? left : HALF_BITS, plane, count, bits);
+        uint64_t* word = signs + c / WORD_BITS;
+        if (c % WORD_BITS == 0) {
+            for (int64_t i = 0; i < count; ++i) {
+                word[i * words] = bits[i];
+            }
+        } else {
+            for (int64_t i = 0; i < count; ++i) {
+                word[i * words] |= (uint64_t)bits[i] << HALF_BITS;
+            }
+        }
+    }
+}
+
+static void sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes) {
+    double sums[PACK_TILE] = {0};
+    for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t i = 0; i < count; ++i) {
+            sums[i] += fabsf(x[c * plane + i]);
+        }
+    }
+    memcpy(magnitudes, sums, (size_t)count * sizeof *sums);
+}
+
+static void pack(const BnasRun* run, int64_t image, int64_t first, int64_t count) {
+    const BnasConv* conv = run->conv;
+    const int64_t plane = run->size[0] * run->size[1], words = words_per_pixel(conv);
+    for (int64_t group = 0; group < conv->groups; ++group) {
+        const int64_t channel = group * conv->channels_in;
+        const float* x = run->x + (image * conv->groups * conv->channels_in + channel) * plane + first;
+        uint64_t* signs = signs_of(run, image, group) + first * words;
+        pack_group(x, conv->threshold + channel, conv->channels_in, plane, count, signs);
+    }
+    if (conv->uses_k) {
+        const float* x = run->x + image * conv->channels_in * plane + first;
+        sum_magnitudes(x, conv->channels_in, plane, count, magnitudes_of(run, image) + first);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Convolution of one tile. */
+
+typedef struct Tile {
+    int64_t count;                /* pixels; the lanes past them hold zeros and their results are not stored */
+    int64_t* sources;             /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
+    int64_t* border_taps;         /* those that lie in the padding for at least one pixel of the tile */
+    int64_t border_count;
+    uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in the padding */
+    int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without the padding */
+    float k[CONVOLVE_TILE];
+} Tile;
+
+static size_t scratch_size(const BnasConv* conv) {
+    const size_t taps = (size_t)taps_of(conv), row = CONVOLVE_TILE * sizeof(uint64_t);
+    const size_t patches = bnas_product(taps, bnas_product((size_t)words_per_pixel(conv), row));
+    return bnas_sum(patches, bnas_product(taps, row + sizeof(int64_t)));
+}
+
+/* Finds the input pixel under every tap of every output pixel of the tile. */
+static void locate(const BnasRun* run, int64_t first, Tile* tile) {
+    const BnasConv* conv = run->conv;
+    const int64_t height = run->size[0], width = run->size[1], taps = taps_of(conv);
+    bool in_padding[CONVOLVE_TILE];
+    for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
+        tile->total[p] = 0;
+    }
+    tile->border_count = 0;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+        int64_t* sources = tile->sources + tap * CONVOLVE_TILE;
+        const int64_t down = tap / conv->kernel[1] * conv->dilations[0] - conv->pads[0];
+        const int64_t right = tap % conv->kernel[1] * conv->dilations[1] - conv->pads[1];
+        bool border = false;
+        int64_t out_y = first / run->out_size[1], out_x = first % run->out_size[1];
+        for (int64_t p = 0; p < tile->count; ++p) {
+            const int64_t y = out_y * conv->strides[0] + down, x = out_x * conv->strides[1] + right;
+            in_padding[p] = y < 0 || y >= height || x < 0 || x >= width;
+            border |= in_padding[p];
+            sources[p] = in_padding[p] ? -1 : y * width + x;
+            tile->total[p] += in_padding[p] ? 0 : (int32_t)conv->channels_in;
+            if (++out_x == run->out_size[1]) {
+                out_x = 0;
+                ++out_y;
+            }
+        }
+        for (int64_t p = tile->count; p < CONVOLVE_TILE; ++p) {
+            sources[p] = -1;
+        }
+        if (border) {
+            tile->border_taps[tile->border_count++] = tap;
+        }
+    }
+}
+
+static void gather_patches(const BnasConv* conv, const uint64_t* signs, Tile* tile) {
+    const int64_t words = words_per_pixel(conv), taps = taps_of(conv);
+    uint64_t* patches = tile->patches;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t* sources = tile->sources + tap * CONVOLVE_TILE;
+        for (int64_t word = 0; word < words; ++word, patches += CONVOLVE_TILE) {
+            for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
+                patches[p] = sources[p] < 0 ? 0 : signs[sources[p] * words + word];
+            }
+        }
+    }
+}
+
+/* K: the mean of |x| over the channels, summed over the taps, divided by the number of taps. */
+static void compute_k(const BnasConv* conv, const double* magnitudes, Tile* tile) {
+    const int64_t taps = taps_of(conv);
+    for (int64_t p = 0; p < tile->count; ++p) {
+        double sum = 0;
+        for (int64_t tap = 0; tap < taps; ++tap) {
+            const int64_t source = tile->sources[tap * CONVOLVE_TILE + p];
+            sum += source < 0 ? 0 : magnitudes[source];
+        }
+        tile->k[p] = (float)(sum / (double)(conv->channels_in * taps));
+    }
+}
+
+/* differing[p]: the number of bits in which patch p differs from the weights. `lanes` patches at a time are counted in
+ * registers; it is a constant at every call, so that the loops over it are unrolled or become vectors. */
+static inline __attribute__((always_inline)) void count_differing(const uint64_t* patches, const uint64_t* weights,
+                                                                  int64_t words, int lanes, int32_t* differing) {
+    for (int first = 0; first < CONVOLVE_TILE; first += lanes) {
+        uint64_t counts[CONVOLVE_TILE] = {0};
+        for (int64_t word = 0; word < words; ++word) {
+            for (int lane = 0; lane < lanes; ++lane) {
+                const uint64_t differs = patches[word * CONVOLVE_TILE + first + lane] ^ weights[word];
+                counts[lane] += (uint64_t)__builtin_popcountll(differs);
+            }
+        }
+        for (int lane = 0; lane < lanes; ++lane) {
+            differing[first + lane] = (int32_t)counts[lane];
+        }
+    }
+}
+
+/* Padding must add 0. Its bits are 0 in the patch, so a tap there has counted the 1 bits of its weights: take them off
+ * again. */
+static void forget_padding(const Tile* tile, const int32_t* ones, int32_t* differing) {
+    for (int64_t i = 0; i < tile->border_count; ++i) {
+        const int64_t tap = tile->border_taps[i];
+        const int64_t* sources = tile->sources + tap * CONVOLVE_TILE;
+        for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
+            differing[p] -= sources[p] < 0 ? ones[tap] : 0;
+        }
+    }
+}
+
+/* One loop per rounding, in the order of docs/operators.md. */
+static void finish(const BnasRun* run, const Tile* tile, int64_t channel, int64_t first, const int32_t* differing,
+                   float* y) {
+    const BnasConv* conv = run->conv;
+    const int64_t count = tile->count, offset_plane = conv->offset_shape[0] * conv->offset_shape[1];
+    const int64_t step = offset_plane > 1 ? 1 : 0;
+    const float* offset = conv->offset + channel * offset_plane + step * first;
+    for (int64_t p = 0; p < count; ++p) {
+        y[p] = (float)(tile->total[p] - 2 * differing[p]) + offset[step * p];
+    }
+    for (int64_t p = 0; p < count; ++p) {
+        y[p] *= conv->scale[channel];
+    }
+    if (conv->uses_k) {
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] *= tile->k[p];
+        }
+    }
+    for (int64_t p = 0; p < count; ++p) {
+        y[p] += conv->bias[channel];
+    }
+    if (conv->activation == BNAS_RELU) {
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] = y[p] < 0 ? 0 : y[p]; /* written so that NaN stays NaN, as in onnxruntime's Relu */
+        }
+    }
+    if (conv->activation == BNAS_PRELU) {
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] = y[p] > 0 ? y[p] : conv->slope[channel] * y[p];
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t image, int64_t first,
+                                                           int64_t count, void* scratch, int lanes) {
+    const BnasConv* conv = run->conv;
+    const int64_t taps = taps_of(conv), words = taps * words_per_pixel(conv);
+    const int64_t pixels = run->out_size[0] * run->out_size[1], channels = conv->channels_out / conv->groups;
+    const int32_t* ones = ones_of(conv, run->weights);
+    Tile tile = {.count = count, .patches = scratch};
+    tile.sources = (int64_t*)scratch + words * CONVOLVE_TILE;
+    tile.border_taps = tile.sources + taps * CONVOLVE_TILE;
+    locate(run, first, &tile);
+    if (conv->uses_k) {
+        compute_k(conv, magnitudes_of(run, image), &tile);
+    }
+    for (int64_t group = 0; group < conv->groups; ++group) {
+        gather_patches(conv, signs_of(run, image, group), &tile);
+        for (int64_t channel = group * channels; channel < (group + 1) * channels; ++channel) {
+            int32_t differing[CONVOLVE_TILE];
+            count_differing(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, differing);
+            forget_padding(&tile, ones + channel * taps, differing);
+            float* y = run->y + (image * conv->channels_out + channel) * pixels + first;
+            finish(run, &tile, channel, first, differing, y);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The kernels: the same C, compiled with and without the instruction that counts bits. */
+
+#define PORTABLE                                                                                                   \
+    .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, .pack_tile = PACK_TILE,           \
+    .pack = pack, .scratch_size = scratch_size, .convolve_tile = CONVOLVE_TILE
+
+#if defined(__x86_64__)
+/* cpuid.h, because __builtin_cpu_supports needs a run-time library that zig cannot link into a shared object. */
+static bool has_popcnt(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_POPCNT);
+}
+
+/* Four counters: with their operands they fit the 16 registers, and hide the latency of popcnt. */
+__attribute__((target("popcnt"))) static void convolve_popcnt(const BnasRun* run, int64_t image, int64_t first,
+                                                              int64_t count, void* scratch) {
+    convolve(run, image, first, count, scratch, 4);
+}
+
+const BnasKernel bnas_popcnt_kernel = {PORTABLE, .isa = "popcnt", .runs_here = has_popcnt, .convolve = convolve_popcnt};
+#endif
+
+static bool always(void) {
+    return true;
+}
+
+/* All lanes at once: a compiler whose target counts bits in vectors, as NEON does, makes vectors of them. */
+static void convolve_generic(const BnasRun* run, int64_t image, int64_t first, int64_t count, void* scratch) {
+    convolve(run, image, first, count, scratch, CONVOLVE_TILE);
+}
+
+const BnasKernel bnas_generic_kernel = {PORTABLE, .isa = "generic", .runs_here = always, .convolve = convolve_generic};

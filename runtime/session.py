@@ -1,0 +1,197 @@
+"""From a model on disk to answers, with numpy and onnxruntime: what an app needs.
+
+    from bnas_deploy.runtime.session import open_bundle
+
+    model = open_bundle("bundle")
+    logits = model.predict(model.preprocess(images))
+
+The operator library is registered by `session_options` and nowhere else; a second registration is refused.
+"""
+
+import importlib
+import importlib.metadata
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas_deploy.bundle import MODEL, Bundle, read_bundle
+from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.runtime.library import library_path
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+OLDEST_ONNXRUNTIME = (1, 17)
+"""The first version with the C API that the operator library is written against."""
+
+
+def session_options(*, threads: int | None = None, library: bool = True) -> "onnxruntime.SessionOptions":
+    """Return options for `create_session`, to be used as they are or changed further.
+
+    Args:
+        threads: threads that share the work of one operator; None is onnxruntime's choice, one per core.
+        library: register the operator library. Without it onnxruntime runs the function bodies in the file, which
+            is slower and gives the same answers.
+
+    Raises:
+        BnasError: fewer than 1 thread.
+        RuntimeLibraryError: onnxruntime is older than 1.17, or cannot load the library.
+    """
+    if threads is not None and threads < 1:
+        raise BnasError(f"{threads} threads; give at least 1, or nothing for one per core")
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if library:
+        _register(options, library_path())
+    return options
+
+
+def create_session(
+    model: str | Path, options: "onnxruntime.SessionOptions | None" = None
+) -> "onnxruntime.InferenceSession":
+    """Return a CPU session of the ONNX file `model`; `options` default to `session_options()`.
+
+    Raises:
+        BundleError: the file is missing, no ONNX file, or damaged.
+        RuntimeLibraryError: as for `session_options`.
+    """
+    runtime = _onnxruntime()
+    if not Path(model).is_file():
+        raise BundleError(f"{model}: no such file; expected an ONNX file such as {MODEL} of a bundle")
+    if options is None:
+        options = session_options()
+    try:
+        return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except _errors(runtime) as error:
+        raise BundleError(
+            f"{model}: onnxruntime {runtime.__version__} cannot use it: {error}; copy or export the bundle again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle that is ready to run."""
+
+    bundle: Bundle
+    session: "onnxruntime.InferenceSession"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.bundle.manifest.labels
+
+    def preprocess(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scale uint8 images (N, H, W, C) to 0..1 and normalise each channel: float32 (N, C, H, W).
+
+        Where C is 1 it may be left out. H and W are the network's.
+
+        Raises:
+            BnasError: the images have another dtype or shape.
+        """
+        preprocessing = self.bundle.manifest.preprocessing
+        mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+        height, width, channels = preprocessing.height, preprocessing.width, len(mean)
+        if channels == 1 and images.ndim == 3:
+            images = images[..., None]
+        _check_array(
+            images,
+            np.uint8,
+            (height, width, channels),
+            "pixels are 0..255 and of this size; a single image is image[None]",
+        )
+        normalised = (images / np.float32(255) - mean) / std
+        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network: float32 (N, C, H, W), as `preprocess` gives them, to logits (N, classes).
+
+        Raises:
+            BnasError: the images have another dtype or shape.
+            BundleError: the model is damaged in a way that only shows when it runs.
+        """
+        manifest = self.bundle.manifest
+        _check_array(images, np.float32, manifest.input_shape, "Model.preprocess makes that from uint8 images")
+        try:
+            logits: NDArray[np.float32] = self.session.run([manifest.output_name], {manifest.input_name: images})[0]
+        except _errors(_onnxruntime()) as error:
+            raise BundleError(
+                f"{self.bundle.file(MODEL)}: onnxruntime cannot run it: {error}; copy or export the bundle again"
+            ) from None
+        return logits
+
+
+def open_bundle(path: str | Path, *, threads: int | None = None, library: bool = True) -> Model:
+    """Open the bundle in folder `path`; `threads` and `library` are those of `session_options`.
+
+    Raises:
+        BundleError: the folder is no bundle, or a file of it is missing or damaged.
+        RuntimeLibraryError: onnxruntime or the operator library cannot be used on this machine.
+    """
+    options = session_options(threads=threads, library=library)
+    bundle = read_bundle(Path(path))
+    return Model(bundle, create_session(bundle.file(MODEL), options))
+
+
+def _onnxruntime() -> ModuleType:
+    """Import onnxruntime if it is new enough."""
+    # Asked before the import, because onnxruntime 1.16 beside numpy 2 does not get through it. Builds under other
+    # names, such as onnxruntime-gpu, are asked after it.
+    with suppress(importlib.metadata.PackageNotFoundError):
+        _check_version(importlib.metadata.version("onnxruntime"))
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except (ImportError, SystemError) as error:  # SystemError is how some fail that were built for another numpy
+        raise RuntimeLibraryError(
+            f"onnxruntime cannot be imported beside numpy {np.__version__}: {error}; "
+            "install a newer one (pip install --upgrade onnxruntime), or numpy<2 for onnxruntime up to 1.18"
+        ) from None
+    _check_version(runtime.__version__)
+    return runtime
+
+
+def _check_version(version: str) -> None:
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if number and tuple(map(int, number.groups())) < OLDEST_ONNXRUNTIME:
+        wanted = ".".join(map(str, OLDEST_ONNXRUNTIME))
+        raise RuntimeLibraryError(
+            f"onnxruntime {version} is too old: bnas-deploy needs {wanted} or newer; pip install --upgrade onnxruntime"
+        )
+
+
+def _register(options: "onnxruntime.SessionOptions", library: Path) -> None:
+    runtime = _onnxruntime()
+    try:
+        options.register_custom_ops_library(str(library))
+    except _errors(runtime) as error:
+        raise RuntimeLibraryError(
+            f"{library}: onnxruntime {runtime.__version__} cannot load the operator library: {error}; reinstall "
+            "bnas-deploy on this machine, or go on without it (library=False: slower, same answers)"
+        ) from None
+
+
+def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
+    """Return the exceptions of onnxruntime that a bad model or library causes; they share no base class of theirs."""
+    state = runtime.capi.onnxruntime_pybind11_state
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
+def _check_array(images: NDArray[Any], dtype: type, shape: tuple[int, ...], hint: str) -> None:
+    if images.dtype != dtype or images.shape[1:] != shape:
+        wanted = ", ".join(("N", *map(str, shape)))
+        raise BnasError(f"images: got {images.dtype} {images.shape}, wanted {np.dtype(dtype)} ({wanted}); {hint}")

@@ -1,0 +1,184 @@
+"""The library built in other ways and loaded by other versions of onnxruntime; and the way it is built."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.runtime import library
+
+ROOT = Path(__file__).parents[2]
+OPERATOR_TESTS = Path(__file__).with_name("test_native_operators.py")
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@pytest.fixture(scope="session")
+def native() -> ModuleType:
+    """runtime/build/native.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_edges(**variables: str) -> None:
+    """Run the edge tests in a process of their own, with these environment variables."""
+    # -P keeps the working folder, which holds a half of the package, off the path.
+    # -s, because a sanitizer stops the process before pytest could show what it captured.
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-k", "edges"]
+    command = [sys.executable, "-P", "-m", "pytest", *options, str(OPERATOR_TESTS)]
+    run = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    assert " passed" in run.stdout
+
+
+@pytest.fixture(scope="session")
+def onnxruntimes(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that old versions are installed in, kept from one run of the tests to the next."""
+    cache = pytestconfig.cache
+    return cache.mkdir("onnxruntimes") if cache else tmp_path_factory.mktemp("onnxruntimes")
+
+
+def installed(folder: Path, version: str) -> str:
+    """Return a folder with this onnxruntime and the numpy that it was built for, to be put on PYTHONPATH."""
+    place = folder / f"{version}-python{sys.version_info.major}.{sys.version_info.minor}"
+    if not place.is_dir():
+        fresh = folder / f"{place.name}.{os.getpid()}"
+        packages = ["--no-deps", "--only-binary", ":all:", f"onnxruntime=={version}", "numpy<2"]
+        command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(fresh), *packages]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            shutil.rmtree(fresh, ignore_errors=True)
+            pytest.skip(f"onnxruntime {version} cannot be had for this Python: {run.stderr.strip().splitlines()[-1]}")
+        fresh.rename(place)
+    return str(place)
+
+
+def test_onnxruntime_1_17_gives_the_same_answers(onnxruntimes: Path) -> None:
+    run_edges(PYTHONPATH=installed(onnxruntimes, "1.17.3"))
+
+
+def test_onnxruntime_1_16_is_refused(onnxruntimes: Path) -> None:
+    code = "import onnxruntime, sys; onnxruntime.SessionOptions().register_custom_ops_library(sys.argv[1])"
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(library.library_path())],
+        env={**os.environ, "PYTHONPATH": installed(onnxruntimes, "1.16.3")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "the bnas library needs onnxruntime 1.17 or later, this is 1.16.3; upgrade onnxruntime" in run.stderr
+
+
+@needs_gcc
+def test_the_sanitizers_find_nothing(native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc")
+    # The sanitizer must find the C++ library, or it stops at onnxruntime's first exception.
+    names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    runtimes = [subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip() for name in names]
+    if not all(Path(path).is_absolute() for path in runtimes):
+        pytest.skip("this gcc has no sanitizers")
+    built = tmp_path / "libbnas_ort.so"
+    native.build_library(built, ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+    # Leaks are not looked for: Python and onnxruntime leave much to the end of the process.
+    run_edges(BNAS_TEST_LIBRARY=str(built), LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0")
+
+
+@needs_gcc
+def test_the_library_compiles_without_warnings(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "gcc")
+    native.build_library(
+        tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Werror"]
+    )
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+def test_the_library_needs_libc_only_and_shows_two_functions() -> None:
+    path = str(library.library_path())
+    dynamic = subprocess.check_output(["readelf", "--dynamic", "--wide", path], text=True)
+    assert "RPATH" not in dynamic
+    assert "RUNPATH" not in dynamic
+    needed = [line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line]
+    assert [name.split(".")[0] for name in needed] == ["libc"]
+    symbols = subprocess.check_output(["readelf", "--dyn-syms", "--wide", path], text=True)
+    rows = [line.split() for line in symbols.splitlines() if " FUNC " in line]
+    defined = {row[7].split("@")[0] for row in rows if row[6] != "UND"}
+    assert defined - {"_init", "_fini"} == {"RegisterCustomOps", "bnas_native_calls"}
+
+
+def test_a_library_that_was_not_built_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    with pytest.raises(RuntimeLibraryError) as error:
+        library.library_path()
+    assert str(error.value) == (
+        f"{tmp_path / 'libbnas_ort.so'}: missing; wanted the operator library that the installation builds; "
+        "install bnas-deploy again with `pip install .` or `pip install -e .` in its repository"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Which compiler, for which platform
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A machine without any compiler and with no wishes about it."""
+    for name in ("CC", "BNAS_TARGET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return monkeypatch
+
+
+def test_without_a_compiler_zig_is_required(native: ModuleType, bare: pytest.MonkeyPatch) -> None:
+    assert native.needs_zig()
+    assert native.compiler() == [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
+    assert native.platform_tag() is None
+
+
+def test_cc_names_the_compiler(native: ModuleType, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("CC", "ccache clang")
+    assert not native.needs_zig()
+    assert native.compiler() == ["ccache", "clang"]
+
+
+def test_a_target_is_built_with_zig_and_tags_the_wheel(native: ModuleType, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("CC", "gcc")
+    bare.setenv("BNAS_TARGET", "aarch64-linux-gnu.2.17")
+    assert native.needs_zig()
+    assert native.compiler() == [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-gnu.2.17"]
+    assert native.platform_tag() == "manylinux_2_17_aarch64"
+
+
+@pytest.mark.parametrize("target", ["aarch64", "aarch64-linux-gnu", "aarch64-linux-musl", "aarch64-linux-gnu.2"])
+def test_a_target_without_a_tag_is_refused(native: ModuleType, bare: pytest.MonkeyPatch, target: str) -> None:
+    bare.setenv("BNAS_TARGET", target)
+    with pytest.raises(native.BuildError) as error:
+        native.platform_tag()
+    assert str(error.value) == (
+        f"BNAS_TARGET is '{target}', wanted CPU-linux-gnu.MAJOR.MINOR, such as aarch64-linux-gnu.2.17 "
+        "(the oldest glibc that the wheel is to run on)"
+    )
+
+
+def test_a_failing_compiler_is_quoted(native: ModuleType, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bare.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"out of registers\")'")
+    with pytest.raises(native.BuildError, match=r"(?s)the C compiler failed: .*out of registers"):
+        native.build_library(tmp_path / "library.so")
+    bare.setenv("CC", "no-such-compiler")
+    with pytest.raises(native.BuildError, match=r"cannot start the C compiler: no-such-compiler .*; set CC"):
+        native.build_library(tmp_path / "library.so")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,454 @@
+"""The operators of the library against their numpy meaning, bit for bit, and every message they refuse with.
+
+test_native_builds.py runs the tests with `edges` in their name again, with other builds of the library and other
+versions of onnxruntime; BNAS_TEST_LIBRARY names the library then.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
+
+from bnas_deploy.bits import pack_signs
+from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
+from bnas_deploy.runtime.library import library_path
+
+Arrays = dict[str, np.ndarray]
+Change = Callable[[Arrays, dict[str, Any]], None]
+
+ISAS = ("popcnt", "generic") if os.uname().machine == "x86_64" else ("generic",)
+REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One convolution; `offset` is a map instead of one number per channel where `offset_map` is set."""
+
+    channels: int = 5
+    channels_out: int = 3
+    kernel: tuple[int, int] = (3, 3)
+    size: tuple[int, int] = (7, 5)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    group: int = 1
+    offset_map: bool = False
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        rows, columns = (
+            (self.size[i] + self.pads[i] + self.pads[2 + i] - self.dilations[i] * (self.kernel[i] - 1) - 1)
+            // self.strides[i]
+            + 1
+            for i in (0, 1)
+        )
+        return rows, columns
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "weight_shape": [self.channels_out, *self.kernel, self.channels // self.group],
+            "strides": list(self.strides),
+            "pads": list(self.pads),
+            "dilations": list(self.dilations),
+            "group": self.group,
+        }
+
+
+EDGES = {
+    # Around the word (64), the half word (32) and the byte; 36 and 144 are BNAS's.
+    **{f"channels {n}": Case(channels=n) for n in (1, 3, 8, 31, 32, 33, 36, 63, 64, 65, 96, 128, 144)},
+    "one pixel": Case(size=(1, 1)),
+    "kernel 1": Case(kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "kernel 2": Case(kernel=(2, 2), pads=(0, 0, 1, 1)),
+    "kernel 5": Case(kernel=(5, 5), pads=(2, 2, 2, 2)),
+    "kernel 1x5": Case(kernel=(1, 5), pads=(0, 2, 0, 2)),
+    "kernel as large as the image": Case(kernel=(7, 5), pads=(0, 0, 0, 0)),
+    "stride 2": Case(channels=65, strides=(2, 2)),
+    "stride 3x1": Case(strides=(3, 1)),
+    "stride past the image": Case(strides=(9, 9)),
+    "dilation 2": Case(dilations=(2, 2), pads=(2, 2, 2, 2)),
+    "dilation 1x3": Case(dilations=(1, 3), pads=(0, 3, 2, 1), channels=70),
+    "no padding": Case(pads=(0, 0, 0, 0)),
+    "asymmetric padding": Case(pads=(0, 1, 2, 3)),
+    "whole kernels in the padding": Case(pads=(4, 5, 6, 4)),
+    "two groups": Case(channels=6, channels_out=4, group=2),
+    "groups of more than a word": Case(channels=3 * 65, channels_out=6, group=3, strides=(2, 1)),
+    "depthwise": Case(channels=5, channels_out=5, group=5),
+    "offset map": Case(offset_map=True),
+    "offset map, stride 2": Case(offset_map=True, strides=(2, 2), channels_out=7),
+    "offset map of one pixel": Case(offset_map=True, size=(1, 1)),
+    # Tiles have 128 and 16 pixels.
+    "many tiles": Case(size=(19, 17), channels=40, channels_out=2),
+    "exactly one tile": Case(size=(8, 16), channels=40, channels_out=2),
+}  # fmt: skip
+
+
+def native_library() -> Path:
+    return Path(os.environ.get("BNAS_TEST_LIBRARY") or library_path())
+
+
+def native_calls() -> int:
+    count = ctypes.CDLL(str(native_library())).bnas_native_calls
+    count.restype = ctypes.c_uint64
+    return int(count())
+
+
+def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Arrays:
+    """Make inputs on the edges: values equal to their threshold, both zeros, infinities and NaN.
+
+    The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order.
+    """
+    rng = np.random.default_rng(seed)
+    channels, channels_out = case.channels, case.channels_out
+    x = (rng.integers(-24, 25, (batch, channels, *case.size)) / 8).astype(np.float32)
+    odd = np.float32([np.nan, -0.0, 0.0, np.inf, -np.inf])
+    np.put(x, rng.choice(x.size, min(len(odd), x.size), replace=False), odd)
+    threshold = (rng.integers(-8, 9, channels) / 8).astype(np.float32)
+    np.put(threshold, rng.integers(0, channels, 3), np.float32([np.inf, -np.inf, -0.0])[:channels])
+    signs = np.where(rng.random((channels_out, *case.kernel, channels // case.group)) < 0.5, 1, -1)
+    offset_size = case.out_size if case.offset_map else (1, 1)
+    inputs = {
+        "X": x,
+        "W": pack_signs(signs),
+        "threshold": threshold,
+        "offset": rng.integers(-9, 10, (channels_out, *offset_size)).astype(np.float32),
+        "scale": rng.normal(size=channels_out).astype(np.float32),
+        "bias": rng.normal(size=channels_out).astype(np.float32),
+        "slope": rng.normal(size=channels_out).astype(np.float32),
+    }
+    return {name: inputs[name] for name in row.inputs}
+
+
+def one_node_model(
+    name: str,
+    inputs: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    *,
+    fed: tuple[str, ...] = ("X",),
+    x_shape: tuple[int | str, ...] = ("N", "C", "H", "W"),
+) -> bytes:
+    """Serialise a model of one node called `conv`; the inputs in `fed` come from outside, the rest are initializers."""
+    node = helper.make_node(name, list(inputs), ["Y"], name="conv", domain=DOMAIN, **attributes)
+    shapes = {"X": x_shape, **{key: value.shape for key, value in inputs.items() if key != "X"}}
+    types = {key: helper.np_dtype_to_tensor_dtype(value.dtype) for key, value in inputs.items()}
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(key, types[key], shapes[key]) for key in fed],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, key) for key, value in inputs.items() if key not in fed],
+    )
+    opsets = [helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return model.SerializeToString()
+
+
+def native_session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are asserted on here, not logged
+    options.register_custom_ops_library(str(native_library()))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def expected(row: Operator, inputs: Arrays, case: Case) -> np.ndarray:
+    return reference(row.name, list(inputs.values()), case.attributes)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("BNAS_ISA", request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)
+def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
+    before, runs = native_calls(), 0
+    for seed, (name, case) in enumerate(EDGES.items()):
+        if row.uses_k and case.group > 1:
+            continue  # there is no such operator
+        for batch, threads in ((1, 1), (3, 2)):
+            inputs = random_inputs(row, case, seed, batch)
+            session = native_session(one_node_model(row.name, inputs, case.attributes), threads)
+            (y,) = session.run(None, {"X": inputs["X"]})
+            np.testing.assert_array_equal(y, expected(row, inputs, case), f"{name}, batch {batch}, {threads} threads")
+            runs += 1
+    assert native_calls() == before + runs
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    group = draw(st.integers(1, 3))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    dilations = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    pads = draw(st.tuples(*[st.integers(0, 4)] * 4))
+    reach = [(kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[2 + i] for i in (0, 1)]
+    size = tuple(draw(st.integers(max(1, least), max(1, least) + 8)) for least in reach)
+    return Case(
+        channels=group * draw(st.integers(1, 70)),
+        channels_out=group * draw(st.integers(1, 3)),
+        kernel=kernel,
+        size=(size[0], size[1]),
+        strides=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        pads=(pads[0], pads[1], pads[2], pads[3]),
+        dilations=dilations,
+        group=group,
+        offset_map=draw(st.booleans()),
+    )
+
+
+# The fixture `isa` sets the environment once for all examples, which is what is wanted.
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(), row=st.sampled_from(OPERATORS), seed=st.integers(0, 999))
+def test_random_shapes_agree_with_the_reference(isa: str, case: Case, row: Operator, seed: int) -> None:
+    if row.uses_k and case.group > 1:
+        case = replace(case, group=1)
+    inputs = random_inputs(row, case, seed, batch=2)
+    (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, {"X": inputs["X"]})
+    np.testing.assert_array_equal(y, expected(row, inputs, case))
+
+
+def test_k_of_arbitrary_values_is_within_its_documented_bound() -> None:
+    case = Case(channels=144, channels_out=2, kernel=(5, 5), pads=(2, 2, 2, 2))
+    row = next(row for row in OPERATORS if row.name == "BinaryConv2dK")
+    inputs = random_inputs(row, case, 0)
+    inputs["X"] = np.random.default_rng(1).normal(size=inputs["X"].shape).astype(np.float32)
+    inputs["bias"][:] = 0
+    (y,) = native_session(one_node_model(row.name, inputs, case.attributes)).run(None, {"X": inputs["X"]})
+    # (C + KH * KW + 3) * 2^-24 relative to K, and the roundings of Y = acc * scale * K are the same in both, to 1 ulp.
+    np.testing.assert_allclose(y, expected(row, inputs, case), rtol=(144 + 25 + 3 + 2) * 2.0**-24, atol=0)
+
+
+def test_bits_past_the_last_channel_are_ignored() -> None:
+    case, row = Case(channels=5), OPERATORS[0]
+    inputs = random_inputs(row, case, 0)
+    want = expected(row, inputs, case)
+    inputs["W"] = inputs["W"] | np.uint8(0b11100000)
+    (y,) = native_session(one_node_model(row.name, inputs, case.attributes)).run(None, {"X": inputs["X"]})
+    np.testing.assert_array_equal(y, want)
+
+
+def test_attributes_have_their_documented_defaults() -> None:
+    case, row = Case(pads=(0, 0, 0, 0)), OPERATORS[0]
+    inputs = random_inputs(row, case, 0)
+    only_shape = {"weight_shape": case.attributes["weight_shape"]}
+    (y,) = native_session(one_node_model(row.name, inputs, only_shape)).run(None, {"X": inputs["X"]})
+    np.testing.assert_array_equal(y, expected(row, inputs, case))
+
+
+def test_an_empty_batch_gives_an_empty_answer() -> None:
+    case, row = Case(), OPERATORS[0]
+    inputs = random_inputs(row, case, 0)
+    session = native_session(one_node_model(row.name, inputs, case.attributes))
+    (y,) = session.run(None, {"X": np.zeros((0, case.channels, *case.size), np.float32)})
+    assert y.shape == (0, case.channels_out, *case.out_size)
+
+
+def test_sessions_stay_exact_under_many_threads() -> None:
+    cases_here = [Case(channels=n, size=(9, 11), strides=(s, 1)) for n, s in ((36, 1), (65, 2), (128, 1))]
+    row = OPERATORS[-1]
+    work = []
+    for seed, case in enumerate(cases_here):
+        inputs = random_inputs(row, case, seed, batch=2)
+        session = native_session(one_node_model(row.name, inputs, case.attributes), threads=2)
+        work.append((session, inputs["X"], expected(row, inputs, case)))
+    wrong: list[str] = []
+
+    def run_all(first: int) -> None:
+        for i in range(30):
+            session, x, want = work[(first + i) % len(work)]
+            if not np.array_equal(session.run(None, {"X": x})[0], want, equal_nan=True):
+                wrong.append(f"thread {first}, run {i}")
+
+    threads = [threading.Thread(target=run_all, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "case", "want"),
+    [
+        (("N", 5, 7, 5), Case(), ["N", 3, 7, 5]),
+        ((2, 5, 7, 5), Case(strides=(2, 2)), [2, 3, 4, 3]),
+        (("N", 5, "H", "W"), Case(), ["N", 3, "H", "W"]),
+        (("N", 5, "H", "W"), Case(strides=(2, 3), pads=(0, 1, 0, 1)), ["N", 3, "(H-3)/2+1", "(W-1)/3+1"]),
+        (("N", 5, "H", 5), Case(dilations=(2, 1)), ["N", 3, "(H-3)/1+1", 5]),
+    ],
+    ids=["batch", "fixed", "same", "strided", "dilated"],
+)
+def test_shape_inference_keeps_what_is_symbolic(
+    x_shape: tuple[int | str, ...], case: Case, want: list[int | str]
+) -> None:
+    inputs = random_inputs(OPERATORS[0], case, 0)
+    session = native_session(one_node_model(OPERATORS[0].name, inputs, case.attributes, x_shape=x_shape))
+    assert session.get_outputs()[0].shape == want
+
+
+def test_unnamed_lengths_get_names_of_their_own() -> None:
+    # With one name for both, onnxruntime would take them for equal and give them one piece of memory.
+    inputs = random_inputs(OPERATORS[0], Case(), 0)
+    model = onnx.load_from_string(one_node_model(OPERATORS[0].name, inputs, Case().attributes))
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.ClearField("dim_param")
+    rows, columns = native_session(model.SerializeToString()).get_outputs()[0].shape[2:]
+    assert rows.startswith("bnas_unknown_")
+    assert rows != columns
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Refusals
+
+
+def attribute(name: str, value: Any) -> Change:
+    return lambda inputs, attributes: attributes.update({name: value})
+
+
+def without(name: str) -> Change:
+    return lambda inputs, attributes: attributes.pop(name)
+
+
+def resized(name: str, shape: tuple[int, ...]) -> Change:
+    return lambda inputs, attributes: inputs.update({name: np.resize(inputs[name], shape)})
+
+
+AGAIN = "; export the model again"
+LENGTH_4 = "attribute pads is not a list of 4 integers" + AGAIN
+OFFSET_WANTED = ", wanted [3, 1, 1] or [3, output height, output width]" + AGAIN
+REFUSALS: dict[str, tuple[Change, str]] = {
+    "no weight_shape": (without("weight_shape"), "attribute weight_shape is missing" + AGAIN),
+    "short weight_shape": (
+        attribute("weight_shape", [3, 3, 3]),
+        "attribute weight_shape is not a list of 4 integers" + AGAIN,
+    ),
+    "short pads": (attribute("pads", [1, 1]), LENGTH_4),
+    "long pads": (attribute("pads", [1] * 5), LENGTH_4),
+    "float pads": (attribute("pads", [1.0] * 4), LENGTH_4),
+    "stride 0": (
+        attribute("strides", [1, 0]),
+        "attribute strides has the value 0, wanted 1 to 2147483647" + AGAIN,
+    ),
+    "huge dilation": (
+        attribute("dilations", [2**62, 1]),
+        f"attribute dilations has the value {2**62}, wanted 1 to 2147483647" + AGAIN,
+    ),
+    "negative pad": (
+        attribute("pads", [0, -1, 0, 0]),
+        "attribute pads has the value -1, wanted 0 to 2147483647" + AGAIN,
+    ),
+    "group is a list": (attribute("group", [1]), "attribute group is not an integer" + AGAIN),
+    "group is a float": (attribute("group", 1.0), "attribute group is not an integer" + AGAIN),
+    "group 2 of 3": (attribute("group", 2), "group is 2, which does not divide the 3 output channels" + AGAIN),
+    "too many terms": (
+        attribute("weight_shape", [3, 2**12, 2**12, 5]),
+        "weight_shape [3, 4096, 4096, 5] sums 2^24 or more terms, which float32 cannot count exactly; split the layer",
+    ),
+    "product past int64": (
+        attribute("weight_shape", [3, 2**31 - 1, 2**31 - 1, 2**31 - 1]),
+        "sums 2^24 or more terms, which float32 cannot count exactly; split the layer",
+    ),
+    "short weights": (
+        resized("W", (3, 3, 3, 2)),
+        "W has the shape [3, 3, 3, 2], but weight_shape [3, 3, 3, 5] packed eight to a byte is [3, 3, 3, 1]; "
+        "the file was changed, or export the model again",
+    ),
+    "flat weights": (resized("W", (27,)), "W has the shape [27], but weight_shape [3, 3, 3, 5]"),
+    "weights of five dimensions": (resized("W", (3, 3, 3, 1, 1)), "W has 5 dimensions, wanted at most 4" + AGAIN),
+    "threshold": (
+        resized("threshold", (4,)),
+        "threshold has the shape [4], wanted [5], one value per input channel" + AGAIN,
+    ),
+    "scale": (resized("scale", (1,)), "scale has the shape [1], wanted [3], one value per output channel" + AGAIN),
+    "bias": (resized("bias", (3, 1)), "bias has the shape [3, 1], wanted [3], one value per output channel" + AGAIN),
+    "slope": (resized("slope", ()), "slope has the shape [], wanted [3], one value per output channel" + AGAIN),
+    "flat offset": (resized("offset", (3,)), "offset has the shape [3]" + OFFSET_WANTED),
+    "offset of other channels": (resized("offset", (2, 1, 1)), "offset has the shape [2, 1, 1]" + OFFSET_WANTED),
+    "empty offset": (resized("offset", (3, 0, 1)), "offset has the shape [3, 0, 1]" + OFFSET_WANTED),
+}  # fmt: skip
+
+
+def refusal_at_creation(name: str, change: Change, **arguments: Any) -> str:
+    row = next(row for row in OPERATORS if row.name == name)
+    inputs, attributes = random_inputs(row, Case(), 0), Case().attributes
+    change(inputs, attributes)
+    with pytest.raises(REFUSED) as refused:
+        native_session(one_node_model(name, inputs, attributes, **arguments))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("change", REFUSALS)
+def test_edges_of_a_malformed_node_are_refused_when_the_session_is_created(change: str) -> None:
+    message = refusal_at_creation("BinaryConv2dPRelu", REFUSALS[change][0])
+    assert "bnas.BinaryConv2dPRelu (node 'conv'): " in message
+    assert REFUSALS[change][1] in message
+
+
+def test_k_with_groups_is_refused() -> None:
+    message = refusal_at_creation("BinaryConv2dK", lambda inputs, attributes: attributes.update(group=3))
+    assert "bnas.BinaryConv2dK (node 'conv'): group is 3, but an operator with K has one group; " in message
+    assert message.endswith("use the operator without K")
+
+
+@pytest.mark.parametrize("name", ["W", "threshold", "offset", "scale", "bias", "slope"])
+def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
+    message = refusal_at_creation("BinaryConv2dPRelu", lambda inputs, attributes: None, fed=("X", name))
+    assert f"{name} is computed while the model runs, wanted a constant initializer; export the model again" in message
+
+
+@pytest.mark.parametrize(
+    ("case", "x_shape", "reason"),
+    [
+        (Case(), (1, 4, 7, 5), "X has the shape [1, 4, 7, 5], that is 4 channels, wanted 5; check the input's shape"),
+        (Case(), (5, 7, 5), "X has 3 dimensions, wanted 4: batch, 5 channels, height, width; check the input's shape"),
+        (
+            Case(pads=(0, 0, 0, 1), dilations=(1, 2)),
+            (1, 5, 3, 3),
+            "X has the shape [1, 5, 3, 3], too small for a kernel of 3 x 3 with dilation 1 x 2 and pads [0, 0, 0, 1]; "
+            "use a larger image",
+        ),
+        (
+            Case(offset_map=True),
+            (1, 5, 8, 5),
+            "offset is a map of 7 x 5, but the output is 8 x 5; use the image size that the model was exported for",
+        ),
+    ],
+    ids=["channels", "rank", "too small", "offset map"],
+)
+def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple[int, ...], reason: str) -> None:
+    row = OPERATORS[0]
+    inputs = random_inputs(row, case, 0)
+    names = tuple("ABCD"[: len(x_shape)])
+    session = native_session(one_node_model(row.name, inputs, case.attributes, x_shape=names))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, {"X": np.zeros(x_shape, np.float32)})
+    assert f"bnas.BinaryConv2d (node 'conv'): {reason}" in str(refused.value)
+
+
+def test_registering_twice_is_refused() -> None:
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(native_library()))
+    with pytest.raises(
+        REFUSED, match="the bnas library is already registered on these session options; register it once"
+    ):
+        options.register_custom_ops_library(str(native_library()))
+
+
+def test_an_unknown_isa_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BNAS_ISA", "z80")
+    with pytest.raises(REFUSED, match=rf"BNAS_ISA is 'z80', but this library has {', '.join(ISAS)}; unset it"):
+        onnxruntime.SessionOptions().register_custom_ops_library(str(native_library()))

@@ -1,0 +1,306 @@
+"""Opening a bundle, answering, and every way in which that is refused."""
+
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnxruntime
+import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+from bnas_deploy.bits import pack_signs
+from bnas_deploy.bundle import MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
+from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.export import opset
+from bnas_deploy.runtime import session
+from bnas_deploy.runtime.session import create_session, open_bundle, session_options
+from bnas_deploy.search.data.digits import open_digits
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+SIZE, CHANNELS, CLASSES = 4, 9, 3
+ATTRIBUTES = {**opset.ATTRIBUTES, "weight_shape": [CLASSES, SIZE, SIZE, CHANNELS]}
+LABELS = ("cat", "dog", "frog")
+
+
+@pytest.fixture
+def constants(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        "W": pack_signs(rng.standard_normal(ATTRIBUTES["weight_shape"])),
+        "threshold": rng.standard_normal(CHANNELS).astype(np.float32),
+        "offset": np.zeros((CLASSES, 1, 1), np.float32),
+        "scale": rng.standard_normal(CLASSES).astype(np.float32),
+        "bias": rng.standard_normal(CLASSES).astype(np.float32),
+    }
+
+
+@pytest.fixture
+def model(operator_model: Callable[..., onnx.ModelProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """One binary convolution over the whole image."""
+    return operator_model("BinaryConv2d", constants, ATTRIBUTES, (CHANNELS, SIZE, SIZE), (CLASSES, 1, 1))
+
+
+@pytest.fixture
+def write_bundle(tmp_path: Path) -> Callable[..., Path]:
+    def write(model: onnx.ModelProto, channels: int = CHANNELS) -> Path:
+        folder = tmp_path / "bundle"
+        folder.mkdir()
+        onnx.save(model, folder / MODEL)
+        manifest = Manifest(
+            bnas_deploy="0",
+            network={},
+            opset={opset.DOMAIN: opset.VERSION},
+            input_name="X",
+            input_shape=(channels, SIZE, SIZE),
+            output_name="Y",
+            labels=LABELS,
+            preprocessing=Preprocessing(SIZE, SIZE, mean=(0.25,) * channels, std=(0.3,) * channels),
+            layers=(),
+            verification=Verification(0.0, ()),
+            files=describe_files(folder),
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def images(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (3, SIZE, SIZE, CHANNELS), dtype=np.uint8)
+
+
+def _skip_without_library() -> Path:
+    try:
+        return session.library_path()
+    except RuntimeLibraryError as error:
+        pytest.skip(f"the operator library is not here: {error}")
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_three_lines_from_images_to_answers(
+    library: bool,
+    model: onnx.ModelProto,
+    constants: dict[str, np.ndarray],
+    images: np.ndarray,
+    write_bundle: Callable[..., Path],
+) -> None:
+    if library:
+        _skip_without_library()
+    opened = open_bundle(write_bundle(model), threads=1, library=library)
+    logits = opened.predict(opened.preprocess(images))
+    assert opened.labels == LABELS
+
+    pixels = ((images / np.float32(255) - np.float32(0.25)) / np.float32(0.3)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(logits, opset.reference("BinaryConv2d", [pixels, *constants.values()], ATTRIBUTES))
+
+
+def test_grey_images_need_no_channel_axis(
+    model: onnx.ModelProto, images: np.ndarray, write_bundle: Callable[..., Path]
+) -> None:
+    opened = open_bundle(write_bundle(model, channels=1), library=False)
+    grey = images[..., 0]
+    got = opened.preprocess(grey)
+    assert (got.dtype, got.shape, got.flags.c_contiguous) == (np.float32, (3, 1, SIZE, SIZE), True)
+    np.testing.assert_array_equal(got, opened.preprocess(grey[..., None]))
+
+
+def test_preprocess_gives_what_a_network_was_trained_on(
+    model: onnx.ModelProto, write_bundle: Callable[..., Path]
+) -> None:
+    digits = open_digits()
+    pixels, _ = next(digits.raw_test_batches(16))
+    trained_on, _ = next(digits.test_batches(16))
+    opened = open_bundle(write_bundle(model), library=False)
+    manifest = replace(opened.bundle.manifest, preprocessing=digits.description.preprocessing)
+    of_digits = replace(opened, bundle=replace(opened.bundle, manifest=manifest))
+    np.testing.assert_array_equal(of_digits.preprocess(pixels[:, 0].numpy()), trained_on.numpy())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            np.zeros((2, 5, 4, 9), np.uint8),
+            r"images: got uint8 (2, 5, 4, 9), wanted uint8 (N, 4, 4, 9); pixels are 0..255 and of this size; "
+            "a single image is image[None]",
+        ),
+        (np.zeros((4, 4, 9), np.uint8), "got uint8 (4, 4, 9), wanted uint8 (N, 4, 4, 9)"),
+        (np.zeros((2, 4, 4, 9), np.float32), "got float32 (2, 4, 4, 9), wanted uint8 (N, 4, 4, 9)"),
+    ],
+    ids=["size", "one image", "dtype"],
+)
+def test_preprocess_refuses(
+    images: np.ndarray, message: str, model: onnx.ModelProto, write_bundle: Callable[..., Path]
+) -> None:
+    opened = open_bundle(write_bundle(model), library=False)
+    with pytest.raises(BnasError) as refusal:
+        opened.preprocess(images)
+    assert message in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            np.zeros((2, 4, 4, 9), np.float32),
+            "images: got float32 (2, 4, 4, 9), wanted float32 (N, 9, 4, 4); Model.preprocess makes that from uint8 "
+            "images",
+        ),
+        (np.zeros((9, 4, 4), np.float32), "got float32 (9, 4, 4), wanted float32 (N, 9, 4, 4)"),
+        (np.zeros((2, 9, 4, 4)), "got float64 (2, 9, 4, 4), wanted float32 (N, 9, 4, 4)"),
+    ],
+    ids=["layout", "one image", "dtype"],
+)
+def test_predict_refuses(
+    images: np.ndarray, message: str, model: onnx.ModelProto, write_bundle: Callable[..., Path]
+) -> None:
+    opened = open_bundle(write_bundle(model), library=False)
+    with pytest.raises(BnasError) as refusal:
+        opened.predict(images)
+    assert message in refusal.value.message
+
+
+def test_threads_are_those_of_one_operator() -> None:
+    options = session_options(threads=2, library=False)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+    assert session_options(library=False).intra_op_num_threads == 0  # onnxruntime's choice
+    with pytest.raises(BnasError, match=r"^0 threads; give at least 1, or nothing for one per core$"):
+        session_options(threads=0, library=False)
+
+
+def test_the_library_is_registered_already() -> None:
+    library = _skip_without_library()
+    options = session_options()
+    # The call is one of onnxruntime, so the exception is too; the sentence is the library's.
+    with pytest.raises(Fail, match="the bnas library is already registered on these session options; register it once"):
+        options.register_custom_ops_library(str(library))
+
+
+def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libbnas_ort.so"
+    library.write_text("no library")
+    monkeypatch.setattr(session, "library_path", lambda: library)
+    with pytest.raises(RuntimeLibraryError) as refusal:
+        session_options()
+    message = refusal.value.message
+    assert message.startswith(f"{library}: onnxruntime {onnxruntime.__version__} cannot load the operator library: ")
+    assert "Failed to load library" in message  # what onnxruntime says
+    assert "library=False" in message
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"absent\.onnx: no such file; expected an ONNX file such as model\.onnx"):
+        create_session(tmp_path / "absent.onnx", session_options(library=False))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"PK\x03\x04 no ONNX file", "Protobuf parsing failed"), (b"", "No graph was found in the protobuf")],
+    ids=["another format", "empty"],
+)
+def test_a_file_that_is_no_model(content: bytes, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BundleError) as refusal:
+        create_session(path, session_options(library=False))
+    message = refusal.value.message
+    assert message.startswith(f"{path}: onnxruntime {onnxruntime.__version__} cannot use it: ")
+    assert sentence in message
+    assert message.endswith("; copy or export the bundle again")
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_weights_with_fewer_bytes_than_their_shape(
+    library: bool, model: onnx.ModelProto, write_bundle: Callable[..., Path]
+) -> None:
+    if library:
+        _skip_without_library()
+    weights = model.graph.initializer[0]
+    weights.raw_data = weights.raw_data[:-1]
+    with pytest.raises(BundleError, match=r"model\.onnx: onnxruntime .* cannot use it: .*\bW\b"):
+        open_bundle(write_bundle(model), library=library)
+
+
+def _with_half_the_channels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Leave one byte of each two, in a tensor that is valid in itself."""
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights[..., :1].copy(), "W"))
+    return model
+
+
+def test_weights_of_the_wrong_shape_in_the_library(model: onnx.ModelProto, write_bundle: Callable[..., Path]) -> None:
+    _skip_without_library()
+    with pytest.raises(BundleError, match=r"model\.onnx: onnxruntime .* cannot use it: .*W"):
+        open_bundle(write_bundle(_with_half_the_channels(model)))
+
+
+def test_weights_of_the_wrong_shape_without_the_library(
+    model: onnx.ModelProto, write_bundle: Callable[..., Path]
+) -> None:
+    opened = open_bundle(write_bundle(_with_half_the_channels(model)), library=False)
+    with pytest.raises(BundleError, match=r"model\.onnx: onnxruntime cannot run it: .*kernel channels: 8.*again$"):
+        opened.predict(np.zeros((1, CHANNELS, SIZE, SIZE), np.float32))
+
+
+def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"^onnxruntime 1\.16\.3 is too old: bnas-deploy needs 1\.17 or newer; pip install --upgrade onnxruntime$"
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: "1.16.3")
+        with pytest.raises(RuntimeLibraryError, match=message):
+            open_bundle("nowhere")
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    # A build under another name, such as onnxruntime-gpu.
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
+    with pytest.raises(RuntimeLibraryError, match=message):
+        open_bundle("nowhere")
+
+
+def test_an_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeLibraryError, match=r"^onnxruntime cannot be imported beside numpy \d.*pip install"):
+        open_bundle("nowhere")
+
+
+def test_onnxruntime_1_16_is_refused_before_it_is_imported(with_onnxruntime_1_16: RunPython) -> None:
+    run = with_onnxruntime_1_16("from bnas_deploy.runtime.session import open_bundle; open_bundle('nowhere')")
+    assert run.stderr.splitlines()[-1] == (
+        "bnas_deploy.errors.RuntimeLibraryError: onnxruntime 1.16.3 is too old: bnas-deploy needs 1.17 or newer; "
+        "pip install --upgrade onnxruntime"
+    )
+
+
+# The first argument is the bundle; then come the images and the logits, as .npy files.
+ANSWER = """
+import sys, numpy, onnxruntime
+from bnas_deploy.runtime.session import open_bundle
+model = open_bundle(sys.argv[1])
+numpy.save(sys.argv[3], model.predict(model.preprocess(numpy.load(sys.argv[2]))))
+print(onnxruntime.__version__, numpy.__version__)
+"""
+
+
+def test_onnxruntime_1_17_gives_the_same_answers(
+    model: onnx.ModelProto,
+    images: np.ndarray,
+    write_bundle: Callable[..., Path],
+    with_onnxruntime_1_17: RunPython,
+    tmp_path: Path,
+) -> None:
+    _skip_without_library()
+    bundle = write_bundle(model)
+    np.save(tmp_path / "images.npy", images)
+    run = with_onnxruntime_1_17(ANSWER, bundle, tmp_path / "images.npy", tmp_path / "logits.npy")
+    assert (run.returncode, run.stdout) == (0, "1.17.3 1.26.4\n"), run.stderr
+    opened = open_bundle(bundle)
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), opened.predict(opened.preprocess(images)))
