@@ -1,0 +1,1 @@
+"""Binary networks: layers, architectures, data, training and checkpoints."""

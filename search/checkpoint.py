@@ -1,0 +1,279 @@
+"""A network with its weights in one safetensors file, and everything that export and use need beside them.
+
+The file's metadata has one entry, `bnas_deploy`, a JSON object:
+
+    format           1
+    bnas_deploy      version that wrote the file
+    network          the fields of `NetworkConfig`, genotype included
+    data             name of the data set
+    labels           class names, in the order of the logits
+    preprocessing    height, width, mean, std
+    metrics          what training measured, for people to read
+
+Nothing is ever unpickled.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import bnas_deploy
+from bnas_deploy.bundle import Preprocessing
+from bnas_deploy.errors import BnasError, CheckpointError
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.network import Network, build_network
+
+FORMAT_VERSION = 1
+METADATA_KEY = "bnas_deploy"
+
+_LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network and its weights.
+
+    Attributes:
+        network: what to build.
+        state: the state dict of that network.
+        preprocessing: how an image becomes an input.
+        labels: the class of logit i is labels[i].
+        data: name of the data set it was trained on.
+        metrics: what training measured; shown to people, not interpreted.
+        version: of the bnas-deploy that made it.
+    """
+
+    network: NetworkConfig
+    state: Mapping[str, Tensor]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    data: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    version: str = bnas_deploy.__version__
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.network.classes:
+            raise CheckpointError(
+                f"{len(self.labels)} labels, but {self.network.name} has {self.network.classes} classes"
+            )
+        size = (self.preprocessing.height, self.preprocessing.width)
+        if size != self.network.image_size:
+            raise CheckpointError(
+                f"preprocessing to {size}, but {self.network.name} takes images of {self.network.image_size}"
+            )
+        for name, values in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
+            if len(values) != self.network.in_channels:
+                raise CheckpointError(
+                    f"{len(values)} values in {name}, but {self.network.name} takes {self.network.in_channels} channels"
+                )
+
+    def build(self) -> Network:
+        """Return the network with these weights, on the CPU, in evaluation mode."""
+        with torch.random.fork_rng(devices=[]):  # its random initialisation is overwritten and must leave no trace
+            network = build_network(self.network)
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Whoever looks at `path` sees the old file or the new one, whole.
+
+    Raises:
+        CheckpointError: `path` cannot be written.
+    """
+    description = {
+        "format": FORMAT_VERSION,
+        "bnas_deploy": checkpoint.version,
+        "network": checkpoint.network.to_json(),
+        "data": checkpoint.data,
+        "labels": checkpoint.labels,
+        "preprocessing": asdict(checkpoint.preprocessing),
+        "metrics": dict(checkpoint.metrics),
+    }
+    write_tensors(path, checkpoint.state, METADATA_KEY, description)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against the network that it describes.
+
+    Raises:
+        CheckpointError: `path` is no checkpoint of bnas-deploy, of a newer format, damaged, or its tensors are not
+            those of its network.
+    """
+    state, description = read_tensors(path, METADATA_KEY)
+    check_format(path, description, FORMAT_VERSION)
+    try:
+        checkpoint = Checkpoint(
+            network=NetworkConfig.from_json(description["network"], f"{path}: network"),
+            state=state,
+            preprocessing=_preprocessing(description["preprocessing"]),
+            labels=tuple(str(label) for label in description["labels"]),
+            data=str(description["data"]),
+            metrics=dict(description["metrics"]),
+            version=str(description["bnas_deploy"]),
+        )
+    except BnasError as error:
+        where = "" if error.message.startswith(str(path)) else f"{path}: "
+        raise CheckpointError(f"{where}{error.message}; the file is damaged, copy or train it again") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its description lacks a field or has one of another kind ({error!r}); copy or train it again"
+        ) from None
+    misfits = _misfits(checkpoint)
+    if misfits:
+        raise CheckpointError(
+            f"{path}: its tensors are not those of the {checkpoint.network.name} that it describes: "
+            f"{'; '.join(misfits)}; copy or train it again"
+        )
+    return checkpoint
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:
+    """Write tensors with a JSON object under `key` in the metadata; same input, same bytes.
+
+    Raises:
+        CheckpointError: `path` cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(plain, {key: json.dumps(description)}))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under another name first, so that `path` never holds half of it.
+
+    Raises:
+        CheckpointError: `path` cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}; choose another folder or make room"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):  # it is gone after success; after an error, that error is what counts
+            partial.unlink()
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: the tensors and the JSON object under `key`.
+
+    Raises:
+        CheckpointError: `path` cannot be read, or was written by something else or for something else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: {_what_is_wrong(data, str(error))}") from None
+    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_bytes(data)])
+    metadata = header.get("__metadata__", {})
+    if key not in metadata:
+        kinds = ", ".join(metadata) or "none"
+        raise CheckpointError(
+            f"{path}: a safetensors file, but without the metadata {key!r} (it has: {kinds}); "
+            "expected a file that `bnas-deploy train` or `init` wrote, such as best.safetensors"
+        )
+    try:
+        description = json.loads(metadata[key])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its metadata {key!r} is not JSON ({error}); copy or train it again") from None
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path}: its metadata {key!r} is not a JSON object; copy or train it again")
+    return tensors, description
+
+
+def check_format(path: Path, description: Mapping[str, Any], newest: int) -> None:
+    """Refuse a description whose `format` this version cannot read.
+
+    Raises:
+        CheckpointError: the format is newer, or there is none.
+    """
+    version = description.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path}: format version {version!r}, expected 1 to {newest}; copy or train it again")
+    if version > newest:
+        raise CheckpointError(
+            f"{path}: format version {version}, this bnas-deploy reads up to {newest}; upgrade bnas-deploy"
+        )
+
+
+def _what_is_wrong(data: bytes, error: str) -> str:
+    """Say what a file is that cannot be read as safetensors, and what to do."""
+    expected = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
+    if not data:
+        return f"empty; {expected}"
+    # After the length a safetensors file has "{". This comes first: a length may look like another format's magic.
+    if data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        promised = _promised_bytes(data)
+        if promised is None or len(data) < promised:
+            told = "its header is incomplete" if promised is None else f"its header promises {promised}"
+            return f"cut short: {len(data)} bytes, {told}; copy or train it again"
+        return f"damaged ({error}); copy or train it again"
+    if data[:2] == b"PK":
+        return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {expected}"
+    if data[:1] == b"\x80":
+        return f"a pickle, probably from torch.save; pickles are never loaded, {expected}"
+    return f"not a safetensors file; {expected}"
+
+
+def _header_bytes(data: bytes) -> int:
+    return int.from_bytes(data[:_LENGTH_BYTES], "little")
+
+
+def _promised_bytes(data: bytes) -> int | None:
+    """Return the size that a safetensors header implies, or None where the header itself is cut."""
+    start = _LENGTH_BYTES + _header_bytes(data)
+    try:
+        header = json.loads(data[_LENGTH_BYTES:start])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return start + max(ends, default=0)
+
+
+def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
+    mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
+    return Preprocessing(int(data["height"]), int(data["width"]), mean, std)
+
+
+def _misfits(checkpoint: Checkpoint) -> list[str]:
+    """Compare names, shapes and types of the tensors with those of the network; a sentence per kind of difference."""
+    with torch.device("meta"):  # shapes without memory
+        wanted = build_network(checkpoint.network).state_dict()
+    got = checkpoint.state
+    other = [
+        f"{name} is {_kind(got[name])}, expected {_kind(wanted[name])}"
+        for name in wanted
+        if name in got and _kind(got[name]) != _kind(wanted[name])
+    ]
+    return [
+        f"{len(names)} {what} (first: {names[0]})"
+        for what, names in (
+            ("missing", [name for name in wanted if name not in got]),
+            ("unexpected", [name for name in got if name not in wanted]),
+            ("of another shape or type", other),
+        )
+        if names
+    ]
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,184 @@
+"""The size and the settings of a network, as a value that travels in checkpoints and bundles."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from bnas_deploy.errors import BnasError
+from bnas_deploy.genotype import GENOTYPES, Genotype
+
+DEPARTURES = {
+    "centre-weights": "subtract from each binary weight the mean over its input channels",
+    "clamp-weights": "clamp binary weights to -1..1 (after centring) before beta is taken",
+    "fan-in-gradient": "multiply the gradient of a binary weight by n (1 - 1/C), n = C KH KW; a learning-rate factor",
+    "real-last-two": "leave the weights of the last two binary convolutions real; their inputs stay signs",
+    "binary-weight-skip": "give the 2x2 convolutions on the inter-cell skip binary weights, centred and clamped; "
+    "their inputs stay real",
+}
+"""What the official BNAS code does and its paper does not say, by name. Off unless asked for.
+
+The published CIFAR checkpoints need the first two and one of the last two; which one is not known.
+"""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that `build_network` needs.
+
+    `channels` is C of the first cell; it doubles at the two reduction cells, after a third and after two thirds
+    of the cells. `image_size` is (height, width) of the input. `k_map` multiplies every binary convolution by the
+    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign.
+    """
+
+    name: str
+    cells: int
+    channels: int
+    stem: str
+    genotype: Genotype
+    classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    k_map: bool = False
+    real: bool = False
+    departures: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cells < 3:
+            raise BnasError(f"{self.name}: {self.cells} cells; at least 3 are needed, two of them reduce")
+        if self.stem not in STEM_STRIDES:
+            raise BnasError(f"{self.name}: unknown stem {self.stem!r}; the stems are {', '.join(STEM_STRIDES)}")
+        if min(self.channels, self.classes, self.in_channels) < 1:
+            raise BnasError(
+                f"{self.name}: channels, classes and in_channels must be positive, got "
+                f"{self.channels}, {self.classes} and {self.in_channels}"
+            )
+        if self.stem == "imagenet" and self.channels % 2:
+            raise BnasError(
+                f"{self.name}: the imagenet stem starts with channels/2, so {self.channels} channels must be even"
+            )
+        multiple = 4 * STEM_STRIDES[self.stem]
+        if any(side < multiple or side % multiple for side in self.image_size):
+            height, width = self.image_size
+            raise BnasError(
+                f"{self.name}: images of {height}x{width}; the {self.stem} stem and two reduction cells need "
+                f"multiples of {multiple}"
+            )
+        unknown = sorted(set(self.departures) - set(DEPARTURES))
+        if unknown:
+            raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
+
+    @property
+    def reduction_cells(self) -> tuple[int, int]:
+        """Return the indices of the two cells that halve the resolution."""
+        return self.cells // 3, 2 * self.cells // 3
+
+    def float_twin(self) -> "NetworkConfig":
+        """Return the same architecture with real weights and no sign."""
+        return replace(self, real=True, k_map=False, departures=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {**asdict(self), "genotype": self.genotype.to_json()}
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> "NetworkConfig":
+        """Build a configuration from parsed JSON; `where` names its origin in errors."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(data, Mapping) or set(data) != names:
+            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+            raise BnasError(f"{where}: a network has the fields {sorted(names)}, got {got}")
+        for name, kind in _SCALARS.items():
+            if type(data[name]) is not kind:  # not isinstance, to which True is an int
+                raise BnasError(f"{where}: {name!r} of a network is of type {kind.__name__}, got {data[name]!r}")
+        image_size, departures = data["image_size"], data["departures"]
+        if not _is_list(image_size, int) or len(image_size) != 2:
+            raise BnasError(f"{where}: 'image_size' of a network is [height, width], got {image_size!r}")
+        if not _is_list(departures, str):
+            raise BnasError(f"{where}: 'departures' of a network is a list of names, got {departures!r}")
+        genotype = Genotype.from_json(data["genotype"], where)
+        return cls(**{**data, "genotype": genotype, "image_size": tuple(image_size), "departures": tuple(departures)})
+
+
+_SCALARS: dict[str, type] = {
+    "name": str,
+    "cells": int,
+    "channels": int,
+    "stem": str,
+    "classes": int,
+    "in_channels": int,
+    "k_map": bool,
+    "real": bool,
+}
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list | tuple) and all(type(item) is kind for item in value)
+
+
+STEM_STRIDES = {"cifar": 1, "imagenet": 8}
+"""How much each stem reduces the resolution."""
+
+
+@dataclass(frozen=True)
+class PublishedSize:
+    """One row of BNAS v2, Table 5, and the images and the genotype that it was published with."""
+
+    cells: int
+    channels: int
+    stem: str
+    genotype: str
+    image_size: tuple[int, int]
+    classes: int
+
+
+def _cifar(cells: int, channels: int) -> PublishedSize:
+    return PublishedSize(cells, channels, "cifar", "cifar", (32, 32), 10)
+
+
+def _imagenet(cells: int, channels: int) -> PublishedSize:
+    return PublishedSize(cells, channels, "imagenet", "imagenet", (224, 224), 1000)
+
+
+NETWORKS = {
+    "BNAS-Mini": _cifar(10, 24),
+    "BNAS-A": _cifar(20, 36),
+    "BNAS-B": _cifar(12, 64),
+    "BNAS-C": _cifar(16, 108),
+    "BNAS-D": _imagenet(12, 64),
+    "BNAS-E": _imagenet(12, 68),
+    "BNAS-F": _imagenet(15, 68),
+    "BNAS-G": _imagenet(11, 74),
+    "BNAS-H": _imagenet(16, 128),
+}
+
+
+def published_config(
+    name: str,
+    *,
+    genotype: Genotype | None = None,
+    classes: int | None = None,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    departures: tuple[str, ...] = (),
+    k_map: bool = False,
+) -> NetworkConfig:
+    """Return the configuration of a published size, as published or fitted to other images.
+
+    Raises:
+        BnasError: no such network, or the images do not fit it.
+    """
+    if name not in NETWORKS:
+        raise BnasError(f"unknown network {name!r}; the networks are {', '.join(NETWORKS)}")
+    size = NETWORKS[name]
+    return NetworkConfig(
+        name=name,
+        cells=size.cells,
+        channels=size.channels,
+        stem=size.stem,
+        genotype=genotype or GENOTYPES[size.genotype],
+        classes=size.classes if classes is None else classes,
+        in_channels=in_channels,
+        image_size=image_size or size.image_size,
+        k_map=k_map,
+        departures=departures,
+    )

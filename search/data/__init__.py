@@ -1,0 +1,43 @@
+"""Data sets: where images come from, and how they reach the network.
+
+`--data` names a kind and, for data that lies on disk, its folder: `digits`, `cifar10:FOLDER`, `cifar100:FOLDER`,
+`imagefolder:FOLDER`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bnas_deploy.errors import DataError
+from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
+from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet
+from bnas_deploy.search.data.digits import open_digits
+from bnas_deploy.search.data.image_folder import open_image_folder
+
+__all__ = ["FOLDER_KINDS", "Batch", "DataDescription", "DataSet", "open_data"]
+
+FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
+    "cifar10": open_cifar10,
+    "cifar100": open_cifar100,
+    "imagefolder": open_image_folder,
+}
+"""The kinds that read a folder, and what opens them."""
+
+
+def open_data(name: str) -> DataSet:
+    """Open a data set by what `--data` gives: `digits` or KIND:FOLDER.
+
+    Raises:
+        DataError: no such kind, or the folder is missing, truncated or of another format.
+    """
+    kind, _, folder = name.partition(":")
+    if name == "digits":
+        return open_digits()
+    if kind not in FOLDER_KINDS or not folder:
+        kinds = ", ".join(["digits", *(f"{kind}:FOLDER" for kind in FOLDER_KINDS)])
+        raise DataError(f"unknown data {name!r}; expected one of {kinds}")
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: {'not a folder' if path.exists() else 'no such folder'}; expected the folder of a {kind} data set"
+        )
+    return FOLDER_KINDS[kind](path)

@@ -1,0 +1,136 @@
+"""CIFAR-10 and CIFAR-100 in their "binary version".
+
+A file is a row of records without any header: one label byte (CIFAR-100: the coarse label, then the fine one) and
+3072 bytes of pixels, the red 32x32 plane, then the green, then the blue.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bnas_deploy.errors import DataError
+from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+
+_SHAPE = (3, 32, 32)
+_PIXEL_BYTES = 3 * 32 * 32
+# Of CIFAR-10, as in the official BNAS code. They serve CIFAR-100 too: the stem begins with a BN of its own.
+_MEAN = (0.49139968, 0.48215827, 0.44653124)
+_STD = (0.24703233, 0.24348505, 0.26158768)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Files of one data set; the last of `label_bytes` is the label, and `*_records` are counted per file."""
+
+    name: str
+    folder: str  # what its archive unpacks to
+    train_files: tuple[str, ...]
+    train_records: int
+    test_file: str
+    test_records: int
+    names_file: str
+    classes: int
+    label_bytes: int
+
+
+_CIFAR10 = _Format(
+    name="CIFAR-10",
+    folder="cifar-10-batches-bin",
+    train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    train_records=10_000,
+    test_file="test_batch.bin",
+    test_records=10_000,
+    names_file="batches.meta.txt",
+    classes=10,
+    label_bytes=1,
+)
+_CIFAR100 = _Format(
+    name="CIFAR-100",
+    folder="cifar-100-binary",
+    train_files=("train.bin",),
+    train_records=50_000,
+    test_file="test.bin",
+    test_records=10_000,
+    names_file="fine_label_names.txt",
+    classes=100,
+    label_bytes=2,
+)
+
+
+def open_cifar10(folder: Path) -> InMemoryDataSet:
+    """Read the binary version of CIFAR-10 from `folder` or its subfolder cifar-10-batches-bin.
+
+    Raises:
+        DataError: a file is missing, of the wrong size, or holds something else.
+    """
+    return _open(folder, _CIFAR10)
+
+
+def open_cifar100(folder: Path) -> InMemoryDataSet:
+    """Read the binary version of CIFAR-100, with its 100 fine labels, from `folder` or its subfolder cifar-100-binary.
+
+    Raises:
+        DataError: a file is missing, of the wrong size, or holds something else.
+    """
+    return _open(folder, _CIFAR100)
+
+
+def _open(folder: Path, form: _Format) -> InMemoryDataSet:
+    if (folder / form.folder).is_dir():
+        folder = folder / form.folder
+    description = DataDescription(
+        name=form.name,
+        class_names=_read_names(folder, form),
+        in_channels=_SHAPE[0],
+        image_size=_SHAPE[1:],
+        mean=_MEAN,
+        std=_STD,
+    )
+    parts = [_read_images(folder / name, form.train_records, form) for name in form.train_files]
+    train = Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
+    return InMemoryDataSet(description, train, _read_images(folder / form.test_file, form.test_records, form))
+
+
+def _read_images(path: Path, records: int, form: _Format) -> Images:
+    record_bytes = form.label_bytes + _PIXEL_BYTES
+    data = _read(path, form)
+    if len(data) != records * record_bytes:
+        raise DataError(
+            f"{path}: {len(data)} bytes, expected {records * record_bytes} ({records} images of {form.name}); "
+            "download and unpack the archive again"
+        )
+    table = np.frombuffer(data, np.uint8).reshape(records, record_bytes)
+    labels = table[:, form.label_bytes - 1].astype(np.int64)
+    if labels.max() >= form.classes:
+        raise DataError(
+            f"{path}: image {labels.argmax()} has label {labels.max()}, expected 0 to {form.classes - 1}; "
+            f"is this the binary version of {form.name}?"
+        )
+    pixels = np.ascontiguousarray(table[:, form.label_bytes :]).reshape(records, *_SHAPE)
+    return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+def _read_names(folder: Path, form: _Format) -> tuple[str, ...]:
+    path = folder / form.names_file
+    lines = _read(path, form).decode("utf-8", errors="replace").split("\n")
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != form.classes:
+        raise DataError(
+            f"{path}: {len(names)} class names, expected {form.classes}, one a line; unpack the archive again"
+        )
+    return names
+
+
+def _read(path: Path, form: _Format) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        files = ", ".join((*form.train_files, form.test_file, form.names_file))
+        raise DataError(
+            f"{path}: no such file; expected the binary version of {form.name} "
+            f"(not the one for Python or Matlab): {files}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

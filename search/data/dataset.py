@@ -1,0 +1,178 @@
+"""What every data set is: a description, and batches that are the same for the same seed and epoch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnas_deploy.bundle import Preprocessing
+from bnas_deploy.errors import DataError
+from bnas_deploy.search.data.augment import flip_half, shift
+from bnas_deploy.search.recipes import Augmentation
+
+
+class Batch(NamedTuple):
+    """images: float32 (N, C, H, W), normalised; labels: int64 (N)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a network and a checkpoint have to know about a data set.
+
+    Attributes:
+        name: of the data set, as people write it.
+        class_names: the class of label i is class_names[i].
+        in_channels: 1 (grey) or 3 (RGB).
+        image_size: (height, width).
+        mean, std: per channel, of values scaled to 0..1; a network sees (value - mean) / std.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    in_channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how an image becomes an input, as bundles record it."""
+        height, width = self.image_size
+        return Preprocessing(height, width, self.mean, self.std)
+
+
+class DataSet(ABC):
+    """Training and test images with their labels."""
+
+    def __init__(self, description: DataDescription, train_size: int, test_size: int) -> None:
+        self.description = description
+        self.train_size = train_size
+        self.test_size = test_size
+
+    @abstractmethod
+    def refusal(self, augmentation: Augmentation) -> str | None:
+        """Say which part of `augmentation` this data set cannot do, or None if it can do all of it."""
+
+    @abstractmethod
+    def raw_train_batches(
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
+    ) -> Iterator[Batch]:
+        """Yield uint8 batches on the CPU; otherwise as `train_batches`."""
+
+    @abstractmethod
+    def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield uint8 batches on the CPU; otherwise as `test_batches`."""
+
+    def check(self, augmentation: Augmentation) -> None:
+        """Make sure that this data set can do all of `augmentation`.
+
+        Raises:
+            DataError: it cannot.
+        """
+        refusal = self.refusal(augmentation)
+        if refusal:
+            raise DataError(f"{self.description.name}: {refusal}; choose another recipe")
+
+    def train_batches(
+        self,
+        batch_size: int,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int,
+        first: int = 0,
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """Yield every training image once, shuffled and augmented; the last batch may be smaller.
+
+        The batches depend on nothing but the arguments. With `first`, that many batches are left out and the
+        others are the same, so that an epoch can be continued.
+
+        Raises:
+            DataError: the augmentation does not suit these images, or an image cannot be read.
+        """
+        self.check(augmentation)
+        raw = self.raw_train_batches(batch_size, augmentation, seed=seed, epoch=epoch, first=first)
+        yield from self._normalised(raw, device or torch.device("cpu"))
+
+    def test_batches(self, batch_size: int, *, device: torch.device | None = None) -> Iterator[Batch]:
+        """Yield every test image once, in order.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        yield from self._normalised(self.raw_test_batches(batch_size), device or torch.device("cpu"))
+
+    def _normalised(self, batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+        """Move to the device as bytes, a quarter of the floats, and normalise there."""
+        mean = torch.tensor(self.description.mean, device=device)[:, None, None]
+        std = torch.tensor(self.description.std, device=device)[:, None, None]
+        for batch in batches:
+            # From pinned memory the copy runs beside the computation of the previous batch.
+            images, labels = (
+                x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x for x in batch
+            )
+            yield Batch((images.float() / 255 - mean) / std, labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that fit into memory: pixels uint8 (N, C, H, W), labels int64 (N)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+class InMemoryDataSet(DataSet):
+    """A data set of small images."""
+
+    def __init__(self, description: DataDescription, train: Images, test: Images) -> None:
+        super().__init__(description, len(train.labels), len(test.labels))
+        self.train = train
+        self.test = test
+
+    def refusal(self, augmentation: Augmentation) -> str | None:
+        """Cropping by area and colour jitter are for photographs."""
+        if augmentation.crop_area or augmentation.jitter:
+            return "the recipe crops by area or jitters colours, which is done for image folders only"
+        return None
+
+    def raw_train_batches(
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
+    ) -> Iterator[Batch]:
+        """Yield shuffled batches; every batch has its own random numbers, so any of them can be the first."""
+        order = torch.randperm(self.train_size, generator=generator(seed, epoch))
+        for number, chosen in enumerate(torch.split(order, batch_size)):
+            if number < first:
+                continue
+            random = generator(seed, epoch, number)
+            pixels = self.train.pixels[chosen]
+            if augmentation.shift:
+                pixels = shift(pixels, augmentation.shift, random)
+            if augmentation.flip:
+                pixels = flip_half(pixels, random)
+            yield Batch(pixels, self.train.labels[chosen])
+
+    def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the test images in order."""
+        for start in range(0, self.test_size, batch_size):
+            part = slice(start, start + batch_size)
+            yield Batch(self.test.pixels[part], self.test.labels[part])
+
+
+def generator(*keys: int) -> torch.Generator:
+    """Return a source of random numbers of its own for every sequence of keys."""
+    seed = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))  # 63 bits: manual_seed takes a signed number

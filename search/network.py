@@ -1,0 +1,124 @@
+"""The finished network: stem, cells, classifier."""
+
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.genotype import INNER_NODES
+from bnas_deploy.search.cell import SearchedCell
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.layers import BinaryConv2d
+
+
+class CifarStem(nn.Module):
+    """BN on the image -> 3x3 convolution to 3 C channels -> ReLU; all float. Both cell inputs are its output."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.conv = nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False)
+        self.relu = nn.ReLU()
+        self.out_channels = (3 * channels, 3 * channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, in_channels, H, W) to c_{-2} = c_{-1}, (N, 3 C, H, W)."""
+        y: Tensor = self.relu(self.conv(self.norm(x)))
+        return y, y
+
+
+class ImageNetStem(nn.Module):
+    """Three float 3x3 convolutions of stride 2; c_{-2} is taken after two of them, c_{-1} after three."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv0 = nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False)
+        self.norm0 = nn.BatchNorm2d(half)
+        self.conv1 = nn.Conv2d(half, channels, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.out_channels = (channels, channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, in_channels, H, W) to c_{-2}, (N, C, H/4, W/4), and c_{-1}, (N, C, H/8, W/8)."""
+        y = self.relu(self.norm0(self.conv0(x)))
+        before_previous: Tensor = self.norm1(self.conv1(y))
+        previous: Tensor = self.norm2(self.conv2(self.relu(before_previous)))
+        return before_previous, previous
+
+
+STEMS: dict[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+
+
+class Network(nn.Module):
+    """A stack of cells; C doubles at the reduction cells."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        stem = STEMS[config.stem](config.in_channels, config.channels)
+        self.stem = stem
+        before_previous, previous = stem.out_channels
+        channels = config.channels
+        after_reduction = config.stem == "imagenet"  # its stem halves the resolution between c_{-2} and c_{-1}
+        self.cells = nn.ModuleList()
+        for index in range(config.cells):
+            reduction = index in config.reduction_cells
+            channels *= 2 if reduction else 1
+            self.cells.append(
+                SearchedCell(
+                    config.genotype.reduction if reduction else config.genotype.normal,
+                    before_previous=before_previous,
+                    previous=previous,
+                    channels=channels,
+                    reduction=reduction,
+                    after_reduction=after_reduction,
+                    skip=index > 0,
+                    config=config,
+                )
+            )
+            before_previous, previous = previous, INNER_NODES * channels
+            after_reduction = reduction
+        self.classifier = nn.Linear(previous, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
+        before_previous, previous = self.stem(x)
+        for cell in self.cells:
+            before_previous, previous = previous, cell(before_previous, previous)
+        logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
+        return logits
+
+
+def build_network(config: NetworkConfig) -> Network:
+    """Return the network of `config` with torch's default initialisation."""
+    network = Network(config)
+    if "real-last-two" in config.departures and not config.real:
+        binary = [module for module in network.modules() if isinstance(module, BinaryConv2d)]
+        for convolution in binary[-2:]:
+            convolution.real_weights = True
+    return network
+
+
+def randomise_statistics(network: nn.Module, seed: int) -> None:
+    """Give every BN statistics and parameters as a trained network has them: none trivial, a third of gammas negative.
+
+    Latency does not depend on weights, so an untrained network can be measured; its export should still meet what
+    a trained one has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            continue
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        shape = module.running_mean.shape
+        with torch.no_grad():
+            module.running_mean.copy_(0.5 * torch.randn(shape, generator=generator))
+            module.running_var.copy_(0.25 + torch.rand(shape, generator=generator))
+            if module.affine:
+                magnitude = 0.5 + torch.rand(shape, generator=generator)
+                negative = torch.rand(shape, generator=generator) < 1 / 3
+                module.weight.copy_(torch.where(negative, -magnitude, magnitude))
+                module.bias.copy_(0.5 * torch.randn(shape, generator=generator))

@@ -1,0 +1,375 @@
+"""Data sets are made by the tests, in the real formats; CIFAR files are sparse, all but their first images black."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bnas_deploy.errors import DataError
+from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data.augment import jitter_colours, random_crop, shift
+from bnas_deploy.search.data.dataset import generator
+from bnas_deploy.search.recipes import Augmentation, ColourJitter
+
+PLAIN = Augmentation()
+CIFAR_AUGMENTATION = Augmentation(shift=4, flip=True)
+PHOTO_AUGMENTATION = Augmentation(crop_area=(0.08, 1.0), flip=True, jitter=ColourJitter(0.4, 0.4, 0.4, 0.2))
+
+CIFAR10_NAMES = [f"class{number}" for number in range(10)]
+
+
+def write_sparse(path, head, size):
+    """Write `head`, and zeros up to `size` that take no room on the disk."""
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(size)
+
+
+def cifar_record(labels, pixels):
+    """Lay out one record: label bytes, then the red, the green and the blue plane; pixels (32, 32, 3)."""
+    return bytes([*labels, *(pixels[y, x, c] for c, y, x in itertools.product(range(3), range(32), range(32)))])
+
+
+@pytest.fixture
+def cifar10(tmp_path, rng):
+    """A folder of CIFAR-10, and the pixels (32, 32, 3) of its first training image, of class 7."""
+    pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
+    for number in range(1, 6):
+        write_sparse(tmp_path / f"data_batch_{number}.bin", cifar_record([7], pixels), 30_730_000)
+    write_sparse(tmp_path / "test_batch.bin", cifar_record([9], pixels), 30_730_000)
+    (tmp_path / "batches.meta.txt").write_text("\n".join(CIFAR10_NAMES) + "\n\n")
+    return tmp_path, pixels
+
+
+@pytest.fixture
+def photos(tmp_path, rng):
+    """An image folder: two classes, JPEG and PNG, two training images and one for testing in each."""
+    for part, name, file in (
+        ("train", "cat", "1.jpg"),
+        ("train", "cat", "2.JPEG"),
+        ("train", "dog", "1.png"),
+        ("train", "dog", "2.jpeg"),
+        ("val", "cat", "3.jpg"),
+        ("val", "dog", "3.png"),
+    ):
+        path = tmp_path / part / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(60, 80, 3), dtype=np.uint8)).save(path)
+    return tmp_path
+
+
+def all_batches(batches):
+    batches = list(batches)
+    return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+# ---- digits
+
+
+def test_digits_are_split_as_documented():
+    from sklearn.datasets import load_digits
+
+    data = open_data("digits")
+    assert (data.train_size, data.test_size) == (1438, 359)
+    images, labels = all_batches(data.test_batches(100))
+    wanted = load_digits().target[4::5]
+    assert (labels.numpy() == wanted).all()
+    description = data.description
+    assert (description.classes, description.in_channels, description.image_size) == (10, 1, (8, 8))
+    assert images.dtype == torch.float32
+    assert images.shape == (359, 1, 8, 8)
+
+
+def test_digits_are_normalised():
+    data = open_data("digits")
+    images, _ = all_batches(data.train_batches(64, PLAIN, seed=0, epoch=0))
+    # float32 sums of 92032 numbers of size 1: pairwise, so far below 1e-5.
+    assert images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert images.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_epoch_has_every_image_once():
+    data = open_data("digits")
+    batches = list(data.train_batches(100, PLAIN, seed=3, epoch=1))
+    assert [len(batch.labels) for batch in batches] == [100] * 14 + [38]
+    _, labels = all_batches(batches)
+    assert (labels.bincount() == data.train.labels.bincount()).all()
+
+
+# ---- the same for the same seed and epoch
+
+
+@pytest.fixture(params=["digits", "photos"])
+def some_data(request):
+    """A data set in memory and one on disk, each with an augmentation that suits it."""
+    if request.param == "digits":
+        return open_data("digits"), Augmentation(shift=2, flip=True)
+    return open_data(f"imagefolder:{request.getfixturevalue('photos')}"), PHOTO_AUGMENTATION
+
+
+def test_batches_depend_on_seed_and_epoch_only(some_data):
+    data, augmentation = some_data
+    once = all_batches(data.train_batches(3, augmentation, seed=1, epoch=2))
+    torch.manual_seed(99)  # the global generator is not used
+    assert same(all_batches(data.train_batches(3, augmentation, seed=1, epoch=2)), once)
+    assert not same(all_batches(data.train_batches(3, augmentation, seed=2, epoch=2)), once)
+    assert not same(all_batches(data.train_batches(3, augmentation, seed=1, epoch=3)), once)
+
+
+def test_an_epoch_can_be_continued(some_data):
+    data, augmentation = some_data
+    whole = list(data.train_batches(3, augmentation, seed=1, epoch=2))
+    rest = list(data.train_batches(3, augmentation, seed=1, epoch=2, first=1))
+    assert len(rest) == len(whole) - 1
+    assert all(same(a, b) for a, b in zip(rest, whole[1:], strict=True))
+
+
+def test_the_end_of_an_epoch_can_be_continued(some_data):
+    data, augmentation = some_data
+    assert not list(data.train_batches(data.train_size, augmentation, seed=0, epoch=0, first=1))
+
+
+# ---- CIFAR
+
+
+def test_cifar10_is_read(cifar10):
+    folder, pixels = cifar10
+    data = open_data(f"cifar10:{folder}")
+    assert (data.train_size, data.test_size) == (50_000, 10_000)
+    assert data.description.class_names == tuple(CIFAR10_NAMES)
+    images, labels = next(data.test_batches(2))
+    mean, std = np.array(data.description.mean), np.array(data.description.std)
+    wanted = ((pixels / 255 - mean) / std).transpose(2, 0, 1)
+    assert labels.tolist() == [9, 0]
+    assert images.shape == (2, 3, 32, 32)
+    # three float32 operations on numbers below 3: 3 * 3 * 6e-8
+    np.testing.assert_allclose(images[0].numpy(), wanted, atol=6e-7, rtol=0)
+    assert data.train.labels[::10_000].tolist() == [7] * 5
+    assert (data.train.pixels[40_000].numpy() == pixels.transpose(2, 0, 1)).all()
+
+
+def test_cifar10_is_found_in_the_folder_of_its_archive(cifar10, tmp_path_factory):
+    folder, _ = cifar10
+    parent = tmp_path_factory.mktemp("parent")
+    (parent / "cifar-10-batches-bin").symlink_to(folder)
+    assert open_data(f"cifar10:{parent}").train_size == 50_000
+
+
+def test_cifar100_uses_the_fine_labels(tmp_path, rng):
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
+    write_sparse(folder / "train.bin", cifar_record([19, 99], pixels), 153_700_000)
+    write_sparse(folder / "test.bin", cifar_record([3, 42], pixels), 30_740_000)
+    (folder / "fine_label_names.txt").write_text("".join(f"fine{number}\n" for number in range(100)))
+    data = open_data(f"cifar100:{tmp_path}")
+    assert (data.description.name, data.description.classes) == ("CIFAR-100", 100)
+    assert (data.train_size, data.test_size) == (50_000, 10_000)
+    assert (data.train.labels[0], data.test.labels[0]) == (99, 42)
+    assert (data.train.pixels[0].numpy() == pixels.transpose(2, 0, 1)).all()
+
+
+def test_a_truncated_cifar_file_is_refused(cifar10):
+    folder, _ = cifar10
+    with (folder / "data_batch_3.bin").open("r+b") as file:
+        file.truncate(30_730_000 - 3073)
+    with pytest.raises(
+        DataError, match=r"data_batch_3\.bin: 30726927 bytes, expected 30730000 \(10000 images of CIFAR-10\)"
+    ):
+        open_data(f"cifar10:{folder}")
+
+
+def test_a_missing_cifar_file_is_named(cifar10):
+    folder, _ = cifar10
+    (folder / "test_batch.bin").unlink()
+    with pytest.raises(
+        DataError, match=r"test_batch\.bin: no such file; expected the binary version of CIFAR-10 \(not the"
+    ):
+        open_data(f"cifar10:{folder}")
+
+
+def test_a_cifar_label_out_of_range_is_refused(cifar10):
+    folder, pixels = cifar10
+    write_sparse(folder / "data_batch_2.bin", cifar_record([10], pixels), 30_730_000)
+    with pytest.raises(DataError, match=r"data_batch_2\.bin: image 0 has label 10, expected 0 to 9"):
+        open_data(f"cifar10:{folder}")
+
+
+def test_missing_class_names_are_refused(cifar10):
+    folder, _ = cifar10
+    (folder / "batches.meta.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=r"batches\.meta\.txt: 2 class names, expected 10"):
+        open_data(f"cifar10:{folder}")
+
+
+# ---- image folders
+
+
+def test_photos_are_read(photos):
+    data = open_data(f"imagefolder:{photos}")
+    assert data.description.class_names == ("cat", "dog")
+    assert (data.train_size, data.test_size, data.description.image_size) == (4, 2, (224, 224))
+    images, labels = all_batches(data.test_batches(5))
+    assert labels.tolist() == [0, 1]
+    assert images.shape == (2, 3, 224, 224)
+    images, labels = all_batches(data.train_batches(3, PHOTO_AUGMENTATION, seed=0, epoch=0))
+    assert sorted(labels.tolist()) == [0, 0, 1, 1]
+    assert images.shape == (4, 3, 224, 224)
+
+
+def test_the_centre_of_a_test_image_is_used(photos):
+    # Three stripes of 256 columns: resizing keeps 256 rows, and of the columns 272 to 495 are cut out.
+    stripes = np.zeros((256, 768, 3), np.uint8)
+    stripes[:, 256:512] = 255
+    Image.fromarray(stripes).save(photos / "val" / "dog" / "3.png")
+    data = open_data(f"imagefolder:{photos}")
+    *_, batch = data.test_batches(1)
+    pixels = batch.images[0] * torch.tensor(data.description.std)[:, None, None]
+    pixels += torch.tensor(data.description.mean)[:, None, None]
+    # white everywhere; normalised and back, a few float32 roundings of numbers below 3
+    torch.testing.assert_close(pixels, torch.ones_like(pixels), atol=1e-6, rtol=0)
+
+
+def test_grey_and_transparent_photos_become_rgb(photos):
+    Image.new("L", (50, 40), 128).save(photos / "train" / "cat" / "grey.png")
+    Image.new("RGBA", (50, 40), (255, 0, 0, 9)).save(photos / "train" / "dog" / "clear.png")
+    data = open_data(f"imagefolder:{photos}")
+    images, _ = all_batches(data.train_batches(6, PLAIN, seed=0, epoch=0))
+    assert images.shape == (6, 3, 224, 224)
+
+
+def test_a_reader_that_stops_early_leaves_no_threads(photos):
+    import threading
+
+    batches = open_data(f"imagefolder:{photos}").train_batches(1, PLAIN, seed=0, epoch=0)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_an_unreadable_photo_is_named(photos):
+    path = photos / "train" / "cat" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:500])
+    data = open_data(f"imagefolder:{photos}")
+    with pytest.raises(DataError, match=r"train/cat/1\.jpg: cannot be read as an image \(.+\); replace or remove it"):
+        all_batches(data.train_batches(4, PLAIN, seed=0, epoch=0))
+
+
+def test_a_photo_that_is_no_image_is_named(photos):
+    (photos / "val" / "dog" / "3.png").write_text("<html>not found</html>")
+    data = open_data(f"imagefolder:{photos}")
+    with pytest.raises(DataError, match=r"val/dog/3\.png: cannot be read as an image"):
+        all_batches(data.test_batches(4))
+
+
+def test_a_class_without_images_is_named(photos):
+    (photos / "val" / "dog" / "3.png").rename(photos / "val" / "dog" / "3.txt")
+    with pytest.raises(DataError, match=r"val/dog: no images in it; expected files that end in \.jpg, \.jpeg, \.png"):
+        open_data(f"imagefolder:{photos}")
+
+
+def test_classes_that_differ_are_refused(photos):
+    (photos / "val" / "dog").rename(photos / "val" / "horse")
+    with pytest.raises(DataError, match="train has 2 classes, val has 2; dog is in train only"):
+        open_data(f"imagefolder:{photos}")
+
+
+def test_a_folder_without_val_is_refused(photos):
+    (photos / "val").rename(photos / "test")
+    with pytest.raises(DataError, match=r"val: No such file or directory; expected train/CLASS/\*\.jpg and val/CLASS"):
+        open_data(f"imagefolder:{photos}")
+
+
+def test_photos_without_class_folders_are_refused(photos):
+    for name in ("cat", "dog"):
+        (photos / "val" / name).rename(photos / name)
+    with pytest.raises(DataError, match="val: no class folders in it"):
+        open_data(f"imagefolder:{photos}")
+
+
+# ---- names, and what suits what
+
+
+def test_an_unknown_name_is_refused():
+    wanted = "unknown data 'mnist'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, imagefolder:FOLDER"
+    with pytest.raises(DataError, match=wanted):
+        open_data("mnist")
+    with pytest.raises(DataError, match="unknown data 'cifar10'"):
+        open_data("cifar10")
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder; expected the folder of a cifar10 data set"):
+        open_data(f"cifar10:{tmp_path / 'nowhere'}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: not a folder"):
+        open_data(f"imagefolder:{tmp_path / 'file'}")
+
+
+def test_a_recipe_that_does_not_suit_the_data_is_refused(photos):
+    with pytest.raises(
+        DataError, match=r"digits: the recipe crops by area or jitters colours, .*choose another recipe"
+    ):
+        open_data("digits").check(PHOTO_AUGMENTATION)
+    with pytest.raises(DataError, match=r"image folder .*: the recipe shifts images by pixels"):
+        open_data(f"imagefolder:{photos}").check(CIFAR_AUGMENTATION)
+
+
+# ---- augmentation
+
+
+def test_a_shift_moves_each_image_as_a_whole():
+    images = torch.arange(1, 1 + 50 * 2 * 5 * 6).remainder(255).add(1).to(torch.uint8).reshape(50, 2, 5, 6)
+    moved = shift(images, 2, generator(0))
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    places = set()
+    for image, result in zip(padded, moved, strict=True):
+        found = [
+            (top, left)
+            for top, left in itertools.product(range(5), repeat=2)
+            if torch.equal(image[:, top : top + 5, left : left + 6], result)
+        ]
+        assert len(found) == 1
+        places.update(found)
+    assert len(places) > 12  # of 25; all but never fewer with 50 images
+
+
+def test_a_flip_mirrors_about_half_of_the_images():
+    data = open_data("digits")
+    raw, _ = all_batches(data.train_batches(2000, PLAIN, seed=0, epoch=0))
+    flipped, _ = all_batches(data.train_batches(2000, Augmentation(flip=True), seed=0, epoch=0))
+    mirrored = (flipped == raw.flip(3)).flatten(1).all(dim=1)
+    kept = (flipped == raw).flatten(1).all(dim=1)
+    assert (mirrored | kept).all()
+    assert 0.4 < mirrored.float().mean().item() < 0.6  # 7 standard deviations for 1438 images
+
+
+def test_random_crops_have_the_size_asked_for_and_differ(rng):
+    image = Image.fromarray(rng.integers(256, size=(90, 120, 3), dtype=np.uint8))
+    crops = [random_crop(image, (0.08, 1.0), (32, 24), rng) for _ in range(10)]
+    assert {crop.size for crop in crops} == {(24, 32)}
+    assert len({crop.tobytes() for crop in crops}) == 10
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])
+def test_any_image_can_be_cropped(rng, size):
+    assert random_crop(Image.new("RGB", size), (0.9, 1.0), (8, 8), rng).size == (8, 8)
+
+
+def test_jitter_of_nothing_keeps_the_colours(rng):
+    # Through HSV and back: the hue is rounded to a byte, of which a step moves a channel by 6 * 255 / 256 levels.
+    pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 0, 0], [255, 255, 255]]], np.uint8)
+    jittered = np.asarray(jitter_colours(Image.fromarray(pixels), ColourJitter(0, 0, 0, 0), rng))
+    assert np.abs(jittered.astype(int) - pixels).max() <= 6
+
+
+def test_the_hue_turns(rng):
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    colours = {jitter_colours(red, ColourJitter(0, 0, 0, 0.5), rng).getpixel((0, 0)) for _ in range(20)}
+    assert len(colours) > 10

@@ -1,0 +1,346 @@
+"""The binary layers, against a convolution written out as loops, and the departures of the official code."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.search.binarize import activation_scale, weight_scale
+from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
+
+NAN, INF = float("nan"), float("inf")
+
+
+def sign(values: np.ndarray) -> np.ndarray:
+    return np.where(values >= 0, 1, -1)
+
+
+def numpy_conv(
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> np.ndarray:
+    """Convolve (N, C, H, W) with (O, C/groups, KH, KW) one tap at a time; a padded tap adds nothing."""
+    images, _, height, width = x.shape
+    outputs, channels, *kernel = weight.shape
+    size = [
+        (side + 2 * pad - gap * (taps - 1) - 1) // step + 1
+        for side, taps, step, pad, gap in zip((height, width), kernel, stride, padding, dilation, strict=True)
+    ]
+    y = np.zeros((images, outputs, *size), np.result_type(x, weight))
+    for o, i, j, p, q in itertools.product(range(outputs), *map(range, size), *map(range, kernel)):
+        row = i * stride[0] - padding[0] + p * dilation[0]
+        column = j * stride[1] - padding[1] + q * dilation[1]
+        if 0 <= row < height and 0 <= column < width:
+            first = o // (outputs // groups) * channels
+            y[:, o, i, j] += x[:, first : first + channels, row, column] @ weight[o, :, p, q]
+    return y
+
+
+def centred(weight: np.ndarray) -> np.ndarray:
+    return np.subtract(weight, weight.mean(axis=1, keepdims=True))
+
+
+def random_input(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Return float32 values of which some are zeros of both signs."""
+    x = rng.normal(size=shape).astype(np.float32)
+    x[rng.random(shape) < 0.1] = 0.0
+    x[rng.random(shape) < 0.1] = -0.0
+    return torch.tensor(x)
+
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "1x1": {"kernel_size": 1},
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "5x5": {"kernel_size": 5, "padding": 2},
+    "stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "dilation 2": {"kernel_size": 3, "padding": 2, "dilation": 2},
+    "5x5 dilation 2 stride 2": {"kernel_size": 5, "stride": 2, "padding": 4, "dilation": 2},
+    "oblong": {"kernel_size": (3, 1), "stride": (1, 2), "padding": (0, 1), "dilation": (2, 1)},
+    "2 groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 6},
+    "no padding": {"kernel_size": 3},
+}
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_binary_convolution_is_an_exact_integer(geometry: dict[str, Any], rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(6, 12, **geometry, scale="none")
+    x = random_input(rng, 2, 6, 7, 10)
+    with torch.no_grad():
+        layer.weight[0, 0, 0, 0] = 0.0  # a weight of zero is +1
+        got = layer(x).numpy()
+    want = numpy_conv(
+        sign(x.numpy()), sign(layer.weight.detach().numpy()), layer.stride, layer.padding, layer.dilation, layer.groups
+    )
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_geometry_is_that_of_torch(geometry: dict[str, Any]) -> None:
+    ours, theirs = BinaryConv2d(6, 12, **geometry), nn.Conv2d(6, 12, **geometry)
+    assert ours.weight.shape == theirs.weight.shape
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_weights_start_like_those_of_torch() -> None:
+    torch.manual_seed(3)
+    ours = BinaryConv2d(6, 12, 3)
+    torch.manual_seed(3)
+    theirs = nn.Conv2d(6, 12, 3, bias=False)
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_beta_is_the_default_scale(rng: np.random.Generator) -> None:
+    layer, x = BinaryConv2d(5, 4, 3, padding=1), random_input(rng, 2, 5, 6, 6)
+    integers = numpy_conv(sign(x.numpy()), sign(layer.weight.detach().numpy()), padding=(1, 1))
+    beta = weight_scale(layer.weight).detach().numpy()
+    # One float32 multiplication on both sides.
+    np.testing.assert_array_equal(layer(x).detach().numpy(), integers.astype(np.float32) * beta[:, None, None])
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_learned_scale(rng: np.random.Generator) -> None:
+    layer, x = BinaryConv2d(5, 2, 3, scale="learned"), random_input(rng, 2, 5, 6, 6)
+    integers = numpy_conv(sign(x.numpy()), sign(layer.weight.detach().numpy()))
+    assert layer.learned_scale is not None
+    np.testing.assert_array_equal(layer(x).detach().numpy(), integers)  # it starts as ones
+    with torch.no_grad():
+        layer.learned_scale.copy_(torch.tensor([0.3, -1.5]))
+    want = integers.astype(np.float32) * np.array([0.3, -1.5], np.float32)[:, None, None]
+    np.testing.assert_array_equal(layer(x).detach().numpy(), want)
+    layer(x).sum().backward()
+    # The scale is multiplied last, so its gradient is the sum of the integers, exact in float32.
+    assert layer.learned_scale.grad is not None
+    assert layer.learned_scale.grad.tolist() == integers.sum(axis=(0, 2, 3)).tolist()
+
+
+@pytest.mark.parametrize("scale", ["beta", "learned", "none"])
+def test_the_k_map_multiplies_last(scale: Any, rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    plain = BinaryConv2d(5, 4, 3, stride=2, padding=1, scale=scale)
+    torch.manual_seed(0)
+    with_k = BinaryConv2d(5, 4, 3, stride=2, padding=1, scale=scale, k_map=True)
+    x = random_input(rng, 2, 5, 6, 6)
+    k = activation_scale(x, (3, 3), (2, 2), (1, 1), (1, 1))
+    assert k.shape == (2, 1, 3, 3)
+    assert torch.equal(with_k(x), plain(x) * k)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": 4}, "4 groups do not divide 6 and 12 channels"),
+        ({"groups": 2, "k_map": True}, "the K map is a mean over all channels, so it needs groups=1"),
+        ({"scale": "alpha"}, "unknown scale 'alpha'; there are beta, learned, none"),
+    ],
+)
+def test_refused_settings(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BinaryConv2d(6, 12, 3, **arguments)
+
+
+def test_gradient_of_the_input_passes_the_convolution_and_the_sign(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(2, 3, 1, scale="none")
+    x = torch.tensor(rng.integers(-12, 13, (1, 2, 3, 4)) / 8, dtype=torch.float32, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    # With a 1x1 kernel every input reaches each output channel once.
+    column = sign(layer.weight.detach().numpy()).sum(axis=(0, 2, 3))
+    inside = np.abs(x.detach().numpy()) < 1
+    np.testing.assert_array_equal(x.grad.numpy(), column[:, None, None] * inside)
+
+
+@pytest.mark.parametrize("scale", ["beta", "learned", "none"])
+def test_binary_linear_is_a_product_of_signs(scale: Any, rng: np.random.Generator) -> None:
+    layer, x = BinaryLinear(9, 4, scale=scale), random_input(rng, 3, 9)
+    with torch.no_grad():
+        signs, factor = layer.conv.binary_weight()
+        got = layer(x).numpy()
+    integers = sign(x.numpy()) @ signs.numpy()[:, :, 0, 0].T
+    assert got.shape == (3, 4)
+    np.testing.assert_array_equal(got, integers.astype(np.float32) * factor.detach().numpy())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 7)])
+def test_zeroise_gives_zeros_for_anything(stride: int, size: tuple[int, int]) -> None:
+    x = torch.full((2, 3, *size), NAN)
+    x[0], x[1, 0] = INF, -INF
+    y = Zeroise(stride)(x)
+    assert y.shape == nn.MaxPool2d(3, stride, padding=1)(x).shape
+    assert y.dtype == x.dtype
+    assert y.tolist() == np.zeros(y.shape).tolist()
+
+
+def test_zeroise_passes_no_gradient() -> None:
+    x = torch.ones(1, 1, 2, 2, requires_grad=True)
+    assert not Zeroise(1)(x).requires_grad
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Departures
+
+
+def test_centred_weights(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(4, 3, 3, centre_weights=True)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rng.integers(-8, 12, layer.weight.shape) / 8))
+        signs, beta = layer.binary_weight()
+    # Sums of 4 and 36 multiples of 1/32 are exact in float32.
+    latent = centred(layer.weight.detach().numpy())
+    np.testing.assert_array_equal(signs.numpy(), sign(latent))
+    np.testing.assert_array_equal(beta.numpy(), np.abs(latent).sum(axis=(1, 2, 3)) / np.float32(36))
+    assert not np.array_equal(signs.numpy(), sign(layer.weight.detach().numpy()))
+
+
+def test_clamped_weights() -> None:
+    layer = BinaryConv2d(4, 1, 1, clamp_weights=True)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([5.0, -3.0, 0.5, -0.5])[:, None, None])
+    signs, beta = layer.binary_weight()
+    assert signs.flatten().tolist() == [1, -1, 1, -1]
+    assert beta.tolist() == [(1 + 1 + 0.5 + 0.5) / 4]
+
+
+def test_weights_are_centred_before_they_are_clamped() -> None:
+    layer = BinaryConv2d(4, 1, 1, centre_weights=True, clamp_weights=True)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([7.0, 1.0, 1.0, -1.0])[:, None, None])
+    signs, beta = layer.binary_weight()
+    # The mean is 2, so 5, -1, -1 and -3 are clamped to 1, -1, -1 and -1.
+    assert signs.flatten().tolist() == [1, -1, -1, -1]
+    assert beta.tolist() == [1]
+
+
+def test_a_clamped_weight_gets_no_gradient() -> None:
+    layer = BinaryConv2d(4, 1, 1, clamp_weights=True)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([5.0, -3.0, 1.0, -0.5])[:, None, None])
+    signs, beta = layer.binary_weight()
+    (signs * beta * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None, None]).sum().backward()
+    assert layer.weight.grad is not None
+    # beta = 3.5 / 4; through beta come (1 - 2 + 4 - 8) / 4 times the sign.
+    assert layer.weight.grad.flatten().tolist() == [0, 0, 4 * 0.875 - 1.25, 8 * 0.875 + 1.25]
+
+
+def effective_weight(layer: BinaryConv2d) -> Tensor:
+    signs, beta = layer.binary_weight()
+    return signs * beta[:, None, None, None]
+
+
+def gradient(layer: BinaryConv2d, g: np.ndarray) -> np.ndarray:
+    """Return dL/dW where dL/dW~ is g."""
+    (found,) = torch.autograd.grad(effective_weight(layer), layer.weight, torch.tensor(g))
+    return found.numpy()
+
+
+def official_gradient(weight: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Return the gradient that the official code writes over autograd's.
+
+    [beta 1{|W| <= 1} g + sign(W) / n * sum_j sign(W_j) g_j] (1 - 1/C) n, for weights that it has centred and clamped
+    in place before; C input channels, n = C KH KW.
+    """
+    axes = (1, 2, 3)
+    n = weight[0].size
+    beta = np.abs(weight).sum(axis=axes, keepdims=True) / n
+    through_beta = np.sign(weight) / n * (np.sign(weight) * g).sum(axis=axes, keepdims=True)
+    return np.multiply(beta * (np.abs(weight) <= 1) * g + through_beta, (1 - 1 / weight.shape[1]) * n)
+
+
+@pytest.fixture
+def official(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as the official code has them before a step, centred and within -1..1, none 0, and a gradient of W~."""
+    weight = centred(rng.uniform(-0.4, 0.4, size=(3, 5, 3, 3)))
+    return weight, rng.normal(size=weight.shape)
+
+
+def layer_with(weight: np.ndarray, **departures: Any) -> BinaryConv2d:
+    layer = BinaryConv2d(weight.shape[1], weight.shape[0], 3, **departures).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+    return layer
+
+
+# float64 has 1.1e-16; a gradient here is a sum of 45 terms, below 1000 after its factor of 36.
+ROUNDING = 1e-11
+
+
+def test_fan_in_gradient_is_the_official_one(official: tuple[np.ndarray, np.ndarray]) -> None:
+    """For weights that need no centring and no clamping the official gradient is that of beta, times a constant."""
+    weight, g = official
+    got = gradient(layer_with(weight, fan_in_gradient=True), g)
+    np.testing.assert_allclose(got, official_gradient(weight, g), rtol=0, atol=ROUNDING)
+    paper = gradient(layer_with(weight), g)
+    np.testing.assert_allclose(got, paper * 45 * (1 - 1 / 5), rtol=0, atol=ROUNDING)
+
+
+def test_centring_makes_the_same_steps_as_the_official_code(official: tuple[np.ndarray, np.ndarray]) -> None:
+    """Both see the same weights after a step, though the gradients differ.
+
+    The official code steps along the gradient above and centres the weights in place before the next forward pass.
+    Here centring is part of the forward pass, so autograd centres the gradient instead. Centring is linear:
+    centre(W - r G) = W - r centre(G) for W that is centred. Clamping is no part of this, since no weight gets to 1.
+    """
+    weight, g = official
+    layer = layer_with(weight, centre_weights=True, clamp_weights=True, fan_in_gradient=True)
+    got = gradient(layer, g)
+    want = official_gradient(weight, g)
+    np.testing.assert_allclose(got, centred(want), rtol=0, atol=ROUNDING)
+    assert not np.allclose(got, want)
+    rate = 1e-3
+    stepped = weight - rate * got
+    np.testing.assert_allclose(centred(stepped), centred(weight - rate * want), rtol=0, atol=ROUNDING)
+
+
+def test_departures_do_not_change_the_weights_in_place(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(4, 3, 3, centre_weights=True, clamp_weights=True, fan_in_gradient=True)
+    with torch.no_grad():
+        layer.weight.mul_(50)
+    before = layer.weight.detach().clone()
+    layer(random_input(rng, 1, 4, 5, 5))
+    assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("departure", ["centre_weights", "clamp_weights", "fan_in_gradient", "real_weights"])
+def test_departures_are_off_by_default(departure: str) -> None:
+    assert getattr(BinaryConv2d(4, 3, 3), departure) is False
+
+
+def test_real_weights_leave_the_signs_of_the_input(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(4, 3, 3, stride=2, padding=1, real_weights=True, k_map=True)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rng.integers(-8, 9, layer.weight.shape) / 8))
+    x = random_input(rng, 2, 4, 5, 5)
+    # Sums of 36 multiples of 1/8: exact in any order. Neither beta nor K is multiplied.
+    want = numpy_conv(sign(x.numpy()), layer.weight.detach().numpy(), stride=(2, 2), padding=(1, 1))
+    np.testing.assert_array_equal(layer(x).detach().numpy(), want)
+
+
+def test_a_convolution_with_binary_weights_only(rng: np.random.Generator) -> None:
+    layer = BinaryWeightConv2d(4, 2, kernel_size=2, stride=2)
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rng.integers(-16, 17, layer.weight.shape) / 8))
+        layer.bias.copy_(torch.tensor([0.5, -3.0]))
+    x = torch.tensor(rng.integers(-8, 9, (2, 4, 6, 4)), dtype=torch.float32)
+    latent = np.clip(centred(layer.weight.detach().numpy()), -1, 1)
+    beta = np.abs(latent).sum(axis=(1, 2, 3)) / 16
+    # Multiples of 2^-9 below 2^7: every product and every sum is exact in float32.
+    want = numpy_conv(x.numpy(), sign(latent) * beta[:, None, None, None], stride=(2, 2))
+    want += np.array([0.5, -3.0])[:, None, None]
+    np.testing.assert_array_equal(layer(x).detach().numpy(), want)
+
+
+@pytest.mark.parametrize("make", [lambda: BinaryConv2d(4, 3, 5, stride=2, groups=1), lambda: Zeroise(2)])
+def test_settings_are_shown(make: Callable[[], nn.Module]) -> None:
+    assert "stride=" in repr(make())
