@@ -1,0 +1,58 @@
+"""The last step: a rewritten graph becomes a file that stands alone."""
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+
+import bnas_deploy
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import is_binary_conv
+
+BATCH = "N"
+
+
+def finish(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a checked protobuf with the function bodies that it needs and without capture's notes.
+
+    The batch is called N. IR version and opset are the oldest that hold the model, so that onnxruntime 1.17 loads it.
+    """
+    _name_batch(model.graph)
+    used = sorted({node.op_type for node in model.graph if is_binary_conv(node)})
+    proto = ir.to_proto(model)
+    _drop_notes(proto)
+    proto.ir_version = opset.IR_VERSION
+    proto.producer_name = "bnas-deploy"
+    proto.producer_version = bnas_deploy.__version__
+    proto.graph.name = "network"
+    del proto.functions[:]
+    proto.functions.extend(opset.function(name) for name in used)
+    set_opsets(proto, {"": opset.ONNX_OPSET, **({opset.DOMAIN: opset.VERSION} if used else {})})
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def set_opsets(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> None:
+    """Let the model import exactly these domains."""
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    batch = graph.inputs[0].shape
+    assert batch is not None
+    captured = batch[0]
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([BATCH if size == captured else size for size in value.shape])
+
+
+def _drop_notes(proto: onnx.ModelProto) -> None:
+    """Remove stack traces and paths of the machine that captured the model."""
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    for holder in (proto, proto.graph, *proto.graph.node, *values):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""

@@ -1,0 +1,129 @@
+"""Small edits of an onnx_ir graph that the passes share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnas_deploy.export import opset
+
+CHANNEL_AXIS = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a value of the rewritten graph is in PyTorch: some channels (axis 1) of the value `name`, in order.
+
+    `channels` is None where it is all of them.
+    """
+
+    name: str
+    channels: tuple[int, ...] | None = None
+
+    def channel_range(self, first: int, last: int) -> "Origin":
+        """Return the origin of channels first .. last - 1 of a value that comes from here."""
+        known = self.channels or range(last)
+        return Origin(self.name, tuple(known[first:last]))
+
+
+def origin_of(value: ir.Value) -> Origin:
+    """Return where `value` comes from; a value that no pass made is itself."""
+    origin = value.meta.get("origin")
+    return origin if isinstance(origin, Origin) else Origin(str(value.name))
+
+
+def is_binary_conv(node: ir.Node | None) -> bool:
+    """Tell whether `node` is an operator of the domain `bnas` that convolves."""
+    return node is not None and node.domain == opset.DOMAIN and node.op_type in {row.name for row in opset.OPERATORS}
+
+
+def input_of(node: ir.Node, name: str) -> ir.Value:
+    """Return the input of a binary convolution by its name in opset.INPUTS."""
+    value = node.inputs[_position(node, name)]
+    assert value is not None, f"{node.name} has no input {name}"
+    return value
+
+
+def set_input(node: ir.Node, name: str, value: ir.Value) -> None:
+    """Replace the input of a binary convolution by its name in opset.INPUTS."""
+    node.replace_input_with(_position(node, name), value)
+
+
+def _position(node: ir.Node, name: str) -> int:
+    return opset.operator(node.op_type).inputs.index(name)
+
+
+def constant(graph: ir.Graph, name: str, data: NDArray[Any]) -> ir.Value:
+    """Add an initializer and return it; where `name` is taken a number is appended."""
+    unique, number = name, 1
+    while unique in graph.initializers:
+        number += 1
+        unique = f"{name}#{number}"
+    value = ir.Value(name=unique, const_value=ir.tensor(np.ascontiguousarray(data), name=unique))
+    value.shape = ir.Shape(data.shape)
+    value.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
+    graph.register_initializer(value)
+    return value
+
+
+def array_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """Return the data of a constant, or None if `value` is computed."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def constant_array(value: ir.Value | None) -> NDArray[Any]:
+    """Return the data of a value that is known to be constant."""
+    data = array_of(value)
+    assert data is not None, f"{value} is not constant"
+    return data
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads `value`, or None if it is also read elsewhere or is an output of the graph."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def channels_of(value: ir.Value) -> int:
+    """Return the size of axis 1."""
+    assert value.shape is not None
+    channels = value.shape[CHANNEL_AXIS]
+    assert isinstance(channels, int), f"{value.name}: the channels must be known"
+    return channels
+
+
+def spatial_of(value: ir.Value) -> tuple[int, int]:
+    """Return height and width of a value (N, C, H, W)."""
+    assert value.shape is not None
+    height, width = value.shape[2], value.shape[3]
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    return height, width
+
+
+def channel_slopes(node: ir.Node) -> NDArray[np.float32] | None:
+    """Return the slope of each channel of a PRelu, (C) float32, or None if its slope varies otherwise.
+
+    ONNX broadcasts slopes, so those of channels are (C, 1, 1) or, as PyTorch writes them, (1, C, 1, 1).
+    """
+    slope = constant_array(node.inputs[1]).astype(np.float32)
+    channels = channels_of(node.outputs[0])
+    if slope.size == 1:
+        return np.full(channels, slope.item(), np.float32)
+    if slope.size == channels and slope.ndim >= 3 and slope.shape[-3] == channels:
+        return slope.reshape(channels)
+    return None
+
+
+def new_value(name: str, like: ir.Value, channels: int, origin: Origin) -> ir.Value:
+    """Return a value for a new node's output: the type and shape of `like`, with another number of channels."""
+    assert like.shape is not None
+    dims = list(like.shape)
+    dims[CHANNEL_AXIS] = channels
+    value = ir.Value(name=name, shape=ir.Shape(dims), type=like.type)
+    value.meta["origin"] = origin
+    return value

@@ -1,0 +1,40 @@
+"""Which images an export is checked with."""
+
+import torch
+
+from bnas_deploy.errors import DataError
+from bnas_deploy.export import Images
+from bnas_deploy.search.checkpoint import Checkpoint
+from bnas_deploy.search.data import open_data
+
+MOST_IMAGES = 64
+MOST_BYTES = 4 * 2**20  # what the images may take in the bundle
+FEWEST_IMAGES = 4
+
+
+def verification_images(checkpoint: Checkpoint, data: str | None, count: int | None) -> Images:
+    """Return `count` images to verify the export of `checkpoint` with.
+
+    They are test images of the data set `data`, or of the embedded digits if the network was trained on them; else
+    normal random numbers, without labels.
+
+    Raises:
+        DataError: the data set cannot be read, or is not one of this network.
+    """
+    shape = (checkpoint.network.in_channels, *checkpoint.network.image_size)
+    if count is None:
+        count = min(MOST_IMAGES, max(FEWEST_IMAGES, MOST_BYTES // (4 * torch.Size(shape).numel())))
+    if data is None and checkpoint.data == "digits":
+        data = "digits"
+    if data is None:
+        return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))
+    opened = open_data(data)
+    description = opened.description
+    got = (description.in_channels, *description.image_size)
+    if got != shape or description.preprocessing != checkpoint.preprocessing:
+        raise DataError(
+            f"--data {data}: images of {got}, normalised with {description.preprocessing}; the network was trained on "
+            f"{shape}, normalised with {checkpoint.preprocessing}; give the data that it was trained on"
+        )
+    images, labels = next(opened.test_batches(count))
+    return Images(images, labels)

@@ -1,0 +1,46 @@
+"""Rewrites of the captured graph, one idea each, and the order in which they run."""
+
+from bnas_deploy.export.passes.batch_norm import (
+    BatchNormToConstants,
+    FoldBatchNormAfterBinaryConv,
+    FoldBatchNormAfterConv,
+    FoldBatchNormBeforeConv,
+    FoldBatchNormIntoThreshold,
+)
+from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
+from bnas_deploy.export.passes.constant_channels import DropConstantChannels
+from bnas_deploy.export.passes.fuse_activation import FuseActivation
+from bnas_deploy.export.passes.pack_weights import PackWeights
+
+_SHARED = (
+    FoldConstants(),
+    MergeDuplicates(),  # before DropConstantChannels: equal pools are one value before it is cut into segments
+    DropConstantChannels(),
+    DropUnused(),  # before the folds: a BN that a dropped branch reads would look shared
+)
+
+PIPELINE = (
+    *_SHARED,
+    FoldBatchNormIntoThreshold(),  # before every other fold of a BN: this one is exact
+    DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
+    FoldBatchNormAfterBinaryConv(),
+    FoldBatchNormAfterConv(),
+    FoldBatchNormBeforeConv(),
+    DropUnused(),  # the BNs that were folded
+    BatchNormToConstants(),
+    FuseActivation(),  # after FoldBatchNormAfterBinaryConv, which needs to see the convolution bare
+    DropUnused(),
+    MergeDuplicates(),
+    PackWeights(),  # last: nothing after this can read float weights
+    DropUnused(),
+)
+"""From the captured network to the finished model."""
+
+FLOAT_PIPELINE = (
+    *_SHARED,
+    FoldBatchNormAfterConv(),
+    FoldBatchNormBeforeConv(),
+    DropUnused(),
+    MergeDuplicates(),
+)
+"""The same care for the float twin. A BN before a padded convolution stays: onnxruntime runs it in one pass."""

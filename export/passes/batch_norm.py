@@ -1,0 +1,324 @@
+"""Batch normalisation: into thresholds, into scales, into weights, into constants."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import (
+    array_of,
+    channels_of,
+    constant,
+    constant_array,
+    input_of,
+    is_binary_conv,
+    set_input,
+    sole_consumer,
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, all (C) float32: what a BatchNormalization node computes."""
+
+    gamma: Floats
+    beta: Floats
+    mean: Floats
+    var: Floats
+    eps: float
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "BatchNorm":
+        """Read the parameters of a BatchNormalization node."""
+        gamma, beta, mean, var = (constant_array(value) for value in node.inputs[1:])
+        return cls(gamma, beta, mean, var, node.attributes.get_float("epsilon", 1e-5))
+
+    def __call__(self, x: Floats) -> Floats:
+        """Apply to x, (C) or (C, n), as PyTorch does, to the bit.
+
+        Each value is repeated along a row of pixels, so that the vector code runs that runs on images.
+        """
+        columns = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(1, len(self.gamma), -1, 1)
+        rows = columns.expand(-1, -1, -1, _VECTOR_PIXELS).contiguous()
+        mean, var, gamma, beta = (
+            torch.from_numpy(np.array(part)) for part in (self.mean, self.var, self.gamma, self.beta)
+        )
+        y = torch.nn.functional.batch_norm(rows, mean, var, gamma, beta, training=False, eps=self.eps)
+        result: Floats = y[..., 0].reshape(x.shape).numpy()
+        return result
+
+    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return slope and shift with y = slope x + shift, in float64, to be rounded once where they are used."""
+        slope = self.gamma.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
+        return slope, self.beta - slope * self.mean
+
+
+_VECTOR_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """sign(BN(x)) is +1 where (x >= level) != flip, per channel."""
+
+    level: Floats
+    flip: NDArray[np.bool_]
+
+
+def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
+    """Fold norm(x) >= before into one comparison of x per channel, exactly.
+
+    In float32, with its roundings, norm is monotone in x: a product with a constant is, a sum with a constant is, and
+    rounding is. So the x for which norm(x) >= before are, per channel, one of
+
+        rising  (gamma > 0)   x >= level
+        falling (gamma < 0)   x <= last, that is not (x >= level) with level the float above last
+        always or never (gamma = 0)   x >= -inf, or the same flipped
+
+    The level is found by bisection over the floats in their order, with `norm` itself as the judge, so the fold agrees
+    with whatever `norm` rounds, on every x. (NaN compares false; a flipped channel then gives +1, a plain one -1.)
+    """
+    lowest, highest = np.float32(-np.inf), np.float32(np.inf)
+    low, high = (np.full_like(before, bound) for bound in (lowest, highest))
+    at_low, at_high = norm(_finite(low)) >= before, norm(_finite(high)) >= before
+    flip = at_low & ~at_high
+    varies = at_low != at_high
+    # Invariant: `below` answers as the lowest float does, `level` as the highest does.
+    below, level = _keys(_finite(low)), _keys(_finite(high))
+    while (level - below > 1).any():
+        middle = below + (level - below) // 2
+        upper = (norm(_floats(middle)) >= before) == at_high
+        level = np.where(upper, middle, level)
+        below = np.where(upper, below, middle)
+    always_or_never = ~varies
+    return Threshold(
+        level=np.where(always_or_never, lowest, _floats(level)).astype(np.float32),
+        flip=flip | (always_or_never & ~at_low),
+    )
+
+
+def _finite(values: Floats) -> Floats:
+    """Return the largest finite floats in place of infinities, so that 0 * x stays 0."""
+    limit = np.finfo(np.float32).max
+    return np.clip(values, -limit, limit)
+
+
+def _keys(values: Floats) -> NDArray[np.int64]:
+    """Number the floats in their order: -0.0 and 0.0 are neighbours, and x < y gives key(x) < key(y)."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits >= 0, bits, -(2**31) - bits - 1)
+
+
+def _floats(keys: NDArray[np.int64]) -> Floats:
+    """Undo `_keys`."""
+    bits = np.where(keys >= 0, keys, -(2**31) - keys - 1)
+    return bits.astype(np.int32).view(np.float32)
+
+
+def _batch_norms(model: ir.Model) -> Iterable[ir.Node]:
+    return (node for node in model.graph if node.op_type == "BatchNormalization")
+
+
+class FoldBatchNormIntoThreshold:
+    """BN -> binary convolution: the sign of the BN is a comparison of what the BN reads.
+
+    Where the comparison is flipped, the weights of that input channel are negated: sign(BN(x)) * w = -sign(x) * w.
+    Padded taps are 0 either way.
+    """
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return the binary convolutions that read a BN."""
+        return (node for node in model.graph if is_binary_conv(node) and _norm_before(node) is not None)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept."""
+        if opset.operator(node.op_type).uses_k:
+            return "the K map needs the normalised activations, not only their signs"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Make the convolution read what the BN reads."""
+        before = _norm_before(node)
+        assert before is not None
+        threshold = threshold_of(BatchNorm.of(before), constant_array(input_of(node, "threshold")))
+        signs = constant_array(input_of(node, "W")).copy()
+        group = node.attributes.get_int("group", 1)
+        by_group = signs.reshape(group, -1, *signs.shape[1:])  # (G, O/G, C/G, KH, KW)
+        by_group *= np.where(threshold.flip, -1, 1).astype(np.float32).reshape(group, 1, -1, 1, 1)
+        set_input(node, "threshold", constant(model.graph, f"{node.name}.threshold", threshold.level))
+        set_input(node, "W", constant(model.graph, f"{node.name}.signs", signs))
+        x = before.inputs[0]
+        assert x is not None
+        set_input(node, "X", x)
+
+
+def _norm_before(node: ir.Node) -> ir.Node | None:
+    producer = input_of(node, "X").producer()
+    return producer if producer is not None and producer.op_type == "BatchNormalization" else None
+
+
+BIAS_TERMS = "bias_terms"
+"""Key of a node's note for `export.vectors`: the magnitudes that a folded bias (O) is the sum of."""
+
+
+class FoldBatchNormAfterBinaryConv:
+    """Binary convolution -> BN: the BN becomes part of its scale and bias.
+
+    slope (scale acc + bias) + shift = (slope scale) acc + (slope bias + shift)
+    """
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return the BNs that read a binary convolution."""
+        return (node for node in _batch_norms(model) if node.inputs[0] and is_binary_conv(node.inputs[0].producer()))
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept."""
+        y = node.inputs[0]
+        assert y is not None
+        convolution = y.producer()
+        assert convolution is not None
+        if opset.operator(convolution.op_type).activation:
+            return f"an activation stands between {convolution.name} and the BN"
+        if sole_consumer(y) is None:
+            return f"{y.name} is also read without the BN"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Fold and remove the BN."""
+        y = node.inputs[0]
+        assert y is not None
+        convolution = y.producer()
+        assert convolution is not None
+        norm = BatchNorm.of(node)
+        slope, shift = norm.affine()
+        bias = slope * constant_array(input_of(convolution, "bias"))
+        folded = {"scale": slope * constant_array(input_of(convolution, "scale")), "bias": bias + shift}
+        for name, data in folded.items():
+            rounded = constant(model.graph, f"{convolution.name}.{name}", data.astype(np.float32))
+            set_input(convolution, name, rounded)
+        convolution.meta[BIAS_TERMS] = np.abs(bias) + np.abs(slope * norm.mean) + np.abs(norm.beta)
+        _take_over_output(model.graph, convolution, node)
+
+
+class FoldBatchNormAfterConv:
+    """Float convolution -> BN: slope (W x + b) + shift = (slope W) x + (slope b + shift)."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return the BNs that read a float convolution."""
+        return (node for node in _batch_norms(model) if node.inputs[0] and _is_conv(node.inputs[0].producer()))
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept."""
+        y = node.inputs[0]
+        assert y is not None
+        if sole_consumer(y) is None:
+            return f"{y.name} is also read without the BN"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Fold and remove the BN."""
+        y = node.inputs[0]
+        assert y is not None
+        convolution = y.producer()
+        assert convolution is not None
+        slope, shift = BatchNorm.of(node).affine()
+        weight, bias = _conv_parameters(convolution)
+        _set_conv_parameters(model.graph, convolution, slope[:, None, None, None] * weight, slope * bias + shift)
+        _take_over_output(model.graph, convolution, node)
+
+
+class FoldBatchNormBeforeConv:
+    """BN -> float convolution without padding: W (slope x + shift) + b = (W slope) x + (b + W shift)."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return the BNs that only one float convolution reads."""
+        return (node for node in _batch_norms(model) if _is_conv(sole_consumer(node.outputs[0])))
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept."""
+        convolution = sole_consumer(node.outputs[0])
+        assert convolution is not None
+        if any(convolution.attributes.get_ints("pads", ())):
+            return f"{convolution.name} pads with zeros behind the BN, so the shift is missing at the border"
+        if convolution.attributes.get_int("group", 1) != 1:
+            return f"{convolution.name} is grouped"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Fold the BN and make the convolution read what the BN reads."""
+        convolution = sole_consumer(node.outputs[0])
+        assert convolution is not None
+        slope, shift = BatchNorm.of(node).affine()
+        weight, bias = _conv_parameters(convolution)
+        _set_conv_parameters(
+            model.graph,
+            convolution,
+            weight * slope[:, None, None],
+            bias + (weight * shift[:, None, None]).sum(axis=(1, 2, 3)),
+        )
+        convolution.replace_input_with(0, node.inputs[0])
+
+
+class BatchNormToConstants:
+    """Any BN that is left: x * slope + shift."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return every BN."""
+        return _batch_norms(model)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept: never."""
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Replace the BN by a product and a sum with constants."""
+        x, y = node.inputs[0], node.outputs[0]
+        assert x is not None
+        assert y.shape is not None
+        slope, shift = (part.astype(np.float32) for part in BatchNorm.of(node).affine())
+        shape = (channels_of(y), *(1,) * (len(y.shape) - 2))
+        scaled = ir.Value(name=f"{y.name}.scaled", shape=y.shape, type=y.type)
+        shifted = ir.Value(name=y.name, shape=y.shape, type=y.type)
+        shifted.meta.update(y.meta)
+        product = ir.Node(
+            "", "Mul", [x, constant(model.graph, f"{y.name}.slope", slope.reshape(shape))], outputs=[scaled]
+        )
+        total = ir.Node(
+            "", "Add", [scaled, constant(model.graph, f"{y.name}.shift", shift.reshape(shape))], outputs=[shifted]
+        )
+        product.name, total.name = f"{y.name}.scale", f"{y.name}.shift"
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [product, total], [y], [shifted])
+
+
+def _is_conv(node: ir.Node | None) -> bool:
+    return node is not None and node.domain == "" and node.op_type == "Conv"
+
+
+def _conv_parameters(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weight (O, C/groups, KH, KW) and bias (O) in float64."""
+    weight = constant_array(node.inputs[1]).astype(np.float64)
+    bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+
+
+def _set_conv_parameters(graph: ir.Graph, node: ir.Node, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+    node.resize_inputs(3)
+    for position, name, data in ((1, "weight", weight), (2, "bias", bias)):
+        node.replace_input_with(position, constant(graph, f"{node.name}.{name}", data.astype(np.float32)))
+
+
+def _take_over_output(graph: ir.Graph, convolution: ir.Node, norm: ir.Node) -> None:
+    """Let the convolution's output stand where the BN's stood, under the BN's name, and remove the BN."""
+    mine, theirs = convolution.outputs[0], norm.outputs[0]
+    name, meta = theirs.name, dict(theirs.meta)
+    theirs.replace_all_uses_with(mine, replace_graph_outputs=True)
+    graph.remove(norm, safe=True)
+    mine.name = name
+    mine.meta.clear()
+    mine.meta.update(meta)

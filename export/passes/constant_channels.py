@@ -1,0 +1,505 @@
+"""Zeroise and everything that it makes constant.
+
+Each value (N, C, H, W) is followed as a list of segments along its channels: constants, and slices of values that are
+computed. The zeros of a Zeroise layer are a constant segment; they pass through sums, pools, BN and concatenation.
+Where constant meets computed, only the computed part is kept:
+
+    constant + constant    is constant
+    zero + computed        is the computed value itself
+    pool, BN, ReLU         are applied to the computed part; an average pool only where the constants are zeros
+    concatenation          concatenates segments, and costs nothing
+    float convolution      its constant channels become a bias, or a map (O, OH, OW) where padding makes them vary
+    binary convolution     its constant channels become the integers `offset`; exact, see docs/operators.md
+    anything else          reads the whole value again, constants included
+
+What no consumer needs any more (the dead preprocess of a reduction cell, the Zeroise nodes) is left for DropUnused.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from bnas_deploy.bits import sign
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import (
+    CHANNEL_AXIS,
+    Origin,
+    array_of,
+    channel_slopes,
+    channels_of,
+    constant,
+    constant_array,
+    input_of,
+    new_value,
+    origin_of,
+    set_input,
+    spatial_of,
+)
+from bnas_deploy.export.passes.batch_norm import BatchNorm
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Channels first .. first + count - 1 of a value of the graph."""
+
+    value: ir.Value
+    first: int
+    count: int
+
+    def part(self, first: int, count: int) -> "Computed":
+        """Return `count` of these channels from `first` on."""
+        return Computed(self.value, self.first + first, count)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Channels that have the same known value in every image and at every pixel."""
+
+    values: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Return the number of channels."""
+        return len(self.values)
+
+    @property
+    def array(self) -> Floats:
+        """Return the values, (count) float32."""
+        return np.array(self.values, np.float32)
+
+    def part(self, first: int, count: int) -> "Constant":
+        """Return `count` of these channels from `first` on."""
+        return Constant(self.values[first : first + count])
+
+
+Segment = Computed | Constant
+Segments = tuple[Segment, ...]
+
+
+class DropConstantChannels:
+    """Keep constant channels out of everything that is computed."""
+
+    def sweep(self, model: ir.Model) -> None:
+        """Rewrite in place."""
+        _Evaluation(model).run()
+
+
+class _Evaluation:
+    """One walk through the graph in topological order; nodes that are needed differently are added in place."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self.batch_source = model.graph.inputs[0]
+        self.segments: dict[ir.Value, Segments] = {}
+        self.slices: dict[tuple[ir.Value, int, int], ir.Value] = {}
+        self.joined: dict[tuple[Segments, tuple[int, int]], ir.Value] = {}
+        self.names = Counter(str(value.name) for node in model.graph for value in node.outputs)
+        self.rules: dict[str, Callable[[ir.Node], None]] = {
+            "Zeroise": self.zeroise,
+            "Concat": self.concat,
+            "Add": self.add,
+            "Relu": self.channelwise,
+            "PRelu": self.channelwise,
+            "MaxPool": self.channelwise,
+            "AveragePool": self.channelwise,
+            "BatchNormalization": self.channelwise,
+            "Conv": self.convolution,
+            # As captured. BinaryConv2dK reads all channels: K is their mean, so constant ones cannot be left out of it.
+            opset.operator_name(uses_k=False, activation=""): self.binary_convolution,
+        }
+
+    def run(self) -> None:
+        for node in list(self.graph):
+            self.rules.get(node.op_type, self.whole)(node)
+        for index, value in enumerate(self.graph.outputs):
+            if value in self.segments:
+                self.graph.outputs[index] = self.named(self.materialise(value, node=None), value)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def segments_of(self, value: ir.Value) -> Segments:
+        return self.segments.get(value) or (Computed(value, 0, channels_of(value)),)
+
+    def has_constants(self, value: ir.Value | None) -> bool:
+        return value in self.segments and any(isinstance(part, Constant) for part in self.segments[value])
+
+    def keeps_constants(self, node: ir.Node, x: ir.Value) -> bool:
+        """Tell whether what `node` makes of the constants in x is known, and the same at every pixel."""
+        if node.op_type == "AveragePool":
+            # Zeros average to zero. Other constants do so up to rounding only, or shrink where the padding counts.
+            return not any(any(part.values) for part in self.segments_of(x) if isinstance(part, Constant))
+        if node.op_type == "PRelu":
+            return channel_slopes(node) is not None
+        return True
+
+    # --- rules -------------------------------------------------------------------------------------------------------
+
+    def zeroise(self, node: ir.Node) -> None:
+        output = node.outputs[0]
+        self.segments[output] = (Constant((0.0,) * channels_of(output)),)
+
+    def concat(self, node: ir.Node) -> None:
+        inputs = [value for value in node.inputs if value is not None]
+        if node.attributes.get_int("axis", 0) != CHANNEL_AXIS or not any(value in self.segments for value in inputs):
+            self.whole(node)
+            return
+        self.segments[node.outputs[0]] = tuple(part for value in inputs for part in self.segments_of(value))
+
+    def add(self, node: ir.Node) -> None:
+        left, right = node.inputs
+        assert left is not None
+        assert right is not None
+        if not (self.has_constants(left) or self.has_constants(right)) or _shape(left) != _shape(right):
+            self.whole(node)
+            return
+        pieces = _aligned(self.segments_of(left), self.segments_of(right))
+        self.segments[node.outputs[0]] = tuple(self.sum_of(node, *piece) for piece in pieces)
+
+    def sum_of(self, node: ir.Node, first: int, left: Segment, right: Segment) -> Segment:
+        """Add two segments that are channels `first` and on of the sum that `node` computes."""
+        if isinstance(left, Constant):
+            left, right = right, left
+        if isinstance(left, Constant):
+            assert isinstance(right, Constant)
+            return Constant(tuple((left.array + right.array).tolist()))
+        if isinstance(right, Constant):
+            if not any(right.values):
+                return left  # x + 0 is x
+            addend = constant(self.graph, f"{node.name}.{first}.addend", right.array.reshape(-1, 1, 1))
+        else:
+            addend = self.slice_of(right, node)
+        whole = node.outputs[0]
+        origin = Origin(str(whole.name), tuple(range(first, first + left.count)))
+        output = new_value(f"{whole.name}.{first}", whole, left.count, origin)
+        self.insert(node, ir.Node("", "Add", [self.slice_of(left, node), addend], outputs=[output]))
+        return Computed(output, 0, left.count)
+
+    def channelwise(self, node: ir.Node) -> None:
+        """Apply a function that treats each channel by itself to the computed channels only."""
+        x = node.inputs[0]
+        assert x is not None
+        if not self.has_constants(x) or not self.keeps_constants(node, x):
+            self.whole(node)
+            return
+        live = _live_channels(self.segments_of(x))
+        function = _CHANNEL_FUNCTIONS[node.op_type]
+        constants = [
+            Constant(tuple(function(node, part.array, slice(first, first + part.count)).tolist()))
+            if isinstance(part, Constant)
+            else part
+            for first, part in _positions(self.segments_of(x))
+        ]
+        if not live:
+            self.segments[node.outputs[0]] = tuple(constants)
+            return
+        origin = Origin(str(node.outputs[0].name), tuple(live))
+        output = new_value(f"{node.outputs[0].name}.live", node.outputs[0], len(live), origin)
+        parameters = [self.restricted(value, channels_of(x), live) for value in node.inputs[1:]]
+        twin = ir.Node(
+            node.domain,
+            node.op_type,
+            [self.live_part(x, node), *parameters],
+            node.attributes,
+            outputs=[output],
+        )
+        self.insert(node, twin)
+        done, parts = 0, []
+        for part in constants:
+            parts.append(part if isinstance(part, Constant) else Computed(output, done, part.count))
+            done += 0 if isinstance(part, Constant) else part.count
+        self.segments[node.outputs[0]] = _merged(parts)
+
+    def convolution(self, node: ir.Node) -> None:
+        x = node.inputs[0]
+        assert x is not None
+        if not self.has_constants(x) or node.attributes.get_int("group", 1) != 1:
+            self.whole(node)
+            return
+        weight = constant_array(node.inputs[1])
+        bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        added = self.contribution(node, x, weight, lambda values, _: values)
+        if bias is not None:
+            added = added + bias[:, None, None]
+        live = _live_channels(self.segments_of(x))
+        if not live:
+            self.known(node, added)
+            return
+        uniform = _uniform(added)
+        bias = np.zeros(len(added), np.float32) if uniform is None else uniform
+        node.resize_inputs(3)
+        node.replace_input_with(0, self.live_part(x, node))
+        node.replace_input_with(1, constant(self.graph, f"{node.name}.live_weight", weight[:, live]))
+        node.replace_input_with(2, constant(self.graph, f"{node.name}.live_bias", bias))
+        if uniform is None:
+            self.add_behind(node, added)
+
+    def add_behind(self, node: ir.Node, added: Floats) -> None:
+        """Add the map (O, OH, OW) to what `node` computes; the sum takes over the name."""
+        output = node.outputs[0]
+        total = new_value(str(output.name), output, channels_of(output), origin_of(output))
+        output.replace_all_uses_with(total, replace_graph_outputs=True)
+        output.name = f"{total.name}.live_part"
+        border = constant(self.graph, f"{node.name}.constant_channels", added[None])
+        self.graph.insert_after(node, ir.Node("", "Add", [output, border], outputs=[total], name=f"{node.name}.add"))
+
+    def binary_convolution(self, node: ir.Node) -> None:
+        x = input_of(node, "X")
+        if not self.has_constants(x) or node.attributes.get_int("group", 1) != 1:
+            self.whole(node)
+            return
+        weight = constant_array(input_of(node, "W"))
+        threshold = constant_array(input_of(node, "threshold"))
+        offset = constant_array(input_of(node, "offset")) + self.contribution(
+            node, x, weight, lambda values, place: sign(values, threshold[place])
+        )
+        live = _live_channels(self.segments_of(x))
+        if not live:
+            scale, bias = (constant_array(input_of(node, name)) for name in ("scale", "bias"))
+            self.known(node, offset * scale[:, None, None] + bias[:, None, None])
+            return
+        uniform = _uniform(offset)
+        compact = offset if uniform is None else uniform.reshape(-1, 1, 1)
+        set_input(node, "X", self.live_part(x, node))
+        set_input(node, "W", constant(self.graph, f"{node.name}.live_signs", weight[:, live]))
+        set_input(node, "threshold", constant(self.graph, f"{node.name}.live_threshold", threshold[live]))
+        set_input(node, "offset", constant(self.graph, f"{node.name}.offset", compact.astype(np.float32)))
+
+    def whole(self, node: ir.Node) -> None:
+        """Let `node` read its inputs in full."""
+        for index, value in enumerate(node.inputs):
+            if value in self.segments:
+                node.replace_input_with(index, self.materialise(value, node))
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def contribution(
+        self,
+        node: ir.Node,
+        x: ir.Value,
+        weight: Floats,
+        activation: Callable[[Floats, slice], Floats],
+    ) -> Floats:
+        """Convolve the constant channels of x alone: (O, OH, OW), exact where they are ±1."""
+        image = np.zeros((1, channels_of(x), *spatial_of(x)), np.float32)
+        for first, part in _positions(self.segments_of(x)):
+            if isinstance(part, Constant):
+                place = slice(first, first + part.count)
+                image[0, place] = activation(part.array, place)[:, None, None]
+        return _convolve(node, image, weight)
+
+    def known(self, node: ir.Node, image: Floats) -> None:
+        """Record that the output of `node` is the constant (O, OH, OW), whatever the input."""
+        output = node.outputs[0]
+        uniform = _uniform(image)
+        if uniform is not None:
+            self.segments[output] = (Constant(tuple(uniform.tolist())),)
+            return
+        name = self.unique(f"{output.name}.constant")
+        repeated = self.expanded(image[None], node, name, output, origin_of(output))
+        self.segments[output] = (Computed(repeated, 0, channels_of(output)),)
+
+    def materialise(self, value: ir.Value, node: ir.Node | None) -> ir.Value:
+        """Return `value` in full, constants included, as a value that `node` (None: the end) can read."""
+        if value not in self.segments:
+            return value
+        return self.join(self.segments_of(value), node, value, origin_of(value))
+
+    def named(self, value: ir.Value, output: ir.Value) -> ir.Value:
+        """Return `value` under the name of `output`, an output of the graph that it stands in for."""
+        renamed = ir.Value(name=output.name, shape=output.shape, type=output.type)
+        output.name = f"{output.name}.unused"
+        self.insert(None, ir.Node("", "Identity", [value], outputs=[renamed]))
+        return renamed
+
+    def live_part(self, value: ir.Value, node: ir.Node) -> ir.Value:
+        """Return the computed channels of `value`."""
+        parts = self.segments_of(value)
+        computed = tuple(part for part in parts if isinstance(part, Computed))
+        return self.join(computed, node, value, Origin(str(value.name), tuple(_live_channels(parts))))
+
+    def join(self, parts: Segments, node: ir.Node | None, like: ir.Value, origin: Origin) -> ir.Value:
+        """Concatenate segments, once for all who ask for the same ones in the same resolution."""
+        parts = _merged(parts)
+        key = (parts, spatial_of(like))
+        if key not in self.joined:
+            values = [
+                self.slice_of(part, node)
+                if isinstance(part, Computed)
+                else self.column(part, node, like, origin.channel_range(first, first + part.count))
+                for first, part in _positions(parts)
+            ]
+            if len(values) == 1:
+                self.joined[key] = values[0]
+            else:
+                count = sum(part.count for part in parts)
+                output = new_value(self.unique(f"{like.name}.joined"), like, count, origin)
+                axis = [ir.AttrInt64("axis", CHANNEL_AXIS)]
+                self.insert(node, ir.Node("", "Concat", values, axis, outputs=[output]))
+                self.joined[key] = output
+        return self.joined[key]
+
+    def column(self, part: Constant, node: ir.Node | None, like: ir.Value, origin: Origin) -> ir.Value:
+        """Return the constants at every pixel of a value (N, count, H, W)."""
+        values = part.array.reshape(1, -1, 1, 1)
+        return self.expanded(values, node, self.unique(f"{like.name}.constant"), like, origin)
+
+    def slice_of(self, part: Computed, node: ir.Node | None) -> ir.Value:
+        if part.count == channels_of(part.value):
+            return part.value
+        key = (part.value, part.first, part.count)
+        if key not in self.slices:
+            last = part.first + part.count
+            origin = origin_of(part.value).channel_range(part.first, last)
+            output = new_value(f"{part.value.name}.{part.first}to{last}", part.value, part.count, origin)
+            bounds = [
+                constant(self.graph, f"{output.name}.{name}", np.array([number], np.int64))
+                for name, number in (("start", part.first), ("end", last), ("axis", CHANNEL_AXIS))
+            ]
+            self.insert(node, ir.Node("", "Slice", [part.value, *bounds], outputs=[output]))
+            self.slices[key] = output
+        return self.slices[key]
+
+    def expanded(self, image: Floats, node: ir.Node | None, name: str, like: ir.Value, origin: Origin) -> ir.Value:
+        """Repeat the constant (1, C, H or 1, W or 1) for every image of the batch."""
+        batch = ir.Value(name=f"{name}.batch", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
+        shape = ir.Value(name=f"{name}.shape", shape=ir.Shape([4]), type=ir.TensorType(ir.DataType.INT64))
+        output = new_value(name, like, image.shape[CHANNEL_AXIS], origin)
+        first = [ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)]
+        self.insert(node, ir.Node("", "Shape", [self.batch_source], first, outputs=[batch]))
+        rest = constant(self.graph, f"{name}.rest", np.array([image.shape[1], *spatial_of(like)], np.int64))
+        self.insert(node, ir.Node("", "Concat", [batch, rest], [ir.AttrInt64("axis", 0)], outputs=[shape]))
+        data = constant(self.graph, f"{name}.image", image)
+        self.insert(node, ir.Node("", "Expand", [data, shape], outputs=[output]))
+        return output
+
+    def restricted(self, value: ir.Value | None, channels: int, live: Sequence[int]) -> ir.Value | None:
+        """Return the part of a parameter, per channel or one number, that belongs to the computed channels."""
+        data = constant_array(value)
+        if value is None or data.size == 1:
+            return value
+        return constant(self.graph, f"{value.name}.live", np.take(data, live, axis=data.shape.index(channels)))
+
+    def unique(self, name: str) -> str:
+        """Return `name` for a new value; where it is taken a number is appended."""
+        self.names[name] += 1
+        return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
+
+    def insert(self, node: ir.Node | None, fresh: ir.Node) -> None:
+        """Put `fresh` before `node`, or at the end."""
+        fresh.name = str(fresh.outputs[0].name)
+        if node is None:
+            self.graph.append(fresh)
+        else:
+            self.graph.insert_before(node, fresh)
+
+
+# --- functions of constants -----------------------------------------------------------------------------------------
+
+
+def _prelu(node: ir.Node, values: Floats, place: slice) -> Floats:
+    slopes = channel_slopes(node)
+    assert slopes is not None
+    return np.where(values > 0, values, values * slopes[place])
+
+
+def _batch_norm(node: ir.Node, values: Floats, place: slice) -> Floats:
+    norm = BatchNorm.of(node)
+    image = np.zeros(len(norm.gamma), np.float32)
+    image[place] = values
+    return norm(image)[place]
+
+
+_CHANNEL_FUNCTIONS: dict[str, Callable[[ir.Node, Floats, slice], Floats]] = {
+    "Relu": lambda node, values, place: np.maximum(values, 0),
+    "PRelu": _prelu,
+    "MaxPool": lambda node, values, place: values,
+    "AveragePool": lambda node, values, place: values,
+    "BatchNormalization": _batch_norm,
+}
+"""(node, constant values, which channels they are) -> what the node makes of them."""
+
+
+def _convolve(node: ir.Node, image: Floats, weight: Floats) -> Floats:
+    """Convolve (1, C, H, W) with the geometry of `node`: (O, OH, OW)."""
+    top, left, bottom, right = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    padded = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    y = torch.nn.functional.conv2d(
+        torch.from_numpy(padded),
+        torch.from_numpy(np.array(weight)),
+        stride=tuple(node.attributes.get_ints("strides", (1, 1))),
+        dilation=tuple(node.attributes.get_ints("dilations", (1, 1))),
+    )
+    result: Floats = y[0].numpy()
+    return result
+
+
+def _uniform(image: Floats) -> Floats | None:
+    """Return (O) if the map (O, OH, OW) has one value per channel."""
+    corner = image[:, 0, 0]
+    return corner if (image == corner[:, None, None]).all() else None
+
+
+# --- segments -------------------------------------------------------------------------------------------------------
+
+
+def _shape(value: ir.Value) -> tuple[Any, ...]:
+    return tuple(value.shape or ())
+
+
+def _positions(parts: Segments) -> list[tuple[int, Segment]]:
+    """Return (first channel, segment) for each segment."""
+    first, result = 0, []
+    for part in parts:
+        result.append((first, part))
+        first += part.count
+    return result
+
+
+def _live_channels(parts: Segments) -> list[int]:
+    """Return the indices of the channels that are computed."""
+    return [
+        channel
+        for first, part in _positions(parts)
+        if isinstance(part, Computed)
+        for channel in range(first, first + part.count)
+    ]
+
+
+def _aligned(left: Segments, right: Segments) -> list[tuple[int, Segment, Segment]]:
+    """Cut both lists at the borders of either: (first channel, left, right), of equal length."""
+    borders = sorted({first + part.count for parts in (left, right) for first, part in _positions(parts)})
+    pieces, first = [], 0
+    for last in borders:
+        pieces.append((first, _cut(left, first, last), _cut(right, first, last)))
+        first = last
+    return pieces
+
+
+def _cut(parts: Segments, first: int, last: int) -> Segment:
+    """Return channels first .. last - 1, which lie within one segment."""
+    for start, part in _positions(parts):
+        if start <= first and last <= start + part.count:
+            return part.part(first - start, last - first)
+    raise AssertionError("a border inside the piece")
+
+
+def _merged(parts: Sequence[Segment]) -> Segments:
+    """Join neighbours that are constants, or that follow each other in the same value."""
+    merged: list[Segment] = []
+    for part in parts:
+        match merged[-1] if merged else None, part:
+            case Constant() as last, Constant():
+                merged[-1] = Constant(last.values + part.values)
+            case Computed() as last, Computed() if last.value is part.value and last.first + last.count == part.first:
+                merged[-1] = Computed(last.value, last.first, last.count + part.count)
+            case _:
+                merged.append(part)
+    return tuple(merged)

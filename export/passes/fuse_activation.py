@@ -1,0 +1,63 @@
+"""An activation behind a binary convolution becomes part of it."""
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import channel_slopes, constant, is_binary_conv, sole_consumer
+
+_ACTIVATIONS: tuple[opset.Activation, ...] = ("Relu", "PRelu")
+
+
+class FuseActivation:
+    """BinaryConv2d -> Relu or PRelu becomes BinaryConv2dRelu or BinaryConv2dPRelu."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return every Relu and PRelu that reads a binary convolution."""
+        return (
+            node
+            for node in model.graph
+            if node.op_type in _ACTIVATIONS and node.inputs[0] is not None and is_binary_conv(node.inputs[0].producer())
+        )
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the activation stays a node of its own."""
+        y = node.inputs[0]
+        assert y is not None
+        convolution = y.producer()
+        assert convolution is not None
+        if opset.operator(convolution.op_type).activation:
+            return f"{convolution.name} has an activation already"
+        if sole_consumer(y) is None:
+            return f"{y.name} is also read without the activation"
+        if node.op_type == "PRelu" and channel_slopes(node) is None:
+            return "its slope is neither one number nor one per channel"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Make the convolution compute what the activation did."""
+        y = node.inputs[0]
+        assert y is not None
+        convolution = y.producer()
+        assert convolution is not None
+        row = opset.operator(convolution.op_type)
+        activation = next(name for name in _ACTIVATIONS if name == node.op_type)
+        inputs = list(convolution.inputs)
+        if activation == "PRelu":
+            slopes = channel_slopes(node)
+            assert slopes is not None
+            inputs.append(constant(model.graph, f"{convolution.name}.slope", slopes))
+        fused = ir.Node(
+            convolution.domain,
+            opset.operator_name(uses_k=row.uses_k, activation=activation),
+            inputs,
+            convolution.attributes,
+            outputs=[ir.Value(name=node.outputs[0].name, shape=node.outputs[0].shape, type=node.outputs[0].type)],
+            name=convolution.name,
+        )
+        fused.meta.update(convolution.meta)
+        fused.outputs[0].meta.update(node.outputs[0].meta)
+        ir.convenience.replace_nodes_and_values(
+            model.graph, convolution, [node, convolution], [fused], node.outputs, fused.outputs
+        )

@@ -1,0 +1,73 @@
+"""The passes that any graph can use keep what the graph computes, and the names of its values."""
+
+import numpy as np
+
+from bnas_deploy.export.passes import DropUnused, FoldConstants, MergeDuplicates
+from bnas_deploy.export.rewrite import run
+
+POOL = "MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+
+
+def test_fold_constants(load, listing, evaluate, rng: np.random.Generator) -> None:
+    model = load(
+        "(float[N,2,4,4] x) => (float[N,2,4,4] y) { b = Add (v, w) i = Identity (x) y = Add (i, b) }",
+        v=np.full((2, 1, 1), 1, np.float32),
+        w=np.full((2, 1, 1), 10, np.float32),
+    )
+    feeds = {"x": rng.normal(size=(2, 2, 4, 4)).astype(np.float32)}
+    wanted = evaluate(model, feeds)["y"]
+
+    run([FoldConstants()], model)
+
+    assert listing(model) == ["y = Add(x)"]
+    assert model.graph.initializers["b"].const_value.numpy().ravel().tolist() == [11, 11]
+    assert (evaluate(model, feeds)["y"] == wanted).all()
+
+
+def test_fold_constants_leaves_a_zeroise_layer_to_its_own_pass(load, listing) -> None:
+    model = load("(float[N,2,4,4] x) => (float[N,2,4,4] y) { z = bnas.Zeroise <stride = 1> (x) y = Add (x, z) }")
+
+    run([FoldConstants()], model)
+
+    assert listing(model) == ["z = Zeroise(x)", "y = Add(x, z)"]
+
+
+def test_merge_duplicates(load, listing, evaluate, rng: np.random.Generator) -> None:
+    model = load(f"(float[N,2,4,4] x) => (float[N,2,4,4] y) {{ a = {POOL} (x) b = {POOL} (x) y = Add (a, b) }}")
+    feeds = {"x": rng.normal(size=(2, 2, 4, 4)).astype(np.float32)}
+    wanted = evaluate(model, feeds)["y"]
+
+    run([MergeDuplicates()], model)
+
+    assert listing(model) == ["a = MaxPool(x)", "y = Add(a, a)"]
+    assert (evaluate(model, feeds)["y"] == wanted).all()
+
+
+def test_merge_duplicates_keeps_the_names_of_outputs(load, listing) -> None:
+    model = load(f"(float[N,2,4,4] x) => (float[N,2,4,4] y, float[N,2,4,4] z) {{ y = {POOL} (x) z = {POOL} (x) }}")
+
+    run([MergeDuplicates()], model)
+
+    assert listing(model) == ["y = MaxPool(x)", "z = Identity(y)"]
+
+
+def test_merge_duplicates_leaves_other_attributes_alone(load, listing) -> None:
+    other = POOL.replace(">", ", ceil_mode = 1>")
+    model = load(f"(float[N,2,4,4] x) => (float[N,2,4,4] y) {{ a = {POOL} (x) b = {other} (x) y = Add (a, b) }}")
+    before = listing(model)
+
+    run([MergeDuplicates()], model)
+
+    assert listing(model) == before
+
+
+def test_drop_unused(load, listing) -> None:
+    model = load(
+        "(float[N,2,4,4] x) => (float[N,2,4,4] y) { a = Relu (x) b = Add (a, w) y = Relu (x) }",
+        w=np.ones((2, 1, 1), np.float32),
+    )
+
+    run([DropUnused()], model)
+
+    assert listing(model) == ["y = Relu(x)"]
+    assert not model.graph.initializers

@@ -1,0 +1,101 @@
+"""An activation becomes part of the binary convolution before it, or stays and says why."""
+
+import numpy as np
+import pytest
+
+from bnas_deploy.export.graph import Origin, constant_array, input_of, origin_of
+from bnas_deploy.export.passes import FuseActivation
+from bnas_deploy.export.rewrite import run
+
+INPUTS = "(x, W, threshold, offset, scale, bias)"
+
+
+@pytest.mark.parametrize(
+    ("activation", "slope", "wanted"),
+    [
+        ("Relu (c)", None, "y = BinaryConv2dRelu(x)"),
+        ("PRelu (c, slope)", np.float32([0.25]), "y = BinaryConv2dPRelu(x)"),
+        ("PRelu (c, slope)", np.float32([[[0.5]], [[-0.25]], [[2]]]), "y = BinaryConv2dPRelu(x)"),
+        ("PRelu (c, slope)", np.float32([[[[0.5]], [[-0.25]], [[2]]]]), "y = BinaryConv2dPRelu(x)"),
+    ],
+    ids=["Relu", "one slope", "slope per channel", "slope per channel as PyTorch writes it"],
+)
+@pytest.mark.parametrize("k", ["", "K"])
+def test_fuse(load, listing, evaluate, binary_conv, rng, activation: str, slope, wanted: str, k: str) -> None:
+    constants = binary_conv(2, 3) | ({} if slope is None else {"slope": slope})
+    model = load(
+        f"(float[N,2,3,3] x) => (float[N,3,3,3] y) {{ c = bnas.BinaryConv2d{k} {INPUTS} y = {activation} }}",
+        **constants,
+    )
+    feeds = {"x": rng.integers(-3, 4, (2, 2, 3, 3)).astype(np.float32)}
+    answer = evaluate(model, feeds)["y"]
+
+    log = run([FuseActivation()], model)
+
+    assert log.applied == {"FuseActivation": 1}
+    assert listing(model) == [wanted.replace("2d", f"2d{k}")]
+    assert (evaluate(model, feeds)["y"] == answer).all()
+    assert model.graph[0].name == "c"  # the name of the layer, which people know
+
+
+def test_fused_node_keeps_the_notes(load, binary_conv) -> None:
+    model = load(
+        f"(float[N,2,3,3] x) => (float[N,3,3,3] y) {{ c = bnas.BinaryConv2d {INPUTS} y = Relu (c) }}",
+        **binary_conv(2, 3),
+    )
+    convolution, activation = model.graph
+    convolution.meta["note"] = "of a fold"
+    activation.outputs[0].meta["origin"] = Origin("relu", (4, 5, 6))
+
+    run([FuseActivation()], model)
+
+    assert model.graph[0].meta["note"] == "of a fold"
+    assert origin_of(model.graph[0].outputs[0]) == Origin("relu", (4, 5, 6))
+    assert model.graph.outputs[0] is model.graph[0].outputs[0]
+
+
+def test_one_slope_serves_every_channel(load, binary_conv) -> None:
+    model = load(
+        f"(float[N,2,1,1] x) => (float[N,3,1,1] y) {{ c = bnas.BinaryConv2d {INPUTS} y = PRelu (c, slope) }}",
+        slope=np.float32(0.25),
+        **binary_conv(2, 3),
+    )
+
+    run([FuseActivation()], model)
+
+    assert constant_array(input_of(model.graph[0], "slope")).tolist() == [0.25, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [
+        (f"c = bnas.BinaryConv2d {INPUTS} y = Relu (c) z = Relu (c)", "c is also read without the activation"),
+        (f"c = bnas.BinaryConv2d {INPUTS} y = Relu (c) z = Add (c, c)", "c is also read without the activation"),
+        (f"c = bnas.BinaryConv2dRelu {INPUTS} y = Relu (c) z = Relu (y)", "c has an activation already"),
+        (
+            f"c = bnas.BinaryConv2d {INPUTS} y = PRelu (c, slope) z = Relu (y)",
+            "its slope is neither one number nor one per channel",
+        ),
+    ],
+    ids=["two activations", "read by another", "activated", "slope per column"],
+)
+def test_left_alone_because(load, listing, binary_conv, graph: str, reason: str) -> None:
+    model = load(
+        f"(float[N,2,3,3] x) => (float[N,3,3,3] y, float[N,3,3,3] z) {{ {graph} }}",
+        slope=np.float32([1, 2, 3]),  # by ONNX's rules of broadcasting: one per column
+        **binary_conv(2, 3),
+    )
+    before = listing(model)
+
+    log = run([FuseActivation()], model)
+
+    assert f"FuseActivation: y: {reason}" in log.refusals
+    assert listing(model) == before
+
+
+def test_an_activation_of_something_else_is_no_site(load) -> None:
+    model = load("(float[N,2,3,3] x) => (float[N,2,3,3] y) { a = Relu (x) y = Relu (a) }")
+
+    log = run([FuseActivation()], model)
+
+    assert (log.applied, log.refusals) == ({"FuseActivation": 0}, [])

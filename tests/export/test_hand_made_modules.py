@@ -1,0 +1,209 @@
+"""Networks that are not BNAS, made of the same layers: a residual one with PReLU, and a plain stack."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.bundle import FLOAT_TWIN, IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, Preprocessing, read_bundle
+from bnas_deploy.errors import ExportError
+from bnas_deploy.export import Description, ExportResult, Images, export_module
+from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear
+
+CLASSES = 5
+DESCRIPTION = Description(
+    network={"name": "hand-made"},
+    labels=tuple("abcde"),
+    preprocessing=Preprocessing(8, 8, (0.5,) * 3, (0.25,) * 3),
+    metrics={"accuracy": 0.5},
+)
+
+
+class Residual(nn.Module):
+    """The block of Bi-Real Net with PReLU; where it halves the resolution, so does a pooled 1x1 shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels_in)
+        self.conv = BinaryConv2d(channels_in, channels_out, 3, stride, padding=1)
+        self.norm_after = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 2:
+            shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), shortcut, nn.BatchNorm2d(channels_out))
+        self.activation = nn.PReLU(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm_after(self.conv(self.norm(x))) + self.shortcut(x))
+
+
+def _residual_network() -> nn.Module:
+    body = (nn.Conv2d(3, 8, 3, padding=1), Residual(8, 8, 1), Residual(8, 16, 2))
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
+def _stack() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)),
+        *(BinaryConv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.MaxPool2d(2)),
+        *(BinaryConv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.PReLU(16, init=1.5), nn.MaxPool2d(2)),
+        *(nn.Flatten(), BinaryLinear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, CLASSES)),
+    )
+
+
+def _twin() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+def _randomise(module: nn.Module) -> nn.Module:
+    """Give every batch normalisation statistics of its own, and half of the gammas a negative sign."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+            nn.init.normal_(layer.running_mean, std=2)
+            nn.init.uniform_(layer.running_var, 0.1, 2)
+    return module
+
+
+def _export(module: nn.Module, path: Path) -> ExportResult:
+    images = Images(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+    return export_module(_randomise(module), _twin(), path, images, DESCRIPTION)
+
+
+NETWORKS = {"residual": _residual_network, "stack": _stack}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ExportResult]:
+    torch.manual_seed(0)
+    return request.param, _export(NETWORKS[request.param](), tmp_path_factory.mktemp("exported") / "bundle")
+
+
+APPLIED = {
+    "residual": {
+        "FoldBatchNormIntoThreshold": 2,
+        "FoldBatchNormAfterBinaryConv": 2,
+        "FoldBatchNormAfterConv": 1,  # on the shortcut
+        "FoldBatchNormBeforeConv": 0,
+        "BatchNormToConstants": 0,
+        "FuseActivation": 0,  # it comes after the sum
+        "PackWeights": 2,
+    },
+    "stack": {
+        "FoldBatchNormIntoThreshold": 1,  # of the float convolution
+        "FoldBatchNormAfterBinaryConv": 2,  # a pool follows
+        "FoldBatchNormAfterConv": 0,
+        "FoldBatchNormBeforeConv": 0,
+        "BatchNormToConstants": 1,  # of the binary matrix product, behind a reshape
+        "FuseActivation": 1,
+        "PackWeights": 3,
+    },
+}
+
+
+def test_passes_apply_as_expected(exported: tuple[str, ExportResult]) -> None:
+    name, result = exported
+
+    assert result.log.applied == APPLIED[name]
+    assert result.log.refusals == []
+
+
+def test_verification_passes(exported: tuple[str, ExportResult]) -> None:
+    _, result = exported
+
+    assert result.verification.failures == []
+    assert result.verification.agreement == result.verification.images == 4
+    folded = [layer for layer in result.verification.layers if layer.check.tolerance > 0]
+    assert len(folded) == result.log.applied["FoldBatchNormAfterBinaryConv"]
+    assert all(layer.exact for layer in result.verification.layers if layer not in folded)
+    assert all(layer.check.tolerance < 1e-3 for layer in folded)  # the values are of the order of 10
+
+
+def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
+    _, result = exported
+    bundle = read_bundle(result.bundle.path)
+    manifest = bundle.manifest
+
+    files = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
+    assert files == {MODEL, FLOAT_TWIN, MANIFEST, IMAGES, LAYERS, LAYERS_MODEL}
+    assert set(manifest.files) == files - {MANIFEST}
+    assert (manifest.network, manifest.labels, manifest.metrics) == (
+        DESCRIPTION.network,
+        DESCRIPTION.labels,
+        DESCRIPTION.metrics,
+    )
+    assert (manifest.input_shape, manifest.preprocessing) == ((3, 8, 8), DESCRIPTION.preprocessing)
+    binary = [layer.name for layer in manifest.layers if layer.is_binary]
+    assert binary == [check.name for check in manifest.verification.layers]
+    with np.load(bundle.file(LAYERS)) as vectors:
+        assert set(vectors) == {f"{name}.{part}" for name in binary for part in ("x", "y")}
+
+
+def test_no_float_copy_and_no_batch_normalisation_is_left(exported: tuple[str, ExportResult]) -> None:
+    _, result = exported
+    model = onnx.load(result.bundle.file(MODEL))
+
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    packed = {node.input[1] for node in model.graph.node if node.domain == "bnas"}
+    for tensor in model.graph.initializer:
+        if tensor.name in packed:
+            assert tensor.data_type == onnx.TensorProto.UINT8
+    sizes = {tuple(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    assert not sizes & {(8, 8, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3), (12, 64, 1, 1)}
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+class DependsOnData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).mean(dim=(2, 3))
+        return y if y.sum() > 0 else -y
+
+
+class AnswersDifferently(nn.Module):
+    """A module whose captured program is not what it computes: capture sees the first answer only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean(dim=(2, 3)) + float(isinstance(self.conv, BinaryConv2d))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (_twin, "Sequential: no binary layer in it; build it of bnas_deploy.search.layers"),
+        (DependsOnData, "DependsOnData cannot be captured by torch.export: .*control flow that depends on data"),
+        (AnswersDifferently, "not written: the captured program answers differently from AnswersDifferently"),
+    ],
+    ids=["no binary layer", "control flow", "another program"],
+)
+def test_refused_and_nothing_left(module: type[nn.Module], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        _export(module(), tmp_path / "bundle")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_disagrees_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bundle"
+    module = nn.Sequential(BinaryConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    first = _export(module, path)
+    monkeypatch.setattr("bnas_deploy.export.output_tolerance", lambda network, images: -1.0)
+
+    with pytest.raises(ExportError, match="nothing was written, since the export does not agree with PyTorch: "):
+        _export(module, path)
+
+    assert read_bundle(path).manifest == first.bundle.manifest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]

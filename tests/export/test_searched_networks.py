@@ -1,0 +1,239 @@
+"""Whole searched networks: what Zeroise leaves goes, and every binary convolution is PyTorch's to the bit."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.finish import finish
+from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
+from bnas_deploy.export.rewrite import RewriteLog, run
+from bnas_deploy.export.vectors import layer_vectors, layers_model, output_tolerance
+from bnas_deploy.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
+from bnas_deploy.runtime.session import create_session
+from bnas_deploy.runtime.verify import LayerResult, verify_layers
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.network import Network, build_network
+from bnas_deploy.search.untrained import untrained_checkpoint
+
+CHANNELS = 4
+IMAGE_SIZE = (8, 8)
+
+
+def _cell(*edges: tuple[str, int]) -> Cell:
+    return Cell(tuple(Edge(*edge) for edge in edges))
+
+
+def _random_genotype(seed: int) -> Genotype:
+    """Return a genotype in which two edges of five are Zeroise, so that whole nodes are zero."""
+    rng = np.random.default_rng(seed)
+    chances = np.array([0.4 if name == "none" else 0.1 for name in OPERATIONS])
+    cells = [
+        _cell(*((str(rng.choice(OPERATIONS, p=chances)), int(rng.integers(2 + edge // 2))) for edge in range(8)))
+        for _ in ("normal", "reduction")
+    ]
+    return Genotype(*cells)
+
+
+NOTHING = ("none", 0)
+
+ZERO_NODES_ARE_READ = Genotype(
+    normal=_cell(
+        NOTHING, NOTHING, ("bin_conv_3x3", 2), ("avg_pool_3x3", 2), ("bin_dil_conv_5x5", 3), ("max_pool_3x3", 2),
+        ("bin_conv_5x5", 4), ("avg_pool_3x3", 3),
+    ),
+    reduction=_cell(
+        NOTHING, ("none", 1), ("bin_dil_conv_3x3", 2), NOTHING, ("avg_pool_3x3", 3), ("max_pool_3x3", 2),
+        ("bin_conv_3x3", 2), ("max_pool_3x3", 1),
+    ),
+)  # fmt: skip
+"""Node 2 is zero; padded convolutions and pools read it, and others read what they make of it."""
+
+EMPTY_NORMAL_CELL = Genotype(
+    normal=_cell(*[NOTHING] * 8),
+    reduction=_cell(("max_pool_3x3", 0), ("bin_conv_3x3", 1), *[("avg_pool_3x3", 1), ("bin_dil_conv_3x3", 2)] * 3),
+)
+"""The first cell gives zeros alone, so that all that reads it is constant."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network, its finished model, and how its layers compare with PyTorch."""
+
+    network: Network
+    log: RewriteLog
+    model: onnx.ModelProto
+    layers: tuple[LayerResult, ...]
+    difference: float
+    tolerance: float
+
+    def node(self, name: str) -> onnx.NodeProto:
+        return next(node for node in self.model.graph.node if node.name == name)
+
+    def constant(self, name: str) -> NDArray[np.generic]:
+        return numpy_helper.to_array(next(tensor for tensor in self.model.graph.initializer if tensor.name == name))
+
+    def count(self, op_type: str) -> int:
+        return Counter(node.op_type for node in self.model.graph.node)[op_type]
+
+
+def _config(genotype: Genotype, cells: int = 3, **settings: object) -> NetworkConfig:
+    return NetworkConfig("tiny", cells, CHANNELS, "cifar", genotype, 3, 3, IMAGE_SIZE, **settings)
+
+
+def _network(config: NetworkConfig) -> Network:
+    checkpoint = untrained_checkpoint(config, seed=0)
+    network = build_network(config)
+    network.load_state_dict(dict(checkpoint.state))
+    return network.eval()
+
+
+def _export(config: NetworkConfig, folder: Path) -> Exported:
+    network, images = _network(config), torch.randn(2, 3, *IMAGE_SIZE)
+    captured = capture(network, (3, *IMAGE_SIZE))
+    values = captured.values_of(images[:1])
+    log = run(FLOAT_PIPELINE if config.real else PIPELINE, captured.model)
+    model = finish(captured.model)
+    onnx.save(model, folder / "model.onnx")
+    onnx.save(layers_model(model), folder / "layers.onnx")
+    vectors = layer_vectors(captured.model, values, corner=None)
+    arrays = {f"{vector.check.name}.{part}": getattr(vector, part) for vector in vectors for part in ("x", "y")}
+    layers, alike = verify_layers(folder / "layers.onnx", [vector.check for vector in vectors], arrays)
+    assert alike
+    answers = create_session(folder / "model.onnx").run([OUTPUT], {INPUT: images.numpy()})[0]
+    with torch.no_grad():
+        difference = np.abs(answers - network(images).numpy()).max()
+    return Exported(network, log, model, layers, float(difference), output_tolerance(network, images))
+
+
+def _assert_right(exported: Exported) -> None:
+    assert [layer.failure for layer in exported.layers if not layer.exact] == []
+    assert exported.difference <= exported.tolerance
+
+
+def _assert_nothing_is_left_over(exported: Exported) -> None:
+    model = exported.model
+    assert exported.count("Zeroise") == exported.count("BatchNormalization") == 0
+    pools = [(node.input[0], str(node.attribute)) for node in model.graph.node if node.op_type == "MaxPool"]
+    assert len(pools) == len(set(pools))
+    read = {name for node in model.graph.node for name in node.input} | {OUTPUT}
+    made = [name for node in model.graph.node for name in node.output]
+    assert set(made) <= read
+    assert {tensor.name for tensor in model.graph.initializer} <= read
+    float_weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    binary = {node.name: node for node in model.graph.node if node.domain == opset.DOMAIN}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4 and tensor.dims[0] != 1:
+            assert tensor.name in float_weights  # not a copy of binary weights
+    assert not {node.name for node in model.graph.node if node.op_type == "Conv"} & set(binary)
+
+
+@pytest.mark.parametrize(
+    ("genotype", "cells"),
+    [(ZERO_NODES_ARE_READ, 4), (EMPTY_NORMAL_CELL, 4), *((_random_genotype(seed), 3 + seed % 3) for seed in range(4))],
+    ids=["zero nodes are read", "empty normal cell", *(f"random {seed}" for seed in range(4))],
+)
+def test_any_genotype(genotype: Genotype, cells: int, tmp_path: Path) -> None:
+    exported = _export(_config(genotype, cells), tmp_path)
+
+    _assert_right(exported)
+    _assert_nothing_is_left_over(exported)
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return _export(_config(GENOTYPES["cifar"], cells=6), tmp_path_factory.mktemp("cifar"))
+
+
+def _channels_read(exported: Exported, name: str) -> int:
+    attributes = {attribute.name: attribute for attribute in exported.node(name).attribute}
+    return attributes["weight_shape"].ints[3]
+
+
+def test_cifar_is_right(cifar: Exported) -> None:
+    _assert_right(cifar)
+    _assert_nothing_is_left_over(cifar)
+
+
+def test_cifar_keeps_the_layers_that_matter(cifar: Exported) -> None:
+    # Nodes 4 and 5 are zero in every cell; a reduction cell (2 and 4) is a pool of its first input, and its second
+    # input is read by the inter-cell skip alone.
+    normal = ["preprocess0.conv", "preprocess1.conv", "edges.1.conv", "edges.2.conv"]
+    wanted = [f"cells.{cell}.{name}" for cell in (0, 1, 3, 5) for name in normal]
+    wanted += ["cells.2.preprocess0.conv", "cells.4.preprocess0.conv"]
+    assert sorted(layer.check.name for layer in cifar.layers) == sorted(wanted)
+
+
+def test_cifar_has_one_pool_in_a_reduction_cell(cifar: Exported) -> None:
+    assert cifar.count("MaxPool") == 2
+
+
+@pytest.mark.parametrize("name", ["cells.1.preprocess1.conv", "cells.2.preprocess0.conv"])
+def test_cifar_stage_1_reads_half_of_a_cell(cifar: Exported, name: str) -> None:
+    assert _channels_read(cifar, name) == 2 * CHANNELS
+
+
+def test_cifar_behind_the_first_reduction_zeros_become_a_map_of_offsets(cifar: Exported) -> None:
+    node = cifar.node("cells.3.preprocess0.conv")  # 3x3, stride 2, padded; its BN has no gamma and beta
+
+    assert _channels_read(cifar, node.name) == 2 * CHANNELS
+    offset = cifar.constant(node.input[3])
+    assert offset.shape == (2 * CHANNELS, 4, 4)
+    assert not (offset == offset[:, :1, :1]).all()
+
+
+def test_cifar_log_names_what_was_left_alone(cifar: Exported) -> None:
+    assert len(cifar.log.refusals) == 1
+    assert "stem.conv pads with zeros behind the BN" in cifar.log.refusals[0]
+
+
+@pytest.mark.parametrize("genotype", [GENOTYPES["cifar"], ZERO_NODES_ARE_READ], ids=["cifar", "zero nodes are read"])
+def test_float_twin(genotype: Genotype, tmp_path: Path) -> None:
+    exported = _export(_config(genotype, cells=4, real=True), tmp_path)
+
+    assert exported.difference <= exported.tolerance
+    assert exported.count("Zeroise") == 0
+    if genotype is GENOTYPES["cifar"]:
+        names = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
+        assert not names & {"cells.1.preprocess1.conv", "cells.2.preprocess1.conv"}
+        weight = exported.constant(exported.node("cells.1.skip.conv").input[1])
+        assert weight.shape[1] == 2 * CHANNELS
+        assert exported.count("MaxPool") == 2
+
+
+def test_departure_real_last_two(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["cifar"], departures=("real-last-two",)), tmp_path)
+
+    _assert_right(exported)
+    # The last two in the order of the modules are both preprocesses of the last cell; the second is dead.
+    real = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
+    assert real == {"stem.conv", "cells.1.skip.conv", "cells.2.skip.conv", "cells.2.preprocess0.conv"}
+    assert "cells.1.preprocess0.conv" in {layer.check.name for layer in exported.layers}
+
+
+def test_departure_binary_weight_skip(tmp_path: Path) -> None:
+    departures = ("centre-weights", "clamp-weights", "binary-weight-skip")
+    exported = _export(_config(GENOTYPES["cifar"], departures=departures), tmp_path)
+
+    _assert_right(exported)
+    _assert_nothing_is_left_over(exported)
+    weight = np.abs(exported.constant(exported.node("cells.2.skip.conv").input[1]))
+    assert (weight == weight[:, :, :1, :1]).all()  # beta times the slope of the BN before it
+
+
+def test_k_map(tmp_path: Path) -> None:
+    exported = _export(_config(ZERO_NODES_ARE_READ, cells=4, k_map=True), tmp_path)
+
+    assert [layer.failure for layer in exported.layers if not layer.passed] == []
+    assert all(layer.check.tolerance > 0 for layer in exported.layers)
+    assert exported.difference <= exported.tolerance
+    assert exported.count("BinaryConv2dKRelu") == len(exported.layers) > 0
+    assert exported.count("BatchNormalization") == exported.count("Zeroise") == 0

@@ -1,0 +1,302 @@
+"""`verify` finds what was changed in a bundle, says it, and does not exit with 0."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bnas_deploy.bundle import IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, Bundle, describe_files, read_bundle
+from bnas_deploy.cli import main
+from bnas_deploy.errors import BundleError
+from bnas_deploy.runtime.verify import verify_bundle
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export three binary convolutions, `0` and `3` of one shape."""
+    import torch
+    from torch import nn
+
+    from bnas_deploy.bundle import Preprocessing
+    from bnas_deploy.export import Description, Images, export_module
+    from bnas_deploy.search.layers import BinaryConv2d
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    nn.init.constant_(norm.bias, -0.5)
+    binary = (BinaryConv2d(4, 4, 3, padding=1), nn.ReLU(), norm, BinaryConv2d(4, 4, 3, padding=1), nn.PReLU(4))
+    module = nn.Sequential(*binary, BinaryConv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    twin = nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    images = Images(torch.randn(5, 4, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
+    description = Description({"name": "tiny"}, ("a", "b", "c"), Preprocessing(8, 8, (0.0,) * 4, (1.0,) * 4), {})
+    path = tmp_path_factory.mktemp("exported") / "bundle"
+    export_module(module, twin, path, images, description)
+    return path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "bundle")
+
+
+def _accept(bundle: Path) -> None:
+    """Write the hashes of the changed files into the manifest."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"] = {name: asdict(record) for name, record in describe_files(bundle).items()}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _change_manifest(bundle: Path, change: Callable[[dict], None]) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    change(manifest)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def _change_constant(path: Path, layer: str, position: int, change: Callable[[NDArray], None]) -> None:
+    """Change input `position` of the node `layer` in an ONNX file."""
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if node.name == layer)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[position])
+    data = numpy_helper.to_array(tensor).copy()
+    change(data)
+    tensor.CopyFrom(numpy_helper.from_array(data, tensor.name))
+    onnx.save(model, path)
+
+
+def _change_arrays(path: Path, change: Callable[[Arrays], None]) -> None:
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    change(arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def _verify(bundle: Path) -> Result:
+    return CliRunner().invoke(main, ["verify", str(bundle), "--layers"])
+
+
+def _assert_refused(bundle: Path, *messages: str) -> None:
+    result = _verify(bundle)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)  # a message, not a traceback
+    for message in messages:
+        assert message in result.output, result.output
+
+
+def _flip_bit(data: NDArray) -> None:
+    data[0, 0, 0, 0] ^= 1
+
+
+def _swap(first: str, second: str) -> Callable[[Arrays], None]:
+    def swap(arrays: Arrays) -> None:
+        arrays[first], arrays[second] = arrays[second], arrays[first]
+
+    return swap
+
+
+def test_an_untouched_bundle_passes(bundle: Path) -> None:
+    result = _verify(bundle)
+
+    assert result.exit_code == 0, result.output
+    assert "3 of 3 bit-exact against PyTorch" in result.output
+    assert "0: bit-exact on 144 outputs" in result.output
+    assert "5 of 5 images" in result.output
+
+
+def test_what_verification_returns(bundle: Path) -> None:
+    result = verify_bundle(read_bundle(bundle))
+
+    assert result.failures == []
+    assert [layer.check.name for layer in result.layers] == ["0", "3", "5"]
+    assert all(layer.exact and layer.check.tolerance == 0 for layer in result.layers)
+    assert (result.identical, result.images, result.agreement, result.disputed) == (True, 5, 5, 0)
+    assert result.correct is not None
+
+
+def test_labels_may_be_unknown(bundle: Path) -> None:
+    _change_arrays(bundle / IMAGES, lambda arrays: arrays.pop("labels"))
+    _accept(bundle)
+
+    assert verify_bundle(read_bundle(bundle)).correct is None
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_a_weight(bundle: Path) -> None:
+    _change_constant(bundle / LAYERS_MODEL, "3", 1, _flip_bit)
+    _accept(bundle)
+
+    _assert_refused(bundle, "does not agree with PyTorch", "layer 3 differs from PyTorch by", "rounding explains 0")
+
+
+def test_a_flipped_bit_that_moves_the_outputs(bundle: Path) -> None:
+    # layers.onnx has weights of its own; a bit of model.onnx is seen in the outputs, or not at all but by its hash.
+    _change_constant(bundle / MODEL, "3", 1, _flip_bit)
+    _accept(bundle)
+
+    _assert_refused(bundle, "3 of 3 bit-exact against PyTorch", "outputs differ from PyTorch by")
+
+
+def test_a_changed_scale(bundle: Path) -> None:
+    def change(scale: NDArray) -> None:
+        scale[3] = np.nextafter(scale[3], np.float32(2))
+
+    _change_constant(bundle / LAYERS_MODEL, "0", 4, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, "layer 0 differs from PyTorch by", "2 of 3 bit-exact against PyTorch")
+
+
+def test_changed_outputs(bundle: Path) -> None:
+    def change(bias: NDArray) -> None:
+        bias += [1, -1, 0]
+
+    model = onnx.load(bundle / MODEL)
+    head = next(node.name for node in model.graph.node if node.op_type == "Gemm")
+    _change_constant(bundle / MODEL, head, 2, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, "outputs differ from PyTorch by 1, rounding explains")
+
+
+@pytest.mark.parametrize("file", [MODEL, LAYERS_MODEL])
+def test_a_changed_file_is_told_by_its_hash(bundle: Path, file: str) -> None:
+    data = bytearray((bundle / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / file).write_bytes(data)
+
+    _assert_refused(bundle, f"{bundle / file}: its SHA-256 is not the one in the manifest")
+
+
+def test_a_packed_weight_of_the_wrong_length(bundle: Path) -> None:
+    model = onnx.load(bundle / LAYERS_MODEL)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == model.graph.node[0].input[1])
+    data = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(np.concatenate((data, data), axis=3), tensor.name))
+    onnx.save(model, bundle / LAYERS_MODEL)
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / LAYERS_MODEL}: onnxruntime", "cannot use it")
+
+
+def test_a_truncated_model(bundle: Path) -> None:
+    data = (bundle / MODEL).read_bytes()
+    (bundle / MODEL).write_bytes(data[: len(data) // 2])
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / MODEL}: onnxruntime", "cannot use it")
+
+
+# --- the test vectors -----------------------------------------------------------------------------------------------
+
+
+def test_swapped_vectors_of_like_layers(bundle: Path) -> None:
+    _change_arrays(bundle / LAYERS, _swap("0.x", "3.x"))
+    _accept(bundle)
+
+    _assert_refused(bundle, "layer 0 differs from PyTorch by", "layer 3 differs from PyTorch by")
+
+
+def test_swapped_vectors_of_unlike_layers(bundle: Path) -> None:
+    _change_arrays(bundle / LAYERS, _swap("0.y", "5.y"))
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / LAYERS}: 0.y has the shape (1, 6, 6, 6), the layer has 4 channels there")
+
+
+def test_a_missing_vector(bundle: Path) -> None:
+    _change_arrays(bundle / LAYERS, lambda arrays: arrays.pop("3.y"))
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / LAYERS}: no test vector '3.y'; export the model again")
+
+
+def test_swapped_images(bundle: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["images"] = arrays["images"][::-1].copy()
+
+    _change_arrays(bundle / IMAGES, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, "outputs differ from PyTorch by")
+
+
+def test_images_of_another_size(bundle: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["images"] = arrays["images"][:, :, :4]
+
+    _change_arrays(bundle / IMAGES, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, "images: got float32 (5, 4, 4, 8), wanted float32 (N, 4, 8, 8)")
+
+
+def test_logits_of_another_shape(bundle: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["logits"] = arrays["logits"][:, :2]
+
+    _change_arrays(bundle / IMAGES, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / IMAGES}: logits of shape (5, 2), the model answers (5, 3)")
+
+
+@pytest.mark.parametrize("file", [IMAGES, LAYERS])
+@pytest.mark.parametrize("bytes_left", [0, 100, -200], ids=["empty", "head", "without its end"])
+def test_a_truncated_archive(bundle: Path, file: str, bytes_left: int) -> None:
+    data = (bundle / file).read_bytes()
+    (bundle / file).write_bytes(data[:bytes_left])
+
+    _assert_refused(bundle, f"{bundle / file}: {len(data[:bytes_left])} bytes, the manifest says {len(data)}")
+    _accept(bundle)
+    _assert_refused(bundle, f"{bundle / file}: cannot be read:")
+
+
+def test_a_damaged_archive(bundle: Path) -> None:
+    data = bytearray((bundle / LAYERS).read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 40] = bytes(40)
+    (bundle / LAYERS).write_bytes(data)
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / LAYERS}: cannot be read:")
+
+
+# --- the manifest ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_without_binary_layers_has_nothing_to_compare(bundle: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["verification"]["layers"] = []
+
+    _change_manifest(bundle, change)
+    opened = read_bundle(bundle)
+
+    assert verify_bundle(Bundle(bundle, opened.manifest)).layers == ()
+
+
+def test_answers_that_are_not_numbers_do_not_pass(bundle: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["logits"][0, 0] = np.nan
+
+    _change_arrays(bundle / IMAGES, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, "outputs differ from PyTorch by nan")
+
+
+def test_the_error_is_a_bundle_error(bundle: Path) -> None:
+    _change_arrays(bundle / LAYERS, lambda arrays: arrays.clear())
+    _accept(bundle)
+
+    with pytest.raises(BundleError, match="no test vector"):
+        verify_bundle(read_bundle(bundle))
