@@ -1,0 +1,103 @@
+"""What is measured against what: one row per engine, each able to open its model of a bundle and run it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas_deploy.bundle import FLOAT_TWIN, MODEL
+from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
+from bnas_deploy.runtime.profile import NodeTime, read_profile
+from bnas_deploy.runtime.session import create_session, session_options
+
+
+class Runner(Protocol):
+    """A model that is loaded, with its input and output in place."""
+
+    output: NDArray[np.float32]
+    """What the last run gave, (N, classes); the same array every time."""
+
+    def run(self) -> None:
+        """Run once."""
+
+    def node_times(self, *, skip: int) -> list[NodeTime]:
+        """End a profiled run and return the time of every node, without the first `skip` runs."""
+
+
+class OrtRunner:
+    """A model in onnxruntime, on the CPU, with all its optimisations.
+
+    Input and output are bound once, so that a run costs no copy and the same few microseconds of Python in every
+    engine.
+    """
+
+    def __init__(
+        self, model: Path, images: NDArray[np.float32], *, threads: int, library: bool, profile_to: Path | None = None
+    ) -> None:
+        """Open `model` on `images` (N, C, H, W); `library` as in session_options.
+
+        With `profile_to`, a folder, every run is profiled, and a little slower for it.
+        """
+        import onnxruntime
+
+        options = session_options(threads=threads, library=library)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Idle threads wait for work in a loop. Two engines take turns here, and the loop of the one would take the
+        # processor from the other: with two threads on two processors, 7 ms a run became 15 ms.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile_to:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_to / model.stem)
+        self._session = create_session(model, options)
+        feed = {self._session.get_inputs()[0].name: images}
+        self.output = self._session.run(None, feed)[0]  # where the shape of the output is known from
+        self._binding = self._bind(feed)
+
+    def _bind(self, feed: dict[str, NDArray[np.float32]]) -> Any:
+        from onnxruntime import OrtValue
+
+        binding = self._session.io_binding()
+        for name, images in feed.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(images))
+        binding.bind_ortvalue_output(self._session.get_outputs()[0].name, OrtValue.ortvalue_from_numpy(self.output))
+        return binding
+
+    def run(self) -> None:
+        """Run once."""
+        self._session.run_with_iobinding(self._binding)
+
+    def node_times(self, *, skip: int) -> list[NodeTime]:
+        """End profiling and return the time of every node, without the first `skip` runs."""
+        return read_profile(Path(self._session.end_profiling()), skip=1 + skip)  # 1 is the run that made the output
+
+
+class Open(Protocol):
+    """How an engine opens a model: see `OrtRunner`."""
+
+    def __call__(
+        self, model: Path, images: NDArray[np.float32], *, threads: int, profile_to: Path | None = None
+    ) -> Runner:
+        """Load the model and run it once."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a network: which file of the bundle, by what, on which instruction set."""
+
+    name: str
+    file: str
+    isa: Callable[[], str]
+    open: Open
+
+
+ENGINES = (
+    Engine("bnas", MODEL, native_isa, partial(OrtRunner, library=True)),
+    Engine("ort-fp32", FLOAT_TWIN, lambda: vector_isa(cpu_flags()), partial(OrtRunner, library=False)),
+)
+
+BASELINE = "ort-fp32"
+"""What every other engine's speed is divided by."""

@@ -1,0 +1,80 @@
+"""The nodes of an ONNX file, read without the package `onnx`, which a device does not have.
+
+An ONNX file is a protocol buffer: a sequence of fields, each with a number, a wire type and a payload. The numbers
+below are those of onnx.proto, where they are frozen. Everything that is not named here is passed over.
+"""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL_GRAPH = 7
+GRAPH_NODE = 1
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE = 1, 2, 3, 4
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the main graph, with the names of its values."""
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_nodes(path: Path) -> tuple[Node, ...]:
+    """Read the nodes of the main graph of an ONNX file that onnxruntime accepts; weights are passed over."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        return tuple(_node(node) for graph in _payloads(view, MODEL_GRAPH) for node in _payloads(graph, GRAPH_NODE))
+
+
+def _node(data: memoryview) -> Node:
+    return Node(
+        # Absent strings are empty, as protocol buffers have it.
+        name="".join(_texts(data, NODE_NAME)),
+        op_type="".join(_texts(data, NODE_OP_TYPE)),
+        inputs=_texts(data, NODE_INPUT),
+        outputs=_texts(data, NODE_OUTPUT),
+    )
+
+
+def _texts(data: memoryview, number: int) -> tuple[str, ...]:
+    return tuple(str(payload, "utf-8") for payload in _payloads(data, number))
+
+
+def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
+    """Yield the payload of every field `number`, which is a string or a message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        field, wire_type = key >> 3, key & 7
+        if wire_type == VARINT:
+            _, at = _varint(data, at)
+            continue
+        if wire_type == BYTES:
+            length, at = _varint(data, at)
+        else:
+            length = {FIXED64: 8, FIXED32: 4}[wire_type]
+        if field == number:
+            yield data[at : at + length]
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Read seven bits a byte, the lowest first, up to a byte below 128; return the value and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

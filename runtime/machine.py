@@ -1,0 +1,179 @@
+"""What a measurement was made on: processor, instruction sets, clock, load and versions."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import bnas_deploy
+
+ISA_FLAGS = (
+    # x86-64, as /proc/cpuinfo spells them: what binary, float and int8 convolutions are made of.
+    "popcnt",
+    "ssse3",
+    "sse4_2",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bitalg",
+    "avx512_vpopcntdq",
+    "avx512_bf16",
+    "amx_tile",
+    # 64-bit ARM.
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
+"""The instruction sets that decide how fast a convolution can be."""
+
+# Best first: the first row whose flags are all there is the answer.
+VECTOR_ISAS = (
+    ("avx512f", {"avx512f"}),
+    ("avx2", {"avx2", "fma"}),
+    ("avx", {"avx"}),
+    ("sse2", {"sse2"}),
+    ("neon", {"asimd"}),
+)
+"""The float kernels that onnxruntime chooses from, named by their instruction set, and the flags that each needs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine at one moment. None is what the system does not tell, as a virtual machine or a container may not.
+
+    `cpus` is what this process may use and `cores` the physical cores of the whole machine. The clock is the one that
+    /sys gives for the first processor when asked, before measuring. `load_average` is over 1, 5 and 15 minutes.
+    """
+
+    cpu: str
+    architecture: str
+    isa_flags: tuple[str, ...]
+    cores: int | None
+    cpus: int
+    virtual: bool
+    governor: str | None
+    clock_mhz: float | None
+    max_clock_mhz: float | None
+    load_average: tuple[float, float, float]
+    memory_bytes: int | None
+    os: str
+    kernel: str
+    python: str
+    numpy: str
+    onnxruntime: str
+    bnas_deploy: str
+    date: str  # ISO 8601, UTC
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Describe this machine; `root` is where its /proc and /sys are."""
+    cpuinfo = _read(root / "proc/cpuinfo") or ""
+    flags = cpu_flags(root)
+    clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    return Machine(
+        cpu=_cpu_name(cpuinfo, root),
+        architecture=platform.machine(),
+        isa_flags=tuple(flag for flag in ISA_FLAGS if flag in flags),
+        cores=_cores(root),
+        cpus=usable_cpus(),
+        virtual="hypervisor" in flags,
+        governor=_read(clock / "scaling_governor"),
+        clock_mhz=_megahertz(clock / "scaling_cur_freq"),
+        max_clock_mhz=_megahertz(clock / "cpuinfo_max_freq"),
+        load_average=os.getloadavg(),
+        memory_bytes=_memory_bytes(root),
+        os=_os_name(root),
+        kernel=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        numpy=importlib.metadata.version("numpy"),
+        onnxruntime=_onnxruntime_version(),
+        bnas_deploy=bnas_deploy.__version__,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def usable_cpus() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """Return the features of the processor as /proc/cpuinfo names them: `flags` on x86, `Features` on ARM."""
+    found = _field(_read(root / "proc/cpuinfo") or "", "flags|Features")
+    return frozenset((found or "").split())
+
+
+def native_isa() -> str:
+    """Name of the kernels that the operator library runs on this machine."""
+    return "portable"
+
+
+def vector_isa(flags: frozenset[str]) -> str:
+    """Name of the float kernels that onnxruntime runs on a processor with these flags."""
+    return next((name for name, needs in VECTOR_ISAS if needs <= flags), "scalar")
+
+
+def _cpu_name(cpuinfo: str, root: Path) -> str:
+    """Return the model's name; an ARM kernel gives only numbers, but often the name of the board."""
+    name = _field(cpuinfo, "model name")
+    if name:
+        return name
+    # Device tree strings end with a NUL byte.
+    board = (_read(root / "proc/device-tree/model") or "").rstrip("\0")
+    implementer, part = _field(cpuinfo, "CPU implementer"), _field(cpuinfo, "CPU part")
+    numbers = f"implementer {implementer}, part {part}" if implementer and part else ""
+    return " ".join(filter(None, (board, numbers and f"({numbers})"))) or platform.processor() or "unknown"
+
+
+def _cores(root: Path) -> int | None:
+    """Count the physical cores: processors that share one name the same set of siblings."""
+    files = root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list")
+    return len({_read(file) for file in files}) or None
+
+
+def _memory_bytes(root: Path) -> int | None:
+    kilobytes = _field(_read(root / "proc/meminfo") or "", "MemTotal")
+    return int(kilobytes.split()[0]) * 1024 if kilobytes else None
+
+
+def _os_name(root: Path) -> str:
+    match = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read(root / "etc/os-release") or "", re.MULTILINE)
+    return match[1] if match else platform.system()
+
+
+def _onnxruntime_version() -> str:
+    # Not importlib.metadata: builds under other names, such as onnxruntime-gpu, have the module's name all the same.
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _megahertz(path: Path) -> float | None:
+    kilohertz = _read(path)
+    return int(kilohertz) / 1000 if kilohertz else None
+
+
+def _field(text: str, name: str) -> str | None:
+    """Return the first `name : value` of a file such as /proc/cpuinfo."""
+    match = re.search(rf"^(?:{name})\s*:\s*(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:  # not there, or there and not to be read: a virtual machine offers some of these files as shells
+        return None

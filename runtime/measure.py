@@ -1,0 +1,321 @@
+"""How long a bundle takes, engine against engine: the answer is checked first, then records come back.
+
+This module returns numbers and knows nothing of text; `bnas_deploy.report` shows them.
+"""
+
+import math
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas_deploy.bundle import IMAGES, MODEL, Bundle
+from bnas_deploy.cost import LayerCost
+from bnas_deploy.errors import BundleError
+from bnas_deploy.runtime.engines import BASELINE, ENGINES, Engine, Runner
+from bnas_deploy.runtime.graph import read_nodes
+from bnas_deploy.runtime.memory import PeakMemory, peak_memory
+from bnas_deploy.runtime.profile import NodeTime, kind_of, original_nodes
+from bnas_deploy.runtime.session import Model, create_session, session_options
+
+BINARY_CONVOLUTION_K = "BinaryConv2dK"
+"""What the names of those operators begin with whose sum, K, has no defined order of roundings."""
+
+NETWORK = "network"
+"""The subject of a record that is about a whole network."""
+
+MIN_RUNS = 10
+"""However slow a network is: with fewer runs a 90th percentile says nothing."""
+
+WARMUP_ROUNDS = 3
+WARMUP_NS = 200_000_000
+"""A processor needs some tenths of a second to raise its clock; the first runs also fill onnxruntime's arena."""
+
+PROFILED_RUNS = 100
+"""Enough for a median to settle; the profile of a thousand nodes then stays far below onnxruntime's limit of events."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster than `baseline`: percentiles over rounds of the ratio of two neighbouring runs."""
+
+    baseline: str
+    p10: float
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """How long one subject took in one engine, over `runs` runs.
+
+    `subject` is `network`, a node's name in the file (or, of a node that onnxruntime added, in its profile), or a
+    layer such as `56x56 64->64 k3 s1 d1`. What follows `p99_ms` is None where it does not apply: `ratio` is of a
+    network and not of the baseline; `kind` is of a node, and `layer` of a node with weights; files and
+    memory are of a network, and memory is that of a process of its own with one thread (`runtime.memory`).
+    """
+
+    subject: str
+    engine: str
+    isa: str
+    threads: int
+    batch: int
+    runs: int
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    ratio: Ratio | None = None
+    kind: str | None = None
+    layer: str | None = None
+    file_bytes: int | None = None
+    memory: PeakMemory | None = None
+
+
+@dataclass(frozen=True)
+class AnswerCheck:
+    """What was compared before measuring: so many images, and the largest difference of a logit from PyTorch's.
+
+    `every_bit` is whether the library had to agree with the function bodies bit for bit, or within the tolerance.
+    """
+
+    images: int
+    every_bit: bool
+    largest_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the records of one measurement share."""
+
+    engine: str
+    isa: str
+    threads: int
+    batch: int
+
+
+def interleave(
+    calls: Sequence[Callable[[], object]],
+    *,
+    min_rounds: int,
+    min_ns: int = 0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> NDArray[np.int64]:
+    """Call A, B, A, B, ... and return how long each took: nanoseconds, (rounds, calls).
+
+    In turns, because what slows a machine down for a while then slows all of them. Ends when there were `min_rounds`
+    rounds and they took `min_ns`.
+    """
+    start = clock()
+    rounds: list[list[int]] = []
+    while len(rounds) < min_rounds or clock() - start < min_ns:
+        rounds.append([_time(call, clock) for call in calls])
+    return np.array(rounds, np.int64)
+
+
+def _time(call: Callable[[], object], clock: Callable[[], int]) -> int:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def record(subject: str, setting: Setting, samples_ns: Sequence[int] | NDArray[np.int64]) -> Record:
+    """Describe samples in nanoseconds; percentiles are interpolated linearly, as numpy does."""
+    median, p90, p99 = (np.percentile(samples_ns, (50, 90, 99)) / 1e6).tolist()
+    return Record(subject, **asdict(setting), runs=len(samples_ns), median_ms=median, p90_ms=p90, p99_ms=p99)
+
+
+def ratio(baseline: str, baseline_ns: NDArray[np.int64], samples_ns: NDArray[np.int64]) -> Ratio:
+    """Compare round by round: both arrays are (rounds,)."""
+    p10, median, p90 = np.percentile(baseline_ns / samples_ns, (10, 50, 90)).tolist()
+    return Ratio(baseline, p10, median, p90)
+
+
+def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
+    """Compare what the library gives with what the function bodies give, and that with what PyTorch gave.
+
+    With the function bodies it must agree in every bit; in a network that uses K, whose sum has no defined order,
+    within the tolerance of the manifest, as with PyTorch.
+
+    Raises:
+        BundleError: an answer differs, or there is no test vector to tell by.
+    """
+    model = bundle.file(MODEL)
+    images, logits = read_images(bundle)
+    tolerance = bundle.manifest.verification.output_tolerance
+    every_bit = not any(node.op_type.startswith(BINARY_CONVOLUTION_K) for node in read_nodes(model))
+    plain = _predict(bundle, images, threads=threads[0], library=False)
+    for count in threads:
+        answers = _predict(bundle, images, threads=count, library=True)
+        if not (_same_bits(answers, plain) if every_bit else _largest_difference(answers, plain) <= tolerance):
+            raise BundleError(
+                f"{model}: with {_count(count)} the operator library answers otherwise than onnxruntime without it: "
+                f"logits differ by up to {_largest_difference(answers, plain):.3g}, and "
+                f"{'no bit' if every_bit else f'{tolerance:.3g}'} may differ; {_not_measured(bundle)}"
+            )
+    difference = _largest_difference(plain, logits)
+    if not difference <= tolerance:  # so that NaN is refused
+        raise BundleError(
+            f"{model}: a logit differs by {difference:.3g} from what PyTorch gave to the images in {IMAGES}, and "
+            f"{tolerance:.3g} is allowed; {_not_measured(bundle)}"
+        )
+    return AnswerCheck(len(images), every_bit, difference, tolerance)
+
+
+def measure_bundle(
+    bundle: Bundle,
+    *,
+    threads: Sequence[int],
+    batch: int,
+    min_seconds: float,
+    on_step: Callable[[str], object] = lambda step: None,
+) -> list[Record]:
+    """Measure every engine on `bundle`, whose answers `check_answers` has found right.
+
+    Args:
+        bundle: what to measure, on the images among its test vectors, repeated to fill a batch.
+        threads: numbers of threads, one measurement each.
+        batch: images per run.
+        min_seconds: how long to measure each number of threads, at least; the engines share it.
+        on_step: is told what is being done, for people who wait.
+
+    Returns:
+        For each number of threads and each engine, a record of the network and then one of every node that ran.
+
+    Raises:
+        BundleError: a file of the bundle is missing, damaged, or not the same network.
+    """
+    images = _batch_of(read_images(bundle)[0], batch)
+    on_step("peak memory")
+    memory = {engine.name: peak_memory(engine.name, bundle.file(engine.file), images.shape) for engine in ENGINES}
+    records: list[Record] = []
+    for count in threads:
+        on_step(f"{_count(count)}: whole network")
+        networks = _measure_networks(bundle, images, count, min_seconds)
+        on_step(f"{_count(count)}: layer by layer")
+        nodes = _profile_nodes(bundle, images, count, runs=min(networks[0].runs, PROFILED_RUNS))
+        for network in networks:
+            records += [replace(network, memory=memory[network.engine]), *nodes[network.engine]]
+    return records
+
+
+def read_images(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the images (N, C, H, W) among the test vectors and the logits (N, classes) that PyTorch gave to them.
+
+    Raises:
+        BundleError: they are not there, or not arrays.
+    """
+    path = bundle.file(IMAGES)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["logits"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            f"{path}: no `images` and `logits` to be read in it ({error}); export the model again"
+        ) from None
+
+
+def _predict(bundle: Bundle, images: NDArray[np.float32], *, threads: int, library: bool) -> NDArray[np.float32]:
+    session = create_session(bundle.file(MODEL), session_options(threads=threads, library=library))
+    return Model(bundle, session).predict(images)
+
+
+def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
+
+
+def _largest_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+
+
+def _not_measured(bundle: Bundle) -> str:
+    return f"nothing was measured, `bnas-deploy verify {bundle.path}` says where it begins"
+
+
+def _batch_of(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+    """Return `batch` images, the first ones, or all of them as often as it takes."""
+    return np.ascontiguousarray(images[np.arange(batch) % len(images)], np.float32)
+
+
+def _measure_networks(bundle: Bundle, images: NDArray[np.float32], threads: int, min_seconds: float) -> list[Record]:
+    runners = [engine.open(bundle.file(engine.file), images, threads=threads) for engine in ENGINES]
+    _refuse_other_shapes(bundle, runners)
+    calls = [runner.run for runner in runners]
+    interleave(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
+    samples = interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
+    columns = {engine.name: samples[:, i] for i, engine in enumerate(ENGINES)}
+    return [
+        replace(
+            record(NETWORK, _setting(engine, threads, len(images)), columns[engine.name]),
+            file_bytes=bundle.file(engine.file).stat().st_size,
+            ratio=None if engine.name == BASELINE else ratio(BASELINE, columns[BASELINE], columns[engine.name]),
+        )
+        for engine in ENGINES
+    ]
+
+
+def _refuse_other_shapes(bundle: Bundle, runners: Sequence[Runner]) -> None:
+    """A twin that answers with another shape is another network, and no time of it means anything."""
+    shapes = {engine.file: runner.output.shape for engine, runner in zip(ENGINES, runners, strict=True)}
+    if len(set(shapes.values())) > 1:
+        given = ", ".join(f"{file} {shape}" for file, shape in shapes.items())
+        raise BundleError(f"{bundle.path}: its models answer with different shapes: {given}; export the model again")
+
+
+def _profile_nodes(
+    bundle: Bundle, images: NDArray[np.float32], threads: int, *, runs: int
+) -> Mapping[str, list[Record]]:
+    with tempfile.TemporaryDirectory() as folder:
+        runners = [
+            engine.open(bundle.file(engine.file), images, threads=threads, profile_to=Path(folder))
+            for engine in ENGINES
+        ]
+        interleave([runner.run for runner in runners], min_rounds=WARMUP_ROUNDS + runs)
+        times = [runner.node_times(skip=WARMUP_ROUNDS) for runner in runners]
+    layers = {layer.name: layer_name(layer) for layer in bundle.manifest.layers}
+    return {
+        engine.name: _node_records(bundle.file(engine.file), _setting(engine, threads, len(images)), found, layers)
+        for engine, found in zip(ENGINES, times, strict=True)
+    }
+
+
+def _node_records(model: Path, setting: Setting, times: Sequence[NodeTime], layers: Mapping[str, str]) -> list[Record]:
+    return [
+        _node_record(node.name if node else time.name, node.op_type if node else time.op_type, setting, time, layers)
+        for time, node in zip(times, original_nodes(times, read_nodes(model)), strict=True)
+    ]
+
+
+def _node_record(subject: str, op_type: str, setting: Setting, time: NodeTime, layers: Mapping[str, str]) -> Record:
+    measured = record(subject, setting, [1000 * us for us in time.runs_us])
+    return replace(measured, kind=kind_of(op_type), layer=layers.get(subject))
+
+
+def layer_name(cost: LayerCost) -> str:
+    """Name a layer by what decides its time: height and width of its input, channels, kernel, stride, dilation.
+
+    Such as `56x56 64->64 k3 s1 d1`; a pair of unequal numbers is written `3x1`, and ` g4` stands for groups, where
+    there are several.
+    """
+    channels, height, width = cost.input
+    kernel, stride, dilation = map(_pair, (cost.kernel, cost.stride, cost.dilation))
+    text = f"{height}x{width} {channels}->{cost.output[0]} k{kernel} s{stride} d{dilation}"
+    return text if cost.groups == 1 else f"{text} g{cost.groups}"
+
+
+def _pair(numbers: tuple[int, int]) -> str:
+    vertical, horizontal = numbers
+    return str(vertical) if vertical == horizontal else f"{vertical}x{horizontal}"
+
+
+def _setting(engine: Engine, threads: int, batch: int) -> Setting:
+    return Setting(engine.name, engine.isa(), threads, batch)
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"

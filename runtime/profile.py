@@ -1,0 +1,164 @@
+"""Where the time of a run goes: onnxruntime's own profile, with every node given back the name that it has in the file.
+
+While it optimises, onnxruntime renames. What it was seen to do (1.31; the other forms are those of older versions):
+
+    conv             -> conv                  Conv and Relu fused into FusedConv keep the name of the Conv
+    conv             -> fused conv
+    fc               -> fc/MatMulAddFusion    MatMul and Add fused into Gemm
+    conv, relu       -> y_nchwc               laid out in blocks of channels: named after the value y that the Conv,
+                                              or the last node fused into it, gives in the file
+    bn               -> y_bn_nchwc            in that layout a BatchNormalization is a Conv, a group per channel
+    (none)           -> ReorderOutput         new nodes, from and to that layout
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnas_deploy.runtime.graph import Node
+
+BINARY_CONVOLUTION = "BinaryConv2d"
+"""What the names of all operators of the domain `bnas` begin with."""
+
+BINARY, FLOAT, CLASSIFIER, OTHER = "binary convolution", "float convolution", "fully connected", "other"
+
+KINDS = {
+    "Conv": FLOAT,
+    "FusedConv": FLOAT,
+    "NhwcFusedConv": FLOAT,
+    "FusedGemm": CLASSIFIER,
+    "FusedMatMul": CLASSIFIER,
+    "Gemm": CLASSIFIER,
+    "MatMul": CLASSIFIER,
+    "Add": "add",
+    "Sum": "add",
+    "Concat": "concat",
+    "AveragePool": "pool",
+    "GlobalAveragePool": "pool",
+    "MaxPool": "pool",
+    "ReduceMean": "pool",
+    "BatchNormalization": "scale and shift",
+    "Mul": "scale and shift",
+    "Clip": "activation",
+    "LeakyRelu": "activation",
+    "PRelu": "activation",
+    "Relu": "activation",
+    "Flatten": "layout",
+    "Gather": "layout",
+    "ReorderInput": "layout",
+    "ReorderOutput": "layout",
+    "Reshape": "layout",
+    "Slice": "layout",
+    "Split": "layout",
+    "Transpose": "layout",
+}
+"""What kind of work an operator is; `OTHER` is what is not here. All but the first three kinds are glue."""
+
+FUSED_INTO_CONV = {
+    "Add",
+    "BatchNormalization",
+    "Clip",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Mul",
+    "Relu",
+    "Sigmoid",
+    "Sum",
+    "Tanh",
+}
+"""Operators that onnxruntime fuses into the convolution before them."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node that ran: its name in the profile, its operator, and its time in each run.
+
+    Times are whole microseconds, cut off by the profiler.
+    """
+
+    name: str
+    op_type: str
+    runs_us: tuple[int, ...]
+
+
+def kind_of(op_type: str) -> str:
+    """Return the kind of work that an operator is."""
+    return BINARY if op_type.startswith(BINARY_CONVOLUTION) else KINDS.get(op_type, OTHER)
+
+
+def read_profile(path: Path, *, skip: int) -> list[NodeTime]:
+    """Read a profile that onnxruntime wrote, in running order, without the first `skip` runs."""
+    return node_times(json.loads(path.read_text(encoding="utf-8")), skip=skip)
+
+
+def node_times(events: Iterable[Mapping[str, Any]], *, skip: int) -> list[NodeTime]:
+    """Gather the events of a profile by node, without the first `skip` runs of each."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for event in events:
+        # Older versions have further events before and after a node, with other suffixes.
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            # Nodes without a name are told apart by their index.
+            found.setdefault((name, event["args"]["node_index"]), []).append(event)
+    return [
+        NodeTime(
+            name=name or f"{runs[0]['args']['op_name']} {index}",
+            op_type=runs[0]["args"]["op_name"],
+            runs_us=tuple(run["dur"] for run in runs[skip:]),
+        )
+        for (name, index), runs in found.items()
+    ]
+
+
+def original_nodes(times: Sequence[NodeTime], graph: Sequence[Node]) -> list[Node | None]:
+    """Return which node of `graph`, the file's nodes, each profiled node was; None for what onnxruntime added."""
+    named = {node.name: node for node in graph}
+    makers = {output: node for node in graph for output in node.outputs}
+    found = [_by_name(time, named) or _by_value(time, makers) for time in times]
+    taken = {node.name for node in found if node}
+    # Last, because a walk back from an Add may reach two convolutions, of which one has been found by now.
+    return [node or _by_walking_back(time, makers, taken) for time, node in zip(times, found, strict=True)]
+
+
+def _by_name(time: NodeTime, named: Mapping[str, Node]) -> Node | None:
+    for name in (time.name, time.name.removeprefix("fused "), time.name.rpartition("/")[0]):
+        if name in named:
+            return named[name]
+    return None
+
+
+def _by_value(time: NodeTime, makers: Mapping[str, Node]) -> Node | None:
+    value = _value_in(time.name)
+    maker = makers.get(value)
+    if maker and maker.op_type == _plain(time.op_type):
+        return maker
+    normalisation = makers.get(value.removesuffix("_bn")) if value.endswith("_bn") else None
+    return normalisation if normalisation and normalisation.op_type == "BatchNormalization" else None
+
+
+def _by_walking_back(time: NodeTime, makers: Mapping[str, Node], taken: set[str]) -> Node | None:
+    """Find the convolution that the nodes up to the value in the name were fused into."""
+    values = [_value_in(time.name)]
+    while values:
+        node = makers.get(values.pop(0))
+        if node is None:
+            continue
+        if node.op_type == _plain(time.op_type) and node.name not in taken:
+            return node
+        if node.op_type in FUSED_INTO_CONV:
+            values.extend(node.inputs)
+    return None
+
+
+def _value_in(name: str) -> str:
+    """Return y of `y_nchwc`, or of `y_nchwc_token_3` where onnxruntime needed another name; else nothing."""
+    match = re.fullmatch(r"(.+)_nchwc(?:(?:_token)?_\d+)?", name)
+    return match[1] if match else ""
+
+
+def _plain(op_type: str) -> str:
+    """Return the operator of the standard that onnxruntime's own variant stands for."""
+    return "Conv" if op_type in {"FusedConv", "NhwcFusedConv"} else op_type

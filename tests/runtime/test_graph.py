@@ -1,0 +1,50 @@
+"""The small ONNX reader against the package `onnx`."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bnas_deploy.runtime.graph import Node, read_nodes
+
+
+def save(path: Path, nodes: list[onnx.NodeProto]) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 9, 9])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        # Longer than one byte, and two, of a length can say.
+        [numpy_helper.from_array(np.zeros(size, np.float32), f"w{size}") for size in (1, 100, 10_000)],
+    )
+    onnx.save(helper.make_model(graph, producer_name="test", model_version=2**40), path)
+    return path
+
+
+def test_reads_what_onnx_wrote(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="cells.0.größe", pads=[1, 0, 1, 0], auto_pad="NOTSET"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Concat", ["b", "", "b"], ["y" * 300], name="cat", axis=-1, alpha=0.5),
+        helper.make_node("Split", ["y" * 300], ["y", "z"], name="split", domain="bnas"),
+    ]
+    assert read_nodes(save(tmp_path / "model.onnx", nodes)) == (
+        Node("cells.0.größe", "Conv", ("x", "w"), ("a",)),
+        Node("", "Relu", ("a",), ("b",)),
+        Node("cat", "Concat", ("b", "", "b"), ("y" * 300,)),
+        Node("split", "Split", ("y" * 300,), ("y", "z")),
+    )
+
+
+def test_nodes_of_functions_are_not_of_the_graph(operator_model, tmp_path: Path) -> None:
+    constants = {
+        "W": np.zeros((5, 3, 3, 1), np.uint8),
+        "threshold": np.zeros(3, np.float32),
+        "offset": np.zeros((5, 1, 1), np.float32),
+        "scale": np.ones(5, np.float32),
+        "bias": np.zeros(5, np.float32),
+    }
+    model = operator_model("BinaryConv2d", constants, {"weight_shape": [5, 3, 3, 3]}, (3, 6, 6), (5, 4, 4))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert [node.op_type for node in read_nodes(tmp_path / "model.onnx")] == ["BinaryConv2d"]

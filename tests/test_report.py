@@ -1,0 +1,267 @@
+"""Reports from made-up records: JSON and back, rows, and what a person reads. Nothing is timed."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bnas_deploy import report
+from bnas_deploy.errors import BnasError
+from bnas_deploy.report import KindRow, LayerRow, Report
+from bnas_deploy.runtime.machine import Machine
+from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
+from bnas_deploy.runtime.memory import PeakMemory
+from bnas_deploy.runtime.profile import BINARY, CLASSIFIER, FLOAT
+
+MACHINE = Machine(
+    cpu="Cortex-A72 | rev 3",
+    architecture="aarch64",
+    isa_flags=("asimd",),
+    cores=4,
+    cpus=4,
+    virtual=False,
+    governor="performance",
+    clock_mhz=1500.0,
+    max_clock_mhz=1800.0,
+    load_average=(0.125, 0.5, 1.0),
+    memory_bytes=4_000_000_000,
+    os="Debian GNU/Linux 12",
+    kernel="Linux 6.6",
+    python="3.11.2",
+    numpy="2.0.0",
+    onnxruntime="1.20.1",
+    bnas_deploy="0.1.0",
+    date="2025-01-01T00:00:00+00:00",
+)
+
+LAYER = "56x56 64->64 k3 s1 d1"
+
+
+def binary(subject: str, median_ms: float, **fields: object) -> Record:
+    times = {"median_ms": median_ms, "p90_ms": median_ms * 1.1, "p99_ms": median_ms * 1.2}
+    return replace(Record(subject, "bnas", "portable", 1, 1, 50, **times), **fields)
+
+
+def twin(subject: str, median_ms: float, **fields: object) -> Record:
+    return replace(binary(subject, median_ms, **fields), engine="ort-fp32", isa="neon")
+
+
+MEMORY = PeakMemory(peak_bytes=90_000_000, import_bytes=50_000_000)
+
+RECORDS = (
+    binary(
+        NETWORK,
+        5.0,
+        ratio=Ratio("ort-fp32", 3.9, 4.0, 4.1),
+        file_bytes=250_000,
+        memory=PeakMemory(90_000_000, 5 * 10**7),
+    ),
+    binary("cells.0", 1.0, kind=BINARY, layer=LAYER),
+    binary("cells.1", 2.0, kind=BINARY, layer=LAYER),
+    binary("stem", 0.5, kind=FLOAT, layer="224x224 3->32 k3 s2 d1"),
+    binary("add", 0.25, kind="add"),
+    binary("cat", 0.75, kind="concat"),
+    binary("fc", 0.5, kind=CLASSIFIER),
+    twin(NETWORK, 20.0, file_bytes=8_000_000, memory=PeakMemory(None, None)),
+    twin("cells.0", 6.0, kind=FLOAT, layer=LAYER),
+    twin("cells.1", 9.0, kind=FLOAT, layer=LAYER),
+    twin("stem", 0.5, kind=FLOAT, layer="224x224 3->32 k3 s2 d1"),
+    twin("somewhere_nchwc", 3.0, kind=FLOAT),
+    twin("fc", 0.5, kind=CLASSIFIER),
+    twin("add", 0.25, kind="add"),
+)
+REPORT = Report(MACHINE, RECORDS)
+
+
+def save(path: Path, made: Report) -> Path:
+    report.write_whole(path, made.to_json())
+    return path
+
+
+def text(made: Report, width: int) -> str:
+    written = io.StringIO()
+    report.print_report(made, written, width=width)
+    return written.getvalue()
+
+
+def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
+    assert report.read_report(save(tmp_path / "bench.json", REPORT)) == REPORT
+
+
+def test_json_has_the_promised_fields(tmp_path: Path) -> None:
+    data = json.loads(REPORT.to_json())
+    assert data.keys() == {"machine", "records"}
+    always = {"subject", "engine", "isa", "threads", "batch", "runs", "median_ms", "p90_ms", "p99_ms"}
+    network, node, *_ = data["records"]
+    assert network.keys() == always | {"ratio", "file_bytes", "memory"}
+    assert network["ratio"] == {"baseline": "ort-fp32", "p10": 3.9, "median": 4.0, "p90": 4.1}
+    assert node.keys() == always | {"kind", "layer"}
+    assert node["median_ms"] == 1.0
+    assert data["machine"]["cpu"] == "Cortex-A72 | rev 3"
+
+
+def test_fields_and_engines_of_later_versions_are_passed_over(tmp_path: Path) -> None:
+    data = json.loads(REPORT.to_json())
+    data["machine"]["temperature"] = 50
+    data["records"][0]["energy"] = 1
+    data["records"][0]["ratio"]["p50"] = 1
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(data))
+    assert report.read_report(path) == REPORT
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": {}, "records": []}', '{"machine": 1}', "\x80"])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(BnasError, match=r"bench\.json: not a file of `bnas-deploy bench --json`"):
+        report.read_report(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BnasError, match=r"none\.json: cannot be read: No such file"):
+        report.read_report(tmp_path / "none.json")
+
+
+def test_layers_are_grouped_by_shape_binary_first() -> None:
+    assert report.layer_rows(RECORDS) == [
+        LayerRow(LAYER, BINARY, 2, {"bnas": 1500.0, "ort-fp32": 7500.0}),
+        LayerRow("224x224 3->32 k3 s2 d1", FLOAT, 1, {"bnas": 500.0, "ort-fp32": 500.0}),
+        LayerRow("somewhere_nchwc", FLOAT, 1, {"ort-fp32": 3000.0}),
+    ]
+
+
+def test_work_is_added_up_by_kind_glue_last() -> None:
+    assert report.kind_rows(RECORDS) == [
+        KindRow(BINARY, {"bnas": 3000.0}),
+        KindRow(FLOAT, {"bnas": 500.0, "ort-fp32": 18500.0}),
+        KindRow(CLASSIFIER, {"bnas": 500.0, "ort-fp32": 500.0}),
+        KindRow("concat", {"bnas": 750.0}),
+        KindRow("add", {"bnas": 250.0, "ort-fp32": 250.0}),
+    ]
+
+
+def test_what_a_terminal_shows(tmp_path: Path) -> None:
+    shown = text(report.read_report(save(tmp_path / "bench.json", REPORT)), 100)
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "Whole network, batch 1" in lines
+    assert "1 bnas portable 5.000 5.500 6.000 50 4.00 3.90 to 4.10" in lines
+    assert "1 ort-fp32 neon 20.00 22.00 24.00 50 - -" in lines
+    assert "bnas 250.0 90.0 50.0" in lines
+    assert "ort-fp32 8,000.0 - -" in lines
+    assert f"{LAYER} 2 1500 7500 5.00" in lines
+    assert "224x224 3->32 k3 s2 d1 (float) 1 500 500 1.00" in lines
+    assert "somewhere_nchwc (float) 1 - 3000 -" in lines
+    assert "binary convolution 3000 60.0 % - -" in lines
+    assert "all nodes 5000 100.0 % 19250 100.0 %" in lines
+    assert "governor performance" in lines
+    assert "clock 1500 MHz, at most 1800 MHz" in lines
+    assert lines[-1] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    assert max(map(len, text(REPORT, width).splitlines())) <= width
+
+
+def test_no_row_is_folded_at_80_columns() -> None:
+    row = next(line for line in text(REPORT, 80).splitlines() if "portable" in line)
+    assert row.split()[-3:] == ["3.90", "to", "4.10"]
+
+
+def test_markdown(tmp_path: Path) -> None:
+    lines = report.markdown(report.read_report(save(tmp_path / "bench.json", REPORT))).splitlines()
+    assert lines[2] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."
+    assert "| layer | nodes | bnas µs | ort-fp32 µs | ratio |" in lines
+    assert f"| {LAYER} | 2 | 1500 | 7500 | 5.00 |" in lines
+    assert "| CPU | Cortex-A72 \\| rev 3 (aarch64) |" in lines
+    # Every table is one: a head, a rule and rows of the same number of cells.
+    for rule in (i for i, line in enumerate(lines) if line.startswith(("| :--", "| --:"))):
+        assert lines[rule - 1].count(" | ") == lines[rule].count(" | ")
+
+
+def test_another_engine_is_another_column_and_row() -> None:
+    int8 = [
+        replace(binary(NETWORK, 10.0), engine="ort-int8", ratio=Ratio("ort-fp32", 1.9, 2.0, 2.1)),
+        replace(binary("cells.0", 3.0, kind=FLOAT, layer=LAYER), engine="ort-int8"),
+    ]
+    shown = report.markdown(Report(MACHINE, (*RECORDS, *int8)))
+    assert "| layer | nodes | bnas µs | ort-fp32 µs | ort-int8 µs | bnas ratio | ort-int8 ratio |" in shown
+    assert f"| {LAYER} | 2 | 1500 | 7500 | 3000 | 5.00 | 2.50 |" in shown
+    assert "ort-int8 with 1 thread: 2.00 times as fast as ort-fp32 (1.90 to 2.10)." in shown
+
+
+def test_a_table_for_each_number_of_threads() -> None:
+    twice = Report(MACHINE, (*RECORDS, *(replace(each, threads=2) for each in RECORDS)))
+    titles = [table.title for table in report.tables(twice)]
+    assert titles == [
+        "Whole network, batch 1",
+        "Files and memory",
+        "Convolutions, 1 thread, batch 1",
+        "Where the time goes, 1 thread, batch 1",
+        "Convolutions, 2 threads, batch 1",
+        "Where the time goes, 2 threads, batch 1",
+        "Machine",
+    ]
+
+
+def test_names_are_no_markup() -> None:
+    odd = binary("[bold]x[/bold]", 1.0, kind=BINARY)
+    assert "[bold]x[/bold]" in text(Report(MACHINE, (odd,)), 100)
+
+
+@pytest.mark.parametrize(("p90", "said"), [(4.1, False), (9.0, True)])
+def test_a_wide_spread_is_pointed_out(p90: float, said: bool) -> None:
+    network = binary(NETWORK, 5.0, ratio=Ratio("ort-fp32", 3.9, 4.0, p90))
+    assert ("The ratios spread widely" in report.markdown(Report(MACHINE, (network,)))) is said
+
+
+def test_what_the_system_does_not_tell_is_said() -> None:
+    silent = replace(MACHINE, cores=None, governor=None, clock_mhz=None, max_clock_mhz=None, memory_bytes=None)
+    shown = report.markdown(Report(replace(silent, virtual=True, isa_flags=()), RECORDS))
+    for line in (
+        "| CPU | Cortex-A72 \\| rev 3 (aarch64, virtual machine) |",
+        "| ISA | nothing beyond the base |",
+        "| cores | unknown, 4 threads usable |",
+        "| governor | not told by this system |",
+        "| clock | not told by this system |",
+        "| memory | not told by this system |",
+    ):
+        assert line in shown
+
+
+@pytest.mark.parametrize(
+    ("every_bit", "said"),
+    [(True, "agrees in every bit with"), (False, "agrees, as far as K has a defined value, with")],
+)
+def test_what_was_checked_is_said(every_bit: bool, said: bool) -> None:
+    shown = report.answer(AnswerCheck(images=8, every_bit=every_bit, largest_difference=1.21e-6, tolerance=1e-5))
+    assert shown.startswith(f"Answer checked on 8 images: the operator library {said} onnxruntime without it,")
+    assert shown.endswith("is 1.2e-06 (1e-05 is allowed).")
+
+
+def test_a_file_is_replaced_whole_and_can_be_read_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text("old")
+    report.write_whole(path, "new")
+    assert path.read_text() == "new"
+    assert [each.name for each in tmp_path.iterdir()] == ["bench.json"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~report._umask()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "bench.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        report.write_whole(tmp_path / "bench.json", "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+    report.check_writable(tmp_path / "bench.json")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BnasError, match=r"is a folder; name a file in it, such as .*bench\.json"):
+        report.check_writable(tmp_path)
+    with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; nothing was measured"):
+        report.check_writable(tmp_path / "none" / "b.json")
