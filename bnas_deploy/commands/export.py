@@ -1,0 +1,37 @@
+"""`bnas-deploy export`: from a checkpoint to a bundle."""
+
+from pathlib import Path
+
+import click
+
+from bnas_deploy.commands.options import data_option, output_option
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@output_option("Folder")
+@data_option
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    help="How many images to verify with. [default: 64, fewer if they are large]",
+)
+def command(checkpoint: Path, output: Path, data: str | None, images: int | None) -> None:
+    """Turn CHECKPOINT into a bundle that runs without PyTorch, and check it against PyTorch.
+
+    The images to check with are test images of --data; without it, of the embedded digits if the network was trained
+    on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.
+    """
+    # Imported here so that --help does not wait for the frameworks.
+    from rich.console import Console
+
+    from bnas_deploy import verification
+    from bnas_deploy.export import export_checkpoint
+    from bnas_deploy.export.images import verification_images
+    from bnas_deploy.search.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    chosen = verification_images(loaded, data, images)
+    with Console(stderr=True).status(f"exporting {loaded.network.name}"):
+        result = export_checkpoint(loaded, output, chosen)
+    click.echo(verification.describe_export(result))

@@ -1,0 +1,67 @@
+"""`bnas-deploy init`: an untrained checkpoint, to measure latency before training anything."""
+
+from pathlib import Path
+
+import click
+
+from bnas_deploy.commands.options import genotype_option, output_option
+
+# Imports no framework.
+from bnas_deploy.search.config import DEPARTURES, NETWORKS, published_config
+
+
+@click.command("init")
+@click.option(
+    "--network", type=click.Choice(list(NETWORKS)), default="BNAS-A", show_default=True, help="Published size."
+)
+@genotype_option
+@click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), help="Side of the square images. [default: as published, 32 or 224]"
+)
+@click.option("--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net.")
+@click.option(
+    "--like-official-code",
+    "departures",
+    multiple=True,
+    type=click.Choice(list(DEPARTURES)),
+    metavar="NAME",
+    help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    default=0,
+    show_default=True,
+    help="For weights and batch-normalisation statistics.",
+)
+@output_option("File")
+def command(
+    network: str,
+    genotype: str | None,
+    classes: int | None,
+    image_size: int | None,
+    k_map: bool,
+    departures: tuple[str, ...],
+    seed: int,
+    output: Path,
+) -> None:
+    """Write a checkpoint with random weights and non-trivial batch-normalisation statistics.
+
+    Latency does not depend on the weights, so this is all it takes to measure a network: init, export, bench.
+    """
+    # Imported here so that --help does not wait for the frameworks.
+    from bnas_deploy.genotype import read_genotype
+    from bnas_deploy.search.checkpoint import save_checkpoint
+    from bnas_deploy.search.untrained import untrained_checkpoint
+
+    config = published_config(
+        network,
+        genotype=read_genotype(genotype) if genotype else None,
+        classes=classes,
+        image_size=(image_size, image_size) if image_size else None,
+        departures=departures,
+        k_map=k_map,
+    )
+    save_checkpoint(output, untrained_checkpoint(config, seed))
+    click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

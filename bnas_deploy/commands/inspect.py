@@ -1,0 +1,15 @@
+"""`bnas-deploy inspect`: what is in a checkpoint, a bundle or a genotype."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """Show the layers of FILE (a checkpoint, a bundle or a genotype): shapes, weights, MACs, sizes."""
+    # Imported here so that --help does not wait for the frameworks.
+    from bnas_deploy import inspection
+
+    click.echo(inspection.inspect(file), nl=False)

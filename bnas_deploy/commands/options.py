@@ -1,0 +1,25 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+genotype_option: Decorator = click.option(
+    "--genotype",
+    metavar="cifar|imagenet|FILE",
+    help="Which cells: a published genotype or a JSON file. [default: the one the network was published with]",
+)
+
+data_option: Decorator = click.option(
+    "--data",
+    metavar="D",
+    help="Where real images come from: digits, cifar10:FOLDER, cifar100:FOLDER or imagefolder:FOLDER.",
+)
+
+
+def output_option(what: str) -> Decorator:
+    """Return the mandatory option -o for a command that writes `what`."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")

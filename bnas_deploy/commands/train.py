@@ -1,0 +1,224 @@
+"""`bnas-deploy train`."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bnas_deploy.errors import BnasError
+
+# These import no framework.
+from bnas_deploy.genotype import GENOTYPES, read_genotype
+from bnas_deploy.search.config import NETWORKS, published_config
+from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from bnas_deploy.search.train import EpochRecord, TrainResult
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def _by_data(field: str) -> str:
+    return ", ".join(f"{kind} {getattr(defaults, field)}" for kind, defaults in DEFAULTS.items())
+
+
+def _by_recipe(field: str) -> str:
+    return "that of the recipe: " + ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
+
+
+@click.command("train")
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="DATA",
+    help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version), or "
+    "imagefolder:FOLDER (train/CLASS/*.jpg, val/CLASS/*.jpg).",
+)
+@click.option(
+    "--network", type=click.Choice(list(NETWORKS)), show_default=_by_data("network"), help="Published size to train."
+)
+@click.option(
+    "--genotype",
+    metavar="NAME|FILE",
+    show_default="the one the network was published with",
+    help=f"{' or '.join(GENOTYPES)}, or a JSON file.",
+)
+@click.option(
+    "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
+)
+@click.option("--recipe", type=click.Choice(list(RECIPES)), show_default=_by_data("recipe"), help="Training scheme.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), show_default=_by_recipe("batch_size"), help="Images per step."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and augmentation."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU if there is one. A GPU trains in mixed precision.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="runs/NETWORK-DATA",
+    help="Folder for best.safetensors, last.safetensors, history.jsonl and resume.safetensors.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in the output folder; give the same options as before."
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    data: str,
+    network: str | None,
+    genotype: str | None,
+    float_twin: bool,
+    recipe: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    resume: bool,
+) -> None:
+    """Train a binary network.
+
+    Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
+    """
+    # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.search.data import open_data
+    from bnas_deploy.search.train import stop_on_signals, train
+
+    images = open_data(data)
+    kind = data.partition(":")[0]
+    defaults = DEFAULTS[kind]
+    config = published_config(
+        network or defaults.network,
+        genotype=read_genotype(genotype) if genotype else None,
+        classes=images.description.classes,
+        in_channels=images.description.in_channels,
+        image_size=images.description.image_size,
+    )
+    if float_twin:
+        config = config.float_twin()
+    chosen = RECIPES[recipe or defaults.recipe]
+    chosen = replace(chosen, epochs=epochs or chosen.epochs, batch_size=batch_size or chosen.batch_size)
+    folder = out or Path("runs") / f"{config.name}{'-float' if float_twin else ''}-{kind}"
+    with stop_on_signals() as stop, progress_bar() as bar:
+        result = train(
+            images,
+            config,
+            chosen,
+            folder,
+            seed=seed,
+            device=find_device(device),
+            resume=resume,
+            stop=stop,
+            listener=bar,
+        )
+    click.echo(_summary(result))
+    if not result.finished:
+        click.echo(f"Go on with: {_resume_command(context)}")
+        context.exit(INTERRUPTED)
+
+
+def find_device(name: str) -> "torch.device":
+    """Return the device that `--device` means.
+
+    Raises:
+        BnasError: a GPU was asked for and PyTorch finds none.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise BnasError(
+            "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu, or install a PyTorch for your GPU"
+        )
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+class ProgressBar:
+    """Shows a run of `bnas_deploy.search.train.train`: a bar with the time left, and a line per epoch."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self.progress = progress
+        self.epochs = 0
+        self.steps = 1
+        self.task = progress.add_task("", total=None, loss="")
+
+    def started(self, *, epochs: int, steps: int, done: int) -> None:
+        """Set the length of the bar."""
+        self.epochs, self.steps = epochs, steps
+        self._show(done, loss="")
+
+    def stepped(self, *, done: int, loss: float) -> None:
+        """Move the bar."""
+        self._show(done, loss=f"loss {loss:.3f}")
+
+    def evaluated(self, record: "EpochRecord") -> None:
+        """Print what the epoch measured."""
+        self.progress.console.print(
+            f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}  loss {record.train_loss:.3f}  accuracy: "
+            f"training {record.train_accuracy:.2%}, test {record.test_accuracy:.2%}  ({record.duration_s:.1f} s)",
+            highlight=False,
+        )
+
+    def _show(self, done: int, loss: str) -> None:
+        epoch = min(done // self.steps + 1, self.epochs)
+        total = self.epochs * self.steps
+        self.progress.update(
+            self.task, total=total, completed=done, loss=loss, description=f"epoch {epoch}/{self.epochs}"
+        )
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressBar]:
+    """Show a progress bar while the block runs."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        yield ProgressBar(progress)
+
+
+def _summary(result: "TrainResult") -> str:
+    best = result.best
+    if best is None:
+        return f"Stopped before the first epoch was finished; the place is saved in {result.folder}"
+    return (
+        f"{'Finished' if result.finished else 'Stopped'} after {len(result.history)} epochs; best test accuracy "
+        f"{best.test_accuracy:.2%} after epoch {best.epoch}: {result.folder / 'best.safetensors'}"
+    )
+
+
+def _resume_command(context: click.Context) -> str:
+    """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
+    words = ["bnas-deploy", "train"]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name != "resume" and value not in (None, False, parameter.get_default(context)):
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join([*words, "--resume"])

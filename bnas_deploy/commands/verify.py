@@ -1,0 +1,29 @@
+"""`bnas-deploy verify`: check a bundle on this machine."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="Print a line for every binary convolution.")
+def command(bundle: Path, layers: bool) -> None:
+    """Check BUNDLE on this machine against what PyTorch computed: needs numpy and onnxruntime only.
+
+    Every binary convolution has to give PyTorch's answer to the bit, with the operator library and without it; the
+    outputs have to agree within what rounding explains. If anything does not hold, the exit code is 1.
+    """
+    # Imported here so that --help does not wait for the frameworks.
+    from bnas_deploy import verification
+    from bnas_deploy.bundle import read_bundle
+    from bnas_deploy.errors import BundleError
+    from bnas_deploy.runtime.verify import verify_bundle
+
+    opened = read_bundle(bundle)
+    result = verify_bundle(opened)
+    click.echo(verification.describe(opened, result, every_layer=layers))
+    if result.failures:
+        raise BundleError(
+            f"{bundle}: does not agree with PyTorch: {'; '.join(result.failures)}; export the model again"
+        )

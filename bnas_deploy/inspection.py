@@ -1,0 +1,107 @@
+"""What is in a file, as text."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnas_deploy.bundle import read_bundle
+from bnas_deploy.cost import LayerCost, total
+from bnas_deploy.errors import BnasError
+from bnas_deploy.genotype import INPUT_NODES, Cell, Genotype, read_genotype
+
+
+def inspect(path: Path) -> str:
+    """Describe a checkpoint, a bundle or a genotype.
+
+    Raises:
+        BnasError: the file is none of them.
+    """
+    if path.is_dir():
+        return _bundle(path)
+    if path.suffix == ".json":
+        return _genotype(read_genotype(str(path)))
+    if not path.exists():
+        raise BnasError(
+            f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder) or a genotype (.json)"
+        )
+    return _checkpoint(path)
+
+
+def _bundle(path: Path) -> str:
+    manifest = read_bundle(path).manifest
+    size = "x".join(map(str, manifest.input_shape))
+    lines = [
+        f"bundle of {manifest.network.get('name', 'a network')}, written by bnas-deploy {manifest.bnas_deploy}",
+        f"input {manifest.input_name}: N x {size} float32",
+        f"output {manifest.output_name}: N x {len(manifest.labels)} float32",
+        *(f"{name}: {record.bytes:,} bytes" for name, record in manifest.files.items()),
+        *_metrics(manifest.metrics),
+    ]
+    return "\n".join(lines) + "\n\n" + layer_table(manifest.layers)
+
+
+def _checkpoint(path: Path) -> str:
+    from bnas_deploy.search.checkpoint import load_checkpoint
+    from bnas_deploy.search.layer_costs import layer_costs
+
+    checkpoint = load_checkpoint(path)
+    config = checkpoint.network
+    lines = [
+        f"checkpoint of {config.name}: {config.cells} cells, {config.channels} channels, {config.stem} stem, "
+        f"{config.classes} classes, {'float twin' if config.real else 'binary'}",
+        f"images {config.in_channels} x {config.image_size[0]} x {config.image_size[1]}, data {checkpoint.data}",
+        *(f"departs from the paper: {name}" for name in config.departures),
+        *_metrics(checkpoint.metrics),
+    ]
+    return "\n".join([*lines, "", _genotype(config.genotype), layer_table(layer_costs(config))])
+
+
+def _metrics(metrics: object) -> list[str]:
+    return [f"metrics: {json.dumps(metrics)}"] if metrics else []
+
+
+def _genotype(genotype: Genotype) -> str:
+    return "".join(
+        f"{name} cell\n" + "".join(f"  {line}\n" for line in _cell(cell))
+        for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction))
+    )
+
+
+def _cell(cell: Cell) -> list[str]:
+    nodes = range(INPUT_NODES, INPUT_NODES + len(cell.edges) // 2)
+    return [
+        f"node {node} = " + " + ".join(f"{edge.operation}({edge.source})" for edge in cell.inputs_of(node))
+        for node in nodes
+    ]
+
+
+def layer_table(layers: Sequence[LayerCost]) -> str:
+    """Return a line per layer, and the totals."""
+    width = max(map(len, ["layer", *(layer.name for layer in layers)]))
+    header = (
+        f"{'layer':<{width}}  {'bits':>4}  {'input':>12}  {'output':>12}  {'kernel':>14}  {'weights':>11}  {'MMAC':>8}"
+    )
+    rows = [
+        f"{layer.name:<{width}}  {layer.weight_bits:>4}  {_shape(layer.input):>12}  {_shape(layer.output):>12}  "
+        f"{_geometry(layer):>14}  {layer.weights:>11,}  {layer.macs / 1e6:>8.2f}"
+        for layer in layers
+    ]
+    costs = total(layers)
+    totals = [
+        f"1-bit weights {costs.binary_weights:,}, {costs.binary_macs / 1e6:,.1f} MMAC",
+        f"32-bit weights {costs.float_weights:,}, {costs.float_macs / 1e6:,.1f} MMAC",
+        f"weights take {costs.weight_bytes / 1000:,.1f} kB, in float32 {costs.float_twin_bytes / 1000:,.1f} kB "
+        f"({costs.float_twin_bytes / max(1, costs.weight_bytes):.1f} times as much)",
+    ]
+    return "\n".join([header, *rows, "", *totals]) + "\n"
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _geometry(layer: LayerCost) -> str:
+    height, width = layer.kernel
+    text = f"{height}x{width} s{layer.stride[0]}"
+    text += f" d{layer.dilation[0]}" if layer.dilation != (1, 1) else ""
+    return text + (f" g{layer.groups}" if layer.groups > 1 else "")

@@ -1,0 +1,73 @@
+"""What `export` and `verify` found, as text; the only place that rounds it."""
+
+from typing import TYPE_CHECKING
+
+from bnas_deploy.bundle import Bundle
+from bnas_deploy.cost import LayerCost, total
+
+if TYPE_CHECKING:
+    from bnas_deploy.export import ExportResult
+    from bnas_deploy.runtime.verify import LayerResult, VerifyResult
+
+NAME_WIDTH = 24
+
+
+def describe_export(result: "ExportResult") -> str:
+    """Say what was exported and how it compares with PyTorch."""
+    passes = ", ".join(f"{name} {count}" for name, count in result.log.applied.items() if count)
+    lines = [
+        describe(result.bundle, result.verification),
+        _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
+        _line("rewrites", passes),
+        *(_line("left alone", refusal) for refusal in result.log.refusals),
+        f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
+    ]
+    return "\n".join(lines)
+
+
+def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = False) -> str:
+    """Say what `verify_bundle` found, a line for each thing."""
+    exact = sum(layer.exact for layer in result.layers)
+    rounded = [layer for layer in result.layers if layer.passed and not layer.exact]
+    layers = f"{exact} of {len(result.layers)} bit-exact against PyTorch"
+    if rounded:
+        layers += f", {len(rounded)} within the rounding of what was folded into them"
+    lines = [_line("binary convolutions", layers)]
+    if every_layer:
+        lines += [_line("", _layer(layer)) for layer in result.layers]
+    lines += [
+        _line("with and without library", "identical" if result.identical else "DIFFERENT"),
+        _line(
+            "outputs",
+            f"differ from PyTorch by at most {result.difference:.2g}; rounding explains {result.tolerance:.2g}",
+        ),
+        _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
+        _line("still float", _still_float(bundle.manifest.still_float)),
+        *_sizes(bundle),
+    ]
+    return "\n".join(lines)
+
+
+def _layer(layer: "LayerResult") -> str:
+    found = "bit-exact"
+    if not layer.exact:
+        found = f"differs by {layer.difference:.2g}, rounding explains {layer.check.tolerance:.2g}"
+    return f"{layer.check.name}: {found} on {layer.compared} outputs"
+
+
+def _correct(result: "VerifyResult") -> str:
+    return " (random, not real ones)" if result.correct is None else f"; {result.correct} classified correctly"
+
+
+def _still_float(layers: tuple[LayerCost, ...]) -> str:
+    costs = total(layers)
+    names = ", ".join(layer.name for layer in layers)
+    return f"{names} ({costs.float_weights:,} weights, {costs.float_macs / 1e6:.1f} MMAC)" if layers else "nothing"
+
+
+def _sizes(bundle: Bundle) -> list[str]:
+    return [_line(name, f"{record.bytes / 1000:,.1f} kB") for name, record in bundle.manifest.files.items()]
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{NAME_WIDTH}} {text}"

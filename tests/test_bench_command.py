@@ -1,0 +1,306 @@
+"""`bnas-deploy bench` on a small bundle: every refusal, and one whole run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import helper, numpy_helper
+
+from bnas_deploy.bits import pack_signs
+from bnas_deploy.bundle import (
+    FLOAT_TWIN,
+    IMAGES,
+    MANIFEST,
+    MODEL,
+    Manifest,
+    Preprocessing,
+    Verification,
+    describe_files,
+    new_bundle,
+    read_bundle,
+)
+from bnas_deploy.commands.bench import command
+from bnas_deploy.cost import LayerCost
+from bnas_deploy.errors import BundleError
+from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
+from bnas_deploy.runtime.measure import check_answers, read_images
+from bnas_deploy.runtime.session import Model, create_session, session_options
+
+CHANNELS, CLASSES, SIZE = 16, 10, 8
+TOLERANCE = 1e-5
+
+
+def layer(name: str, channels_in: int, dilation: int, bits: int) -> LayerCost:
+    image = (SIZE, SIZE)
+    pair = (dilation, dilation)
+    return LayerCost(name, (channels_in, *image), (CHANNELS, *image), (3, 3), (1, 1), pair, 1, bits)
+
+
+LAYERS = (layer("stem", 3, 1, 32), layer("cells.0.edges.0", CHANNELS, 1, 1), layer("cells.0.edges.1", CHANNELS, 2, 1))
+
+
+class Network:
+    """A stem, two edges that are added, pooling and a classifier; the edges are binary or float."""
+
+    def __init__(self, *, binary: bool, operator: str = "BinaryConv2dRelu") -> None:
+        self.rng = np.random.default_rng(0)
+        self.binary = binary
+        self.operator = operator
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op_type, inputs, [f"{name}.y"], name=name, **attributes))
+        return f"{name}.y"
+
+    def random(self, *shape: int) -> np.ndarray:
+        return self.rng.normal(size=shape).astype(np.float32)
+
+    def edge(self, x: str, name: str, dilation: int) -> str:
+        pads, dilations = [dilation] * 4, [dilation] * 2
+        weights = self.random(CHANNELS, CHANNELS, 3, 3)
+        if not self.binary:
+            convolved = self.node("Conv", [x, self.weight(f"{name}.W", weights)], name, pads=pads, dilations=dilations)
+            return self.node("Relu", [convolved], f"{name}.relu")
+        inputs = {
+            "W": pack_signs(np.where(weights >= 0, 1, -1).transpose(0, 2, 3, 1)),
+            "threshold": np.full(CHANNELS, 0.5, np.float32),
+            "offset": np.zeros((CHANNELS, 1, 1), np.float32),
+            "scale": np.full(CHANNELS, 0.01, np.float32),
+            "bias": np.zeros(CHANNELS, np.float32),
+        }
+        names = [self.weight(f"{name}.{key}", value) for key, value in inputs.items()]
+        shape = [CHANNELS, 3, 3, CHANNELS]
+        return self.node(
+            self.operator, [x, *names], name, domain=DOMAIN, weight_shape=shape, pads=pads, dilations=dilations
+        )
+
+    def model(self) -> onnx.ModelProto:
+        x = self.node("Conv", ["images", self.weight("stem.W", self.random(CHANNELS, 3, 3, 3))], "stem", pads=[1] * 4)
+        x = self.node("Relu", [x], "stem.relu")
+        x = self.node("Add", [self.edge(x, "cells.0.edges.0", 1), self.edge(x, "cells.0.edges.1", 2)], "cells.0.add")
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x], "pool")], "flat")
+        self.nodes.append(
+            helper.make_node("Gemm", [x, self.weight("fc.W", self.random(CHANNELS, CLASSES))], ["logits"], name="fc")
+        )
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", CLASSES])],
+            self.weights,
+        )
+        opsets = [helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+        functions = [function(self.operator)] if self.binary else []
+        return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=IR_VERSION)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle", Network(binary=True).model())
+
+
+def write_bundle(path: Path, model: onnx.ModelProto) -> Path:
+    with new_bundle(path) as folder:
+        onnx.save(model, folder / MODEL)
+        onnx.save(Network(binary=False).model(), folder / FLOAT_TWIN)
+        images = np.random.default_rng(1).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
+        logits = create_session(folder / MODEL, session_options(threads=1, library=False)).run(
+            None, {"images": images}
+        )[0]
+        np.savez(folder / IMAGES, images=images, logits=logits)
+        write_manifest(folder)
+    return path
+
+
+def write_manifest(folder: Path) -> None:
+    manifest = Manifest(
+        bnas_deploy="0",
+        network={},
+        opset={"": ONNX_OPSET, DOMAIN: VERSION},
+        input_name="images",
+        input_shape=(3, SIZE, SIZE),
+        output_name="logits",
+        labels=tuple(map(str, range(CLASSES))),
+        preprocessing=Preprocessing(SIZE, SIZE, (0.0,) * 3, (1.0,) * 3),
+        layers=LAYERS,
+        verification=Verification(TOLERANCE, ()),
+        files=describe_files(folder),
+    )
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when something is timed."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("timed before everything was checked")
+
+    monkeypatch.setattr("bnas_deploy.runtime.measure.interleave", refuse)
+
+
+def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
+    json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
+    options = ["--threads", "1,2", "--batch", 4, "--min-seconds", 0, "--json", json_path, "--markdown", markdown_path]
+    result = bench(bundle, *options)
+    assert result.exit_code == 0, result.output
+    assert "... 2 threads: layer by layer" in result.stderr
+    assert result.stdout.startswith("Answer checked on 3 images: the operator library agrees in every bit")
+    assert re.search(r"bnas with 2 threads: \d+\.\d\d times as fast as ort-fp32", result.output)
+    assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
+
+    records = json.loads(json_path.read_text(encoding="utf-8"))["records"]
+    networks = [each for each in records if each["subject"] == "network"]
+    assert [(each["engine"], each["threads"]) for each in networks] == [
+        *(("bnas", 1), ("ort-fp32", 1)),
+        *(("bnas", 2), ("ort-fp32", 2)),
+    ]
+    for each in networks:
+        assert each["batch"] == 4
+        assert each["runs"] >= 10
+        assert 0 < each["median_ms"] <= each["p90_ms"] <= each["p99_ms"]
+        assert each["file_bytes"] == (bundle / (MODEL if each["engine"] == "bnas" else FLOAT_TWIN)).stat().st_size
+        assert each["memory"]["peak_bytes"] > each["memory"]["import_bytes"] > 0
+        assert ("ratio" in each) == (each["engine"] == "bnas")
+
+    # Both models' convolutions are found under the names they have in the files, whatever onnxruntime made of them.
+    kinds = {(each["engine"], each["subject"]): each["kind"] for each in records if "layer" in each}
+    assert kinds == {
+        ("bnas", "stem"): "float convolution",
+        ("bnas", "cells.0.edges.0"): "binary convolution",
+        ("bnas", "cells.0.edges.1"): "binary convolution",
+        ("ort-fp32", "stem"): "float convolution",
+        ("ort-fp32", "cells.0.edges.0"): "float convolution",
+        ("ort-fp32", "cells.0.edges.1"): "float convolution",
+    }
+    layers = {each["subject"]: each["layer"] for each in records if "layer" in each}
+    assert layers["stem"] == "8x8 3->16 k3 s1 d1"
+    assert layers["cells.0.edges.1"] == "8x8 16->16 k3 s1 d2"
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_other_answers_than_pytorchs_are_refused(bundle: Path) -> None:
+    with np.load(bundle / IMAGES) as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    np.savez(bundle / IMAGES, images=images, logits=logits + np.float32(0.5))
+    write_manifest(bundle)
+    result = bench(bundle, "--threads", 1)
+    assert result.exit_code == 1
+    assert f"{bundle / MODEL}: a logit differs by 0.5 from what PyTorch gave to the images" in result.output
+    assert (
+        f"1e-05 is allowed; nothing was measured, `bnas-deploy verify {bundle}` says where it begins" in result.output
+    )
+    assert "median" not in result.output
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_recorded_answers_of_another_shape_are_refused(bundle: Path) -> None:
+    with np.load(bundle / IMAGES) as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    np.savez(bundle / IMAGES, images=images, logits=logits[:, :3])
+    write_manifest(bundle)
+    result = bench(bundle, "--threads", 1)
+    assert result.exit_code == 1
+    assert "a logit differs by inf from what PyTorch gave" in result.output
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_one_other_bit_of_the_library_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = Model.predict
+    answers: list[np.ndarray] = []
+
+    def change_one_bit(self: Model, images: np.ndarray) -> np.ndarray:
+        """The first answer is that of the function bodies, the second the library's."""
+        answers.append(predict(self, images))
+        if len(answers) == 2:
+            answers[1].view(np.uint32)[2, 3] ^= 1
+        return answers[-1]
+
+    monkeypatch.setattr(Model, "predict", change_one_bit)
+    result = bench(bundle, "--threads", 1)
+    assert result.exit_code == 1
+    assert f"{bundle / MODEL}: with 1 thread the operator library answers otherwise than" in result.output
+    assert "and no bit may differ; nothing was measured" in result.output
+
+
+def test_the_sum_of_k_may_be_taken_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_bundle(tmp_path / "bundle", Network(binary=True, operator="BinaryConv2dKRelu").model())
+    check = check_answers(read_bundle(bundle), [1])
+    assert not check.every_bit
+    monkeypatch.setattr("bnas_deploy.runtime.measure._largest_difference", lambda a, b: 2 * TOLERANCE)
+    with pytest.raises(BundleError, match=r"logits differ by up to 2e-05, and 1e-05 may differ; nothing was measured"):
+        check_answers(read_bundle(bundle), [1])
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_missing_test_vectors_are_refused(bundle: Path) -> None:
+    np.savez(bundle / IMAGES, images=read_images(read_bundle(bundle))[0])
+    write_manifest(bundle)
+    result = bench(bundle, "--threads", 1)
+    assert result.exit_code == 1
+    assert f"{bundle / IMAGES}: no `images` and `logits` to be read in it" in result.output
+
+
+def test_a_twin_of_another_shape_is_refused(bundle: Path) -> None:
+    model = Network(binary=False).model()
+    del model.graph.node[-1]  # the classifier
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CHANNELS
+    onnx.save(model, bundle / FLOAT_TWIN)
+    write_manifest(bundle)
+    result = bench(bundle, "--threads", 1, "--min-seconds", 0)
+    assert result.exit_code == 1
+    assert "its models answer with different shapes: model.onnx (1, 10), float.onnx (1, 16)" in result.output
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "best.safetensors"
+    checkpoint.write_bytes(b"weights")
+    result = bench(checkpoint)
+    assert result.exit_code == 1
+    assert f"if it is a checkpoint, export it first: bnas-deploy export {checkpoint} -o BUNDLE" in result.output
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no manifest.json in it" in bench(tmp_path).output
+    missing = bench(tmp_path / "none")
+    assert missing.exit_code == 1
+    assert "not a folder; expected the folder that `bnas-deploy export -o` wrote" in missing.output
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1,0", "", "1,,2", "two", "1.5", "²"])
+def test_bad_numbers_of_threads_are_refused(tmp_path: Path, threads: str) -> None:
+    result = bench(tmp_path, "--threads", threads)
+    assert result.exit_code == 2
+    assert f"{threads!r} is not a list of numbers of threads, each at least 1, such as 1,2" in result.output
+
+
+@pytest.mark.parametrize(("option", "value"), [("--batch", "0"), ("--min-seconds", "-1")])
+def test_other_bad_numbers_are_refused(tmp_path: Path, option: str, value: str) -> None:
+    result = bench(tmp_path, option, value)
+    assert result.exit_code == 2
+    assert option in result.output
+
+
+@pytest.mark.usefixtures("no_clock")
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: Path, option: str) -> None:
+    result = bench(bundle, option, tmp_path / "none" / "file")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'none' / 'file'}: cannot be written: No such file or directory" in result.output

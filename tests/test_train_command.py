@@ -1,0 +1,146 @@
+"""The command is tried on digits with the smallest published network, one epoch at most."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bnas_deploy.commands.train import command
+from bnas_deploy.search.config import NETWORKS
+from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+
+FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+
+
+def invoke(*words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def process(*words):
+    """Start the command in a process of its own; Ctrl-C can be sent to it."""
+    code = "from bnas_deploy.commands.train import command; command(prog_name='bnas-deploy train')"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # One thread: several slow each other down where other tests run beside this one.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_help_shows_every_default():
+    text = " ".join(invoke("--help").output.split())
+    for kind, defaults in DEFAULTS.items():
+        assert f"{kind} {defaults.network}" in text
+        assert f"{kind} {defaults.recipe}" in text
+    for recipe in RECIPES.values():
+        assert f"{recipe.name} {recipe.epochs}" in text
+        assert f"{recipe.name} {recipe.batch_size}" in text
+    for default in ("default: digits", "default: auto", "default: 0", "runs/NETWORK-DATA", "was published with"):
+        assert default in text
+    assert all(network in text for network in NETWORKS)
+
+
+def test_help_imports_no_framework():
+    code = (
+        "import sys; from bnas_deploy.commands.train import command; command(['--help'], standalone_mode=False); "
+        "print({'torch', 'numpy', 'PIL', 'sklearn', 'safetensors', 'rich'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_ctrl_c_then_resume(tmp_path):
+    """Ctrl-C in the first epoch, then resume: the run is finished, and the message said how."""
+    folder = tmp_path / "my run"
+    options = ("--epochs", 1, "--batch-size", 64, "--device", "cpu", "--out", folder)
+    training = process(*options)
+    deadline = time.monotonic() + 120
+    while not (folder / "resume.safetensors").exists():
+        assert training.poll() is None, training.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    training.send_signal(signal.SIGINT)
+    output, _ = training.communicate(timeout=120)
+    assert training.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"Stopped before the first epoch was finished; the place is saved in {folder}" in output
+    wanted = f"bnas-deploy train --epochs 1 --batch-size 64 --device cpu --out '{folder}' --resume"
+    assert f"Go on with: {wanted}" in output
+
+    resumed = process(*options, "--resume")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "Finished after 1 epochs; best test accuracy" in output
+    assert sorted(file.name for file in folder.iterdir()) == FILES
+
+
+def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
+    """As quickstart calls it: the options come from code, not from a command line."""
+
+    @contextmanager
+    def stopped_at_once():
+        yield lambda: True
+
+    @click.command()
+    @click.pass_context
+    def other(context):
+        context.invoke(command, out=tmp_path, float_twin=True, seed=0)
+
+    monkeypatch.setattr("bnas_deploy.search.train.stop_on_signals", stopped_at_once)
+    result = CliRunner().invoke(other)
+    assert result.exit_code == 130
+    assert f"Go on with: bnas-deploy train --float-twin --out {tmp_path} --resume" in result.output
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path):
+    (tmp_path / "last.safetensors").write_text("mine")
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 1
+    assert "already holds a run (last.safetensors), which was left alone; add --resume" in result.output
+    assert (tmp_path / "last.safetensors").read_text() == "mine"
+
+
+def test_nothing_to_resume_is_refused(tmp_path):
+    result = invoke("--out", tmp_path, "--resume")
+    assert result.exit_code == 1
+    assert "no run to resume" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "mnist"], "unknown data 'mnist'; expected one of digits, cifar10:FOLDER"),
+        (["--data", "cifar10:nowhere"], "nowhere: no such folder"),
+        (["--genotype", "nothing.json"], "nothing.json: neither a published genotype (cifar, imagenet) nor a file"),
+        (["--network", "BNAS-D"], "BNAS-D: images of 8x8; the imagenet stem and two reduction cells need multiples"),
+        (["--recipe", "imagenet"], "digits: the recipe crops by area or jitters colours"),
+        (["--network", "BNAS-Z"], "'BNAS-Z' is not one of 'BNAS-Mini'"),
+        (["--epochs", "0"], "0 is not in the range x>=1"),
+        (["--seed", "-1"], "-1 is not in the range x>=0"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_used_is_refused(tmp_path, words, message):
+    result = invoke("--out", tmp_path / "run", *words)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)  # no traceback
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = invoke("--out", tmp_path / "run", "--device", "cuda")
+    assert result.exit_code == 1
+    assert "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu" in result.output
+    assert not (tmp_path / "run").exists()
