@@ -1,12 +1,35 @@
 """Command line entry point: gathers the commands, holds no logic of its own."""
 
+from typing import Any
+
 import click
 
 import bnas_deploy
 from bnas_deploy.commands import bench, export, init, inspect, quickstart, train, verify
+from bnas_deploy.errors import BnasError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Turns a package that is not installed into advice: a plain install has what a device needs, not PyTorch."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
+                raise
+            raise BnasError(
+                f"{ctx.invoked_subcommand} needs the package {error.name}, which is not installed; "
+                "run: pip install 'bnas-deploy[train]'"
+            ) from None
+
+
+TRAINING_PACKAGES = {"torch", "safetensors", "sklearn", "onnx", "onnx_ir", "onnxscript", "PIL"}
+"""What the extra `train` brings, by import name."""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bnas_deploy.__version__)
 def main() -> None:
     """Search, train, export, run and measure binary neural networks on plain CPUs."""

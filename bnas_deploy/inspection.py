@@ -18,13 +18,17 @@ def inspect(path: Path) -> str:
     """
     if path.is_dir():
         return _bundle(path)
-    if path.suffix == ".json":
-        return _genotype(read_genotype(str(path)))
     if not path.exists():
         raise BnasError(
             f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder) or a genotype (.json)"
         )
-    return _checkpoint(path)
+    return _genotype(read_genotype(str(path))) if _is_json(path) else _checkpoint(path)
+
+
+def _is_json(path: Path) -> bool:
+    """Tell a genotype from a checkpoint by its first byte: a checkpoint begins with the length of its header."""
+    with path.open("rb") as file:
+        return path.suffix == ".json" or file.read(1) == b"{"
 
 
 def _bundle(path: Path) -> str:

@@ -31,7 +31,7 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
     rounded = [layer for layer in result.layers if layer.passed and not layer.exact]
     layers = f"{exact} of {len(result.layers)} bit-exact against PyTorch"
     if rounded:
-        layers += f", {len(rounded)} within the rounding of what was folded into them"
+        layers += f", {len(rounded)} within what the rounding of K or of a folded BN explains"
     lines = [_line("binary convolutions", layers)]
     if every_layer:
         lines += [_line("", _layer(layer)) for layer in result.layers]

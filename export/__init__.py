@@ -70,8 +70,7 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> Exp
         ExportError: the exported model does not agree with PyTorch; nothing is written.
         BundleError: `path` cannot be written.
     """
-    network = build_network(checkpoint.network)
-    network.load_state_dict(dict(checkpoint.state))
+    network = checkpoint.build()
     twin = build_network(checkpoint.network.float_twin())
     twin.load_state_dict({name: checkpoint.state[name] for name in twin.state_dict()})
     description = Description(
@@ -106,14 +105,14 @@ def export_module(
         )
     module, twin = module.eval(), twin.eval()
     shape = images.pixels.shape[1:]
-    captured = capture(module, shape)
-    answers = _answers(module, images.pixels)
-    values = captured.values_of(images.pixels[:1])
-    if not torch.equal(values[OUTPUT], _answers(module, images.pixels[:1])):
-        raise ExportError(f"{path}: not written: the captured program answers differently from {type(module).__name__}")
-    log = run(PIPELINE, captured.model)
-    model = finish(captured.model)
     with new_bundle(path) as folder:
+        captured = capture(module, shape)
+        answers = _answers(module, images.pixels)
+        values = captured.values_of(images.pixels[:1])
+        if not torch.equal(values[OUTPUT], _answers(module, images.pixels[:1])):
+            _refuse([f"the captured program answers differently from {type(module).__name__}"])
+        log = run(PIPELINE, captured.model)
+        model = finish(captured.model)
         onnx.save(model, folder / files.MODEL)
         onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
         _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))

@@ -92,12 +92,13 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     @click.command()
     @click.pass_context
     def other(context):
-        context.invoke(command, out=tmp_path, float_twin=True, seed=0)
+        context.invoke(command, out=tmp_path, float_twin=True, seed=0, departures=("clamp-weights", "real-last-two"))
 
     monkeypatch.setattr("bnas_deploy.search.train.stop_on_signals", stopped_at_once)
+    departures = "--like-official-code clamp-weights --like-official-code real-last-two"
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
-    assert f"Go on with: bnas-deploy train --float-twin --out {tmp_path} --resume" in result.output
+    assert f"train --float-twin {departures} --out {tmp_path} --resume\n" in result.output
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):

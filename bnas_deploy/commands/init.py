@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from bnas_deploy.commands.options import genotype_option, output_option
+from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option, output_option
 
 # Imports no framework.
-from bnas_deploy.search.config import DEPARTURES, NETWORKS, published_config
+from bnas_deploy.search.config import NETWORKS, published_config
 
 
 @click.command("init")
@@ -19,15 +19,8 @@ from bnas_deploy.search.config import DEPARTURES, NETWORKS, published_config
 @click.option(
     "--image-size", type=click.IntRange(min=1), help="Side of the square images. [default: as published, 32 or 224]"
 )
-@click.option("--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net.")
-@click.option(
-    "--like-official-code",
-    "departures",
-    multiple=True,
-    type=click.Choice(list(DEPARTURES)),
-    metavar="NAME",
-    help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
-)
+@k_map_option
+@departures_option
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**63 - 1),

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+# Imports no framework.
+from bnas_deploy.search.config import DEPARTURES
+
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 genotype_option: Decorator = click.option(
@@ -17,6 +20,19 @@ data_option: Decorator = click.option(
     "--data",
     metavar="D",
     help="Where real images come from: digits, cifar10:FOLDER, cifar100:FOLDER or imagefolder:FOLDER.",
+)
+
+k_map_option: Decorator = click.option(
+    "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
+)
+
+departures_option: Decorator = click.option(
+    "--like-official-code",
+    "departures",
+    multiple=True,
+    type=click.Choice(list(DEPARTURES)),
+    metavar="NAME",
+    help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
 )
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
-from bnas_deploy.genotype import GENOTYPES, read_genotype
+from bnas_deploy.genotype import read_genotype
 from bnas_deploy.search.config import NETWORKS, published_config
 from bnas_deploy.search.recipes import DEFAULTS, RECIPES
 
@@ -46,15 +47,12 @@ def _by_recipe(field: str) -> str:
 @click.option(
     "--network", type=click.Choice(list(NETWORKS)), show_default=_by_data("network"), help="Published size to train."
 )
-@click.option(
-    "--genotype",
-    metavar="NAME|FILE",
-    show_default="the one the network was published with",
-    help=f"{' or '.join(GENOTYPES)}, or a JSON file.",
-)
+@genotype_option
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
 )
+@k_map_option
+@departures_option
 @click.option("--recipe", type=click.Choice(list(RECIPES)), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
@@ -88,6 +86,8 @@ def command(
     network: str | None,
     genotype: str | None,
     float_twin: bool,
+    k_map: bool,
+    departures: tuple[str, ...],
     recipe: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -113,6 +113,8 @@ def command(
         classes=images.description.classes,
         in_channels=images.description.in_channels,
         image_size=images.description.image_size,
+        departures=departures,
+        k_map=k_map,
     )
     if float_twin:
         config = config.float_twin()
@@ -218,7 +220,11 @@ def _resume_command(context: click.Context) -> str:
     """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
     words = ["bnas-deploy", "train"]
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name != "resume" and value not in (None, False, parameter.get_default(context)):
-            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+        given = context.params.get(parameter.name or "")
+        if parameter.name == "resume":
+            continue
+        # An option that may be repeated has a tuple of values, empty by default.
+        for value in given if isinstance(given, tuple) else (given,):
+            if value not in (None, False, parameter.get_default(context)):
+                words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
     return shlex.join([*words, "--resume"])

@@ -1,0 +1,69 @@
+"""What README.md shows is run: its Python as it stands, and every command line as far as its options."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from bnas_deploy.cli import main
+from bnas_deploy.export import Images, export_checkpoint
+from bnas_deploy.genotype import GENOTYPES
+from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.untrained import untrained_checkpoint
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as quickstart leaves it, with a smaller network."""
+    small = NetworkConfig("small", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
+    checkpoint = replace(untrained_checkpoint(small, seed=0), labels=tuple("0123456789"))
+    path = tmp_path_factory.mktemp("readme")
+    export_checkpoint(checkpoint, path / "quickstart" / "digits-bundle", Images(torch.zeros(4, 1, 8, 8)))
+    return path
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_python_runs(
+    code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert ("print(" in code) == bool(printed)
+
+
+COMMANDS = re.findall(r"bnas-deploy [a-z][^#`&\n]*", "\n".join(blocks("sh")))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_lines_parse(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command = main.commands[name]
+    command.make_context(name, arguments, resilient_parsing=False)
+    assert isinstance(command, click.Command)
+
+
+def test_the_table_of_networks_is_right() -> None:
+    from bnas_deploy.cost import total
+    from bnas_deploy.search.layer_costs import layer_costs
+
+    rows = re.findall(
+        r"^\| (BNAS-\w+) \| (\d+)x\d+ \| (\d+), (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", README, re.M
+    )
+    assert [row[0] for row in rows] == list(NETWORKS)
+    for name, side, cells, channels, *counts in rows:
+        config = published_config(name)
+        costs = total(layer_costs(config))
+        assert (config.image_size[0], config.cells, config.channels) == (int(side), int(cells), int(channels))
+        figures = (costs.binary_weights, round(costs.binary_macs / 1e6), round(costs.float_macs / 1e6))
+        assert tuple(int(count.replace(",", "")) for count in counts) == figures
