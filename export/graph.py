@@ -82,6 +82,19 @@ def constant_array(value: ir.Value | None) -> NDArray[Any]:
     return data
 
 
+def node_before(node: ir.Node) -> ir.Node | None:
+    """Return what computes the first input of `node`; None if it is an input of the graph or a constant."""
+    x = node.inputs[0] if node.inputs else None
+    return None if x is None else x.producer()
+
+
+def shared_before(node: ir.Node) -> str | None:
+    """Return the name of the value that `node` reads if others read it too, or it is an output of the graph."""
+    (x, *_) = node.inputs
+    assert x is not None
+    return str(x.name) if sole_consumer(x) is None else None
+
+
 def sole_consumer(value: ir.Value) -> ir.Node | None:
     """Return the one node that reads `value`, or None if it is also read elsewhere or is an output of the graph."""
     uses = list(value.uses())

@@ -123,7 +123,7 @@ class BinaryLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return sign(x) @ sign(W).T * scale."""
-        y: Tensor = self.conv(x[:, :, None, None])
+        y: Tensor = self.conv(x.unsqueeze(-1).unsqueeze(-1))
         return y.flatten(1)
 
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import onnx
 
 
+# `python -m pytest` puts the repository's root first on the path, where the folder bnas_deploy/ would hide the
+# installed package, which has search/, export/ and runtime/ inside. What is tested is what was installed.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parents[1]]
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     """Start every test from the same state, whatever ran before it."""

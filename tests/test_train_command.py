@@ -26,7 +26,7 @@ def process(*words):
     """Start the command in a process of its own; Ctrl-C can be sent to it."""
     code = "from bnas_deploy.commands.train import command; command(prog_name='bnas-deploy train')"
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *map(str, words)],
+        [sys.executable, "-P", "-W", "error", "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -53,7 +53,7 @@ def test_help_imports_no_framework():
         "import sys; from bnas_deploy.commands.train import command; command(['--help'], standalone_mode=False); "
         "print({'torch', 'numpy', 'PIL', 'sklearn', 'safetensors', 'rich'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "set()\n")
 
 

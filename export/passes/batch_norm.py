@@ -17,7 +17,9 @@ from bnas_deploy.export.graph import (
     constant_array,
     input_of,
     is_binary_conv,
+    node_before,
     set_input,
+    shared_before,
     sole_consumer,
 )
 
@@ -175,25 +177,20 @@ class FoldBatchNormAfterBinaryConv:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return the BNs that read a binary convolution."""
-        return (node for node in _batch_norms(model) if node.inputs[0] and is_binary_conv(node.inputs[0].producer()))
+        return (node for node in _batch_norms(model) if is_binary_conv(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
-        y = node.inputs[0]
-        assert y is not None
-        convolution = y.producer()
+        convolution = node_before(node)
         assert convolution is not None
         if opset.operator(convolution.op_type).activation:
             return f"an activation stands between {convolution.name} and the BN"
-        if sole_consumer(y) is None:
-            return f"{y.name} is also read without the BN"
-        return None
+        shared = shared_before(node)
+        return f"{shared} is also read without the BN" if shared else None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Fold and remove the BN."""
-        y = node.inputs[0]
-        assert y is not None
-        convolution = y.producer()
+        convolution = node_before(node)
         assert convolution is not None
         norm = BatchNorm.of(node)
         slope, shift = norm.affine()
@@ -211,21 +208,16 @@ class FoldBatchNormAfterConv:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return the BNs that read a float convolution."""
-        return (node for node in _batch_norms(model) if node.inputs[0] and _is_conv(node.inputs[0].producer()))
+        return (node for node in _batch_norms(model) if _is_conv(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
-        y = node.inputs[0]
-        assert y is not None
-        if sole_consumer(y) is None:
-            return f"{y.name} is also read without the BN"
-        return None
+        shared = shared_before(node)
+        return f"{shared} is also read without the BN" if shared else None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Fold and remove the BN."""
-        y = node.inputs[0]
-        assert y is not None
-        convolution = y.producer()
+        convolution = node_before(node)
         assert convolution is not None
         slope, shift = BatchNorm.of(node).affine()
         weight, bias = _conv_parameters(convolution)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import channel_slopes, constant, is_binary_conv, sole_consumer
+from bnas_deploy.export.graph import channel_slopes, constant, is_binary_conv, node_before, shared_before
 
 _ACTIVATIONS: tuple[opset.Activation, ...] = ("Relu", "PRelu")
 
@@ -15,31 +15,23 @@ class FuseActivation:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return every Relu and PRelu that reads a binary convolution."""
-        return (
-            node
-            for node in model.graph
-            if node.op_type in _ACTIVATIONS and node.inputs[0] is not None and is_binary_conv(node.inputs[0].producer())
-        )
+        return (node for node in model.graph if node.op_type in _ACTIVATIONS and is_binary_conv(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the activation stays a node of its own."""
-        y = node.inputs[0]
-        assert y is not None
-        convolution = y.producer()
+        convolution = node_before(node)
         assert convolution is not None
         if opset.operator(convolution.op_type).activation:
             return f"{convolution.name} has an activation already"
-        if sole_consumer(y) is None:
-            return f"{y.name} is also read without the activation"
+        if shared := shared_before(node):
+            return f"{shared} is also read without the activation"
         if node.op_type == "PRelu" and channel_slopes(node) is None:
             return "its slope is neither one number nor one per channel"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Make the convolution compute what the activation did."""
-        y = node.inputs[0]
-        assert y is not None
-        convolution = y.producer()
+        convolution = node_before(node)
         assert convolution is not None
         row = opset.operator(convolution.op_type)
         activation = next(name for name in _ACTIVATIONS if name == node.op_type)

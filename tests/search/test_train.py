@@ -429,7 +429,7 @@ def test_a_kill_leaves_files_that_can_be_read(tmp_path):
     folder = tmp_path / "run"
     epochs = 0
     for flags in ([], ["resume"]):
-        process = subprocess.Popen([sys.executable, "-c", ENDLESS, __file__, str(folder), *flags])
+        process = subprocess.Popen([sys.executable, "-P", "-c", ENDLESS, __file__, str(folder), *flags])
         deadline = time.monotonic() + 60
         while _finished_epochs(folder) < epochs + 2:
             assert time.monotonic() < deadline
