@@ -1,5 +1,6 @@
 """What `export` and `verify` found, as text; the only place that rounds it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnas_deploy.bundle import Bundle
@@ -7,6 +8,7 @@ from bnas_deploy.cost import LayerCost, total
 
 if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
+    from bnas_deploy.export.rewrite import Refusal
     from bnas_deploy.runtime.verify import LayerResult, VerifyResult
 
 NAME_WIDTH = 24
@@ -19,10 +21,21 @@ def describe_export(result: "ExportResult") -> str:
         describe(result.bundle, result.verification),
         _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
         _line("rewrites", passes),
-        *(_line("left alone", refusal) for refusal in result.log.refusals),
+        *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]
     return "\n".join(lines)
+
+
+def _refusals(refusals: "Sequence[Refusal]") -> list[str]:
+    """Return a sentence for each reason, with the first node that it was given for and how many more."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for refusal in refusals:
+        nodes.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.node)
+    return [
+        f"{rewrite}: {first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for (rewrite, reason), (first, *others) in nodes.items()
+    ]
 
 
 def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = False) -> str:

@@ -70,6 +70,11 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> Exp
         ExportError: the exported model does not agree with PyTorch; nothing is written.
         BundleError: `path` cannot be written.
     """
+    if checkpoint.network.real:
+        raise ExportError(
+            f"{checkpoint.network.name}: the checkpoint of a float twin, which has no binary layers; "
+            "give one that was trained without --float-twin"
+        )
     network = checkpoint.build()
     twin = build_network(checkpoint.network.float_twin())
     twin.load_state_dict({name: checkpoint.state[name] for name in twin.state_dict()})
@@ -83,7 +88,7 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> Exp
 
 
 def export_module(
-    module: nn.Module, twin: nn.Module, path: Path, images: Images, description: Description
+    module: nn.Module, twin: nn.Module, path: str | Path, images: Images, description: Description
 ) -> ExportResult:
     """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
 
@@ -95,19 +100,20 @@ def export_module(
         description: for the manifest.
 
     Raises:
-        ExportError: `module` has no binary layer, cannot be captured, or its export does not agree with PyTorch.
+        ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
+            export does not agree with PyTorch.
         BundleError: `path` cannot be written.
     """
-    if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
-        raise ExportError(
-            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.layers, "
-            "or export float networks with torch.onnx"
-        )
+    path = Path(path)
+    _check_module(module)
+    _check_images(images, description)
     module, twin = module.eval(), twin.eval()
     shape = images.pixels.shape[1:]
+    answers = _answers(module, images.pixels)
+    _check_answers("the module", answers, len(images.pixels), len(description.labels))
+    _check_answers("the float twin", _answers(twin, images.pixels[:1]), 1, len(description.labels))
     with new_bundle(path) as folder:
         captured = capture(module, shape)
-        answers = _answers(module, images.pixels)
         values = captured.values_of(images.pixels[:1])
         if not torch.equal(values[OUTPUT], _answers(module, images.pixels[:1])):
             _refuse([f"the captured program answers differently from {type(module).__name__}"])
@@ -140,6 +146,34 @@ def export_module(
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
     return ExportResult(read_bundle(path), log, result, twin_difference)
+
+
+def _check_module(module: nn.Module) -> None:
+    if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
+        raise ExportError(
+            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.layers, "
+            "or export float networks with torch.onnx"
+        )
+    other = next((name for name, value in module.named_parameters() if value.dtype != torch.float32), None)
+    if other is not None:
+        raise ExportError(f"{type(module).__name__}: {other} is not float32; call .float() on the module first")
+
+
+def _check_images(images: Images, description: Description) -> None:
+    pixels, preprocessing = images.pixels, description.preprocessing
+    wanted = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
+    if pixels.dtype != torch.float32 or len(pixels) == 0 or tuple(pixels.shape[1:]) != wanted:
+        raise ExportError(
+            f"images: got {pixels.dtype} {tuple(pixels.shape)}, the preprocessing makes torch.float32 (N, "
+            f"{', '.join(map(str, wanted))}) with N at least 1; give images as the network sees them"
+        )
+
+
+def _check_answers(name: str, answers: object, images: int, labels: int) -> None:
+    """Refuse what is not one logit per image and label."""
+    got = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+    if got != (images, labels):
+        raise ExportError(f"{name}: answers {got} to {images} images, wanted ({images}, {labels}), one logit per label")
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from bnas_deploy.search.data import open_data
 MOST_IMAGES = 64
 MOST_BYTES = 4 * 2**20  # what the images may take in the bundle
 FEWEST_IMAGES = 4
+FEW_NAMES = 3
 
 
 def verification_images(checkpoint: Checkpoint, data: str | None, count: int | None) -> Images:
@@ -31,10 +32,21 @@ def verification_images(checkpoint: Checkpoint, data: str | None, count: int | N
     opened = open_data(data)
     description = opened.description
     got = (description.in_channels, *description.image_size)
+    wanted = f"the network takes images of {shape}, normalised with {checkpoint.preprocessing}"
     if got != shape or description.preprocessing != checkpoint.preprocessing:
         raise DataError(
-            f"--data {data}: images of {got}, normalised with {description.preprocessing}; the network was trained on "
-            f"{shape}, normalised with {checkpoint.preprocessing}; give the data that it was trained on"
+            f"--data {data}: images of {got}, normalised with {description.preprocessing}; {wanted}; "
+            "give the data that it was trained on"
+        )
+    if description.class_names != checkpoint.labels:
+        raise DataError(
+            f"--data {data}: classes {_few(description.class_names)}; "
+            f"the network tells apart {_few(checkpoint.labels)}; give the data that it was trained on"
         )
     images, labels = next(opened.test_batches(count))
     return Images(images, labels)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - FEW_NAMES} more" if len(names) > FEW_NAMES else ""
+    return ", ".join(names[:FEW_NAMES]) + more

@@ -156,7 +156,8 @@ _SIGNS = """
 """
 
 # The channels are cut to length by the attribute, not by Shape(X), which onnxruntime would not fold; and the Slice
-# names all four axes, because onnx then infers its shape.
+# names all four axes, because onnx then infers its shape. The second Reshape changes nothing: it fails where W is too
+# short for weight_shape, which a Slice passes over and a Conv would read beyond.
 _WEIGHTS = """
   last = Constant <value = int64[1] {-1}> ()
   bytes = Unsqueeze (W, last)
@@ -169,7 +170,8 @@ _WEIGHTS = """
   origin = Constant <value = int64[4] {0, 0, 0, 0}> ()
   weight_shape = Constant <value_ints: ints = @weight_shape> ()
   channel_bits = Slice (all_bits, origin, weight_shape)
-  is_plus = Cast <to = 9> (channel_bits)
+  all_there = Reshape (channel_bits, weight_shape)
+  is_plus = Cast <to = 9> (all_there)
   channels_last = Where (is_plus, plus, minus)
   weights = Transpose <perm = [0, 3, 1, 2]> (channels_last)
 """

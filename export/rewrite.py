@@ -30,12 +30,24 @@ class Sweep(Protocol):
         """Rewrite the whole model in place."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Which pass left which node alone, and why."""
+
+    rewrite: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rewrite}: {self.node}: {self.reason}"
+
+
 @dataclass
 class RewriteLog:
     """What the passes did: how often each applied, and where and why it refused."""
 
     applied: dict[str, int] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 def run(pipeline: Sequence[Rewrite | Sweep], model: ir.Model) -> RewriteLog:
@@ -61,7 +73,7 @@ def _run_rewrite(step: Rewrite, name: str, model: ir.Model, log: RewriteLog) -> 
             step.apply(model, node)
             log.applied[name] += 1
         else:
-            log.refusals.append(f"{name}: {node.name}: {reason}")
+            log.refusals.append(Refusal(name, str(node.name), reason))
 
 
 def _check(graph: ir.Graph, step: str) -> None:

@@ -141,6 +141,15 @@ def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) ->
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", "digits")
     assert message.startswith("--data digits: images of (1, 8, 8), normalised with ")
     assert message.endswith("give the data that it was trained on")
+    # Images of the right kind, but of other things.
+    other = untrained_checkpoint(SMALL, seed=0)
+    path = tmp_path / "fashion.safetensors"
+    names = ("shirt", "shoe", *other.labels[2:])
+    save_checkpoint(path, type(other)(SMALL, other.state, open_digits().description.preprocessing, names, "fashion"))
+    assert refusal_of(path, tmp_path / "bundle", "--data", "digits") == (
+        "--data digits: classes 0, 1, 2 and 7 more; the network tells apart shirt, shoe, class 2 and 7 more; "
+        "give the data that it was trained on"
+    )
     missing = tmp_path / "nowhere"
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", f"cifar10:{missing}")
     assert message == f"{missing}: no such folder; expected the folder of a cifar10 data set"
@@ -149,7 +158,7 @@ def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) ->
 def test_a_float_twin_is_not_exported(tmp_path: Path) -> None:
     path = tmp_path / "twin.safetensors"
     save_checkpoint(path, untrained_checkpoint(SMALL.float_twin(), seed=0))
-    assert refusal_of(path, tmp_path / "bundle").startswith("Network: no binary layer in it; ")
+    assert refusal_of(path, tmp_path / "bundle").startswith("small: the checkpoint of a float twin, ")
 
 
 def test_a_changed_file_is_found_by_verify(checkpoint: Path, tmp_path: Path) -> None:

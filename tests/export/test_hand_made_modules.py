@@ -210,3 +210,37 @@ def test_an_export_that_disagrees_leaves_the_old_bundle(tmp_path: Path, monkeypa
 
     assert read_bundle(path).manifest == first.bundle.manifest
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(2, 4, 16, 16), CLASSES, r"images: got torch.float32 \(2, 4, 16, 16\), .* \(N, 3, 16, 16\)"),
+        (torch.zeros(0, 3, 16, 16), CLASSES, r"images: got torch.float32 \(0, 3, 16, 16\), .* with N at least 1"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), CLASSES, "images: got torch.float64 .* makes torch.float32"),
+        (torch.zeros(2, 3, 16, 16), CLASSES + 1, rf"the module: answers \(2, {CLASSES}\) to 2 images, wanted "),
+    ],
+    ids=["channels", "none", "dtype", "labels"],
+)
+def test_images_and_labels_that_do_not_fit(images: torch.Tensor, labels: int, message: str, tmp_path: Path) -> None:
+    module = nn.Sequential(BinaryConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    description = Description({}, tuple(map(str, range(labels))), Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3), {})
+    with pytest.raises(ExportError, match=message):
+        export_module(module, module, tmp_path / "bundle", Images(images), description)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_half_module(tmp_path: Path) -> None:
+    module = nn.Sequential(BinaryConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).half()
+    with pytest.raises(ExportError, match=r"Sequential: 0.weight is not float32; call .float\(\) on the module first"):
+        _export(module, tmp_path / "bundle")
+
+
+def test_a_twin_of_other_classes(tmp_path: Path) -> None:
+    module, twin = (
+        nn.Sequential(BinaryConv2d(3, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for classes in (CLASSES, CLASSES + 1)
+    )
+    description = Description({}, ("a",) * CLASSES, Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3), {})
+    with pytest.raises(ExportError, match=rf"the float twin: answers \(1, {CLASSES + 1}\) to 1 images, wanted "):
+        export_module(module, twin, tmp_path / "bundle", Images(torch.zeros(1, 3, 16, 16)), description)

@@ -192,7 +192,7 @@ def test_cifar_behind_the_first_reduction_zeros_become_a_map_of_offsets(cifar: E
 
 def test_cifar_log_names_what_was_left_alone(cifar: Exported) -> None:
     assert len(cifar.log.refusals) == 1
-    assert "stem.conv pads with zeros behind the BN" in cifar.log.refusals[0]
+    assert "stem.conv pads with zeros behind the BN" in cifar.log.refusals[0].reason
 
 
 @pytest.mark.parametrize("genotype", [GENOTYPES["cifar"], ZERO_NODES_ARE_READ], ids=["cifar", "zero nodes are read"])

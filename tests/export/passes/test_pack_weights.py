@@ -38,7 +38,7 @@ def test_left_alone_because_packed(load, binary_conv) -> None:
 
     log = run([PackWeights(), PackWeights()], model)
 
-    assert log.refusals == ["PackWeights: y: already packed"]
+    assert list(map(str, log.refusals)) == ["PackWeights: y: already packed"]
 
 
 def test_weights_that_are_not_signs_are_a_bug(load, binary_conv) -> None:
