@@ -12,13 +12,17 @@ It holds
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import FrameType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
@@ -31,6 +35,10 @@ MANIFEST = "manifest.json"
 IMAGES = "test_vectors/images.npz"
 LAYERS_MODEL = "test_vectors/layers.onnx"
 LAYERS = "test_vectors/layers.npz"
+FILES = (MODEL, FLOAT_TWIN, IMAGES, LAYERS_MODEL, LAYERS)
+"""Every bundle has these besides the manifest."""
+
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -120,12 +128,8 @@ class Bundle:
         return self.path / name
 
 
-def read_bundle(path: Path, *, check_hashes: bool = True) -> Bundle:
-    """Read and check the bundle in folder `path`.
-
-    Args:
-        path: the folder.
-        check_hashes: read every file and compare its SHA-256; sizes are compared in any case.
+def read_bundle(path: Path) -> Bundle:
+    """Read the bundle in folder `path` and compare every file with its size and SHA-256 in the manifest.
 
     Raises:
         BundleError: the folder is no bundle, of a newer format, or a file is missing or was changed.
@@ -135,7 +139,7 @@ def read_bundle(path: Path, *, check_hashes: bool = True) -> Bundle:
             raise BundleError(f"{path}: not a folder; expected the folder that `bnas-deploy export -o` wrote")
         manifest = _read_manifest(path / MANIFEST)
         for name, record in manifest.files.items():
-            _check_file(path, name, record, check_hashes)
+            _check_file(path, name, record)
     except OSError as error:
         raise BundleError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     return Bundle(path, manifest)
@@ -146,16 +150,21 @@ def new_bundle(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill, and put it at `path` when the block ends without an error.
 
     Whoever looks at `path` sees a whole bundle, the old one or the new one (or none, in the instant between the two
-    renamings). After an error the old one is still there and nothing else is left, folders made on the way included.
+    renamings). After an error the old one is still there and nothing else is left, folders made on the way included;
+    so it is after SIGTERM.
 
     Raises:
-        BundleError: `path` exists and is no bundle, or cannot be written.
+        BundleError: `path` exists and is no bundle or holds other files too, or cannot be written.
     """
+    with _sigterm_as_exit():
+        yield from _new_bundle(path)
+
+
+def _new_bundle(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     try:
         with _as_unwritable(path):
-            if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-                raise BundleError(f"{path}: exists and is not a bundle; it was left alone, choose another folder")
+            _check_replaceable(path)
             made += (folder for folder in path.parents if not folder.exists())  # innermost first
             path.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -164,6 +173,7 @@ def new_bundle(path: Path) -> Iterator[Path]:
             (fresh / "test_vectors").mkdir(parents=True)
             yield fresh
             with _as_unwritable(path):
+                _check_replaceable(path)  # again, because minutes may have passed
                 _put(fresh, path, old=work / "old")
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -192,19 +202,65 @@ def _as_unwritable(path: Path) -> Iterator[None]:
         raise BundleError(f"{path}: cannot be written: {error.strerror}; choose another folder") from None
 
 
-def _put(fresh: Path, path: Path, old: Path) -> None:
-    """Rename `fresh` to `path`; what is there becomes `old`, and comes back if the renaming fails."""
-    if path.exists():
-        path.rename(old)
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Make SIGTERM raise SystemExit in the block, so that what the block has to clean up is cleaned up.
+
+    What the system does with SIGTERM by default ends the process without any `finally`, and `kill`, a job queue and a
+    shutdown send it. A handler that somebody else has set is left as it is.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # Python sets handlers only there
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
     try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # the exit code that a shell gives to a process ended by this signal
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse a path whose replacement would remove anything but a bundle, or cannot succeed."""
+    left_alone = "it was left alone, choose another folder"
+    here = Path.cwd()
+    if path.resolve() in (here, *here.parents):
+        raise BundleError(f"{path}: the current folder lies in it; {left_alone}")
+    if os.path.ismount(path):
+        raise BundleError(f"{path}: a mount point, which cannot be replaced; {left_alone}")
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        manifest = _read_manifest(path / MANIFEST)
+    except (BundleError, NotADirectoryError):
+        raise BundleError(f"{path}: exists and is not a bundle; {left_alone}") from None
+    if others := sorted(_files_of_others(path, manifest)):
+        raise BundleError(f"{path}: holds files that are not of the bundle, such as {others[0]}; {left_alone}")
+
+
+def _files_of_others(path: Path, manifest: Manifest) -> set[str]:
+    """Return what is below `path` and neither of the bundle nor a folder for it."""
+    ours = {MANIFEST, *manifest.files}
+    ours |= {folder.as_posix() for name in ours for folder in PurePosixPath(name).parents}
+    return {file.relative_to(path).as_posix() for file in path.rglob("*")} - ours
+
+
+def _put(fresh: Path, path: Path, old: Path) -> None:
+    """Rename `fresh` to `path`; what is there becomes `old`, and comes back if the renaming fails or is interrupted."""
+    try:
+        if path.exists():
+            path.rename(old)
         fresh.rename(path)
-    except OSError:
-        if old.exists():
+    finally:
+        if old.exists() and not path.exists():
             old.rename(path)
-        raise
 
 
-def _check_file(bundle: Path, name: str, record: FileRecord, check_hash: bool) -> None:
+def _check_file(bundle: Path, name: str, record: FileRecord) -> None:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise BundleError(
             f"{bundle / MANIFEST}: lists the file {name!r}, which is not inside the bundle; export the model again"
@@ -215,7 +271,7 @@ def _check_file(bundle: Path, name: str, record: FileRecord, check_hash: bool) -
     got = path.stat().st_size
     if got != record.bytes:
         raise BundleError(f"{path}: {got} bytes, the manifest says {record.bytes}; copy or export the bundle again")
-    if check_hash and hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
         raise BundleError(f"{path}: its SHA-256 is not the one in the manifest; copy or export the bundle again")
 
 
@@ -226,13 +282,13 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{path.parent}: no {MANIFEST} in it; expected the folder that `bnas-deploy export -o` wrote"
         ) from None
-    except ValueError as error:  # not UTF-8, not JSON, or an integer that is too long
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too long an integer, nested too deeply
         raise BundleError(f"{path}: not a JSON file: {error}; export the model again") from None
     return _manifest_from_json(data, path)
 
 
 def _manifest_from_json(data: Any, where: Path) -> Manifest:
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+    if not isinstance(data, dict) or type(data.get("format")) is not int:  # True is an int too
         raise BundleError(f"{where}: not a manifest: no integer `format`; export the model again")
     version = data["format"]
     if version < 1:
@@ -242,25 +298,105 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
             f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
         )
     try:
-        verification = data["verification"]
-        return Manifest(
-            **{
-                **data,
-                "network": {**data["network"]},
-                "metrics": {**data["metrics"]},
-                "input_shape": tuple(data["input_shape"]),
-                "labels": tuple(data["labels"]),
-                "layers": tuple(map(LayerCost.from_json, data["layers"])),
-                "preprocessing": Preprocessing(
-                    **{**data["preprocessing"], **{key: tuple(data["preprocessing"][key]) for key in ("mean", "std")}}
-                ),
-                "verification": Verification(
-                    verification["output_tolerance"], tuple(LayerCheck(**layer) for layer in verification["layers"])
-                ),
-                "files": {name: FileRecord(**record) for name, record in data["files"].items()},
-            }
+        manifest: Manifest = _from_json(Manifest, data, "manifest")
+        _check_values(manifest)
+    except (ValueError, RecursionError) as error:  # the second while a nested value is shown
+        raise BundleError(f"{where}: {error}; export the model again") from None
+    return manifest
+
+
+def _from_json(kind: Any, data: Any, name: str) -> Any:
+    """Build what `dataclasses.asdict` and JSON took apart, by the annotations of the dataclass.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another kind; the message names it, its value and what is wanted.
+    """
+    if is_dataclass(kind):
+        return _dataclass_from_json(kind, _wanted(isinstance(data, dict), data, name, "an object"), name)
+    arguments = get_args(kind)
+    if get_origin(kind) is tuple and arguments[-1] is ...:
+        _wanted(isinstance(data, list), data, name, "a list")
+        return tuple(_from_json(arguments[0], value, f"{name}[{index}]") for index, value in enumerate(data))
+    if get_origin(kind) is tuple:
+        right = isinstance(data, list) and len(data) == len(arguments)
+        _wanted(right, data, name, f"a list of {len(arguments)}")
+        each = enumerate(zip(arguments, data, strict=True))
+        return tuple(_from_json(argument, value, f"{name}[{index}]") for index, (argument, value) in each)
+    if get_origin(kind) is dict:
+        _wanted(isinstance(data, dict), data, name, "an object")
+        return {key: _from_json(arguments[1], value, f"{name}[{key!r}]") for key, value in data.items()}
+    return _scalar_from_json(kind, data, name)
+
+
+def _dataclass_from_json(kind: Any, data: dict[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind)
+    if unknown := sorted(data.keys() - hints.keys()):
+        raise ValueError(f"{name}: the field {unknown[0]!r} is unknown")
+    # A manifest is written with every field; the defaults are for those who make one in Python.
+    if missing := [field.name for field in fields(kind) if field.name not in data]:
+        raise ValueError(f"{name}: the field {missing[0]!r} is missing")
+    return kind(**{key: _from_json(hints[key], value, _joined(name, key)) for key, value in data.items()})
+
+
+def _joined(name: str, key: str) -> str:
+    return key if name == "manifest" else f"{name}.{key}"
+
+
+def _scalar_from_json(kind: Any, data: Any, name: str) -> Any:
+    if kind is Any:
+        return data
+    if kind is float:
+        # Numbers of a bundle meet float32; NaN is in no range.
+        right = type(data) in (int, float) and abs(data) <= LARGEST_FLOAT32
+        return float(_wanted(right, data, name, "a number that float32 can hold"))
+    if kind is int:
+        return _wanted(type(data) is int and abs(data) < 2**63, data, name, "an integer of 64 bits")
+    return _wanted(isinstance(data, kind), data, name, "text")
+
+
+def _wanted(right: bool, data: Any, name: str, wanted: str) -> Any:
+    """Return `data` if it is right."""
+    if not right:
+        got = json.dumps(data)
+        raise ValueError(f"{name}: got {got if len(got) < 80 else got[:77] + '...'}, wanted {wanted}")
+    return data
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raise ValueError where fields are right each for itself, and the manifest is not."""
+    preprocessing, verification = manifest.preprocessing, manifest.verification
+    for index, layer in enumerate(manifest.layers):
+        _check_layer(layer, f"layers[{index}]")
+    for index, check in enumerate(verification.layers):
+        _wanted(
+            check.rows > 0 and check.columns > 0,
+            [check.rows, check.columns],
+            f"verification.layers[{index}]: rows, columns",
+            "at least 1",
         )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{where}: a field is missing or of another kind ({error!r}); export the model again"
-        ) from None
+        _wanted(check.tolerance >= 0, check.tolerance, f"verification.layers[{index}].tolerance", "0 or more")
+    _wanted(
+        verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
+    )
+    binary = sorted(layer.name for layer in manifest.layers if layer.is_binary)
+    checked = sorted(check.name for check in verification.layers)
+    _wanted(checked == binary, checked, "verification.layers", f"the binary layers, {json.dumps(binary)}")
+    shape = list(manifest.input_shape)
+    _wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
+    channels, *size = shape
+    got = [preprocessing.height, preprocessing.width]
+    _wanted(got == size, got, "preprocessing: height, width", f"{size}, as in input_shape")
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        _wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
+    _wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
+    for name in FILES:
+        _wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+
+
+def _check_layer(layer: LayerCost, name: str) -> None:
+    """Refuse what has no weights, or no number of them."""
+    for key in ("input", "output", "kernel", "stride", "dilation"):
+        sizes = getattr(layer, key)
+        _wanted(min(sizes) > 0, list(sizes), f"{name}.{key}", "at least 1 each")
+    _wanted(layer.groups > 0, layer.groups, f"{name}.groups", "at least 1")
+    _wanted(layer.weight_bits in (1, 32), layer.weight_bits, f"{name}.weight_bits", "1 or 32")

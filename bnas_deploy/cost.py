@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,6 @@ class LayerCost:
     def is_binary(self) -> bool:
         """Tell whether its weights take one bit."""
         return self.weight_bits == 1
-
-    @classmethod
-    def from_json(cls, data: Any) -> "LayerCost":
-        """Build what `dataclasses.asdict` took apart."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        return cls(**fields)
 
 
 @dataclass(frozen=True)

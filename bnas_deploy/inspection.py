@@ -16,6 +16,13 @@ def inspect(path: Path) -> str:
     Raises:
         BnasError: the file is none of them.
     """
+    try:
+        return _inspect(path)
+    except OSError as error:  # a name that is too long, no permission
+        raise BnasError(f"{path}: cannot be read: {error.strerror}; check the name and the permissions") from None
+
+
+def _inspect(path: Path) -> str:
     if path.is_dir():
         return _bundle(path)
     if not path.exists():

@@ -11,6 +11,7 @@ The operator library is registered by `session_options` and nowhere else; a seco
 import importlib
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bnas_deploy.bundle import MODEL, Bundle, read_bundle
 from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
@@ -26,6 +27,9 @@ from bnas_deploy.runtime.library import library_path
 
 if TYPE_CHECKING:
     import onnxruntime
+
+MOST_THREADS = 1024
+"""More than a machine has; onnxruntime would try to start any number."""
 
 OLDEST_ONNXRUNTIME = (1, 17)
 """The first version with the C API that the operator library is written against."""
@@ -40,11 +44,11 @@ def session_options(*, threads: int | None = None, library: bool = True) -> "onn
             is slower and gives the same answers.
 
     Raises:
-        BnasError: fewer than 1 thread.
+        BnasError: fewer than 1 thread, or more than 1024.
         RuntimeLibraryError: onnxruntime is older than 1.17, or cannot load the library.
     """
-    if threads is not None and threads < 1:
-        raise BnasError(f"{threads} threads; give at least 1, or nothing for one per core")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BnasError(f"{threads} threads; give 1 to {MOST_THREADS}, or nothing for one per core")
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.inter_op_num_threads = 1
@@ -77,6 +81,27 @@ def create_session(
         ) from None
 
 
+def run_session(
+    session: "onnxruntime.InferenceSession", model: Path, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]
+) -> list[NDArray[np.float32]]:
+    """Return the outputs of `session`, which is one of the file `model`, by their names.
+
+    Raises:
+        BundleError: the model has no such inputs or outputs, or is damaged in a way that only shows when it runs.
+    """
+    has = [{value.name for value in values} for values in (session.get_inputs(), session.get_outputs())]
+    if has[0] != inputs.keys() or not has[1].issuperset(outputs):
+        raise BundleError(
+            f"{model}: has the inputs {sorted(has[0])} and outputs {sorted(has[1])}; the bundle wants the inputs "
+            f"{sorted(inputs)} and outputs {sorted(outputs)}; export the model again"
+        )
+    try:
+        answers: list[NDArray[np.float32]] = session.run(outputs, inputs)
+    except _errors(_onnxruntime()) as error:
+        raise BundleError(f"{model}: onnxruntime cannot run it: {error}; copy or export the bundle again") from None
+    return answers
+
+
 @dataclass(frozen=True)
 class Model:
     """A bundle that is ready to run."""
@@ -89,7 +114,7 @@ class Model:
         """Names of the classes, in the order of the logits."""
         return self.bundle.manifest.labels
 
-    def preprocess(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def preprocess(self, images: ArrayLike) -> NDArray[np.float32]:
         """Scale uint8 images (N, H, W, C) to 0..1 and normalise each channel: float32 (N, C, H, W).
 
         Where C is 1 it may be left out. H and W are the network's.
@@ -100,33 +125,30 @@ class Model:
         preprocessing = self.bundle.manifest.preprocessing
         mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
         height, width, channels = preprocessing.height, preprocessing.width, len(mean)
-        if channels == 1 and images.ndim == 3:
-            images = images[..., None]
+        pixels = _array(images)
+        if channels == 1 and pixels.ndim == 3:
+            pixels = pixels[..., None]
         _check_array(
-            images,
+            pixels,
             np.uint8,
             (height, width, channels),
             "pixels are 0..255 and of this size; a single image is image[None]",
         )
-        normalised = (images / np.float32(255) - mean) / std
+        normalised = (pixels / np.float32(255) - mean) / std
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(self, images: ArrayLike) -> NDArray[np.float32]:
         """Run the network: float32 (N, C, H, W), as `preprocess` gives them, to logits (N, classes).
 
         Raises:
             BnasError: the images have another dtype or shape.
-            BundleError: the model is damaged in a way that only shows when it runs.
+            BundleError: as for `run_session`.
         """
         manifest = self.bundle.manifest
-        _check_array(images, np.float32, manifest.input_shape, "Model.preprocess makes that from uint8 images")
-        try:
-            logits: NDArray[np.float32] = self.session.run([manifest.output_name], {manifest.input_name: images})[0]
-        except _errors(_onnxruntime()) as error:
-            raise BundleError(
-                f"{self.bundle.file(MODEL)}: onnxruntime cannot run it: {error}; copy or export the bundle again"
-            ) from None
-        return logits
+        pixels = _array(images)
+        _check_array(pixels, np.float32, manifest.input_shape, "Model.preprocess makes that from uint8 images")
+        inputs = {manifest.input_name: pixels}
+        return run_session(self.session, self.bundle.file(MODEL), [manifest.output_name], inputs)[0]
 
 
 def open_bundle(path: str | Path, *, threads: int | None = None, library: bool = True) -> Model:
@@ -189,6 +211,13 @@ def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
         state.NotImplemented,
         state.RuntimeException,
     )
+
+
+def _array(images: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(images)
+    except ValueError as error:  # a list of images of several sizes
+        raise BnasError(f"images: no array: {error}; give one array, or a list of images of one size") from None
 
 
 def _check_array(images: NDArray[Any], dtype: type, shape: tuple[int, ...], hint: str) -> None:

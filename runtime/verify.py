@@ -14,7 +14,7 @@ from bnas_deploy.bundle import Bundle, LayerCheck
 from bnas_deploy.errors import BundleError
 from bnas_deploy.runtime.graph import read_nodes
 from bnas_deploy.runtime.measure import BINARY_CONVOLUTION_K
-from bnas_deploy.runtime.session import Model, create_session, session_options
+from bnas_deploy.runtime.session import Model, create_session, run_session, session_options
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
     may_differ = tolerance if _with_k(model) else 0.0
     agrees = answers[0].argmax(axis=1) == logits.argmax(axis=1)
     labels = vectors.get("labels")
+    if labels is not None and labels.shape != (len(images),):
+        raise BundleError(
+            f"{bundle.file(files.IMAGES)}: labels of shape {labels.shape} for {len(images)} images; "
+            "export the model again"
+        )
     return VerifyResult(
         layers=layers,
         identical=layers_alike and _largest_difference(*answers) <= may_differ,
@@ -133,7 +138,8 @@ def verify_layers(
     feeds = {f"{check.name}.x": _required(vectors, f"{check.name}.x", model) for check in checks}
     names = [f"{check.name}.y" for check in checks]
     native, plain = (
-        create_session(model, session_options(library=library)).run(names, feeds) for library in (True, False)
+        run_session(create_session(model, session_options(library=library)), model, names, feeds)
+        for library in (True, False)
     )
     results, alike = [], True
     with_k = _with_k(model)
@@ -188,4 +194,10 @@ def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
 def _required(vectors: dict[str, NDArray[np.float32]], name: str, where: Path) -> NDArray[np.float32]:
     if name not in vectors:
         raise BundleError(f"{where}: no test vector {name!r}; export the model again")
-    return vectors[name]
+    vector = vectors[name]
+    if vector.dtype != np.float32 or not vector.size:
+        raise BundleError(
+            f"{where}: {name} is {vector.dtype} {vector.shape}, wanted float32 and something in it; "
+            "export the model again"
+        )
+    return vector

@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
 
+from bnas_deploy import bundle as files
 from bnas_deploy.bits import pack_signs
 from bnas_deploy.bundle import (
     FLOAT_TWIN,
     IMAGES,
     MANIFEST,
     MODEL,
+    LayerCheck,
     Manifest,
     Preprocessing,
     Verification,
@@ -118,6 +120,8 @@ def write_bundle(path: Path, model: onnx.ModelProto) -> Path:
             None, {"images": images}
         )[0]
         np.savez(folder / IMAGES, images=images, logits=logits)
+        for name in (files.LAYERS_MODEL, files.LAYERS):  # nothing here looks into them
+            (folder / name).touch()
         write_manifest(folder)
     return path
 
@@ -133,7 +137,9 @@ def write_manifest(folder: Path) -> None:
         labels=tuple(map(str, range(CLASSES))),
         preprocessing=Preprocessing(SIZE, SIZE, (0.0,) * 3, (1.0,) * 3),
         layers=LAYERS,
-        verification=Verification(TOLERANCE, ()),
+        verification=Verification(
+            TOLERANCE, tuple(LayerCheck(each.name, 1, 1, 0.0) for each in LAYERS if each.is_binary)
+        ),
         files=describe_files(folder),
     )
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

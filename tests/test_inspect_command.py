@@ -8,8 +8,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bnas_deploy.bundle import (
+    FILES,
     MANIFEST,
     MODEL,
+    LayerCheck,
     Manifest,
     Preprocessing,
     Verification,
@@ -83,7 +85,8 @@ def write_checkpoint(path: Path, config: NetworkConfig) -> Path:
 def bundle(tmp_path: Path) -> Path:
     path = tmp_path / "bundle"
     with new_bundle(path) as folder:
-        (folder / MODEL).write_bytes(bytes(12345))
+        for name in FILES:
+            (folder / name).write_bytes(bytes(12345))
         manifest = Manifest(
             bnas_deploy="0.1",
             network={"name": "tiny"},
@@ -94,7 +97,7 @@ def bundle(tmp_path: Path) -> Path:
             labels=tuple("0123456789"),
             preprocessing=Preprocessing(8, 8, (0.5,) * 3, (0.25,) * 3),
             layers=LAYERS,
-            verification=Verification(0.0, ()),
+            verification=Verification(0.0, (LayerCheck("conv", 2, 2, 0.0),)),
             metrics={"accuracy": 0.5},
             files=describe_files(folder),
         )
@@ -126,7 +129,11 @@ def test_a_bundle(bundle: Path) -> None:
         "bundle of tiny, written by bnas-deploy 0.1\n"
         "input images: N x 3x8x8 float32\n"
         "output logits: N x 10 float32\n"
+        "float.onnx: 12,345 bytes\n"
         "model.onnx: 12,345 bytes\n"
+        "test_vectors/images.npz: 12,345 bytes\n"
+        "test_vectors/layers.npz: 12,345 bytes\n"
+        "test_vectors/layers.onnx: 12,345 bytes\n"
         'metrics: {"accuracy": 0.5}\n'
         "\n" + TABLE
     )
@@ -198,6 +205,11 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
     assert refusal_of(path) == (
         f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder) or a genotype (.json)"
     )
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    path = tmp_path / (300 * "x")
+    assert refusal_of(path) == f"{path}: cannot be read: File name too long; check the name and the permissions"
 
 
 def test_a_checkpoint_that_is_cut_short(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bnas_deploy.bundle import IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, Bundle, describe_files, read_bundle
+from bnas_deploy.bundle import IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, describe_files, read_bundle
 from bnas_deploy.cli import main
 from bnas_deploy.errors import BundleError
 from bnas_deploy.runtime.verify import verify_bundle
@@ -251,6 +251,27 @@ def test_logits_of_another_shape(bundle: Path) -> None:
     _assert_refused(bundle, f"{bundle / IMAGES}: logits of shape (5, 2), the model answers (5, 3)")
 
 
+@pytest.mark.parametrize(("file", "name"), [(IMAGES, "images"), (IMAGES, "logits"), (LAYERS, "3.x"), (LAYERS, "5.y")])
+def test_vectors_that_are_no_numbers_or_none(bundle: Path, file: str, name: str) -> None:
+    def leave_none(arrays: Arrays) -> None:
+        arrays[name] = arrays[name][:0]
+
+    for change in (leave_none, lambda arrays: arrays.update({name: np.array([["a"]])})):
+        _change_arrays(bundle / file, change)
+        _accept(bundle)
+
+        _assert_refused(
+            bundle, f"{bundle / file}: {name} is ", ", wanted float32 and something in it; export the model"
+        )
+
+
+def test_labels_of_other_images(bundle: Path) -> None:
+    _change_arrays(bundle / IMAGES, lambda arrays: arrays.update(labels=arrays["labels"][:2]))
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / IMAGES}: labels of shape (2,) for 5 images; export the model again")
+
+
 @pytest.mark.parametrize("file", [IMAGES, LAYERS])
 @pytest.mark.parametrize("bytes_left", [0, 100, -200], ids=["empty", "head", "without its end"])
 def test_a_truncated_archive(bundle: Path, file: str, bytes_left: int) -> None:
@@ -274,14 +295,38 @@ def test_a_damaged_archive(bundle: Path) -> None:
 # --- the manifest ---------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_without_binary_layers_has_nothing_to_compare(bundle: Path) -> None:
+def test_layers_without_a_check(bundle: Path) -> None:
     def change(manifest: dict) -> None:
-        manifest["verification"]["layers"] = []
+        del manifest["verification"]["layers"][1]
 
     _change_manifest(bundle, change)
-    opened = read_bundle(bundle)
 
-    assert verify_bundle(Bundle(bundle, opened.manifest)).layers == ()
+    _assert_refused(
+        bundle,
+        f'{bundle / MANIFEST}: verification.layers: got ["0", "5"], wanted the binary layers, ["0", "3", "5"]; '
+        "export the model again",
+    )
+
+
+@pytest.mark.parametrize("name", ["input_name", "output_name"])
+def test_a_name_that_the_model_does_not_have(name: str, bundle: Path) -> None:
+    _change_manifest(bundle, lambda manifest: manifest.update({name: "pixels"}))
+
+    _assert_refused(bundle, f"{bundle / MODEL}: has the inputs ['images'] and outputs ['logits']; the bundle wants")
+
+
+def test_a_layer_that_the_layers_model_does_not_have(bundle: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["layers"][0]["name"] = manifest["verification"]["layers"][0]["name"] = "first"
+
+    def rename(arrays: Arrays) -> None:
+        arrays["first.x"], arrays["first.y"] = arrays.pop("0.x"), arrays.pop("0.y")
+
+    _change_arrays(bundle / LAYERS, rename)
+    _change_manifest(bundle, change)
+    _accept(bundle)
+
+    _assert_refused(bundle, f"{bundle / LAYERS_MODEL}: has the inputs ['0.x', '3.x', '5.x'] and outputs")
 
 
 def test_answers_that_are_not_numbers_do_not_pass(bundle: Path) -> None:
