@@ -102,12 +102,19 @@ def _cell(data: object, name: str, where: str) -> Cell:
                 edges.append(Edge(operation, source))
             case _:
                 raise GenotypeError(
-                    f"{where}: {name} cell, edge {i}: expected [operation, source], got {json.dumps(entry)}"
+                    f"{where}: {name} cell, edge {i}: expected [operation, source], got {_shown(entry)}"
                 )
     try:
         return Cell(tuple(edges))
     except GenotypeError as error:
         raise GenotypeError(f"{where}: {name} cell, {error.message}") from None
+
+
+def _shown(entry: object) -> str:
+    try:
+        return json.dumps(entry)
+    except RecursionError:
+        return "lists nested too deeply to show"
 
 
 def _published(normal: list[tuple[str, int]], reduction: list[tuple[str, int]]) -> Genotype:
@@ -149,6 +156,8 @@ def read_genotype(name_or_path: str) -> Genotype:
     """
     if name_or_path in GENOTYPES:
         return GENOTYPES[name_or_path]
+    if not name_or_path:  # Path("") would be the current folder
+        raise GenotypeError(f"'': neither a published genotype ({', '.join(GENOTYPES)}) nor a file")
     path = Path(name_or_path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -160,4 +169,6 @@ def read_genotype(name_or_path: str) -> Genotype:
         raise GenotypeError(f"{path}: cannot be read: {error.strerror}; expected a JSON file") from None
     except ValueError as error:  # not UTF-8, not JSON, or an integer that is too long
         raise GenotypeError(f"{path}: not a JSON file: {error}; expected a genotype") from None
+    except RecursionError:
+        raise GenotypeError(f"{path}: nested too deeply; expected a genotype, lists of [operation, source]") from None
     return Genotype.from_json(data, str(path))

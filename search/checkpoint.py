@@ -13,9 +13,8 @@ The file's metadata has one entry, `bnas_deploy`, a JSON object:
 Nothing is ever unpickled.
 """
 
-import contextlib
 import json
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor
 import bnas_deploy
 from bnas_deploy.bundle import Preprocessing
 from bnas_deploy.errors import BnasError, CheckpointError
+from bnas_deploy.files import write_whole
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network import Network, build_network
 
@@ -75,6 +75,10 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{len(values)} values in {name}, but {self.network.name} takes {self.network.in_channels} channels"
                 )
+            if not all(map(math.isfinite, values)):
+                raise CheckpointError(f"{name} is {list(values)}, expected finite numbers")
+        if min(self.preprocessing.std) <= 0:
+            raise CheckpointError(f"std is {list(self.preprocessing.std)}, expected positive numbers")
 
     def build(self) -> Network:
         """Return the network with these weights, on the CPU, in evaluation mode."""
@@ -107,7 +111,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: `path` is no checkpoint of bnas-deploy, of a newer format, damaged, or its tensors are not
-            those of its network.
+            those of its network or hold values that no training gives.
     """
     state, description = read_tensors(path, METADATA_KEY)
     check_format(path, description, FORMAT_VERSION)
@@ -116,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             network=NetworkConfig.from_json(description["network"], f"{path}: network"),
             state=state,
             preprocessing=_preprocessing(description["preprocessing"]),
-            labels=tuple(str(label) for label in description["labels"]),
+            labels=_labels(description["labels"]),
             data=str(description["data"]),
             metrics=dict(description["metrics"]),
             version=str(description["bnas_deploy"]),
@@ -124,16 +128,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except BnasError as error:
         where = "" if error.message.startswith(str(path)) else f"{path}: "
         raise CheckpointError(f"{where}{error.message}; the file is damaged, copy or train it again") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: its description lacks a field or has one of another kind ({error!r}); copy or train it again"
         ) from None
-    misfits = _misfits(checkpoint)
+    with torch.device("meta"):  # shapes without memory
+        wanted = build_network(checkpoint.network).state_dict()
+    misfits = find_misfits(state, wanted)
     if misfits:
         raise CheckpointError(
             f"{path}: its tensors are not those of the {checkpoint.network.name} that it describes: "
             f"{'; '.join(misfits)}; copy or train it again"
         )
+    _check_values(path, state)
     return checkpoint
 
 
@@ -144,29 +151,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
         CheckpointError: `path` cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(plain, {key: json.dumps(description)}))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under another name first, so that `path` never holds half of it.
-
-    Raises:
-        CheckpointError: `path` cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
+    data = safetensors.torch.save(plain, {key: json.dumps(description)})
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror}; choose another folder or make room"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):  # it is gone after success; after an error, that error is what counts
-            partial.unlink()
+        write_whole(path, data)
+    except BnasError as error:
+        raise CheckpointError(error.message) from None
 
 
 def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -193,7 +182,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
         )
     try:
         description = json.loads(metadata[key])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, too long an integer, or nested too deeply
         raise CheckpointError(f"{path}: its metadata {key!r} is not JSON ({error}); copy or train it again") from None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path}: its metadata {key!r} is not a JSON object; copy or train it again")
@@ -254,11 +243,23 @@ def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(int(data["height"]), int(data["width"]), mean, std)
 
 
-def _misfits(checkpoint: Checkpoint) -> list[str]:
-    """Compare names, shapes and types of the tensors with those of the network; a sentence per kind of difference."""
-    with torch.device("meta"):  # shapes without memory
-        wanted = build_network(checkpoint.network).state_dict()
-    got = checkpoint.state
+def _labels(data: object) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(label, str) for label in data):
+        raise CheckpointError("labels are not a list of strings")
+    return tuple(data)
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse values that make every answer NaN."""
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; copy or train it again")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: tensor {name} holds a negative variance; copy or train it again")
+
+
+def find_misfits(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Compare names, shapes and types of tensors; return a phrase per kind of difference."""
     other = [
         f"{name} is {_kind(got[name])}, expected {_kind(wanted[name])}"
         for name in wanted

@@ -52,6 +52,7 @@ class NetworkConfig:
                 f"{self.name}: channels, classes and in_channels must be positive, got "
                 f"{self.channels}, {self.classes} and {self.in_channels}"
             )
+        self._check_upper_bounds()
         if self.stem == "imagenet" and self.channels % 2:
             raise BnasError(
                 f"{self.name}: the imagenet stem starts with channels/2, so {self.channels} channels must be even"
@@ -66,6 +67,13 @@ class NetworkConfig:
         unknown = sorted(set(self.departures) - set(DEPARTURES))
         if unknown:
             raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
+
+    def _check_upper_bounds(self) -> None:
+        sides = {"height": self.image_size[0], "width": self.image_size[1]}
+        for name, most in UPPER_BOUNDS.items():
+            got = sides[name] if name in sides else getattr(self, name)
+            if got > most:
+                raise BnasError(f"{self.name}: {name} is {got}, at most {most} is supported; choose a smaller number")
 
     @property
     def reduction_cells(self) -> tuple[int, int]:
@@ -114,6 +122,16 @@ _SCALARS: dict[str, type] = {
 def _is_list(value: object, kind: type) -> bool:
     return isinstance(value, list | tuple) and all(type(item) is kind for item in value)
 
+
+UPPER_BOUNDS = {
+    "cells": 1000,
+    "channels": 65_536,
+    "classes": 1_000_000,
+    "in_channels": 65_536,
+    "height": 65_536,
+    "width": 65_536,
+}
+"""Far above every network in use; a damaged file that claims more is refused before memory is asked for."""
 
 STEM_STRIDES = {"cifar": 1, "imagenet": 8}
 """How much each stem reduces the resolution."""

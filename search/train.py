@@ -29,14 +29,15 @@ import torch
 from torch import Tensor, nn
 
 import bnas_deploy
-from bnas_deploy.errors import BnasError
+from bnas_deploy.errors import BnasError, CheckpointError
+from bnas_deploy.files import write_whole
 from bnas_deploy.search.checkpoint import (
     Checkpoint,
     check_format,
+    find_misfits,
     read_tensors,
     save_checkpoint,
     write_tensors,
-    write_whole,
 )
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data import DataSet
@@ -158,7 +159,8 @@ def train(
     Raises:
         TrainError: `folder` holds a run already, or none to resume, or one with other settings; or the loss is not
             finite.
-        CheckpointError: a file of the run cannot be written, or the one to resume from cannot be read.
+        BnasError: a file of the run cannot be written.
+        CheckpointError: the file to resume from cannot be read or is damaged.
         DataError: an image cannot be read, or the recipe does not suit the data.
     """
     device = device or torch.device("cpu")
@@ -462,6 +464,7 @@ class _Run:
             "bnas_deploy": bnas_deploy.__version__,
             "settings": self.settings(),
             "place": asdict(self.place),
+            "tensors": list(tensors),
             "history": [asdict(record) for record in self.history],
             "optimizer": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
@@ -474,7 +477,7 @@ class _Run:
         """Go to where the run in the folder was saved.
 
         Raises:
-            TrainError: there is no run in the folder, or one with other settings.
+            TrainError: there is no run in the folder, or one with other settings or without its checkpoints.
             CheckpointError: its file is damaged or newer.
         """
         path = self.folder / RESUME
@@ -484,26 +487,96 @@ class _Run:
             )
         tensors, description = read_tensors(path, _RUN_KEY)
         check_format(path, description, _RUN_FORMAT)
-        differences = _differences(description["settings"], self.settings())
+        try:
+            self._check_settings(path, description["settings"])
+            self._load(tensors, description)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or begin a run in another output "
+                "folder"
+            ) from None
+        missing = [name for name in (BEST, LAST) if self.history and not (self.folder / name).exists()]
+        if missing:
+            raise TrainError(
+                f"{self.folder}: {' and '.join(missing)} of the {len(self.history)} finished epochs not found; put "
+                "them back, or begin a run in another output folder"
+            )
+
+    def _check_settings(self, path: Path, settings: object) -> None:
+        if not isinstance(settings, dict):
+            raise TypeError("settings are not an object")
+        differences = _differences(settings, self.settings())
         if differences:
             raise TrainError(
                 f"{path}: the run was begun with other settings: {'; '.join(differences)}; "
                 "resume it with the same ones, or choose another output folder"
             )
+
+    def _load(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        """Take over what `save_place` wrote; whatever it cannot have written raises a built-in exception."""
+        misfits = find_misfits(tensors, self._expected_tensors(tensors, description["tensors"]))
+        if misfits:
+            raise ValueError(f"tensors: {'; '.join(misfits)}")
+        schedule, groups = description["schedule"], description["optimizer"]
+        _check_kind(groups, self.optimizer.state_dict()["param_groups"], "optimizer")
+        _check_kind(schedule, self.schedule.state_dict(), "schedule")
+        place = self._place(description["place"])
+        if schedule["last_epoch"] != place.epoch * self.steps + place.step:
+            raise ValueError("the schedule is at another step than the run")
+        history = [_record(entry) for entry in description["history"]]
+        if [record.epoch for record in history] != list(range(1, place.epoch + 1)):
+            raise ValueError(f"the history is not of {place.epoch} epochs")
         states: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "random": {}}
         for key, tensor in tensors.items():
             part, name = key.split(".", 1)
             states[part][name] = tensor
         self.network.load_state_dict(states["network"])
-        self.optimizer.load_state_dict(_optimizer_state(states["optimizer"], description["optimizer"]))
-        self.schedule.load_state_dict(description["schedule"])
+        self.optimizer.load_state_dict(_optimizer_state(states["optimizer"], groups))
+        self.schedule.load_state_dict(schedule)
         if description["scaler"]:  # empty where the run was begun without scaling
             self.scaler.load_state_dict(description["scaler"])
-        self.history = [EpochRecord(**record) for record in description["history"]]
-        self.set_place(_Place(**description["place"]))
-        torch.set_rng_state(states["random"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in states["random"]:
-            torch.cuda.set_rng_state(states["random"]["cuda"], self.device)
+        self.history = history
+        self.set_place(place)
+        try:
+            torch.set_rng_state(states["random"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in states["random"]:
+                torch.cuda.set_rng_state(states["random"]["cuda"], self.device)
+        except RuntimeError as error:
+            raise ValueError(f"random numbers: {error}") from None
+
+    def _expected_tensors(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        """Return a tensor of the right shape and type for each that the file must have.
+
+        Which parameters have momentum depends on the steps taken, so the file lists its tensors.
+        """
+        expected = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        expected["random.cpu"] = torch.get_rng_state()
+        momentum = {
+            f"optimizer.{index}.momentum_buffer": parameter for index, parameter in enumerate(self.network.parameters())
+        }
+        for name in names:
+            if name == "random.cuda":  # its size depends on the GPU
+                expected[name] = tensors[name]
+            elif name not in expected:
+                expected[name] = momentum[name]
+        return expected
+
+    def _place(self, data: Any) -> _Place:
+        _check_kind(data, asdict(_Place()), "place")
+        place = _Place(**data)
+        if not all(type(count) is int for count in (place.epoch, place.step, place.images, place.correct)):
+            raise TypeError(f"place counts in fractions: {place}")
+        images = min(place.step * self.recipe.batch_size, self.data.train_size)
+        if not (
+            0 <= place.epoch <= self.recipe.epochs
+            and 0 <= place.step <= self.steps
+            and (place.step == 0 or place.epoch < self.recipe.epochs)
+            and place.images == images
+            and 0 <= place.correct <= images
+            and all(map(math.isfinite, (place.loss, place.learning_rate, place.duration_s)))
+        ):
+            raise ValueError(f"no place of this run: {place}")
+        return place
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same for a run to go on, as JSON gives it back. Where the data lies may change."""
@@ -550,6 +623,28 @@ def _optimizer_state(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": groups}
+
+
+def _record(data: Any) -> EpochRecord:
+    _check_kind(data, asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)), "history")
+    return EpochRecord(**data)
+
+
+def _check_kind(got: object, wanted: object, where: str) -> None:
+    """Raise TypeError unless two values have the same keys, lengths and types, all the way down."""
+    if isinstance(wanted, dict) and isinstance(got, dict) and wanted.keys() == got.keys():
+        for key in wanted:
+            _check_kind(got[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list | tuple) and isinstance(got, list | tuple) and len(wanted) == len(got):
+        for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
+            _check_kind(left, right, f"{where}.{index}")
+    elif isinstance(wanted, dict | list | tuple) or (type(got) is not type(wanted) and not _are_numbers(got, wanted)):
+        raise TypeError(f"{where} is of another kind")
+
+
+def _are_numbers(got: object, wanted: object) -> bool:
+    """Say whether an integer stands for a float: a rate that is whole may be one in the recipe."""
+    return {type(got), type(wanted)} == {int, float}
 
 
 def _differences(before: object, now: object, where: str = "") -> list[str]:

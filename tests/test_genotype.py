@@ -149,6 +149,31 @@ def test_refused_as_neither_a_name_nor_a_file(tmp_path: Path) -> None:
     assert refusal.value.message == f"{path}: neither a published genotype (cifar, imagenet) nor a file"
 
 
+def test_refused_as_no_name() -> None:
+    with pytest.raises(GenotypeError) as refusal:
+        read_genotype("")
+    assert refusal.value.message == "'': neither a published genotype (cifar, imagenet) nor a file"
+
+
+def test_refused_as_nested_too_deeply(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(100_000 * "[" + 100_000 * "]")
+    with pytest.raises(GenotypeError) as refusal:
+        read_genotype(str(path))
+    assert refusal.value.message == f"{path}: nested too deeply; expected a genotype, lists of [operation, source]"
+
+
+def test_refused_edge_nested_too_deeply_to_show() -> None:
+    entry: list[Any] = []
+    for _ in range(100_000):
+        entry = [entry]
+    with pytest.raises(GenotypeError) as refusal:
+        Genotype.from_json(with_edge(1, entry), "memory")
+    assert refusal.value.message == (
+        "memory: reduction cell, edge 1: expected [operation, source], got lists nested too deeply to show"
+    )
+
+
 def test_refused_as_a_folder(tmp_path: Path) -> None:
     with pytest.raises(GenotypeError) as refusal:
         read_genotype(str(tmp_path))

@@ -95,6 +95,8 @@ def test_help_names_the_defaults() -> None:
             ("--genotype", "missing.json"),
             r"missing.json: neither a published genotype \(cifar, imagenet\) nor a file",
         ),
+        (("--genotype", ""), r"'': neither a published genotype \(cifar, imagenet\) nor a file"),
+        (("--classes", "1000001"), "BNAS-Mini: classes is 1000001, at most 1000000 is supported; .*"),
     ],
 )
 def test_refused_options(arguments: tuple[str, ...], message: str, output: Path) -> None:
@@ -132,6 +134,17 @@ def test_refused_outputs(tmp_path: Path) -> None:
         assert refusal_of(path).startswith(f"{path}: cannot be written: ")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "important"
+
+
+def test_refused_names_of_outputs(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["init", *SMALL, "-o", ""])
+    assert result.exit_code == 1
+    assert result.output == "Error: .: cannot be written: this names a folder; give the name of a file\n"
+    path = tmp_path / (300 * "n")
+    result = init(path)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {path}: cannot be written: File name too long")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_old_checkpoint_survives_a_refusal(output: Path) -> None:

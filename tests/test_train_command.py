@@ -92,13 +92,13 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     @click.command()
     @click.pass_context
     def other(context):
-        context.invoke(command, out=tmp_path, float_twin=True, seed=0, departures=("clamp-weights", "real-last-two"))
+        context.invoke(command, out=tmp_path, k_map=True, seed=0, departures=("clamp-weights", "real-last-two"))
 
     monkeypatch.setattr("bnas_deploy.search.train.stop_on_signals", stopped_at_once)
-    departures = "--like-official-code clamp-weights --like-official-code real-last-two"
+    departures = "--k-map --like-official-code clamp-weights --like-official-code real-last-two"
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
-    assert f"train --float-twin {departures} --out {tmp_path} --resume\n" in result.output
+    assert f"train {departures} --out {tmp_path} --resume\n" in result.output
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
@@ -124,8 +124,12 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--network", "BNAS-D"], "BNAS-D: images of 8x8; the imagenet stem and two reduction cells need multiples"),
         (["--recipe", "imagenet"], "digits: the recipe crops by area or jitters colours"),
         (["--network", "BNAS-Z"], "'BNAS-Z' is not one of 'BNAS-Mini'"),
+        (["--genotype", ""], "'': neither a published genotype (cifar, imagenet) nor a file"),
+        (["--float-twin", "--k-map"], "--float-twin and --k-map exclude each other: the float twin has nothing binary"),
+        (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
+        (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
-        (["--seed", "-1"], "-1 is not in the range x>=0"),
+        (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option, output_option
+from bnas_deploy.commands.options import (
+    departures_option,
+    genotype_option,
+    k_map_option,
+    output_option,
+    seed_option,
+)
 
 # Imports no framework.
 from bnas_deploy.search.config import NETWORKS, published_config
@@ -21,13 +27,7 @@ from bnas_deploy.search.config import NETWORKS, published_config
 )
 @k_map_option
 @departures_option
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**63 - 1),
-    default=0,
-    show_default=True,
-    help="For weights and batch-normalisation statistics.",
-)
+@seed_option("weights and batch-normalisation statistics")
 @output_option("File")
 def command(
     network: str,
@@ -50,7 +50,7 @@ def command(
 
     config = published_config(
         network,
-        genotype=read_genotype(genotype) if genotype else None,
+        genotype=read_genotype(genotype) if genotype is not None else None,
         classes=classes,
         image_size=(image_size, image_size) if image_size else None,
         departures=departures,

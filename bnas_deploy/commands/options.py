@@ -36,6 +36,13 @@ departures_option: Decorator = click.option(
 )
 
 
+def seed_option(what: str) -> Decorator:
+    """Return the option --seed of a command that draws `what` at random; PyTorch takes seeds of 63 bits."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, help=f"For {what}."
+    )
+
+
 def output_option(what: str) -> Decorator:
     """Return the mandatory option -o for a command that writes `what`."""
     return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")

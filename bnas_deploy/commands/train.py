@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option
+from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option, seed_option
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
@@ -60,9 +60,7 @@ def _by_recipe(field: str) -> str:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), show_default=_by_recipe("batch_size"), help="Images per step."
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and augmentation."
-)
+@seed_option("weights, order and augmentation")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -100,6 +98,11 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
+    if float_twin and (k_map or departures):
+        dropped = "--k-map" if k_map else "--like-official-code"
+        raise click.UsageError(
+            f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
+        )
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.train import stop_on_signals, train
@@ -109,7 +112,7 @@ def command(
     defaults = DEFAULTS[kind]
     config = published_config(
         network or defaults.network,
-        genotype=read_genotype(genotype) if genotype else None,
+        genotype=read_genotype(genotype) if genotype is not None else None,
         classes=images.description.classes,
         in_channels=images.description.in_channels,
         image_size=images.description.image_size,

@@ -9,10 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from bnas_deploy import files
 from bnas_deploy.bundle import Preprocessing
 from bnas_deploy.errors import CheckpointError
 from bnas_deploy.genotype import GENOTYPES
-from bnas_deploy.search import checkpoint as module
 from bnas_deploy.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network import build_network, randomise_statistics
@@ -214,12 +214,46 @@ def test_a_malformed_network_is_refused_by_its_field(path):
             {"preprocessing": {"height": 8, "width": 8, "mean": [0.0], "std": [1.0, 1.0]}},
             "2 values in std, but tiny takes 1 channels",
         ),
+        (
+            {"preprocessing": {"height": 8, "width": 8, "mean": [0.0], "std": [0.0]}},
+            "std is [0.0], expected positive numbers",
+        ),
+        (
+            {"preprocessing": {"height": 8, "width": 8, "mean": [0.0], "std": [float("nan")]}},
+            "std is [nan], expected finite numbers",
+        ),
+        (
+            {"preprocessing": {"height": 8, "width": 8, "mean": [float("inf")], "std": [1.0]}},
+            "mean is [inf], expected finite numbers",
+        ),
+        (
+            {"preprocessing": {"height": 8, "width": 8, "mean": [], "std": [1.0]}},
+            "0 values in mean, but tiny takes 1 channels",
+        ),
+        ({"labels": "abc"}, "labels are not a list of strings"),
+        ({"labels": ["a", "b", 3]}, "labels are not a list of strings"),
     ],
-    ids=["labels", "size", "std"],
+    ids=["count", "size", "std", "zero", "nan", "inf", "mean", "text", "number"],
 )
 def test_a_description_that_contradicts_itself_is_refused(path, change, message):
     rewrite(path, description=lambda description: description | change)
     assert refusal(path) == f"{message}; the file is damaged, copy or train it again"
+
+
+def test_an_endless_height_is_refused(path):
+    size = {"height": float("inf"), "width": 8, "mean": [0.0], "std": [1.0]}
+    rewrite(path, description=lambda description: description | {"preprocessing": size})
+    assert refusal(path).startswith("its description lacks a field or has one of another kind (OverflowError(")
+
+
+def test_a_description_nested_too_deeply_is_refused(path):
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path, {"bnas_deploy": 100_000 * "["})
+    assert refusal(path).startswith("its metadata 'bnas_deploy' is not JSON (")
+
+
+def test_an_absurd_size_is_refused(path):
+    rewrite(path, description=lambda description: description | {"network": description["network"] | {"cells": 10**9}})
+    assert "tiny: cells is 1000000000, at most 1000 is supported" in refusal(path)
 
 
 # ---- refusals of tensors
@@ -257,6 +291,18 @@ def test_weights_of_another_network_are_refused(path, change):
     assert "its tensors are not those of the tiny that it describes" in refusal(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_refused(path, value):
+    rewrite(path, tensors=lambda state: state | {LINEAR: torch.full_like(state[LINEAR], value)})
+    assert refusal(path) == f"tensor {LINEAR} holds NaN or infinity; copy or train it again"
+
+
+def test_a_negative_variance_is_refused(path):
+    name = next(name for name in a_checkpoint().state if name.endswith("running_var"))
+    rewrite(path, tensors=lambda state: state | {name: -state[name]})
+    assert refusal(path) == f"tensor {name} holds a negative variance; copy or train it again"
+
+
 # ---- writing
 
 
@@ -266,7 +312,7 @@ def test_a_write_that_fails_keeps_the_old_file(path, monkeypatch):
     def no_room(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", no_room)
+    monkeypatch.setattr(files.os, "fsync", no_room)
     with pytest.raises(
         CheckpointError, match="cannot be written: No space left on device; choose another folder or make"
     ):

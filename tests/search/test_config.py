@@ -109,6 +109,22 @@ def test_numbers_of_channels_are_positive(field: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "most"),
+    [
+        ("cells", {"cells": 1001}, 1000),
+        ("channels", {"channels": 65_537}, 65_536),
+        ("classes", {"classes": 1_000_001}, 1_000_000),
+        ("in_channels", {"in_channels": 65_537}, 65_536),
+        ("height", {"image_size": (65_540, 8)}, 65_536),
+        ("width", {"image_size": (8, 65_540)}, 65_536),
+    ],
+)
+def test_absurd_sizes(name: str, changes: dict[str, Any], most: int) -> None:
+    got = max(changes["image_size"]) if "image_size" in changes else changes[name]
+    assert refusal_of(**changes) == f"tiny: {name} is {got}, at most {most} is supported; choose a smaller number"
+
+
 def test_the_imagenet_stem_halves_the_channels() -> None:
     message = "tiny: the imagenet stem starts with channels/2, so 5 channels must be even"
     assert refusal_of(stem="imagenet", channels=5, image_size=(32, 32)) == message

@@ -17,7 +17,7 @@ from PIL import Image
 from bnas_deploy.errors import CheckpointError, DataError
 from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.search import train as module
-from bnas_deploy.search.checkpoint import load_checkpoint, read_tensors
+from bnas_deploy.search.checkpoint import load_checkpoint, read_tensors, write_tensors
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
@@ -341,6 +341,64 @@ def test_a_damaged_run_is_refused(tmp_path):
     path = tmp_path / "resume.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"resume\.safetensors: cut short"):
+        run(tmp_path, resume=True)
+
+
+def without(data, key):
+    return {name: value for name, value in data.items() if name != key}
+
+
+MOMENTUM = "optimizer.0.momentum_buffer"
+DAMAGES = {
+    "no-settings": (None, lambda run: without(run, "settings"), "KeyError: 'settings'"),
+    "settings": (None, lambda run: run | {"settings": []}, "TypeError: settings are not an object"),
+    "no-place": (None, lambda run: without(run, "place"), "KeyError: 'place'"),
+    "no-history": (None, lambda run: without(run, "history"), "KeyError: 'history'"),
+    "no-list": (None, lambda run: without(run, "tensors"), "KeyError: 'tensors'"),
+    "unknown": (None, lambda run: run | {"tensors": ["optimizer.x"]}, "KeyError: 'optimizer.x'"),
+    "schedule": (None, lambda run: run | {"schedule": [1]}, "TypeError: schedule is of another kind"),
+    "late": (None, lambda run: run | {"schedule": run["schedule"] | {"last_epoch": 99}}, "the schedule is at another"),
+    "groups": (None, lambda run: run | {"optimizer": [{}]}, "TypeError: optimizer.0 is of another kind"),
+    "before": (None, lambda run: run | {"place": run["place"] | {"epoch": -1}}, "the schedule is at another|no place"),
+    "half": (None, lambda run: run | {"place": run["place"] | {"step": 3.0}}, "TypeError: place counts in fractions"),
+    "images": (None, lambda run: run | {"place": run["place"] | {"images": 0}}, "ValueError: no place of this run"),
+    "missing": (lambda state: without(state, "network.classifier.weight"), None, r"1 missing \(first: network.classif"),
+    "random": (lambda state: without(state, "random.cpu"), None, r"1 missing \(first: random.cpu\)"),
+    "cut-random": (lambda state: state | {"random.cpu": state["random.cpu"][1:]}, None, "random.cpu is uint8"),
+    "bad-random": (
+        lambda state: state | {"random.cpu": torch.full_like(state["random.cpu"], 255)},
+        None,
+        "ValueError: random numbers: ",
+    ),
+    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing \(first: {MOMENTUM}\)"),
+    "shape": (lambda state: state | {MOMENTUM: torch.zeros(7)}, None, rf"{MOMENTUM} is float32 \[7\], expected"),
+    "other": (lambda state: state | {"other": torch.zeros(1)}, None, r"1 unexpected \(first: other\)"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "description", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_place_is_refused(tmp_path, tensors, description, message):
+    run(tmp_path, stop_after=3)
+    path = tmp_path / "resume.safetensors"
+    state, saved = read_tensors(path, "bnas_deploy_run")
+    write_tensors(
+        path,
+        tensors(state) if tensors else state,
+        "bnas_deploy_run",
+        description(saved) if description else saved,
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"resume\.safetensors: damaged \(.*({message}).*; copy it again, or begin"
+    ):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_a_run_without_one_of_its_checkpoints_is_refused(tmp_path, name):
+    run(tmp_path, stop_after=8)
+    (tmp_path / name).unlink()
+    message = f"{name} of the 1 finished epochs not found; put them back, or begin a run in another output folder"
+    with pytest.raises(TrainError, match=message):
         run(tmp_path, resume=True)
 
 

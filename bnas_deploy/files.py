@@ -1,0 +1,39 @@
+"""Writing a file whole."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from bnas_deploy.errors import BnasError
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` so that whoever looks at `path` sees the old file or the new one, whole.
+
+    Raises:
+        BnasError: `path` cannot be written.
+    """
+    if not path.name:  # as Path("") has none
+        raise BnasError(f"{path}: cannot be written: this names a folder; give the name of a file")
+    try:
+        # Not named after `path`, whose own name may be as long as the file system allows.
+        handle, name = tempfile.mkstemp(prefix=".bnas-deploy-", suffix=".partial", dir=path.parent)
+        fresh = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+            fresh.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read it
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise BnasError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
+
+
+def _umask() -> int:
+    # There is no way to ask without setting it.
+    current = os.umask(0)
+    os.umask(current)
+    return current
