@@ -7,7 +7,8 @@ While it optimises, onnxruntime renames. What it was seen to do (1.31; the other
     fc               -> fc/MatMulAddFusion    MatMul and Add fused into Gemm
     conv, relu       -> y_nchwc               laid out in blocks of channels: named after the value y that the Conv,
                                               or the last node fused into it, gives in the file
-    bn               -> y_bn_nchwc            in that layout a BatchNormalization is a Conv, a group per channel
+    bn               -> y_bn_nchwc            in that layout a BatchNormalization is a Conv, a group per channel,
+    mul              -> y_mul_nchwc           and so is a Mul by a constant per channel
     (none)           -> ReorderOutput         new nodes, from and to that layout
 """
 
@@ -70,6 +71,10 @@ FUSED_INTO_CONV = {
     "Tanh",
 }
 """Operators that onnxruntime fuses into the convolution before them."""
+
+SCALED_BY_CONV = {"_bn": "BatchNormalization", "_mul": "Mul"}
+"""What onnxruntime puts behind the name of a value that it makes with a Conv of a group per channel, and instead of
+which operator."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,11 @@ def _by_value(time: NodeTime, makers: Mapping[str, Node]) -> Node | None:
     maker = makers.get(value)
     if maker and maker.op_type == _plain(time.op_type):
         return maker
-    normalisation = makers.get(value.removesuffix("_bn")) if value.endswith("_bn") else None
-    return normalisation if normalisation and normalisation.op_type == "BatchNormalization" else None
+    for suffix, op_type in SCALED_BY_CONV.items():
+        maker = makers.get(value.removesuffix(suffix)) if value.endswith(suffix) else None
+        if maker and maker.op_type == op_type:
+            return maker
+    return None
 
 
 def _by_walking_back(time: NodeTime, makers: Mapping[str, Node], taken: set[str]) -> Node | None:

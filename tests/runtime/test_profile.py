@@ -113,6 +113,7 @@ GRAPH = (
     node("fc", "MatMul", "c w2", "m"),
     node("bn", "BatchNormalization", "c s b m v", "n"),
     node("left.bn", "BatchNormalization", "l s b m v", "ln"),
+    node("scale", "Mul", "c slope", "scaled"),
 )
 
 
@@ -134,6 +135,8 @@ GRAPH = (
         ([("n_bn_nchwc", "Conv")], ["bn"]),
         ([("l_bn_nchwc", "Conv")], [None]),
         ([("ln_nchwc", "Conv")], ["left"]),
+        ([("scaled_mul_nchwc", "Conv")], ["scale"]),
+        ([("n_mul_nchwc", "Conv")], [None]),
     ],
 )
 def test_names_are_traced_back(profiled: list[tuple[str, str]], wanted: list[str | None]) -> None:
