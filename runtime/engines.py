@@ -29,16 +29,16 @@ class Runner(Protocol):
 
 
 class OrtRunner:
-    """A model in onnxruntime, on the CPU, with all its optimisations.
+    """A model with one input in onnxruntime, on the CPU, with all its optimisations.
 
     Input and output are bound once, so that a run costs no copy and the same few microseconds of Python in every
     engine.
     """
 
     def __init__(
-        self, model: Path, images: NDArray[np.float32], *, threads: int, library: bool, profile_to: Path | None = None
+        self, model: Path, images: NDArray[Any], *, threads: int, library: bool, profile_to: Path | None = None
     ) -> None:
-        """Open `model` on `images` (N, C, H, W); `library` as in session_options.
+        """Open `model` on `images` (N, C, H, W), float32 or what else it takes; `library` as in session_options.
 
         With `profile_to`, a folder, every run is profiled, and a little slower for it.
         """
@@ -57,7 +57,7 @@ class OrtRunner:
         self.output = self._session.run(None, feed)[0]  # where the shape of the output is known from
         self._binding = self._bind(feed)
 
-    def _bind(self, feed: dict[str, NDArray[np.float32]]) -> Any:
+    def _bind(self, feed: dict[str, NDArray[Any]]) -> Any:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()

@@ -56,8 +56,10 @@ class Record:
 
     `subject` is `network`, a node's name in the file (or, of a node that onnxruntime added, in its profile), or a
     layer such as `56x56 64->64 k3 s1 d1`. What follows `p99_ms` is None where it does not apply: `ratio` is of a
-    network and not of the baseline; `kind` is of a node, and `layer` of a node with weights; files and
-    memory are of a network, and memory is that of a process of its own with one thread (`runtime.memory`).
+    network or of a layer that was measured by itself, and not of the baseline; `kind` is of a node, and `layer` of a
+    node with weights; files and memory are of a network, and memory is that of a process of its own with one thread
+    (`runtime.memory`); `macs`, multiply-accumulates of one run, are of a layer that was measured by itself, and
+    `format` is, among the number formats that the engine has for it, the fastest.
     """
 
     subject: str
@@ -74,6 +76,8 @@ class Record:
     layer: str | None = None
     file_bytes: int | None = None
     memory: PeakMemory | None = None
+    macs: int | None = None
+    format: str | None = None
 
 
 @dataclass(frozen=True)
