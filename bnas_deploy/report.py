@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.runtime.layers import WRONG_RESULT, LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
 from bnas_deploy.runtime.memory import PeakMemory
@@ -29,15 +30,17 @@ WORK = (BINARY, FLOAT, CLASSIFIER)
 
 @dataclass(frozen=True)
 class Report:
-    """What `bench --json` writes: one machine and what was measured on it."""
+    """What `bench --json` writes: one machine, what was measured on it, and what was not."""
 
     machine: Machine
     records: tuple[Record, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> str:
         """Return the text of the file; a field that does not apply to a record is left out."""
         records = [{name: value for name, value in asdict(each).items() if value is not None} for each in self.records]
-        return json.dumps({"machine": asdict(self.machine), "records": records}, indent=2) + "\n"
+        left_out = {"left_out": [asdict(each) for each in self.left_out]} if self.left_out else {}
+        return json.dumps({"machine": asdict(self.machine), "records": records, **left_out}, indent=2) + "\n"
 
 
 def read_report(path: Path) -> Report:
@@ -50,7 +53,8 @@ def read_report(path: Path) -> Report:
         data = json.loads(path.read_text(encoding="utf-8"))
         machine = _known(Machine, data["machine"])
         machine |= {name: tuple(machine[name]) for name in ("isa_flags", "load_average")}
-        return Report(Machine(**machine), tuple(map(_record, data["records"])))
+        left_out = tuple(LeftOut(**_known(LeftOut, each)) for each in data.get("left_out", ()))
+        return Report(Machine(**machine), tuple(map(_record, data["records"])), left_out)
     except OSError as error:
         raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -159,6 +163,61 @@ def kind_rows(records: Iterable[Record]) -> list[KindRow]:
     return [KindRow(kind, sums[kind]) for kind in (*WORK, *glue) if kind in sums]
 
 
+@dataclass(frozen=True)
+class SingleRow:
+    """One layer that was measured by itself: microseconds by engine, and how many times as fast the first engine is.
+
+    `macs` are of one run. `times_as_fast` has an entry for each other engine, and `scaling` is how many times as fast
+    the first engine is as with the fewest threads of the report, None where these are they.
+    """
+
+    layer: str
+    macs: int
+    us: Mapping[str, float]
+    times_as_fast: Mapping[str, float]
+    scaling: float | None
+
+    @property
+    def gmacs_per_second(self) -> Mapping[str, float]:
+        """Return billions of multiply-accumulates per second by engine."""
+        return {engine: self.macs / (1000 * us) for engine, us in self.us.items()}
+
+
+def single_rows(records: Iterable[Record], threads: int) -> list[SingleRow]:
+    """Gather the layers that were measured by themselves, in the order of the records, with this many threads."""
+    by_layer: dict[str, list[Record]] = {}
+    for each in records:
+        if each.macs is not None:
+            by_layer.setdefault(each.subject, []).append(each)
+    return [
+        _single_row(layer, group, threads)
+        for layer, group in by_layer.items()
+        if any(each.threads == threads for each in group)
+    ]
+
+
+def _single_row(layer: str, records: Sequence[Record], threads: int) -> SingleRow:
+    here = [each for each in records if each.threads == threads]
+    first, *others = here
+    fewest = min((each for each in records if each.engine == first.engine), key=lambda each: each.threads)
+    return SingleRow(
+        layer,
+        first.macs or 0,
+        {each.engine: 1000 * each.median_ms for each in here},
+        {other.engine: _times_as_fast(first, other) for other in others},
+        None if fewest is first else fewest.median_ms / first.median_ms,
+    )
+
+
+def _times_as_fast(first: Record, other: Record) -> float:
+    """From ratios to the same runs of the baseline where there are some: they are steadier than medians."""
+    if first.ratio and other.engine == first.ratio.baseline:
+        return first.ratio.median
+    if first.ratio and other.ratio:
+        return first.ratio.median / other.ratio.median
+    return other.median_ms / first.median_ms
+
+
 def _mean_us(records: Iterable[Record]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for each in records:
@@ -172,7 +231,10 @@ def _mean_us(records: Iterable[Record]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are printed; the columns in `left` are flush left, the others are numbers."""
+    """Cells as they are printed; the columns in `left` are flush left, the others are numbers.
+
+    A column's title may be broken at a newline where that saves width.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -190,18 +252,40 @@ def tables(report: Report) -> list[Table]:
     for (threads, batch), group in groupby(report.records, key=lambda each: (each.threads, each.batch)):
         records = list(group)
         where = f"{_threads(threads)}, batch {batch}"
-        found += [_layer_table(records, where), _kind_table(records, where)]
+        singles = single_rows(report.records, threads)
+        found += [
+            _layer_table(records, where),
+            _kind_table(records, where),
+            _single_time_table(singles, records, report.left_out, where),
+            _single_speed_table(singles, records, where, fewest=min(each.threads for each in report.records)),
+        ]
     return [table for table in (*found, _machine_table(report.machine)) if table.rows]
 
 
 def headline(report: Report) -> str:
-    """Say the result in a sentence for each engine and number of threads."""
-    return "\n".join(
+    """Say the result in a sentence for each engine and number of threads, or for each pair of engines on layers."""
+    networks = [
         f"{each.engine} with {_threads(each.threads)}: {each.ratio.median:.2f} times as fast as {each.ratio.baseline} "
         f"({each.ratio.p10:.2f} to {each.ratio.p90:.2f})."
         for each in report.records
-        if each.ratio
-    )
+        if each.ratio and each.subject == NETWORK
+    ]
+    layers = [
+        line
+        for threads in dict.fromkeys(each.threads for each in report.records if each.macs is not None)
+        for line in _layers_headline(single_rows(report.records, threads), threads)
+    ]
+    return "\n".join((*networks, *layers))
+
+
+def _layers_headline(rows: Sequence[SingleRow], threads: int) -> Iterator[str]:
+    first = next(iter(rows[0].us))
+    for other in dict.fromkeys(engine for row in rows for engine in row.times_as_fast):
+        ratios = [row.times_as_fast[other] for row in rows if other in row.times_as_fast]
+        yield (
+            f"{first} with {_threads(threads)}: {min(ratios):.2f} to {max(ratios):.2f} times as fast as {other} "
+            f"({len(ratios)} {'layer' if len(ratios) == 1 else 'layers'})."
+        )
 
 
 def _network_table(networks: Sequence[Record]) -> Table:
@@ -280,6 +364,82 @@ def _kind_table(records: Sequence[Record], where: str) -> Table:
     )
 
 
+def _single_time_table(
+    rows: Sequence[SingleRow], records: Sequence[Record], left_out: Sequence[LeftOut], where: str
+) -> Table:
+    engines = list(dict.fromkeys(engine for row in rows for engine in row.us))
+    engines += [each.engine for each in left_out if each.subject and each.engine not in engines]
+    reasons = {(each.engine, each.subject): each.reason for each in left_out}
+    cells = [
+        (
+            row.layer,
+            f"{row.macs / 1e6:.1f}",
+            *(
+                "wrong" if reasons.get((engine, row.layer)) == WRONG_RESULT else _microseconds(row.us.get(engine))
+                for engine in engines
+            ),
+        )
+        for row in rows
+    ]
+    return Table(
+        f"Microseconds of single layers, {where}",
+        ("layer", "MMAC", *map(_breakable, engines)),
+        tuple(cells),
+        note=" ".join((_kernels_note(records), *_left_out_notes(left_out))),
+    )
+
+
+def _kernels_note(records: Iterable[Record]) -> str:
+    """Name the instruction set of every engine, and the number formats that were its fastest."""
+    kernels: dict[str, dict[str, None]] = {}
+    for each in records:
+        kernels.setdefault(f"{each.engine} {each.isa}", {}).update({each.format: None} if each.format else {})
+    return (
+        f"Kernels: {', '.join(' '.join((engine, '/'.join(formats))).strip() for engine, formats in kernels.items())}."
+    )
+
+
+def _left_out_notes(left_out: Sequence[LeftOut]) -> Iterator[str]:
+    if any(each.reason == WRONG_RESULT for each in left_out):
+        yield f"wrong: {WRONG_RESULT}, so it was not timed."
+    for each in left_out:
+        if each.subject is None:
+            yield f"Not measured: {each.engine}, because {each.reason}."
+
+
+def _single_speed_table(rows: Sequence[SingleRow], records: Sequence[Record], where: str, *, fewest: int) -> Table:
+    if not rows:
+        return Table("", (), ())
+    first = next(iter(rows[0].us))
+    others = list(dict.fromkeys(engine for row in rows for engine in row.times_as_fast))
+    scaled = any(row.scaling for row in rows)
+    cells = [
+        (
+            row.layer,
+            f"{row.gmacs_per_second[first]:.0f}",
+            *(_factor(row.times_as_fast.get(other)) for other in others),
+            *((_factor(row.scaling),) if scaled else ()),
+        )
+        for row in rows
+    ]
+    wide = [note for note in _ratio_notes([each.ratio for each in records if each.ratio]) if "spread" in note]
+    return Table(
+        f"Speed of {first} on single layers, {where}",
+        ("layer", "GMAC/s", *map(_breakable, others), *((_threads(fewest),) if scaled else ())),
+        tuple(cells),
+        note=" ".join(
+            (
+                "GMAC/s: billions of multiply-accumulates a second. The other columns: how many times as fast as that.",
+                *wide,
+            )
+        ),
+    )
+
+
+def _breakable(engine: str) -> str:
+    return engine.replace("-", "-\n", 1)
+
+
 def _size_table(networks: Sequence[Record]) -> Table:
     by_engine = {each.engine: each for each in networks}
     rows = [
@@ -351,7 +511,11 @@ def _ratio(value: Ratio | None) -> tuple[str, str]:
 
 
 def _quotient(baseline: float | None, other: float | None) -> str:
-    return f"{baseline / other:.2f}" if baseline is not None and other else "-"
+    return _factor(baseline / other) if baseline is not None and other else "-"
+
+
+def _factor(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _kilobytes(value: int | None) -> str:
@@ -427,7 +591,8 @@ def _rich(table: Table) -> Any:
 def _markdown(table: Table) -> str:
     rule = tuple(":--" if i in table.left else "--:" for i in range(len(table.columns)))
     rows = (tuple(f"**{cell}**" for cell in row) if i in table.strong else row for i, row in enumerate(table.rows))
-    lines = map(_markdown_row, (table.columns, rule, *rows))
+    columns = tuple(column.replace("-\n", "-").replace("\n", " ") for column in table.columns)
+    lines = map(_markdown_row, (columns, rule, *rows))
     return "\n".join([f"### {table.title}", "", *lines, "", *([table.note, ""] if table.note else [])])
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
 
 from bnas_deploy import bundle as files
+from bnas_deploy import report
 from bnas_deploy.bits import pack_signs
 from bnas_deploy.bundle import (
     FLOAT_TWIN,
@@ -30,6 +31,7 @@ from bnas_deploy.commands.bench import command
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
+from bnas_deploy.runtime import layers
 from bnas_deploy.runtime.measure import check_answers, read_images
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
@@ -196,6 +198,47 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     layers = {each["subject"]: each["layer"] for each in records if "layer" in each}
     assert layers["stem"] == "8x8 3->16 k3 s1 d1"
     assert layers["cells.0.edges.1"] == "8x8 16->16 k3 s1 d2"
+
+
+@pytest.fixture
+def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure two small layers, and not for long."""
+    monkeypatch.setattr(layers, "LAYERS", (layers.same_convolution(7, 5, 8, 3), layers.same_convolution(8, 16, 4, 1)))
+    monkeypatch.setattr(layers, "WARMUP_NS", 0)
+    monkeypatch.setattr(layers, "openvino_is_installed", lambda: False)
+
+
+@pytest.mark.usefixtures("two_layers")
+def test_a_whole_run_of_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BNAS_ISA", "generic")
+    json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
+    options = ["--threads", "1,2", "--min-seconds", 0, "--json", json_path, "--markdown", markdown_path]
+    result = bench("--layers", *options)
+    assert result.exit_code == 0, result.output
+    assert "... 7x7 5->8 k3 s1 d1\n" in result.stderr
+    assert re.search(
+        r"bnas with 2 threads: \d+\.\d\d to \d+\.\d\d times as fast as ort-int8 \(2 layers\)", result.stdout
+    )
+    assert "Kernels: bnas generic," in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "Not measured: openvino-binary, because the package openvino is not installed." in said
+    assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
+    read = report.read_report(json_path)
+    assert {(each.subject, each.engine, each.threads) for each in read.records} == {
+        (subject, engine, threads)
+        for subject in ("7x7 5->8 k3 s1 d1", "8x8 16->4 k1 s1 d1")
+        for engine in ("bnas", "ort-fp32", "ort-int8", "ort-int8-inner")
+        for threads in (1, 2)
+    }
+    assert [each.engine for each in read.left_out] == ["openvino-binary"]
+
+
+@pytest.mark.usefixtures("no_clock")
+def test_a_bundle_and_layers_are_one_too_many_and_neither_too_few(tmp_path: Path) -> None:
+    for arguments in ([], [tmp_path, "--layers"]):
+        result = bench(*arguments)
+        assert result.exit_code == 2
+        assert "give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers" in result.output
 
 
 @pytest.mark.usefixtures("no_clock")

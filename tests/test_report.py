@@ -9,7 +9,8 @@ import pytest
 
 from bnas_deploy import report
 from bnas_deploy.errors import BnasError
-from bnas_deploy.report import KindRow, LayerRow, Report
+from bnas_deploy.report import KindRow, LayerRow, Report, SingleRow
+from bnas_deploy.runtime.layers import NOT_SUPPORTED, WRONG_RESULT, LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
 from bnas_deploy.runtime.memory import PeakMemory
@@ -265,3 +266,97 @@ def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
         report.check_writable(tmp_path)
     with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; nothing was measured"):
         report.check_writable(tmp_path / "none" / "b.json")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Single layers
+
+OTHER_LAYER = "32x32 36->36 k3 s1 d1"
+
+
+def single(subject: str, engine: str, threads: int, median_ms: float, ratio: float | None, **fields: object) -> Record:
+    to_baseline = None if ratio is None else Ratio("ort-fp32", ratio * 0.9, ratio, ratio * 1.1)
+    made = binary(subject, median_ms, engine=engine, threads=threads, ratio=to_baseline, macs=12_000_000)
+    return replace(made, **fields)
+
+
+LAYERS = Report(
+    MACHINE,
+    (
+        single(LAYER, "bnas", 1, 0.25, 8.0, isa="avx2"),
+        single(LAYER, "ort-fp32", 1, 2.0, None),
+        single(LAYER, "ort-int8", 1, 0.75, 2.5, format="U8S8"),
+        single(LAYER, "openvino-binary", 1, 0.5, 4.0),
+        single(OTHER_LAYER, "bnas", 1, 0.04, 10.0, isa="avx2"),
+        single(OTHER_LAYER, "ort-fp32", 1, 0.4, None),
+        single(OTHER_LAYER, "ort-int8", 1, 0.1, 4.0, format="S8S8"),
+        single(LAYER, "bnas", 2, 0.125, 8.0, isa="avx2"),
+        single(LAYER, "ort-fp32", 2, 1.0, None),
+    ),
+    (LeftOut("openvino-binary", OTHER_LAYER, WRONG_RESULT), LeftOut("larq", None, "it is not installed")),
+)
+
+
+def test_single_layers_come_back_from_json(tmp_path: Path) -> None:
+    assert report.read_report(save(tmp_path / "layers.json", LAYERS)) == LAYERS
+    first, *_ = json.loads(LAYERS.to_json())["records"]
+    assert (first["subject"], first["macs"], first["ratio"]["baseline"]) == (LAYER, 12_000_000, "ort-fp32")
+
+
+def test_rows_of_single_layers() -> None:
+    one, other = report.single_rows(LAYERS.records, threads=1)
+    us = {"bnas": 250.0, "ort-fp32": 2000.0, "ort-int8": 750.0, "openvino-binary": 500.0}
+    times_as_fast = {"ort-fp32": 8.0, "ort-int8": 3.2, "openvino-binary": 2.0}
+    assert one == SingleRow(LAYER, 12_000_000, us, times_as_fast, scaling=None)
+    assert one.gmacs_per_second["bnas"] == 48.0  # 12 million in 250 microseconds
+    assert other.times_as_fast == {"ort-fp32": 10.0, "ort-int8": 2.5}
+    (two_threads,) = report.single_rows(LAYERS.records, threads=2)
+    assert two_threads.scaling == 2.0
+
+
+def test_without_a_baseline_medians_are_compared() -> None:
+    records = [single(LAYER, "bnas", 1, 0.25, None), single(LAYER, "ort-int8", 1, 0.75, None)]
+    assert [row.times_as_fast for row in report.single_rows(records, threads=1)] == [{"ort-int8": 3.0}]
+
+
+def test_what_a_terminal_shows_of_single_layers() -> None:
+    shown = text(LAYERS, 80)
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "Microseconds of single layers, 1 thread, batch 1" in lines
+    assert f"{LAYER} 12.0 250 2000 750 500" in lines
+    assert f"{OTHER_LAYER} 12.0 40.0 400 100 wrong" in lines
+    assert "Speed of bnas on single layers, 1 thread, batch 1" in lines
+    assert f"{LAYER} 48 8.00 3.20 2.00" in lines
+    assert f"{OTHER_LAYER} 300 10.00 2.50 -" in lines
+    assert f"{LAYER} 96 8.00 2.00" in lines
+    said = " ".join(lines)
+    assert "Kernels: bnas avx2, ort-fp32 portable, ort-int8 portable U8S8/S8S8, openvino-binary portable." in said
+    assert "wrong: wrong result, so it was not timed." in said
+    assert "Not measured: larq, because it is not installed." in said
+    assert "bnas with 1 thread: 2.50 to 3.20 times as fast as ort-int8 (2 layers)." in lines
+    assert lines[-1] == "bnas with 2 threads: 8.00 to 8.00 times as fast as ort-fp32 (1 layer)."
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_only_tables_with_something_to_say_are_shown() -> None:
+    assert [table.title for table in report.tables(LAYERS)] == [
+        "Microseconds of single layers, 1 thread, batch 1",
+        "Speed of bnas on single layers, 1 thread, batch 1",
+        "Microseconds of single layers, 2 threads, batch 1",
+        "Speed of bnas on single layers, 2 threads, batch 1",
+        "Machine",
+    ]
+
+
+def test_single_layers_in_markdown() -> None:
+    lines = report.markdown(LAYERS).splitlines()
+    assert "| layer | MMAC | bnas | ort-fp32 | ort-int8 | openvino-binary |" in lines
+    assert f"| {OTHER_LAYER} | 12.0 | 40.0 | 400 | 100 | wrong |" in lines
+    assert "| layer | GMAC/s | ort-fp32 | 1 thread |" in lines
+
+
+def test_what_an_engine_cannot_run_is_a_dash() -> None:
+    unsupported = replace(LAYERS, left_out=(LeftOut("openvino-binary", OTHER_LAYER, NOT_SUPPORTED),))
+    shown = report.markdown(unsupported)
+    assert f"| {OTHER_LAYER} | 12.0 | 40.0 | 400 | 100 | - |" in shown
+    assert "wrong" not in shown

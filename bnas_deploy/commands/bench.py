@@ -1,10 +1,15 @@
-"""`bnas-deploy bench`: measure a bundle against its float twin."""
+"""`bnas-deploy bench`: measure a bundle against its float twin, or single layers against other engines."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bnas_deploy.errors import BundleError
+
+if TYPE_CHECKING:
+    from bnas_deploy.runtime.layers import LeftOut
+    from bnas_deploy.runtime.measure import Record
 
 
 class ThreadCounts(click.ParamType[tuple[int, ...]]):
@@ -25,11 +30,12 @@ class ThreadCounts(click.ParamType[tuple[int, ...]]):
 
 
 @click.command("bench")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--layers", is_flag=True, help="Measure a fixed list of single layers; takes no BUNDLE.")
 @click.option(
     "--threads",
     type=ThreadCounts(),
-    help="Numbers of threads to measure with, such as 1,2. [default: 1, and all processors]",
+    help="Numbers of threads to measure with, such as 1,2. [default: 1, and all processors; with --layers 1, and 2]",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
 @click.option(
@@ -37,12 +43,13 @@ class ThreadCounts(click.ParamType[tuple[int, ...]]):
     type=click.FloatRange(min=0),
     default=4.0,
     show_default=True,
-    help="How long to measure each number of threads, at least; the engines share it.",
+    help="How long to measure each number of threads, or each of the --layers, at least; the engines share it.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables, as Markdown.")
 def command(
-    bundle: Path,
+    bundle: Path | None,
+    layers: bool,
     threads: tuple[int, ...] | None,
     batch: int,
     min_seconds: float,
@@ -53,29 +60,55 @@ def command(
 
     The answer is checked first: bit for bit against onnxruntime without the operator library, and against what PyTorch
     gave to the same images. Times of single layers are from onnxruntime's profiler, in runs of their own.
+
+    With --layers instead of BUNDLE: binary convolutions of fixed shapes against onnxruntime's float32 and int8, and
+    against OpenVINO's binary convolution where the package openvino is installed. Results are checked first, too.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
-    from bnas_deploy.bundle import read_bundle
-    from bnas_deploy.runtime.machine import read_machine, usable_cpus
-    from bnas_deploy.runtime.measure import check_answers, measure_bundle
+    from bnas_deploy.runtime.machine import read_machine
 
+    if layers == (bundle is not None):
+        raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
     for path in filter(None, (json_path, markdown_path)):
         report.check_writable(path)
-    _refuse_checkpoint(bundle)
-    opened = read_bundle(bundle)
-    counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
     machine = read_machine()  # before measuring, so that the load is that of others
-    _say("checking the answer")
-    click.echo(report.answer(check_answers(opened, counts)))
-    records = measure_bundle(opened, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say)
+    records, left_out = (
+        _measure_bundle(bundle, threads, batch, min_seconds) if bundle else _measure_layers(threads, batch, min_seconds)
+    )
     click.echo()
-    result = report.Report(machine, tuple(records))
+    result = report.Report(machine, tuple(records), tuple(left_out))
     report.print_report(result)
     if json_path:
         report.write_whole(json_path, result.to_json())
     if markdown_path:
         report.write_whole(markdown_path, report.markdown(result))
+
+
+def _measure_bundle(
+    path: Path, threads: tuple[int, ...] | None, batch: int, min_seconds: float
+) -> "tuple[list[Record], list[LeftOut]]":
+    from bnas_deploy import report
+    from bnas_deploy.bundle import read_bundle
+    from bnas_deploy.runtime.machine import usable_cpus
+    from bnas_deploy.runtime.measure import check_answers, measure_bundle
+
+    _refuse_checkpoint(path)
+    bundle = read_bundle(path)
+    counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
+    _say("checking the answer")
+    click.echo(report.answer(check_answers(bundle, counts)))
+    return measure_bundle(bundle, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say), []
+
+
+def _measure_layers(
+    threads: tuple[int, ...] | None, batch: int, min_seconds: float
+) -> "tuple[list[Record], list[LeftOut]]":
+    from bnas_deploy.runtime.layers import LAYERS, measure_layers
+    from bnas_deploy.runtime.machine import usable_cpus
+
+    counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))
+    return measure_layers(LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say)
 
 
 def _say(step: str) -> None:
