@@ -1,10 +1,12 @@
 """What tests of several folders share."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
     import onnx
 
 
+ROOT = Path(__file__).parents[1]
+
 # `python -m pytest` puts the repository's root first on the path, where the folder bnas_deploy/ would hide the
 # installed package, which has search/, export/ and runtime/ inside. What is tested is what was installed.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parents[1]]
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,25 @@ def _seeds() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def native() -> ModuleType:
+    """runtime/build/native.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def generated_kernels(native: ModuleType) -> None:
+    """The objects of the kernels in build/kernels, so that a test can link the library."""
+    if native.missing_kernels() and importlib.util.find_spec("tvm") is None:
+        pytest.skip("the kernels were not generated in this repository: run `pip install .` in it, or install TVM")
+    native.build_kernels()
 
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

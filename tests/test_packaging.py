@@ -37,7 +37,7 @@ def test_every_package_is_declared() -> None:
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory, generated_kernels: None) -> Path:
     """A copy of what the package is built from, without anything that was built before."""
     copy = tmp_path_factory.mktemp("clone")
     for part in ("bnas_deploy", *MAPPED):
@@ -52,7 +52,12 @@ def call_hook(folder: Path, hook: str, output: Path) -> Path:
     code = "import sys; sys.path.insert(0, 'runtime/build'); import backend; getattr(backend, sys.argv[1])(sys.argv[2])"
     output.mkdir()
     run = subprocess.run(
-        [sys.executable, "-P", "-c", code, hook, str(output)], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code, hook, str(output)],
+        cwd=folder,
+        env={**os.environ, "BNAS_KERNELS": str(ROOT / "build/kernels")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (built,) = output.iterdir()
@@ -77,8 +82,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sdist_holds_the_sources_of_the_library(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    sources = [path for path in (ROOT / "runtime/ort").iterdir() if path.suffix in {".c", ".h"}]
-    sources += (ROOT / "runtime/build").glob("*.py")
+    sources = [path for path in (ROOT / "runtime/ort").iterdir() if path.suffix in {".c", ".h", ".map"}]
+    sources += [*(ROOT / "runtime/build").glob("*.py"), *(ROOT / "runtime/kernels").glob("*.py")]
     assert {path.relative_to(ROOT).as_posix() for path in sources} <= names
     assert not [name for name in names if name.endswith(".so")]
 

@@ -1,7 +1,6 @@
 """The PEP 517 build backend: setuptools, plus the operator library and wheels that fit every Python.
 
-setuptools reads the commands below from pyproject.toml. Kernels that are compiled ahead of time to objects belong into
-`native.build_library`, which has the one compiler call to link them; what making them requires, into `_requirements`.
+setuptools reads the commands below from pyproject.toml.
 """
 
 import atexit
@@ -39,6 +38,8 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
+SOURCE_SUFFIXES = {".c", ".h", ".map", ".py"}
+
 Settings = Mapping[str, str | list[str] | None] | None
 
 
@@ -53,7 +54,8 @@ def get_requires_for_build_editable(config_settings: Settings = None) -> list[st
 
 
 def _requirements() -> list[str]:
-    return [native.ZIG_REQUIREMENT] if native.needs_zig() else []
+    zig = [native.ZIG_REQUIREMENT] if native.needs_zig() else []
+    return zig + (list(native.TVM_REQUIREMENTS) if native.missing_kernels() else [])
 
 
 class BuildNative(Command):
@@ -85,8 +87,8 @@ class BuildNative(Command):
 
     def get_source_files(self) -> list[str]:
         """Return what the sdist needs to build the library, relative to the repository."""
-        folders = (native.SOURCES, Path(native.__file__).parent)
-        files = (file for folder in folders for file in folder.iterdir() if file.suffix in {".c", ".h", ".py"})
+        folders = (native.SOURCES, native.GENERATOR, Path(native.__file__).parent)
+        files = (file for folder in folders for file in folder.iterdir() if file.suffix in SOURCE_SUFFIXES)
         return sorted(file.relative_to(self._root()).as_posix() for file in files)
 
     def get_outputs(self) -> list[str]:

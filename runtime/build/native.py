@@ -1,10 +1,14 @@
-"""Builds the operator library with one compiler call, for this machine or another one.
+"""Builds the operator library, for this machine or another one: TVM generates the kernels, one compiler call the rest.
 
 Used by the build backend beside it, and by tests that need the library built in a special way. Only the standard
-library is imported: this runs before anything of the package is installed.
+library is imported: this runs before anything of the package is installed. TVM runs in processes of its own, one per
+instruction set, and what it made is kept in build/kernels of the repository until the generator changes.
 """
 
+import hashlib
+import importlib.util
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -12,13 +16,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).parents[1] / "ort"
+GENERATOR = Path(__file__).parents[1] / "kernels"
 LIBRARY = "libbnas_ort.so"
 
 TARGET_VARIABLE = "BNAS_TARGET"
 """Environment variable: a target of zig, such as aarch64-linux-gnu.2.17; unset, the library is for this machine."""
+
+KERNELS_VARIABLE = "BNAS_KERNELS"
+"""Environment variable: a folder of kernels that were generated before; unset, build/kernels of the repository."""
+
+TVM_REQUIREMENTS = ("apache-tvm==0.27.0.post1", "apache-tvm-ffi==0.1.14.post1")
+"""Both pinned: the pair that pip would choose by itself crashes."""
+
+GENERATORS = 2
+"""Processes at once, each of which needs half a gigabyte."""
 
 ZIG_REQUIREMENT = "ziglang>=0.13"
 
@@ -36,6 +52,7 @@ LINKER_FLAGS = (
     "-Wl,--no-undefined",
     # onnxruntime keeps pointers into the library for as long as the process has sessions.
     "-Wl,-z,nodelete",
+    f"-Wl,--version-script={SOURCES / 'exports.map'}",
 )
 STRIP_FLAG = "-s"
 
@@ -90,17 +107,85 @@ def platform_tag() -> str | None:
     return f"manylinux_{match['major']}_{match['minor']}_{match['cpu']}"
 
 
-def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
-    """Compile all of runtime/ort/ into the shared library `output`; whoever reads it sees the old or the new one.
+def variants() -> list[Any]:
+    """Return the rows of runtime/kernels/variants.py for the target, best first; none for other architectures."""
+    spec = importlib.util.spec_from_file_location("bnas_kernel_variants", GENERATOR / "variants.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    architecture = (target() or platform.machine()).split("-")[0]
+    return list(module.variants_of(architecture))
+
+
+def build_kernels() -> list[Path]:
+    """Return the object files of all variants, generating those that are missing or out of date.
 
     Raises:
-        BuildError: the compiler fails or is missing.
+        BuildError: TVM is missing or fails; a library without these kernels would be a slow one, and nobody would know.
+    """
+    missing = missing_kernels()
+    for path in missing.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(GENERATORS) as pool:
+        list(pool.map(_generate, missing, missing.values()))
+    return list(_objects().values())
+
+
+def missing_kernels() -> dict[str, Path]:
+    """Return the object files that have to be generated, by ISA."""
+    return {isa: path for isa, path in _objects().items() if not path.is_file()}
+
+
+def _objects() -> dict[str, Path]:
+    folder = Path(os.environ.get(KERNELS_VARIABLE) or GENERATOR.parents[1] / "build" / "kernels")
+    version = _generator_version()
+    return {variant.isa: folder / f"{variant.isa}-{version}.o" for variant in variants()}
+
+
+def _generator_version() -> str:
+    """Name what decides about the kernels: TVM's version and the text of the generator."""
+    digest = hashlib.sha256(" ".join(TVM_REQUIREMENTS).encode())
+    for source in sorted(GENERATOR.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _generate(isa: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnas-kernel-") as folder:
+        fresh = Path(folder) / path.name
+        command = [sys.executable, str(GENERATOR / "generate.py"), isa, str(fresh)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0 or not fresh.is_file():
+            raise BuildError(
+                f"the {isa} kernels cannot be generated: {shlex.join(command)} ended with {run.returncode}; it needs "
+                f"{' and '.join(TVM_REQUIREMENTS)}, which pip installs when it builds in an environment of its own\n"
+                f"{run.stderr[-4000:]}"
+            )
+        fresh.replace(path)
+
+
+def _write_rows(path: Path) -> None:
+    """Write the dispatch table's rows, which runtime/ort includes as lut2_rows.h."""
+    rows = (f"BNAS_LUT2({row.isa}, {row.level}, {row.vector_bytes})\n" for row in variants())
+    path.write_text("/* Written by runtime/build/native.py from runtime/kernels/variants.py. */\n" + "".join(rows))
+
+
+def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
+    """Link all of runtime/ort/ and the kernels into `output`; whoever reads it sees the old library or the new one.
+
+    Raises:
+        BuildError: the compiler or TVM fails or is missing.
     """
     sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
+    objects = [str(path) for path in build_kernels()]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
-        command = [*compiler(), *COMPILER_FLAGS, *LINKER_FLAGS, *extra_flags, "-o", str(fresh), *sources]
+        _write_rows(Path(folder) / "lut2_rows.h")
+        flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
+        command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
         try:
             run = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:

@@ -3,6 +3,7 @@
  * What can be checked when a session is created is checked then. A kernel's state does not change afterwards, so that
  * any number of threads may run it. */
 #include "binary_conv2d.h"
+#include "memory.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -307,6 +308,7 @@ static void destroy(void* state) {
     free(node->weights);
     free(node->parameters);
     free(node);
+    bnas_release_blocks();
 }
 
 static OrtStatus* select_kernel(Node* node) {
@@ -324,6 +326,7 @@ static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
     }
     TRY(select_kernel(node));
     TRY(read_attributes(node, info));
+    node->kernel = bnas_covering_kernel(node->kernel, &node->conv);
     TRY(prepack_weights(node, info));
     return copy_parameters(node, info);
 }
@@ -428,89 +431,73 @@ static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* ru
     return NULL;
 }
 
-/* The tiles of one stage of a run, shared out as `count` jobs: enough of them that many threads have work and that an
+/* The units of one stage of a run, shared out as `count` jobs: enough of them that many threads have work and that an
  * unlucky one does not hold up the rest, few enough that starting them costs nothing beside the work. */
 enum { MOST_JOBS = 32 };
 
 typedef struct Jobs {
     const BnasRun* run;
-    const BnasKernel* kernel;
-    int64_t pixels; /* of one image */
-    int64_t tile;
-    int64_t tiles_per_image;
-    int64_t tiles;
+    const BnasStage* stage;
+    int64_t units;
     int64_t count;
     char* scratch; /* `scratch_size` bytes for each job */
     size_t scratch_size;
 } Jobs;
 
-static Jobs share_out(const BnasRun* run, const BnasKernel* kernel, int64_t pixels, int64_t tile) {
-    Jobs jobs = {.run = run, .kernel = kernel, .pixels = pixels, .tile = tile};
-    jobs.tiles_per_image = (pixels + tile - 1) / tile;
-    jobs.tiles = run->batch * jobs.tiles_per_image;
-    jobs.count = jobs.tiles < MOST_JOBS ? jobs.tiles : MOST_JOBS;
-    return jobs;
-}
-
-typedef struct Pixels {
-    int64_t image, first, count;
-} Pixels;
-
-static Pixels pixels_of(const Jobs* jobs, int64_t tile) {
-    const int64_t first = tile % jobs->tiles_per_image * jobs->tile, left = jobs->pixels - first;
-    return (Pixels){tile / jobs->tiles_per_image, first, left < jobs->tile ? left : jobs->tile};
-}
-
-/* Job i has the tiles from first_tile(i) up to first_tile(i + 1). */
-static int64_t first_tile(const Jobs* jobs, int64_t job) {
-    const int64_t each = jobs->tiles / jobs->count, more = jobs->tiles % jobs->count;
+/* Job i has the units from first_unit(i) up to first_unit(i + 1). */
+static int64_t first_unit(const Jobs* jobs, int64_t job) {
+    const int64_t each = jobs->units / jobs->count, more = jobs->units % jobs->count;
     return job * each + (job < more ? job : more);
 }
 
-static void pack_job(void* data, size_t job) {
+static void do_job(void* data, size_t job) {
     const Jobs* jobs = data;
-    for (int64_t tile = first_tile(jobs, (int64_t)job); tile < first_tile(jobs, (int64_t)job + 1); ++tile) {
-        const Pixels pixels = pixels_of(jobs, tile);
-        jobs->kernel->pack(jobs->run, pixels.image, pixels.first, pixels.count);
+    char* scratch = jobs->scratch + job * jobs->scratch_size;
+    for (int64_t unit = first_unit(jobs, (int64_t)job); unit < first_unit(jobs, (int64_t)job + 1); ++unit) {
+        jobs->stage->work(jobs->run, unit, scratch);
     }
 }
 
-static void convolve_job(void* data, size_t job) {
-    const Jobs* jobs = data;
-    char* scratch = jobs->scratch + job * jobs->scratch_size;
-    for (int64_t tile = first_tile(jobs, (int64_t)job); tile < first_tile(jobs, (int64_t)job + 1); ++tile) {
-        const Pixels pixels = pixels_of(jobs, tile);
-        jobs->kernel->convolve(jobs->run, pixels.image, pixels.first, pixels.count, scratch);
-    }
+static Jobs jobs_of(const BnasRun* run, const BnasStage* stage) {
+    Jobs jobs = {.run = run, .stage = stage, .units = stage->units ? stage->units(run) : 0};
+    jobs.count = jobs.units < MOST_JOBS ? jobs.units : MOST_JOBS;
+    return jobs;
 }
 
 /* Runs on onnxruntime's own threads. */
-static OrtStatus* in_parallel(const Node* node, const OrtKernelContext* context, void (*job)(void*, size_t),
-                              Jobs* jobs) {
+static OrtStatus* in_parallel(const Node* node, const OrtKernelContext* context, Jobs* jobs) {
     if (jobs->count == 0) {
         return NULL;
     }
-    return BNAS_ORT(node->api, KernelContext_ParallelFor)(context, job, (size_t)jobs->count, 0, jobs);
+    return BNAS_ORT(node->api, KernelContext_ParallelFor)(context, do_job, (size_t)jobs->count, 0, jobs);
 }
 
-static OrtStatus* pack_and_convolve(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, BnasRun* run) {
     const BnasKernel* kernel = node->kernel;
-    Jobs packing = share_out(run, kernel, run->size[0] * run->size[1], kernel->pack_tile);
-    Jobs convolving = share_out(run, kernel, run->out_size[0] * run->out_size[1], kernel->convolve_tile);
-    convolving.scratch_size = kernel->scratch_size(&node->conv);
-    const size_t packed_size = kernel->packed_size(run);
-    const size_t size = bnas_sum(packed_size, bnas_product((size_t)convolving.count, convolving.scratch_size));
-    void* memory = malloc(size);
-    if (!memory) {
+    const size_t scratch_size = bnas_aligned(kernel->scratch_size(run));
+    const size_t packed_size = bnas_aligned(kernel->packed_size(run));
+    Jobs stages[BNAS_STAGES];
+    int64_t most = 0;
+    for (int i = 0; i < BNAS_STAGES; ++i) {
+        stages[i] = jobs_of(run, &kernel->stages[i]);
+        most = stages[i].count > most ? stages[i].count : most;
+    }
+    const size_t size = bnas_sum(packed_size, bnas_product((size_t)most, scratch_size));
+    const BnasBlock block = bnas_take_block(size);
+    if (!block.memory) {
         return out_of_memory(node, size);
     }
-    run->packed = memory;
-    convolving.scratch = (char*)memory + packed_size;
-    OrtStatus* status = in_parallel(node, context, pack_job, &packing);
-    if (!status) {
-        status = in_parallel(node, context, convolve_job, &convolving);
+    run->packed = block.memory;
+    if (kernel->prepare) {
+        kernel->prepare(run);
     }
-    free(memory);
+    OrtStatus* status = NULL;
+    for (int i = 0; !status && i < BNAS_STAGES; ++i) {
+        stages[i].scratch = (char*)block.memory + packed_size;
+        stages[i].scratch_size = scratch_size;
+        status = in_parallel(node, context, &stages[i]);
+    }
+    bnas_give_block(block);
     return status;
 }
 
@@ -521,7 +508,7 @@ static OrtStatus* compute(void* state, OrtKernelContext* context) {
     TRY(read_x(node, context, &run));
     TRY(check_offset_map(node, &run));
     TRY(get_y(node, context, &run));
-    return run.batch == 0 ? NULL : pack_and_convolve(node, context, &run);
+    return run.batch == 0 ? NULL : run_stages(node, context, &run);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------

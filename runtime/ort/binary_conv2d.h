@@ -4,9 +4,6 @@
 #include "kernel.h"
 #include "ort_abi.h"
 
-/* The library is built with hidden symbols; this one is seen from outside. */
-#define BNAS_EXPORT __attribute__((visibility("default")))
-
 /* One row of the table in docs/operators.md. */
 typedef struct BnasVariant {
     const char* name;

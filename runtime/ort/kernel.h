@@ -8,6 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The library is built with hidden symbols; this one is seen from outside. */
+#define BNAS_EXPORT __attribute__((visibility("default")))
+
+enum { BNAS_ALIGNMENT = 64 }; /* of memory: the widest vector */
+
 typedef enum BnasActivation { BNAS_NO_ACTIVATION, BNAS_RELU, BNAS_PRELU } BnasActivation;
 
 /* One node of a model. It never changes after the node's kernel was created. */
@@ -38,35 +43,59 @@ typedef struct BnasRun {
     int64_t out_size[2]; /* height, width of y */
     const float* x;      /* (batch, groups * channels_in, height, width) */
     float* y;            /* (batch, channels_out, output height, output width) */
-    void* packed;        /* what `pack` writes and `convolve` reads */
+    void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
 } BnasRun;
 
-/* An image is worked on in tiles: runs of consecutive pixels in row-major order, at most so many at a time. */
+/* A run has stages, one after the other, each of so many units that any threads may work on at once, in any order. */
+enum { BNAS_STAGES = 3 };
+
+typedef struct BnasStage {
+    int64_t (*units)(const BnasRun*); /* NULL where the kernel has no such stage */
+    void (*work)(const BnasRun*, int64_t unit, void* scratch);
+} BnasStage;
+
 typedef struct BnasKernel {
     const char* isa;
-    bool (*runs_here)(void); /* whether this CPU has the instructions */
+    bool (*runs_here)(void);         /* whether this CPU has the instructions */
+    bool (*covers)(const BnasConv*); /* whether it can work on this node; another row has to, otherwise */
 
     size_t (*weights_size)(const BnasConv*); /* in bytes, as all sizes here; SIZE_MAX is "too large" */
     void (*prepack)(const BnasConv*, const uint8_t* weights, void* prepacked);
 
     size_t (*packed_size)(const BnasRun*);
-    int64_t pack_tile;
-    /* Packs `count` <= pack_tile pixels of x, from pixel `first` of image `image`. Each pixel once per run. */
-    void (*pack)(const BnasRun*, int64_t image, int64_t first, int64_t count);
-
-    size_t (*scratch_size)(const BnasConv*); /* what one call of `convolve` needs for itself */
-    int64_t convolve_tile;
-    /* Computes `count` <= convolve_tile pixels of y, all channels. Runs when all of x is packed. */
-    void (*convolve)(const BnasRun*, int64_t image, int64_t first, int64_t count, void* scratch);
+    size_t (*scratch_size)(const BnasRun*); /* what one thread needs for itself */
+    void (*prepare)(const BnasRun*); /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    BnasStage stages[BNAS_STAGES];
 } BnasKernel;
 
 /* The rows of the dispatch table in kernels.c. */
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
+#define BNAS_LUT2(isa, level, vector_bytes) extern const BnasKernel bnas_##isa##_kernel;
+#include "lut2_rows.h"
+#undef BNAS_LUT2
 
 /* Returns the best kernel that this CPU can run, or the one that the environment variable BNAS_ISA names. Returns NULL
  * where there is no such kernel, and then writes one sentence about it to `reason`. */
 const BnasKernel* bnas_select_kernel(char* reason, size_t size);
+
+/* Returns `kernel`, or where that does not cover the node the best one that does and that this CPU can run. */
+const BnasKernel* bnas_covering_kernel(const BnasKernel* kernel, const BnasConv* conv);
+
+/* K of the operators, one implementation for all kernels so that they agree to the bit: the sums of |x| over the
+ * channels for `count` pixels, and K from them for one output pixel. Both are summed in double and rounded once. */
+void bnas_sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes);
+float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int64_t out_x);
+
+/* Pixels that bnas_sum_magnitudes takes at a time. */
+enum { BNAS_MAGNITUDES_TILE = 128 };
+
+/* What a processor and its operating system have, by the levels of the x86-64 ABI. */
+bool bnas_cpu_popcnt(void);
+bool bnas_cpu_x86_64_v2(void);
+bool bnas_cpu_x86_64_v3(void);
+bool bnas_cpu_x86_64_v4(void);
+bool bnas_cpu_neon(void);
 
 /* Sizes in bytes: a product or sum that does not fit is SIZE_MAX, which no allocation grants. */
 static inline size_t bnas_product(size_t a, size_t b) {
@@ -75,4 +104,10 @@ static inline size_t bnas_product(size_t a, size_t b) {
 
 static inline size_t bnas_sum(size_t a, size_t b) {
     return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+/* Rounded up to whole BNAS_ALIGNMENTs. */
+static inline size_t bnas_aligned(size_t size) {
+    const size_t grown = bnas_sum(size, BNAS_ALIGNMENT - 1);
+    return grown == SIZE_MAX ? SIZE_MAX : grown - grown % BNAS_ALIGNMENT;
 }

@@ -7,6 +7,9 @@
 
 /* Best first: the first row that the CPU can run is the one that runs. */
 static const BnasKernel* const kernels[] = {
+#define BNAS_LUT2(isa, level, vector_bytes) &bnas_##isa##_kernel,
+#include "lut2_rows.h"
+#undef BNAS_LUT2
 #if defined(__x86_64__)
     &bnas_popcnt_kernel,
 #endif
@@ -45,4 +48,21 @@ const BnasKernel* bnas_select_kernel(char* reason, size_t size) {
         snprintf(reason, size, "BNAS_ISA is '%s', but this library has %s; unset it to pick the best", forced, names);
     }
     return NULL;
+}
+
+const BnasKernel* bnas_covering_kernel(const BnasKernel* kernel, const BnasConv* conv) {
+    for (size_t i = 0; !kernel->covers(conv) && i < KERNELS; ++i) {
+        if (kernels[i]->runs_here() && kernels[i]->covers(conv)) {
+            kernel = kernels[i];
+        }
+    }
+    return kernel; /* the last row covers all */
+}
+
+/* Name of the kernels that run here: NULL where BNAS_ISA asks for some that do not. */
+BNAS_EXPORT const char* bnas_isa(void);
+const char* bnas_isa(void) {
+    char reason[512];
+    const BnasKernel* kernel = bnas_select_kernel(reason, sizeof reason);
+    return kernel ? kernel->isa : NULL;
 }

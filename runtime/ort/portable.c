@@ -7,14 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 enum {
     WORD_BITS = 64,
     HALF_BITS = 32,
-    PACK_TILE = 128,    /* pixels; the bits of one tile, 4 bytes each, stay in the first-level cache */
+    PACK_TILE = BNAS_MAGNITUDES_TILE, /* pixels; the bits of one tile, 4 bytes each, stay in the first-level cache */
     CONVOLVE_TILE = 16, /* pixels; so many share one reading of the weights */
 };
 
@@ -122,8 +118,8 @@ static void pack_group(const float* x, const float* threshold, int64_t channels,
     }
 }
 
-static void sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes) {
-    double sums[PACK_TILE] = {0};
+void bnas_sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes) {
+    double sums[BNAS_MAGNITUDES_TILE] = {0};
     for (int64_t c = 0; c < channels; ++c) {
         for (int64_t i = 0; i < count; ++i) {
             sums[i] += fabsf(x[c * plane + i]);
@@ -132,8 +128,33 @@ static void sum_magnitudes(const float* x, int64_t channels, int64_t plane, int6
     memcpy(magnitudes, sums, (size_t)count * sizeof *sums);
 }
 
-static void pack(const BnasRun* run, int64_t image, int64_t first, int64_t count) {
+/* One stage in tiles: runs of consecutive pixels of an image in row-major order, each a unit of the stage. */
+static int64_t tiles_of(const int64_t size[2], int64_t tile) {
+    return (size[0] * size[1] + tile - 1) / tile;
+}
+
+static int64_t pack_units(const BnasRun* run) {
+    return run->batch * tiles_of(run->size, PACK_TILE);
+}
+
+static int64_t convolve_units(const BnasRun* run) {
+    return run->batch * tiles_of(run->out_size, CONVOLVE_TILE);
+}
+
+typedef struct Pixels {
+    int64_t image, first, count;
+} Pixels;
+
+static Pixels pixels_of(const int64_t size[2], int64_t tile, int64_t unit) {
+    const int64_t tiles = tiles_of(size, tile), first = unit % tiles * tile, left = size[0] * size[1] - first;
+    return (Pixels){unit / tiles, first, left < tile ? left : tile};
+}
+
+static void pack(const BnasRun* run, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
+    const Pixels pixels = pixels_of(run->size, PACK_TILE, unit);
+    const int64_t image = pixels.image, first = pixels.first, count = pixels.count;
+    (void)scratch;
     const int64_t plane = run->size[0] * run->size[1], words = words_per_pixel(conv);
     for (int64_t group = 0; group < conv->groups; ++group) {
         const int64_t channel = group * conv->channels_in;
@@ -143,7 +164,7 @@ static void pack(const BnasRun* run, int64_t image, int64_t first, int64_t count
     }
     if (conv->uses_k) {
         const float* x = run->x + image * conv->channels_in * plane + first;
-        sum_magnitudes(x, conv->channels_in, plane, count, magnitudes_of(run, image) + first);
+        bnas_sum_magnitudes(x, conv->channels_in, plane, count, magnitudes_of(run, image) + first);
     }
 }
 
@@ -160,7 +181,8 @@ typedef struct Tile {
     float k[CONVOLVE_TILE];
 } Tile;
 
-static size_t scratch_size(const BnasConv* conv) {
+static size_t scratch_size(const BnasRun* run) {
+    const BnasConv* conv = run->conv;
     const size_t taps = (size_t)taps_of(conv), row = CONVOLVE_TILE * sizeof(uint64_t);
     const size_t patches = bnas_product(taps, bnas_product((size_t)words_per_pixel(conv), row));
     return bnas_sum(patches, bnas_product(taps, row + sizeof(int64_t)));
@@ -214,16 +236,25 @@ static void gather_patches(const BnasConv* conv, const uint64_t* signs, Tile* ti
     }
 }
 
-/* K: the mean of |x| over the channels, summed over the taps, divided by the number of taps. */
-static void compute_k(const BnasConv* conv, const double* magnitudes, Tile* tile) {
-    const int64_t taps = taps_of(conv);
-    for (int64_t p = 0; p < tile->count; ++p) {
-        double sum = 0;
-        for (int64_t tap = 0; tap < taps; ++tap) {
-            const int64_t source = tile->sources[tap * CONVOLVE_TILE + p];
-            sum += source < 0 ? 0 : magnitudes[source];
+/* The mean of |x| over the channels, summed over the taps, divided by the number of taps. */
+float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int64_t out_x) {
+    const BnasConv* conv = run->conv;
+    double sum = 0;
+    for (int64_t i = 0; i < conv->kernel[0]; ++i) {
+        const int64_t y = out_y * conv->strides[0] + i * conv->dilations[0] - conv->pads[0];
+        for (int64_t j = 0; j < conv->kernel[1]; ++j) {
+            const int64_t x = out_x * conv->strides[1] + j * conv->dilations[1] - conv->pads[1];
+            const bool inside = y >= 0 && y < run->size[0] && x >= 0 && x < run->size[1];
+            sum += inside ? magnitudes[y * run->size[1] + x] : 0;
         }
-        tile->k[p] = (float)(sum / (double)(conv->channels_in * taps));
+    }
+    return (float)(sum / (double)(conv->channels_in * taps_of(conv)));
+}
+
+static void compute_k(const BnasRun* run, const double* magnitudes, int64_t first, Tile* tile) {
+    for (int64_t p = 0; p < tile->count; ++p) {
+        const int64_t pixel = first + p;
+        tile->k[p] = bnas_k_of(run, magnitudes, pixel / run->out_size[1], pixel % run->out_size[1]);
     }
 }
 
@@ -290,9 +321,11 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, int64_
     }
 }
 
-static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t image, int64_t first,
-                                                           int64_t count, void* scratch, int lanes) {
+static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch,
+                                                           int lanes) {
     const BnasConv* conv = run->conv;
+    const Pixels place = pixels_of(run->out_size, CONVOLVE_TILE, unit);
+    const int64_t image = place.image, first = place.first, count = place.count;
     const int64_t taps = taps_of(conv), words = taps * words_per_pixel(conv);
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = conv->channels_out / conv->groups;
     const int32_t* ones = ones_of(conv, run->weights);
@@ -301,7 +334,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     tile.border_taps = tile.sources + taps * CONVOLVE_TILE;
     locate(run, first, &tile);
     if (conv->uses_k) {
-        compute_k(conv, magnitudes_of(run, image), &tile);
+        compute_k(run, magnitudes_of(run, image), first, &tile);
     }
     for (int64_t group = 0; group < conv->groups; ++group) {
         gather_patches(conv, signs_of(run, image, group), &tile);
@@ -319,23 +352,26 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
  * The kernels: the same C, compiled with and without the instruction that counts bits. */
 
 #define PORTABLE                                                                                                   \
-    .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, .pack_tile = PACK_TILE,           \
-    .pack = pack, .scratch_size = scratch_size, .convolve_tile = CONVOLVE_TILE
+    .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size,              \
+    .scratch_size = scratch_size
+
+static bool all_nodes(const BnasConv* conv) {
+    (void)conv;
+    return true;
+}
 
 #if defined(__x86_64__)
-/* cpuid.h, because __builtin_cpu_supports needs a run-time library that zig cannot link into a shared object. */
-static bool has_popcnt(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_POPCNT);
-}
-
 /* Four counters: with their operands they fit the 16 registers, and hide the latency of popcnt. */
-__attribute__((target("popcnt"))) static void convolve_popcnt(const BnasRun* run, int64_t image, int64_t first,
-                                                              int64_t count, void* scratch) {
-    convolve(run, image, first, count, scratch, 4);
+__attribute__((target("popcnt"))) static void convolve_popcnt(const BnasRun* run, int64_t unit, void* scratch) {
+    convolve(run, unit, scratch, 4);
 }
 
-const BnasKernel bnas_popcnt_kernel = {PORTABLE, .isa = "popcnt", .runs_here = has_popcnt, .convolve = convolve_popcnt};
+const BnasKernel bnas_popcnt_kernel = {
+    PORTABLE,
+    .isa = "popcnt",
+    .runs_here = bnas_cpu_popcnt,
+    .stages = {{pack_units, pack}, {convolve_units, convolve_popcnt}},
+};
 #endif
 
 static bool always(void) {
@@ -343,8 +379,13 @@ static bool always(void) {
 }
 
 /* All lanes at once: a compiler whose target counts bits in vectors, as NEON does, makes vectors of them. */
-static void convolve_generic(const BnasRun* run, int64_t image, int64_t first, int64_t count, void* scratch) {
-    convolve(run, image, first, count, scratch, CONVOLVE_TILE);
+static void convolve_generic(const BnasRun* run, int64_t unit, void* scratch) {
+    convolve(run, unit, scratch, CONVOLVE_TILE);
 }
 
-const BnasKernel bnas_generic_kernel = {PORTABLE, .isa = "generic", .runs_here = always, .convolve = convolve_generic};
+const BnasKernel bnas_generic_kernel = {
+    PORTABLE,
+    .isa = "generic",
+    .runs_here = always,
+    .stages = {{pack_units, pack}, {convolve_units, convolve_generic}},
+};

@@ -1,6 +1,5 @@
 """The library built in other ways and loaded by other versions of onnxruntime; and the way it is built."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,17 +16,6 @@ ROOT = Path(__file__).parents[2]
 OPERATOR_TESTS = Path(__file__).with_name("test_native_operators.py")
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-
-
-@pytest.fixture(scope="session")
-def native() -> ModuleType:
-    """runtime/build/native.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run_edges(**variables: str) -> None:
@@ -83,7 +71,9 @@ def test_onnxruntime_1_16_is_refused(onnxruntimes: Path) -> None:
 
 
 @needs_gcc
-def test_the_sanitizers_find_nothing(native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sanitizers_find_nothing(
+    native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CC", "gcc")
     # The sanitizer must find the C++ library, or it stops at onnxruntime's first exception.
     names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
@@ -98,7 +88,7 @@ def test_the_sanitizers_find_nothing(native: ModuleType, tmp_path: Path, monkeyp
 
 @needs_gcc
 def test_the_library_compiles_without_warnings(
-    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "gcc")
     native.build_library(
@@ -107,7 +97,7 @@ def test_the_library_compiles_without_warnings(
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
-def test_the_library_needs_libc_only_and_shows_two_functions() -> None:
+def test_the_library_needs_libc_only_and_shows_three_functions() -> None:
     path = str(library.library_path())
     dynamic = subprocess.check_output(["readelf", "--dynamic", "--wide", path], text=True)
     assert "RPATH" not in dynamic
@@ -117,7 +107,7 @@ def test_the_library_needs_libc_only_and_shows_two_functions() -> None:
     symbols = subprocess.check_output(["readelf", "--dyn-syms", "--wide", path], text=True)
     rows = [line.split() for line in symbols.splitlines() if " FUNC " in line]
     defined = {row[7].split("@")[0] for row in rows if row[6] != "UND"}
-    assert defined - {"_init", "_fini"} == {"RegisterCustomOps", "bnas_native_calls"}
+    assert defined - {"_init", "_fini"} == {"RegisterCustomOps", "bnas_isa", "bnas_native_calls"}
 
 
 def test_a_library_that_was_not_built_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +118,17 @@ def test_a_library_that_was_not_built_is_a_clear_error(tmp_path: Path, monkeypat
         f"{tmp_path / 'libbnas_ort.so'}: missing; wanted the operator library that the installation builds; "
         "install bnas-deploy again with `pip install .` or `pip install -e .` in its repository"
     )
+
+
+def test_a_generator_that_fails_fails_the_build(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNAS_KERNELS", str(tmp_path / "kernels"))
+    monkeypatch.setattr(native, "GENERATOR", shutil.copytree(native.GENERATOR, tmp_path / "a" / "b" / "generator"))
+    (native.GENERATOR / "generate.py").write_text("import no_such_tvm")
+    with pytest.raises(native.BuildError, match=r"(?s)kernels cannot be generated: .*apache-tvm==.*no_such_tvm"):
+        native.build_library(tmp_path / "library.so")
+    assert not (tmp_path / "library.so").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -174,7 +175,9 @@ def test_a_target_without_a_tag_is_refused(native: ModuleType, bare: pytest.Monk
     )
 
 
-def test_a_failing_compiler_is_quoted(native: ModuleType, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failing_compiler_is_quoted(
+    native: ModuleType, generated_kernels: None, bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bare.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"out of registers\")'")
     with pytest.raises(native.BuildError, match=r"(?s)the C compiler failed: .*out of registers"):
         native.build_library(tmp_path / "library.so")

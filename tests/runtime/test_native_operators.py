@@ -6,6 +6,7 @@ versions of onnxruntime; BNAS_TEST_LIBRARY names the library then.
 
 import ctypes
 import os
+import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +24,22 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from bnas_deploy.bits import pack_signs
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
+from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import library_path
+from bnas_deploy.runtime.machine import cpu_flags
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays, dict[str, Any]], None]
 
-ISAS = ("popcnt", "generic") if os.uname().machine == "x86_64" else ("generic",)
+ARCHITECTURE = platform.machine()
+PORTABLE_ISAS = ("popcnt", "generic") if ARCHITECTURE == "x86_64" else ("generic",)
+ISAS = [
+    *(
+        pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
+        for row in variants_of(ARCHITECTURE)
+    ),
+    *PORTABLE_ISAS,
+]
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
 
 
@@ -68,8 +79,8 @@ class Case:
 
 
 EDGES = {
-    # Around the word (64), the half word (32) and the byte; 36 and 144 are BNAS's.
-    **{f"channels {n}": Case(channels=n) for n in (1, 3, 8, 31, 32, 33, 36, 63, 64, 65, 96, 128, 144)},
+    # Around the word (64), the half word (32), the byte and the nibble; 36 and 144 are BNAS's.
+    **{f"channels {n}": Case(channels=n) for n in (1, 3, 4, 5, 8, 31, 32, 33, 36, 63, 64, 65, 96, 128, 144)},
     "one pixel": Case(size=(1, 1)),
     "kernel 1": Case(kernel=(1, 1), pads=(0, 0, 0, 0)),
     "kernel 2": Case(kernel=(2, 2), pads=(0, 0, 1, 1)),
@@ -92,6 +103,15 @@ EDGES = {
     "offset map of one pixel": Case(offset_map=True, size=(1, 1)),
     # Tiles have 128 and 16 pixels.
     "many tiles": Case(size=(19, 17), channels=40, channels_out=2),
+    # Tiles of the other kernels have up to 256 pixels and 16 channels, and sum 252 bits before they widen.
+    "tiles of long rows": Case(size=(11, 61), channels=9, channels_out=35),
+    "tiles of short rows": Case(size=(23, 19), channels=9, channels_out=17, strides=(1, 1)),
+    "tiles without gaps": Case(size=(21, 30), channels=6, channels_out=18, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "chunks": Case(size=(4, 4), channels=255, channels_out=16),
+    "gathered": Case(size=(8, 8), channels=40, channels_out=150),
+    "gathered, stride 2": Case(size=(15, 15), channels=40, channels_out=150, strides=(2, 2)),
+    "more than 16 bits can count": Case(size=(1, 2), channels=66000, channels_out=1, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "more pixels than are packed at once": Case(size=(70, 70), channels=4, channels_out=2),
     "exactly one tile": Case(size=(8, 16), channels=40, channels_out=2),
 }  # fmt: skip
 
@@ -449,6 +469,7 @@ def test_registering_twice_is_refused() -> None:
 
 
 def test_an_unknown_isa_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ", ".join((*(row.isa for row in variants_of(ARCHITECTURE)), *PORTABLE_ISAS))
     monkeypatch.setenv("BNAS_ISA", "z80")
-    with pytest.raises(REFUSED, match=rf"BNAS_ISA is 'z80', but this library has {', '.join(ISAS)}; unset it"):
+    with pytest.raises(REFUSED, match=rf"BNAS_ISA is 'z80', but this library has {names}; unset it"):
         onnxruntime.SessionOptions().register_custom_ops_library(str(native_library()))

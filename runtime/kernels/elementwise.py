@@ -1,0 +1,107 @@
+"""What surrounds the counting: packing of the activations before it, the epilogue after it."""
+
+from itertools import product
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.target.codegen import llvm_lookup_intrinsic_id
+
+from bnas_deploy.runtime.kernels.lut2 import VECTORS
+from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
+from bnas_deploy.runtime.kernels.variants import Variant, function_name
+
+NIBBLE = 4  # channels in a byte of activations
+LANES = 16  # floats at once: a whole vector of AVX-512, a few of the others
+NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
+
+
+def pack(variant: Variant) -> Any:
+    """Compare up to 4 channels with their thresholds: bit j of nibbles[i] is 1 where x[j, i] >= threshold[j].
+
+    As C: int pack(int channels, int count, int stride, const float* x, const float* threshold, uint8_t* nibbles), with
+    x (channels, stride), of which `count` are read.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "pack")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        channels, count, stride = parameters("channels", "count", "stride")
+        x = T.arg("x", T.buffer((ANY_SIZE,), "float32", align=4))
+        threshold = T.arg("threshold", T.buffer((NIBBLE,), "float32", align=4))
+        nibbles = T.arg("nibbles", T.buffer((ANY_SIZE,), "uint8", align=1))
+        for present in range(1, NIBBLE + 1):
+            with T.If(channels == present), T.Then():
+                levels = [T.Bind(threshold[j]) for j in range(present)]
+
+                def pack_vector(i: Any, lanes: int, levels: list[Any] = levels) -> None:
+                    bits = spread(integer(0), lanes)
+                    # In lanes as wide as the floats, where a comparison is a mask; narrowed once for all channels.
+                    for j, level in enumerate(levels):
+                        above = load(x, stride * j + i, lanes) >= spread(level, lanes)
+                        bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
+                    store(nibbles, i, cast("uint8", bits, lanes), lanes)
+
+                in_vectors(count, LANES, pack_vector)
+    return builder.get()
+
+
+def finish(variant: Variant) -> Any:
+    """Turn counts into outputs, with the roundings of docs/operators.md in their order.
+
+    As C: int finish(int channels, int count, int activation, int uses_k, int offset_stride, int y_stride,
+    const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, const float* bias,
+    const float* slope, const float* k, float* y).
+
+    counts is (channels, VECTORS * vector_bytes), totals and k (count), y (channels, y_stride). offset is a number per
+    channel where offset_stride is 1, else a map (channels, offset_stride). The sum of the signs is total - 2 * count.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "finish")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        channels, count, activation, uses_k, offset_stride, y_stride = parameters(
+            "channels", "count", "activation", "uses_k", "offset_stride", "y_stride"
+        )
+        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=2))
+        totals = T.arg("totals", T.buffer((ANY_SIZE,), "int32", align=4))
+        offset, scale, bias, slope, k = (
+            T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4)) for name in ("offset", "scale", "bias", "slope", "k")
+        )
+        y = T.arg("y", T.buffer((ANY_SIZE,), "float32", align=4))
+
+        def finish_channels(kind: int, by_k: int, is_map: int) -> None:
+            with T.serial(0, channels) as channel:
+                factor, shift = T.Bind(scale[channel]), T.Bind(bias[channel])
+                leak = T.Bind(slope[channel]) if kind == PRELU else None
+                constant = None if is_map else T.Bind(offset[channel])
+
+                def finish_vector(i: Any, lanes: int) -> None:
+                    differing = load(counts, channel * (VECTORS * variant.vector_bytes) + i, lanes)
+                    sum_of_signs = load(totals, i, lanes) - cast("int32", differing, lanes) * spread(integer(2), lanes)
+                    added = load(offset, channel * offset_stride + i, lanes) if is_map else spread(constant, lanes)
+                    value = _rounded((cast("float32", sum_of_signs, lanes) + added) * spread(factor, lanes), lanes)
+                    if by_k:
+                        value = _rounded(value * load(k, i, lanes), lanes)
+                    value = T.Bind(value + spread(shift, lanes))
+                    zero = spread(T.float32(0), lanes)
+                    if kind == RELU:
+                        value = T.Select(value < zero, zero, value)  # NaN stays NaN, as in onnxruntime's Relu
+                    elif kind == PRELU:
+                        value = T.Select(value > zero, value, spread(leak, lanes) * value)
+                    store(y, channel * y_stride + i, value, lanes)
+
+                in_vectors(count, LANES, finish_vector)
+
+        for kind, by_k, is_map in product((NO_ACTIVATION, RELU, PRELU), (0, 1), (0, 1)):
+            map_given = offset_stride > 1 if is_map else offset_stride == 1
+            with T.If(tirx.all(activation == kind, uses_k == by_k, map_given)), T.Then():
+                finish_channels(kind, by_k, is_map)
+    return builder.get()
+
+
+def _rounded(product_: Any, lanes: int) -> Any:
+    """Keep the rounding of a product: TVM lets LLVM fuse it with the addition that follows, the operators do not."""
+    fence = llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
+    return T.call_llvm_pure_intrin(f"float32x{lanes}" if lanes > 1 else "float32", fence, product_)

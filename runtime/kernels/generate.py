@@ -1,0 +1,28 @@
+"""Writes the object file of one variant: `python generate.py ISA FILE.o`, run by runtime/build/native.py."""
+
+import sys
+from pathlib import Path
+
+# This runs before the package is installed: let `bnas_deploy` find runtime/ at the top of the repository.
+ROOT = Path(__file__).parents[2]
+sys.path[0] = str(ROOT)
+
+import bnas_deploy  # noqa: E402  # after the path was set
+
+bnas_deploy.__path__.append(str(ROOT))
+
+from bnas_deploy.runtime.kernels import elementwise, lut2  # noqa: E402
+from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
+from bnas_deploy.runtime.kernels.variants import VARIANTS, function_name  # noqa: E402
+
+
+def main(isa: str, output: str) -> None:
+    """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
+    (variant,) = (variant for variant in VARIANTS if variant.isa == isa)
+    algorithms = (elementwise.pack, lut2.count, elementwise.finish)
+    functions = {function_name(variant, algorithm.__name__): algorithm(variant) for algorithm in algorithms}
+    write_object(functions, variant.triple, variant.cpu, Path(output))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""From TIR to an object file with plain C functions, which need nothing but libc.
+
+TVM's own calling convention passes packed arguments and needs TVM's run-time library; here a buffer becomes a pointer
+and a number stays a number: `int name(int, const float*, ...)`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+from tvm.target import Target
+
+C_CALLING_CONVENTION = 1  # TVM's kCPackedFunc is 1: the code generator takes the signature as it is
+CPU_DEVICE = 1
+
+
+def write_object(functions: Mapping[str, tirx.PrimFunc], triple: str, cpu: str, path: Path) -> None:
+    """Compile the functions, by symbol, for one processor; the suffix of `path` says what: o, s (assembly) or ll."""
+    target = Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
+    module = _lower(module, target)
+    compiled = tvm.get_global_func("target.build.llvm")(module, target)
+    compiled.write_to_file(str(path), path.suffix[1:])
+
+
+def _lower(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """Lower straight-line TIR on flat buffers: it has no blocks to place and no 64-bit indices to narrow."""
+    transform = tirx.transform
+    passes = (
+        transform.BindTarget(target.with_host(target)),
+        transform.FlattenBuffer(),
+        transform.VectorizeLoop(True),
+        transform.UnrollLoop(),
+        transform.StmtSimplify(),
+        transform.RemoveNoOp(),
+        transform.CommonSubexprElim(),
+        tvm.transform.module_pass(_make_plain_c, opt_level=0),
+        transform.LowerTVMBuiltin(),
+        transform.LowerIntrin(),
+    )
+    for step in passes:
+        module = step(module)
+    return module
+
+
+def _make_plain_c(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    return tvm.IRModule({name: _plain_c(function) for name, function in module.functions.items()}, attrs=module.attrs)
+
+
+def _plain_c(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    parameters, declarations = [], []
+    for parameter in function.params:
+        if parameter.ty.__class__.__name__ == "BufferType":
+            pointer = tirx.Var(parameter.name, PointerType(PrimType(str(parameter.ty.dtype))))
+            parameters.append(pointer)
+            declarations.append(tirx.DeclBuffer(parameter, data=pointer))
+        else:
+            parameters.append(parameter)
+    body = tirx.SeqStmt([*declarations, function.body])
+    # With a CPU as the device, small constant allocations stay on the stack, where LLVM turns them into registers.
+    for name, value in (("device_type", CPU_DEVICE), ("device_id", 0)):
+        body = tirx.AttrStmt("default", name, tirx.const(value, "int32"), body)
+    plain = tirx.PrimFunc(parameters, body, PrimType("int32"), function.attrs)
+    return plain.with_attr("calling_conv", C_CALLING_CONVENTION)

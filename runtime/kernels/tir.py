@@ -1,0 +1,54 @@
+"""What the algorithms share in writing TIR with TVM's IRBuilder."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+ANY_SIZE = 1 << 30
+"""The length that buffers are declared with: they come as pointers, and nothing checks against it."""
+
+
+def integer(value: int) -> Any:
+    """Return a constant int."""
+    return tirx.const(value, "int32")
+
+
+def parameters(*names: str) -> tuple[Any, ...]:
+    """Declare int parameters."""
+    return tuple(T.arg(name, T.int32()) for name in names)
+
+
+def in_vectors(count: Any, lanes: int, body: Callable[[Any, int], None]) -> None:
+    """Call body(first, lanes) for every vector of `count` elements, or body(first, 1) for each where they fill none.
+
+    The last vector overlaps the one before it when `count` is no multiple: nothing past the end is touched, and the
+    body, which must not read what it writes, finds the same values again.
+    """
+    with T.If(count >= lanes):
+        with T.Then(), T.serial(0, tirx.floordiv(count + (lanes - 1), integer(lanes))) as i:
+            body(T.Bind(T.min(i * lanes, count - lanes)), lanes)
+        with T.Else(), T.serial(0, count) as i:
+            body(i, 1)
+
+
+def spread(value: Any, lanes: int) -> Any:
+    """Return `value` in all lanes."""
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def load(buffer: Any, index: Any, lanes: int) -> Any:
+    """Return `lanes` consecutive elements."""
+    dtype = str(buffer.dtype)
+    return buffer.vload([index], f"{dtype}x{lanes}") if lanes > 1 else buffer[index]
+
+
+def store(buffer: Any, index: Any, value: Any, lanes: int) -> None:
+    """Set `lanes` consecutive elements."""
+    T.buffer_store(buffer, value, [T.ramp(index, 1, lanes)] if lanes > 1 else [index])
+
+
+def cast(dtype: str, value: Any, lanes: int) -> Any:
+    """Convert all lanes."""
+    return T.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
