@@ -1,5 +1,6 @@
 """What a measurement was made on: processor, instruction sets, clock, load and versions."""
 
+import ctypes
 import datetime
 import importlib.metadata
 import os
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bnas_deploy
+from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.runtime.library import library_path
 
 ISA_FLAGS = (
     # x86-64, as /proc/cpuinfo spells them: what binary, float and int8 convolutions are made of.
@@ -117,8 +120,19 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
 
 
 def native_isa() -> str:
-    """Name of the kernels that the operator library runs on this machine."""
-    return "portable"
+    """Name of the kernels that the operator library runs on this machine, or of those that BNAS_ISA forces.
+
+    Raises:
+        RuntimeLibraryError: there is no library, or it cannot run what BNAS_ISA names.
+    """
+    select = ctypes.CDLL(str(library_path())).bnas_isa
+    select.restype = ctypes.c_char_p
+    name: bytes | None = select()
+    if name is None:
+        raise RuntimeLibraryError(
+            f"BNAS_ISA is {os.environ.get('BNAS_ISA')!r}, which this library or CPU does not have; unset it"
+        )
+    return name.decode()
 
 
 def vector_isa(flags: frozenset[str]) -> str:

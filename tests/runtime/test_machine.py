@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, read_machine, usable_cpus, vector_isa
 
 X86 = """\
@@ -109,3 +110,11 @@ def test_the_best_vector_isa(flags: str, isa: str) -> None:
 def test_isas_of_this_machine_have_names() -> None:
     assert vector_isa(cpu_flags()) != "scalar"
     assert native_isa()
+
+
+def test_a_forced_isa_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BNAS_ISA", "generic")
+    assert native_isa() == "generic"
+    monkeypatch.setenv("BNAS_ISA", "z80")
+    with pytest.raises(RuntimeLibraryError, match="BNAS_ISA is 'z80', which"):
+        native_isa()
