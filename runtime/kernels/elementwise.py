@@ -13,7 +13,7 @@ from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer,
 from bnas_deploy.runtime.kernels.variants import Variant, function_name
 
 NIBBLE = 4  # channels in a byte of activations
-LANES = 16  # floats at once: a whole vector of AVX-512, a few of the others
+WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
 NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
 
 
@@ -43,7 +43,28 @@ def pack(variant: Variant) -> Any:
                         bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
                     store(nibbles, i, cast("uint8", bits, lanes), lanes)
 
-                in_vectors(count, LANES, pack_vector)
+                in_vectors(count, WIDTHS, pack_vector)
+    return builder.get()
+
+
+def halve(variant: Variant) -> Any:
+    """Take every second byte: halved[i] = bytes[2 * i].
+
+    As C: int halve(int count, const uint8_t* bytes, uint8_t* halved). Reads one byte more than it needs.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "halve")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        (count,) = parameters("count")
+        whole = T.arg("bytes", T.buffer((ANY_SIZE,), "uint8", align=1))
+        halved = T.arg("halved", T.buffer((ANY_SIZE,), "uint8", align=1))
+
+        def halve_vector(i: Any, lanes: int) -> None:
+            both = load(whole, i * 2, 2 * lanes if lanes > 1 else 1)
+            store(halved, i, T.Shuffle([both], [T.int32(2 * j) for j in range(lanes)]) if lanes > 1 else both, lanes)
+
+        in_vectors(count, WIDTHS, halve_vector)
     return builder.get()
 
 
@@ -92,7 +113,7 @@ def finish(variant: Variant) -> Any:
                         value = T.Select(value > zero, value, spread(leak, lanes) * value)
                     store(y, channel * y_stride + i, value, lanes)
 
-                in_vectors(count, LANES, finish_vector)
+                in_vectors(count, WIDTHS, finish_vector)
 
         for kind, by_k, is_map in product((NO_ACTIVATION, RELU, PRELU), (0, 1), (0, 1)):
             map_given = offset_stride > 1 if is_map else offset_stride == 1

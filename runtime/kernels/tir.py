@@ -20,17 +20,23 @@ def parameters(*names: str) -> tuple[Any, ...]:
     return tuple(T.arg(name, T.int32()) for name in names)
 
 
-def in_vectors(count: Any, lanes: int, body: Callable[[Any, int], None]) -> None:
-    """Call body(first, lanes) for every vector of `count` elements, or body(first, 1) for each where they fill none.
+def in_vectors(count: Any, widths: tuple[int, ...], body: Callable[[Any, int], None]) -> None:
+    """Call body(first, lanes) until all of `count` elements are done, in the widest vectors that they fill.
 
     The last vector overlaps the one before it when `count` is no multiple: nothing past the end is touched, and the
-    body, which must not read what it writes, finds the same values again.
+    body, which must not read what it writes, finds the same values again. Where not even the last of `widths` is
+    filled, the elements are done one by one.
     """
+    if not widths:
+        with T.serial(0, count) as i:
+            body(i, 1)
+        return
+    lanes, *narrower = widths
     with T.If(count >= lanes):
         with T.Then(), T.serial(0, tirx.floordiv(count + (lanes - 1), integer(lanes))) as i:
             body(T.Bind(T.min(i * lanes, count - lanes)), lanes)
-        with T.Else(), T.serial(0, count) as i:
-            body(i, 1)
+        with T.Else():
+            in_vectors(count, tuple(narrower), body)
 
 
 def spread(value: Any, lanes: int) -> Any:

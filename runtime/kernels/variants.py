@@ -70,15 +70,11 @@ VARIANTS = (
     ),
 )
 
-FUNCTIONS = ("pack", "count", "finish")
-"""What each variant consists of: functions `bnas_ISA_NAME` of plain C, declared in runtime/ort/lut2.c."""
-
-
 def variants_of(architecture: str) -> tuple[Variant, ...]:
     """Return the rows for one architecture, best first."""
     return tuple(variant for variant in VARIANTS if variant.architecture == architecture)
 
 
 def function_name(variant: Variant, function: str) -> str:
-    """Return the symbol of one function."""
+    """Return the symbol of one function of plain C; runtime/ort/lut2.c declares it."""
     return f"bnas_{variant.isa}_{function}"

@@ -22,11 +22,14 @@ typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int3
                        int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
                        const float* scale, const float* bias, const float* slope, const float* k, float* y);
 
+typedef int32_t Halve(int32_t count, const uint8_t* bytes, uint8_t* halved);
+
 typedef struct Lut2 {
     int64_t vector_bytes;
     Pack* pack;
     Count* count;
     Finish* finish;
+    Halve* halve;
 } Lut2;
 
 enum {
@@ -181,12 +184,12 @@ static int64_t row_of(const BnasRun* run, const Axis* axes) {
     return row;
 }
 
-/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as the look-ups of 4 pairs. */
+/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as the look-ups of 2 pairs. */
 static bool gathering_pays(const BnasRun* run, int64_t lanes, int64_t vector_bytes) {
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t saved = run->batch * parts(lanes, vector_bytes) - parts(run->batch * pixels, vector_bytes);
     const int64_t copies = run->batch * run->out_size[0] * parts(run->out_size[1], 16);
-    return saved * pairs_of(run->conv) > NIBBLE * copies;
+    return saved * pairs_of(run->conv) > 2 * copies;
 }
 
 static size_t place(size_t* end, int64_t count, size_t size) {
@@ -259,7 +262,7 @@ static void write_offsets(const BnasRun* run, const Plan* plan) {
             shift = y * conv->dilations[0] / conv->strides[0] * plan->row + x * conv->dilations[1] / conv->strides[1];
         }
         offsets[step] = (int32_t)(plane * plan->plane + shift);
-        offsets[plan->steps + step] = (int32_t)(step * plan->tile);
+        offsets[plan->steps + step] = (int32_t)(step * (plan->tile + WIDEST));
     }
 }
 
@@ -331,32 +334,36 @@ static inline void copy(void* to, const void* from, int64_t bytes) {
     }
 }
 
-static inline void copy_every(uint8_t* to, const uint8_t* from, int64_t count, int64_t stride) {
-    for (int64_t i = 0; i < count; ++i) {
-        to[i] = from[i * stride];
+/* to[i] = from[i * stride] */
+static void copy_every(const Lut2* lut2, uint8_t* to, const uint8_t* from, int64_t count, int64_t stride) {
+    if (stride == 1) {
+        copy(to, from, count);
+    } else if (stride == 2) {
+        lut2->halve((int32_t)count, from, to);
+    } else {
+        for (int64_t i = 0; i < count; ++i) {
+            to[i] = from[i * stride];
+        }
     }
 }
 
-/* Spreads one row of packed pixels over the planes that have it. */
-static void spread_row(const BnasRun* run, const Plan* plan, const uint8_t* pixels, int64_t y, uint8_t* planes) {
+/* Spreads packed rows, from `first` up to `end` of the image, over the planes that have them. */
+static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pixels, Range image, uint8_t* planes) {
     const BnasConv* conv = run->conv;
-    const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
-    for (int64_t down = 0; down < rows->phases; ++down) {
-        const int64_t above = y + conv->pads[0] - down * conv->dilations[0] % conv->strides[0];
-        if (above < 0 || above % conv->strides[0] != 0 || above / conv->strides[0] >= rows->length) {
-            continue;
-        }
-        for (int64_t right = 0; right < columns->phases; ++right) {
-            const Range range = pixels_of(run, plan->axes, 1, right);
-            uint8_t* row = planes + (down * columns->phases + right) * plan->plane + above / conv->strides[0] * plan->row;
-            const int64_t stride = conv->strides[1], remainder = right * conv->dilations[1] % stride;
-            const uint8_t* from = pixels + range.first * stride + remainder - conv->pads[1];
-            if (stride == 1) {
-                copy(row + range.first, from, range.end - range.first);
-            } else if (stride == 2) {
-                copy_every(row + range.first, from, range.end - range.first, 2);
-            } else {
-                copy_every(row + range.first, from, range.end - range.first, stride);
+    const Plan* plan = the_plan(run);
+    const int64_t stride_y = conv->strides[0], stride_x = conv->strides[1], width = run->size[1];
+    for (int64_t down = 0; down < plan->axes[0].phases; ++down) {
+        Range rows = {elements_before(conv, 0, down, image.first + conv->pads[0]),
+                      elements_before(conv, 0, down, image.end + conv->pads[0])};
+        rows.end = smaller(rows.end, plan->axes[0].length);
+        const int64_t row_zero = down * conv->dilations[0] % stride_y - conv->pads[0] - image.first;
+        for (int64_t right = 0; right < plan->axes[1].phases; ++right, planes += plan->plane) {
+            const Range columns = pixels_of(run, plan->axes, 1, right);
+            const int64_t column_zero = right * conv->dilations[1] % stride_x - conv->pads[1];
+            const uint8_t* from = pixels + row_zero * width + columns.first * stride_x + column_zero;
+            for (int64_t row = rows.first; row < rows.end; ++row) {
+                copy_every(lut2, planes + row * plan->row + columns.first, from + row * stride_y * width,
+                           columns.end - columns.first, stride_x);
             }
         }
     }
@@ -387,9 +394,7 @@ static void pack_plane(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
         lut2->pack(channels, (int32_t)(taken * width), stride, x + y * width, conv->threshold + channel, scratch);
-        for (int64_t i = 0; i < taken; ++i) {
-            spread_row(run, plan, (const uint8_t*)scratch + i * width, y + i, planes);
-        }
+        spread_rows(run, lut2, scratch, (Range){y, y + taken}, planes);
     }
 }
 
@@ -506,7 +511,8 @@ static void convolve_planes(const BnasRun* run, const Lut2* lut2, int64_t unit, 
     }
 }
 
-/* gathered: (steps, tile), the bytes of pixels `lanes` of all images together. */
+/* gathered: (steps, tile + WIDEST), the bytes of pixels `lanes` of all images together. Copies are whole vectors: what they
+ * write too much, the next row overwrites, or lies in the room behind the tile. */
 static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gathered) {
     const Plan* plan = the_plan(run);
     const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
@@ -517,7 +523,9 @@ static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gath
         const uint8_t* from = group_of(run, image, group) + y * plan->row + x;
         uint8_t* to = gathered + lane - lanes.first;
         for (int64_t step = 0; step < plan->steps; ++step) {
-            copy(to + step * plan->tile, from + offsets[step], length);
+            for (int64_t i = 0; i < length; i += 16) {
+                memcpy(to + step * (plan->tile + WIDEST) + i, from + offsets[step] + i, 16);
+            }
         }
     }
 }
@@ -550,8 +558,8 @@ static size_t packed_bytes(const BnasRun* run, const Lut2* lut2) {
 static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
     const size_t counts = (size_t)(2 * BLOCK_PAIRS * VECTORS * lut2->vector_bytes) * sizeof(uint16_t);
-    const size_t gathered = plan.gathers ? bnas_product((size_t)plan.steps, (size_t)plan.tile) : counts;
-    return (size_t)larger((int64_t)bnas_sum(counts, gathered), larger(PACK_PIXELS, run->size[1]));
+    const size_t gathered = plan.gathers ? bnas_product((size_t)plan.steps, (size_t)(plan.tile + WIDEST)) : counts;
+    return (size_t)larger((int64_t)bnas_sum(counts, gathered), larger(PACK_PIXELS, run->size[1]) + WIDEST);
 }
 
 static int64_t first_units(const BnasRun* run, const Lut2* lut2) {
@@ -581,7 +589,9 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Pack bnas_##name##_pack;                                                                                           \
     Count bnas_##name##_count;                                                                                         \
     Finish bnas_##name##_finish;                                                                                       \
-    static const Lut2 name = {width, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish};                   \
+    Halve bnas_##name##_halve;                                                                                         \
+    static const Lut2 name = {width, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,                    \
+                              bnas_##name##_halve};                                                                    \
     static size_t packed_size_##name(const BnasRun* run) { return packed_bytes(run, &name); }                          \
     static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \
