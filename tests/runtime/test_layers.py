@@ -23,7 +23,7 @@ from bnas_deploy.runtime.layers import (
     same_convolution,
     same_padding,
 )
-from bnas_deploy.runtime.peers import openvino_is_installed
+from bnas_deploy.runtime.peers import UnsupportedLayerError, openvino_is_installed
 
 # Odd sizes and channel counts, every kind of kernel, stride and dilation of the list; 64 channels in one.
 SMALL = (
@@ -171,6 +171,18 @@ def test_an_engine_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPa
     assert left_out == [LeftOut("ort-fp32", SMALL[0].name, "wrong result")]
     assert {each.engine for each in records} == {"bnas", "ort-int8"}
     assert not any(each.ratio for each in records)
+
+
+def test_an_engine_that_cannot_run_a_layer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(given: Problem, path: Path, threads: int) -> _Runner:
+        raise UnsupportedLayerError("could not create a primitive")
+
+    other = dataclasses.replace(VARIANTS[-1], open=refuse)
+    monkeypatch.setattr(layers, "VARIANTS", [VARIANTS[0], other])
+    monkeypatch.setattr(layers, "missing_engines", list)
+    records, left_out = measure_layers(SMALL[:1], threads=(1, 2), batch=1, min_seconds=0)
+    assert left_out == [LeftOut("openvino-binary", SMALL[0].name, "not supported")]
+    assert {each.engine for each in records} == {"bnas"}
 
 
 def test_a_wrong_result_of_the_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
