@@ -48,23 +48,27 @@ def pack(variant: Variant) -> Any:
 
 
 def halve(variant: Variant) -> Any:
-    """Take every second byte: halved[i] = bytes[2 * i].
+    """Take every second byte of some rows: halved[row, i] = bytes[row, 2 * i].
 
-    As C: int halve(int count, const uint8_t* bytes, uint8_t* halved). Reads one byte more than it needs.
+    As C: int halve(int rows, int count, int bytes_step, int halved_step, const uint8_t* bytes, uint8_t* halved), with
+    the bytes from one row to the next. Reads one byte more than it needs.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         name = function_name(variant, "halve")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        (count,) = parameters("count")
+        rows, count, bytes_step, halved_step = parameters("rows", "count", "bytes_step", "halved_step")
         whole = T.arg("bytes", T.buffer((ANY_SIZE,), "uint8", align=1))
         halved = T.arg("halved", T.buffer((ANY_SIZE,), "uint8", align=1))
 
-        def halve_vector(i: Any, lanes: int) -> None:
-            both = load(whole, i * 2, 2 * lanes if lanes > 1 else 1)
-            store(halved, i, T.Shuffle([both], [T.int32(2 * j) for j in range(lanes)]) if lanes > 1 else both, lanes)
+        with T.serial(0, rows) as row:
 
-        in_vectors(count, WIDTHS, halve_vector)
+            def halve_vector(i: Any, lanes: int) -> None:
+                both = load(whole, row * bytes_step + i * 2, 2 * lanes if lanes > 1 else 1)
+                even = T.Shuffle([both], [T.int32(2 * j) for j in range(lanes)]) if lanes > 1 else both
+                store(halved, row * halved_step + i, even, lanes)
+
+            in_vectors(count, WIDTHS, halve_vector)
     return builder.get()
 
 

@@ -70,6 +70,7 @@ VARIANTS = (
     ),
 )
 
+
 def variants_of(architecture: str) -> tuple[Variant, ...]:
     """Return the rows for one architecture, best first."""
     return tuple(variant for variant in VARIANTS if variant.architecture == architecture)

@@ -22,7 +22,8 @@ typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int3
                        int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
                        const float* scale, const float* bias, const float* slope, const float* k, float* y);
 
-typedef int32_t Halve(int32_t count, const uint8_t* bytes, uint8_t* halved);
+typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
+                      uint8_t* halved);
 
 typedef struct Lut2 {
     int64_t vector_bytes;
@@ -42,7 +43,7 @@ enum {
     MOST_COUNTED = 65535,    /* counts are 16 bits wide */
     PACK_PIXELS = 4096,      /* packed at a time, before they are spread over the planes */
     GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
-    LONG_ROW = 24,           /* from so many pixels on, outputs are finished row by row */
+    LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */
 };
 
 /* tables[16 * weights + x], see runtime/kernels/lut2.py. */
@@ -251,18 +252,27 @@ static uint8_t* group_of(const BnasRun* run, int64_t image, int64_t group) {
 /* Bytes from a tile's first pixel to what each step reads; behind them the same where the bytes were gathered. */
 static void write_offsets(const BnasRun* run, const Plan* plan) {
     const BnasConv* conv = run->conv;
-    const int64_t taps = taps_of(conv), real = nibbles_of(conv) * taps;
     const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
-    int32_t* offsets = part(run, plan->offsets);
-    for (int64_t step = 0; step < plan->steps; ++step) {
-        const int64_t y = step % taps / conv->kernel[1], x = step % conv->kernel[1];
-        int64_t plane = plan->group_planes - 1, shift = 0;
-        if (step < real) {
-            plane = (step / taps * rows->phases + y % rows->phases) * columns->phases + x % columns->phases;
-            shift = y * conv->dilations[0] / conv->strides[0] * plan->row + x * conv->dilations[1] / conv->strides[1];
+    const int64_t taps = taps_of(conv), real = nibbles_of(conv) * taps;
+    const int64_t nibble = rows->phases * columns->phases * plan->plane;
+    int32_t *offsets = part(run, plan->offsets), *gathered = offsets + plan->steps;
+    int64_t step = 0;
+    for (int64_t y = 0; y < conv->kernel[0]; ++y) {
+        const int64_t down = y * conv->dilations[0] / conv->strides[0] * plan->row;
+        for (int64_t x = 0; x < conv->kernel[1]; ++x, ++step) {
+            const int64_t plane = y % rows->phases * columns->phases + x % columns->phases;
+            const int64_t right = x * conv->dilations[1] / conv->strides[1];
+            offsets[step] = (int32_t)(plane * plan->plane + down + right);
         }
-        offsets[step] = (int32_t)(plane * plan->plane + shift);
-        offsets[plan->steps + step] = (int32_t)(step * (plan->tile + WIDEST));
+    }
+    for (; step < real; ++step) {
+        offsets[step] = offsets[step - taps] + (int32_t)nibble;
+    }
+    for (; step < plan->steps; ++step) {
+        offsets[step] = (int32_t)((plan->group_planes - 1) * plan->plane);
+    }
+    for (step = 0; step < plan->steps; ++step) {
+        gathered[step] = (int32_t)(step * (plan->tile + WIDEST));
     }
 }
 
@@ -334,15 +344,28 @@ static inline void copy(void* to, const void* from, int64_t bytes) {
     }
 }
 
-/* to[i] = from[i * stride] */
-static void copy_every(const Lut2* lut2, uint8_t* to, const uint8_t* from, int64_t count, int64_t stride) {
-    if (stride == 1) {
-        copy(to, from, count);
-    } else if (stride == 2) {
-        lut2->halve((int32_t)count, from, to);
-    } else {
-        for (int64_t i = 0; i < count; ++i) {
-            to[i] = from[i * stride];
+/* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
+typedef struct Rows {
+    int64_t count, length, stride;
+    const uint8_t* from;
+    int64_t from_step;
+    uint8_t* to;
+    int64_t to_step;
+} Rows;
+
+static void copy_rows(const Lut2* lut2, Rows rows) {
+    if (rows.stride == 2) {
+        lut2->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
+                    rows.from, rows.to);
+        return;
+    }
+    for (int64_t row = 0; row < rows.count; ++row, rows.from += rows.from_step, rows.to += rows.to_step) {
+        if (rows.stride == 1) {
+            copy(rows.to, rows.from, rows.length);
+            continue;
+        }
+        for (int64_t i = 0; i < rows.length; ++i) {
+            rows.to[i] = rows.from[i * rows.stride];
         }
     }
 }
@@ -360,11 +383,16 @@ static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pix
         for (int64_t right = 0; right < plan->axes[1].phases; ++right, planes += plan->plane) {
             const Range columns = pixels_of(run, plan->axes, 1, right);
             const int64_t column_zero = right * conv->dilations[1] % stride_x - conv->pads[1];
-            const uint8_t* from = pixels + row_zero * width + columns.first * stride_x + column_zero;
-            for (int64_t row = rows.first; row < rows.end; ++row) {
-                copy_every(lut2, planes + row * plan->row + columns.first, from + row * stride_y * width,
-                           columns.end - columns.first, stride_x);
-            }
+            copy_rows(lut2, (Rows){
+                                .count = rows.end - rows.first,
+                                .length = columns.end - columns.first,
+                                .stride = stride_x,
+                                .from = pixels + (rows.first * stride_y + row_zero) * width +
+                                        columns.first * stride_x + column_zero,
+                                .from_step = stride_y * width,
+                                .to = planes + rows.first * plan->row + columns.first,
+                                .to_step = plan->row,
+                            });
         }
     }
 }
