@@ -164,6 +164,8 @@ def _generate(isa: str, path: Path) -> None:
                 f"{run.stderr[-4000:]}"
             )
         fresh.replace(path)
+    for old in set(path.parent.glob(f"{isa}-*.o")) - {path}:
+        old.unlink(missing_ok=True)
 
 
 def _write_rows(path: Path) -> None:

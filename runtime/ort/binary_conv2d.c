@@ -453,7 +453,8 @@ static int64_t first_unit(const Jobs* jobs, int64_t job) {
 static void do_job(void* data, size_t job) {
     const Jobs* jobs = data;
     char* scratch = jobs->scratch + job * jobs->scratch_size;
-    for (int64_t unit = first_unit(jobs, (int64_t)job); unit < first_unit(jobs, (int64_t)job + 1); ++unit) {
+    const int64_t end = first_unit(jobs, (int64_t)job + 1);
+    for (int64_t unit = first_unit(jobs, (int64_t)job); unit < end; ++unit) {
         jobs->stage->work(jobs->run, unit, scratch);
     }
 }
