@@ -1,4 +1,4 @@
-"""Writing a file whole."""
+"""Writing a file whole, and asking first whether that will work."""
 
 import os
 import tempfile
@@ -30,6 +30,22 @@ def write_whole(path: Path, data: bytes) -> None:
             fresh.unlink(missing_ok=True)
     except OSError as error:
         raise BnasError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out before minutes are spent whether `path` can be written.
+
+    Raises:
+        BnasError: it is a folder, or its folder is missing or read-only.
+    """
+    if path.is_dir():
+        raise BnasError(f"{path}: is a folder; give the name of a file in it")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise BnasError(
+            f"{path}: cannot be written: {error.strerror}; nothing was measured, name another file"
+        ) from None
 
 
 def _umask() -> int:

@@ -4,9 +4,7 @@ Rows hold numbers; only `tables` rounds, and every printer prints what it made.
 """
 
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
@@ -71,46 +69,6 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: data[field.name] for field in fields(kind) if field.name in data}
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def check_writable(path: Path) -> None:
-    """Find out before minutes are spent whether `path` can be written.
-
-    Raises:
-        BnasError: it is a folder, or its folder is missing or read-only.
-    """
-    if path.is_dir():
-        raise BnasError(f"{path}: is a folder; name a file in it, such as {path / 'bench.json'}")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise BnasError(
-            f"{path}: cannot be written: {error.strerror}; nothing was measured, name another file"
-        ) from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that whoever looks at `path` sees the old file or the new one, whole."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    fresh = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        fresh.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read it
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # There is no way to ask without setting it.
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -353,3 +353,19 @@ def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: 
     result = bench(bundle, option, tmp_path / "none" / "file")
     assert result.exit_code == 1
     assert f"{tmp_path / 'none' / 'file'}: cannot be written: No such file or directory" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--json", "a", "--markdown", "a"), "--json and --markdown name the same file"),
+        (("--min-seconds", "nan"), "--min-seconds is nan; give a number of seconds"),
+        (("--batch", "1000000"), "1000000 is not in the range 1<=x<=4096"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_measured(
+    options: tuple[str, ...], message: str
+) -> None:
+    result = CliRunner().invoke(command, ["--layers", *options])
+    assert result.exit_code == 2
+    assert message in result.output

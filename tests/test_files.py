@@ -7,7 +7,7 @@ import pytest
 
 from bnas_deploy import files
 from bnas_deploy.errors import BnasError
-from bnas_deploy.files import write_whole
+from bnas_deploy.files import check_writable, write_whole
 
 
 def refusal_of(path: Path) -> str:
@@ -57,3 +57,12 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert refusal_of(Path("")) == ".: cannot be written: this names a folder; give the name of a file"
     assert refusal_of(tmp_path).startswith(f"{tmp_path}: cannot be written: Is a directory")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+    check_writable(tmp_path / "bench.json")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BnasError, match="is a folder; give the name of a file in it"):
+        check_writable(tmp_path)
+    with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; nothing was measured"):
+        check_writable(tmp_path / "none" / "b.json")

@@ -77,7 +77,7 @@ REPORT = Report(MACHINE, RECORDS)
 
 
 def save(path: Path, made: Report) -> Path:
-    report.write_whole(path, made.to_json())
+    path.write_text(made.to_json())
     return path
 
 
@@ -241,31 +241,6 @@ def test_what_was_checked_is_said(every_bit: bool, said: bool) -> None:
     shown = report.answer(AnswerCheck(images=8, every_bit=every_bit, largest_difference=1.21e-6, tolerance=1e-5))
     assert shown.startswith(f"Answer checked on 8 images: the operator library {said} onnxruntime without it,")
     assert shown.endswith("is 1.2e-06 (1e-05 is allowed).")
-
-
-def test_a_file_is_replaced_whole_and_can_be_read_by_others(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    path.write_text("old")
-    report.write_whole(path, "new")
-    assert path.read_text() == "new"
-    assert [each.name for each in tmp_path.iterdir()] == ["bench.json"]
-    assert path.stat().st_mode & 0o777 == 0o666 & ~report._umask()
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "bench.json").mkdir()
-    with pytest.raises(IsADirectoryError):
-        report.write_whole(tmp_path / "bench.json", "new")
-    assert [each.name for each in tmp_path.iterdir()] == ["bench.json"]
-
-
-def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
-    report.check_writable(tmp_path / "bench.json")
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(BnasError, match=r"is a folder; name a file in it, such as .*bench\.json"):
-        report.check_writable(tmp_path)
-    with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; nothing was measured"):
-        report.check_writable(tmp_path / "none" / "b.json")
 
 
 # --------------------------------------------------------------------------------------------------------------------

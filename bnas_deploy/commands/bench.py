@@ -1,5 +1,6 @@
 """`bnas-deploy bench`: measure a bundle against its float twin, or single layers against other engines."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ class ThreadCounts(click.ParamType[tuple[int, ...]]):
     type=ThreadCounts(),
     help="Numbers of threads to measure with, such as 1,2. [default: 1, and all processors; with --layers 1, and 2]",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
+@click.option("--batch", type=click.IntRange(min=1, max=4096), default=1, show_default=True, help="Images per run.")
 @click.option(
     "--min-seconds",
     type=click.FloatRange(min=0),
@@ -66,12 +67,17 @@ def command(
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
+    from bnas_deploy.files import check_writable, write_whole
     from bnas_deploy.runtime.machine import read_machine
 
     if layers == (bundle is not None):
         raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
+    if json_path and json_path == markdown_path:
+        raise click.UsageError("--json and --markdown name the same file; the one would replace the other")
+    if not math.isfinite(min_seconds):
+        raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
     for path in filter(None, (json_path, markdown_path)):
-        report.check_writable(path)
+        check_writable(path)
     machine = read_machine()  # before measuring, so that the load is that of others
     records, left_out = (
         _measure_bundle(bundle, threads, batch, min_seconds) if bundle else _measure_layers(threads, batch, min_seconds)
@@ -80,9 +86,9 @@ def command(
     result = report.Report(machine, tuple(records), tuple(left_out))
     report.print_report(result)
     if json_path:
-        report.write_whole(json_path, result.to_json())
+        write_whole(json_path, result.to_json().encode())
     if markdown_path:
-        report.write_whole(markdown_path, report.markdown(result))
+        write_whole(markdown_path, report.markdown(result).encode())
 
 
 def _measure_bundle(
