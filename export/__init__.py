@@ -1,5 +1,6 @@
 """From a PyTorch module to a bundle that runs without PyTorch."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import bnas_deploy
 from bnas_deploy import bundle as files
-from bnas_deploy.bundle import Bundle, Manifest, Preprocessing, Verification, describe_files, new_bundle, read_bundle
+from bnas_deploy.bundle import (
+    Bundle,
+    LayerCheck,
+    Manifest,
+    Preprocessing,
+    Verification,
+    describe_files,
+    new_bundle,
+    read_bundle,
+)
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
@@ -107,45 +118,56 @@ def export_module(
     path = Path(path)
     _check_module(module)
     _check_images(images, description)
-    module, twin = module.eval(), twin.eval()
-    shape = images.pixels.shape[1:]
+    module, twin = (copy.deepcopy(each).eval() for each in (module, twin))  # the caller's stay as they are
     answers = _answers(module, images.pixels)
     _check_answers("the module", answers, len(images.pixels), len(description.labels))
     _check_answers("the float twin", _answers(twin, images.pixels[:1]), 1, len(description.labels))
     with new_bundle(path) as folder:
-        captured = capture(module, shape)
-        values = captured.values_of(images.pixels[:1])
-        if not torch.equal(values[OUTPUT], _answers(module, images.pixels[:1])):
-            _refuse([f"the captured program answers differently from {type(module).__name__}"])
-        log = run(PIPELINE, captured.model)
-        model = finish(captured.model)
-        onnx.save(model, folder / files.MODEL)
-        onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
-        _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
-        vectors = layer_vectors(captured.model, values)
-        np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
+        rewritten, log, checks = _write_model(module, folder, images.pixels)
         twin_difference = _write_twin(twin, folder / files.FLOAT_TWIN, images.pixels)
-        manifest = Manifest(
-            bnas_deploy=bnas_deploy.__version__,
-            network=description.network,
-            opset={"onnx": opset.ONNX_OPSET, opset.DOMAIN: opset.VERSION},
-            input_name=INPUT,
-            input_shape=tuple(shape),
-            output_name=OUTPUT,
-            labels=description.labels,
-            preprocessing=description.preprocessing,
-            layers=tuple(layer_costs(captured.model)),
-            verification=Verification(
-                output_tolerance(module, images.pixels), tuple(vector.check for vector in vectors)
-            ),
-            metrics=description.metrics,
-            files=describe_files(folder),
-        )
+        verification = Verification(output_tolerance(module, images.pixels), checks)
+        manifest = _manifest(rewritten, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
     return ExportResult(read_bundle(path), log, result, twin_difference)
+
+
+def _write_model(
+    module: nn.Module, folder: Path, images: Tensor
+) -> tuple[ir.Model, RewriteLog, tuple[LayerCheck, ...]]:
+    """Capture, rewrite and write the model and the vectors of its layers; compare them on whole activations."""
+    captured = capture(module, images.shape[1:])
+    values = captured.values_of(images[:1])
+    if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
+        _refuse([f"the captured program answers differently from {type(module).__name__}"])
+    log = run(PIPELINE, captured.model)
+    model = finish(captured.model)
+    onnx.save(model, folder / files.MODEL)
+    onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
+    _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
+    vectors = layer_vectors(captured.model, values)
+    np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
+    return captured.model, log, tuple(vector.check for vector in vectors)
+
+
+def _manifest(model: ir.Model, description: Description, verification: Verification, folder: Path) -> Manifest:
+    preprocessing = description.preprocessing
+    return Manifest(
+        bnas_deploy=bnas_deploy.__version__,
+        network=description.network,
+        opset={"onnx": opset.ONNX_OPSET, opset.DOMAIN: opset.VERSION},
+        input_name=INPUT,
+        input_shape=(len(preprocessing.mean), preprocessing.height, preprocessing.width),
+        output_name=OUTPUT,
+        labels=description.labels,
+        preprocessing=preprocessing,
+        layers=tuple(layer_costs(model)),
+        verification=verification,
+        metrics=description.metrics,
+        files=describe_files(folder),
+    )
 
 
 def _check_module(module: nn.Module) -> None:
