@@ -1,5 +1,6 @@
 """One file, one answer: with the library, without it, and in ONNX's own evaluator; BNAS-Mini and BNAS-A, whole."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from bnas_deploy.export.capture import INPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
+from bnas_deploy.runtime.kernels.variants import variants_of
+from bnas_deploy.runtime.machine import cpu_flags
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.config import published_config
 from bnas_deploy.search.network import Network, build_network
@@ -57,6 +60,25 @@ def test_library_and_function_bodies_agree_to_the_bit(exported: tuple[Network, P
     images = some_images(count)
     native, plain = (answer(exported[1], images, library=library, level=level) for library in (True, False))
     np.testing.assert_array_equal(native, plain)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "isa",
+    [
+        pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
+        for row in variants_of(platform.machine())
+    ],
+)
+def test_every_isa_agrees_with_portable_c_to_the_bit(
+    exported: tuple[Network, Path], isa: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = some_images(2)
+    answers = []
+    for name, count in ((isa, threads), ("generic", 1)):
+        monkeypatch.setenv("BNAS_ISA", name)
+        answers.append(create_session(exported[1], session_options(threads=count)).run(None, {INPUT: images})[0])
+    np.testing.assert_array_equal(*answers)
 
 
 def one_node(node_type: str, inputs: tuple[Floats, ...], **attributes: Any) -> Floats:
