@@ -6,8 +6,6 @@ Python, ONNX, the kernels and the C library follow this module; nothing else dec
 import numpy as np
 from numpy.typing import NDArray
 
-BYTE_BITS = 8
-
 
 def sign(values: NDArray[np.floating], threshold: NDArray[np.floating] | float = 0.0) -> NDArray[np.floating]:
     """+1 where values >= threshold, else -1, in the dtype of `values`.
@@ -30,8 +28,3 @@ def unpack_signs(packed: NDArray[np.uint8], length: int) -> NDArray[np.float32]:
     """Undo `pack_signs`: uint8 (..., ceil(length / 8)) to ±1 float32 (..., length)."""
     bits = np.unpackbits(packed, axis=-1, count=length, bitorder="little")
     return np.where(bits == 1, np.float32(1), np.float32(-1))
-
-
-def packed_bytes(length: int) -> int:
-    """Bytes that `length` packed signs take."""
-    return -(-length // BYTE_BITS)

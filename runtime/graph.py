@@ -26,6 +26,16 @@ class Node:
     outputs: tuple[str, ...]
 
 
+def is_binary_convolution(op_type: str) -> bool:
+    """Tell whether an operator is one of the domain `bnas`: their names begin alike (docs/operators.md)."""
+    return op_type.startswith("BinaryConv2d")
+
+
+def uses_k(op_type: str) -> bool:
+    """Tell whether an operator multiplies by K, whose sum has no defined order of roundings."""
+    return op_type.startswith("BinaryConv2dK")
+
+
 def read_nodes(path: Path) -> tuple[Node, ...]:
     """Read the nodes of the main graph of an ONNX file that onnxruntime accepts; weights are passed over."""
     with (

@@ -18,13 +18,10 @@ from bnas_deploy.bundle import IMAGES, MODEL, Bundle
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.runtime.engines import BASELINE, ENGINES, Engine, Runner
-from bnas_deploy.runtime.graph import read_nodes
+from bnas_deploy.runtime.graph import read_nodes, uses_k
 from bnas_deploy.runtime.memory import PeakMemory, peak_memory
 from bnas_deploy.runtime.profile import NodeTime, kind_of, original_nodes
 from bnas_deploy.runtime.session import Model, create_session, session_options
-
-BINARY_CONVOLUTION_K = "BinaryConv2dK"
-"""What the names of those operators begin with whose sum, K, has no defined order of roundings."""
 
 NETWORK = "network"
 """The subject of a record that is about a whole network."""
@@ -152,7 +149,7 @@ def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
     model = bundle.file(MODEL)
     images, logits = read_images(bundle)
     tolerance = bundle.manifest.verification.output_tolerance
-    every_bit = not any(node.op_type.startswith(BINARY_CONVOLUTION_K) for node in read_nodes(model))
+    every_bit = not any(uses_k(node.op_type) for node in read_nodes(model))
     plain = _predict(bundle, images, threads=threads[0], library=False)
     for count in threads:
         answers = _predict(bundle, images, threads=count, library=True)

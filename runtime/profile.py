@@ -19,10 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnas_deploy.runtime.graph import Node
-
-BINARY_CONVOLUTION = "BinaryConv2d"
-"""What the names of all operators of the domain `bnas` begin with."""
+from bnas_deploy.runtime.graph import Node, is_binary_convolution
 
 BINARY, FLOAT, CLASSIFIER, OTHER = "binary convolution", "float convolution", "fully connected", "other"
 
@@ -91,7 +88,7 @@ class NodeTime:
 
 def kind_of(op_type: str) -> str:
     """Return the kind of work that an operator is."""
-    return BINARY if op_type.startswith(BINARY_CONVOLUTION) else KINDS.get(op_type, OTHER)
+    return BINARY if is_binary_convolution(op_type) else KINDS.get(op_type, OTHER)
 
 
 def read_profile(path: Path, *, skip: int) -> list[NodeTime]:

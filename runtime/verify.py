@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from bnas_deploy import bundle as files
 from bnas_deploy.bundle import Bundle, LayerCheck
 from bnas_deploy.errors import BundleError
-from bnas_deploy.runtime.graph import read_nodes
-from bnas_deploy.runtime.measure import BINARY_CONVOLUTION_K
+from bnas_deploy.runtime.graph import read_nodes, uses_k
 from bnas_deploy.runtime.session import Model, create_session, run_session, session_options
 
 
@@ -153,7 +152,7 @@ def verify_layers(
 
 def _with_k(model: Path) -> set[str]:
     """Return the names of the binary convolutions of an ONNX file that use K."""
-    return {node.name for node in read_nodes(model) if node.op_type.startswith(BINARY_CONVOLUTION_K)}
+    return {node.name for node in read_nodes(model) if uses_k(node.op_type)}
 
 
 def _largest_difference(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnas_deploy.runtime.graph import Node, read_nodes
+from bnas_deploy.export.opset import OPERATORS, Operator
+from bnas_deploy.runtime.graph import Node, is_binary_convolution, read_nodes, uses_k
 
 
 def save(path: Path, nodes: list[onnx.NodeProto]) -> Path:
@@ -48,3 +50,10 @@ def test_nodes_of_functions_are_not_of_the_graph(operator_model, tmp_path: Path)
     model = operator_model("BinaryConv2d", constants, {"weight_shape": [5, 3, 3, 3]}, (3, 6, 6), (5, 4, 4))
     onnx.save(model, tmp_path / "model.onnx")
     assert [node.op_type for node in read_nodes(tmp_path / "model.onnx")] == ["BinaryConv2d"]
+
+
+@pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)
+def test_operators_are_told_by_their_names(row: Operator) -> None:
+    assert is_binary_convolution(row.name)
+    assert uses_k(row.name) == row.uses_k
+    assert not is_binary_convolution("Conv")
