@@ -7,7 +7,7 @@ It holds
     manifest.json            what is described by `Manifest`
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`
     test_vectors/layers.onnx every binary convolution of model.onnx, each with an input and an output of its own
-    test_vectors/layers.npz  for layer L, what PyTorch fed to it (`L.x`) and what it answered (`L.y`)
+    test_vectors/layers.npz  for layer L, what PyTorch fed to it (`L.x`, `L.added1`) and what it answered (`L.y`)
 """
 
 import hashlib

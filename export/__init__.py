@@ -226,9 +226,8 @@ def _write_twin(twin: nn.Module, path: Path, images: Tensor) -> float:
 
 
 def _named(vectors: list[LayerVector]) -> dict[str, NDArray[np.float32]]:
-    return {
-        f"{vector.check.name}.{part}": data for vector in vectors for part, data in (("x", vector.x), ("y", vector.y))
-    }
+    """Return the arrays by the names of the inputs and outputs of `layers_model`."""
+    return {f"{vector.check.name}.{part}": data for vector in vectors for part, data in vector.arrays.items()}
 
 
 def _image_arrays(images: Images, answers: Tensor) -> dict[str, NDArray[Any]]:

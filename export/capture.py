@@ -286,7 +286,7 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
 _BINARY_CONV = {
-    k_map: _captured_operator(opset.operator_name(uses_k=k_map, activation=""), ("X", "W", "scale"), _GEOMETRY)
+    k_map: _captured_operator(opset.Operator(uses_k=k_map).name, ("X", "W", "scale"), _GEOMETRY)
     for k_map in (False, True)
 }
 _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})

@@ -1,5 +1,6 @@
 """Small edits of an onnx_ir graph that the passes share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +40,49 @@ def is_binary_conv(node: ir.Node | None) -> bool:
     return node is not None and node.domain == opset.DOMAIN and node.op_type in {row.name for row in opset.OPERATORS}
 
 
+def activations_of(node: ir.Node) -> list[ir.Value]:
+    """Return the parts of X of a binary convolution, in the order in which they are concatenated."""
+    return [input_of(node, name) for name in opset.operator(node.op_type).activations]
+
+
+def added_to(node: ir.Node) -> list[ir.Value]:
+    """Return what a binary convolution adds to its result."""
+    return [input_of(node, name) for name in opset.operator(node.op_type).added_inputs]
+
+
+def replace_operator(node: ir.Node, row: opset.Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> None:
+    """Put operator `row` in the place of `node`, a binary convolution, and of `result`, which may be `node` too.
+
+    The new node stands where `result` stood and makes its output. Inputs that `inputs` does not name are those of
+    `node`, by their names in `Operator.inputs`; attributes, name and notes are those of `node`.
+    """
+    old = opset.operator(node.op_type)
+    known = {name: input_of(node, name) for name in old.inputs} | dict(inputs)
+    output = result.outputs[0]
+    fused = ir.Node(
+        node.domain,
+        row.name,
+        [known[name] for name in row.inputs],
+        node.attributes,
+        outputs=[ir.Value(name=output.name, shape=output.shape, type=output.type)],
+        name=node.name,
+    )
+    fused.meta.update(node.meta)
+    fused.outputs[0].meta.update(output.meta)
+    assert node.graph is not None
+    replaced = [node] if result is node else [result, node]
+    ir.convenience.replace_nodes_and_values(node.graph, result, replaced, [fused], [output], fused.outputs)
+
+
 def input_of(node: ir.Node, name: str) -> ir.Value:
-    """Return the input of a binary convolution by its name in opset.INPUTS."""
+    """Return the input of a binary convolution by its name in opset.Operator.inputs."""
     value = node.inputs[_position(node, name)]
     assert value is not None, f"{node.name} has no input {name}"
     return value
 
 
 def set_input(node: ir.Node, name: str, value: ir.Value) -> None:
-    """Replace the input of a binary convolution by its name in opset.INPUTS."""
+    """Replace the input of a binary convolution by its name in opset.Operator.inputs."""
     node.replace_input_with(_position(node, name), value)
 
 

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from bnas_deploy.cost import LayerCost
-from bnas_deploy.export.graph import array_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.graph import activations_of, array_of, constant_array, input_of, is_binary_conv
 
 Shape = tuple[int, int, int]
 
@@ -24,11 +24,12 @@ def _layer_cost(node: ir.Node) -> LayerCost:
     if node.op_type in {"Gemm", "MatMul"}:
         return LayerCost(str(node.name), _shape(x), _shape(y), (1, 1), (1, 1), (1, 1), 1, 32)
     binary = is_binary_conv(node)
+    channels = sum(_shape(part)[0] for part in activations_of(node)) if binary else _shape(x)[0]
     # Packed weights are (O, KH, KW, bytes), float ones (O, C/groups, KH, KW).
     kernel = constant_array(input_of(node, "W")).shape[1:3] if binary else constant_array(node.inputs[1]).shape[2:]
     return LayerCost(
         name=str(node.name),
-        input=_shape(x),
+        input=(channels, *_shape(x)[1:]),
         output=_shape(y),
         kernel=(kernel[0], kernel[1]),
         stride=_pair(node, "strides"),

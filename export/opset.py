@@ -6,6 +6,7 @@ and the function body in standard ONNX operators that every exported file carrie
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -25,34 +26,61 @@ IR_VERSION = 9
 """The first IR version in which a function has defaults for its attributes, and the newest of onnxruntime 1.17."""
 
 Activation = Literal["", "Relu", "PRelu"]
-"""The ONNX operator that ends the epilogue, or "" for none."""
+"""The ONNX operator behind the bias, or "" for none."""
+
+MOST_ADDED = 2
+"""Tensors that an operator may add to its result: in a cell, the node's other branch and the skip past the cell."""
+
+MOST_PARTS = 4
+"""Tensors that X may be the concatenation of: a cell has four nodes."""
+
+CONSTANTS = ("W", "threshold", "offset", "scale", "bias", "slope")
+"""Name of every constant input; `slope` is an input of the PReLU operators only."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A binary convolution with one epilogue; the epilogue is what the name says."""
+    """A binary convolution, what is done to its result, and in how many parts X comes; the name says all three.
 
-    name: str
-    uses_k: bool
-    activation: Activation
+    A function of ONNX can neither ask whether an input is there nor how many there are, so that each is an operator.
+    """
+
+    uses_k: bool = False
+    activation: Activation = ""
+    added: int = 0
+    parts: int = 1
+
+    @property
+    def name(self) -> str:
+        """The operator's name, such as BinaryConv2dReluAddConcat4."""
+        concat = f"Concat{self.parts}" if self.parts > 1 else ""
+        return f"BinaryConv2d{'K' * self.uses_k}{self.activation}{'Add' * self.added}{concat}"
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the parts of X: X, or X1, X2 and so on."""
+        return ("X",) if self.parts == 1 else tuple(f"X{i + 1}" for i in range(self.parts))
+
+    @property
+    def added_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that are added to the result."""
+        return tuple(f"added{i + 1}" for i in range(self.added))
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order. All are mandatory: a function cannot ask whether an input is there."""
-        return tuple(name for name in INPUTS if name != "slope" or self.activation == "PRelu")
+        """Names of all inputs, in order."""
+        constants = (name for name in CONSTANTS if name != "slope" or self.activation == "PRelu")
+        return (*self.activations, *constants, *self.added_inputs)
 
 
-OPERATORS = (
-    Operator("BinaryConv2d", uses_k=False, activation=""),
-    Operator("BinaryConv2dRelu", uses_k=False, activation="Relu"),
-    Operator("BinaryConv2dPRelu", uses_k=False, activation="PRelu"),
-    Operator("BinaryConv2dK", uses_k=True, activation=""),
-    Operator("BinaryConv2dKRelu", uses_k=True, activation="Relu"),
-    Operator("BinaryConv2dKPRelu", uses_k=True, activation="PRelu"),
+_ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu")
+OPERATORS = tuple(
+    Operator(uses_k, activation, added, parts)
+    for uses_k, activation, added, parts in product(
+        (False, True), _ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
+    )
 )
-
-INPUTS = ("X", "W", "threshold", "offset", "scale", "bias", "slope")
-"""Name of every input; `slope` is an input of the PReLU operators only."""
+_BY_NAME = {row.name: row for row in OPERATORS}
 
 ATTRIBUTES: dict[str, int | list[int] | None] = {
     "weight_shape": None,
@@ -69,12 +97,7 @@ A node should carry all of them: onnx's ReferenceEvaluator (1.23) does not look 
 
 def operator(name: str) -> Operator:
     """Return the row of `OPERATORS` with this name; KeyError if there is none."""
-    return {row.name: row for row in OPERATORS}[name]
-
-
-def operator_name(*, uses_k: bool, activation: Activation) -> str:
-    """Return the name of the operator with this epilogue."""
-    return next(row.name for row in OPERATORS if (row.uses_k, row.activation) == (uses_k, activation))
+    return _BY_NAME[name]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -90,20 +113,23 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     """
     row = operator(name)
     named = dict(zip(row.inputs, inputs, strict=True))
+    x = np.concatenate([named[part] for part in row.activations], axis=1)
     attributes = {**ATTRIBUTES, **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
-    signs = sign(named["X"], _per_channel(named["threshold"]))
+    signs = sign(x, _per_channel(named["threshold"]))
     accumulator = _convolve(signs, weights, attributes) + named["offset"]
     # A K of inf times an accumulator of 0 is NaN, as IEEE 754 has it; numpy need not warn of it.
     with np.errstate(invalid="ignore"):
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
         if row.uses_k:
-            y = y * _k_map(named["X"], weights, attributes)
+            y = y * _k_map(x, weights, attributes)
         y = y + _per_channel(named["bias"])
         if row.activation == "Relu":
             y = np.maximum(y, np.float32(0))
         if row.activation == "PRelu":
             y = np.where(y > 0, y, _per_channel(named["slope"]) * y)
+        for name in row.added_inputs:
+            y = y + named[name]
     return y
 
 
@@ -204,17 +230,17 @@ _K = """
 
 _BIAS = """
   bias_per_channel = Reshape (bias, per_channel)
-  {result} = Add ({scaled}, bias_per_channel)
+  {biased} = Add ({scaled}, bias_per_channel)
 """
 
 _ACTIVATION = {
     "": "",
     "Relu": """
-  Y = Relu (biased)
+  {activated} = Relu (biased)
 """,
     "PRelu": """
   slope_per_channel = Reshape (slope, per_channel)
-  Y = PRelu (biased, slope_per_channel)
+  {activated} = PRelu (biased, slope_per_channel)
 """,
 }
 
@@ -225,16 +251,27 @@ def function(name: str) -> onnx.FunctionProto:
     onnxruntime runs a registered operator where there is one, else this body; so a file that carries it runs anywhere.
     """
     row = operator(name)
-    bias = _BIAS.format(
-        scaled="multiplied" if row.uses_k else "scaled", result="Y" if row.activation == "" else "biased"
-    )
-    body = "".join((_SIGNS, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "", bias, _ACTIVATION[row.activation]))
+    joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
+    convolution = (joined, _SIGNS, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "")
+    body = "".join((*convolution, _epilogue(row)))
     attributes = ", ".join(_attribute_text(*item) for item in ATTRIBUTES.items())
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
         f"{name} <{attributes}> ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"
     )
     return onnx.parser.parse_function(text)
+
+
+def _epilogue(row: Operator) -> str:
+    """Return the lines from the scaled accumulator to Y, the result of whichever comes last."""
+    results = ["biased", *(["activated"] if row.activation else []), *(f"with_{name}" for name in row.added_inputs)]
+    names = {result: result for result in results} | {results[-1]: "Y"}
+    bias = _BIAS.format(scaled="multiplied" if row.uses_k else "scaled", **names)
+    additions = (
+        f"  {names[f'with_{name}']} = Add ({before}, {name})\n"
+        for name, before in zip(row.added_inputs, results[-1 - row.added :], strict=False)
+    )
+    return "".join((bias, _ACTIVATION[row.activation].format(**names), *additions))
 
 
 def _attribute_text(name: str, default: int | list[int] | None) -> str:

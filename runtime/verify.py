@@ -125,17 +125,17 @@ def verify_layers(
     """Run each binary convolution on what PyTorch fed to it.
 
     Args:
-        model: a file with an input `L.x` and an output `L.y` for each layer L.
+        model: a file with an input `L.x` and an output `L.y` for each layer L, and an input for each tensor it adds.
         checks: the layers.
-        vectors: `L.x` (1, C, H, W) and `L.y` (1, O, rows, columns) by name.
+        vectors: `L.x` (1, C, H, W), `L.y` (1, O, rows, columns) and what is added, by name.
 
     Returns:
         The result of each layer, and whether the library and plain onnxruntime answer alike.
     """
     if not checks:
         return (), True
-    feeds = {f"{check.name}.x": _required(vectors, f"{check.name}.x", model) for check in checks}
     names = [f"{check.name}.y" for check in checks]
+    feeds = {name: _required(vectors, name, model) for name in vectors if name not in names}
     native, plain = (
         run_session(create_session(model, session_options(library=library)), model, names, feeds)
         for library in (True, False)

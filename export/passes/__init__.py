@@ -10,6 +10,8 @@ from bnas_deploy.export.passes.batch_norm import (
 from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
 from bnas_deploy.export.passes.fuse_activation import FuseActivation
+from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
+from bnas_deploy.export.passes.fuse_concat import FuseConcat
 from bnas_deploy.export.passes.pack_weights import PackWeights
 
 _SHARED = (
@@ -31,6 +33,11 @@ PIPELINE = (
     FuseActivation(),  # after FoldBatchNormAfterBinaryConv, which needs to see the convolution bare
     DropUnused(),
     MergeDuplicates(),
+    FuseAddition(),  # after MergeDuplicates: a convolution that has taken a sum is like no other
+    DistributeAddition(),
+    FuseAddition(),  # the parts of the sums that were distributed
+    FuseConcat(),
+    DropUnused(),  # the concatenations that nobody else reads
     PackWeights(),  # last: nothing after this can read float weights
     DropUnused(),
 )

@@ -183,8 +183,9 @@ class FoldBatchNormAfterBinaryConv:
         """Return why the BN is kept."""
         convolution = node_before(node)
         assert convolution is not None
-        if opset.operator(convolution.op_type).activation:
-            return f"an activation stands between {convolution.name} and the BN"
+        row = opset.operator(convolution.op_type)
+        if row.activation or row.added:
+            return f"an activation or an addition stands between {convolution.name} and the BN"
         shared = shared_before(node)
         return f"{shared} is also read without the BN" if shared else None
 

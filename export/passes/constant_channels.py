@@ -113,7 +113,7 @@ class _Evaluation:
             "BatchNormalization": self.channelwise,
             "Conv": self.convolution,
             # As captured. BinaryConv2dK reads all channels: K is their mean, so constant ones cannot be left out of it.
-            opset.operator_name(uses_k=False, activation=""): self.binary_convolution,
+            opset.Operator().name: self.binary_convolution,
         }
 
     def run(self) -> None:

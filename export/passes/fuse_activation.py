@@ -1,11 +1,19 @@
 """An activation behind a binary convolution becomes part of it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import channel_slopes, constant, is_binary_conv, node_before, shared_before
+from bnas_deploy.export.graph import (
+    channel_slopes,
+    constant,
+    is_binary_conv,
+    node_before,
+    replace_operator,
+    shared_before,
+)
 
 _ACTIVATIONS: tuple[opset.Activation, ...] = ("Relu", "PRelu")
 
@@ -21,8 +29,11 @@ class FuseActivation:
         """Return why the activation stays a node of its own."""
         convolution = node_before(node)
         assert convolution is not None
-        if opset.operator(convolution.op_type).activation:
+        row = opset.operator(convolution.op_type)
+        if row.activation:
             return f"{convolution.name} has an activation already"
+        if row.added:
+            return f"an addition stands between {convolution.name} and the activation"
         if shared := shared_before(node):
             return f"{shared} is also read without the activation"
         if node.op_type == "PRelu" and channel_slopes(node) is None:
@@ -33,23 +44,11 @@ class FuseActivation:
         """Make the convolution compute what the activation did."""
         convolution = node_before(node)
         assert convolution is not None
-        row = opset.operator(convolution.op_type)
         activation = next(name for name in _ACTIVATIONS if name == node.op_type)
-        inputs = list(convolution.inputs)
+        inputs = {}
         if activation == "PRelu":
             slopes = channel_slopes(node)
             assert slopes is not None
-            inputs.append(constant(model.graph, f"{convolution.name}.slope", slopes))
-        fused = ir.Node(
-            convolution.domain,
-            opset.operator_name(uses_k=row.uses_k, activation=activation),
-            inputs,
-            convolution.attributes,
-            outputs=[ir.Value(name=node.outputs[0].name, shape=node.outputs[0].shape, type=node.outputs[0].type)],
-            name=convolution.name,
-        )
-        fused.meta.update(convolution.meta)
-        fused.outputs[0].meta.update(node.outputs[0].meta)
-        ir.convenience.replace_nodes_and_values(
-            model.graph, convolution, [node, convolution], [fused], node.outputs, fused.outputs
-        )
+            inputs["slope"] = constant(model.graph, f"{convolution.name}.slope", slopes)
+        row = replace(opset.operator(convolution.op_type), activation=activation)
+        replace_operator(convolution, row, inputs, node)

@@ -20,15 +20,15 @@ NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel
 def pack(variant: Variant) -> Any:
     """Compare up to 4 channels with their thresholds: bit j of nibbles[i] is 1 where x[j, i] >= threshold[j].
 
-    As C: int pack(int channels, int count, int stride, const float* x, const float* threshold, uint8_t* nibbles), with
-    x (channels, stride), of which `count` are read.
+    As C: int pack(int channels, int count, const float* x0, ..., const float* x3, const float* threshold,
+    uint8_t* nibbles), with x[j] (count) the channels, which may lie anywhere; those past `channels` are not read.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         name = function_name(variant, "pack")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        channels, count, stride = parameters("channels", "count", "stride")
-        x = T.arg("x", T.buffer((ANY_SIZE,), "float32", align=4))
+        channels, count = parameters("channels", "count")
+        x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(NIBBLE)]
         threshold = T.arg("threshold", T.buffer((NIBBLE,), "float32", align=4))
         nibbles = T.arg("nibbles", T.buffer((ANY_SIZE,), "uint8", align=1))
         for present in range(1, NIBBLE + 1):
@@ -39,7 +39,7 @@ def pack(variant: Variant) -> Any:
                     bits = spread(integer(0), lanes)
                     # In lanes as wide as the floats, where a comparison is a mask; narrowed once for all channels.
                     for j, level in enumerate(levels):
-                        above = load(x, stride * j + i, lanes) >= spread(level, lanes)
+                        above = load(x[j], i, lanes) >= spread(level, lanes)
                         bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
                     store(nibbles, i, cast("uint8", bits, lanes), lanes)
 
@@ -123,6 +123,31 @@ def finish(variant: Variant) -> Any:
             map_given = offset_stride > 1 if is_map else offset_stride == 1
             with T.If(tirx.all(activation == kind, uses_k == by_k, map_given)), T.Then():
                 finish_channels(kind, by_k, is_map)
+    return builder.get()
+
+
+def add(variant: Variant) -> Any:
+    """Add a tensor to outputs that were just written: y[channel, i] += added[channel, i], one rounding each.
+
+    As C: int add(int channels, int count, int y_stride, const float* added, float* y), both (channels, y_stride).
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "add")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        channels, count, y_stride = parameters("channels", "count", "y_stride")
+        added, y = (T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4)) for name in ("added", "y"))
+        with T.serial(0, channels) as channel:
+            at = T.Bind(channel * y_stride)
+            # Each element once: in_vectors would add to some of them twice.
+            lanes = WIDTHS[0]
+            whole = T.Bind(tirx.floordiv(count, integer(lanes)))
+            with T.serial(0, whole) as vector:
+                i = T.Bind(at + vector * lanes)
+                store(y, i, load(y, i, lanes) + load(added, i, lanes), lanes)
+            with T.serial(0, count - whole * lanes) as rest:
+                i = T.Bind(at + whole * lanes + rest)
+                store(y, i, load(y, i, 1) + load(added, i, 1), 1)
     return builder.get()
 
 

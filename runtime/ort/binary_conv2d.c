@@ -21,7 +21,9 @@
     } while (0)
 
 enum { RANK = 4, MESSAGE_SIZE = 640, SHAPE_SIZE = 128, NODE_SIZE = 160 };
-enum { X, W, THRESHOLD, OFFSET, SCALE, BIAS, SLOPE };
+
+/* Inputs behind the parts of X, which come first; what is added comes last. */
+enum { W, THRESHOLD, OFFSET, SCALE, BIAS, SLOPE };
 
 /* Attributes and image sizes stay below this, so that no sum or product of two of them overflows int64. */
 static const int64_t largest = INT32_MAX;
@@ -29,11 +31,26 @@ static const int64_t largest = INT32_MAX;
 /* Sums of so many ±1 are exact in float32, which the function body computes them in. */
 static const int64_t most_terms = (int64_t)1 << 24;
 
+#define ANY_PARTS(name, ...) \
+    {name, __VA_ARGS__, 1}, {name "Concat2", __VA_ARGS__, 2}, {name "Concat3", __VA_ARGS__, 3}, \
+        {name "Concat4", __VA_ARGS__, 4}
+#define ANY_ADDED(name, ...) \
+    ANY_PARTS(name, __VA_ARGS__, 0), ANY_PARTS(name "Add", __VA_ARGS__, 1), ANY_PARTS(name "AddAdd", __VA_ARGS__, 2)
+
 const BnasVariant bnas_variants[BNAS_VARIANTS] = {
-    {"BinaryConv2d", false, BNAS_NO_ACTIVATION},   {"BinaryConv2dRelu", false, BNAS_RELU},
-    {"BinaryConv2dPRelu", false, BNAS_PRELU},      {"BinaryConv2dK", true, BNAS_NO_ACTIVATION},
-    {"BinaryConv2dKRelu", true, BNAS_RELU},        {"BinaryConv2dKPRelu", true, BNAS_PRELU},
+    ANY_ADDED("BinaryConv2d", false, BNAS_NO_ACTIVATION), ANY_ADDED("BinaryConv2dRelu", false, BNAS_RELU),
+    ANY_ADDED("BinaryConv2dPRelu", false, BNAS_PRELU),    ANY_ADDED("BinaryConv2dK", true, BNAS_NO_ACTIVATION),
+    ANY_ADDED("BinaryConv2dKRelu", true, BNAS_RELU),      ANY_ADDED("BinaryConv2dKPRelu", true, BNAS_PRELU),
 };
+
+/* Where an input stands among all inputs of an operator. */
+static size_t position(const BnasVariant* variant, size_t input) {
+    return (size_t)variant->parts + input;
+}
+
+static size_t first_added(const BnasVariant* variant) {
+    return position(variant, variant->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1);
+}
 
 static atomic_uint_fast64_t native_calls;
 
@@ -190,11 +207,12 @@ static OrtStatus* read_shape(const OrtApi* api, const OrtValue* value, int64_t* 
 }
 
 static OrtStatus* read_constant(const Node* node, const OrtKernelInfo* info, size_t index, Constant* constant) {
-    static const char* const names[] = {"X", "W", "threshold", "offset", "scale", "bias", "slope"};
+    static const char* const names[] = {"W", "threshold", "offset", "scale", "bias", "slope"};
     constant->name = names[index];
     int is_constant = 0;
     const OrtValue* value = NULL;
-    TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, index, &is_constant, &value));
+    const size_t at = position(node->variant, index);
+    TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &is_constant, &value));
     if (!is_constant || !value) {
         return refuse(node,
                       "%s is computed while the model runs, wanted a constant initializer; export the model again",
@@ -343,6 +361,8 @@ static OrtStatus* create(const struct OrtCustomOp* op, const OrtApi* api, const 
     node->conv = (BnasConv){
         .uses_k = variant->uses_k,
         .activation = variant->activation,
+        .parts = variant->parts,
+        .added = variant->added,
         .groups = 1,
         .strides = {1, 1},
         .dilations = {1, 1},
@@ -366,46 +386,107 @@ static int64_t out_length(const BnasConv* conv, int axis, int64_t length) {
     return room < 0 ? 0 : room / conv->strides[axis] + 1;
 }
 
+/* Reads an input that is computed while the model runs; its rank must be 4. */
+static OrtStatus* read_image(const Node* node, const OrtKernelContext* context, size_t index, const char* name,
+                             int64_t* dims, const float** data) {
+    const OrtApi* api = node->api;
+    const OrtValue* value = NULL;
+    size_t rank;
+    TRY(BNAS_ORT(api, KernelContext_GetInput)(context, index, &value));
+    TRY(read_shape(api, value, dims, &rank));
+    if (rank != RANK) {
+        return refuse(node, "%s has %zu dimensions, wanted 4: batch, channels, height, width; check the input's shape",
+                      name, rank);
+    }
+    void* found = NULL;
+    TRY(BNAS_ORT(api, GetTensorMutableData)((OrtValue*)value, &found));
+    *data = found;
+    return NULL;
+}
+
+static OrtStatus* check_same_images(const Node* node, const int64_t* first, const int64_t* dims) {
+    if (dims[0] == first[0] && memcmp(dims + 2, first + 2, 2 * sizeof *dims) == 0) {
+        return NULL;
+    }
+    char got[SHAPE_SIZE], beside[SHAPE_SIZE];
+    return refuse(node, "a part of X has the shape %s beside one of %s, wanted the same batch, height and width; "
+                        "check the input's shape",
+                  shape_text(dims, RANK, got), shape_text(first, RANK, beside));
+}
+
+/* X: `dims` is the shape of all its parts together. */
+static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, BnasRun* run, int64_t* dims) {
+    for (int64_t i = 0; i < node->conv.parts; ++i) {
+        BnasPart* part = &run->parts[i];
+        int64_t shape[RANK];
+        TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
+        part->channels = shape[1];
+        if (i == 0) {
+            memcpy(dims, shape, sizeof shape);
+        } else {
+            TRY(check_same_images(node, dims, shape));
+            dims[1] += shape[1];
+        }
+    }
+    return NULL;
+}
+
+static OrtStatus* refuse_channels(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape",
+                  shape_text(dims, RANK, got), (long long)dims[1],
+                  (long long)(node->conv.groups * node->conv.channels_in));
+}
+
+static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return refuse(node, "X has the shape %s, wanted sides up to %lld; check the input's shape",
+                  shape_text(dims, RANK, got), (long long)largest);
+}
+
+static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
+    const BnasConv* conv = &node->conv;
+    char got[SHAPE_SIZE], pads[SHAPE_SIZE];
+    return refuse(node,
+                  "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
+                  "pads %s; use a larger image",
+                  shape_text(dims, RANK, got), (long long)conv->kernel[0], (long long)conv->kernel[1],
+                  (long long)conv->dilations[0], (long long)conv->dilations[1], shape_text(conv->pads, 4, pads));
+}
+
 static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, BnasRun* run) {
     const BnasConv* conv = &node->conv;
-    const OrtApi* api = node->api;
-    const int64_t channels = conv->groups * conv->channels_in;
-    const OrtValue* x = NULL;
     int64_t dims[RANK];
-    size_t rank;
-    TRY(BNAS_ORT(api, KernelContext_GetInput)(context, X, &x));
-    TRY(read_shape(api, x, dims, &rank));
-    if (rank != RANK) {
-        return refuse(node,
-                      "X has %zu dimensions, wanted 4: batch, %lld channels, height, width; check the input's shape",
-                      rank, (long long)channels);
-    }
-    char got[SHAPE_SIZE];
-    shape_text(dims, RANK, got);
-    if (dims[1] != channels) {
-        return refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape", got,
-                      (long long)dims[1], (long long)channels);
+    TRY(read_parts(node, context, run, dims));
+    if (dims[1] != conv->groups * conv->channels_in) {
+        return refuse_channels(node, dims);
     }
     if (dims[2] > largest || dims[3] > largest) {
-        return refuse(node, "X has the shape %s, wanted sides up to %lld; check the input's shape", got,
-                      (long long)largest);
+        return refuse_sides(node, dims);
     }
     run->batch = dims[0];
     for (int axis = 0; axis < 2; ++axis) {
         run->size[axis] = dims[2 + axis];
         run->out_size[axis] = out_length(conv, axis, dims[2 + axis]);
         if (run->out_size[axis] < 1) {
-            char pads[SHAPE_SIZE];
-            return refuse(node,
-                          "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
-                          "pads %s; use a larger image",
-                          got, (long long)conv->kernel[0], (long long)conv->kernel[1], (long long)conv->dilations[0],
-                          (long long)conv->dilations[1], shape_text(conv->pads, 4, pads));
+            return refuse_small(node, dims);
         }
     }
-    void* data = NULL;
-    TRY(BNAS_ORT(api, GetTensorMutableData)((OrtValue*)x, &data));
-    run->x = data;
+    return NULL;
+}
+
+/* What is added has the shape of Y: ONNX would also add one row or one image to all, the exporter does not. */
+static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    const int64_t wanted[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
+    for (int64_t i = 0; i < node->conv.added; ++i) {
+        int64_t dims[RANK];
+        TRY(read_image(node, context, first_added(node->variant) + (size_t)i, "what is added", dims, &run->added[i]));
+        if (memcmp(dims, wanted, sizeof dims) != 0) {
+            char got[SHAPE_SIZE], y[SHAPE_SIZE];
+            return refuse(node, "what is added has the shape %s, the output %s, wanted the same; check the input's shape",
+                          shape_text(dims, RANK, got), shape_text(wanted, RANK, y));
+        }
+    }
     return NULL;
 }
 
@@ -508,6 +589,7 @@ static OrtStatus* compute(void* state, OrtKernelContext* context) {
     atomic_fetch_add_explicit(&native_calls, 1, memory_order_relaxed);
     TRY(read_x(node, context, &run));
     TRY(check_offset_map(node, &run));
+    TRY(read_added(node, context, &run));
     TRY(get_y(node, context, &run));
     return run.batch == 0 ? NULL : run_stages(node, context, &run);
 }
@@ -589,7 +671,7 @@ static OrtStatus* infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext
     const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
     OrtTensorTypeAndShapeInfo* x = NULL; /* belongs to the context */
     size_t rank = 0;
-    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, X, &x));
+    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     BnasConv conv = {.strides = {1, 1}, .dilations = {1, 1}};
     int64_t weights[RANK] = {0};
@@ -633,12 +715,11 @@ static const char* on_the_cpu(const struct OrtCustomOp* op) {
 }
 
 static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
-    (void)op;
-    return index == W ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+    return index == position(variant_of(op), W) ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t input_count(const struct OrtCustomOp* op) {
-    return variant_of(op)->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1;
+    return first_added(variant_of(op)) + (size_t)variant_of(op)->added;
 }
 
 static unsigned output_type(const struct OrtCustomOp* op, size_t index) {

@@ -9,9 +9,11 @@ typedef struct BnasVariant {
     const char* name;
     bool uses_k;
     BnasActivation activation;
+    int added; /* inputs that are added at the end */
+    int parts; /* inputs that X is the concatenation of */
 } BnasVariant;
 
-enum { BNAS_VARIANTS = 6 };
+enum { BNAS_VARIANTS = 6 * (1 + BNAS_MOST_ADDED) * BNAS_MOST_PARTS };
 extern const BnasVariant bnas_variants[BNAS_VARIANTS];
 
 typedef struct BnasOperator {

@@ -15,10 +15,17 @@ enum { BNAS_ALIGNMENT = 64 }; /* of memory: the widest vector */
 
 typedef enum BnasActivation { BNAS_NO_ACTIVATION, BNAS_RELU, BNAS_PRELU } BnasActivation;
 
+enum {
+    BNAS_MOST_PARTS = 4, /* tensors that X is the concatenation of */
+    BNAS_MOST_ADDED = 2, /* tensors that are added to the result */
+};
+
 /* One node of a model. It never changes after the node's kernel was created. */
 typedef struct BnasConv {
     bool uses_k;
     BnasActivation activation;
+    int64_t parts; /* of X */
+    int64_t added; /* inputs that are added at the end */
     int64_t channels_out;
     int64_t channels_in; /* of one group */
     int64_t groups;
@@ -34,6 +41,12 @@ typedef struct BnasConv {
     const float* slope;      /* (channels_out); NULL without PReLU */
 } BnasConv;
 
+/* One of the tensors that X is the concatenation of. */
+typedef struct BnasPart {
+    const float* x;   /* (batch, channels, height, width) */
+    int64_t channels;
+} BnasPart;
+
 /* One call of a node. */
 typedef struct BnasRun {
     const BnasConv* conv;
@@ -41,10 +54,20 @@ typedef struct BnasRun {
     int64_t batch;
     int64_t size[2];     /* height, width of x */
     int64_t out_size[2]; /* height, width of y */
-    const float* x;      /* (batch, groups * channels_in, height, width) */
+    BnasPart parts[BNAS_MOST_PARTS]; /* of X (batch, groups * channels_in, height, width), along the channels */
+    const float* added[BNAS_MOST_ADDED]; /* like y */
     float* y;            /* (batch, channels_out, output height, output width) */
     void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
 } BnasRun;
+
+/* Returns one channel of X, (height, width). */
+static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64_t channel) {
+    const BnasPart* part = run->parts;
+    for (; channel >= part->channels; ++part) {
+        channel -= part->channels;
+    }
+    return part->x + (image * part->channels + channel) * run->size[0] * run->size[1];
+}
 
 /* A run has stages, one after the other, each of so many units that any threads may work on at once, in any order. */
 enum { BNAS_STAGES = 3 };
@@ -83,8 +106,9 @@ const BnasKernel* bnas_select_kernel(char* reason, size_t size);
 const BnasKernel* bnas_covering_kernel(const BnasKernel* kernel, const BnasConv* conv);
 
 /* K of the operators, one implementation for all kernels so that they agree to the bit: the sums of |x| over the
- * channels for `count` pixels, and K from them for one output pixel. Both are summed in double and rounded once. */
-void bnas_sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes);
+ * channels for `count` pixels from `first` on, and K from them for one output pixel. Both are summed in double and
+ * rounded once. */
+void bnas_sum_magnitudes(const BnasRun* run, int64_t image, int64_t first, int64_t count, double* magnitudes);
 float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int64_t out_x);
 
 /* Pixels that bnas_sum_magnitudes takes at a time. */

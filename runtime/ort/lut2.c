@@ -14,13 +14,14 @@
 #include <string.h>
 
 /* runtime/kernels/lut2.py and elementwise.py say what these do. */
-typedef int32_t Pack(int32_t channels, int32_t count, int32_t stride, const float* x, const float* threshold,
-                     uint8_t* nibbles);
+typedef int32_t Pack(int32_t channels, int32_t count, const float* x0, const float* x1, const float* x2,
+                     const float* x3, const float* threshold, uint8_t* nibbles);
 typedef int32_t Count(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,
                       const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
 typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
                        int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
                        const float* scale, const float* bias, const float* slope, const float* k, float* y);
+typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y);
 
 typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
                       uint8_t* halved);
@@ -30,6 +31,7 @@ typedef struct Lut2 {
     Pack* pack;
     Count* count;
     Finish* finish;
+    Add* add;
     Halve* halve;
 } Lut2;
 
@@ -410,18 +412,23 @@ static void pack_plane(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     }
     const int64_t channel = group * conv->channels_in + nibble * NIBBLE;
     const int32_t channels = (int32_t)smaller(NIBBLE, conv->channels_in - nibble * NIBBLE);
-    const float* x = run->x + (image * conv->groups * conv->channels_in + channel) * height * width;
-    const int32_t stride = (int32_t)(height * width);
-    if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == stride && plan->row == width &&
+    const float* x[NIBBLE];
+    for (int32_t i = 0; i < NIBBLE; ++i) {
+        x[i] = bnas_channel(run, image, channel + smaller(i, channels - 1));
+    }
+    const int64_t pixels = height * width;
+    if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        lut2->pack(channels, stride, stride, x, conv->threshold + channel, planes);
+        lut2->pack(channels, (int32_t)pixels, x[0], x[1], x[2], x[3], conv->threshold + channel, planes);
         return;
     }
     memset(planes, PADDING, (size_t)(phases * plan->plane));
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
-        lut2->pack(channels, (int32_t)(taken * width), stride, x + y * width, conv->threshold + channel, scratch);
+        const int64_t at = y * width;
+        lut2->pack(channels, (int32_t)(taken * width), x[0] + at, x[1] + at, x[2] + at, x[3] + at,
+                   conv->threshold + channel, scratch);
         spread_rows(run, lut2, scratch, (Range){y, y + taken}, planes);
     }
 }
@@ -437,8 +444,7 @@ static void sum_magnitudes(const BnasRun* run, int64_t unit) {
     const int64_t image = unit / magnitude_tiles(run), plane = run->size[0] * run->size[1];
     const int64_t first = unit % magnitude_tiles(run) * BNAS_MAGNITUDES_TILE;
     double* magnitudes = (double*)part(run, the_plan(run)->magnitudes) + image * plane + first;
-    bnas_sum_magnitudes(run->x + image * run->conv->channels_in * plane + first, run->conv->channels_in, plane,
-                        smaller(BNAS_MAGNITUDES_TILE, plane - first), magnitudes);
+    bnas_sum_magnitudes(run, image, first, smaller(BNAS_MAGNITUDES_TILE, plane - first), magnitudes);
 }
 
 static int64_t k_units(const BnasRun* run) {
@@ -486,11 +492,14 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
     const int64_t map = conv->offset_shape[0] * conv->offset_shape[1];
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
+    const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     lut2->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
                  (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
                  conv->offset + channel * map + (map > 1 ? pixel : 0), conv->scale + channel, conv->bias + channel,
-                 conv->slope ? conv->slope + channel : NULL, k,
-                 run->y + (image * conv->channels_out + channel) * pixels + pixel);
+                 conv->slope ? conv->slope + channel : NULL, k, run->y + at);
+    for (int64_t i = 0; i < conv->added; ++i) {
+        lut2->add((int32_t)channels.count, (int32_t)count, (int32_t)pixels, run->added[i] + at, run->y + at);
+    }
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short ones
@@ -617,9 +626,10 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Pack bnas_##name##_pack;                                                                                           \
     Count bnas_##name##_count;                                                                                         \
     Finish bnas_##name##_finish;                                                                                       \
+    Add bnas_##name##_add;                                                                                             \
     Halve bnas_##name##_halve;                                                                                         \
     static const Lut2 name = {width, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,                    \
-                              bnas_##name##_halve};                                                                    \
+                              bnas_##name##_add, bnas_##name##_halve};                                                 \
     static size_t packed_size_##name(const BnasRun* run) { return packed_bytes(run, &name); }                          \
     static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \

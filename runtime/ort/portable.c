@@ -85,49 +85,6 @@ static double* magnitudes_of(const BnasRun* run, int64_t image) {
     return (double*)(void*)((char*)run->packed + signs_size(run)) + image * run->size[0] * run->size[1];
 }
 
-/* Packs up to 32 channels. The bits are gathered in 32-bit lanes, as wide as the floats, so that the loop over the
- * pixels becomes vector compares and masks. */
-static void pack_half_word(const float* x, const float* threshold, int64_t channels, int64_t plane, int64_t count,
-                           uint32_t* bits) {
-    memset(bits, 0, PACK_TILE * sizeof *bits);
-    for (int64_t c = 0; c < channels; ++c) {
-        const float* row = x + c * plane;
-        for (int64_t i = 0; i < count; ++i) {
-            bits[i] |= (uint32_t)(row[i] >= threshold[c]) << c;
-        }
-    }
-}
-
-static void pack_group(const float* x, const float* threshold, int64_t channels, int64_t plane, int64_t count,
-                       uint64_t* signs) {
-    const int64_t words = (channels + WORD_BITS - 1) / WORD_BITS;
-    uint32_t bits[PACK_TILE];
-    for (int64_t c = 0; c < channels; c += HALF_BITS) {
-        const int64_t left = channels - c;
-        pack_half_word(x + c * plane, threshold + c, left < HALF_BITS ? left : HALF_BITS, plane, count, bits);
-        uint64_t* word = signs + c / WORD_BITS;
-        if (c % WORD_BITS == 0) {
-            for (int64_t i = 0; i < count; ++i) {
-                word[i * words] = bits[i];
-            }
-        } else {
-            for (int64_t i = 0; i < count; ++i) {
-                word[i * words] |= (uint64_t)bits[i] << HALF_BITS;
-            }
-        }
-    }
-}
-
-void bnas_sum_magnitudes(const float* x, int64_t channels, int64_t plane, int64_t count, double* magnitudes) {
-    double sums[BNAS_MAGNITUDES_TILE] = {0};
-    for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t i = 0; i < count; ++i) {
-            sums[i] += fabsf(x[c * plane + i]);
-        }
-    }
-    memcpy(magnitudes, sums, (size_t)count * sizeof *sums);
-}
-
 /* One stage in tiles: runs of consecutive pixels of an image in row-major order, each a unit of the stage. */
 static int64_t tiles_of(const int64_t size[2], int64_t tile) {
     return (size[0] * size[1] + tile - 1) / tile;
@@ -150,21 +107,59 @@ static Pixels pixels_of(const int64_t size[2], int64_t tile, int64_t unit) {
     return (Pixels){unit / tiles, first, left < tile ? left : tile};
 }
 
+/* Packs up to 32 channels. The bits are gathered in 32-bit lanes, as wide as the floats, so that the loop over the
+ * pixels becomes vector compares and masks. */
+static void pack_half_word(const BnasRun* run, Pixels pixels, int64_t channel, int64_t channels, uint32_t* bits) {
+    memset(bits, 0, PACK_TILE * sizeof *bits);
+    for (int64_t c = 0; c < channels; ++c) {
+        const float* row = bnas_channel(run, pixels.image, channel + c) + pixels.first;
+        const float threshold = run->conv->threshold[channel + c];
+        for (int64_t i = 0; i < pixels.count; ++i) {
+            bits[i] |= (uint32_t)(row[i] >= threshold) << c;
+        }
+    }
+}
+
+static void pack_group(const BnasRun* run, Pixels pixels, int64_t group, uint64_t* signs) {
+    const int64_t channels = run->conv->channels_in, words = words_per_pixel(run->conv), count = pixels.count;
+    uint32_t bits[PACK_TILE];
+    for (int64_t c = 0; c < channels; c += HALF_BITS) {
+        const int64_t left = channels - c;
+        pack_half_word(run, pixels, group * channels + c, left < HALF_BITS ? left : HALF_BITS, bits);
+        uint64_t* word = signs + c / WORD_BITS;
+        if (c % WORD_BITS == 0) {
+            for (int64_t i = 0; i < count; ++i) {
+                word[i * words] = bits[i];
+            }
+        } else {
+            for (int64_t i = 0; i < count; ++i) {
+                word[i * words] |= (uint64_t)bits[i] << HALF_BITS;
+            }
+        }
+    }
+}
+
+void bnas_sum_magnitudes(const BnasRun* run, int64_t image, int64_t first, int64_t count, double* magnitudes) {
+    double sums[BNAS_MAGNITUDES_TILE] = {0};
+    for (int64_t c = 0; c < run->conv->channels_in; ++c) {
+        const float* x = bnas_channel(run, image, c) + first;
+        for (int64_t i = 0; i < count; ++i) {
+            sums[i] += fabsf(x[i]);
+        }
+    }
+    memcpy(magnitudes, sums, (size_t)count * sizeof *sums);
+}
+
 static void pack(const BnasRun* run, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Pixels pixels = pixels_of(run->size, PACK_TILE, unit);
-    const int64_t image = pixels.image, first = pixels.first, count = pixels.count;
+    const int64_t image = pixels.image, first = pixels.first;
     (void)scratch;
-    const int64_t plane = run->size[0] * run->size[1], words = words_per_pixel(conv);
     for (int64_t group = 0; group < conv->groups; ++group) {
-        const int64_t channel = group * conv->channels_in;
-        const float* x = run->x + (image * conv->groups * conv->channels_in + channel) * plane + first;
-        uint64_t* signs = signs_of(run, image, group) + first * words;
-        pack_group(x, conv->threshold + channel, conv->channels_in, plane, count, signs);
+        pack_group(run, pixels, group, signs_of(run, image, group) + first * words_per_pixel(conv));
     }
     if (conv->uses_k) {
-        const float* x = run->x + image * conv->channels_in * plane + first;
-        bnas_sum_magnitudes(x, conv->channels_in, plane, count, magnitudes_of(run, image) + first);
+        bnas_sum_magnitudes(run, image, first, pixels.count, magnitudes_of(run, image) + first);
     }
 }
 
@@ -317,6 +312,12 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, int64_
     if (conv->activation == BNAS_PRELU) {
         for (int64_t p = 0; p < count; ++p) {
             y[p] = y[p] > 0 ? y[p] : conv->slope[channel] * y[p];
+        }
+    }
+    for (int64_t i = 0; i < conv->added; ++i) {
+        const float* added = run->added[i] + (y - run->y);
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] += added[p];
         }
     }
 }

@@ -110,12 +110,12 @@ def _binary_conv(node: ir.Node, inputs: list[NDArray]) -> NDArray:
     attributes = {
         name: [*attribute.value] if name != "group" else attribute.value for name, attribute in node.attributes.items()
     }
-    x, weight, *rest = inputs
+    named = dict(zip(opset.operator(node.op_type).inputs, inputs, strict=True))
     if "weight_shape" not in attributes:  # float ±1, (O, C/groups, KH, KW)
-        channels_last = np.moveaxis(weight, 1, -1)
+        channels_last = np.moveaxis(named["W"], 1, -1)
         attributes["weight_shape"] = list(channels_last.shape)
-        weight = pack_signs(channels_last)
-    return opset.reference(node.op_type, [x, weight, *rest], attributes)
+        named["W"] = pack_signs(channels_last)
+    return opset.reference(node.op_type, list(named.values()), attributes)
 
 
 def _window(node: ir.Node) -> tuple[list[int], list[int], list[int]]:

@@ -91,6 +91,9 @@ APPLIED = {
         "FoldBatchNormBeforeConv": 0,
         "BatchNormToConstants": 0,
         "FuseActivation": 0,  # it comes after the sum
+        "FuseAddition": 2,
+        "DistributeAddition": 0,
+        "FuseConcat": 0,
         "PackWeights": 2,
     },
     "stack": {
@@ -100,6 +103,9 @@ APPLIED = {
         "FoldBatchNormBeforeConv": 0,
         "BatchNormToConstants": 1,  # of the binary matrix product, behind a reshape
         "FuseActivation": 1,
+        "FuseAddition": 0,
+        "DistributeAddition": 0,
+        "FuseConcat": 0,
         "PackWeights": 3,
     },
 }
@@ -140,7 +146,10 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
     binary = [layer.name for layer in manifest.layers if layer.is_binary]
     assert binary == [check.name for check in manifest.verification.layers]
     with np.load(bundle.file(LAYERS)) as vectors:
-        assert set(vectors) == {f"{name}.{part}" for name in binary for part in ("x", "y")}
+        wanted = {f"{name}.{part}" for name in binary for part in ("x", "y")}
+        added = {f"{name}.added1" for name in binary if f"{name}.added1" in vectors}
+        assert set(vectors) == wanted | added
+        assert len(added) == result.log.applied["FuseAddition"]
 
 
 def test_no_float_copy_and_no_batch_normalisation_is_left(exported: tuple[str, ExportResult]) -> None:

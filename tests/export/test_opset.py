@@ -3,7 +3,8 @@
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,11 @@ GEOMETRIES = {
     "two groups": Geometry(18, 4, (5, 6), (5, 6), group=2),
     "depthwise": Geometry(6, 6, (5, 6), (3, 3), strides=(2, 2), group=6),
 }
+# Those that read one tensor and add none; what the others do is made of these, below.
+PLAIN = [row for row in OPERATORS if (row.parts, row.added) == (1, 0)]
 CASES = [
     pytest.param(operator, geometry, id=f"{operator.name}, {name}")
-    for operator in OPERATORS
+    for operator in PLAIN
     for name, geometry in GEOMETRIES.items()
     if geometry.group == 1 or not operator.uses_k
 ]
@@ -127,31 +130,31 @@ def _tolerance(operator: Operator, geometry: Geometry, inputs: list[np.ndarray])
     return EPSILON * slope * ((k_roundings + 2) * product + 4 * (product + bias))
 
 
-def _run_onnxruntime(model: onnx.ModelProto, images: np.ndarray, level: str, *, library: bool = False) -> np.ndarray:
+def _run_onnxruntime(model: onnx.ModelProto, feeds: Inputs, level: str, *, library: bool = False) -> np.ndarray:
     options = session_options(threads=1, library=library)
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"X": images})[0]
+    return session.run(None, feeds)[0]
 
 
-def _run_library(model: onnx.ModelProto, images: np.ndarray, level: str) -> np.ndarray:
+def _run_library(model: onnx.ModelProto, feeds: Inputs, level: str) -> np.ndarray:
     try:
-        return _run_onnxruntime(model, images, level, library=True)
+        return _run_onnxruntime(model, feeds, level, library=True)
     except RuntimeLibraryError as error:
         pytest.skip(f"the operator library is not here: {error}")
 
 
 # Every way to run a model of the operators.
-ENGINES: dict[str, Callable[[onnx.ModelProto, np.ndarray], np.ndarray]] = {
-    "evaluator": lambda model, images: ReferenceEvaluator(model).run(None, {"X": images})[0],
+ENGINES: dict[str, Callable[[onnx.ModelProto, Inputs], np.ndarray]] = {
+    "evaluator": lambda model, feeds: ReferenceEvaluator(model).run(None, feeds)[0],
     **{
-        f"onnxruntime {level}": lambda model, images, level=level: _run_onnxruntime(model, images, level)
+        f"onnxruntime {level}": lambda model, feeds, level=level: _run_onnxruntime(model, feeds, level)
         for level in LEVELS
     },
-    "onnxruntime inlined": lambda model, images: _run_onnxruntime(
-        onnx.inliner.inline_local_functions(model), images, "ENABLE_ALL"
+    "onnxruntime inlined": lambda model, feeds: _run_onnxruntime(
+        onnx.inliner.inline_local_functions(model), feeds, "ENABLE_ALL"
     ),
-    **{f"library {level}": lambda model, images, level=level: _run_library(model, images, level) for level in LEVELS},
+    **{f"library {level}": lambda model, feeds, level=level: _run_library(model, feeds, level) for level in LEVELS},
 }
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 
@@ -169,7 +172,7 @@ def test_every_engine_computes_the_reference(
     assert (want.dtype, want.shape) == (np.float32, (3, *geometry.output_shape))
     tolerance = np.broadcast_to(_tolerance(operator, geometry, inputs), want.shape)
     for batch in (1, 3):
-        got = ENGINES[engine](model, images[:batch])
+        got = ENGINES[engine](model, {"X": images[:batch]})
         assert got.shape == (batch, *geometry.output_shape)
         assert (np.abs(got - want[:batch]) <= tolerance[:batch]).all()
 
@@ -196,7 +199,7 @@ def test_onnxruntime_1_17_computes_the_reference(
 ) -> None:
     geometry = GEOMETRIES["every side differs"]
     wanted = {}
-    for operator in OPERATORS:
+    for operator in PLAIN:
         constants = _constants(operator, geometry, rng)
         images = _images(geometry, constants, rng)
         model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
@@ -216,7 +219,7 @@ def test_onnxruntime_1_17_computes_the_reference(
 
 # K of an input that is not finite is not finite either; test_k_is_exact_where_its_sum_is has the zeros.
 @each_engine
-@pytest.mark.parametrize("operator", [row for row in OPERATORS if not row.uses_k], ids=lambda row: row.name)
+@pytest.mark.parametrize("operator", [row for row in PLAIN if not row.uses_k], ids=lambda row: row.name)
 def test_zeros_infinities_and_nan(
     operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
@@ -226,11 +229,11 @@ def test_zeros_infinities_and_nan(
     images = rng.choice(np.float32([0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45]), (3, 6, 3, 4))
     model = operator_model(operator.name, constants, geometry.attributes, (6, 3, 4), geometry.output_shape)
     want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
-    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+    np.testing.assert_array_equal(ENGINES[engine](model, {"X": images}), want)
 
 
 @each_engine
-@pytest.mark.parametrize("operator", [row for row in OPERATORS if row.uses_k], ids=lambda row: row.name)
+@pytest.mark.parametrize("operator", [row for row in PLAIN if row.uses_k], ids=lambda row: row.name)
 def test_k_is_exact_where_its_sum_is(
     operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
@@ -241,7 +244,44 @@ def test_k_is_exact_where_its_sum_is(
     images[0, 0, 0, :2] = 0, -0.0
     model = operator_model(operator.name, constants, geometry.attributes, (8, 4, 5), geometry.output_shape)
     want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
-    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+    np.testing.assert_array_equal(ENGINES[engine](model, {"X": images}), want)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name.endswith(("evaluator", "ALL", "inlined"))])
+@pytest.mark.parametrize("plain", PLAIN, ids=lambda row: row.name)
+def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine: str, rng: np.random.Generator) -> None:
+    geometry = Geometry(8, 5, (4, 5), (4, 5))
+    constants = _constants(plain, geometry, rng)
+    x = rng.integers(-99, 100, (2, 8, 4, 5)).astype(np.float32)  # integers: K is exact
+    result = opset.reference(plain.name, [x, *constants.values()], geometry.attributes)
+    for row in (row for row in OPERATORS if row not in PLAIN and replace(row, parts=1, added=0) == plain):
+        parts = dict(zip(row.activations, np.split(x, sorted(rng.integers(1, 8, row.parts - 1)), axis=1), strict=True))
+        added = {name: rng.standard_normal(result.shape).astype(np.float32) for name in row.added_inputs}
+        want = sum(added.values(), start=result)  # from left to right
+        feeds = parts | added
+        model = _computed_inputs_model(row, feeds, constants, geometry)
+        onnx.checker.check_model(model, full_check=True)
+        inputs = [*parts.values(), *constants.values(), *added.values()]
+        np.testing.assert_array_equal(opset.reference(row.name, inputs, geometry.attributes), want)
+        np.testing.assert_array_equal(ENGINES[engine](model, feeds), want, row.name)
+
+
+def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geometry: Geometry) -> onnx.ModelProto:
+    node = onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=opset.DOMAIN, **geometry.attributes)
+    graph = onnx.helper.make_graph(
+        [node],
+        "graph",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape[1:]])
+            for name, value in feeds.items()
+        ],
+        [onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["N", *geometry.output_shape])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", opset.ONNX_OPSET), onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    return onnx.helper.make_model(
+        graph, opset_imports=imports, functions=[opset.function(row.name)], ir_version=opset.IR_VERSION
+    )
 
 
 # ReferenceEvaluator of onnx 1.23 leaves the defaults of a function out, so the exporter writes every attribute.
@@ -253,7 +293,7 @@ def test_attributes_have_defaults(engine: str, operator_model: MakeModel, rng: n
     only_required = {"weight_shape": geometry.attributes["weight_shape"]}
     model = operator_model(operator.name, constants, only_required, (4, 5, 5), geometry.output_shape)
     want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
-    np.testing.assert_array_equal(ENGINES[engine](model, images), want)
+    np.testing.assert_array_equal(ENGINES[engine](model, {"X": images}), want)
 
 
 def test_the_reference_on_numbers_worked_out_by_hand() -> None:
@@ -317,10 +357,12 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
     assert left == ["GreaterOrEqual", "Where", "Conv", "Sum", *epilogue]
 
 
-def test_the_name_of_an_operator_says_its_epilogue() -> None:
+def test_the_name_of_an_operator_says_what_it_does() -> None:
+    assert len({row.name for row in OPERATORS}) == 72
     for row in OPERATORS:
-        assert row.name == "BinaryConv2d" + "K" * row.uses_k + row.activation
-        assert opset.operator_name(uses_k=row.uses_k, activation=row.activation) == row.name
+        assert opset.operator(row.name) == row
+    assert Operator().name == "BinaryConv2d"
+    assert Operator(uses_k=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
 
 def _table(text: str, columns: int) -> list[list[str]]:
@@ -332,12 +374,18 @@ def _table(text: str, columns: int) -> list[list[str]]:
 def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> None:
     document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
     introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
-    activations = {"": "none", "Relu": "ReLU", "PRelu": "PReLU"}
     assert f"domain `{opset.DOMAIN}`, version {opset.VERSION}" in introduction
-    assert _table(introduction, 3) == [
-        [f"`{row.name}`", "yes" if row.uses_k else "no", activations[row.activation]] for row in OPERATORS
+    choices = [re.findall(r"`(\w+)`", row[0]) for row in _table(introduction, 3)]
+    # A piece of the name may be left out; of several, one is chosen.
+    names = {"BinaryConv2d" + "".join(pieces) for pieces in product(*(["", *pieces] for pieces in choices[1:]))}
+    assert choices[0] == ["BinaryConv2d"]
+    assert names == {row.name for row in OPERATORS}
+    largest = max(OPERATORS, key=lambda row: len(row.inputs))
+    assert [row[0] for row in _table(inputs, 4)] == [
+        "`X`, or `X1`, `X2`, ...",
+        *(f"`{name}`" for name in opset.CONSTANTS),
+        ", ".join(f"`{name}`" for name in largest.added_inputs),
     ]
-    assert [row[:2] for row in _table(inputs, 5)] == [[str(i), f"`{name}`"] for i, name in enumerate(opset.INPUTS)]
     assert [(row[0], row[2]) for row in _table(attributes, 4)] == [
         (f"`{name}`", "required" if default is None else str(default)) for name, default in opset.ATTRIBUTES.items()
     ]

@@ -105,7 +105,7 @@ def _export(config: NetworkConfig, folder: Path) -> Exported:
     onnx.save(model, folder / "model.onnx")
     onnx.save(layers_model(model), folder / "layers.onnx")
     vectors = layer_vectors(captured.model, values, corner=None)
-    arrays = {f"{vector.check.name}.{part}": getattr(vector, part) for vector in vectors for part in ("x", "y")}
+    arrays = {f"{vector.check.name}.{part}": data for vector in vectors for part, data in vector.arrays.items()}
     layers, alike = verify_layers(folder / "layers.onnx", [vector.check for vector in vectors], arrays)
     assert alike
     answers = create_session(folder / "model.onnx").run([OUTPUT], {INPUT: images.numpy()})[0]
@@ -185,7 +185,7 @@ def test_cifar_behind_the_first_reduction_zeros_become_a_map_of_offsets(cifar: E
     node = cifar.node("cells.3.preprocess0.conv")  # 3x3, stride 2, padded; its BN has no gamma and beta
 
     assert _channels_read(cifar, node.name) == 2 * CHANNELS
-    offset = cifar.constant(node.input[3])
+    offset = cifar.constant(node.input[opset.operator(node.op_type).inputs.index("offset")])
     assert offset.shape == (2 * CHANNELS, 4, 4)
     assert not (offset == offset[:, :1, :1]).all()
 
@@ -235,5 +235,7 @@ def test_k_map(tmp_path: Path) -> None:
     assert [layer.failure for layer in exported.layers if not layer.passed] == []
     assert all(layer.check.tolerance > 0 for layer in exported.layers)
     assert exported.difference <= exported.tolerance
-    assert exported.count("BinaryConv2dKRelu") == len(exported.layers) > 0
+    binary = [opset.operator(node.op_type) for node in exported.model.graph.node if node.domain == opset.DOMAIN]
+    assert all(row.uses_k and row.activation == "Relu" for row in binary)
+    assert len(binary) == len(exported.layers) > 0
     assert exported.count("BatchNormalization") == exported.count("Zeroise") == 0

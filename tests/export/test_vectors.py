@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin
-from bnas_deploy.export.passes import FoldBatchNormAfterBinaryConv, FuseActivation, PackWeights
+from bnas_deploy.export.passes import FoldBatchNormAfterBinaryConv, FuseActivation, FuseAddition, PackWeights
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import CORNER, ROUNDING, layer_vectors, layers_model, output_tolerance
 from bnas_deploy.runtime.session import create_session
@@ -46,6 +46,33 @@ def test_a_corner_is_all_that_its_outputs_read(
     (tmp_path / "layers.onnx").write_bytes(layers_model(finish(model)).SerializeToString())
     got = create_session(tmp_path / "layers.onnx").run(["y.y"], {"y.x": vector.x})[0]
     assert (got[:, :, :rows, :columns] == vector.y).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [7, 20])
+def test_parts_and_what_is_added_are_stored_too(
+    load, evaluate, binary_conv, rng, tmp_path, stride: int, size: int
+) -> None:
+    half = (size - 1) // stride + 1
+    attributes = f"strides = [{stride}, {stride}], dilations = [1, 1], pads = [1, 1, 1, 1], group = 1"
+    model = load(
+        f"(float[N,2,{size},{size}] x, float[N,3,{size},{size}] z, float[N,3,{half},{half}] a) => (float[N,3,H,W] y) "
+        f"{{ y = bnas.BinaryConv2dAddConcat2 <{attributes}> (x, z, {INPUTS}, a) }}",
+        **binary_conv(5, 3, kernel=3),
+    )
+    fed = {value.name: rng.normal(size=(2, *value.shape[1:])).astype(np.float32) for value in model.graph.inputs}
+    values = {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, fed).items()}
+    run([PackWeights()], model)
+
+    (vector,) = layer_vectors(model, values)
+
+    assert vector.check.tolerance == 0
+    (tmp_path / "layers.onnx").write_bytes(layers_model(finish(model)).SerializeToString())
+    named = {f"y.{name}": data for name, data in vector.arrays.items()}
+    want = named.pop("y.y")
+    assert named.keys() == {"y.x", "y.added1"}
+    got = create_session(tmp_path / "layers.onnx").run(["y.y"], named)[0]
+    assert (got[:, :, : want.shape[2], : want.shape[3]] == want).all()
 
 
 def test_a_map_of_offsets_needs_the_whole_image(load, evaluate, binary_conv, rng) -> None:
@@ -101,6 +128,28 @@ def test_roundings_of_a_fold_are_within_the_tolerance_and_near_it(
     difference = np.abs(evaluate(model, {"x": x})["y"] - vectors[0].y).max()
     assert 0 < difference <= vectors[0].check.tolerance
     assert vectors[0].check.tolerance < 1e4 * difference
+
+
+def test_an_addition_behind_a_fold_adds_its_own_roundings(load, evaluate, binary_conv, rng) -> None:
+    model = load(
+        f"(float[N,64,4,4] x, float[N,3,4,4] a) => (float[N,3,4,4] y) {{ c = bnas.BinaryConv2d (x, {INPUTS}) "
+        "n = BatchNormalization <epsilon = 1e-5> (c, gamma, beta, mean, var) y = Add (n, a) }",
+        gamma=np.float32([1.1, -0.7, 2.3]),
+        beta=np.float32([0.3, 55, -7]),
+        mean=np.float32([7.7, -3.3, 0.1]),
+        var=np.float32([0.3, 1.7, 3]),
+        **binary_conv(64, 3),
+    )
+    feeds = {"x": rng.normal(size=(1, 64, 4, 4)), "a": 1e4 * rng.normal(size=(1, 3, 4, 4))}
+    feeds = {name: data.astype(np.float32) for name, data in feeds.items()}
+    values = {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, feeds).items()}
+    run([FoldBatchNormAfterBinaryConv(), FuseAddition(), PackWeights()], model)
+
+    (vector,) = layer_vectors(model, values, corner=None)
+
+    largest = np.abs(vector.y).max() + np.abs(feeds["a"]).max()
+    assert 2 * ROUNDING * largest < vector.check.tolerance < 4 * ROUNDING * largest
+    assert np.abs(evaluate(model, feeds)["y"] - vector.y).max() <= vector.check.tolerance
 
 
 def test_k_alone_may_differ_by_the_roundings_of_its_sum(load, evaluate, binary_conv, rng) -> None:

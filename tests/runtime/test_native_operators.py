@@ -126,10 +126,15 @@ def native_calls() -> int:
     return int(count())
 
 
+# What X is made of and what is added does not change what lies between: these have all edges, the others a few.
+PLAIN = [row for row in OPERATORS if (row.parts, row.added) == (1, 0)]
+
+
 def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Arrays:
     """Make inputs on the edges: values equal to their threshold, both zeros, infinities and NaN.
 
-    The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order.
+    The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order. Parts of X end anywhere,
+    and may be empty.
     """
     rng = np.random.default_rng(seed)
     channels, channels_out = case.channels, case.channels_out
@@ -140,16 +145,25 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     np.put(threshold, rng.integers(0, channels, 3), np.float32([np.inf, -np.inf, -0.0])[:channels])
     signs = np.where(rng.random((channels_out, *case.kernel, channels // case.group)) < 0.5, 1, -1)
     offset_size = case.out_size if case.offset_map else (1, 1)
+    ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
     inputs = {
-        "X": x,
+        **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
         "W": pack_signs(signs),
         "threshold": threshold,
         "offset": rng.integers(-9, 10, (channels_out, *offset_size)).astype(np.float32),
         "scale": rng.normal(size=channels_out).astype(np.float32),
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
+        **{
+            name: rng.normal(size=(batch, channels_out, *case.out_size)).astype(np.float32) for name in row.added_inputs
+        },
     }
     return {name: inputs[name] for name in row.inputs}
+
+
+def feeds(inputs: Arrays) -> Arrays:
+    """Return those inputs that are computed while a model runs."""
+    return {name: value for name, value in inputs.items() if name.startswith(("X", "added"))}
 
 
 def one_node_model(
@@ -157,12 +171,13 @@ def one_node_model(
     inputs: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
     *,
-    fed: tuple[str, ...] = ("X",),
+    also_fed: tuple[str, ...] = (),
     x_shape: tuple[int | str, ...] = ("N", "C", "H", "W"),
 ) -> bytes:
-    """Serialise a model of one node called `conv`; the inputs in `fed` come from outside, the rest are initializers."""
+    """Serialise a model of one node called `conv`; what is computed and `also_fed` come from outside."""
     node = helper.make_node(name, list(inputs), ["Y"], name="conv", domain=DOMAIN, **attributes)
-    shapes = {"X": x_shape, **{key: value.shape for key, value in inputs.items() if key != "X"}}
+    fed = (*feeds(dict(inputs)), *also_fed)
+    shapes = {key: x_shape if key == "X" else [None] * value.ndim for key, value in inputs.items()}
     types = {key: helper.np_dtype_to_tensor_dtype(value.dtype) for key, value in inputs.items()}
     graph = helper.make_graph(
         [node],
@@ -194,7 +209,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
 def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
     before, runs = native_calls(), 0
     for seed, (name, case) in enumerate(EDGES.items()):
@@ -203,10 +218,22 @@ def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
         for batch, threads in ((1, 1), (3, 2)):
             inputs = random_inputs(row, case, seed, batch)
             session = native_session(one_node_model(row.name, inputs, case.attributes), threads)
-            (y,) = session.run(None, {"X": inputs["X"]})
+            (y,) = session.run(None, feeds(inputs))
             np.testing.assert_array_equal(y, expected(row, inputs, case), f"{name}, batch {batch}, {threads} threads")
             runs += 1
     assert native_calls() == before + runs
+
+
+OF_EVERY_OPERATOR = ("channels 36", "tiles of long rows", "gathered", "groups of more than a word")
+
+
+@pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
+def test_edges_of_every_operator_agree_with_the_reference(name: str, isa: str) -> None:
+    case = EDGES[name]
+    for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
+        inputs = random_inputs(row, case, seed, batch=2)
+        (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
+        np.testing.assert_array_equal(y, expected(row, inputs, case), row.name)
 
 
 @st.composite
@@ -237,7 +264,7 @@ def test_random_shapes_agree_with_the_reference(isa: str, case: Case, row: Opera
     if row.uses_k and case.group > 1:
         case = replace(case, group=1)
     inputs = random_inputs(row, case, seed, batch=2)
-    (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, {"X": inputs["X"]})
+    (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
     np.testing.assert_array_equal(y, expected(row, inputs, case))
 
 
@@ -284,13 +311,13 @@ def test_sessions_stay_exact_under_many_threads() -> None:
     for seed, case in enumerate(cases_here):
         inputs = random_inputs(row, case, seed, batch=2)
         session = native_session(one_node_model(row.name, inputs, case.attributes), threads=2)
-        work.append((session, inputs["X"], expected(row, inputs, case)))
+        work.append((session, feeds(inputs), expected(row, inputs, case)))
     wrong: list[str] = []
 
     def run_all(first: int) -> None:
         for i in range(30):
-            session, x, want = work[(first + i) % len(work)]
-            if not np.array_equal(session.run(None, {"X": x})[0], want, equal_nan=True):
+            session, fed, want = work[(first + i) % len(work)]
+            if not np.array_equal(session.run(None, fed)[0], want, equal_nan=True):
                 wrong.append(f"thread {first}, run {i}")
 
     threads = [threading.Thread(target=run_all, args=(i,)) for i in range(8)]
@@ -426,7 +453,7 @@ def test_k_with_groups_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["W", "threshold", "offset", "scale", "bias", "slope"])
 def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
-    message = refusal_at_creation("BinaryConv2dPRelu", lambda inputs, attributes: None, fed=("X", name))
+    message = refusal_at_creation("BinaryConv2dPRelu", lambda inputs, attributes: None, also_fed=(name,))
     assert f"{name} is computed while the model runs, wanted a constant initializer; export the model again" in message
 
 
@@ -434,7 +461,7 @@ def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
     ("case", "x_shape", "reason"),
     [
         (Case(), (1, 4, 7, 5), "X has the shape [1, 4, 7, 5], that is 4 channels, wanted 5; check the input's shape"),
-        (Case(), (5, 7, 5), "X has 3 dimensions, wanted 4: batch, 5 channels, height, width; check the input's shape"),
+        (Case(), (5, 7, 5), "X has 3 dimensions, wanted 4: batch, channels, height, width; check the input's shape"),
         (
             Case(pads=(0, 0, 0, 1), dilations=(1, 2)),
             (1, 5, 3, 3),
@@ -457,6 +484,39 @@ def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple
     with pytest.raises(REFUSED) as refused:
         session.run(None, {"X": np.zeros(x_shape, np.float32)})
     assert f"bnas.BinaryConv2d (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        (
+            {"X2": (1, 2, 7, 6)},
+            "a part of X has the shape [1, 2, 7, 6] beside one of [1, 2, 7, 5], wanted the same batch, height and "
+            "width; check the input's shape",
+        ),
+        ({"X2": (2, 3, 7, 5)}, "a part of X has the shape [2, 3, 7, 5] beside one of [1, 2, 7, 5]"),
+        ({"X2": (3, 7, 5)}, "X has 3 dimensions, wanted 4"),
+        ({"X2": (1, 4, 7, 5)}, "X has the shape [1, 6, 7, 5], that is 6 channels, wanted 5; check the input's shape"),
+        (
+            {"added1": (1, 3, 7, 1)},
+            "what is added has the shape [1, 3, 7, 1], the output [1, 3, 7, 5], wanted the same; check the input's "
+            "shape",
+        ),
+        ({"added1": (3, 7, 5)}, "what is added has 3 dimensions, wanted 4: batch, channels, height, width"),
+    ],
+    ids=["part of another size", "part of another batch", "part's rank", "channels", "added row", "added's rank"],
+)
+def test_edges_of_wrong_parts_and_additions_are_refused_when_they_come(
+    shapes: dict[str, tuple[int, ...]], reason: str
+) -> None:
+    row = Operator(added=1, parts=2)
+    right = {"X1": (1, 2, 7, 5), "X2": (1, 3, 7, 5), "added1": (1, 3, 7, 5)}
+    inputs = random_inputs(row, Case(), 0)
+    inputs |= {name: np.zeros(shape, np.float32) for name, shape in (right | shapes).items()}
+    session = native_session(one_node_model(row.name, inputs, Case().attributes))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs))
+    assert f"bnas.BinaryConv2dAddConcat2 (node 'conv'): {reason}" in str(refused.value)
 
 
 def test_registering_twice_is_refused() -> None:

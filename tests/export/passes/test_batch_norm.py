@@ -197,7 +197,7 @@ def test_fold_after_binary_conv(load, listing, evaluate, binary_conv, rng: np.ra
         (f"c = bnas.BinaryConv2d (x, {BINARY_INPUTS}) y = NORM z = NORM", "c is also read without the BN"),
         (
             f"c = bnas.BinaryConv2dRelu (x, {BINARY_INPUTS}) y = NORM z = Relu(y)",
-            "an activation stands between c and the BN",
+            "an activation or an addition stands between c and the BN",
         ),
     ],
     ids=["read by another", "two BNs", "activation"],

@@ -8,7 +8,15 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from bnas_deploy.export.graph import Origin, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.graph import (
+    Origin,
+    activations_of,
+    added_to,
+    constant_array,
+    input_of,
+    is_binary_conv,
+    origin_of,
+)
 from bnas_deploy.export.passes import PIPELINE, DropConstantChannels, DropUnused
 from bnas_deploy.export.rewrite import Rewrite, Sweep, run
 
@@ -355,5 +363,5 @@ def _assert_origins(model: ir.Model, values: dict[str, Floats], captured: dict[s
                 assert np.array_equal(values[value.name], wanted), f"{value.name} is not {origin}"
                 assert tuple(value.shape)[1:] == wanted.shape[1:]
         if is_binary_conv(node):  # of these the test vectors are taken
-            assert origin_of(input_of(node, "X")).name in captured
-            assert origin_of(node.outputs[0]).name in captured
+            used = (*activations_of(node), *added_to(node), node.outputs[0])
+            assert all(origin_of(value).name in captured for value in used)

@@ -1,0 +1,42 @@
+"""A binary convolution reads the parts of a concatenation where they lie."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import CHANNEL_AXIS, activations_of, is_binary_conv, node_before, replace_operator
+
+
+class FuseConcat:
+    """Concat -> BinaryConv2d becomes BinaryConv2dConcat2, 3 or 4; other readers keep the Concat."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return every binary convolution that reads a Concat."""
+        return (node for node in model.graph if is_binary_conv(node) and _concat_before(node) is not None)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the convolution goes on reading the concatenation."""
+        concat = _concat_before(node)
+        assert concat is not None
+        if concat.attributes.get_int("axis") != CHANNEL_AXIS:
+            return f"{concat.name} does not concatenate channels"
+        if len(concat.inputs) > opset.MOST_PARTS:
+            return f"{concat.name} has {len(concat.inputs)} parts, more than {opset.MOST_PARTS}"
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Read the parts."""
+        concat = _concat_before(node)
+        assert concat is not None
+        parts = [value for value in concat.inputs if value is not None]
+        row = replace(opset.operator(node.op_type), parts=len(parts))
+        replace_operator(node, row, dict(zip(row.activations, parts, strict=True)), node)
+
+
+def _concat_before(node: ir.Node) -> ir.Node | None:
+    if len(activations_of(node)) > 1:
+        return None
+    before = node_before(node)
+    return before if before is not None and before.op_type == "Concat" and len(before.inputs) > 1 else None
