@@ -14,6 +14,10 @@ from bnas_deploy.runtime.kernels.variants import Variant, function_name
 
 NIBBLE = 4  # channels in a byte of activations
 WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
+TABLE_BYTES = 16
+PADDED_NIBBLES = 17  # values of 4 channels, and padding
+SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
+MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
 NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
 
 
@@ -69,6 +73,57 @@ def halve(variant: Variant) -> Any:
                 store(halved, row * halved_step + i, even, lanes)
 
             in_vectors(count, WIDTHS, halve_vector)
+    return builder.get()
+
+
+def encode(variant: Variant) -> Any:
+    """Pair nibbles: codes[i] = 16 * (nibbles[i] + 17 * nibbles[i + distance]), where a row of two pixels begins.
+
+    As C: int encode(int count, int distance, const uint8_t* nibbles, uint16_t* codes). Padding is the nibble 16.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "encode")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        count, distance = parameters("count", "distance")
+        nibbles = T.arg("nibbles", T.buffer((ANY_SIZE,), "uint8", align=1))
+        codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
+
+        def encode_vector(i: Any, lanes: int) -> None:
+            first, second = (cast("uint16", load(nibbles, at, lanes), lanes) for at in (i, i + distance))
+            row = first + second * spread(T.uint16(PADDED_NIBBLES), lanes)
+            store(codes, i, row * spread(T.uint16(TABLE_BYTES), lanes), lanes)
+
+        in_vectors(count, (variant.vector_bytes // 2, *WIDTHS), encode_vector)
+    return builder.get()
+
+
+def transpose(variant: Variant) -> Any:
+    """Transpose `rows` by `columns` counts in squares of SQUARE, which must divide both.
+
+    As C: int transpose(int rows, int columns, int stride, const uint16_t* counts, uint16_t* transposed), with `stride`
+    elements from one row to the next in both.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "transpose")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        rows, columns, stride = parameters("rows", "columns", "stride")
+        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=16))
+        transposed = T.arg("transposed", T.buffer((ANY_SIZE,), "uint16", align=16))
+        squares_right, squares_down = (tirx.floordiv(length, integer(SQUARE)) for length in (columns, rows))
+        with T.serial(0, squares_right) as right, T.serial(0, squares_down) as down:
+            from_, to = (T.Bind((down * stride + right) * SQUARE), T.Bind((right * stride + down) * SQUARE))
+            square = [T.Bind(load(counts, from_ + i * stride, SQUARE)) for i in range(SQUARE)]
+            # Merging each row with the one half a square below moves one bit of the row's number to the column's.
+            for _ in range(SQUARE.bit_length() - 1):
+                square = [
+                    T.Bind(T.Shuffle([square[i], square[i + SQUARE // 2]], [T.int32(j) for j in merged]))
+                    for i in range(SQUARE // 2)
+                    for merged in (MERGED[:SQUARE], MERGED[SQUARE:])
+                ]
+            for i, row in enumerate(square):
+                store(transposed, to + i * stride, row, SQUARE)
     return builder.get()
 
 

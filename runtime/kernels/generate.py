@@ -19,7 +19,16 @@ from bnas_deploy.runtime.kernels.variants import VARIANTS, function_name  # noqa
 def main(isa: str, output: str) -> None:
     """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
     (variant,) = (variant for variant in VARIANTS if variant.isa == isa)
-    algorithms = (elementwise.pack, elementwise.halve, lut2.count, elementwise.finish, elementwise.add)
+    algorithms = (
+        elementwise.pack,
+        elementwise.halve,
+        elementwise.encode,
+        lut2.count,
+        lut2.count_channels,
+        elementwise.transpose,
+        elementwise.finish,
+        elementwise.add,
+    )
     functions = {function_name(variant, algorithm.__name__): algorithm(variant) for algorithm in algorithms}
     write_object(functions, variant.triple, variant.cpu, Path(output))
 

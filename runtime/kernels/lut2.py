@@ -19,6 +19,7 @@ the even byte's high count; S.even - 16 times that its low count (all modulo 256
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -52,9 +53,9 @@ class _Bytes:
     def look_up(self, table: Expression, index: Expression) -> Expression:
         return T.call_llvm_pure_intrin(self.dtype, self.shuffle_id, table, index)
 
-    def load_table(self, tables: Expression, weights: Expression) -> Expression:
-        """Load the 16 bytes that a byte of weights selects, into every 16 bytes of a vector."""
-        row = T.Bind(tables.vload([weights.astype("int32") * 16], "uint8x16"))
+    def load_table(self, tables: Expression, start: Expression) -> Expression:
+        """Load the 16 bytes of a table into every 16 bytes of a vector."""
+        row = T.Bind(tables.vload([start], "uint8x16"))
         if self.width == 16:
             return row
         return T.Bind(T.Shuffle([row] * (self.width // 16), [T.int32(i) for i in range(self.width)]))
@@ -79,7 +80,7 @@ class _Accumulators:
     """S and H of a block of `pairs` pairs of channels and `vectors` vectors of pixels."""
 
     def __init__(self, lanes: _Bytes, pairs: int, vectors: int) -> None:
-        self.lanes = lanes
+        self.lanes, self.pairs, self.vectors = lanes, pairs, vectors
         self.at = [T.ramp(tirx.const(0, "int32"), 1, lanes.width)]
         self.buffers = {
             (pair, vector): tuple(T.alloc_buffer((lanes.width,), "uint8") for _ in "SH")
@@ -119,64 +120,129 @@ def count(variant: Variant) -> Expression:
     weights of a pair are `steps` bytes, which LOOKUPS must divide. counts is (2 * pairs, VECTORS * vector_bytes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "count")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        _begin(variant, "count")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
-        buffers = {
-            "planes": T.arg("planes", T.buffer((ANY_SIZE,), "uint8", align=1)),
-            "offsets": T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4)),
-            "weights": T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=1)),
-            "tables": T.arg("tables", T.buffer((256 * 16,), "uint8", align=16)),
-            "counts": T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64)),
-        }
+        planes = T.arg("planes", T.buffer((ANY_SIZE,), "uint8", align=1))
+        offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
+        weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=1))
+        tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
+        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
+        lanes = _Bytes(variant)
+
+        def count_block(wide: int, together: int, first_pair: Expression) -> None:
+            sums = _Accumulators(lanes, together, wide)
+            with _chunks(steps) as chunk:
+
+                def load_step(step: Expression) -> Step:
+                    at = T.Bind(offsets[step])
+                    return (
+                        lambda pair: weights[(first_pair + pair) * steps + step].astype("int32") * 16,
+                        lambda vector: planes.vload([at + vector * lanes.width], lanes.dtype),
+                    )
+
+                _count_chunk(sums, chunk, steps, tables, load_step)
+                _store_counts(sums, chunk, first_pair, counts)
+
         for wide, together in enumerate(variant.pairs, 1):
             with T.If(vectors == wide), T.Then():
-                blocks = T.Bind(tirx.floordiv(pairs, together))
-                with T.serial(0, blocks) as block:
-                    _count_block(variant, together, wide, block * together, steps, **buffers)
-                if together > 1:
-                    with T.serial(0, pairs - blocks * together) as pair:
-                        _count_block(variant, 1, wide, blocks * together + pair, steps, **buffers)
+                _in_blocks(pairs, together, partial(count_block, wide))
     return builder.get()
 
 
-def _count_block(
-    variant: Variant,
-    pairs: int,
-    vectors: int,
-    first_pair: Expression,
+def count_channels(variant: Variant) -> Expression:
+    """Count the same with the roles exchanged: lanes are output channels, and pairs of pixels select the tables.
+
+    As C: int count_channels(int vectors, int pairs, int steps, const uint8_t* weights, const uint16_t* codes,
+    const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts).
+
+    weights is (steps, vectors * vector_bytes), a nibble in each byte. The activations of step k of pair p select the
+    row that begins at tables[codes[offsets[k] + positions[p]]]; padding selects one where that pixel adds nothing.
+    counts is (2 * pairs, VECTORS * vector_bytes). A chunk of the weights is used for all pairs before the next one:
+    it stays in the first-level cache.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        _begin(variant, "count_channels")
+        vectors, pairs, steps = parameters("vectors", "pairs", "steps")
+        weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=64))
+        codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
+        offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
+        positions = T.arg("positions", T.buffer((ANY_SIZE,), "int32", align=4))
+        tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
+        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
+        lanes = _Bytes(variant)
+
+        def count_block(wide: int, together: int, chunk: Expression, first_pair: Expression) -> None:
+            sums = _Accumulators(lanes, together, wide)
+            pixels = [T.Bind(positions[first_pair + pair]) for pair in range(together)]
+
+            def load_step(step: Expression) -> Step:
+                at = T.Bind(offsets[step])
+                return (
+                    lambda pair: codes[at + pixels[pair]].astype("int32"),
+                    lambda vector: weights.vload([(step * wide + vector) * lanes.width], lanes.dtype),
+                )
+
+            _count_chunk(sums, chunk, steps, tables, load_step)
+            _store_counts(sums, chunk, first_pair, counts)
+
+        for wide, together in enumerate(variant.pairs, 1):
+            with T.If(vectors == wide), T.Then(), _chunks(steps) as chunk:
+                _in_blocks(pairs, together, partial(count_block, wide, chunk=chunk))
+    return builder.get()
+
+
+Step = tuple[Callable[[int], Expression], Callable[[int], Expression]]
+"""Where the table row of a pair begins, and a vector of indices."""
+
+
+def _begin(variant: Variant, function: str) -> None:
+    name = function_name(variant, function)
+    T.func_name(name)
+    T.func_attr({"tirx.noalias": True, "global_symbol": name})
+
+
+def _chunks(steps: Expression) -> Any:
+    return T.serial(0, tirx.floordiv(steps + (CHUNK - 1), integer(CHUNK)))
+
+
+def _in_blocks(pairs: Expression, together: int, count_block: Callable[..., None]) -> None:
+    blocks = T.Bind(tirx.floordiv(pairs, together))
+    with T.serial(0, blocks) as block:
+        count_block(together=together, first_pair=block * together)
+    if together > 1:
+        with T.serial(0, pairs - blocks * together) as pair:
+            count_block(together=1, first_pair=blocks * together + pair)
+
+
+def _count_chunk(
+    sums: _Accumulators,
+    chunk: Expression,
     steps: Expression,
-    *,
-    planes: Expression,
-    offsets: Expression,
-    weights: Expression,
     tables: Expression,
-    counts: Expression,
+    load_step: Callable[[Expression], Step],
 ) -> None:
-    lanes = _Bytes(variant)
-    sums = _Accumulators(lanes, pairs, vectors)
-    with T.serial(0, tirx.floordiv(steps + (CHUNK - 1), integer(CHUNK))) as chunk:
-        first = T.Bind(chunk * CHUNK)
-        sums.clear()
-        with T.serial(0, tirx.floordiv(T.min(integer(CHUNK), steps - first), integer(LOOKUPS))) as group:
-            step = T.Bind(first + group * LOOKUPS)
-            at = [T.Bind(offsets[step + j]) for j in range(LOOKUPS)]
-            for pair in range(pairs):
-                base = (first_pair + pair) * steps + step
-                rows = [lanes.load_table(tables, weights[base + j]) for j in range(LOOKUPS)]
-                for vector in range(vectors):
-                    x = [planes.vload([at[j] + vector * lanes.width], lanes.dtype) for j in range(LOOKUPS)]
-                    found = [lanes.look_up(row, index) for row, index in zip(rows, x, strict=True)]
-                    sums.add((pair, vector), T.Bind(found[0] + found[1] + found[2]))
-        with T.If(chunk == 0):
-            with T.Then():
-                _store_counts(sums, first_pair, counts, adding=False)
-            with T.Else():
-                _store_counts(sums, first_pair, counts, adding=True)
+    lanes = sums.lanes
+    first = T.Bind(chunk * CHUNK)
+    sums.clear()
+    with T.serial(0, tirx.floordiv(T.min(integer(CHUNK), steps - first), integer(LOOKUPS))) as group:
+        step = T.Bind(first + group * LOOKUPS)
+        loaded = [load_step(step + j) for j in range(LOOKUPS)]
+        for pair in range(sums.pairs):
+            rows = [lanes.load_table(tables, row(pair)) for row, _ in loaded]
+            for vector in range(sums.vectors):
+                found = [lanes.look_up(row, x(vector)) for row, (_, x) in zip(rows, loaded, strict=True)]
+                sums.add((pair, vector), T.Bind(found[0] + found[1] + found[2]))
 
 
-def _store_counts(sums: _Accumulators, first_pair: Expression, counts: Expression, *, adding: bool) -> None:
+def _store_counts(sums: _Accumulators, chunk: Expression, first_pair: Expression, counts: Expression) -> None:
+    with T.If(chunk == 0):
+        with T.Then():
+            _add_counts(sums, first_pair, counts, adding=False)
+        with T.Else():
+            _add_counts(sums, first_pair, counts, adding=True)
+
+
+def _add_counts(sums: _Accumulators, first_pair: Expression, counts: Expression, *, adding: bool) -> None:
     width = sums.lanes.width
     wide = f"uint16x{width}"
     for pair, vector in sums.buffers:

@@ -248,7 +248,8 @@ static OrtStatus* prepack_weights(Node* node, const OrtKernelInfo* info) {
                       shape_text(wanted, RANK, packed));
     }
     const size_t size = node->kernel->weights_size(conv);
-    node->weights = malloc(size);
+    const size_t aligned = bnas_aligned(size);
+    node->weights = aligned == SIZE_MAX ? NULL : aligned_alloc(BNAS_ALIGNMENT, aligned);
     if (!node->weights) {
         return out_of_memory(node, size);
     }

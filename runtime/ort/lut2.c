@@ -6,6 +6,9 @@
  * a tap falls on. So all taps of a tile of pixels are runs of consecutive bytes, each at its own distance from the tile's
  * first pixel, and the kernels read them where they are.
  *
+ * Where an image has too few pixels to fill vectors, lanes are output channels instead, and pairs of pixels take the
+ * part that pairs of channels have otherwise. A plane is then of codes, one for each pair of pixels that are neighbours.
+ *
  * A row of a plane ends with so few padding bytes that the last taps of a row read the padding before the next one. What
  * a vector computes between two rows of the output is dropped. Where that is much, the bytes are gathered first, and a
  * tile then holds pixels of any number of rows and images without a gap. */
@@ -26,6 +29,12 @@ typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const flo
 typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
                       uint8_t* halved);
 
+typedef int32_t Encode(int32_t count, int32_t distance, const uint8_t* nibbles, uint16_t* codes);
+typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
+                              const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
+                              const uint8_t* tables, uint16_t* counts);
+typedef int32_t Transpose(int32_t rows, int32_t columns, int32_t stride, const uint16_t* counts, uint16_t* transposed);
+
 typedef struct Lut2 {
     int64_t vector_bytes;
     Pack* pack;
@@ -33,15 +42,22 @@ typedef struct Lut2 {
     Finish* finish;
     Add* add;
     Halve* halve;
+    Encode* encode;
+    CountChannels* count_channels;
+    Transpose* transpose;
 } Lut2;
 
 enum {
     PADDING = 0x80,
     NIBBLE = 4,              /* channels in a byte */
+    PADDED_NIBBLE = 16,      /* PADDING, where a code is made of it */
+    NIBBLES = 17,            /* values of 4 channels, and padding */
     LOOKUPS = 3,             /* the number of steps is a multiple of it */
     VECTORS = 4,             /* of pixels in a tile, at most */
     WIDEST = 64,             /* bytes in a vector, at most */
     BLOCK_PAIRS = 8,         /* of output channels: their counts of a tile, 8 KB, stay in the first-level cache */
+    BLOCK_PIXELS = 16,       /* the same where lanes are channels */
+    SQUARE = 8,              /* counts are transposed in squares */
     MOST_COUNTED = 65535,    /* counts are 16 bits wide */
     PACK_PIXELS = 4096,      /* packed at a time, before they are spread over the planes */
     GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
@@ -58,6 +74,24 @@ enum {
 #define TABLES_64(w) TABLES_16(w), TABLES_16((w) + 16), TABLES_16((w) + 32), TABLES_16((w) + 48)
 _Alignas(64) static const uint8_t tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
 
+/* pair_tables[16 * (x + 17 * y) + w]: the same for two pixels' nibbles x and y; padding adds 0. */
+#define PADDED_ONES(x, w) ((x) == PADDED_NIBBLE ? 0 : ONES(((x) & 15) ^ (w)))
+#define PAIR_ENTRY(x, y, w) (uint8_t)(PADDED_ONES(x, w) + 16 * PADDED_ONES(y, w))
+#define PAIR_ENTRIES_4(x, y, w) \
+    PAIR_ENTRY(x, y, w), PAIR_ENTRY(x, y, (w) + 1), PAIR_ENTRY(x, y, (w) + 2), PAIR_ENTRY(x, y, (w) + 3)
+#define PAIR_TABLE(x, y) \
+    PAIR_ENTRIES_4(x, y, 0), PAIR_ENTRIES_4(x, y, 4), PAIR_ENTRIES_4(x, y, 8), PAIR_ENTRIES_4(x, y, 12)
+#define PAIR_TABLES_4(x, y) PAIR_TABLE(x, y), PAIR_TABLE((x) + 1, y), PAIR_TABLE((x) + 2, y), PAIR_TABLE((x) + 3, y)
+#define PAIR_TABLES_17(y)                                                                            \
+    PAIR_TABLES_4(0, y), PAIR_TABLES_4(4, y), PAIR_TABLES_4(8, y), PAIR_TABLES_4(12, y), PAIR_TABLE(16, y)
+_Alignas(64) static const uint8_t pair_tables[NIBBLES * NIBBLES * 16] = {
+    PAIR_TABLES_17(0),  PAIR_TABLES_17(1),  PAIR_TABLES_17(2),  PAIR_TABLES_17(3),  PAIR_TABLES_17(4),
+    PAIR_TABLES_17(5),  PAIR_TABLES_17(6),  PAIR_TABLES_17(7),  PAIR_TABLES_17(8),  PAIR_TABLES_17(9),
+    PAIR_TABLES_17(10), PAIR_TABLES_17(11), PAIR_TABLES_17(12), PAIR_TABLES_17(13), PAIR_TABLES_17(14),
+    PAIR_TABLES_17(15), PAIR_TABLES_17(16),
+};
+static const uint16_t padded_code = 16 * (PADDED_NIBBLE + NIBBLES * PADDED_NIBBLE);
+
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
@@ -71,7 +105,9 @@ static int64_t parts(int64_t whole, int64_t part) {
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Weights: uint8 (groups, pairs, steps). Step k is tap k % taps of the 4 channels 4 * (k / taps). */
+ * Weights: uint8 (groups, pairs, steps), two output channels in a byte; before them, for lanes that are channels, uint8
+ * (groups, steps, lanes), a channel in a byte, where each VECTORS vectors of lanes are an array of their own.
+ * Step k is tap k % taps of the 4 channels 4 * (k / taps). */
 
 static int64_t taps_of(const BnasConv* conv) {
     return conv->kernel[0] * conv->kernel[1];
@@ -97,9 +133,28 @@ static bool covers(const BnasConv* conv) {
     return taps_of(conv) * nibbles_of(conv) * NIBBLE <= MOST_COUNTED;
 }
 
-static size_t weights_size(const BnasConv* conv) {
+/* Of one group. */
+static int64_t channel_lanes(const BnasConv* conv, const Lut2* lut2) {
+    return parts(group_channels(conv), lut2->vector_bytes) * lut2->vector_bytes;
+}
+
+static size_t channel_weights_size(const BnasConv* conv, const Lut2* lut2) {
+    const size_t lanes = bnas_product((size_t)conv->groups, (size_t)channel_lanes(conv, lut2));
+    return bnas_aligned(bnas_product(lanes, (size_t)steps_of(conv)));
+}
+
+static size_t weights_bytes(const BnasConv* conv, const Lut2* lut2) {
     const size_t pairs = bnas_product((size_t)conv->groups, (size_t)pairs_of(conv));
-    return bnas_product(pairs, (size_t)steps_of(conv));
+    return bnas_sum(channel_weights_size(conv, lut2), bnas_product(pairs, (size_t)steps_of(conv)));
+}
+
+static const uint8_t* pair_weights(const BnasRun* run, const Lut2* lut2) {
+    return (const uint8_t*)run->weights + channel_weights_size(run->conv, lut2);
+}
+
+/* Of the channels of a group from `first` on, which VECTORS vectors divide. */
+static const uint8_t* channel_weights(const BnasRun* run, const Lut2* lut2, int64_t group, int64_t first) {
+    return (const uint8_t*)run->weights + (group * channel_lanes(run->conv, lut2) + first) * steps_of(run->conv);
 }
 
 static unsigned weight_nibble(const BnasConv* conv, const uint8_t* tap, int64_t nibble) {
@@ -108,16 +163,21 @@ static unsigned weight_nibble(const BnasConv* conv, const uint8_t* tap, int64_t 
     return left < NIBBLE ? bits & ((1u << left) - 1u) : bits; /* the function body cuts the rest off as well */
 }
 
-static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacked) {
+static void prepack_weights(const BnasConv* conv, const Lut2* lut2, const uint8_t* weights, uint8_t* prepacked) {
     const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv);
-    memset(prepacked, 0, weights_size(conv));
+    const int64_t lanes = channel_lanes(conv, lut2), block = VECTORS * lut2->vector_bytes;
+    uint8_t* pairs = prepacked + channel_weights_size(conv, lut2);
+    memset(prepacked, 0, weights_bytes(conv, lut2));
     for (int64_t channel = 0; channel < conv->channels_out; ++channel) {
         const int64_t group = channel / group_channels(conv), member = channel % group_channels(conv);
-        uint8_t* row = (uint8_t*)prepacked + (group * pairs_of(conv) + member / 2) * steps;
+        const int64_t first = member / block * block, step_bytes = smaller(block, lanes - first);
+        uint8_t* row = pairs + (group * pairs_of(conv) + member / 2) * steps;
+        uint8_t* column = prepacked + (group * lanes + first) * steps + member - first;
         for (int64_t nibble = 0; nibble < nibbles_of(conv); ++nibble) {
             for (int64_t tap = 0; tap < taps; ++tap) {
                 const unsigned bits = weight_nibble(conv, weights + (channel * taps + tap) * bytes, nibble);
                 row[nibble * taps + tap] |= (uint8_t)(bits << (member % 2 * NIBBLE));
+                column[(nibble * taps + tap) * step_bytes] = (uint8_t)bits;
             }
         }
     }
@@ -137,14 +197,16 @@ typedef struct Plan {
     int64_t plane;        /* bytes of a plane */
     int64_t group_planes; /* planes of one group of one image; the last is all padding where steps had to be added */
     int64_t steps;
-    bool gathers;
+    enum { PLANES, GATHERED, CODES } layout;
     int64_t vectors; /* of a full tile */
-    int64_t tile;    /* lanes of it */
+    int64_t tile;    /* lanes of it; pixels where lanes are channels */
     int64_t lanes;   /* of one image, with the gaps; of all images together where the bytes are gathered */
     int64_t tiles;
     int64_t blocks; /* of channels, in a group */
+    /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
+    int64_t sets, set, distances[2];
     /* Where in `packed` each part begins, in bytes. */
-    size_t offsets, totals, magnitudes, k, planes, end;
+    size_t offsets, positions, totals, magnitudes, k, planes, end;
 } Plan;
 
 static int64_t divisor(int64_t a, int64_t b) {
@@ -195,10 +257,55 @@ static bool gathering_pays(const BnasRun* run, int64_t lanes, int64_t vector_byt
     return saved * pairs_of(run->conv) > 2 * copies;
 }
 
+/* What counting costs for each pair: 4 for a vector, and 1 more where a tile has no other, so that each look-up has to load
+ * its table. */
+static int64_t cost_of(int64_t lanes, int64_t vector_bytes) {
+    const int64_t vectors = parts(lanes, vector_bytes);
+    return 4 * vectors + (vectors % VECTORS == 1 ? 1 : 0);
+}
+
+/* Counts have to be transposed after lanes that were channels, and are finished a few pixels at a time. For one output that
+ * takes as long, on a Zen 4, as a cost of 1 for one step. */
+static bool channels_pay(const BnasRun* run, int64_t lanes, bool gathers, int64_t vector_bytes) {
+    const BnasConv* conv = run->conv;
+    const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
+    const int64_t by_pixels =
+        gathers ? cost_of(run->batch * pixels, vector_bytes) : run->batch * cost_of(lanes, vector_bytes);
+    const int64_t by_channels = run->batch * cost_of(channels, vector_bytes);
+    const int64_t saved = by_pixels * pairs_of(conv) - by_channels * parts(pixels, 2);
+    return saved * steps_of(conv) > run->batch * pixels * channels;
+}
+
 static size_t place(size_t* end, int64_t count, size_t size) {
     const size_t start = *end;
     *end = bnas_aligned(bnas_sum(start, bnas_product((size_t)count, size)));
     return start;
+}
+
+/* Tiles of lanes that are pixels. */
+static void plan_pixels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
+    if (plan->layout == GATHERED) {
+        plan->lanes = run->batch * run->out_size[0] * run->out_size[1];
+        while (plan->vectors > 1 && plan->steps * plan->vectors * lut2->vector_bytes > GATHERED_BYTES) {
+            plan->vectors /= 2;
+        }
+    }
+    plan->tile = plan->vectors * lut2->vector_bytes;
+    plan->tiles = parts(plan->lanes, plan->tile);
+    plan->blocks = parts(pairs_of(run->conv), BLOCK_PAIRS);
+}
+
+/* Tiles of pixels whose lanes are channels. The two pixels of a pair are neighbours in a row, or the last of a row and the
+ * first of the next one. */
+static void plan_channels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
+    plan->tile = BLOCK_PIXELS;
+    plan->tiles = parts(run->out_size[0] * run->out_size[1], BLOCK_PIXELS);
+    plan->blocks = parts(group_channels(run->conv), VECTORS * lut2->vector_bytes);
+    plan->distances[0] = 1;
+    plan->distances[1] = plan->row - run->out_size[1] + 1;
+    plan->sets = run->out_size[1] % 2 == 1 && run->out_size[0] > 1 ? 2 : 1;
+    /* The last row's taps end past it. */
+    plan->set = plan->group_planes * plan->plane + plan->axes[1].length;
 }
 
 static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
@@ -210,28 +317,27 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     const int64_t planes = nibbles_of(conv) * plan.axes[0].phases * plan.axes[1].phases;
     plan.group_planes = planes + (plan.steps > nibbles_of(conv) * taps_of(conv) ? 1 : 0);
     plan.lanes = (run->out_size[0] - 1) * plan.row + run->out_size[1];
-    plan.gathers = gathering_pays(run, plan.lanes, lut2->vector_bytes);
-    if (plan.gathers) {
-        plan.lanes = run->batch * pixels;
-        while (plan.vectors > 1 && plan.steps * plan.vectors * lut2->vector_bytes > GATHERED_BYTES) {
-            plan.vectors /= 2;
-        }
-    }
-    plan.tile = plan.vectors * lut2->vector_bytes;
-    plan.tiles = parts(plan.lanes, plan.tile);
-    plan.blocks = parts(pairs_of(conv), BLOCK_PAIRS);
+    const bool gathers = gathering_pays(run, plan.lanes, lut2->vector_bytes);
+    plan.layout = channels_pay(run, plan.lanes, gathers, lut2->vector_bytes) ? CODES : gathers ? GATHERED : PLANES;
+    (plan.layout == CODES ? plan_channels : plan_pixels)(run, lut2, &plan);
     plan.offsets = bnas_aligned(sizeof plan);
     size_t end = plan.offsets;
     plan.offsets = place(&end, 2 * plan.steps, sizeof(int32_t));
+    plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
     plan.totals = place(&end, pixels, sizeof(int32_t));
     plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
     plan.k = place(&end, conv->uses_k ? run->batch * pixels : 0, sizeof(float));
-    plan.planes = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
-    /* Vectors end past the last pixel, and the last row's taps past the last row. */
-    plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + VECTORS * WIDEST));
+    if (plan.layout == CODES) {
+        plan.planes = place(&end, run->batch * conv->groups * plan.sets * plan.set, sizeof(uint16_t));
+        plan.end = end;
+    } else {
+        plan.planes = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
+        /* Vectors end past the last pixel, and the last row's taps past the last row. */
+        plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + VECTORS * WIDEST));
+    }
     const size_t group = bnas_product((size_t)plan.group_planes, (size_t)plan.plane);
     const size_t most = INT32_MAX / (2 * BLOCK_PAIRS); /* the kernels' indices are 32 bits wide */
-    if (group > INT32_MAX || (size_t)pixels > most || (size_t)(run->size[0] * run->size[1]) > most) {
+    if (group > INT32_MAX / 4 || (size_t)pixels > most || (size_t)(run->size[0] * run->size[1]) > most) {
         plan.end = SIZE_MAX;
     }
     return plan;
@@ -251,7 +357,19 @@ static uint8_t* group_of(const BnasRun* run, int64_t image, int64_t group) {
     return planes + (image * run->conv->groups + group) * plan->group_planes * plan->plane;
 }
 
-/* Bytes from a tile's first pixel to what each step reads; behind them the same where the bytes were gathered. */
+static uint16_t* codes_of(const BnasRun* run, int64_t image, int64_t group, int64_t set) {
+    const Plan* plan = the_plan(run);
+    uint16_t* codes = part(run, plan->planes);
+    return codes + ((image * run->conv->groups + group) * plan->sets + set) * plan->set;
+}
+
+static void fill_codes(uint16_t* codes, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        codes[i] = padded_code;
+    }
+}
+
+/* Bytes, or codes, from a tile's first pixel to what each step reads; behind them the same where the bytes were gathered. */
 static void write_offsets(const BnasRun* run, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
@@ -307,11 +425,38 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
     }
 }
 
+/* Where the code of the first pixel of each pair lies, of those before which a tap is 0 elements away. */
+static void write_positions(const BnasRun* run, const Plan* plan) {
+    const int64_t height = run->out_size[0], width = run->out_size[1];
+    int32_t* position = part(run, plan->positions);
+    for (int64_t y = 0, x = 0; y < height; ++position) {
+        const int64_t set = x + 1 == width && plan->sets == 2 ? 1 : 0;
+        *position = (int32_t)(set * plan->set + y * plan->row + x);
+        x += 2;
+        if (x >= width) {
+            x -= width;
+            ++y;
+        }
+    }
+}
+
+static void prepare_codes(const BnasRun* run, const Plan* plan) {
+    write_positions(run, plan);
+    const int64_t used = plan->group_planes * plan->plane;
+    for (int64_t set = 0; set < run->batch * run->conv->groups * plan->sets; ++set) {
+        fill_codes(codes_of(run, 0, 0, set) + used, plan->set - used);
+    }
+}
+
 static void prepare_run(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
     memcpy(run->packed, &plan, sizeof plan);
     write_offsets(run, &plan);
     write_totals(run, &plan);
+    if (plan.layout == CODES) {
+        prepare_codes(run, &plan);
+        return;
+    }
     const size_t behind = plan.planes + (size_t)(run->batch * run->conv->groups * plan.group_planes * plan.plane);
     memset(part(run, behind), PADDING, plan.end - behind);
 }
@@ -399,37 +544,62 @@ static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pix
     }
 }
 
-static void pack_plane(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+/* Packs 4 channels of one image into their planes, all phases one after the other. */
+static void pack_planes(const BnasRun* run, const Lut2* lut2, int64_t image, int64_t first_channel, int64_t channels,
+                        uint8_t padding, uint8_t* planes, uint8_t* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
-    const int64_t units = pack_units_of(run, plan) / (run->batch * conv->groups), nibble = unit % units;
-    const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
-    uint8_t* planes = group_of(run, image, group) + nibble * phases * plan->plane;
-    if (nibble == nibbles_of(conv)) {
-        memset(planes, PADDING, (size_t)plan->plane);
-        return;
-    }
-    const int64_t channel = group * conv->channels_in + nibble * NIBBLE;
-    const int32_t channels = (int32_t)smaller(NIBBLE, conv->channels_in - nibble * NIBBLE);
-    const float* x[NIBBLE];
-    for (int32_t i = 0; i < NIBBLE; ++i) {
-        x[i] = bnas_channel(run, image, channel + smaller(i, channels - 1));
+    const float *x[NIBBLE], *threshold = conv->threshold + first_channel;
+    for (int64_t i = 0; i < NIBBLE; ++i) {
+        x[i] = bnas_channel(run, image, first_channel + smaller(i, channels - 1));
     }
     const int64_t pixels = height * width;
     if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        lut2->pack(channels, (int32_t)pixels, x[0], x[1], x[2], x[3], conv->threshold + channel, planes);
+        lut2->pack((int32_t)channels, (int32_t)pixels, x[0], x[1], x[2], x[3], threshold, planes);
         return;
     }
-    memset(planes, PADDING, (size_t)(phases * plan->plane));
+    memset(planes, padding, (size_t)(phases * plan->plane));
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
         const int64_t at = y * width;
-        lut2->pack(channels, (int32_t)(taken * width), x[0] + at, x[1] + at, x[2] + at, x[3] + at,
-                   conv->threshold + channel, scratch);
+        lut2->pack((int32_t)channels, (int32_t)(taken * width), x[0] + at, x[1] + at, x[2] + at, x[3] + at, threshold,
+                   scratch);
         spread_rows(run, lut2, scratch, (Range){y, y + taken}, planes);
+    }
+}
+
+static void pack_unit(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
+    const int64_t units = pack_units_of(run, plan) / (run->batch * conv->groups), nibble = unit % units;
+    const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
+    const int64_t start = nibble * phases * plan->plane, channel = group * conv->channels_in + nibble * NIBBLE;
+    const int64_t channels = smaller(NIBBLE, conv->channels_in - nibble * NIBBLE); /* 0 where all is padding */
+    if (plan->layout != CODES) {
+        uint8_t* planes = group_of(run, image, group) + start;
+        if (channels > 0) {
+            pack_planes(run, lut2, image, channel, channels, PADDING, planes, scratch);
+        } else {
+            memset(planes, PADDING, (size_t)plan->plane);
+        }
+        return;
+    }
+    uint8_t *planes = scratch, *packed = planes + bnas_aligned((size_t)(phases * plan->plane + plan->distances[1]));
+    if (channels > 0) {
+        memset(planes + phases * plan->plane, PADDED_NIBBLE, (size_t)plan->distances[1]);
+        pack_planes(run, lut2, image, channel, channels, PADDED_NIBBLE, planes, packed);
+    }
+    for (int64_t set = 0; set < plan->sets; ++set) {
+        uint16_t* codes = codes_of(run, image, group, set) + start;
+        if (channels > 0) {
+            lut2->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
+        } else {
+            fill_codes(codes, plan->plane);
+        }
     }
 }
 
@@ -477,10 +647,10 @@ static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) 
 static void count_channels(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t lanes,
                            const uint8_t* pixels, uint16_t* counts) {
     const Plan* plan = the_plan(run);
-    const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->gathers ? plan->steps : 0);
+    const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
     const int64_t pair = channels.group * pairs_of(run->conv) + channels.first / 2;
     lut2->count((int32_t)parts(lanes, lut2->vector_bytes), (int32_t)parts(channels.count, 2), (int32_t)plan->steps,
-                pixels, offsets, (const uint8_t*)run->weights + pair * plan->steps, tables, counts);
+                pixels, offsets, pair_weights(run, lut2) + pair * plan->steps, tables, counts);
 }
 
 /* Writes `count` pixels of one image, from `pixel` on. */
@@ -585,6 +755,29 @@ static void convolve_gathered(const BnasRun* run, const Lut2* lut2, int64_t unit
     }
 }
 
+/* Lanes are channels: their counts are transposed before they are finished, as many channels at a time as elsewhere. */
+static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    const int64_t tile = unit % plan->tiles, block = unit / plan->tiles % plan->blocks;
+    const int64_t group = unit / plan->tiles / plan->blocks % conv->groups;
+    const int64_t image = unit / plan->tiles / plan->blocks / conv->groups;
+    const int64_t pixel = tile * plan->tile, lanes = VECTORS * lut2->vector_bytes, first = block * lanes;
+    const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
+    const int64_t channels = smaller(lanes, group_channels(conv) - first);
+    uint16_t *counts = scratch, *transposed = counts + BLOCK_PIXELS * lanes;
+    lut2->count_channels((int32_t)parts(channels, lut2->vector_bytes), (int32_t)parts(pixels, 2), (int32_t)plan->steps,
+                         channel_weights(run, lut2, group, first), codes_of(run, image, group, 0),
+                         part(run, plan->offsets), (const int32_t*)part(run, plan->positions) + pixel / 2, pair_tables,
+                         counts);
+    for (int64_t done = 0; done < channels; done += 2 * BLOCK_PAIRS) {
+        const Channels some = {group, first + done, smaller(2 * BLOCK_PAIRS, channels - done)};
+        lut2->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
+                        (int32_t)lanes, counts + done, transposed);
+        finish_pixels(run, lut2, some, image, pixel, pixels, transposed);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------------------------
  * The kernels: one per row of runtime/kernels/variants.py. */
 
@@ -595,8 +788,12 @@ static size_t packed_bytes(const BnasRun* run, const Lut2* lut2) {
 static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
     const size_t counts = (size_t)(2 * BLOCK_PAIRS * VECTORS * lut2->vector_bytes) * sizeof(uint16_t);
-    const size_t gathered = plan.gathers ? bnas_product((size_t)plan.steps, (size_t)(plan.tile + WIDEST)) : counts;
-    return (size_t)larger((int64_t)bnas_sum(counts, gathered), larger(PACK_PIXELS, run->size[1]) + WIDEST);
+    const size_t gathered = bnas_product((size_t)plan.steps, (size_t)(plan.tile + WIDEST));
+    const int64_t phases = plan.axes[0].phases * plan.axes[1].phases;
+    const size_t planes = plan.layout == CODES ? bnas_aligned((size_t)(phases * plan.plane + plan.distances[1])) : 0;
+    const size_t packing = bnas_sum(planes, (size_t)(larger(PACK_PIXELS, run->size[1]) + WIDEST));
+    const size_t convolving = bnas_sum(counts, plan.layout == GATHERED ? gathered : counts);
+    return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 
 static int64_t first_units(const BnasRun* run, const Lut2* lut2) {
@@ -607,7 +804,7 @@ static int64_t first_units(const BnasRun* run, const Lut2* lut2) {
 static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
     const int64_t planes = pack_units_of(run, the_plan(run));
     if (unit < planes) {
-        pack_plane(run, lut2, unit, scratch);
+        pack_unit(run, lut2, unit, scratch);
     } else {
         sum_magnitudes(run, unit - planes);
     }
@@ -615,11 +812,15 @@ static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void
 
 static int64_t last_units(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
-    return run->conv->groups * plan.tiles * (plan.gathers ? 1 : run->batch * plan.blocks);
+    return run->conv->groups * plan.tiles * (plan.layout == GATHERED ? 1 : run->batch * plan.blocks);
 }
 
 static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
-    (the_plan(run)->gathers ? convolve_gathered : convolve_planes)(run, lut2, unit, scratch);
+    switch (the_plan(run)->layout) {
+        case PLANES: convolve_planes(run, lut2, unit, scratch); break;
+        case GATHERED: convolve_gathered(run, lut2, unit, scratch); break;
+        case CODES: convolve_codes(run, lut2, unit, scratch); break;
+    }
 }
 
 #define BNAS_LUT2(name, level, width)                                                                                  \
@@ -628,8 +829,16 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Finish bnas_##name##_finish;                                                                                       \
     Add bnas_##name##_add;                                                                                             \
     Halve bnas_##name##_halve;                                                                                         \
+    Encode bnas_##name##_encode;                                                                                       \
+    CountChannels bnas_##name##_count_channels;                                                                        \
+    Transpose bnas_##name##_transpose;                                                                                 \
     static const Lut2 name = {width, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,                    \
-                              bnas_##name##_add, bnas_##name##_halve};                                                 \
+                              bnas_##name##_add, bnas_##name##_halve, bnas_##name##_encode,                            \
+                              bnas_##name##_count_channels, bnas_##name##_transpose};                                  \
+    static size_t weights_size_##name(const BnasConv* conv) { return weights_bytes(conv, &name); }                     \
+    static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \
+        prepack_weights(conv, &name, weights, prepacked);                                                              \
+    }                                                                                                                  \
     static size_t packed_size_##name(const BnasRun* run) { return packed_bytes(run, &name); }                          \
     static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \
@@ -641,8 +850,8 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
         .isa = #name,                                                                                                  \
         .runs_here = bnas_cpu_##level,                                                                                 \
         .covers = covers,                                                                                              \
-        .weights_size = weights_size,                                                                                  \
-        .prepack = prepack,                                                                                            \
+        .weights_size = weights_size_##name,                                                                           \
+        .prepack = prepack_##name,                                                                                     \
         .packed_size = packed_size_##name,                                                                             \
         .scratch_size = scratch_size_##name,                                                                           \
         .prepare = prepare_##name,                                                                                     \
