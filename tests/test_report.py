@@ -9,7 +9,8 @@ import pytest
 
 from bnas_deploy import report
 from bnas_deploy.errors import BnasError
-from bnas_deploy.report import KindRow, LayerRow, Report, SingleRow
+from bnas_deploy.report import Report, rows
+from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow
 from bnas_deploy.runtime.layers import NOT_SUPPORTED, WRONG_RESULT, LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
@@ -127,7 +128,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_layers_are_grouped_by_shape_binary_first() -> None:
-    assert report.layer_rows(RECORDS) == [
+    assert rows.layer_rows(RECORDS) == [
         LayerRow(LAYER, BINARY, 2, {"bnas": 1500.0, "ort-fp32": 7500.0}),
         LayerRow("224x224 3->32 k3 s2 d1", FLOAT, 1, {"bnas": 500.0, "ort-fp32": 500.0}),
         LayerRow("somewhere_nchwc", FLOAT, 1, {"ort-fp32": 3000.0}),
@@ -135,7 +136,7 @@ def test_layers_are_grouped_by_shape_binary_first() -> None:
 
 
 def test_work_is_added_up_by_kind_glue_last() -> None:
-    assert report.kind_rows(RECORDS) == [
+    assert rows.kind_rows(RECORDS) == [
         KindRow(BINARY, {"bnas": 3000.0}),
         KindRow(FLOAT, {"bnas": 500.0, "ort-fp32": 18500.0}),
         KindRow(CLASSIFIER, {"bnas": 500.0, "ort-fp32": 500.0}),
@@ -279,19 +280,19 @@ def test_single_layers_come_back_from_json(tmp_path: Path) -> None:
 
 
 def test_rows_of_single_layers() -> None:
-    one, other = report.single_rows(LAYERS.records, threads=1)
+    one, other = rows.single_rows(LAYERS.records, threads=1)
     us = {"bnas": 250.0, "ort-fp32": 2000.0, "ort-int8": 750.0, "openvino-binary": 500.0}
     times_as_fast = {"ort-fp32": 8.0, "ort-int8": 3.2, "openvino-binary": 2.0}
     assert one == SingleRow(LAYER, 12_000_000, us, times_as_fast, scaling=None)
     assert one.gmacs_per_second["bnas"] == 48.0  # 12 million in 250 microseconds
     assert other.times_as_fast == {"ort-fp32": 10.0, "ort-int8": 2.5}
-    (two_threads,) = report.single_rows(LAYERS.records, threads=2)
+    (two_threads,) = rows.single_rows(LAYERS.records, threads=2)
     assert two_threads.scaling == 2.0
 
 
 def test_without_a_baseline_medians_are_compared() -> None:
     records = [single(LAYER, "bnas", 1, 0.25, None), single(LAYER, "ort-int8", 1, 0.75, None)]
-    assert [row.times_as_fast for row in report.single_rows(records, threads=1)] == [{"ort-int8": 3.0}]
+    assert [row.times_as_fast for row in rows.single_rows(records, threads=1)] == [{"ort-int8": 3.0}]
 
 
 def test_what_a_terminal_shows_of_single_layers() -> None:

@@ -1,0 +1,46 @@
+"""Numbers as people read them: the only place that rounds."""
+
+
+def threads(count: int) -> str:
+    """Count threads, as in `1 thread`."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits and more: nothing here is known better than that."""
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def microseconds(value: float | None) -> str:
+    """Return microseconds, or a dash."""
+    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def quotient(baseline: float | None, other: float | None) -> str:
+    """Return how many times the one is the other, or a dash."""
+    return factor(baseline / other) if baseline is not None and other else "-"
+
+
+def factor(value: float | None) -> str:
+    """Return a ratio, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def kilobytes(value: int | None) -> str:
+    """Return bytes as kB of 1000, or a dash."""
+    return "-" if value is None else f"{value / 1e3:,.1f}"
+
+
+def megabytes(value: int | None) -> str:
+    """Return bytes as MB of a million, or a dash."""
+    return "-" if value is None else f"{value / 1e6:,.1f}"
+
+
+def gigabytes(value: int | None) -> str:
+    """Return bytes as GB with their unit."""
+    return "not told by this system" if value is None else f"{value / 1e9:.1f} GB"
+
+
+def megahertz(value: float | None) -> str:
+    """Return a clock with its unit."""
+    return "unknown" if value is None else f"{value:.0f} MHz"

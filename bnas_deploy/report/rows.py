@@ -1,0 +1,121 @@
+"""Records -> rows: numbers, unrounded, gathered as tables and pictures show them."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bnas_deploy.runtime.measure import Record
+from bnas_deploy.runtime.profile import BINARY, CLASSIFIER, FLOAT
+
+CONVOLUTIONS = (BINARY, FLOAT)
+
+WORK = (BINARY, FLOAT, CLASSIFIER)
+"""The kinds that are not glue, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """All the convolutions of one shape: how many, and microseconds of one of them by engine."""
+
+    layer: str
+    kind: str  # in the first engine that has it, which is the one with the binary convolutions
+    count: int
+    each_us: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """Microseconds of one run that one kind of work took, by engine."""
+
+    kind: str
+    us: Mapping[str, float]
+
+
+def layer_rows(records: Iterable[Record]) -> list[LayerRow]:
+    """Group the convolutions by shape, binary before float, each in running order."""
+    by_node: dict[str, list[Record]] = {}
+    for each in records:
+        if each.kind in CONVOLUTIONS:
+            by_node.setdefault(each.subject, []).append(each)
+    by_shape: dict[tuple[str, str], list[list[Record]]] = {}
+    for kind in CONVOLUTIONS:
+        for nodes in by_node.values():
+            if nodes[0].kind == kind:
+                by_shape.setdefault((nodes[0].layer or nodes[0].subject, kind), []).append(nodes)
+    return [
+        LayerRow(layer, kind, len(nodes), _mean_us(each for node in nodes for each in node))
+        for (layer, kind), nodes in by_shape.items()
+    ]
+
+
+def kind_rows(records: Iterable[Record]) -> list[KindRow]:
+    """Add up the nodes' medians by kind of work: convolutions and classifier first, then glue, the slowest first."""
+    sums: dict[str, dict[str, float]] = {}
+    for each in records:
+        if each.kind:
+            us = sums.setdefault(each.kind, {})
+            us[each.engine] = us.get(each.engine, 0) + 1000 * each.median_ms
+    glue = sorted(sums.keys() - set(WORK), key=lambda kind: (-max(sums[kind].values()), kind))
+    return [KindRow(kind, sums[kind]) for kind in (*WORK, *glue) if kind in sums]
+
+
+@dataclass(frozen=True)
+class SingleRow:
+    """One layer that was measured by itself: microseconds by engine, and how many times as fast the first engine is.
+
+    `macs` are of one run. `times_as_fast` has an entry for each other engine, and `scaling` is how many times as fast
+    the first engine is as with the fewest threads of the report, None where these are they.
+    """
+
+    layer: str
+    macs: int
+    us: Mapping[str, float]
+    times_as_fast: Mapping[str, float]
+    scaling: float | None
+
+    @property
+    def gmacs_per_second(self) -> Mapping[str, float]:
+        """Return billions of multiply-accumulates per second by engine."""
+        return {engine: self.macs / (1000 * us) for engine, us in self.us.items()}
+
+
+def single_rows(records: Iterable[Record], threads: int) -> list[SingleRow]:
+    """Gather the layers that were measured by themselves, in the order of the records, with this many threads."""
+    by_layer: dict[str, list[Record]] = {}
+    for each in records:
+        if each.macs is not None:
+            by_layer.setdefault(each.subject, []).append(each)
+    return [
+        _single_row(layer, group, threads)
+        for layer, group in by_layer.items()
+        if any(each.threads == threads for each in group)
+    ]
+
+
+def _single_row(layer: str, records: Sequence[Record], threads: int) -> SingleRow:
+    here = [each for each in records if each.threads == threads]
+    first, *others = here
+    fewest = min((each for each in records if each.engine == first.engine), key=lambda each: each.threads)
+    return SingleRow(
+        layer,
+        first.macs or 0,
+        {each.engine: 1000 * each.median_ms for each in here},
+        {other.engine: _times_as_fast(first, other) for other in others},
+        None if fewest is first else fewest.median_ms / first.median_ms,
+    )
+
+
+def _times_as_fast(first: Record, other: Record) -> float:
+    """From ratios to the same runs of the baseline where there are some: they are steadier than medians."""
+    if first.ratio and other.engine == first.ratio.baseline:
+        return first.ratio.median
+    if first.ratio and other.ratio:
+        return first.ratio.median / other.ratio.median
+    return other.median_ms / first.median_ms
+
+
+def _mean_us(records: Iterable[Record]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for each in records:
+        found.setdefault(each.engine, []).append(1000 * each.median_ms)
+    return {engine: statistics.fmean(times) for engine, times in found.items()}

@@ -1,0 +1,58 @@
+"""What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bnas_deploy.errors import BnasError
+from bnas_deploy.runtime.layers import LeftOut
+from bnas_deploy.runtime.machine import Machine
+from bnas_deploy.runtime.measure import Ratio, Record
+from bnas_deploy.runtime.memory import PeakMemory
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `bench --json` writes: one machine, what was measured on it, and what was not."""
+
+    machine: Machine
+    records: tuple[Record, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the text of the file; a field that does not apply to a record is left out."""
+        records = [{name: value for name, value in asdict(each).items() if value is not None} for each in self.records]
+        left_out = {"left_out": [asdict(each) for each in self.left_out]} if self.left_out else {}
+        return json.dumps({"machine": asdict(self.machine), "records": records, **left_out}, indent=2) + "\n"
+
+
+def read_report(path: Path) -> Report:
+    """Read what `Report.to_json` wrote; fields that a newer version added are passed over.
+
+    Raises:
+        BnasError: the file cannot be read, or is something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        machine = _known(Machine, data["machine"])
+        machine |= {name: tuple(machine[name]) for name in ("isa_flags", "load_average")}
+        left_out = tuple(LeftOut(**_known(LeftOut, each)) for each in data.get("left_out", ()))
+        return Report(Machine(**machine), tuple(map(_record, data["records"])), left_out)
+    except OSError as error:
+        raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BnasError(f"{path}: not a file of `bnas-deploy bench --json` ({error})") from None
+
+
+def _record(data: Mapping[str, Any]) -> Record:
+    known = _known(Record, data)
+    for name, kind in (("ratio", Ratio), ("memory", PeakMemory)):
+        if name in known:
+            known[name] = kind(**_known(kind, known[name]))
+    return Record(**known)
+
+
+def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: data[field.name] for field in fields(kind) if field.name in data}

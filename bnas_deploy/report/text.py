@@ -1,0 +1,71 @@
+"""Tables -> a terminal, or Markdown."""
+
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from bnas_deploy.report.saved import Report
+from bnas_deploy.report.tables import Table, headline, tables
+from bnas_deploy.runtime.measure import AnswerCheck
+
+
+def answer(check: AnswerCheck) -> str:
+    """Say what was compared before measuring."""
+    agreement = "agrees in every bit with" if check.every_bit else "agrees, as far as K has a defined value, with"
+    return (
+        f"Answer checked on {check.images} images: the operator library {agreement} onnxruntime without it,\n"
+        f"and the largest difference of a logit from PyTorch's is {check.largest_difference:.2g} "
+        f"({check.tolerance:.2g} is allowed)."
+    )
+
+
+def print_report(report: Report, file: TextIO | None = None, *, width: int | None = None) -> None:
+    """Print the tables to a terminal, or to `file` at a given width; the result comes last, where the eye is."""
+    from rich.console import Console
+
+    console = Console(file=file, width=width, highlight=False)
+    for table in tables(report):
+        console.print(_rich(table))
+        if table.note:
+            console.print(table.note, style="dim", markup=False)
+        console.print()
+    console.print(headline(report), markup=False)
+
+
+def markdown(report: Report) -> str:
+    """Return the tables as Markdown, the result first."""
+    return "\n".join(["## Measured", "", headline(report), "", *map(_markdown, tables(report))])
+
+
+def _rich(table: Table) -> Any:
+    import rich.box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD if any(table.columns) else None,
+        show_header=any(table.columns),
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for i, column in enumerate(table.columns):
+        shown.add_column(Text(column), justify="left" if i in table.left else "right", overflow="fold")
+    for i, row in enumerate(table.rows):
+        # Text, so that rich reads no markup in names that a model brings along.
+        shown.add_row(*map(Text, row), style="bold" if i in table.strong else None)
+    return shown
+
+
+def _markdown(table: Table) -> str:
+    rule = tuple(":--" if i in table.left else "--:" for i in range(len(table.columns)))
+    rows = (tuple(f"**{cell}**" for cell in row) if i in table.strong else row for i, row in enumerate(table.rows))
+    columns = tuple(column.replace("-\n", "-").replace("\n", " ") for column in table.columns)
+    lines = map(_markdown_row, (columns, rule, *rows))
+    return "\n".join([f"### {table.title}", "", *lines, "", *([table.note, ""] if table.note else [])])
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
