@@ -18,9 +18,9 @@ from bnas_deploy.bundle import IMAGES, MODEL, Bundle
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.runtime.engines import BASELINE, ENGINES, Engine, Runner
-from bnas_deploy.runtime.graph import read_nodes, uses_k
+from bnas_deploy.runtime.graph import Node, read_nodes, uses_k
 from bnas_deploy.runtime.memory import PeakMemory, peak_memory
-from bnas_deploy.runtime.profile import NodeTime, kind_of, original_nodes
+from bnas_deploy.runtime.profile import NodeTime, kind_of_node, layer_of, original_nodes
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
 NETWORK = "network"
@@ -286,15 +286,14 @@ def _profile_nodes(
 
 
 def _node_records(model: Path, setting: Setting, times: Sequence[NodeTime], layers: Mapping[str, str]) -> list[Record]:
-    return [
-        _node_record(node.name if node else time.name, node.op_type if node else time.op_type, setting, time, layers)
-        for time, node in zip(times, original_nodes(times, read_nodes(model)), strict=True)
-    ]
+    nodes = original_nodes(times, read_nodes(model))
+    return [_node_record(time, node, setting, layers) for time, node in zip(times, nodes, strict=True)]
 
 
-def _node_record(subject: str, op_type: str, setting: Setting, time: NodeTime, layers: Mapping[str, str]) -> Record:
+def _node_record(time: NodeTime, node: Node | None, setting: Setting, layers: Mapping[str, str]) -> Record:
+    subject = layer_of(node.name if node else time.name)
     measured = record(subject, setting, [1000 * us for us in time.runs_us])
-    return replace(measured, kind=kind_of(op_type), layer=layers.get(subject))
+    return replace(measured, kind=kind_of_node(time, node), layer=layers.get(subject))
 
 
 def layer_name(cost: LayerCost) -> str:

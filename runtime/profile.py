@@ -10,6 +10,8 @@ While it optimises, onnxruntime renames. What it was seen to do (1.31; the other
     bn               -> y_bn_nchwc            in that layout a BatchNormalization is a Conv, a group per channel,
     mul              -> y_mul_nchwc           and so is a Mul by a constant per channel
     (none)           -> ReorderOutput         new nodes, from and to that layout
+    conv             -> conv_token_3          a quantised Conv with its layout transposed
+    conv_quant       -> conv_quant            what onnxruntime's quantisation calls its operators
 """
 
 import json
@@ -21,27 +23,46 @@ from typing import Any
 
 from bnas_deploy.runtime.graph import Node, is_binary_convolution
 
-BINARY, FLOAT, CLASSIFIER, OTHER = "binary convolution", "float convolution", "fully connected", "other"
+BINARY, FLOAT, INT8 = "binary convolution", "float convolution", "int8 convolution"
+CLASSIFIER, OTHER = "fully connected", "other"
 
 KINDS = {
     "Conv": FLOAT,
     "FusedConv": FLOAT,
     "NhwcFusedConv": FLOAT,
+    "ConvInteger": INT8,
+    "QLinearConv": INT8,
+    "DynamicQuantizeMatMul": CLASSIFIER,
     "FusedGemm": CLASSIFIER,
     "FusedMatMul": CLASSIFIER,
     "Gemm": CLASSIFIER,
     "MatMul": CLASSIFIER,
+    "MatMulInteger": CLASSIFIER,
+    "MatMulIntegerToFloat": CLASSIFIER,
+    "QGemm": CLASSIFIER,
+    "QLinearMatMul": CLASSIFIER,
     "Add": "add",
+    "QLinearAdd": "add",
     "Sum": "add",
     "Concat": "concat",
+    "QLinearConcat": "concat",
     "AveragePool": "pool",
     "GlobalAveragePool": "pool",
     "MaxPool": "pool",
+    "NhwcMaxPool": "pool",
+    "QLinearAveragePool": "pool",
+    "QLinearGlobalAveragePool": "pool",
+    "QLinearReduceMean": "pool",
     "ReduceMean": "pool",
     "BatchNormalization": "scale and shift",
     "Mul": "scale and shift",
+    "QLinearMul": "scale and shift",
+    "DequantizeLinear": "quantise",
+    "DynamicQuantizeLinear": "quantise",
+    "QuantizeLinear": "quantise",
     "Clip": "activation",
     "LeakyRelu": "activation",
+    "QLinearLeakyRelu": "activation",
     "PRelu": "activation",
     "Relu": "activation",
     "Flatten": "layout",
@@ -53,7 +74,10 @@ KINDS = {
     "Split": "layout",
     "Transpose": "layout",
 }
-"""What kind of work an operator is; `OTHER` is what is not here. All but the first three kinds are glue."""
+"""What kind of work an operator is; `OTHER` is what is not here. What has no weights of a layer is glue."""
+
+LAYER_KINDS = (BINARY, FLOAT, INT8, CLASSIFIER)
+"""The kinds that are layers with weights, and no glue."""
 
 FUSED_INTO_CONV = {
     "Add",
@@ -91,6 +115,20 @@ def kind_of(op_type: str) -> str:
     return BINARY if is_binary_convolution(op_type) else KINDS.get(op_type, OTHER)
 
 
+def kind_of_node(time: NodeTime, node: Node | None) -> str:
+    """Return the kind of work that a profiled node was, by its operator in the file where it is known.
+
+    An int8 convolution may be a Conv between quantisation in the file: there only the profile knows.
+    """
+    ran = kind_of(time.op_type)
+    return ran if node is None or ran == INT8 else kind_of(node.op_type)
+
+
+def layer_of(name: str) -> str:
+    """Return the name of the layer in the float model that a node of this name in an int8 model is."""
+    return name.removesuffix("_quant")
+
+
 def read_profile(path: Path, *, skip: int) -> list[NodeTime]:
     """Read a profile that onnxruntime wrote, in running order, without the first `skip` runs."""
     return node_times(json.loads(path.read_text(encoding="utf-8")), skip=skip)
@@ -126,7 +164,8 @@ def original_nodes(times: Sequence[NodeTime], graph: Sequence[Node]) -> list[Nod
 
 
 def _by_name(time: NodeTime, named: Mapping[str, Node]) -> Node | None:
-    for name in (time.name, time.name.removeprefix("fused "), time.name.rpartition("/")[0]):
+    names = time.name, time.name.removeprefix("fused "), time.name.rpartition("/")[0], _without_token(time.name)
+    for name in names:
         if name in named:
             return named[name]
     return None
@@ -162,6 +201,11 @@ def _value_in(name: str) -> str:
     """Return y of `y_nchwc`, or of `y_nchwc_token_3` where onnxruntime needed another name; else nothing."""
     match = re.fullmatch(r"(.+)_nchwc(?:(?:_token)?_\d+)?", name)
     return match[1] if match else ""
+
+
+def _without_token(name: str) -> str:
+    """Return `conv` of `conv_token_3`, the name of a copy that onnxruntime made."""
+    return re.sub(r"_token(_\d+)?$", "", name)
 
 
 def _plain(op_type: str) -> str:

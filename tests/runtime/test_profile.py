@@ -12,10 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from bnas_deploy.runtime.graph import Node, read_nodes
 from bnas_deploy.runtime.profile import (
     BINARY,
+    CLASSIFIER,
     FLOAT,
+    INT8,
     OTHER,
     NodeTime,
     kind_of,
+    kind_of_node,
+    layer_of,
     node_times,
     original_nodes,
     read_profile,
@@ -137,6 +141,8 @@ GRAPH = (
         ([("ln_nchwc", "Conv")], ["left"]),
         ([("scaled_mul_nchwc", "Conv")], ["scale"]),
         ([("n_mul_nchwc", "Conv")], [None]),
+        ([("left_token_28", "QLinearConv")], ["left"]),
+        ([("pool_token", "NhwcMaxPool")], ["pool"]),
     ],
 )
 def test_names_are_traced_back(profiled: list[tuple[str, str]], wanted: list[str | None]) -> None:
@@ -148,4 +154,26 @@ def test_kinds_of_work() -> None:
     assert kind_of("BinaryConv2dKPRelu") == BINARY
     assert kind_of("FusedConv") == FLOAT
     assert kind_of("MaxPool") == "pool"
+    assert kind_of("QLinearAdd") == "add"
     assert kind_of("SomethingNew") == OTHER
+
+
+@pytest.mark.parametrize(
+    ("ran", "written", "wanted"),
+    [
+        ("Conv", "BatchNormalization", "scale and shift"),
+        ("QLinearConv", "Conv", INT8),
+        ("QGemm", "Gemm", CLASSIFIER),
+        ("ReorderInput", None, "layout"),
+        ("QLinearConv", None, INT8),
+    ],
+)
+def test_the_kind_is_that_of_the_file_unless_the_profile_knows_better(
+    ran: str, written: str | None, wanted: str
+) -> None:
+    in_file = None if written is None else node("n", written, "x", "y")
+    assert kind_of_node(NodeTime("n", ran, ()), in_file) == wanted
+
+
+def test_layers_of_an_int8_model_have_the_name_of_the_float_one() -> None:
+    assert [layer_of(name) for name in ("stem.conv_quant", "stem.conv")] == ["stem.conv"] * 2
