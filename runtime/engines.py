@@ -1,5 +1,6 @@
 """What is measured against what: one row per engine, each able to open its model of a bundle and run it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,9 @@ class Runner(Protocol):
     output: NDArray[np.float32]
     """What the last run gave, (N, classes); the same array every time."""
 
+    creation_ns: int
+    """How long it took to make the session out of the file, before the first run."""
+
     def run(self) -> None:
         """Run once."""
 
@@ -36,11 +40,19 @@ class OrtRunner:
     """
 
     def __init__(
-        self, model: Path, images: NDArray[Any], *, threads: int, library: bool, profile_to: Path | None = None
+        self,
+        model: Path,
+        images: NDArray[Any],
+        *,
+        threads: int,
+        library: bool,
+        profile_to: Path | None = None,
+        arena: bool = True,
     ) -> None:
         """Open `model` on `images` (N, C, H, W), float32 or what else it takes; `library` as in session_options.
 
-        With `profile_to`, a folder, every run is profiled, and a little slower for it.
+        With `profile_to`, a folder, every run is profiled, and a little slower for it. Without `arena` onnxruntime
+        keeps no memory between runs, and is a little slower for that.
         """
         import onnxruntime
 
@@ -49,10 +61,13 @@ class OrtRunner:
         # Idle threads wait for work in a loop. Two engines take turns here, and the loop of the one would take the
         # processor from the other: with two threads on two processors, 7 ms a run became 15 ms.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.enable_cpu_mem_arena = arena
         if profile_to:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_to / model.stem)
+        start = time.perf_counter_ns()
         self._session = create_session(model, options)
+        self.creation_ns = time.perf_counter_ns() - start
         feed = {self._session.get_inputs()[0].name: images}
         self.output = self._session.run(None, feed)[0]  # where the shape of the output is known from
         self._binding = self._bind(feed)
@@ -79,7 +94,13 @@ class Open(Protocol):
     """How an engine opens a model: see `OrtRunner`."""
 
     def __call__(
-        self, model: Path, images: NDArray[np.float32], *, threads: int, profile_to: Path | None = None
+        self,
+        model: Path,
+        images: NDArray[np.float32],
+        *,
+        threads: int,
+        profile_to: Path | None = None,
+        arena: bool = True,
     ) -> Runner:
         """Load the model and run it once."""
 
