@@ -20,7 +20,7 @@ from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.runtime.engines import BASELINE, OrtRunner
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
-from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, Record, Setting, interleave, layer_name, ratio, record
+from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, Record, Setting, interleave_warm, layer_name, ratio, record
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
 from bnas_deploy.runtime.peers import OpenVinoRunner, UnsupportedLayerError, openvino_is_installed
 
@@ -366,20 +366,11 @@ def _measure_layer(
 ) -> tuple[list[Record], list[LeftOut]]:
     with tempfile.TemporaryDirectory() as folder:
         entries, left_out = _open_all(given, variants, threads, Path(folder))
-        entries = _fastest(entries, _samples(entries, WARMUP_NS))
-        samples = _samples(entries, round(min_seconds * 1e9))
+        calls = [entry.runner.run for entry in entries]
+        entries = _fastest(entries, interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=WARMUP_NS))
+        calls = [entry.runner.run for entry in entries]
+        samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
     return list(_records(given, entries, samples)), left_out
-
-
-def _samples(entries: Sequence[Entry], min_ns: int) -> NDArray[np.int64]:
-    """Run all in turns for so long and return the nanoseconds of each, (rounds, entries).
-
-    Each runs twice, and the second run counts. The first finds the caches full of another engine's data, and the
-    threads of that still looking for work: a layer of 12 million MACs took up to a third longer after OpenVINO than
-    after onnxruntime.
-    """
-    calls = [entry.runner.run for entry in entries for _ in range(2)]
-    return interleave(calls, min_rounds=MIN_RUNS, min_ns=min_ns)[:, 1::2]
 
 
 def _open_all(

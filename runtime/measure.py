@@ -33,6 +33,9 @@ WARMUP_ROUNDS = 3
 WARMUP_NS = 200_000_000
 """A processor needs some tenths of a second to raise its clock; the first runs also fill onnxruntime's arena."""
 
+CREATIONS = 5
+"""Sessions whose median creation time counts, after one that loads what the process keeps."""
+
 PROFILED_RUNS = 100
 """Enough for a median to settle; the profile of a thousand nodes then stays far below onnxruntime's limit of events."""
 
@@ -54,9 +57,14 @@ class Record:
     `subject` is `network`, a node's name in the file (or, of a node that onnxruntime added, in its profile), or a
     layer such as `56x56 64->64 k3 s1 d1`. What follows `p99_ms` is None where it does not apply: `ratio` is of a
     network or of a layer that was measured by itself, and not of the baseline; `kind` is of a node, and `layer` of a
-    node with weights; files and memory are of a network, and memory is that of a process of its own with one thread
-    (`runtime.memory`); `macs`, multiply-accumulates of one run, are of a layer that was measured by itself, and
-    `format` is, among the number formats that the engine has for it, the fastest.
+    node with weights; files, memory and creation are of a network, with one thread, and memory is that of a process of
+    its own (`runtime.memory`); `creation_ms` is the median time that it takes to make a session of the file. `macs`,
+    multiply-accumulates of one run, are of a layer that was measured by itself, and `format` is, among the number
+    formats that the engine has for it, the fastest.
+
+    `thread_scaling` and `batch_scaling` are of a network where there is something to compare it with: how many times
+    as many images per second as with the fewest threads and the same batch, or with the smallest batch and as many
+    threads.
     """
 
     subject: str
@@ -73,6 +81,9 @@ class Record:
     layer: str | None = None
     file_bytes: int | None = None
     memory: PeakMemory | None = None
+    creation_ms: float | None = None
+    thread_scaling: Ratio | None = None
+    batch_scaling: Ratio | None = None
     macs: int | None = None
     format: str | None = None
 
@@ -119,6 +130,16 @@ def interleave(
     return np.array(rounds, np.int64)
 
 
+def interleave_warm(calls: Sequence[Callable[[], object]], *, min_rounds: int, min_ns: int) -> NDArray[np.int64]:
+    """Like `interleave`, but each call runs twice, and the second run counts.
+
+    The first finds the caches full of another's data, and the threads of that still looking for work: a layer of 12
+    million MACs took up to a third longer after OpenVINO than after onnxruntime.
+    """
+    twice = [call for call in calls for _ in range(2)]
+    return interleave(twice, min_rounds=min_rounds, min_ns=min_ns)[:, 1::2]
+
+
 def _time(call: Callable[[], object], clock: Callable[[], int]) -> int:
     start = clock()
     call()
@@ -131,7 +152,10 @@ def record(subject: str, setting: Setting, samples_ns: Sequence[int] | NDArray[n
     return Record(subject, **asdict(setting), runs=len(samples_ns), median_ms=median, p90_ms=p90, p99_ms=p99)
 
 
-def ratio(baseline: str, baseline_ns: NDArray[np.int64], samples_ns: NDArray[np.int64]) -> Ratio:
+Nanoseconds = NDArray[np.int64] | NDArray[np.float64]
+
+
+def ratio(baseline: str, baseline_ns: Nanoseconds, samples_ns: Nanoseconds) -> Ratio:
     """Compare round by round: both arrays are (rounds,)."""
     p10, median, p90 = np.percentile(baseline_ns / samples_ns, (10, 50, 90)).tolist()
     return Ratio(baseline, p10, median, p90)
@@ -172,7 +196,7 @@ def measure_bundle(
     bundle: Bundle,
     *,
     threads: Sequence[int],
-    batch: int,
+    batches: Sequence[int],
     min_seconds: float,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> list[Record]:
@@ -181,28 +205,97 @@ def measure_bundle(
     Args:
         bundle: what to measure, on the images among its test vectors, repeated to fill a batch.
         threads: numbers of threads, one measurement each.
-        batch: images per run.
-        min_seconds: how long to measure each number of threads, at least; the engines share it.
+        batches: images per run, one measurement each.
+        min_seconds: how long to measure each number of threads and images, at least; the engines share it.
         on_step: is told what is being done, for people who wait.
 
     Returns:
-        For each number of threads and each engine, a record of the network and then one of every node that ran.
+        For each number of images, then threads, then engine, a record of the network and then one of every node that
+        ran.
 
     Raises:
         BundleError: a file of the bundle is missing, damaged, or not the same network.
     """
-    images = _batch_of(read_images(bundle)[0], batch)
-    on_step("peak memory")
-    memory = {engine.name: peak_memory(engine.name, bundle.file(engine.file), images.shape) for engine in ENGINES}
+    images = {batch: _batch_of(read_images(bundle)[0], batch) for batch in batches}
+    on_step("creation of sessions")
+    creation_ms = _creation_ms(bundle, images[batches[0]])
+    scalings = _measure_scalings(bundle, images, threads, min_seconds, on_step)
     records: list[Record] = []
-    for count in threads:
-        on_step(f"{_count(count)}: whole network")
-        networks = _measure_networks(bundle, images, count, min_seconds)
-        on_step(f"{_count(count)}: layer by layer")
-        nodes = _profile_nodes(bundle, images, count, runs=min(networks[0].runs, PROFILED_RUNS))
-        for network in networks:
-            records += [replace(network, memory=memory[network.engine]), *nodes[network.engine]]
+    for batch in batches:
+        where = f", batch {batch}" if len(batches) > 1 else ""
+        on_step(f"peak memory{where}")
+        memory = {
+            engine.name: peak_memory(engine.name, bundle.file(engine.file), images[batch].shape) for engine in ENGINES
+        }
+        for count in threads:
+            on_step(f"{_count(count)}{where}: whole network")
+            networks = _measure_networks(bundle, images[batch], count, min_seconds)
+            on_step(f"{_count(count)}{where}: layer by layer")
+            nodes = _profile_nodes(bundle, images[batch], count, runs=min(networks[0].runs, PROFILED_RUNS))
+            for network in networks:
+                name = network.engine
+                whole = replace(network, memory=memory[name], creation_ms=creation_ms[name])
+                records += [_with_scaling(whole, scalings), *nodes[name]]
     return records
+
+
+def _creation_ms(bundle: Bundle, images: NDArray[np.float32]) -> dict[str, float]:
+    """Make sessions with one thread, engine by engine in turns, and return the median milliseconds of each."""
+    rounds = [
+        [engine.open(bundle.file(engine.file), images, threads=1).creation_ns for engine in ENGINES]
+        for _ in range(1 + CREATIONS)
+    ]
+    medians: NDArray[np.float64] = np.median(rounds[1:], axis=0) / 1e6
+    return dict(zip((engine.name for engine in ENGINES), medians.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How many threads, and how many images per run."""
+
+    threads: int
+    batch: int
+
+
+def _measure_scalings(
+    bundle: Bundle,
+    images: Mapping[int, NDArray[np.float32]],
+    threads: Sequence[int],
+    min_seconds: float,
+    on_step: Callable[[str], object],
+) -> dict[Workload, NDArray[np.float64]]:
+    """Run the first engine with all numbers of threads and images in turns: nanoseconds per image, (rounds,) each.
+
+    In a measurement of its own, because those of the engines come one after the other, and the machine changes.
+    """
+    engine, *_ = ENGINES
+    workloads = [Workload(count, batch) for batch in images for count in threads]
+    if len(workloads) < 2:
+        return {}
+    on_step(f"{engine.name}: threads and batches in turns")
+    calls = [engine.open(bundle.file(engine.file), images[each.batch], threads=each.threads).run for each in workloads]
+    interleave_warm(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
+    samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
+    return {each: samples[:, i] / each.batch for i, each in enumerate(workloads)}
+
+
+def _with_scaling(network: Record, scalings: Mapping[Workload, NDArray[np.float64]]) -> Record:
+    if network.engine != ENGINES[0].name or not scalings:
+        return network
+    own = Workload(network.threads, network.batch)
+    fewest = Workload(min(each.threads for each in scalings), own.batch)
+    smallest = Workload(own.threads, min(each.batch for each in scalings))
+    return replace(
+        network,
+        thread_scaling=_scaling(_count(fewest.threads), scalings, fewest, own),
+        batch_scaling=_scaling(f"batch {smallest.batch}", scalings, smallest, own),
+    )
+
+
+def _scaling(
+    name: str, scalings: Mapping[Workload, NDArray[np.float64]], baseline: Workload, own: Workload
+) -> Ratio | None:
+    return None if baseline == own else ratio(name, scalings[baseline], scalings[own])
 
 
 def read_images(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -163,23 +163,29 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
-    options = ["--threads", "1,2", "--batch", 4, "--min-seconds", 0, "--json", json_path, "--markdown", markdown_path]
+    options = ["--threads", "1,2", "--batch", "4,1", "--min-seconds", 0]
+    options += ["--json", json_path, "--markdown", markdown_path]
     result = bench(bundle, *options)
     assert result.exit_code == 0, result.output
-    assert "... 2 threads: layer by layer" in result.stderr
+    assert "... 2 threads, batch 4: layer by layer" in result.stderr
     assert result.stdout.startswith("Answer checked on 3 images: the operator library agrees in every bit")
     assert re.search(r"bnas with 2 threads: \d+\.\d\d times as fast as ort-fp32", result.output)
     assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
 
     records = json.loads(json_path.read_text(encoding="utf-8"))["records"]
     networks = [each for each in records if each["subject"] == "network"]
-    assert [(each["engine"], each["threads"]) for each in networks] == [
-        *(("bnas", 1), ("ort-fp32", 1)),
-        *(("bnas", 2), ("ort-fp32", 2)),
+    assert [(each["engine"], each["threads"], each["batch"]) for each in networks] == [
+        *(("bnas", 1, 4), ("ort-fp32", 1, 4)),
+        *(("bnas", 2, 4), ("ort-fp32", 2, 4)),
+        *(("bnas", 1, 1), ("ort-fp32", 1, 1)),
+        *(("bnas", 2, 1), ("ort-fp32", 2, 1)),
     ]
     for each in networks:
-        assert each["batch"] == 4
         assert each["runs"] >= 10
+        assert each["creation_ms"] > 0
+        of_binary = each["engine"] == "bnas"
+        assert ("thread_scaling" in each) == (of_binary and each["threads"] == 2)
+        assert ("batch_scaling" in each) == (of_binary and each["batch"] == 4)
         assert 0 < each["median_ms"] <= each["p90_ms"] <= each["p99_ms"]
         assert each["file_bytes"] == (bundle / (MODEL if each["engine"] == "bnas" else FLOAT_TWIN)).stat().st_size
         assert each["memory"]["peak_bytes"] > each["memory"]["import_bytes"] > 0
@@ -340,7 +346,14 @@ def test_bad_numbers_of_threads_are_refused(tmp_path: Path, threads: str) -> Non
     assert f"{threads!r} is not a list of numbers of threads, each at least 1, such as 1,2" in result.output
 
 
-@pytest.mark.parametrize(("option", "value"), [("--batch", "0"), ("--min-seconds", "-1")])
+@pytest.mark.parametrize("images", ["0", "1,4097", "", "8;1"])
+def test_bad_numbers_of_images_are_refused(tmp_path: Path, images: str) -> None:
+    result = bench(tmp_path, "--batch", images)
+    assert result.exit_code == 2
+    assert f"{images!r} is not a list of numbers of images, each from 1 to 4096, such as 1,2" in result.output
+
+
+@pytest.mark.parametrize(("option", "value"), [("--min-seconds", "-1")])
 def test_other_bad_numbers_are_refused(tmp_path: Path, option: str, value: str) -> None:
     result = bench(tmp_path, option, value)
     assert result.exit_code == 2
@@ -360,7 +373,7 @@ def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: 
     [
         (("--json", "a", "--markdown", "a"), "--json and --markdown name the same file"),
         (("--min-seconds", "nan"), "--min-seconds is nan; give a number of seconds"),
-        (("--batch", "1000000"), "1000000 is not in the range 1<=x<=4096"),
+        (("--batch", "1000000"), "'1000000' is not a list of numbers of images, each from 1 to 4096"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_measured(

@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from bnas_deploy.runtime.measure import Record
 
 
-class ThreadCounts(click.ParamType[tuple[int, ...]]):
-    """Numbers of threads with commas between them, such as 1,2."""
+MOST_IMAGES = 4096
+
+
+class Counts(click.ParamType[tuple[int, ...]]):
+    """Numbers of something with commas between them, such as 1,2."""
 
     name = "n,n,..."
+
+    def __init__(self, what: str, most: int | None = None) -> None:
+        self.what = what
+        self.most = most
 
     def convert(
         self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
@@ -25,9 +32,13 @@ class ThreadCounts(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
-            self.fail(f"{value!r} is not a list of numbers of threads, each at least 1, such as 1,2", param, ctx)
+        if not all(part.isascii() and part.isdigit() and self._is_in_range(int(part)) for part in parts):
+            bounds = "at least 1" if self.most is None else f"from 1 to {self.most}"
+            self.fail(f"{value!r} is not a list of numbers of {self.what}, each {bounds}, such as 1,2", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+    def _is_in_range(self, count: int) -> bool:
+        return count >= 1 and (self.most is None or count <= self.most)
 
 
 @click.command("bench")
@@ -35,16 +46,22 @@ class ThreadCounts(click.ParamType[tuple[int, ...]]):
 @click.option("--layers", is_flag=True, help="Measure a fixed list of single layers; takes no BUNDLE.")
 @click.option(
     "--threads",
-    type=ThreadCounts(),
+    type=Counts("threads"),
     help="Numbers of threads to measure with, such as 1,2. [default: 1, and all processors; with --layers 1, and 2]",
 )
-@click.option("--batch", type=click.IntRange(min=1, max=4096), default=1, show_default=True, help="Images per run.")
+@click.option(
+    "--batch",
+    "batches",
+    type=Counts("images", MOST_IMAGES),
+    default=(1,),
+    help="Numbers of images per run to measure with, such as 1,8. [default: 1]",
+)
 @click.option(
     "--min-seconds",
     type=click.FloatRange(min=0),
     default=4.0,
     show_default=True,
-    help="How long to measure each number of threads, or each of the --layers, at least; the engines share it.",
+    help="How long to measure with each of --threads and --batch, or each of --layers, at least; the engines share it.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables, as Markdown.")
@@ -52,7 +69,7 @@ def command(
     bundle: Path | None,
     layers: bool,
     threads: tuple[int, ...] | None,
-    batch: int,
+    batches: tuple[int, ...],
     min_seconds: float,
     json_path: Path | None,
     markdown_path: Path | None,
@@ -80,7 +97,9 @@ def command(
         check_writable(path)
     machine = read_machine()  # before measuring, so that the load is that of others
     records, left_out = (
-        _measure_bundle(bundle, threads, batch, min_seconds) if bundle else _measure_layers(threads, batch, min_seconds)
+        _measure_bundle(bundle, threads, batches, min_seconds)
+        if bundle
+        else _measure_layers(threads, batches, min_seconds)
     )
     click.echo()
     result = report.Report(machine, tuple(records), tuple(left_out))
@@ -92,7 +111,7 @@ def command(
 
 
 def _measure_bundle(
-    path: Path, threads: tuple[int, ...] | None, batch: int, min_seconds: float
+    path: Path, threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
 ) -> "tuple[list[Record], list[LeftOut]]":
     from bnas_deploy import report
     from bnas_deploy.bundle import read_bundle
@@ -104,17 +123,24 @@ def _measure_bundle(
     counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
     _say("checking the answer")
     click.echo(report.answer(check_answers(bundle, counts)))
-    return measure_bundle(bundle, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say), []
+    return measure_bundle(bundle, threads=counts, batches=batches, min_seconds=min_seconds, on_step=_say), []
 
 
 def _measure_layers(
-    threads: tuple[int, ...] | None, batch: int, min_seconds: float
+    threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
 ) -> "tuple[list[Record], list[LeftOut]]":
     from bnas_deploy.runtime.layers import LAYERS, measure_layers
     from bnas_deploy.runtime.machine import usable_cpus
 
     counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))
-    return measure_layers(LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say)
+    records: list[Record] = []
+    left_out: dict[LeftOut, None] = {}
+    for batch in batches:
+        _say(f"batch {batch}")
+        measured, missing = measure_layers(LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say)
+        records += measured
+        left_out |= dict.fromkeys(missing)
+    return records, list(left_out)
 
 
 def _say(step: str) -> None:

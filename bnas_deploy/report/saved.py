@@ -48,7 +48,8 @@ def read_report(path: Path) -> Report:
 
 def _record(data: Mapping[str, Any]) -> Record:
     known = _known(Record, data)
-    for name, kind in (("ratio", Ratio), ("memory", PeakMemory)):
+    parts = {"ratio": Ratio, "memory": PeakMemory, "thread_scaling": Ratio, "batch_scaling": Ratio}
+    for name, kind in parts.items():
         if name in known:
             known[name] = kind(**_known(kind, known[name]))
     return Record(**known)

@@ -1,12 +1,23 @@
 """Timing arithmetic on known samples, and turn-taking under a clock that only moves when told. Nothing is timed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bnas_deploy.cost import LayerCost
-from bnas_deploy.runtime.measure import Ratio, Setting, interleave, layer_name, ratio, record
+from bnas_deploy.runtime.measure import (
+    Ratio,
+    Setting,
+    Workload,
+    _with_scaling,
+    interleave,
+    interleave_warm,
+    layer_name,
+    ratio,
+    record,
+)
 
 SETTING = Setting(engine="bnas", isa="portable", threads=2, batch=3)
 
@@ -50,6 +61,30 @@ def test_it_goes_on_for_both_minima(min_rounds: int, min_ns: int, rounds: int) -
     clock = Clock()
     samples = interleave([clock.call("A", 40), clock.call("B", 60)], min_rounds=min_rounds, min_ns=min_ns, clock=clock)
     assert samples.shape == (rounds, 2)
+
+
+def test_the_second_of_two_runs_counts() -> None:
+    called: list[str] = []
+    samples = interleave_warm([lambda: called.append("A"), lambda: called.append("B")], min_rounds=2, min_ns=0)
+    assert called == ["A", "A", "B", "B"] * 2
+    assert samples.shape == (2, 2)
+
+
+def test_scaling_is_by_threads_with_the_same_batch_and_by_batch_with_the_same_threads() -> None:
+    ns_per_image = {
+        Workload(threads=1, batch=1): np.full(3, 800.0),
+        Workload(threads=2, batch=1): np.full(3, 500.0),
+        Workload(threads=1, batch=8): np.full(3, 600.0),
+        Workload(threads=2, batch=8): np.full(3, 400.0),
+    }
+    network = record("network", replace(SETTING, threads=2, batch=8), [3200])
+    scaled = _with_scaling(network, ns_per_image)
+    assert scaled.thread_scaling == Ratio("1 thread", 1.5, 1.5, 1.5)
+    assert scaled.batch_scaling == Ratio("batch 1", 1.25, 1.25, 1.25)
+    smallest = _with_scaling(replace(network, threads=1, batch=1), ns_per_image)
+    assert (smallest.thread_scaling, smallest.batch_scaling) == (None, None)
+    twin = replace(network, engine="ort-fp32")
+    assert _with_scaling(twin, ns_per_image) == twin
 
 
 def test_percentiles_are_those_of_numpy(rng: np.random.Generator) -> None:
