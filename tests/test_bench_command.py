@@ -169,7 +169,7 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "... 2 threads, batch 4: layer by layer" in result.stderr
     assert result.stdout.startswith("Answer checked on 3 images: the operator library agrees in every bit")
-    assert re.search(r"bnas with 2 threads: \d+\.\d\d times as fast as ort-fp32", result.output)
+    assert re.search(r"bnas with 2 threads, batch 1: \d+\.\d\d times as fast as ort-fp32", result.output)
     assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
 
     records = json.loads(json_path.read_text(encoding="utf-8"))["records"]

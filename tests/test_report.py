@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,13 @@ import pytest
 from bnas_deploy import report
 from bnas_deploy.errors import BnasError
 from bnas_deploy.report import Report, rows
-from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow
+from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow, Work
+from bnas_deploy.report.summary import Ceilings
 from bnas_deploy.runtime.layers import NOT_SUPPORTED, WRONG_RESULT, LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
 from bnas_deploy.runtime.memory import PeakMemory
-from bnas_deploy.runtime.profile import BINARY, CLASSIFIER, FLOAT
+from bnas_deploy.runtime.profile import BINARY, CLASSIFIER, FLOAT, INT8
 
 MACHINE = Machine(
     cpu="Cortex-A72 | rev 3",
@@ -50,15 +51,14 @@ def twin(subject: str, median_ms: float, **fields: object) -> Record:
     return replace(binary(subject, median_ms, **fields), engine="ort-fp32", isa="neon")
 
 
-MEMORY = PeakMemory(peak_bytes=90_000_000, import_bytes=50_000_000)
-
 RECORDS = (
     binary(
         NETWORK,
         5.0,
         ratio=Ratio("ort-fp32", 3.9, 4.0, 4.1),
         file_bytes=250_000,
-        memory=PeakMemory(90_000_000, 5 * 10**7),
+        memory=PeakMemory(90_000_000, 5 * 10**7, 1_500_000),
+        creation_ms=25.0,
     ),
     binary("cells.0", 1.0, kind=BINARY, layer=LAYER),
     binary("cells.1", 2.0, kind=BINARY, layer=LAYER),
@@ -94,10 +94,10 @@ def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
 
 def test_json_has_the_promised_fields(tmp_path: Path) -> None:
     data = json.loads(REPORT.to_json())
-    assert data.keys() == {"machine", "records"}
+    assert data.keys() == {"machine", "summary", "records"}
     always = {"subject", "engine", "isa", "threads", "batch", "runs", "median_ms", "p90_ms", "p99_ms"}
     network, node, *_ = data["records"]
-    assert network.keys() == always | {"ratio", "file_bytes", "memory"}
+    assert network.keys() == always | {"ratio", "file_bytes", "memory", "creation_ms"}
     assert network["ratio"] == {"baseline": "ort-fp32", "p10": 3.9, "median": 4.0, "p90": 4.1}
     assert node.keys() == always | {"kind", "layer"}
     assert node["median_ms"] == 1.0
@@ -132,6 +132,7 @@ def test_layers_are_grouped_by_shape_binary_first() -> None:
         LayerRow(LAYER, BINARY, 2, {"bnas": 1500.0, "ort-fp32": 7500.0}),
         LayerRow("224x224 3->32 k3 s2 d1", FLOAT, 1, {"bnas": 500.0, "ort-fp32": 500.0}),
         LayerRow("somewhere_nchwc", FLOAT, 1, {"ort-fp32": 3000.0}),
+        LayerRow("fc", CLASSIFIER, 1, {"bnas": 500.0, "ort-fp32": 500.0}),
     ]
 
 
@@ -145,18 +146,70 @@ def test_work_is_added_up_by_kind_glue_last() -> None:
     ]
 
 
+INT8_TWIN = (
+    replace(twin(NETWORK, 10.0, ratio=Ratio("ort-fp32", 1.9, 2.0, 2.1)), engine="ort-int8"),
+    replace(twin("cells.0", 3.0, kind=INT8, layer=LAYER), engine="ort-int8"),
+    replace(twin("quantise", 1.0, kind="quantise"), engine="ort-int8"),
+)
+
+
+def test_the_summary_is_made_of_the_records() -> None:
+    (found,) = Report(MACHINE, (*RECORDS, *INT8_TWIN)).summaries
+    assert (found.engine, found.threads, found.batch) == ("bnas", 1, 1)
+    assert found.median_ms == {"bnas": 5.0, "ort-fp32": 20.0, "ort-int8": 10.0}
+    assert found.times_as_fast == {"ort-fp32": 4.0, "ort-int8": 2.0}
+    assert found.work == {
+        "bnas": Work(binary_us=3000.0, other_layers_us=1000.0, glue_us=1000.0),
+        "ort-fp32": Work(binary_us=0.0, other_layers_us=19000.0, glue_us=250.0),
+        "ort-int8": Work(binary_us=0.0, other_layers_us=3000.0, glue_us=1000.0),
+    }
+    assert found.glue_share == 0.2
+    # With 3 of 5 parts of the time for nothing, 2 are left: 5 / 2 times as fast. So on for the others.
+    assert found.ceilings == Ceilings("ort-fp32", free_binary=10.0, free_glue=5.0, free_both=20.0)
+    assert found.file_bytes == {"bnas": 250_000, "ort-fp32": 8_000_000}
+    assert found.file_share == {"ort-fp32": 1 / 32}
+    assert found.activation_bytes == {"bnas": 1_500_000}
+    assert found.creation_ms == {"bnas": 25.0}
+
+
+def test_the_summary_is_in_the_file_and_what_does_not_apply_is_not() -> None:
+    (written,) = json.loads(REPORT.to_json())["summary"]
+    (made,) = REPORT.summaries
+    assert written == {name: value for name, value in asdict(made).items() if value is not None}
+    assert "thread_scaling" not in written
+    assert "summary" not in json.loads(LAYERS.to_json())
+
+
+def test_without_a_profile_there_is_no_share_and_no_ceiling() -> None:
+    (found,) = Report(MACHINE, tuple(each for each in RECORDS if each.subject == NETWORK)).summaries
+    assert (found.glue_share, found.ceilings, found.work) == (None, None, {})
+
+
+def test_where_all_is_binary_nothing_limits_it() -> None:
+    only = Report(MACHINE, RECORDS[:2])
+    (found,) = only.summaries
+    assert found.ceilings == Ceilings("ort-fp32", free_binary=None, free_glue=4.0, free_both=None)
+    assert "ceiling: glue for nothing" in report.markdown(only)
+    assert "ceiling: both for nothing" not in report.markdown(only)
+
+
 def test_what_a_terminal_shows(tmp_path: Path) -> None:
     shown = text(report.read_report(save(tmp_path / "bench.json", REPORT)), 100)
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "Whole network, batch 1" in lines
     assert "1 bnas portable 5.000 5.500 6.000 50 4.00 3.90 to 4.10" in lines
     assert "1 ort-fp32 neon 20.00 22.00 24.00 50 - -" in lines
-    assert "bnas 250.0 90.0 50.0" in lines
-    assert "ort-fp32 8,000.0 - -" in lines
+    assert "bnas 250.0 1.5 90.0 50.0 25.00" in lines
+    assert "ort-fp32 8,000.0 - - - -" in lines
+    assert "times as fast as ort-fp32 4.00" in lines
+    assert "glue, of the time of all nodes 20.0 %" in lines
+    assert "file, of that of ort-fp32 1/32.00" in lines
     assert f"{LAYER} 2 1500 7500 5.00" in lines
     assert "224x224 3->32 k3 s2 d1 (float) 1 500 500 1.00" in lines
     assert "somewhere_nchwc (float) 1 - 3000 -" in lines
     assert "binary convolution 3000 60.0 % - -" in lines
+    assert "glue 1000 20.0 % 250 1.3 %" in lines
+    assert "fc (classifier) 1 500 500 1.00" in lines
     assert "all nodes 5000 100.0 % 19250 100.0 %" in lines
     assert "governor performance" in lines
     assert "clock 1500 MHz, at most 1800 MHz" in lines
@@ -190,9 +243,9 @@ def test_another_engine_is_another_column_and_row() -> None:
         replace(binary("cells.0", 3.0, kind=FLOAT, layer=LAYER), engine="ort-int8"),
     ]
     shown = report.markdown(Report(MACHINE, (*RECORDS, *int8)))
-    assert "| layer | nodes | bnas µs | ort-fp32 µs | ort-int8 µs | bnas ratio | ort-int8 ratio |" in shown
-    assert f"| {LAYER} | 2 | 1500 | 7500 | 3000 | 5.00 | 2.50 |" in shown
-    assert "ort-int8 with 1 thread: 2.00 times as fast as ort-fp32 (1.90 to 2.10)." in shown
+    assert "| layer | nodes | bnas µs | ort-fp32 µs | ort-int8 µs | vs ort-fp32 | vs ort-int8 |" in shown
+    assert f"| {LAYER} | 2 | 1500 | 7500 | 3000 | 5.00 | 2.00 |" in shown
+    assert "bnas with 1 thread: 2.00 times as fast as ort-int8." in shown  # 4 times as fast as what it is 2 times
 
 
 def test_a_table_for_each_number_of_threads() -> None:
@@ -200,13 +253,43 @@ def test_a_table_for_each_number_of_threads() -> None:
     titles = [table.title for table in report.tables(twice)]
     assert titles == [
         "Whole network, batch 1",
-        "Files and memory",
-        "Convolutions, 1 thread, batch 1",
+        "In short",
+        "Files, memory and loading",
+        "Layers, 1 thread, batch 1",
         "Where the time goes, 1 thread, batch 1",
-        "Convolutions, 2 threads, batch 1",
+        "Layers, 2 threads, batch 1",
         "Where the time goes, 2 threads, batch 1",
         "Machine",
     ]
+
+
+def batches() -> Report:
+    """One and two threads, one and eight images, in the order in which they are measured."""
+    found = []
+    for batch, scaling in ((1, None), (8, Ratio("batch 1", 1.0, 1.25, 1.5))):
+        for threads, times in ((1, None), (2, Ratio("1 thread", 1.5, 1.75, 2.0))):
+            for each in RECORDS:
+                made = replace(each, threads=threads, batch=batch)
+                is_own = each.subject == NETWORK and each.engine == "bnas"
+                found.append(replace(made, thread_scaling=times, batch_scaling=scaling) if is_own else made)
+    return Report(MACHINE, tuple(found))
+
+
+def test_several_batches_are_columns_and_times_an_image(tmp_path: Path) -> None:
+    made = report.read_report(save(tmp_path / "bench.json", batches()))
+    assert made == batches()
+    lines = report.markdown(made).splitlines()
+    cells = ("2", "8", "bnas", "portable", "5.000", "0.625", "5.500", "6.000", "50", "4.00", "3.90 to 4.10")
+    assert f"| {' | '.join(f'**{cell}**' for cell in cells)} |" in lines
+    assert "|  | 1 thread, batch 1 | 2 threads, batch 1 | 1 thread, batch 8 | 2 threads, batch 8 |" in lines
+    assert "| images a second, of 1 thread | - | 1.75 | - | 1.75 |" in lines
+    assert "| images a second, of batch 1 | - | - | 1.25 | 1.25 |" in lines
+    assert "bnas with 2 threads, batch 8: 4.00 times as fast as ort-fp32 (3.90 to 4.10)." in lines
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_several_batches_are_not_wider_than_the_terminal(width: int) -> None:
+    assert max(map(len, text(batches(), width).splitlines())) <= width
 
 
 def test_names_are_no_markup() -> None:

@@ -44,3 +44,13 @@ def gigabytes(value: int | None) -> str:
 def megahertz(value: float | None) -> str:
     """Return a clock with its unit."""
     return "unknown" if value is None else f"{value:.0f} MHz"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in per cent with its sign, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def fraction(value: float | None) -> str:
+    """Return a share as one part in so many, or a dash."""
+    return "-" if value is None else f"1/{1 / value:.2f}"

@@ -1,26 +1,43 @@
 """Records -> rows: numbers, unrounded, gathered as tables and pictures show them."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnas_deploy.runtime.measure import Record
-from bnas_deploy.runtime.profile import BINARY, CLASSIFIER, FLOAT
-
-CONVOLUTIONS = (BINARY, FLOAT)
-
-WORK = (BINARY, FLOAT, CLASSIFIER)
-"""The kinds that are not glue, in the order in which they are shown."""
+from bnas_deploy.runtime.profile import BINARY, LAYER_KINDS
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """All the convolutions of one shape: how many, and microseconds of one of them by engine."""
+    """All the layers of one shape: how many, and microseconds of one of them by engine."""
 
     layer: str
     kind: str  # in the first engine that has it, which is the one with the binary convolutions
     count: int
     each_us: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Microseconds of one run, the sum of its nodes' medians, in three parts that can be made faster apart.
+
+    `other_layers_us` is of the layers with weights that are not binary: float and int8 convolutions, the classifier.
+    Glue is all else: what adds, joins, pools, scales, and changes layouts or number formats.
+    """
+
+    binary_us: float
+    other_layers_us: float
+    glue_us: float
+
+    @property
+    def total_us(self) -> float:
+        """Return the time of all nodes."""
+        return self.binary_us + self.other_layers_us + self.glue_us
+
+    def share(self, us: float) -> float:
+        """Return which part of the whole `us` is; of nothing, none."""
+        return us / self.total_us if us else 0.0
 
 
 @dataclass(frozen=True)
@@ -32,13 +49,10 @@ class KindRow:
 
 
 def layer_rows(records: Iterable[Record]) -> list[LayerRow]:
-    """Group the convolutions by shape, binary before float, each in running order."""
-    by_node: dict[str, list[Record]] = {}
-    for each in records:
-        if each.kind in CONVOLUTIONS:
-            by_node.setdefault(each.subject, []).append(each)
+    """Group the layers by shape, binary ones first, each in running order."""
+    by_node = layers_by_name(records)
     by_shape: dict[tuple[str, str], list[list[Record]]] = {}
-    for kind in CONVOLUTIONS:
+    for kind in LAYER_KINDS:
         for nodes in by_node.values():
             if nodes[0].kind == kind:
                 by_shape.setdefault((nodes[0].layer or nodes[0].subject, kind), []).append(nodes)
@@ -48,15 +62,41 @@ def layer_rows(records: Iterable[Record]) -> list[LayerRow]:
     ]
 
 
+def layers_by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Gather the records of each layer with weights, in running order; one record per engine that has it."""
+    found: dict[str, list[Record]] = {}
+    for each in records:
+        if each.kind in LAYER_KINDS:
+            found.setdefault(each.subject, []).append(each)
+    return found
+
+
+def work_by_engine(records: Iterable[Record]) -> dict[str, Work]:
+    """Add up the nodes' medians of each engine that was profiled."""
+    nodes: dict[str, list[Record]] = {}
+    for each in records:
+        if each.kind:
+            nodes.setdefault(each.engine, []).append(each)
+    return {engine: _work(found) for engine, found in nodes.items()}
+
+
+def _work(nodes: Sequence[Record]) -> Work:
+    def added_up(kinds: Collection[str]) -> float:
+        return sum(1000 * each.median_ms for each in nodes if each.kind in kinds)
+
+    glue = {each.kind for each in nodes if each.kind} - set(LAYER_KINDS)
+    return Work(added_up([BINARY]), added_up(set(LAYER_KINDS) - {BINARY}), added_up(glue))
+
+
 def kind_rows(records: Iterable[Record]) -> list[KindRow]:
-    """Add up the nodes' medians by kind of work: convolutions and classifier first, then glue, the slowest first."""
+    """Add up the nodes' medians by kind of work: layers first, then glue, the slowest first."""
     sums: dict[str, dict[str, float]] = {}
     for each in records:
         if each.kind:
             us = sums.setdefault(each.kind, {})
             us[each.engine] = us.get(each.engine, 0) + 1000 * each.median_ms
-    glue = sorted(sums.keys() - set(WORK), key=lambda kind: (-max(sums[kind].values()), kind))
-    return [KindRow(kind, sums[kind]) for kind in (*WORK, *glue) if kind in sums]
+    glue = sorted(sums.keys() - set(LAYER_KINDS), key=lambda kind: (-max(sums[kind].values()), kind))
+    return [KindRow(kind, sums[kind]) for kind in (*LAYER_KINDS, *glue) if kind in sums]
 
 
 @dataclass(frozen=True)
@@ -100,13 +140,16 @@ def _single_row(layer: str, records: Sequence[Record], threads: int) -> SingleRo
         layer,
         first.macs or 0,
         {each.engine: 1000 * each.median_ms for each in here},
-        {other.engine: _times_as_fast(first, other) for other in others},
+        {other.engine: times_as_fast(first, other) for other in others},
         None if fewest is first else fewest.median_ms / first.median_ms,
     )
 
 
-def _times_as_fast(first: Record, other: Record) -> float:
-    """From ratios to the same runs of the baseline where there are some: they are steadier than medians."""
+def times_as_fast(first: Record, other: Record) -> float:
+    """Return how many times as fast the first is.
+
+    From ratios to the same runs of the baseline where there are some: they are steadier than medians.
+    """
     if first.ratio and other.engine == first.ratio.baseline:
         return first.ratio.median
     if first.ratio and other.ratio:

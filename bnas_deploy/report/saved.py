@@ -1,12 +1,13 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.layers import LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import Ratio, Record
@@ -21,11 +22,23 @@ class Report:
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def summaries(self) -> list[Summary]:
+        """Return the figures that decide, for each number of threads and images for which a network was measured."""
+        return summaries(self.records)
+
     def to_json(self) -> str:
-        """Return the text of the file; a field that does not apply to a record is left out."""
-        records = [{name: value for name, value in asdict(each).items() if value is not None} for each in self.records]
-        left_out = {"left_out": [asdict(each) for each in self.left_out]} if self.left_out else {}
-        return json.dumps({"machine": asdict(self.machine), "records": records, **left_out}, indent=2) + "\n"
+        """Return the text of the file; a field that does not apply to a record is left out.
+
+        `summary` is made of the records, for those who read the file; `read_report` makes it again.
+        """
+        data: dict[str, Any] = {"machine": asdict(self.machine)}
+        if summary := self.summaries:
+            data["summary"] = _without_nones(summary)
+        data["records"] = _without_nones(self.records)
+        if self.left_out:
+            data["left_out"] = [asdict(each) for each in self.left_out]
+        return json.dumps(data, indent=2) + "\n"
 
 
 def read_report(path: Path) -> Report:
@@ -44,6 +57,10 @@ def read_report(path: Path) -> Report:
         raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BnasError(f"{path}: not a file of `bnas-deploy bench --json` ({error})") from None
+
+
+def _without_nones(rows: Iterable[Record | Summary]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in asdict(each).items() if value is not None} for each in rows]
 
 
 def _record(data: Mapping[str, Any]) -> Record:

@@ -1,16 +1,17 @@
 """Rows -> tables of text, for every printer alike."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from bnas_deploy.report import figures
-from bnas_deploy.report.rows import SingleRow, kind_rows, layer_rows, single_rows
+from bnas_deploy.report.rows import SingleRow, Work, kind_rows, layer_rows, single_rows, work_by_engine
 from bnas_deploy.report.saved import Report
+from bnas_deploy.report.summary import Summary
 from bnas_deploy.runtime.layers import WRONG_RESULT, LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
-from bnas_deploy.runtime.profile import FLOAT
+from bnas_deploy.runtime.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
 
 WIDE_SPREAD = 1.5
 """Where the 90th percentile of a ratio is this many times its 10th, something disturbed the measurement."""
@@ -35,53 +36,72 @@ class Table:
 def tables(report: Report) -> list[Table]:
     """Round everything once and lay it out."""
     networks = [each for each in report.records if each.subject == NETWORK]
-    found = [_network_table(networks), _size_table(networks)]
+    found = [_network_table(networks), _summary_table(report.summaries), _size_table(networks)]
     for (threads, batch), group in groupby(report.records, key=lambda each: (each.threads, each.batch)):
         records = list(group)
         where = f"{figures.threads(threads)}, batch {batch}"
-        singles = single_rows(report.records, threads)
+        same_batch = [each for each in report.records if each.batch == batch]
+        singles = single_rows(same_batch, threads)
         found += [
             _layer_table(records, where),
             _kind_table(records, where),
             _single_time_table(singles, records, report.left_out, where),
-            _single_speed_table(singles, records, where, fewest=min(each.threads for each in report.records)),
+            _single_speed_table(singles, records, where, fewest=min(each.threads for each in same_batch)),
         ]
     return [table for table in (*found, _machine_table(report.machine)) if table.rows]
 
 
 def headline(report: Report) -> str:
-    """Say the result in a sentence for each engine and number of threads, or for each pair of engines on layers."""
-    networks = [
-        f"{each.engine} with {figures.threads(each.threads)}: {each.ratio.median:.2f} times as fast as "
-        f"{each.ratio.baseline} ({each.ratio.p10:.2f} to {each.ratio.p90:.2f})."
-        for each in report.records
-        if each.ratio and each.subject == NETWORK
-    ]
-    layers = [
-        line
-        for threads in dict.fromkeys(each.threads for each in report.records if each.macs is not None)
-        for line in _layers_headline(single_rows(report.records, threads), threads)
-    ]
-    return "\n".join((*networks, *layers))
+    """Say the result in a sentence for each workload and each engine that the first one is compared with."""
+    return "\n".join((*_network_headlines(report), *_layer_headlines(report)))
 
 
-def _layers_headline(rows: Sequence[SingleRow], threads: int) -> Iterator[str]:
+def _network_headlines(report: Report) -> Iterator[str]:
+    networks = [each for each in report.records if each.subject == NETWORK]
+    for each in report.summaries:
+        own = next(one for one in networks if (one.threads, one.batch) == (each.threads, each.batch))
+        subject = f"{each.engine} with {_workload(each, networks)}"
+        for other, ratio in each.times_as_fast.items():
+            spread = ""
+            if own.ratio and own.ratio.baseline == other:
+                spread = f" ({own.ratio.p10:.2f} to {own.ratio.p90:.2f})"
+            yield f"{subject}: {ratio:.2f} times as fast as {other}{spread}."
+
+
+def _layer_headlines(report: Report) -> Iterator[str]:
+    layers = [each for each in report.records if each.macs is not None]
+    for threads, batch in dict.fromkeys((each.threads, each.batch) for each in layers):
+        where = _workload(next(each for each in layers if (each.threads, each.batch) == (threads, batch)), layers)
+        yield from _layers_headline(single_rows((each for each in layers if each.batch == batch), threads), where)
+
+
+def _workload(one: Record | Summary, among: Sequence[Record]) -> str:
+    """Name the number of threads, and of images where it differs."""
+    several = len({each.batch for each in among}) > 1
+    return figures.threads(one.threads) + (f", batch {one.batch}" if several else "")
+
+
+def _layers_headline(rows: Sequence[SingleRow], where: str) -> Iterator[str]:
     first = next(iter(rows[0].us))
     for other in dict.fromkeys(engine for row in rows for engine in row.times_as_fast):
         ratios = [row.times_as_fast[other] for row in rows if other in row.times_as_fast]
         yield (
-            f"{first} with {figures.threads(threads)}: {min(ratios):.2f} to {max(ratios):.2f} times as fast as {other} "
+            f"{first} with {where}: {min(ratios):.2f} to {max(ratios):.2f} times as fast as {other} "
             f"({len(ratios)} {'layer' if len(ratios) == 1 else 'layers'})."
         )
 
 
 def _network_table(networks: Sequence[Record]) -> Table:
+    batches = sorted({each.batch for each in networks})
+    several = len(batches) > 1
     rows = [
         (
             str(each.threads),
+            *((str(each.batch),) if several else ()),
             each.engine,
             each.isa,
             figures.milliseconds(each.median_ms),
+            *((figures.milliseconds(each.median_ms / each.batch),) if several else ()),
             figures.milliseconds(each.p90_ms),
             figures.milliseconds(each.p99_ms),
             str(each.runs),
@@ -89,15 +109,66 @@ def _network_table(networks: Sequence[Record]) -> Table:
         )
         for each in networks
     ]
-    batches = " and ".join(sorted({str(each.batch) for each in networks}))
+    columns = ("threads", "batch", "engine", "ISA", "median ms", "ms an\nimage", "p90", "p99", "runs", "ratio")
+    shown = [column for column in columns if several or column not in {"batch", "ms an\nimage"}]
     return Table(
-        f"Whole network, batch {batches}",
-        ("threads", "engine", "ISA", "median ms", "p90", "p99", "runs", "ratio", "10 to 90 %"),
+        f"Whole network, batch {' and '.join(map(str, batches))}",
+        (*shown, "10 to 90 %"),
         tuple(rows),
-        left=frozenset({1, 2}),
-        strong=frozenset(i for i, each in enumerate(networks) if each.ratio),
+        left=frozenset({shown.index("engine"), shown.index("ISA")}),
+        strong=frozenset(i for i, each in enumerate(networks) if each.engine == networks[0].engine),
         note=" ".join(_ratio_notes([each.ratio for each in networks if each.ratio])),
     )
+
+
+def _summary_table(summaries: Sequence[Summary]) -> Table:
+    """One column per workload; a line is there where some column has a figure for it."""
+    if not summaries:
+        return Table("", (), ())
+    twins = list(dict.fromkeys(engine for each in summaries for engine in each.times_as_fast))
+    lines: list[tuple[str, list[str]]] = [
+        *(
+            (f"times as fast as {twin}", [figures.factor(each.times_as_fast.get(twin)) for each in summaries])
+            for twin in twins
+        ),
+        ("glue, of the time of all nodes", [figures.percent(each.glue_share) for each in summaries]),
+        *_ceiling_lines(summaries),
+        *(
+            (f"file, of that of {twin}", [figures.fraction(each.file_share.get(twin)) for each in summaries])
+            for twin in twins
+        ),
+        *_scaling_lines(summaries),
+    ]
+    ceilings = [each.ceilings for each in summaries if each.ceilings]
+    note = (
+        f"Ceiling: times as fast as {ceilings[0].baseline} if that work took no time (Amdahl's law on the profile)."
+        if ceilings
+        else ""
+    )
+    return Table(
+        "In short",
+        ("", *(f"{figures.threads(each.threads)},\nbatch {each.batch}" for each in summaries)),
+        tuple((name, *cells) for name, cells in lines if set(cells) != {"-"}),
+        strong=frozenset(range(len(twins))),
+        note=note,
+    )
+
+
+def _ceiling_lines(summaries: Sequence[Summary]) -> Iterator[tuple[str, list[str]]]:
+    for name, field in (
+        ("ceiling: binary convolutions for nothing", "free_binary"),
+        ("ceiling: glue for nothing", "free_glue"),
+        ("ceiling: both for nothing", "free_both"),
+    ):
+        yield name, [figures.factor(getattr(each.ceilings, field, None)) for each in summaries]
+
+
+def _scaling_lines(summaries: Sequence[Summary]) -> Iterator[tuple[str, list[str]]]:
+    """The same images with more threads, and more images at once: images a second against those of the baseline."""
+    for field in ("thread_scaling", "batch_scaling"):
+        scalings: list[Ratio | None] = [getattr(each, field) for each in summaries]
+        baseline = next((each.baseline for each in scalings if each), "")
+        yield f"images a second, of {baseline}", [figures.factor(each.median if each else None) for each in scalings]
 
 
 def _ratio_notes(ratios: Sequence[Ratio]) -> Iterator[str]:
@@ -113,41 +184,58 @@ def _ratio_notes(ratios: Sequence[Ratio]) -> Iterator[str]:
 def _layer_table(records: Sequence[Record], where: str) -> Table:
     rows = layer_rows(records)
     engines = _engines(records)
-    baseline = _baseline(records)
-    others = [engine for engine in engines if engine != baseline] if baseline else []
-    cells = []
-    for row in rows:
-        times = [figures.microseconds(row.each_us.get(engine)) for engine in engines]
-        ratios = [figures.quotient(row.each_us.get(baseline), row.each_us.get(other)) for other in others if baseline]
-        cells.append((row.layer + (" (float)" if row.kind == FLOAT else ""), str(row.count), *times, *ratios))
+    first, *others = engines
+    cells = [
+        (
+            row.layer + LAYER_MARKS.get(row.kind, ""),
+            str(row.count),
+            *(figures.microseconds(row.each_us.get(engine)) for engine in engines),
+            *(figures.quotient(row.each_us.get(other), row.each_us.get(first)) for other in others),
+        )
+        for row in rows
+    ]
+    marks = any(row.kind in LAYER_MARKS for row in rows)
     return Table(
-        f"Convolutions, {where}",
-        ("layer", "nodes", *(f"{engine} µs" for engine in engines), *_ratio_titles(others)),
+        f"Layers, {where}",
+        (
+            "layer",
+            "nodes",
+            *(f"{_breakable(engine)} µs" for engine in engines),
+            *(("ratio",) if len(others) == 1 else (f"vs\n{_breakable(other)}" for other in others)),
+        ),
         tuple(cells),
-        note="Microseconds of one node, and what onnxruntime fused into it. (float): float in the first engine too."
-        if any(row.kind == FLOAT for row in rows)
-        else "Microseconds of one node, and what onnxruntime fused into it.",
+        note=f"Microseconds of one node, and what the engine fused into it. Ratio: how many times as fast {first} is."
+        + (f" In brackets: what is not binary in {first}." if marks else ""),
     )
+
+
+LAYER_MARKS = {FLOAT: " (float)", INT8: " (int8)", CLASSIFIER: " (classifier)"}
 
 
 def _kind_table(records: Sequence[Record], where: str) -> Table:
     rows = kind_rows(records)
     engines = _engines(records)
-    totals = {engine: sum(row.us.get(engine, 0) for row in rows) for engine in engines}
-    cells = [
-        (row.kind, *(cell for engine in engines for cell in _time_and_share(row.us.get(engine), totals[engine])))
-        for row in rows
-    ]
-    if rows:
-        cells.append(
-            ("all nodes", *(cell for engine in engines for cell in _time_and_share(totals[engine], totals[engine])))
-        )
+    work = work_by_engine(records)
+    if not work:
+        return Table("", (), ())
+
+    def cells(us: Mapping[str, float | None]) -> list[str]:
+        return [cell for engine in engines for cell in _time_and_share(us.get(engine), work.get(engine))]
+
+    layers = [row for row in rows if row.kind in LAYER_KINDS]
+    glue = [row for row in rows if row.kind not in LAYER_KINDS]
     return Table(
         f"Where the time goes, {where}",
-        ("kind of work", *(title for engine in engines for title in (f"{engine} µs", "share"))),
-        tuple(cells),
-        strong=frozenset({len(cells) - 1}),
-        note="From onnxruntime's profiler, which cuts off to whole microseconds and costs some time itself.",
+        ("work", *(title for engine in engines for title in (f"{_breakable(engine)} µs", "share"))),
+        (
+            *((row.kind, *cells(row.us)) for row in layers),
+            ("glue", *cells({engine: each.glue_us for engine, each in work.items()})),
+            *((f"  {row.kind}", *cells(row.us)) for row in glue),
+            ("all nodes", *cells({engine: each.total_us for engine, each in work.items()})),
+        ),
+        strong=frozenset({len(layers), 1 + len(layers) + len(glue)}),
+        note="Sums of the nodes' medians; they were measured with onnxruntime's profiler, which slows each node a "
+        "little. What was fused into a convolution counts as part of it.",
     )
 
 
@@ -230,22 +318,29 @@ def _breakable(engine: str) -> str:
 
 
 def _size_table(networks: Sequence[Record]) -> Table:
-    by_engine = {each.engine: each for each in networks}
+    several = len({each.batch for each in networks}) > 1
+    by_batch = {(each.batch, each.engine): each for each in networks}
     rows = [
         (
             engine,
+            *((str(batch),) if several else ()),
             figures.kilobytes(each.file_bytes),
+            figures.megabytes(each.memory.activation_bytes),
             figures.megabytes(each.memory.peak_bytes),
             figures.megabytes(each.memory.import_bytes),
+            "-" if each.creation_ms is None else figures.milliseconds(each.creation_ms),
         )
-        for engine, each in by_engine.items()
+        for (batch, engine), each in by_batch.items()
         if each.memory
     ]
+    columns = ("file kB", "activations\nMB", "peak\nMB", "of it Python\nand libraries", "session\nms")
     return Table(
-        "Files and memory",
-        ("engine", "file kB", "peak MB", "of it Python and libraries MB"),
+        "Files, memory and loading",
+        ("engine", *(("batch",) if several else ()), *columns),
         tuple(rows),
-        note="Peak resident memory of a fresh process that loads and runs one model with 1 thread.",
+        note="Activations: the most that a run holds at once besides model, input and output. Peak: resident memory "
+        "of a fresh process that loads and runs the model. Session: median time to make one of the file. All with 1 "
+        "thread.",
     )
 
 
@@ -279,16 +374,8 @@ def _engines(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(each.engine for each in records))
 
 
-def _baseline(records: Iterable[Record]) -> str | None:
-    return next((each.ratio.baseline for each in records if each.ratio), None)
-
-
-def _ratio_titles(others: Sequence[str]) -> list[str]:
-    return ["ratio"] if len(others) == 1 else [f"{other} ratio" for other in others]
-
-
-def _time_and_share(us: float | None, total: float) -> tuple[str, str]:
-    return (figures.microseconds(us), f"{100 * us / total:.1f} %") if us is not None and total else ("-", "-")
+def _time_and_share(us: float | None, work: Work | None) -> tuple[str, str]:
+    return (figures.microseconds(us), figures.percent(work.share(us))) if us is not None and work else ("-", "-")
 
 
 def _ratio(value: Ratio | None) -> tuple[str, str]:
