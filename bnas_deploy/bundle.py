@@ -4,6 +4,7 @@ It holds
 
     model.onnx               the binary network; its binary convolutions are operators of the domain `bnas`
     float.onnx               the float twin: the same architecture with real weights and no sign
+    int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1 have none
     manifest.json            what is described by `Manifest`
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`
     test_vectors/layers.onnx every binary convolution of model.onnx, each with an input and an output of its own
@@ -31,6 +32,7 @@ FORMAT_VERSION = 1
 
 MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
+INT8_TWIN = "int8.onnx"
 MANIFEST = "manifest.json"
 IMAGES = "test_vectors/images.npz"
 LAYERS_MODEL = "test_vectors/layers.onnx"

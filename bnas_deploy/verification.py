@@ -20,6 +20,7 @@ def describe_export(result: "ExportResult") -> str:
     lines = [
         describe(result.bundle, result.verification),
         _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
+        _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}"),
         _line("rewrites", passes),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",

@@ -30,7 +30,8 @@ from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
-from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
+from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
+from bnas_deploy.export.quantize import quantize
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
 from bnas_deploy.runtime.session import create_session, session_options
@@ -63,19 +64,22 @@ class ExportResult:
     """The bundle, what the passes did, and how it compares with PyTorch on this machine.
 
     Before that, every binary convolution was compared on whole activations of one image, more than the bundle keeps.
-    `twin_difference` is the largest difference of the float twin's outputs to PyTorch.
+    `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
+    int8 twin's to the float twin's.
     """
 
     bundle: Bundle
     log: RewriteLog
     verification: VerifyResult
     twin_difference: float
+    int8_difference: float
 
 
 def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> ExportResult:
     """Export the network of a checkpoint and its float twin to a bundle at `path`.
 
-    The twin has the checkpoint's latent weights; it is there to be measured, not to be right.
+    The float twin has the checkpoint's latent weights; it and the int8 twin that is made of it are there to be
+    measured, not to be right.
 
     Raises:
         ExportError: the exported model does not agree with PyTorch; nothing is written.
@@ -125,13 +129,13 @@ def export_module(
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
         rewritten, log, checks = _write_model(module, folder, images.pixels)
-        twin_difference = _write_twin(twin, folder / files.FLOAT_TWIN, images.pixels)
+        twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
         verification = Verification(output_tolerance(module, images.pixels), checks)
         manifest = _manifest(rewritten, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
-    return ExportResult(read_bundle(path), log, result, twin_difference)
+    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference)
 
 
 def _write_model(
@@ -212,17 +216,29 @@ def _check_whole_layers(model: Path, vectors: list[LayerVector]) -> None:
         _refuse(["the library and plain onnxruntime answer differently"])
 
 
-def _write_twin(twin: nn.Module, path: Path, images: Tensor) -> float:
-    """Export the float twin and return the largest difference of its outputs to PyTorch."""
+def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
+    """Export the float twin and the int8 twin.
+
+    Returns the largest difference of the float twin's outputs to PyTorch, and of the int8 twin's to the float twin's.
+    """
     captured = capture(twin, images.shape[1:])
     run(FLOAT_PIPELINE, captured.model)
-    onnx.save(finish(captured.model), path)
-    got = create_session(path, session_options(library=False)).run(None, {INPUT: images.numpy()})[0]
-    difference = float(np.abs(got - _answers(twin, images).numpy()).max())
+    onnx.save(finish(captured.model), folder / files.FLOAT_TWIN)
+    answers = _run_twin(folder / files.FLOAT_TWIN, images)
+    difference = float(np.abs(answers - _answers(twin, images).numpy()).max())
     tolerance = output_tolerance(twin, images)
     if not difference <= tolerance:
         _refuse([f"the float twin differs from PyTorch by {difference:.3g}, rounding explains {tolerance:.3g}"])
-    return difference
+    run(INT8_PIPELINE, captured.model)
+    onnx.save(quantize(finish(captured.model), images.numpy()), folder / files.INT8_TWIN)
+    return difference, float(np.abs(_run_twin(folder / files.INT8_TWIN, images) - answers).max())
+
+
+def _run_twin(path: Path, images: Tensor) -> NDArray[np.float32]:
+    answers: NDArray[np.float32] = create_session(path, session_options(library=False)).run(
+        None, {INPUT: images.numpy()}
+    )[0]
+    return answers
 
 
 def _named(vectors: list[LayerVector]) -> dict[str, NDArray[np.float32]]:

@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 import bnas_deploy
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import is_binary_conv
 
 BATCH = "N"
 
@@ -18,8 +17,14 @@ def finish(model: ir.Model) -> onnx.ModelProto:
     The batch is called N. IR version and opset are the oldest that hold the model, so that onnxruntime 1.17 loads it.
     """
     _name_batch(model.graph)
-    used = sorted({node.op_type for node in model.graph if is_binary_conv(node)})
     proto = ir.to_proto(model)
+    finish_proto(proto)
+    return proto
+
+
+def finish_proto(proto: onnx.ModelProto) -> None:
+    """Do the same in place for a model whose batch is called N already."""
+    used = sorted({node.op_type for node in proto.graph.node if node.domain == opset.DOMAIN})
     _drop_notes(proto)
     proto.ir_version = opset.IR_VERSION
     proto.producer_name = "bnas-deploy"
@@ -29,7 +34,6 @@ def finish(model: ir.Model) -> onnx.ModelProto:
     proto.functions.extend(opset.function(name) for name in used)
     set_opsets(proto, {"": opset.ONNX_OPSET, **({opset.DOMAIN: opset.VERSION} if used else {})})
     onnx.checker.check_model(proto, full_check=True)
-    return proto
 
 
 def set_opsets(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from bnas_deploy.export.passes.batch_norm import (
     BatchNormToConstants,
+    BatchNormToConv,
     FoldBatchNormAfterBinaryConv,
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
@@ -51,3 +52,6 @@ FLOAT_PIPELINE = (
     MergeDuplicates(),
 )
 """The same care for the float twin. A BN before a padded convolution stays: onnxruntime runs it in one pass."""
+
+INT8_PIPELINE = (BatchNormToConv(), DropUnused())
+"""From the float twin to what onnxruntime can quantise throughout."""

@@ -1,4 +1,4 @@
-"""Batch normalisation: into thresholds, into scales, into weights, into constants."""
+"""Batch normalisation: into thresholds, into scales, into weights, into constants, into convolutions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -287,6 +287,40 @@ class BatchNormToConstants:
         )
         product.name, total.name = f"{y.name}.scale", f"{y.name}.shift"
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [product, total], [y], [shifted])
+
+
+class BatchNormToConv:
+    """Any BN of images that is left: a 1x1 convolution with a group per channel.
+
+    For the int8 twin: onnxruntime computes no BN in 8 bits, but such a convolution it does, without leaving the layout
+    of the convolutions around it.
+    """
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return every BN."""
+        return _batch_norms(model)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why the BN is kept."""
+        shape = node.outputs[0].shape
+        assert shape is not None
+        return None if len(shape) == 4 else "what it normalises are no images"
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Replace the BN by a convolution of the same name."""
+        x, y = node.inputs[0], node.outputs[0]
+        slope, shift = (part.astype(np.float32) for part in BatchNorm.of(node).affine())
+        constants = {"weight": slope.reshape(-1, 1, 1, 1), "bias": shift}
+        convolution = ir.Node(
+            "",
+            "Conv",
+            [x, *(constant(model.graph, f"{node.name}.{name}", data) for name, data in constants.items())],
+            [ir.AttrInt64("group", len(slope)), ir.AttrInt64s("kernel_shape", [1, 1])],
+            outputs=[ir.Value(name=y.name, shape=y.shape, type=y.type)],
+            name=node.name,
+        )
+        convolution.outputs[0].meta.update(y.meta)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [convolution], [y], convolution.outputs)
 
 
 def _is_conv(node: ir.Node | None) -> bool:

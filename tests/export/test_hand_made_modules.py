@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.bundle import FLOAT_TWIN, IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, Preprocessing, read_bundle
+from bnas_deploy.bundle import (
+    FLOAT_TWIN,
+    IMAGES,
+    INT8_TWIN,
+    LAYERS,
+    LAYERS_MODEL,
+    MANIFEST,
+    MODEL,
+    Preprocessing,
+    read_bundle,
+)
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import Description, ExportResult, Images, export_module
 from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear
@@ -135,7 +145,7 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
     manifest = bundle.manifest
 
     files = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
-    assert files == {MODEL, FLOAT_TWIN, MANIFEST, IMAGES, LAYERS, LAYERS_MODEL}
+    assert files == {MODEL, FLOAT_TWIN, INT8_TWIN, MANIFEST, IMAGES, LAYERS, LAYERS_MODEL}
     assert set(manifest.files) == files - {MANIFEST}
     assert (manifest.network, manifest.labels, manifest.metrics) == (
         DESCRIPTION.network,

@@ -13,6 +13,7 @@ from bnas_deploy.export.passes import DropUnused
 from bnas_deploy.export.passes.batch_norm import (
     BatchNorm,
     BatchNormToConstants,
+    BatchNormToConv,
     FoldBatchNormAfterBinaryConv,
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
@@ -342,6 +343,33 @@ def test_to_constants(load, listing, evaluate, rng: np.random.Generator, shape: 
     got = evaluate(model, feeds)
     assert (got["y"] == wanted["y"]).all()
     assert (got["z"] == wanted["z"]).all()
+
+
+def test_to_conv(load, listing, evaluate, rng: np.random.Generator) -> None:
+    model = load(
+        f"(float[N,3,4,4] x) => (float[N,3,4,4] y, float[N,3,4,4] z) {{ y = {_norm('x')} z = Relu(y) }}",
+        **_parameters(rng, 3),
+    )
+    feeds = _images(rng, 3, 4, 4)
+    wanted = evaluate(model, feeds)
+
+    log = run([BatchNormToConv()], model)
+
+    assert log.applied == {"BatchNormToConv": 1}
+    assert listing(model) == ["y = Conv(x)", "z = Relu(y)"]
+    assert model.graph[0].name == "y"
+    got = evaluate(model, feeds)
+    assert (got["y"] == wanted["y"]).all()
+    assert (got["z"] == wanted["z"]).all()
+
+
+def test_to_conv_left_alone_because(load, listing, rng: np.random.Generator) -> None:
+    model = load(f"(float[N,3] x) => (float[N,3] y) {{ y = {_norm('x')} }}", **_parameters(rng, 3))
+
+    log = run([BatchNormToConv()], model)
+
+    assert list(map(str, log.refusals)) == ["BatchNormToConv: y: what it normalises are no images"]
+    assert listing(model) == ["y = BatchNormalization(x)"]
 
 
 def test_a_flipped_channel_negates_its_weights_only(load, binary_conv) -> None:

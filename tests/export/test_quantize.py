@@ -1,0 +1,145 @@
+"""The int8 twin: what it keeps in float32, how near it is to the float twin, and that no weights are too odd for it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.finish import finish
+from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
+from bnas_deploy.export.quantize import CALIBRATION_BATCH, quantize
+from bnas_deploy.export.rewrite import run
+from bnas_deploy.genotype import GENOTYPES
+from bnas_deploy.runtime.session import create_session, session_options
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.network import build_network
+from bnas_deploy.search.untrained import untrained_checkpoint
+
+IMAGE = (3, 32, 32)
+IMAGES = CALIBRATION_BATCH + 1  # more than one batch, the last of them not whole
+
+
+def _images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(IMAGES, *IMAGE)).astype(np.float32)
+
+
+def _float_twin(stem: str) -> nn.Module:
+    """A small network of the published cells, as `export` makes its twin."""
+    config = NetworkConfig("tiny", 3, 8, stem, GENOTYPES[stem], 3, 3, IMAGE[1:])
+    state = untrained_checkpoint(config, seed=0).state
+    twin = build_network(config.float_twin())
+    twin.load_state_dict({name: state[name] for name in twin.state_dict()})
+    return twin.eval()
+
+
+def _quantized(twin: nn.Module) -> onnx.ModelProto:
+    captured = capture(twin, IMAGE)
+    run([*FLOAT_PIPELINE, *INT8_PIPELINE], captured.model)
+    return quantize(finish(captured.model), _images())
+
+
+def _answers(model: onnx.ModelProto, folder: Path) -> NDArray[np.float32]:
+    onnx.save(model, folder / "int8.onnx")
+    session = create_session(folder / "int8.onnx", session_options(library=False))
+    answers: NDArray[np.float32] = session.run([OUTPUT], {INPUT: _images()})[0]
+    return answers
+
+
+def _operators_that_run(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """Return the operators that onnxruntime makes of a model."""
+    options = session_options(library=False)
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine only
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A float twin and its int8 twin."""
+
+    twin: nn.Module
+    model: onnx.ModelProto
+
+
+@pytest.fixture(scope="module", params=["cifar", "imagenet"])
+def quantized(request: pytest.FixtureRequest) -> Quantized:
+    twin = _float_twin(request.param)
+    return Quantized(twin, _quantized(twin))
+
+
+def test_a_searched_network_runs_in_8_bits_throughout(quantized: Quantized, tmp_path: Path) -> None:
+    floats = Counter(node.op_type for node in quantized.model.graph.node)
+
+    ran = _operators_that_run(quantized.model, tmp_path)
+
+    # What has no operator in 8 bits: the mean before the classifier, and the way in and out.
+    in_float = {"ReduceMean", "QuantizeLinear", "DequantizeLinear", "Transpose"}
+    moves_only = {"NhwcMaxPool", "MaxPool", "Split", "Slice"}
+    assert ran.keys() <= in_float | moves_only | {"QLinearConv", "QLinearAdd", "QLinearConcat", "QGemm"}
+    assert ran["QLinearConv"] == floats["Conv"] > 0
+    assert ran["QLinearAdd"] == floats["Add"] > 0
+    assert ran["QLinearConcat"] == floats["Concat"] > 0
+    assert ran["QGemm"] == ran["ReduceMean"] == 1
+    # Into and out of each of: the network, the mean, the classifier. Slices carry their scale along.
+    assert ran["QuantizeLinear"] <= 3
+    assert ran["DequantizeLinear"] <= 3
+    assert ran["Transpose"] <= 3  # and before a Split of channels
+
+
+def test_it_answers_like_the_float_twin(quantized: Quantized, tmp_path: Path) -> None:
+    with torch.no_grad():
+        wanted = quantized.twin(torch.from_numpy(_images())).numpy()
+
+    got = _answers(quantized.model, tmp_path)
+
+    # 1 % is the step of 7-bit weights, which some errors of many cancel out; a layer gone wrong costs far more.
+    assert np.abs(got - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_the_file_is_for_every_onnxruntime_and_tells_nothing_of_the_machine(quantized: Quantized) -> None:
+    model = quantized.model
+    assert model.ir_version == opset.IR_VERSION
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": opset.ONNX_OPSET}
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == [INPUT, OUTPUT]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert not model.metadata_props
+    assert model.producer_name == "bnas-deploy"
+
+
+class Odd(nn.Module):
+    """Weights as no training leaves them, whose ranges are nothing, or nothing but 0."""
+
+    def __init__(self, weight: float, bias: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1)
+        self.classifier = nn.Linear(4, 2)
+        for module in (self.conv, self.conv1, self.classifier):
+            nn.init.constant_(module.weight, weight)
+            nn.init.constant_(module.bias, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.relu(self.conv1(self.norm(torch.relu(self.conv(x)))))
+        return self.classifier(y.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(0, 0), (0, 1), (0, -1), (1e-30, 1), (1e-30, 0)])
+def test_degenerate_ranges_do_not_matter(weight: float, bias: float, tmp_path: Path) -> None:
+    twin = Odd(weight, bias).eval()
+    with torch.no_grad():
+        wanted = twin(torch.from_numpy(_images())).numpy()
+
+    got = _answers(_quantized(twin), tmp_path)
+
+    assert np.abs(got - wanted).max() <= 0.01 * np.abs(wanted).max() + 1e-6
