@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.bundle import FLOAT_TWIN, MODEL
+from bnas_deploy.bundle import FLOAT_TWIN, INT8_TWIN, MODEL, Bundle
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
+from bnas_deploy.runtime.peers import OpenVinoNetwork, openvino_is_installed
 from bnas_deploy.runtime.profile import NodeTime, read_profile
 from bnas_deploy.runtime.session import create_session, session_options
 
@@ -27,9 +28,6 @@ class Runner(Protocol):
 
     def run(self) -> None:
         """Run once."""
-
-    def node_times(self, *, skip: int) -> list[NodeTime]:
-        """End a profiled run and return the time of every node, without the first `skip` runs."""
 
 
 class OrtRunner:
@@ -93,32 +91,76 @@ class OrtRunner:
 class Open(Protocol):
     """How an engine opens a model: see `OrtRunner`."""
 
-    def __call__(
-        self,
-        model: Path,
-        images: NDArray[np.float32],
-        *,
-        threads: int,
-        profile_to: Path | None = None,
-        arena: bool = True,
-    ) -> Runner:
+    def __call__(self, model: Path, images: NDArray[np.float32], *, threads: int) -> Runner:
+        """Load the model and run it once."""
+
+
+class OpenProfiled(Protocol):
+    """How an engine opens a model to tell the time of every node: see `OrtRunner`."""
+
+    def __call__(self, model: Path, images: NDArray[np.float32], *, threads: int, profile_to: Path) -> OrtRunner:
         """Load the model and run it once."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run a network: which file of the bundle, by what, on which instruction set."""
+    """One way to run a network: which file of the bundle, by which package, on which instruction set.
+
+    `open_profiled` is None where the engine does not tell the time of its nodes, and `open_without_arena`, which opens
+    a model so that it keeps no memory between runs, where it takes all memory when it loads the model.
+    """
 
     name: str
     file: str
+    package: str
     isa: Callable[[], str]
     open: Open
+    open_profiled: OpenProfiled | None = None
+    open_without_arena: Open | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why there is no time of an engine: on one layer, or with `subject` None on anything."""
+
+    engine: str
+    subject: str | None
+    reason: str
+
+
+def _vector_isa() -> str:
+    return vector_isa(cpu_flags())
+
+
+def _onnxruntime(name: str, file: str, isa: Callable[[], str], *, library: bool) -> Engine:
+    opening = partial(OrtRunner, library=library)
+    return Engine(name, file, "onnxruntime", isa, opening, opening, partial(opening, arena=False))
 
 
 ENGINES = (
-    Engine("bnas", MODEL, native_isa, partial(OrtRunner, library=True)),
-    Engine("ort-fp32", FLOAT_TWIN, lambda: vector_isa(cpu_flags()), partial(OrtRunner, library=False)),
+    _onnxruntime("bnas", MODEL, native_isa, library=True),
+    _onnxruntime("ort-fp32", FLOAT_TWIN, _vector_isa, library=False),
+    _onnxruntime("ort-int8", INT8_TWIN, _vector_isa, library=False),
+    Engine("openvino-int8", INT8_TWIN, "openvino", _vector_isa, OpenVinoNetwork),
 )
 
 BASELINE = "ort-fp32"
 """What every other engine's speed is divided by."""
+
+
+def engines_for(bundle: Bundle) -> tuple[list[Engine], list[LeftOut]]:
+    """Return the engines that can run here on what is in `bundle`, and why the others cannot."""
+    reasons = {engine.name: _reason_against(engine, bundle) for engine in ENGINES}
+    left_out = [LeftOut(name, None, reason) for name, reason in reasons.items() if reason]
+    return [engine for engine in ENGINES if not reasons[engine.name]], left_out
+
+
+def _reason_against(engine: Engine, bundle: Bundle) -> str | None:
+    if engine.package == "openvino" and not openvino_is_installed():
+        return "the package openvino is not installed"
+    if engine.file not in bundle.manifest.files:
+        return (
+            f"the bundle was exported before bundles had an {engine.file} (bnas-deploy "
+            f"{bundle.manifest.bnas_deploy}); export it again to compare with int8"
+        )
+    return None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bnas_deploy.bits import pack_signs, sign
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
-from bnas_deploy.runtime.engines import BASELINE, OrtRunner
+from bnas_deploy.runtime.engines import BASELINE, LeftOut, OrtRunner
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
 from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, Record, Setting, interleave_warm, layer_name, ratio, record
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
@@ -59,15 +59,6 @@ LAYERS = (
     same_convolution(28, 256, 64, 1),
 )
 """What is measured, in the order in which it is shown."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Why there is no time of an engine: on one layer, or with `subject` None on all of them."""
-
-    engine: str
-    subject: str | None
-    reason: str
 
 
 WRONG_RESULT = "wrong result"

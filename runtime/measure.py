@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.bundle import IMAGES, MODEL, Bundle
+from bnas_deploy.bundle import IMAGES, INT8_TWIN, MODEL, Bundle
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
-from bnas_deploy.runtime.engines import BASELINE, ENGINES, Engine, Runner
+from bnas_deploy.runtime.engines import BASELINE, Engine, Runner
 from bnas_deploy.runtime.graph import Node, read_nodes, uses_k
 from bnas_deploy.runtime.memory import PeakMemory, peak_memory
 from bnas_deploy.runtime.profile import NodeTime, kind_of_node, layer_of, original_nodes
@@ -99,6 +99,26 @@ class AnswerCheck:
     every_bit: bool
     largest_difference: float
     tolerance: float
+
+
+@dataclass(frozen=True)
+class TwinCheck:
+    """What an engine in 8 bits answers, against the float twin, on the images among the test vectors.
+
+    `largest_difference` is that of a logit, `relative_difference` the root of the mean square of all differences,
+    divided by that of the float twin's logits; `agreement` of `images` images have the float twin's most likely class.
+    """
+
+    engine: str
+    images: int
+    largest_difference: float
+    relative_difference: float
+    agreement: int
+
+    @property
+    def sensible(self) -> bool:
+        """Tell whether the answer is nearer to the float twin's than zeros are; NaN is not."""
+        return self.relative_difference < 1
 
 
 @dataclass(frozen=True)
@@ -192,61 +212,97 @@ def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
     return AnswerCheck(len(images), every_bit, difference, tolerance)
 
 
+def check_twins(bundle: Bundle, engines: Sequence[Engine]) -> list[TwinCheck]:
+    """Compare every engine that runs the int8 twin with the float twin in onnxruntime.
+
+    Eight bits have no answer that is right to the bit, and the weights of a twin are no trained ones, so this is to be
+    shown to people; what is not `sensible` should not be timed.
+
+    Raises:
+        BundleError: a file of the bundle is missing, damaged, or not the same network.
+    """
+    images = np.ascontiguousarray(read_images(bundle)[0], np.float32)
+    compared = [engine for engine in engines if engine.name == BASELINE or engine.file == INT8_TWIN]
+    runners = [engine.open(bundle.file(engine.file), images, threads=1) for engine in compared]
+    _refuse_other_shapes(bundle, compared, runners)
+    answers = {engine.name: runner.output for engine, runner in zip(compared, runners, strict=True)}
+    wanted = answers.pop(BASELINE)
+    return [_twin_check(name, answer, wanted) for name, answer in answers.items()]
+
+
+def _twin_check(engine: str, answer: NDArray[np.float32], wanted: NDArray[np.float32]) -> TwinCheck:
+    difference, size = (
+        float(np.sqrt(np.mean(np.square(each, dtype=np.float64)))) for each in (answer - wanted, wanted)
+    )
+    return TwinCheck(
+        engine,
+        images=len(wanted),
+        largest_difference=_largest_difference(answer, wanted),
+        relative_difference=difference / size if size else math.inf,
+        agreement=int((answer.argmax(axis=1) == wanted.argmax(axis=1)).sum()),
+    )
+
+
 def measure_bundle(
     bundle: Bundle,
+    engines: Sequence[Engine],
     *,
     threads: Sequence[int],
     batches: Sequence[int],
     min_seconds: float,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> list[Record]:
-    """Measure every engine on `bundle`, whose answers `check_answers` has found right.
+    """Measure `engines` on `bundle`, whose answers `check_answers` has found right.
 
     Args:
         bundle: what to measure, on the images among its test vectors, repeated to fill a batch.
+        engines: those of `engines_for` that answer sensibly; the first is the one that all is about, and the baseline
+            is among them.
         threads: numbers of threads, one measurement each.
         batches: images per run, one measurement each.
         min_seconds: how long to measure each number of threads and images, at least; the engines share it.
         on_step: is told what is being done, for people who wait.
 
     Returns:
-        For each number of images, then threads, then engine, a record of the network and then one of every node that
-        ran.
+        For each number of images, then threads, then engine, a record of the network and then, where the engine
+        tells, one of every node that ran.
 
     Raises:
         BundleError: a file of the bundle is missing, damaged, or not the same network.
     """
     images = {batch: _batch_of(read_images(bundle)[0], batch) for batch in batches}
     on_step("creation of sessions")
-    creation_ms = _creation_ms(bundle, images[batches[0]])
-    scalings = _measure_scalings(bundle, images, threads, min_seconds, on_step)
+    creation_ms = _creation_ms(bundle, engines, images[batches[0]])
+    scalings = _measure_scalings(bundle, engines[0], images, threads, min_seconds, on_step)
     records: list[Record] = []
     for batch in batches:
         where = f", batch {batch}" if len(batches) > 1 else ""
         on_step(f"peak memory{where}")
         memory = {
-            engine.name: peak_memory(engine.name, bundle.file(engine.file), images[batch].shape) for engine in ENGINES
+            engine.name: peak_memory(engine.name, bundle.file(engine.file), images[batch].shape) for engine in engines
         }
         for count in threads:
             on_step(f"{_count(count)}{where}: whole network")
-            networks = _measure_networks(bundle, images[batch], count, min_seconds)
+            networks = _measure_networks(bundle, engines, images[batch], count, min_seconds)
             on_step(f"{_count(count)}{where}: layer by layer")
-            nodes = _profile_nodes(bundle, images[batch], count, runs=min(networks[0].runs, PROFILED_RUNS))
+            nodes = _profile_nodes(bundle, engines, images[batch], count, runs=min(networks[0].runs, PROFILED_RUNS))
             for network in networks:
                 name = network.engine
                 whole = replace(network, memory=memory[name], creation_ms=creation_ms[name])
-                records += [_with_scaling(whole, scalings), *nodes[name]]
+                if name == engines[0].name:
+                    whole = _with_scaling(whole, scalings)
+                records += [whole, *nodes.get(name, ())]
     return records
 
 
-def _creation_ms(bundle: Bundle, images: NDArray[np.float32]) -> dict[str, float]:
+def _creation_ms(bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32]) -> dict[str, float]:
     """Make sessions with one thread, engine by engine in turns, and return the median milliseconds of each."""
     rounds = [
-        [engine.open(bundle.file(engine.file), images, threads=1).creation_ns for engine in ENGINES]
+        [engine.open(bundle.file(engine.file), images, threads=1).creation_ns for engine in engines]
         for _ in range(1 + CREATIONS)
     ]
     medians: NDArray[np.float64] = np.median(rounds[1:], axis=0) / 1e6
-    return dict(zip((engine.name for engine in ENGINES), medians.tolist(), strict=True))
+    return dict(zip((engine.name for engine in engines), medians.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -259,16 +315,16 @@ class Workload:
 
 def _measure_scalings(
     bundle: Bundle,
+    engine: Engine,
     images: Mapping[int, NDArray[np.float32]],
     threads: Sequence[int],
     min_seconds: float,
     on_step: Callable[[str], object],
 ) -> dict[Workload, NDArray[np.float64]]:
-    """Run the first engine with all numbers of threads and images in turns: nanoseconds per image, (rounds,) each.
+    """Run one engine with all numbers of threads and images in turns: nanoseconds per image, (rounds,) each.
 
     In a measurement of its own, because those of the engines come one after the other, and the machine changes.
     """
-    engine, *_ = ENGINES
     workloads = [Workload(count, batch) for batch in images for count in threads]
     if len(workloads) < 2:
         return {}
@@ -280,7 +336,7 @@ def _measure_scalings(
 
 
 def _with_scaling(network: Record, scalings: Mapping[Workload, NDArray[np.float64]]) -> Record:
-    if network.engine != ENGINES[0].name or not scalings:
+    if not scalings:
         return network
     own = Workload(network.threads, network.batch)
     fewest = Workload(min(each.threads for each in scalings), own.batch)
@@ -336,45 +392,48 @@ def _batch_of(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(images[np.arange(batch) % len(images)], np.float32)
 
 
-def _measure_networks(bundle: Bundle, images: NDArray[np.float32], threads: int, min_seconds: float) -> list[Record]:
-    runners = [engine.open(bundle.file(engine.file), images, threads=threads) for engine in ENGINES]
-    _refuse_other_shapes(bundle, runners)
+def _measure_networks(
+    bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32], threads: int, min_seconds: float
+) -> list[Record]:
+    runners = [engine.open(bundle.file(engine.file), images, threads=threads) for engine in engines]
+    _refuse_other_shapes(bundle, engines, runners)
     calls = [runner.run for runner in runners]
-    interleave(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
-    samples = interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
-    columns = {engine.name: samples[:, i] for i, engine in enumerate(ENGINES)}
+    interleave_warm(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
+    samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
+    columns = {engine.name: samples[:, i] for i, engine in enumerate(engines)}
     return [
         replace(
             record(NETWORK, _setting(engine, threads, len(images)), columns[engine.name]),
             file_bytes=bundle.file(engine.file).stat().st_size,
             ratio=None if engine.name == BASELINE else ratio(BASELINE, columns[BASELINE], columns[engine.name]),
         )
-        for engine in ENGINES
+        for engine in engines
     ]
 
 
-def _refuse_other_shapes(bundle: Bundle, runners: Sequence[Runner]) -> None:
+def _refuse_other_shapes(bundle: Bundle, engines: Sequence[Engine], runners: Sequence[Runner]) -> None:
     """A twin that answers with another shape is another network, and no time of it means anything."""
-    shapes = {engine.file: runner.output.shape for engine, runner in zip(ENGINES, runners, strict=True)}
+    shapes = {engine.file: runner.output.shape for engine, runner in zip(engines, runners, strict=True)}
     if len(set(shapes.values())) > 1:
         given = ", ".join(f"{file} {shape}" for file, shape in shapes.items())
         raise BundleError(f"{bundle.path}: its models answer with different shapes: {given}; export the model again")
 
 
 def _profile_nodes(
-    bundle: Bundle, images: NDArray[np.float32], threads: int, *, runs: int
+    bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32], threads: int, *, runs: int
 ) -> Mapping[str, list[Record]]:
     with tempfile.TemporaryDirectory() as folder:
-        runners = [
-            engine.open(bundle.file(engine.file), images, threads=threads, profile_to=Path(folder))
-            for engine in ENGINES
-        ]
-        interleave([runner.run for runner in runners], min_rounds=WARMUP_ROUNDS + runs)
-        times = [runner.node_times(skip=WARMUP_ROUNDS) for runner in runners]
+        runners = {
+            engine: engine.open_profiled(bundle.file(engine.file), images, threads=threads, profile_to=Path(folder))
+            for engine in engines
+            if engine.open_profiled
+        }
+        interleave([runner.run for runner in runners.values()], min_rounds=WARMUP_ROUNDS + runs)
+        times = {engine: runner.node_times(skip=WARMUP_ROUNDS) for engine, runner in runners.items()}
     layers = {layer.name: layer_name(layer) for layer in bundle.manifest.layers}
     return {
         engine.name: _node_records(bundle.file(engine.file), _setting(engine, threads, len(images)), found, layers)
-        for engine, found in zip(ENGINES, times, strict=True)
+        for engine, found in times.items()
     }
 
 

@@ -5,6 +5,7 @@ getrusage, which a new process inherits from the one that started it.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import re
@@ -50,9 +51,8 @@ def _ask(what: str, engine: str, model: Path, input_shape: tuple[int, ...]) -> d
 
 
 def _answer(what: str, engine: str, model: str, input_shape: list[int]) -> dict[str, int | None]:
-    import onnxruntime  # noqa: F401 - part of what is there before the model is
-
     (row,) = (row for row in ENGINES if row.name == engine)
+    importlib.import_module(row.package)  # part of what is there before the model is
     images = np.zeros(input_shape, np.float32)
     return (_run_alone if what == "whole" else _run_without_arena)(row, Path(model), images)
 
@@ -70,9 +70,9 @@ def _run_without_arena(engine: Engine, model: Path, images: NDArray[np.float32])
     """
     # Linux counts pages by processor and adds up what is known to some 32 pages each: on one, that is 128 kB.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    if not _return_freed_blocks():
+    if engine.open_without_arena is None or not _return_freed_blocks():
         return {"activation_bytes": None}
-    runner = engine.open(model, images, threads=1, arena=False)
+    runner = engine.open_without_arena(model, images, threads=1)
     grown = [_growth_of(runner) for _ in range(GROWTHS)]
     known = [each for each in grown if each is not None]
     return {"activation_bytes": statistics.median_low(known) or None if known else None}

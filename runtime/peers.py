@@ -1,10 +1,12 @@
-"""Binary convolutions of other inference engines, for `bnas-deploy bench --layers` where they are installed.
+"""Other inference engines, to compare with where they are installed.
 
 None is a dependency of bnas-deploy.
 """
 
 import importlib
 import importlib.util
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,16 +46,10 @@ class OpenVinoRunner:
         """
         openvino: Any = importlib.import_module("openvino")
         self.output = np.zeros((len(x), *layer.output), np.float32)
-        # A processor with two threads per core counts as one otherwise, whatever number of threads is asked for.
-        setting = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_HYPER_THREADING": threads > 1,
-        }
         model = _openvino_model(openvino, layer, [padding] * 2, x.shape, signs, scale, bias)
         try:
-            self._request = openvino.Core().compile_model(model, "CPU", setting).create_infer_request()
+            compiled = openvino.Core().compile_model(model, "CPU", _setting(threads))
+            self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise UnsupportedLayerError(str(error)) from None
         self._request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
@@ -66,8 +62,44 @@ class OpenVinoRunner:
         self._request.wait()
 
 
+class OpenVinoNetwork:
+    """An ONNX file with one input and one output in OpenVINO on the CPU, with input and output bound."""
+
+    def __init__(self, model: Path, images: NDArray[np.float32], *, threads: int) -> None:
+        """Compile `model` for the batch of `images` (N, C, H, W), float32, and run it once."""
+        openvino: Any = importlib.import_module("openvino")
+        start = time.perf_counter_ns()
+        core = openvino.Core()
+        network = core.read_model(model)
+        # With a batch that is known OpenVINO chooses its layouts and memory once.
+        network.reshape(list(images.shape))
+        compiled = core.compile_model(network, "CPU", _setting(threads))
+        self.creation_ns = time.perf_counter_ns() - start
+        self.output = np.zeros(tuple(compiled.output(0).shape), np.float32)
+        self._request = compiled.create_infer_request()
+        self._request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+        self._request.set_output_tensor(openvino.Tensor(self.output, shared_memory=True))
+        self.run()
+
+    def run(self) -> None:
+        """Run once, as `OpenVinoRunner` does."""
+        self._request.start_async()
+        self._request.wait()
+
+
+def _setting(threads: int) -> dict[str, object]:
+    """Return what OpenVINO is told for the shortest time of a single run."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # A processor with two threads per core counts as one otherwise, whatever number of threads is asked for.
+        "ENABLE_HYPER_THREADING": threads > 1,
+    }
+
+
 def openvino_is_installed() -> bool:
-    """Tell whether `OpenVinoRunner` has what it needs."""
+    """Tell whether this module's runners have what they need."""
     return importlib.util.find_spec("openvino") is not None
 
 

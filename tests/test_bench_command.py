@@ -17,6 +17,7 @@ from bnas_deploy.bits import pack_signs
 from bnas_deploy.bundle import (
     FLOAT_TWIN,
     IMAGES,
+    INT8_TWIN,
     MANIFEST,
     MODEL,
     LayerCheck,
@@ -31,8 +32,11 @@ from bnas_deploy.commands.bench import command
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
-from bnas_deploy.runtime import layers
+from bnas_deploy.export.quantize import quantize
+from bnas_deploy.runtime import engines, layers
+from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.measure import check_answers, read_images
+from bnas_deploy.runtime.peers import openvino_is_installed
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
 CHANNELS, CLASSES, SIZE = 16, 10, 8
@@ -116,8 +120,9 @@ def bundle(tmp_path: Path) -> Path:
 def write_bundle(path: Path, model: onnx.ModelProto) -> Path:
     with new_bundle(path) as folder:
         onnx.save(model, folder / MODEL)
-        onnx.save(Network(binary=False).model(), folder / FLOAT_TWIN)
         images = np.random.default_rng(1).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
+        onnx.save(Network(binary=False).model(), folder / FLOAT_TWIN)
+        onnx.save(quantize(Network(binary=False).model(), images), folder / INT8_TWIN)
         logits = create_session(folder / MODEL, session_options(threads=1, library=False)).run(
             None, {"images": images}
         )[0]
@@ -161,6 +166,69 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnas_deploy.runtime.measure.interleave", refuse)
 
 
+FILES = {"bnas": MODEL, "ort-fp32": FLOAT_TWIN, "ort-int8": INT8_TWIN, "openvino-int8": INT8_TWIN}
+"""What is measured, and on which file."""
+
+
+@pytest.mark.skipif(not openvino_is_installed(), reason="the package openvino is not installed")
+def test_openvino_is_measured_where_it_is_installed(bundle: Path, tmp_path: Path) -> None:
+    result = bench(bundle, "--threads", 1, "--min-seconds", 0, "--json", tmp_path / "bench.json")
+
+    assert result.exit_code == 0, result.output
+    records = report.read_report(tmp_path / "bench.json").records
+    assert [each.engine for each in records if each.subject == "network"] == list(FILES)
+    assert not [each for each in records if each.engine == "openvino-int8" and each.subject != "network"]
+    assert re.search(
+        r"openvino-int8 against the float twin: logits differ by at most [\d.e-]+, in the mean", result.output
+    )
+    assert re.search(r"bnas with 1 thread: \d+\.\d\d times as fast as openvino-int8", result.output)
+
+
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "openvino_is_installed", lambda: False)
+
+
+@pytest.mark.usefixtures("no_openvino")
+def test_a_bundle_without_int8_twin_is_measured_without_it(bundle: Path, tmp_path: Path) -> None:
+    (bundle / INT8_TWIN).unlink()
+    write_manifest(bundle)
+
+    result = bench(bundle, "--threads", 1, "--min-seconds", 0, "--json", tmp_path / "bench.json")
+
+    assert result.exit_code == 0, result.output
+    read = report.read_report(tmp_path / "bench.json")
+    assert [each.engine for each in read.records if each.subject == "network"] == ["bnas", "ort-fp32"]
+    reason = (
+        "the bundle was exported before bundles had an int8.onnx (bnas-deploy 0); export it again to compare with int8"
+    )
+    assert read.left_out == (
+        LeftOut("ort-int8", None, reason),
+        LeftOut("openvino-int8", None, "the package openvino is not installed"),
+    )
+    assert f"Not measured: ort-int8, because {reason}." in " ".join(result.stdout.split())
+
+
+@pytest.mark.usefixtures("no_openvino")
+def test_an_int8_twin_that_answers_nonsense_is_not_timed(bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(bundle / INT8_TWIN)
+    for node in model.graph.node:
+        for i, name in enumerate(node.output):
+            node.output[i] = "negative" if name == "logits" else name
+    model.graph.node.append(helper.make_node("Neg", ["negative"], ["logits"]))
+    onnx.save(model, bundle / INT8_TWIN)
+    write_manifest(bundle)
+
+    result = bench(bundle, "--threads", 1, "--min-seconds", 0, "--json", tmp_path / "bench.json")
+
+    assert result.exit_code == 0, result.output
+    assert "and 0 of 3 images get the same class" in result.output
+    read = report.read_report(tmp_path / "bench.json")
+    assert [each.engine for each in read.records if each.subject == "network"] == ["bnas", "ort-fp32"]
+    assert read.left_out[-1] == LeftOut("ort-int8", None, "it answers otherwise than the float twin")
+
+
+@pytest.mark.usefixtures("no_openvino")
 def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
     options = ["--threads", "1,2", "--batch", "4,1", "--min-seconds", 0]
@@ -175,10 +243,11 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     records = json.loads(json_path.read_text(encoding="utf-8"))["records"]
     networks = [each for each in records if each["subject"] == "network"]
     assert [(each["engine"], each["threads"], each["batch"]) for each in networks] == [
-        *(("bnas", 1, 4), ("ort-fp32", 1, 4)),
-        *(("bnas", 2, 4), ("ort-fp32", 2, 4)),
-        *(("bnas", 1, 1), ("ort-fp32", 1, 1)),
-        *(("bnas", 2, 1), ("ort-fp32", 2, 1)),
+        (engine, threads, batch)
+        for batch in (4, 1)
+        for threads in (1, 2)
+        for engine in FILES
+        if engine != "openvino-int8"
     ]
     for each in networks:
         assert each["runs"] >= 10
@@ -187,9 +256,9 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
         assert ("thread_scaling" in each) == (of_binary and each["threads"] == 2)
         assert ("batch_scaling" in each) == (of_binary and each["batch"] == 4)
         assert 0 < each["median_ms"] <= each["p90_ms"] <= each["p99_ms"]
-        assert each["file_bytes"] == (bundle / (MODEL if each["engine"] == "bnas" else FLOAT_TWIN)).stat().st_size
+        assert each["file_bytes"] == (bundle / FILES[each["engine"]]).stat().st_size
         assert each["memory"]["peak_bytes"] > each["memory"]["import_bytes"] > 0
-        assert ("ratio" in each) == (each["engine"] == "bnas")
+        assert ("ratio" in each) == (each["engine"] != "ort-fp32")
 
     # Both models' convolutions are found under the names they have in the files, whatever onnxruntime made of them.
     kinds = {(each["engine"], each["subject"]): each["kind"] for each in records if "layer" in each}
@@ -200,6 +269,9 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
         ("ort-fp32", "stem"): "float convolution",
         ("ort-fp32", "cells.0.edges.0"): "float convolution",
         ("ort-fp32", "cells.0.edges.1"): "float convolution",
+        ("ort-int8", "stem"): "int8 convolution",
+        ("ort-int8", "cells.0.edges.0"): "int8 convolution",
+        ("ort-int8", "cells.0.edges.1"): "int8 convolution",
     }
     layers = {each["subject"]: each["layer"] for each in records if "layer" in each}
     assert layers["stem"] == "8x8 3->16 k3 s1 d1"
@@ -316,6 +388,11 @@ def test_a_twin_of_another_shape_is_refused(bundle: Path) -> None:
     model.graph.node[-1].output[0] = "logits"
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CHANNELS
     onnx.save(model, bundle / FLOAT_TWIN)
+    write_manifest(bundle)
+    result = bench(bundle, "--threads", 1, "--min-seconds", 0)
+    assert result.exit_code == 1
+    assert "its models answer with different shapes: float.onnx (3, 16), int8.onnx (3, 10)" in result.output
+    (bundle / INT8_TWIN).unlink()
     write_manifest(bundle)
     result = bench(bundle, "--threads", 1, "--min-seconds", 0)
     assert result.exit_code == 1

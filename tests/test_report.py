@@ -12,7 +12,8 @@ from bnas_deploy.errors import BnasError
 from bnas_deploy.report import Report, rows
 from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow, Work
 from bnas_deploy.report.summary import Ceilings
-from bnas_deploy.runtime.layers import NOT_SUPPORTED, WRONG_RESULT, LeftOut
+from bnas_deploy.runtime.engines import LeftOut
+from bnas_deploy.runtime.layers import NOT_SUPPORTED, WRONG_RESULT
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, AnswerCheck, Ratio, Record
 from bnas_deploy.runtime.memory import PeakMemory

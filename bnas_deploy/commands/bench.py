@@ -1,4 +1,4 @@
-"""`bnas-deploy bench`: measure a bundle against its float twin, or single layers against other engines."""
+"""`bnas-deploy bench`: measure a bundle against its twins, or single layers against other engines."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ import click
 from bnas_deploy.errors import BundleError
 
 if TYPE_CHECKING:
-    from bnas_deploy.runtime.layers import LeftOut
+    from bnas_deploy.runtime.engines import LeftOut
     from bnas_deploy.runtime.measure import Record
 
 
@@ -74,10 +74,11 @@ def command(
     json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:
-    """Measure BUNDLE's binary network against its float twin, in turns, in onnxruntime.
+    """Measure BUNDLE's binary network against its float twin and its int8 twin, in turns, in onnxruntime.
 
     The answer is checked first: bit for bit against onnxruntime without the operator library, and against what PyTorch
-    gave to the same images. Times of single layers are from onnxruntime's profiler, in runs of their own.
+    gave to the same images. Times of single layers are from onnxruntime's profiler, in runs of their own. The int8 twin
+    is measured in OpenVINO too, where the package openvino is installed.
 
     With --layers instead of BUNDLE: binary convolutions of fixed shapes against onnxruntime's float32 and int8, and
     against OpenVINO's binary convolution where the package openvino is installed. Results are checked first, too.
@@ -115,15 +116,23 @@ def _measure_bundle(
 ) -> "tuple[list[Record], list[LeftOut]]":
     from bnas_deploy import report
     from bnas_deploy.bundle import read_bundle
+    from bnas_deploy.runtime.engines import LeftOut, engines_for
     from bnas_deploy.runtime.machine import usable_cpus
-    from bnas_deploy.runtime.measure import check_answers, measure_bundle
+    from bnas_deploy.runtime.measure import check_answers, check_twins, measure_bundle
 
     _refuse_checkpoint(path)
     bundle = read_bundle(path)
     counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
     _say("checking the answer")
     click.echo(report.answer(check_answers(bundle, counts)))
-    return measure_bundle(bundle, threads=counts, batches=batches, min_seconds=min_seconds, on_step=_say), []
+    engines, left_out = engines_for(bundle)
+    for check in check_twins(bundle, engines):
+        click.echo(report.twin_answer(check))
+        if not check.sensible:
+            engines = [engine for engine in engines if engine.name != check.engine]
+            left_out.append(LeftOut(check.engine, None, "it answers otherwise than the float twin"))
+    records = measure_bundle(bundle, engines, threads=counts, batches=batches, min_seconds=min_seconds, on_step=_say)
+    return records, left_out
 
 
 def _measure_layers(

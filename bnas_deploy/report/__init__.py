@@ -5,6 +5,6 @@ Rows hold numbers; only `figures` and `tables` round, and every printer prints w
 
 from bnas_deploy.report.saved import Report, read_report
 from bnas_deploy.report.tables import Table, headline, tables
-from bnas_deploy.report.text import answer, markdown, print_report
+from bnas_deploy.report.text import answer, markdown, print_report, twin_answer
 
-__all__ = ["Report", "Table", "answer", "headline", "markdown", "print_report", "read_report", "tables"]
+__all__ = ["Report", "Table", "answer", "headline", "markdown", "print_report", "read_report", "tables", "twin_answer"]

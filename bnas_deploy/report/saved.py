@@ -8,7 +8,7 @@ from typing import Any
 
 from bnas_deploy.errors import BnasError
 from bnas_deploy.report.summary import Summary, summaries
-from bnas_deploy.runtime.layers import LeftOut
+from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import Ratio, Record
 from bnas_deploy.runtime.memory import PeakMemory

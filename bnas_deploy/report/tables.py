@@ -8,7 +8,8 @@ from bnas_deploy.report import figures
 from bnas_deploy.report.rows import SingleRow, Work, kind_rows, layer_rows, single_rows, work_by_engine
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
-from bnas_deploy.runtime.layers import WRONG_RESULT, LeftOut
+from bnas_deploy.runtime.engines import LeftOut
+from bnas_deploy.runtime.layers import WRONG_RESULT
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
 from bnas_deploy.runtime.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
@@ -36,7 +37,7 @@ class Table:
 def tables(report: Report) -> list[Table]:
     """Round everything once and lay it out."""
     networks = [each for each in report.records if each.subject == NETWORK]
-    found = [_network_table(networks), _summary_table(report.summaries), _size_table(networks)]
+    found = [_network_table(networks, report.left_out), _summary_table(report.summaries), _size_table(networks)]
     for (threads, batch), group in groupby(report.records, key=lambda each: (each.threads, each.batch)):
         records = list(group)
         where = f"{figures.threads(threads)}, batch {batch}"
@@ -91,7 +92,7 @@ def _layers_headline(rows: Sequence[SingleRow], where: str) -> Iterator[str]:
         )
 
 
-def _network_table(networks: Sequence[Record]) -> Table:
+def _network_table(networks: Sequence[Record], left_out: Sequence[LeftOut]) -> Table:
     batches = sorted({each.batch for each in networks})
     several = len(batches) > 1
     rows = [
@@ -117,7 +118,9 @@ def _network_table(networks: Sequence[Record]) -> Table:
         tuple(rows),
         left=frozenset({shown.index("engine"), shown.index("ISA")}),
         strong=frozenset(i for i, each in enumerate(networks) if each.engine == networks[0].engine),
-        note=" ".join(_ratio_notes([each.ratio for each in networks if each.ratio])),
+        note=" ".join(
+            (*_ratio_notes([each.ratio for each in networks if each.ratio]), *_left_out_notes(left_out)),
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, TextIO
 
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.tables import Table, headline, tables
-from bnas_deploy.runtime.measure import AnswerCheck
+from bnas_deploy.runtime.measure import AnswerCheck, TwinCheck
 
 
 def answer(check: AnswerCheck) -> str:
@@ -15,6 +15,15 @@ def answer(check: AnswerCheck) -> str:
         f"Answer checked on {check.images} images: the operator library {agreement} onnxruntime without it,\n"
         f"and the largest difference of a logit from PyTorch's is {check.largest_difference:.2g} "
         f"({check.tolerance:.2g} is allowed)."
+    )
+
+
+def twin_answer(check: TwinCheck) -> str:
+    """Say how far an engine in 8 bits is from the float twin."""
+    return (
+        f"{check.engine} against the float twin: logits differ by at most {check.largest_difference:.2g}, in the mean "
+        f"by {100 * check.relative_difference:.2g} %,\n"
+        f"and {check.agreement} of {check.images} images get the same class."
     )
 
 

@@ -11,11 +11,11 @@ from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.export import opset
 from bnas_deploy.runtime import layers
+from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.layers import (
     LAYERS,
     VARIANTS,
     Entry,
-    LeftOut,
     Problem,
     Variant,
     measure_layers,

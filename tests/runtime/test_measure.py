@@ -83,8 +83,7 @@ def test_scaling_is_by_threads_with_the_same_batch_and_by_batch_with_the_same_th
     assert scaled.batch_scaling == Ratio("batch 1", 1.25, 1.25, 1.25)
     smallest = _with_scaling(replace(network, threads=1, batch=1), ns_per_image)
     assert (smallest.thread_scaling, smallest.batch_scaling) == (None, None)
-    twin = replace(network, engine="ort-fp32")
-    assert _with_scaling(twin, ns_per_image) == twin
+    assert _with_scaling(network, {}) == network
 
 
 def test_percentiles_are_those_of_numpy(rng: np.random.Generator) -> None:
