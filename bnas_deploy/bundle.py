@@ -4,9 +4,11 @@ It holds
 
     model.onnx               the binary network; its binary convolutions are operators of the domain `bnas`
     float.onnx               the float twin: the same architecture with real weights and no sign
-    int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1 have none
+    int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1.0 have none
     manifest.json            what is described by `Manifest`
-    test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`
+    test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
+                             layers were quantised, `logits` are what model.onnx answered when it was exported, and
+                             `float_logits` what it answered before they were
     test_vectors/layers.onnx every binary convolution of model.onnx, each with an input and an output of its own
     test_vectors/layers.npz  for layer L, what PyTorch fed to it (`L.x`, `L.added1`) and what it answered (`L.y`)
 """
@@ -22,13 +24,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePosixPath
-from types import FrameType
+from types import FrameType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1, of bnas-deploy 0.1.0, had no `quantization`."""
 
 MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
@@ -88,6 +91,20 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What it changed to compute in 8 bits what is not binary, on the `images` of the export.
+
+    Differences are those of a logit to the same network with float layers; `agreement` images kept their most likely
+    class.
+    """
+
+    largest_difference: float
+    mean_difference: float
+    images: int
+    agreement: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle says about itself; `network` and `metrics` are shown to people, not interpreted.
 
@@ -104,6 +121,7 @@ class Manifest:
     preprocessing: Preprocessing
     layers: tuple[LayerCost, ...]
     verification: Verification
+    quantization: Quantization | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT_VERSION
@@ -111,7 +129,17 @@ class Manifest:
     @property
     def still_float(self) -> tuple[LayerCost, ...]:
         """Return the layers whose weights stayed float."""
-        return tuple(layer for layer in self.layers if not layer.is_binary)
+        return tuple(layer for layer in self.layers if layer.weight_bits == 32)
+
+    @property
+    def reference(self) -> str:
+        """Name, in a sentence, whose answers the test vectors are."""
+        return "PyTorch" if self.quantization is None else "the exported model"
+
+    @property
+    def in_8_bits(self) -> tuple[LayerCost, ...]:
+        """Return the layers whose weights have 8 bits."""
+        return tuple(layer for layer in self.layers if layer.weight_bits == 8)
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -299,6 +327,8 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
         raise BundleError(
             f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
         )
+    if version == 1:
+        data = {"quantization": None, **data}
     try:
         manifest: Manifest = _from_json(Manifest, data, "manifest")
         _check_values(manifest)
@@ -316,6 +346,8 @@ def _from_json(kind: Any, data: Any, name: str) -> Any:
     if is_dataclass(kind):
         return _dataclass_from_json(kind, _wanted(isinstance(data, dict), data, name, "an object"), name)
     arguments = get_args(kind)
+    if get_origin(kind) is UnionType:  # of a kind and None
+        return None if data is None else _from_json(arguments[0], data, name)
     if get_origin(kind) is tuple and arguments[-1] is ...:
         _wanted(isinstance(data, list), data, name, "a list")
         return tuple(_from_json(arguments[0], value, f"{name}[{index}]") for index, value in enumerate(data))
@@ -401,4 +433,4 @@ def _check_layer(layer: LayerCost, name: str) -> None:
         sizes = getattr(layer, key)
         _wanted(min(sizes) > 0, list(sizes), f"{name}.{key}", "at least 1 each")
     _wanted(layer.groups > 0, layer.groups, f"{name}.groups", "at least 1")
-    _wanted(layer.weight_bits in (1, 32), layer.weight_bits, f"{name}.weight_bits", "1 or 32")
+    _wanted(layer.weight_bits in (1, 8, 32), layer.weight_bits, f"{name}.weight_bits", "1, 8 or 32")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class LayerCost:
     """A convolution or a matrix product.
 
-    `input` and `output` are (channels, height, width); a matrix product has one pixel. `weight_bits` is 1 or 32.
+    `input` and `output` are (channels, height, width); a matrix product has one pixel. `weight_bits` is 1, 8 or 32.
     One multiply-accumulate is one MAC, whatever its width; biases, scales and batch normalisation are not counted.
     """
 
@@ -39,31 +39,35 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over layers, binary and float apart."""
+    """Sums over layers, by the bits of their weights."""
 
     binary_weights: int
     float_weights: int
     binary_macs: int
     float_macs: int
+    int8_weights: int = 0
+    int8_macs: int = 0
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes of the weights, 1 bit or 32 bits each."""
-        return (self.binary_weights + 7) // 8 + 4 * self.float_weights
+        """Return the bytes of the weights, 1, 8 or 32 bits each."""
+        return (self.binary_weights + 7) // 8 + self.int8_weights + 4 * self.float_weights
 
     @property
     def float_twin_bytes(self) -> int:
         """Return the bytes of the same weights in float32."""
-        return 4 * (self.binary_weights + self.float_weights)
+        return 4 * (self.binary_weights + self.int8_weights + self.float_weights)
 
 
 def total(layers: Iterable[LayerCost]) -> Totals:
     """Add up weights and MACs."""
     layers = tuple(layers)
-    binary, real = ([layer for layer in layers if layer.is_binary is kind] for kind in (True, False))
+    binary, int8, real = ([layer for layer in layers if layer.weight_bits == bits] for bits in (1, 8, 32))
     return Totals(
         binary_weights=sum(layer.weights for layer in binary),
         float_weights=sum(layer.weights for layer in real),
         binary_macs=sum(layer.macs for layer in binary),
         float_macs=sum(layer.macs for layer in real),
+        int8_weights=sum(layer.weights for layer in int8),
+        int8_macs=sum(layer.macs for layer in int8),
     )

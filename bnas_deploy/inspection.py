@@ -100,6 +100,7 @@ def layer_table(layers: Sequence[LayerCost]) -> str:
     costs = total(layers)
     totals = [
         f"1-bit weights {costs.binary_weights:,}, {costs.binary_macs / 1e6:,.1f} MMAC",
+        *([f"8-bit weights {costs.int8_weights:,}, {costs.int8_macs / 1e6:,.1f} MMAC"] if costs.int8_weights else []),
         f"32-bit weights {costs.float_weights:,}, {costs.float_macs / 1e6:,.1f} MMAC",
         f"weights take {costs.weight_bytes / 1000:,.1f} kB, in float32 {costs.float_twin_bytes / 1000:,.1f} kB "
         f"({costs.float_twin_bytes / max(1, costs.weight_bytes):.1f} times as much)",

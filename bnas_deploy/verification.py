@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnas_deploy.bundle import Bundle
-from bnas_deploy.cost import LayerCost, total
+from bnas_deploy.bundle import Bundle, Manifest
+from bnas_deploy.cost import LayerCost
 
 if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
@@ -53,10 +53,12 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
         _line(
             "outputs",
-            f"differ from PyTorch by at most {result.difference:.2g}; rounding explains {result.tolerance:.2g}",
+            f"differ from {result.reference} by at most {result.difference:.2g}; "
+            f"rounding explains {result.tolerance:.2g}",
         ),
         _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
-        _line("still float", _still_float(bundle.manifest.still_float)),
+        _line("still float", _float_layers(bundle.manifest.still_float)),
+        *_quantized(bundle.manifest),
         *_sizes(bundle),
     ]
     return "\n".join(lines)
@@ -73,10 +75,24 @@ def _correct(result: "VerifyResult") -> str:
     return " (random, not real ones)" if result.correct is None else f"; {result.correct} classified correctly"
 
 
-def _still_float(layers: tuple[LayerCost, ...]) -> str:
-    costs = total(layers)
+def _quantized(manifest: Manifest) -> list[str]:
+    change = manifest.quantization
+    if change is None:
+        return []
+    return [
+        _line("in 8 bits", _float_layers(manifest.in_8_bits)),
+        _line(
+            "change by 8 bits",
+            f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
+            f"{change.mean_difference:.2g}; same class for {change.agreement} of {change.images} images",
+        ),
+    ]
+
+
+def _float_layers(layers: tuple[LayerCost, ...]) -> str:
+    weights, macs = sum(layer.weights for layer in layers), sum(layer.macs for layer in layers)
     names = ", ".join(layer.name for layer in layers)
-    return f"{names} ({costs.float_weights:,} weights, {costs.float_macs / 1e6:.1f} MMAC)" if layers else "nothing"
+    return f"{names} ({weights:,} weights, {macs / 1e6:.1f} MMAC)" if layers else "nothing"
 
 
 def _sizes(bundle: Bundle) -> list[str]:

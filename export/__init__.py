@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from bnas_deploy.bundle import (
     LayerCheck,
     Manifest,
     Preprocessing,
+    Quantization,
     Verification,
     describe_files,
     new_bundle,
@@ -31,7 +32,7 @@ from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
-from bnas_deploy.export.quantize import quantize
+from bnas_deploy.export.quantization import quantize, quantize_layers
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
 from bnas_deploy.runtime.session import create_session, session_options
@@ -75,8 +76,14 @@ class ExportResult:
     int8_difference: float
 
 
-def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> ExportResult:
-    """Export the network of a checkpoint and its float twin to a bundle at `path`.
+FloatLayers = Literal["float", "int8"]
+"""How a binary network computes what is not binary."""
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, path: Path, images: Images, *, float_layers: FloatLayers = "float"
+) -> ExportResult:
+    """Export the network of a checkpoint and its float twin to a bundle at `path`; see `export_module`.
 
     The float twin has the checkpoint's latent weights; it and the int8 twin that is made of it are there to be
     measured, not to be right.
@@ -99,11 +106,17 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, images: Images) -> Exp
         preprocessing=checkpoint.preprocessing,
         metrics=dict(checkpoint.metrics),
     )
-    return export_module(network, twin, path, images, description)
+    return export_module(network, twin, path, images, description, float_layers=float_layers)
 
 
 def export_module(
-    module: nn.Module, twin: nn.Module, path: str | Path, images: Images, description: Description
+    module: nn.Module,
+    twin: nn.Module,
+    path: str | Path,
+    images: Images,
+    description: Description,
+    *,
+    float_layers: FloatLayers = "float",
 ) -> ExportResult:
     """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
 
@@ -113,6 +126,8 @@ def export_module(
         path: folder to write.
         images: what to verify with; the bundle keeps them.
         description: for the manifest.
+        float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
+            puts down in the manifest what that changed on `images`.
 
     Raises:
         ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
@@ -135,6 +150,11 @@ def export_module(
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
+        if float_layers == "int8":
+            manifest = _quantize_float_layers(Bundle(folder, manifest), images)
+            (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            result = verify_bundle(Bundle(folder, manifest))
+            _refuse(result.failures)
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference)
 
 
@@ -154,6 +174,42 @@ def _write_model(
     vectors = layer_vectors(captured.model, values)
     np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
     return captured.model, log, tuple(vector.check for vector in vectors)
+
+
+def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
+    """Replace the verified model by one whose float layers are in 8 bits; return its manifest.
+
+    From then on the new model's own answers are what it has to give again on other machines.
+    """
+    path, manifest = bundle.file(files.MODEL), bundle.manifest
+    before = _run(path, images.pixels, library=True)
+    model, names = quantize_layers(onnx.load(path), images.pixels.numpy())
+    if not names:
+        raise ExportError(
+            "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
+        )
+    onnx.save(model, path)
+    session = create_session(path)
+
+    def answer(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {INPUT: pixels.numpy()})[0])
+
+    after = answer(images.pixels)
+    arrays = {**_image_arrays(images, after), "float_logits": before}
+    np.savez_compressed(bundle.file(files.IMAGES), allow_pickle=False, **arrays)
+    difference = np.abs(after.numpy() - before)
+    return replace(
+        manifest,
+        layers=tuple(replace(layer, weight_bits=8) if layer.name in names else layer for layer in manifest.layers),
+        verification=replace(manifest.verification, output_tolerance=output_tolerance(answer, images.pixels)),
+        quantization=Quantization(
+            largest_difference=float(difference.max()),
+            mean_difference=float(difference.mean()),
+            images=len(before),
+            agreement=int((after.numpy().argmax(axis=1) == before.argmax(axis=1)).sum()),
+        ),
+        files=describe_files(bundle.path),
+    )
 
 
 def _manifest(model: ir.Model, description: Description, verification: Verification, folder: Path) -> Manifest:
@@ -224,20 +280,19 @@ def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, 
     captured = capture(twin, images.shape[1:])
     run(FLOAT_PIPELINE, captured.model)
     onnx.save(finish(captured.model), folder / files.FLOAT_TWIN)
-    answers = _run_twin(folder / files.FLOAT_TWIN, images)
+    answers = _run(folder / files.FLOAT_TWIN, images, library=False)
     difference = float(np.abs(answers - _answers(twin, images).numpy()).max())
     tolerance = output_tolerance(twin, images)
     if not difference <= tolerance:
         _refuse([f"the float twin differs from PyTorch by {difference:.3g}, rounding explains {tolerance:.3g}"])
     run(INT8_PIPELINE, captured.model)
     onnx.save(quantize(finish(captured.model), images.numpy()), folder / files.INT8_TWIN)
-    return difference, float(np.abs(_run_twin(folder / files.INT8_TWIN, images) - answers).max())
+    return difference, float(np.abs(_run(folder / files.INT8_TWIN, images, library=False) - answers).max())
 
 
-def _run_twin(path: Path, images: Tensor) -> NDArray[np.float32]:
-    answers: NDArray[np.float32] = create_session(path, session_options(library=False)).run(
-        None, {INPUT: images.numpy()}
-    )[0]
+def _run(path: Path, images: Tensor, *, library: bool) -> NDArray[np.float32]:
+    session = create_session(path, session_options(library=library))
+    answers: NDArray[np.float32] = session.run(None, {INPUT: images.numpy()})[0]
     return answers
 
 

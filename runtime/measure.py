@@ -92,6 +92,7 @@ class Record:
 class AnswerCheck:
     """What was compared before measuring: so many images, and the largest difference of a logit from PyTorch's.
 
+    Or, where the bundle's float layers are in 8 bits, from what the exported model gave: `reference` tells.
     `every_bit` is whether the library had to agree with the function bodies bit for bit, or within the tolerance.
     """
 
@@ -99,6 +100,7 @@ class AnswerCheck:
     every_bit: bool
     largest_difference: float
     tolerance: float
+    reference: str = "PyTorch"
 
 
 @dataclass(frozen=True)
@@ -206,10 +208,11 @@ def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
     difference = _largest_difference(plain, logits)
     if not difference <= tolerance:  # so that NaN is refused
         raise BundleError(
-            f"{model}: a logit differs by {difference:.3g} from what PyTorch gave to the images in {IMAGES}, and "
+            f"{model}: a logit differs by {difference:.3g} from what {bundle.manifest.reference} gave to the "
+            f"images in {IMAGES}, and "
             f"{tolerance:.3g} is allowed; {_not_measured(bundle)}"
         )
-    return AnswerCheck(len(images), every_bit, difference, tolerance)
+    return AnswerCheck(len(images), every_bit, difference, tolerance, bundle.manifest.reference)
 
 
 def check_twins(bundle: Bundle, engines: Sequence[Engine]) -> list[TwinCheck]:

@@ -48,7 +48,8 @@ class VerifyResult:
     `identical` tells whether the library and plain onnxruntime (function bodies) answer alike, layer by layer and in
     the outputs: to the bit, but where K enters, whose sum has no defined order, within the tolerance. `agreement` of
     `images` images have PyTorch's most likely class; `disputed` of the others are decided by more than the tolerance.
-    `correct` of the images have the right class, None where labels are unknown.
+    `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8 bits,
+    `reference` is the model as it answered when it was exported, and stands for PyTorch.
     """
 
     layers: tuple[LayerResult, ...]
@@ -59,6 +60,7 @@ class VerifyResult:
     agreement: int
     disputed: int
     correct: int | None
+    reference: str = "PyTorch"
 
     @property
     def failures(self) -> list[str]:
@@ -68,10 +70,10 @@ class VerifyResult:
             failures.append("the library and plain onnxruntime answer differently")
         if not self.difference <= self.tolerance:
             failures.append(
-                f"outputs differ from PyTorch by {self.difference:.3g}, rounding explains {self.tolerance:.3g}"
+                f"outputs differ from {self.reference} by {self.difference:.3g}, rounding explains {self.tolerance:.3g}"
             )
         if self.disputed:
-            failures.append(f"{self.disputed} of {self.images} images get another class than in PyTorch")
+            failures.append(f"{self.disputed} of {self.images} images get another class than in {self.reference}")
         return failures
 
 
@@ -116,6 +118,7 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
         agreement=int(agrees.sum()),
         disputed=int((~agrees & (_margin(logits) > 2 * tolerance)).sum()),
         correct=None if labels is None else int((answers[0].argmax(axis=1) == labels).sum()),
+        reference=bundle.manifest.reference,
     )
 
 

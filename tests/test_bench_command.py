@@ -32,7 +32,7 @@ from bnas_deploy.commands.bench import command
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
-from bnas_deploy.export.quantize import quantize
+from bnas_deploy.export.quantization import quantize
 from bnas_deploy.runtime import engines, layers
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.measure import check_answers, read_images

@@ -25,6 +25,7 @@ from bnas_deploy.bundle import (
     LayerCheck,
     Manifest,
     Preprocessing,
+    Quantization,
     Verification,
     describe_files,
     new_bundle,
@@ -182,6 +183,28 @@ def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
     path.mkdir()
     write(path)
     assert read_bundle(path).manifest.labels == ("cat", "dog")
+
+
+def test_a_bundle_of_the_first_format_is_read(bundle: Path) -> None:
+    data = json.loads((bundle / MANIFEST).read_text())
+    del data["quantization"]  # which came with format 2
+    (bundle / MANIFEST).write_text(json.dumps({**data, "format": 1}))
+
+    manifest = read_bundle(bundle).manifest
+
+    assert (manifest.quantization, manifest.reference) == (None, "PyTorch")
+
+
+def test_what_8_bits_changed_is_kept(bundle: Path) -> None:
+    change = Quantization(largest_difference=0.5, mean_difference=0.25, images=8, agreement=7)
+    layers = (replace(STILL_FLOAT, weight_bits=8), BINARY)
+    manifest = replace(read_bundle(bundle).manifest, quantization=change, layers=layers)
+    (bundle / MANIFEST).write_text(manifest.to_json())
+
+    read = read_bundle(bundle).manifest
+
+    assert read == manifest
+    assert (read.in_8_bits, read.still_float, read.reference) == (layers[:1], (), "the exported model")
 
 
 def _a_folder_with_files(path: Path) -> None:
@@ -375,8 +398,8 @@ def test_json_that_is_no_manifest(data: object, bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (FORMAT_VERSION + 1, "format version 2, this bnas-deploy reads up to 1; upgrade bnas-deploy"),
-        (0, "format version 0, expected 1 to 1; export the model again"),
+        (FORMAT_VERSION + 1, "format version 3, this bnas-deploy reads up to 2; upgrade bnas-deploy"),
+        (0, "format version 0, expected 1 to 2; export the model again"),
     ],
 )
 def test_another_format(version: int, message: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
@@ -425,7 +448,7 @@ RECORD = {"bytes": 1, "sha256": "0"}
         (["layers", 0, "input"], [10**400, 1, 1], "layers[0].input[0]: got 1000"),
         (["layers", 0, "kernel"], [0, 3], "layers[0].kernel: got [0, 3], wanted at least 1 each"),
         (["layers", 0, "groups"], 0, "layers[0].groups: got 0, wanted at least 1"),
-        (["layers", 0, "weight_bits"], 2, "layers[0].weight_bits: got 2, wanted 1 or 32"),
+        (["layers", 0, "weight_bits"], 2, "layers[0].weight_bits: got 2, wanted 1, 8 or 32"),
         (["verification"], {"layers": []}, "verification: the field 'output_tolerance' is missing"),
         (["verification", "output_tolerance"], "a", 'verification.output_tolerance: got "a", wanted a number'),
         (["verification", "output_tolerance"], float("nan"), "verification.output_tolerance: got NaN, wanted a number"),

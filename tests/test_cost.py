@@ -40,6 +40,10 @@ def test_totals_keep_bits_apart() -> None:
 
 
 def test_nothing_costs_nothing() -> None:
+    int8 = total([replace(CLASSIFIER, weight_bits=8), CONVOLUTION])
+    assert (int8.int8_weights, int8.int8_macs, int8.float_weights) == (320, 320, 0)
+    assert int8.weight_bytes == 64 * 32 * 3 * 5 // 8 + 320
+    assert int8.float_twin_bytes == 4 * (64 * 32 * 3 * 5 + 320)
     assert total([]) == Totals(0, 0, 0, 0)
     assert total([]).weight_bytes == 0
 

@@ -3,15 +3,18 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from bnas_deploy.bundle import MANIFEST
+from bnas_deploy.bundle import IMAGES, MANIFEST, read_bundle
 from bnas_deploy.cli import main
 from bnas_deploy.genotype import GENOTYPES
+from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.checkpoint import save_checkpoint
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data.digits import open_digits
@@ -54,6 +57,46 @@ def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path
     size = (tmp_path / "bundle" / "model.onnx").stat().st_size
     assert lines["model.onnx"].strip() == f"{size / 1000:,.1f} kB"
     assert result.output.endswith(f"Next: bnas-deploy bench {tmp_path / 'bundle'}\n")
+
+
+def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "wide.safetensors"
+    save_checkpoint(checkpoint, untrained_checkpoint(replace(SMALL, channels=8), seed=0))
+    plain, quantized = tmp_path / "float", tmp_path / "int8"
+    assert export(checkpoint, plain, "--images", "5").exit_code == 0
+    result = export(checkpoint, quantized, "--images", "5", "--float-layers", "int8")
+    assert result.exit_code == 0, result.output
+
+    lines = dict(line.split("  ", 1) for line in result.output.splitlines() if "  " in line)
+    assert lines["still float"].strip().startswith("stem.conv (")
+    assert lines["in 8 bits"].strip().startswith("cells.1.skip.conv, cells.2.skip.conv, classifier (")
+    change = read_bundle(quantized).manifest.quantization
+    assert change is not None
+    told = f"at most {change.largest_difference:.2g}, in the mean by {change.mean_difference:.2g}; "
+    assert told + f"same class for {change.agreement} of 5 images" in lines["change by 8 bits"]
+
+    # What is told is what an app gets, on the same images.
+    images = {path: np.load(path / IMAGES) for path in (plain, quantized)}
+    answers = {path: open_bundle(path).predict(images[path]["images"]) for path in images}
+    assert (images[quantized]["float_logits"] == answers[plain]).all()
+    assert np.abs(answers[quantized] - answers[plain]).max() == np.float32(change.largest_difference) > 0
+    layers = {layer.name: layer.weight_bits for layer in read_bundle(quantized).manifest.layers}
+    assert {bits for name, bits in layers.items() if name.endswith("skip.conv")} == {8}
+
+    verified = CliRunner().invoke(main, ["verify", str(quantized)])
+    assert verified.exit_code == 0, verified.output
+    assert "bit-exact against PyTorch" in verified.output
+    assert "differ from the exported model by at most" in verified.output
+
+
+def test_float_layers_that_gain_nothing_from_8_bits_are_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnas_deploy.export.quantization._LAYERS", ())
+    message = refusal_of(checkpoint, tmp_path / "bundle", "--images", "4", "--float-layers", "int8")
+    assert message == (
+        "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
+    )
 
 
 def test_verify_repeats_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ def test_it_goes_the_whole_way(tmp_path: Path) -> None:
         assert read_bundle(out / bundle).manifest.verification.layers
     for report in ("digits.json", "bnas-a.json"):
         records = json.loads((out / report).read_text())["records"]
-        assert {record["engine"] for record in records if record["subject"] == "network"} >= {"bnas", "ort-fp32", "ort-int8"}
+        assert {record["engine"] for record in records if record["subject"] == "network"} >= {
+            "bnas",
+            "ort-fp32",
+            "ort-int8",
+        }
     # Every file that the last lines name is there, and the commands that they propose are ours.
     told = result.output[result.output.index("Everything is in") :]
     named = [word.rstrip(",") for line in told.splitlines() for word in line.split() if word.startswith(str(out))]

@@ -1,6 +1,7 @@
 """`bnas-deploy export`: from a checkpoint to a bundle."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -16,7 +17,16 @@ from bnas_deploy.commands.options import data_option, output_option
     type=click.IntRange(min=1),
     help="How many images to verify with. [default: 64, fewer if they are large]",
 )
-def command(checkpoint: Path, output: Path, data: str | None, images: int | None) -> None:
+@click.option(
+    "--float-layers",
+    type=click.Choice(["float", "int8"]),
+    default="float",
+    show_default=True,
+    help="How to compute what is not binary; int8 is faster and changes the outputs a little, which is reported.",
+)
+def command(
+    checkpoint: Path, output: Path, data: str | None, images: int | None, float_layers: Literal["float", "int8"]
+) -> None:
     """Turn CHECKPOINT into a bundle that runs without PyTorch, and check it against PyTorch.
 
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
@@ -33,5 +43,5 @@ def command(checkpoint: Path, output: Path, data: str | None, images: int | None
     loaded = load_checkpoint(checkpoint)
     chosen = verification_images(loaded, data, images)
     with Console(stderr=True).status(f"exporting {loaded.network.name}"):
-        result = export_checkpoint(loaded, output, chosen)
+        result = export_checkpoint(loaded, output, chosen, float_layers=float_layers)
     click.echo(verification.describe_export(result))

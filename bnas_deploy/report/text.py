@@ -13,7 +13,7 @@ def answer(check: AnswerCheck) -> str:
     agreement = "agrees in every bit with" if check.every_bit else "agrees, as far as K has a defined value, with"
     return (
         f"Answer checked on {check.images} images: the operator library {agreement} onnxruntime without it,\n"
-        f"and the largest difference of a logit from PyTorch's is {check.largest_difference:.2g} "
+        f"and the largest difference of a logit from {check.reference}'s is {check.largest_difference:.2g} "
         f"({check.tolerance:.2g} is allowed)."
     )
 

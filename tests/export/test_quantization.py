@@ -1,4 +1,4 @@
-"""The int8 twin: what it keeps in float32, how near it is to the float twin, and that no weights are too odd for it."""
+"""The int8 twin, what it keeps in float32 and how near it is; and float layers of a binary network in 8 bits."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bnas_deploy.bits import pack_signs
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
-from bnas_deploy.export.finish import finish
+from bnas_deploy.export.finish import finish, finish_proto
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
-from bnas_deploy.export.quantize import CALIBRATION_BATCH, quantize
+from bnas_deploy.export.quantization import CALIBRATION_BATCH, FEWEST_CHANNELS, quantize, quantize_layers
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.runtime.session import create_session, session_options
@@ -143,3 +144,78 @@ def test_degenerate_ranges_do_not_matter(weight: float, bias: float, tmp_path: P
     got = _answers(_quantized(twin), tmp_path)
 
     assert np.abs(got - wanted).max() <= 0.01 * np.abs(wanted).max() + 1e-6
+
+
+def _network() -> onnx.ModelProto:
+    """Images -> Conv of 3 channels -> a state, which a binary and a float convolution read -> mean -> classifier."""
+    channels = FEWEST_CHANNELS
+    rng = np.random.default_rng(0)
+    constants = {
+        "stem.weight": rng.normal(size=(channels, 3, 3, 3)),
+        "skip.weight": rng.normal(size=(channels, channels, 2, 2)),
+        "classifier.weight": rng.normal(size=(channels, 3)),
+        "threshold": np.full(channels, 0.1),
+        "offset": np.zeros((channels, 1, 1)),
+        "scale": np.full(channels, 0.01),
+        "bias": np.zeros(channels),
+    }
+    weights = {name: data.astype(np.float32) for name, data in constants.items()}
+    weights["signs"] = pack_signs(rng.choice([-1, 1], (channels, 2, 2, channels)))
+    floats = onnx.TensorProto.FLOAT
+    make = onnx.helper.make_node
+    binary = ["state", "signs", "threshold", "offset", "scale", "bias"]
+    graph = onnx.helper.make_graph(
+        [
+            make("Conv", [INPUT, "stem.weight"], ["state"], name="stem", pads=[1] * 4),
+            make("Conv", ["state", "skip.weight"], ["skipped"], name="skip", strides=[2, 2]),
+            make(
+                *("BinaryConv2d", binary, ["convolved"], "binary"),
+                domain=opset.DOMAIN,
+                weight_shape=[channels, 2, 2, channels],
+                strides=[2, 2],
+            ),
+            make("Add", ["skipped", "convolved"], ["sum"], name="add"),
+            make("GlobalAveragePool", ["sum"], ["pooled"], name="pool"),
+            make("Flatten", ["pooled"], ["mean"], name="flatten"),
+            make("Gemm", ["mean", "classifier.weight"], [OUTPUT], name="classifier"),
+        ],
+        "network",
+        [onnx.helper.make_tensor_value_info(INPUT, floats, ["N", *IMAGE])],
+        [onnx.helper.make_tensor_value_info(OUTPUT, floats, ["N", 3])],
+        [onnx.numpy_helper.from_array(data, name) for name, data in weights.items()],
+    )
+    model = onnx.helper.make_model(graph)
+    finish_proto(model)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_float_layers_become_islands(tmp_path: Path) -> None:
+    before = _network()
+    wanted = _answers(before, tmp_path)
+
+    after, names = quantize_layers(before, _images())
+
+    assert names == ("skip", "classifier")  # the stem has too few channels
+    makers = {output: node for node in after.graph.node for output in node.output}
+    (binary,) = (node for node in after.graph.node if node.domain == opset.DOMAIN)
+    assert makers[binary.input[0]].name == "stem"  # what it compares is not rounded to 8 bits
+    ran = _operators_that_run(after, tmp_path)
+    assert (ran["QLinearConv"], ran["QGemm"], ran["Gemm"]) == (1, 1, 0)
+    assert makers[OUTPUT].op_type == "Gemm"  # and so are the logits
+    # Each rounding costs about 1 % of what the layers give, and the means of it are smaller; a layer gone wrong costs
+    # far more.
+    assert np.square(_answers(after, tmp_path) - wanted).mean() < 0.05**2 * np.square(wanted).mean()
+
+
+def test_without_a_layer_worth_8_bits_a_model_stays_as_it_is() -> None:
+    before = _network()
+    for node in before.graph.node:
+        node.op_type = "ConvTranspose" if node.name == "skip" else node.op_type
+    before.graph.node[-1].input[1] = "mean"  # computed, and no weights
+    copy = onnx.ModelProto()
+    copy.CopyFrom(before)
+
+    after, names = quantize_layers(before, _images())
+
+    assert names == ()
+    assert after == copy
