@@ -230,9 +230,9 @@ def test_an_int8_twin_that_answers_nonsense_is_not_timed(bundle: Path, tmp_path:
 
 @pytest.mark.usefixtures("no_openvino")
 def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
-    json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
+    json_path, markdown_path, html_path = (tmp_path / f"bench.{kind}" for kind in ("json", "md", "html"))
     options = ["--threads", "1,2", "--batch", "4,1", "--min-seconds", 0]
-    options += ["--json", json_path, "--markdown", markdown_path]
+    options += ["--json", json_path, "--markdown", markdown_path, "--html", html_path]
     result = bench(bundle, *options)
     assert result.exit_code == 0, result.output
     assert "... 2 threads, batch 4: layer by layer" in result.stderr
@@ -240,7 +240,10 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     assert re.search(r"bnas with 2 threads, batch 1: \d+\.\d\d times as fast as ort-fp32", result.output)
     assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
 
-    records = json.loads(json_path.read_text(encoding="utf-8"))["records"]
+    written = json.loads(json_path.read_text(encoding="utf-8"))
+    assert written["network"] == bundle.name  # the manifest gives it no name
+    assert figures_in(html_path.read_text(encoding="utf-8")) == written
+    records = written["records"]
     networks = [each for each in records if each["subject"] == "network"]
     assert [(each["engine"], each["threads"], each["batch"]) for each in networks] == [
         (engine, threads, batch)
@@ -276,6 +279,12 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     layers = {each["subject"]: each["layer"] for each in records if "layer" in each}
     assert layers["stem"] == "8x8 3->16 k3 s1 d1"
     assert layers["cells.0.edges.1"] == "8x8 16->16 k3 s1 d2"
+
+
+def figures_in(page: str) -> Any:
+    """Return what the page's block of JSON holds."""
+    (text,) = re.findall('<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
 
 
 @pytest.fixture
@@ -438,7 +447,7 @@ def test_other_bad_numbers_are_refused(tmp_path: Path, option: str, value: str) 
 
 
 @pytest.mark.usefixtures("no_clock")
-@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
 def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: Path, option: str) -> None:
     result = bench(bundle, option, tmp_path / "none" / "file")
     assert result.exit_code == 1
@@ -449,6 +458,7 @@ def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: 
     ("options", "message"),
     [
         (("--json", "a", "--markdown", "a"), "--json and --markdown name the same file"),
+        (("--html", "a", "--markdown", "./a"), "--markdown and --html name the same file"),
         (("--min-seconds", "nan"), "--min-seconds is nan; give a number of seconds"),
         (("--batch", "1000000"), "'1000000' is not a list of numbers of images, each from 1 to 4096"),
     ],

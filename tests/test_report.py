@@ -105,6 +105,11 @@ def test_json_has_the_promised_fields(tmp_path: Path) -> None:
     assert data["machine"]["cpu"] == "Cortex-A72 | rev 3"
 
 
+def test_the_name_of_the_network_is_kept(tmp_path: Path) -> None:
+    named = replace(REPORT, network="BNAS-A")
+    assert report.read_report(save(tmp_path / "bench.json", named)) == named
+
+
 def test_fields_and_engines_of_later_versions_are_passed_over(tmp_path: Path) -> None:
     data = json.loads(REPORT.to_json())
     data["machine"]["temperature"] = 50
@@ -204,7 +209,7 @@ def test_what_a_terminal_shows(tmp_path: Path) -> None:
     assert "ort-fp32 8,000.0 - - - -" in lines
     assert "times as fast as ort-fp32 4.00" in lines
     assert "glue, of the time of all nodes 20.0 %" in lines
-    assert "file, of that of ort-fp32 1/32.00" in lines
+    assert "file size, of that of ort-fp32 1/32.00" in lines
     assert f"{LAYER} 2 1500 7500 5.00" in lines
     assert "224x224 3->32 k3 s2 d1 (float) 1 500 500 1.00" in lines
     assert "somewhere_nchwc (float) 1 - 3000 -" in lines
@@ -283,8 +288,8 @@ def test_several_batches_are_columns_and_times_an_image(tmp_path: Path) -> None:
     cells = ("2", "8", "bnas", "portable", "5.000", "0.625", "5.500", "6.000", "50", "4.00", "3.90 to 4.10")
     assert f"| {' | '.join(f'**{cell}**' for cell in cells)} |" in lines
     assert "|  | 1 thread, batch 1 | 2 threads, batch 1 | 1 thread, batch 8 | 2 threads, batch 8 |" in lines
-    assert "| images a second, of 1 thread | - | 1.75 | - | 1.75 |" in lines
-    assert "| images a second, of batch 1 | - | - | 1.25 | 1.25 |" in lines
+    assert "| times the images a second of 1 thread | - | 1.75 | - | 1.75 |" in lines
+    assert "| times the images a second of batch 1 | - | - | 1.25 | 1.25 |" in lines
     assert "bnas with 2 threads, batch 8: 4.00 times as fast as ort-fp32 (3.90 to 4.10)." in lines
 
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnas_deploy.commands.options import check_outputs
 from bnas_deploy.errors import BundleError
 
 if TYPE_CHECKING:
+    from bnas_deploy.report import Report
     from bnas_deploy.runtime.engines import LeftOut
+    from bnas_deploy.runtime.machine import Machine
     from bnas_deploy.runtime.measure import Record
 
 
@@ -65,6 +68,9 @@ class Counts(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables, as Markdown.")
+@click.option(
+    "--html", "html_path", type=click.Path(path_type=Path), help="File for tables and pictures, as a page of its own."
+)
 def command(
     bundle: Path | None,
     layers: bool,
@@ -73,6 +79,7 @@ def command(
     min_seconds: float,
     json_path: Path | None,
     markdown_path: Path | None,
+    html_path: Path | None,
 ) -> None:
     """Measure BUNDLE's binary network against its float twin and its int8 twin, in turns, in onnxruntime.
 
@@ -85,35 +92,33 @@ def command(
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
-    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.files import write_whole
     from bnas_deploy.runtime.machine import read_machine
 
     if layers == (bundle is not None):
         raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
-    if json_path and json_path == markdown_path:
-        raise click.UsageError("--json and --markdown name the same file; the one would replace the other")
+    check_outputs({"--json": json_path, "--markdown": markdown_path, "--html": html_path})
     if not math.isfinite(min_seconds):
         raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
-    for path in filter(None, (json_path, markdown_path)):
-        check_writable(path)
     machine = read_machine()  # before measuring, so that the load is that of others
-    records, left_out = (
-        _measure_bundle(bundle, threads, batches, min_seconds)
+    result = (
+        _measure_bundle(machine, bundle, threads, batches, min_seconds)
         if bundle
-        else _measure_layers(threads, batches, min_seconds)
+        else _measure_layers(machine, threads, batches, min_seconds)
     )
     click.echo()
-    result = report.Report(machine, tuple(records), tuple(left_out))
     report.print_report(result)
     if json_path:
         write_whole(json_path, result.to_json().encode())
     if markdown_path:
         write_whole(markdown_path, report.markdown(result).encode())
+    if html_path:
+        write_whole(html_path, report.report_page(result).encode())
 
 
 def _measure_bundle(
-    path: Path, threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
-) -> "tuple[list[Record], list[LeftOut]]":
+    machine: "Machine", path: Path, threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
+) -> "Report":
     from bnas_deploy import report
     from bnas_deploy.bundle import read_bundle
     from bnas_deploy.runtime.engines import LeftOut, engines_for
@@ -132,12 +137,14 @@ def _measure_bundle(
             engines = [engine for engine in engines if engine.name != check.engine]
             left_out.append(LeftOut(check.engine, None, "it answers otherwise than the float twin"))
     records = measure_bundle(bundle, engines, threads=counts, batches=batches, min_seconds=min_seconds, on_step=_say)
-    return records, left_out
+    name = bundle.manifest.network.get("name", path.resolve().name)
+    return report.Report(machine, tuple(records), tuple(left_out), network=str(name))
 
 
 def _measure_layers(
-    threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
-) -> "tuple[list[Record], list[LeftOut]]":
+    machine: "Machine", threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
+) -> "Report":
+    from bnas_deploy.report import Report
     from bnas_deploy.runtime.layers import LAYERS, measure_layers
     from bnas_deploy.runtime.machine import usable_cpus
 
@@ -149,7 +156,7 @@ def _measure_layers(
         measured, missing = measure_layers(LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=_say)
         records += measured
         left_out |= dict.fromkeys(missing)
-    return records, list(left_out)
+    return Report(machine, tuple(records), tuple(left_out))
 
 
 def _say(step: str) -> None:

@@ -1,9 +1,12 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
 from pathlib import Path
 
 import click
+
+from bnas_deploy.files import check_writable
 
 # Imports no framework.
 from bnas_deploy.search.config import DEPARTURES
@@ -46,3 +49,18 @@ def seed_option(what: str) -> Decorator:
 def output_option(what: str) -> Decorator:
     """Return the mandatory option -o for a command that writes `what`."""
     return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")
+
+
+def check_outputs(files: Mapping[str, Path | None]) -> None:
+    """Find out before anything is done whether `files`, by the options that name them, can all be written.
+
+    Raises:
+        UsageError: two of them are one.
+        BnasError: one cannot be written.
+    """
+    named = {option: path for option, path in files.items() if path is not None}
+    for (option, path), (other, other_path) in combinations(named.items(), 2):
+        if path.resolve() == other_path.resolve():
+            raise click.UsageError(f"{option} and {other} name the same file; the one would replace the other")
+    for path in named.values():
+        check_writable(path)

@@ -16,11 +16,15 @@ from bnas_deploy.runtime.memory import PeakMemory
 
 @dataclass(frozen=True)
 class Report:
-    """What `bench --json` writes: one machine, what was measured on it, and what was not."""
+    """What `bench --json` writes: one machine, what was measured on it, and what was not.
+
+    `network` is the name of the network that was measured, None for single layers, or in a file of an older version.
+    """
 
     machine: Machine
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...] = ()
+    network: str | None = None
 
     @property
     def summaries(self) -> list[Summary]:
@@ -32,7 +36,8 @@ class Report:
 
         `summary` is made of the records, for those who read the file; `read_report` makes it again.
         """
-        data: dict[str, Any] = {"machine": asdict(self.machine)}
+        data: dict[str, Any] = {} if self.network is None else {"network": self.network}
+        data["machine"] = asdict(self.machine)
         if summary := self.summaries:
             data["summary"] = _without_nones(summary)
         data["records"] = _without_nones(self.records)
@@ -52,7 +57,7 @@ def read_report(path: Path) -> Report:
         machine = _known(Machine, data["machine"])
         machine |= {name: tuple(machine[name]) for name in ("isa_flags", "load_average")}
         left_out = tuple(LeftOut(**_known(LeftOut, each)) for each in data.get("left_out", ()))
-        return Report(Machine(**machine), tuple(map(_record, data["records"])), left_out)
+        return Report(Machine(**machine), tuple(map(_record, data["records"])), left_out, data.get("network"))
     except OSError as error:
         raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -36,8 +36,19 @@ class Table:
 
 def tables(report: Report) -> list[Table]:
     """Round everything once and lay it out."""
+    return [*overview_tables(report), *detail_tables(report)]
+
+
+def overview_tables(report: Report) -> list[Table]:
+    """Lay out what is about whole networks; nothing where only layers were measured."""
     networks = [each for each in report.records if each.subject == NETWORK]
-    found = [_network_table(networks, report.left_out), _summary_table(report.summaries), _size_table(networks)]
+    found = _network_table(networks, report.left_out), _summary_table(report.summaries), _size_table(networks)
+    return [table for table in found if table.rows]
+
+
+def detail_tables(report: Report) -> list[Table]:
+    """Lay out layers and work, for each number of threads and images, and the machine."""
+    found: list[Table] = []
     for (threads, batch), group in groupby(report.records, key=lambda each: (each.threads, each.batch)):
         records = list(group)
         where = f"{figures.threads(threads)}, batch {batch}"
@@ -93,6 +104,8 @@ def _layers_headline(rows: Sequence[SingleRow], where: str) -> Iterator[str]:
 
 
 def _network_table(networks: Sequence[Record], left_out: Sequence[LeftOut]) -> Table:
+    if not networks:
+        return Table("", (), ())
     batches = sorted({each.batch for each in networks})
     several = len(batches) > 1
     rows = [
@@ -137,7 +150,7 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
         ("glue, of the time of all nodes", [figures.percent(each.glue_share) for each in summaries]),
         *_ceiling_lines(summaries),
         *(
-            (f"file, of that of {twin}", [figures.fraction(each.file_share.get(twin)) for each in summaries])
+            (f"file size, of that of {twin}", [figures.fraction(each.file_share.get(twin)) for each in summaries])
             for twin in twins
         ),
         *_scaling_lines(summaries),
@@ -171,7 +184,10 @@ def _scaling_lines(summaries: Sequence[Summary]) -> Iterator[tuple[str, list[str
     for field in ("thread_scaling", "batch_scaling"):
         scalings: list[Ratio | None] = [getattr(each, field) for each in summaries]
         baseline = next((each.baseline for each in scalings if each), "")
-        yield f"images a second, of {baseline}", [figures.factor(each.median if each else None) for each in scalings]
+        yield (
+            f"times the images a second of {baseline}",
+            [figures.factor(each.median if each else None) for each in scalings],
+        )
 
 
 def _ratio_notes(ratios: Sequence[Ratio]) -> Iterator[str]:
