@@ -178,8 +178,9 @@ def box(element: Element) -> tuple[float, float, float, float]:
         drawn("n" * 300, bars=2, names=2),
         drawn("a", names=12, text="123.4 ms, glue 100.0 %"),
         drawn("a", "b", names=6, text="x" * 80),
+        picture.picture("title", [], ["n" * 99, "m" * 300]),
     ],
-    ids=["small", "many bars", "long name", "many names", "long text"],
+    ids=["small", "many bars", "long name", "many names", "long text", "long names"],
 )
 def test_nothing_overlaps_and_nothing_is_cut_off(svg: Element) -> None:
     width, height = size(svg)

@@ -3,17 +3,25 @@
 Rows hold numbers; only `figures` and `tables` round, and every printer prints what they made.
 """
 
+from bnas_deploy.report.comparison import Comparison, compare
+from bnas_deploy.report.comparison_views import comparison_page, comparison_tables
 from bnas_deploy.report.html import report_page
 from bnas_deploy.report.saved import Report, read_report
 from bnas_deploy.report.tables import Table, headline, tables
-from bnas_deploy.report.text import answer, markdown, print_report, twin_answer
+from bnas_deploy.report.text import answer, comparison_markdown, markdown, print_comparison, print_report, twin_answer
 
 __all__ = [
+    "Comparison",
     "Report",
     "Table",
     "answer",
+    "compare",
+    "comparison_markdown",
+    "comparison_page",
+    "comparison_tables",
     "headline",
     "markdown",
+    "print_comparison",
     "print_report",
     "read_report",
     "report_page",

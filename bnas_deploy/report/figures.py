@@ -26,12 +26,12 @@ def factor(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def kilobytes(value: int | None) -> str:
+def kilobytes(value: float | None) -> str:
     """Return bytes as kB of 1000, or a dash."""
     return "-" if value is None else f"{value / 1e3:,.1f}"
 
 
-def megabytes(value: int | None) -> str:
+def megabytes(value: float | None) -> str:
     """Return bytes as MB of a million, or a dash."""
     return "-" if value is None else f"{value / 1e6:,.1f}"
 

@@ -54,8 +54,8 @@ def report_page(report: Report) -> str:
     """Return the page of one report; `<script id="report">` holds what `Report.to_json` returns."""
     subject = report.network or "single layers"
     body = [
-        _element("h1", f"{subject} on {report.machine.cpu}"),
-        *(_element("p", line, kind="result") for line in headline(report).splitlines()),
+        element("h1", f"{subject} on {report.machine.cpu}"),
+        *(element("p", line, kind="result") for line in headline(report).splitlines()),
         *(part for table in overview_tables(report) for part in table_part(table)),
         *_pictures(report),
         *(part for table in detail_tables(report) for part in table_part(table)),
@@ -70,27 +70,34 @@ def page(title: str, body: Iterable[Element], data: Any) -> str:
     SubElement(head, "meta", {"charset": "utf-8"})
     SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": POLICY})
     SubElement(head, "meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"})
-    head.extend([_element("title", title), _element("style", STYLE)])
+    head.extend([element("title", title), element("style", STYLE)])
     SubElement(root, "body").extend(body)
     # Elements of this kind are written as they are. In JSON a < can only stand in a string, where it may be escaped.
-    script = _element("script", json.dumps(data).replace("<", "\\u003c"))
+    script = element("script", json.dumps(data).replace("<", "\\u003c"))
     script.set("type", "application/json")
     script.set("id", "report")
     root[-1].append(script)
     return f"<!DOCTYPE html>\n{tostring(root, encoding='unicode', method='html')}\n"
 
 
+def element(tag: str, text: str, *, kind: str = "") -> Element:
+    """Return an element that holds a text; `kind` is its class."""
+    found = Element(tag, {"class": kind} if kind else {})
+    found.text = text
+    return found
+
+
 def table_part(table: Table) -> list[Element]:
     """Return the heading, the table and its note."""
-    parts = [_element("h2", table.title), _wide(_table(table))]
-    return [*parts, _element("p", table.note, kind="note")] if table.note else parts
+    parts = [element("h2", table.title), _wide(_table(table))]
+    return [*parts, element("p", table.note, kind="note")] if table.note else parts
 
 
 def picture_part(title: str, groups: Sequence[BarGroup], names: Sequence[str], note: str) -> list[Element]:
     """Return the heading, the picture and its note; nothing where there are no bars."""
     if not any(group.rows for group in groups):
         return []
-    return [_element("h2", title), _wide(picture(title, groups, names)), _element("p", note, kind="note")]
+    return [element("h2", title), _wide(picture(title, groups, names)), element("p", note, kind="note")]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -167,9 +174,9 @@ def _every_layer(records: Sequence[Record], engines: Sequence[str], where: str) 
     if not rows:
         return []
     details = Element("details")
-    details.append(_element("summary", f"Each layer by itself, {where}"))
+    details.append(element("summary", f"Each layer by itself, {where}"))
     details.append(_wide(picture(f"Each layer, {where}", [BarGroup("", tuple(rows))], engines)))
-    details.append(_element("p", "Microseconds of one run, in running order.", kind="note"))
+    details.append(element("p", "Microseconds of one run, in running order.", kind="note"))
     return [details]
 
 
@@ -209,7 +216,7 @@ def _table_row(tag: str, cells: Sequence[str], table: Table) -> Element:
         kinds = ["left"] if i in table.left else []
         if len(cell) > LONGEST_CELL:
             kinds.append("long")
-        row.append(_element(tag, cell, kind=" ".join(kinds)))
+        row.append(element(tag, cell, kind=" ".join(kinds)))
     return row
 
 
@@ -221,10 +228,4 @@ def _wide(content: Element) -> Element:
     """Let what is wider than the page scroll by itself."""
     found = Element("div", {"class": "wide"})
     found.append(content)
-    return found
-
-
-def _element(tag: str, text: str, *, kind: str = "") -> Element:
-    found = Element(tag, {"class": kind} if kind else {})
-    found.text = text
     return found

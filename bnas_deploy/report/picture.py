@@ -15,6 +15,8 @@ BAR, BAR_STEP = 11, 13
 ROW_GAP, GROUP_GAP = 7, 12
 LONGEST_LABEL = 46
 """Letters; what is longer is shortened in its middle and is whole in the tool tip."""
+LONGEST_KEY = 100
+"""The same for the names of the legend, which have a line to themselves."""
 BARS_WIDTH = 380
 GAP = 8
 
@@ -60,7 +62,7 @@ def picture(title: str, groups: Iterable[BarGroup], names: Sequence[str]) -> Ele
     longest = max((_length(bar) for bar in bars), default=0)
     scale = BARS_WIDTH / longest if longest else 0.0
     texts = LETTER * max((len(bar.text) for bar in bars), default=0)
-    width = left + GAP + BARS_WIDTH + GAP + texts
+    width = max(left + GAP + BARS_WIDTH + GAP + texts, *(_key_width(name) for name in names), 0)
     svg = Element("svg", {"class": "bars", "role": "img"})
     _text_of(SubElement(svg, "title"), title)
     y = _legend(svg, names, width)
@@ -98,15 +100,18 @@ def _legend(svg: Element, names: Sequence[str], width: float) -> float:
     """Draw the names behind squares in their colours, in as many lines as it takes; return where they end."""
     x, y = 0.0, 0.0
     for name in names:
-        shown = _shortened(name)
-        taken = 2 * GAP + BAR + LETTER * len(shown)
+        taken = _key_width(name)
         if x and x + taken > width:
             x, y = 0.0, y + LINE
         place = {"x": f"{x:.1f}", "y": f"{y + 2:.1f}", "width": str(BAR), "height": str(BAR)}
         SubElement(svg, "rect", {"class": _colour(name, names), **place})
-        _text(svg, x + BAR + GAP / 2, y + BAR + 1, shown, "key")
+        _text(svg, x + BAR + GAP / 2, y + BAR + 1, _shortened(name, LONGEST_KEY), "key")
         x += taken
     return y + LINE + GAP
+
+
+def _key_width(name: str) -> float:
+    return 2 * GAP + BAR + LETTER * len(_shortened(name, LONGEST_KEY))
 
 
 def _colour(name: str, names: Sequence[str]) -> str:
@@ -121,11 +126,11 @@ def _length(bar: Bar) -> float:
     return sum(part.length for part in bar.parts)
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= LONGEST_LABEL:
+def _shortened(text: str, longest: int = LONGEST_LABEL) -> str:
+    if len(text) <= longest:
         return text
-    half = (LONGEST_LABEL - 1) // 2
-    return f"{text[: LONGEST_LABEL - 1 - half]}…{text[-half:]}"
+    half = (longest - 1) // 2
+    return f"{text[: longest - 1 - half]}…{text[-half:]}"
 
 
 def _text(svg: Element, x: float, y: float, text: str, kind: str) -> Element:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from bnas_deploy.report.comparison import Comparison
+from bnas_deploy.report.comparison_views import comparison_headline, comparison_tables
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.tables import Table, headline, tables
 from bnas_deploy.runtime.measure import AnswerCheck, TwinCheck
@@ -29,20 +31,38 @@ def twin_answer(check: TwinCheck) -> str:
 
 def print_report(report: Report, file: TextIO | None = None, *, width: int | None = None) -> None:
     """Print the tables to a terminal, or to `file` at a given width; the result comes last, where the eye is."""
+    _print(tables(report), headline(report), file, width)
+
+
+def print_comparison(comparison: Comparison, file: TextIO | None = None, *, width: int | None = None) -> None:
+    """Print a comparison as `print_report` prints a report."""
+    _print(comparison_tables(comparison), comparison_headline(comparison), file, width)
+
+
+def _print(shown: Iterable[Table], result: str, file: TextIO | None, width: int | None) -> None:
     from rich.console import Console
 
     console = Console(file=file, width=width, highlight=False)
-    for table in tables(report):
+    for table in shown:
+        # Not as the table's title, which would be broken where the table is narrower.
+        console.print(table.title, style="bold", markup=False)
         console.print(_rich(table))
         if table.note:
             console.print(table.note, style="dim", markup=False)
         console.print()
-    console.print(headline(report), markup=False)
+    console.print(result, markup=False)
 
 
 def markdown(report: Report) -> str:
     """Return the tables as Markdown, the result first."""
     return "\n".join(["## Measured", "", headline(report), "", *map(_markdown, tables(report))])
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the tables as Markdown, the result first."""
+    result = comparison_headline(comparison)
+    shown = map(_markdown, comparison_tables(comparison))
+    return "\n".join(["## Compared", "", *([result, ""] if result else []), *shown])
 
 
 def _rich(table: Table) -> Any:
@@ -51,8 +71,6 @@ def _rich(table: Table) -> Any:
     from rich.text import Text
 
     shown = RichTable(
-        title=Text(table.title, style="bold"),
-        title_justify="left",
         box=rich.box.SIMPLE_HEAD if any(table.columns) else None,
         show_header=any(table.columns),
         show_edge=False,
