@@ -448,7 +448,7 @@ def _node_records(model: Path, setting: Setting, times: Sequence[NodeTime], laye
 def _node_record(time: NodeTime, node: Node | None, setting: Setting, layers: Mapping[str, str]) -> Record:
     subject = layer_of(node.name if node else time.name)
     measured = record(subject, setting, [1000 * us for us in time.runs_us])
-    return replace(measured, kind=kind_of_node(time, node), layer=layers.get(subject))
+    return replace(measured, kind=kind_of_node(time, node, layers), layer=layers.get(subject))
 
 
 def layer_name(cost: LayerCost) -> str:

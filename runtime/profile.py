@@ -16,7 +16,7 @@ While it optimises, onnxruntime renames. What it was seen to do (1.31; the other
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from bnas_deploy.runtime.graph import Node, is_binary_convolution
 
 BINARY, FLOAT, INT8 = "binary convolution", "float convolution", "int8 convolution"
-CLASSIFIER, OTHER = "fully connected", "other"
+CLASSIFIER, SCALE, OTHER = "fully connected", "scale and shift", "other"
 
 KINDS = {
     "Conv": FLOAT,
@@ -54,9 +54,9 @@ KINDS = {
     "QLinearGlobalAveragePool": "pool",
     "QLinearReduceMean": "pool",
     "ReduceMean": "pool",
-    "BatchNormalization": "scale and shift",
-    "Mul": "scale and shift",
-    "QLinearMul": "scale and shift",
+    "BatchNormalization": SCALE,
+    "Mul": SCALE,
+    "QLinearMul": SCALE,
     "DequantizeLinear": "quantise",
     "DynamicQuantizeLinear": "quantise",
     "QuantizeLinear": "quantise",
@@ -115,12 +115,16 @@ def kind_of(op_type: str) -> str:
     return BINARY if is_binary_convolution(op_type) else KINDS.get(op_type, OTHER)
 
 
-def kind_of_node(time: NodeTime, node: Node | None) -> str:
+def kind_of_node(time: NodeTime, node: Node | None, layers: Container[str]) -> str:
     """Return the kind of work that a profiled node was, by its operator in the file where it is known.
 
-    An int8 convolution may be a Conv between quantisation in the file: there only the profile knows.
+    An int8 convolution may be a Conv between quantisation in the file: there only the profile knows. Where it is none
+    of `layers`, the names of what has weights in the network, it is a batch normalisation: those have no operator in
+    8 bits, and are written as a convolution with a group per channel.
     """
     ran = kind_of(time.op_type)
+    if ran == INT8 and node and layer_of(node.name) not in layers:
+        return SCALE
     return ran if node is None or ran == INT8 else kind_of(node.op_type)
 
 

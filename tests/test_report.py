@@ -254,6 +254,14 @@ def test_another_engine_is_another_column_and_row() -> None:
     assert "bnas with 1 thread: 2.00 times as fast as ort-int8." in shown  # 4 times as fast as what it is 2 times
 
 
+def test_an_engine_that_tells_no_times_of_nodes_has_no_column_for_them() -> None:
+    silent = replace(binary(NETWORK, 4.0), engine="openvino-int8", ratio=Ratio("ort-fp32", 4.9, 5.0, 5.1))
+    shown = report.markdown(Report(MACHINE, (*RECORDS, silent)))
+    assert "| layer | nodes | bnas µs | ort-fp32 µs | ratio |" in shown
+    assert "| work | bnas µs | share | ort-fp32 µs | share |" in shown
+    assert "bnas with 1 thread: 0.80 times as fast as openvino-int8." in shown
+
+
 def test_a_table_for_each_number_of_threads() -> None:
     twice = Report(MACHINE, (*RECORDS, *(replace(each, threads=2) for each in RECORDS)))
     titles = [table.title for table in report.tables(twice)]

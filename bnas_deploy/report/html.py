@@ -118,7 +118,7 @@ def _pictures(report: Report) -> list[Element]:
 
 
 def _network_pictures(summary: Summary, records: Sequence[Record], where: str) -> list[Element]:
-    engines = list(summary.median_ms)
+    engines = list(summary.work)  # what tells the times of its nodes
     return [
         *picture_part(f"One run, {where}", _run_groups(summary), WORK_NAMES, "Sums of the nodes' median times."),
         *picture_part(

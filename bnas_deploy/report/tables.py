@@ -202,7 +202,9 @@ def _ratio_notes(ratios: Sequence[Ratio]) -> Iterator[str]:
 
 def _layer_table(records: Sequence[Record], where: str) -> Table:
     rows = layer_rows(records)
-    engines = _engines(records)
+    if not rows:
+        return Table("", (), ())
+    engines = [engine for engine in _engines(records) if any(engine in row.each_us for row in rows)]
     first, *others = engines
     cells = [
         (
@@ -233,9 +235,9 @@ LAYER_MARKS = {FLOAT: " (float)", INT8: " (int8)", CLASSIFIER: " (classifier)"}
 
 def _kind_table(records: Sequence[Record], where: str) -> Table:
     rows = kind_rows(records)
-    engines = _engines(records)
     work = work_by_engine(records)
-    if not work:
+    engines = list(work)
+    if not engines:
         return Table("", (), ())
 
     def cells(us: Mapping[str, float | None]) -> list[str]:

@@ -16,6 +16,7 @@ from bnas_deploy.runtime.profile import (
     FLOAT,
     INT8,
     OTHER,
+    SCALE,
     NodeTime,
     kind_of,
     kind_of_node,
@@ -172,7 +173,13 @@ def test_the_kind_is_that_of_the_file_unless_the_profile_knows_better(
     ran: str, written: str | None, wanted: str
 ) -> None:
     in_file = None if written is None else node("n", written, "x", "y")
-    assert kind_of_node(NodeTime("n", ran, ()), in_file) == wanted
+    assert kind_of_node(NodeTime("n", ran, ()), in_file, {"n"}) == wanted
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("stem.conv", INT8), ("stem.conv_quant", INT8), ("norm", SCALE)])
+def test_an_int8_convolution_that_is_no_layer_is_a_batch_normalisation(name: str, wanted: str) -> None:
+    time = NodeTime(f"{name}_token_3", "QLinearConv", ())
+    assert kind_of_node(time, node(name, "Conv", "x", "y"), {"stem.conv"}) == wanted
 
 
 def test_layers_of_an_int8_model_have_the_name_of_the_float_one() -> None:
