@@ -33,11 +33,11 @@ def command(context: click.Context, out: Path) -> None:
     _step(2, "Export it to ONNX and check it against PyTorch")
     context.invoke(export.command, checkpoint=run / "best.safetensors", output=bundle)
     _step(3, "Measure it against its float twin")
-    context.invoke(bench.command, bundle=bundle, json_path=out / "digits.json")
+    context.invoke(bench.command, bundle=bundle, json_path=out / "digits.json", html_path=out / "digits.html")
     _step(4, f"{FULL_SIZE}, 32x32 images: export and measure")
     context.invoke(init.command, network=FULL_SIZE, output=full)
     context.invoke(export.command, checkpoint=full, output=full_bundle)
-    context.invoke(bench.command, bundle=full_bundle, json_path=out / "bnas-a.json")
+    context.invoke(bench.command, bundle=full_bundle, json_path=out / "bnas-a.json", html_path=out / "bnas-a.html")
     click.echo(
         f"""
 Everything is in {out}:
@@ -45,6 +45,7 @@ Everything is in {out}:
   {bundle}   what an app loads: model.onnx and its float twin
   {full_bundle}   {FULL_SIZE} with random weights
   {out / "digits.json"}, {out / "bnas-a.json"}   every figure
+  {out / "digits.html"}, {out / "bnas-a.html"}   the same to look at in a browser
 Try next:
   bnas-deploy inspect {bundle}
   bnas-deploy verify {bundle}
