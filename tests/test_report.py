@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,12 +122,56 @@ def test_fields_and_engines_of_later_versions_are_passed_over(tmp_path: Path) ->
     assert report.read_report(path) == REPORT
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": {}, "records": []}', '{"machine": 1}', "\x80"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"machine": {}, "records": []}', '{"machine": 1}', "\x80", "[" * 100_000]
+)
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bench.json"
     path.write_text(content, encoding="latin-1")
     with pytest.raises(BnasError, match=r"bench\.json: not a file of `bnas-deploy bench --json`"):
         report.read_report(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("network",), 5, "report.network: got 5, wanted text"),
+        (("machine", "cpu"), None, "report.machine.cpu: got null, wanted text"),
+        (("machine", "virtual"), 1, "report.machine.virtual: got 1, wanted true or false"),
+        (("machine", "load_average"), [1, 2], "report.machine.load_average: got [1, 2], wanted a list of 3"),
+        (("machine", "isa_flags"), "avx2", 'report.machine.isa_flags: got "avx2", wanted a list'),
+        (("records",), {}, "report.records: got {}, wanted a list"),
+        (("records", 0), [], "report.records[0]: got [], wanted an object"),
+        (("records", 0, "median_ms"), "1", 'report.records[0].median_ms: got "1", wanted a number'),
+        (("records", 0, "median_ms"), -1, "report.records[0].median_ms: got -1, wanted more than 0"),
+        (("records", 0, "median_ms"), float("nan"), "report.records[0].median_ms: got NaN, wanted a number"),
+        (("records", 1, "median_ms"), -1, "report.records[1].median_ms: got -1, wanted 0 or more"),
+        (("records", 0, "median_ms"), 0, "report.records[0].median_ms: got 0, wanted more than 0"),
+        (("records", 0, "threads"), 1.5, "report.records[0].threads: got 1.5, wanted a whole number"),
+        (("records", 0, "runs"), True, "report.records[0].runs: got true, wanted a whole number"),
+        (("records", 0, "file_bytes"), 0, "report.records[0].file_bytes: got 0, wanted more than 0"),
+        (("records", 0, "batch"), 0, "report.records[0].batch: got 0, wanted more than 0"),
+        (("records", 0, "ratio", "p10"), 0, "p10, median, p90: got [0, 4.0, 4.1], wanted more than 0 each"),
+        (("records", 0, "ratio"), {}, "report.records[0].ratio: got [], wanted baseline, p10, median, p90 in it"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(tmp_path: Path, where: tuple[Any, ...], value: object, said: str) -> None:
+    data = json.loads(REPORT.to_json())
+    *outer, last = where
+    inner = data
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(BnasError, match=re.escape(said)):
+        report.read_report(path)
+
+
+def test_a_node_may_take_no_time(tmp_path: Path) -> None:
+    quick = replace(REPORT, records=(RECORDS[0], *(replace(each, median_ms=0.0) for each in RECORDS[1:7])))
+    assert report.read_report(save(tmp_path / "bench.json", quick)) == quick
+    assert "0.0 %" in report.markdown(quick)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from bnas_deploy.errors import BnasError
 from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.machine import Machine
-from bnas_deploy.runtime.measure import Ratio, Record
-from bnas_deploy.runtime.memory import PeakMemory
+from bnas_deploy.runtime.measure import Record
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,64 @@ def read_report(path: Path) -> Report:
         BnasError: the file cannot be read, or is something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        machine = _known(Machine, data["machine"])
-        machine |= {name: tuple(machine[name]) for name in ("isa_flags", "load_average")}
-        left_out = tuple(LeftOut(**_known(LeftOut, each)) for each in data.get("left_out", ()))
-        return Report(Machine(**machine), tuple(map(_record, data["records"])), left_out, data.get("network"))
+        report: Report = _from_json(Report, json.loads(path.read_text(encoding="utf-8")), "report")
+        _check_values(report)
     except OSError as error:
         raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply, or as below
         raise BnasError(f"{path}: not a file of `bnas-deploy bench --json` ({error})") from None
+    return report
 
 
 def _without_nones(rows: Iterable[Record | Summary]) -> list[dict[str, Any]]:
     return [{name: value for name, value in asdict(each).items() if value is not None} for each in rows]
 
 
-def _record(data: Mapping[str, Any]) -> Record:
-    known = _known(Record, data)
-    parts = {"ratio": Ratio, "memory": PeakMemory, "thread_scaling": Ratio, "batch_scaling": Ratio}
-    for name, kind in parts.items():
-        if name in known:
-            known[name] = kind(**_known(kind, known[name]))
-    return Record(**known)
+def _from_json(kind: Any, data: Any, name: str) -> Any:
+    """Build what `to_json` took apart, by the annotations of the dataclass; fields that it lacks are passed over.
+
+    Raises:
+        ValueError: a field is missing or of another kind.
+    """
+    if get_origin(kind) is UnionType:  # something, or None
+        something, _ = get_args(kind)
+        return None if data is None else _from_json(something, data, name)
+    if is_dataclass(kind):
+        return _dataclass_from_json(kind, _wanted(isinstance(data, dict), data, name, "an object"), name)
+    if get_origin(kind) is tuple:
+        each, *others = get_args(kind)
+        right = isinstance(data, list) and (others == [...] or len(data) == 1 + len(others))
+        _wanted(right, data, name, "a list" if others == [...] else f"a list of {1 + len(others)}")
+        return tuple(_from_json(each, value, f"{name}[{i}]") for i, value in enumerate(data))
+    if kind in (int, float):
+        kinds = (int, float) if kind is float else (int,)  # not isinstance: a bool is an int, too
+        right = type(data) in kinds and abs(data) < math.inf
+        return _wanted(right, data, name, "a number" if kind is float else "a whole number")
+    return _wanted(type(data) is kind, data, name, "text" if kind is str else "true or false")
 
 
-def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: data[field.name] for field in fields(kind) if field.name in data}
+def _dataclass_from_json(kind: Any, data: dict[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind)
+    missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in data]
+    _wanted(not missing, list(data), name, f"{', '.join(missing)} in it")
+    return kind(**{key: _from_json(hints[key], data[key], f"{name}.{key}") for key in hints if key in data})
+
+
+def _check_values(report: Report) -> None:
+    """Refuse what is divided by, where it is 0; a node may take less than the microsecond that a profile counts."""
+    for i, each in enumerate(report.records):
+        name = f"report.records[{i}]"
+        for ratio in filter(None, (each.ratio, each.thread_scaling, each.batch_scaling)):
+            percentiles = [ratio.p10, ratio.median, ratio.p90]
+            _wanted(min(percentiles) > 0, percentiles, f"{name}: p10, median, p90", "more than 0 each")
+        right = each.median_ms >= 0 if each.kind else each.median_ms > 0
+        _wanted(right, each.median_ms, f"{name}.median_ms", "0 or more" if each.kind else "more than 0")
+        _wanted(each.file_bytes != 0, each.file_bytes, f"{name}.file_bytes", "more than 0")
+        _wanted(each.batch > 0, each.batch, f"{name}.batch", "more than 0")
+
+
+def _wanted(right: bool, data: Any, name: str, wanted: str) -> Any:
+    """Return `data` if it is right."""
+    if not right:
+        raise ValueError(f"{name}: got {shorten(json.dumps(data), 80)}, wanted {wanted}")
+    return data
