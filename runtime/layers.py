@@ -153,7 +153,8 @@ def _float_isa() -> str:
     return vector_isa(cpu_flags())
 
 
-def _open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:
+def open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:
+    """Run the layer as one operator of the library; the model is written to `path`."""
     channels_in, channels_out = given.layer.input[0], given.layer.output[0]
     constants: dict[str, NDArray[Any]] = {
         "W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
@@ -166,6 +167,27 @@ def _open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:
     attributes = {"weight_shape": shape, **_conv_attributes(given.layer)}
     node = NewNode("BinaryConv2dRelu", ("x", *constants), "y", attributes, domain="bnas")
     return _open_in_onnxruntime(path, [node], constants, given.x, "float32", given.layer, threads, library=True)
+
+
+def open_standard(given: Problem, path: Path, threads: int) -> LayerRunner:
+    """Run the same layer as standard operators, without the library: what the function body of an export comes to."""
+    constants: dict[str, NDArray[Any]] = {
+        "threshold": np.zeros((), np.float32),
+        "plus": np.ones((), np.float32),
+        "minus": -np.ones((), np.float32),
+        "W": given.signs,
+        "scale": given.scale.reshape(-1, 1, 1),
+        "bias": given.bias.reshape(-1, 1, 1),
+    }
+    nodes = [
+        NewNode("GreaterOrEqual", ("x", "threshold"), "positive"),
+        NewNode("Where", ("positive", "plus", "minus"), "signs"),
+        NewNode("Conv", ("signs", "W"), "products", _conv_attributes(given.layer)),
+        NewNode("Mul", ("products", "scale"), "scaled"),
+        NewNode("Add", ("scaled", "bias"), "sum"),
+        NewNode("Relu", ("sum",), "y"),
+    ]
+    return _open_in_onnxruntime(path, nodes, constants, given.x, "float32", given.layer, threads)
 
 
 def _open_fp32(given: Problem, path: Path, threads: int) -> LayerRunner:
@@ -286,7 +308,7 @@ def _is_within_a_step(given: Problem, output: NDArray[Any]) -> bool:
 
 
 VARIANTS = (
-    Variant("bnas", None, native_isa, _open_bnas, _is_binary_answer),
+    Variant("bnas", None, native_isa, open_bnas, _is_binary_answer),
     Variant(BASELINE, None, _float_isa, _open_fp32, _is_float_answer),
     *(
         Variant(engine, form.name, _float_isa, partial(_open_int8, form, floats), _is_within_a_step)

@@ -1,10 +1,36 @@
-"""Where the operator library is."""
+"""Where the operator library is, what it was built for, and which kernels it has."""
 
+import ctypes
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnas_deploy.errors import RuntimeLibraryError
 
 LIBRARY = "libbnas_ort.so"
+
+ELF_MAGIC = b"\x7fELF"
+ELF_MACHINE = slice(18, 20)
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+"""The numbers that an ELF header has for architectures, by the names of `uname -m`."""
+
+
+@dataclass(frozen=True)
+class LibraryFile:
+    """What can be read from a library without loading it; `glibc` is the oldest that it runs with, None for any."""
+
+    path: Path
+    bytes: int
+    architecture: str
+    glibc: str | None
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One row of the library's dispatch table: the name of an instruction set, and whether this processor has it."""
+
+    isa: str
+    runs_here: bool
 
 
 def library_path() -> Path:
@@ -20,3 +46,42 @@ def library_path() -> Path:
             "install bnas-deploy again with `pip install .` or `pip install -e .` in its repository"
         )
     return path
+
+
+def read_library(path: Path) -> LibraryFile:
+    """Read the header of the library at `path`, which may be for another architecture than this machine's.
+
+    Raises:
+        RuntimeLibraryError: it is no library for Linux, or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RuntimeLibraryError(f"{path}: cannot be read: {error.strerror}; install bnas-deploy again") from None
+    machine = int.from_bytes(data[ELF_MACHINE], "little")
+    if not data.startswith(ELF_MAGIC) or machine not in ELF_MACHINES:
+        raise RuntimeLibraryError(
+            f"{path}: not a library for Linux on {' or '.join(ELF_MACHINES.values())}; install bnas-deploy again"
+        )
+    versions = [(int(major), int(minor)) for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", data)]
+    return LibraryFile(path, len(data), ELF_MACHINES[machine], "{}.{}".format(*max(versions)) if versions else None)
+
+
+def kernel_rows(path: Path) -> tuple[KernelRow, ...]:
+    """Return the dispatch table of the library at `path`, best first.
+
+    Raises:
+        RuntimeLibraryError: this machine cannot load it.
+    """
+    try:
+        row = ctypes.CDLL(str(path)).bnas_row
+    except (OSError, AttributeError) as error:  # AttributeError: an older library, which has no such function
+        raise RuntimeLibraryError(
+            f"{path}: cannot be loaded: {error}; install bnas-deploy again on this machine"
+        ) from None
+    row.argtypes, row.restype = [ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)], ctypes.c_char_p
+    rows: list[KernelRow] = []
+    runs_here = ctypes.c_int()
+    while (isa := row(len(rows), ctypes.byref(runs_here))) is not None:
+        rows.append(KernelRow(isa.decode(), bool(runs_here.value)))
+    return tuple(rows)

@@ -83,11 +83,10 @@ class Machine:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Describe this machine; `root` is where its /proc and /sys are."""
-    cpuinfo = _read(root / "proc/cpuinfo") or ""
     flags = cpu_flags(root)
     clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
     return Machine(
-        cpu=_cpu_name(cpuinfo, root),
+        cpu=cpu_name(root),
         architecture=platform.machine(),
         isa_flags=tuple(flag for flag in ISA_FLAGS if flag in flags),
         cores=_cores(root),
@@ -140,8 +139,9 @@ def vector_isa(flags: frozenset[str]) -> str:
     return next((name for name, needs in VECTOR_ISAS if needs <= flags), "scalar")
 
 
-def _cpu_name(cpuinfo: str, root: Path) -> str:
+def cpu_name(root: Path = Path("/")) -> str:
     """Return the model's name; an ARM kernel gives only numbers, but often the name of the board."""
+    cpuinfo = _read(root / "proc/cpuinfo") or ""
     name = _field(cpuinfo, "model name")
     if name:
         return name

@@ -49,7 +49,7 @@ def session_options(*, threads: int | None = None, library: bool = True) -> "onn
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BnasError(f"{threads} threads; give 1 to {MOST_THREADS}, or nothing for one per core")
-    runtime = _onnxruntime()
+    runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.inter_op_num_threads = 1
     if threads is not None:
@@ -68,7 +68,7 @@ def create_session(
         BundleError: the file is missing, no ONNX file, or damaged.
         RuntimeLibraryError: as for `session_options`.
     """
-    runtime = _onnxruntime()
+    runtime = import_onnxruntime()
     if not Path(model).is_file():
         raise BundleError(f"{model}: no such file; expected an ONNX file such as {MODEL} of a bundle")
     if options is None:
@@ -97,7 +97,7 @@ def run_session(
         )
     try:
         answers: list[NDArray[np.float32]] = session.run(outputs, inputs)
-    except _errors(_onnxruntime()) as error:
+    except _errors(import_onnxruntime()) as error:
         raise BundleError(f"{model}: onnxruntime cannot run it: {error}; copy or export the bundle again") from None
     return answers
 
@@ -163,14 +163,22 @@ def open_bundle(path: str | Path, *, threads: int | None = None, library: bool =
     return Model(bundle, create_session(bundle.file(MODEL), options))
 
 
-def _onnxruntime() -> ModuleType:
-    """Import onnxruntime if it is new enough."""
+def import_onnxruntime() -> ModuleType:
+    """Import onnxruntime if it is new enough.
+
+    Raises:
+        RuntimeLibraryError: it is missing, older than 1.17, or cannot be imported.
+    """
     # Asked before the import, because onnxruntime 1.16 beside numpy 2 does not get through it. Builds under other
     # names, such as onnxruntime-gpu, are asked after it.
     with suppress(importlib.metadata.PackageNotFoundError):
         _check_version(importlib.metadata.version("onnxruntime"))
     try:
         runtime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise RuntimeLibraryError("onnxruntime is not installed; run: pip install onnxruntime") from None
     except (ImportError, SystemError) as error:  # SystemError is how some fail that were built for another numpy
         raise RuntimeLibraryError(
             f"onnxruntime cannot be imported beside numpy {np.__version__}: {error}; "
@@ -190,7 +198,7 @@ def _check_version(version: str) -> None:
 
 
 def _register(options: "onnxruntime.SessionOptions", library: Path) -> None:
-    runtime = _onnxruntime()
+    runtime = import_onnxruntime()
     try:
         options.register_custom_ops_library(str(library))
     except _errors(runtime) as error:

@@ -66,3 +66,13 @@ const char* bnas_isa(void) {
     const BnasKernel* kernel = bnas_select_kernel(reason, sizeof reason);
     return kernel ? kernel->isa : NULL;
 }
+
+/* Row `index` of the table, best first: its name, and whether this CPU can run it. NULL past the last row. */
+BNAS_EXPORT const char* bnas_row(size_t index, int* runs_here);
+const char* bnas_row(size_t index, int* runs_here) {
+    if (index >= KERNELS) {
+        return NULL;
+    }
+    *runs_here = kernels[index]->runs_here();
+    return kernels[index]->isa;
+}

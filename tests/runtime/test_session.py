@@ -1,5 +1,6 @@
 """Opening a bundle, answering, and every way in which that is refused."""
 
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -309,8 +310,17 @@ def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         open_bundle("nowhere")
 
 
-def test_an_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnxruntime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeLibraryError, match=r"^onnxruntime is not installed; run: pip install onnxruntime$"):
+        session_options()
+
+
+def test_an_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ImportError("built for another numpy")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(RuntimeLibraryError, match=r"^onnxruntime cannot be imported beside numpy \d.*pip install"):
         open_bundle("nowhere")
 
