@@ -43,9 +43,7 @@ def check_writable(path: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise BnasError(
-            f"{path}: cannot be written: {error.strerror}; nothing was measured, name another file"
-        ) from None
+        raise BnasError(f"{path}: cannot be written: {error.strerror}; name another file") from None
 
 
 def _umask() -> int:

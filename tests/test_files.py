@@ -64,5 +64,5 @@ def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(BnasError, match="is a folder; give the name of a file in it"):
         check_writable(tmp_path)
-    with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; nothing was measured"):
+    with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; name another file"):
         check_writable(tmp_path / "none" / "b.json")

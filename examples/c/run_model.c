@@ -10,9 +10,7 @@
  *
  *     cc -std=c11 -I$ORT/include run_model.c -L$ORT/lib -lonnxruntime -Wl,-rpath,$ORT/lib -o run_model
  *
- * LIBRARY is the file that this prints, on the same kind of machine:
- *
- *     python -c "from bnas_deploy.runtime.library import library_path; print(library_path())"
+ * LIBRARY is the operator library: `bnas-deploy ops-library -o FILE` writes it.
  */
 #include <onnxruntime_c_api.h>
 

@@ -1,0 +1,44 @@
+"""`bnas-deploy ops-library`: where the operator library is, or a copy of it for some machine."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("ops-library")
+@click.option("--target", metavar="x86_64-linux|aarch64-linux", help="For which machine. [default: this one]")
+@click.option(
+    "--wheel", type=click.Path(path_type=Path), help="Take it from this wheel of bnas-deploy instead of building it."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write a copy to.")
+def command(target: str | None, wheel: Path | None, output: Path | None) -> None:
+    """Print the path of the operator library, which an app registers with onnxruntime, or write a copy of it.
+
+    For another machine than this one the library is built, which needs the sources: a clone of the repository, or an
+    unpacked sdist, with bnas-deploy installed from it with `pip install -e .`.
+    """
+    # Imported here so that --help does not wait for numpy.
+    import platform
+
+    from bnas_deploy import wheels
+    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.runtime.library import library_path
+
+    if target is not None and target not in wheels.TARGETS:
+        raise click.UsageError(f"--target is {target!r}; there are {' and '.join(wheels.TARGETS)}")
+    elsewhere = wheel is not None or target not in (None, f"{platform.machine()}-linux")
+    if output is None:
+        if elsewhere:
+            raise click.UsageError("give the file to write with -o; only this machine's library lies here already")
+        click.echo(library_path())
+        return
+    check_writable(output)
+    if wheel is not None:
+        data, file = wheels.library_in(wheel)
+        if target not in (None, f"{file.architecture}-linux"):
+            raise click.UsageError(f"{wheel}: its library is for {file.architecture}-linux, and --target is {target}")
+    else:
+        wanted = target or wheels.target_of(platform.machine())
+        data = wheels.library_for(wanted, lambda step: click.echo(f"... {step}", err=True))
+    write_whole(output, data)
+    click.echo(f"{output}: {len(data) / 1000:.0f} kB")
