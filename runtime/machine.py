@@ -6,7 +6,9 @@ import importlib.metadata
 import os
 import platform
 import re
-from dataclasses import dataclass
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bnas_deploy
@@ -53,12 +55,29 @@ VECTOR_ISAS = (
 """The float kernels that onnxruntime chooses from, named by their instruction set, and the flags that each needs."""
 
 
+CLOCK = "sys/devices/system/cpu/cpu0/cpufreq"
+
+THROTTLING = {
+    0: "under-voltage",
+    1: "clock capped",
+    2: "throttled",
+    3: "soft temperature limit",
+    16: "under-voltage since start",
+    17: "clock capped since start",
+    18: "throttled since start",
+    19: "soft temperature limit since start",
+}
+"""The bits of a Raspberry Pi's `vcgencmd get_throttled`."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """One machine at one moment. None is what the system does not tell, as a virtual machine or a container may not.
 
     `cpus` is what this process may use and `cores` the physical cores of the whole machine. The clock is the one that
     /sys gives for the first processor when asked, before measuring. `load_average` is over 1, 5 and 15 minutes.
+    `temperature_c` is that of the hottest zone. `throttling` is what slows the processor down now, or has done so since
+    it was started; empty if nothing does. The fields that end in _after are the same again, after measuring.
     """
 
     cpu: str
@@ -79,12 +98,17 @@ class Machine:
     onnxruntime: str
     bnas_deploy: str
     date: str  # ISO 8601, UTC
+    temperature_c: float | None = None
+    throttling: str | None = None
+    clock_mhz_after: float | None = None
+    temperature_c_after: float | None = None
+    throttling_after: str | None = None
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Describe this machine; `root` is where its /proc and /sys are."""
     flags = cpu_flags(root)
-    clock = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    clock = root / CLOCK
     return Machine(
         cpu=cpu_name(root),
         architecture=platform.machine(),
@@ -93,7 +117,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         cpus=usable_cpus(),
         virtual="hypervisor" in flags,
         governor=_read(clock / "scaling_governor"),
-        clock_mhz=_megahertz(clock / "scaling_cur_freq"),
+        clock_mhz=_clock(root),
         max_clock_mhz=_megahertz(clock / "cpuinfo_max_freq"),
         load_average=os.getloadavg(),
         memory_bytes=_memory_bytes(root),
@@ -104,6 +128,18 @@ def read_machine(root: Path = Path("/")) -> Machine:
         onnxruntime=_onnxruntime_version(),
         bnas_deploy=bnas_deploy.__version__,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        temperature_c=_temperature(root),
+        throttling=_throttling(root),
+    )
+
+
+def after_measuring(machine: Machine, root: Path = Path("/")) -> Machine:
+    """Return `machine` with its clock, temperature and throttling as they are now."""
+    return replace(
+        machine,
+        clock_mhz_after=_clock(root),
+        temperature_c_after=_temperature(root),
+        throttling_after=_throttling(root),
     )
 
 
@@ -173,6 +209,29 @@ def _onnxruntime_version() -> str:
     import onnxruntime
 
     return str(onnxruntime.__version__)
+
+
+def _clock(root: Path) -> float | None:
+    return _megahertz(root / CLOCK / "scaling_cur_freq")
+
+
+def _temperature(root: Path) -> float | None:
+    zones = [_read(path) for path in root.glob("sys/class/thermal/thermal_zone*/temp")]
+    return max((int(zone) / 1000 for zone in zones if zone), default=None)
+
+
+def _throttling(root: Path) -> str | None:
+    """Ask a Raspberry Pi's firmware, or Intel's counters."""
+    if vcgencmd := shutil.which("vcgencmd"):
+        run = subprocess.run([vcgencmd, "get_throttled"], capture_output=True, text=True, check=False)
+        if match := re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", run.stdout.strip()):
+            flags = int(match[1], 16)
+            return ", ".join(name for bit, name in THROTTLING.items() if flags >> bit & 1)
+    counters = [_read(path) for path in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
+    if not any(counters):
+        return None
+    count = sum(int(counter) for counter in counters if counter)
+    return f"{count} times since start" if count else ""
 
 
 def _megahertz(path: Path) -> float | None:

@@ -54,3 +54,13 @@ def percent(value: float | None) -> str:
 def fraction(value: float | None) -> str:
     """Return a share as one part in so many, or a dash."""
     return "-" if value is None else f"1/{1 / value:.2f}"
+
+
+def celsius(value: float) -> str:
+    """Tenths of a degree, which is more than a sensor knows."""
+    return f"{value:.1f} °C"
+
+
+def throttling(value: str) -> str:
+    """Name what `Machine.throttling` says."""
+    return value or "none"

@@ -1,8 +1,9 @@
 """Rows -> tables of text, for every printer alike."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from bnas_deploy.report import figures
 from bnas_deploy.report.rows import SingleRow, Work, kind_rows, layer_rows, single_rows, work_by_engine
@@ -13,6 +14,8 @@ from bnas_deploy.runtime.layers import WRONG_RESULT
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
 from bnas_deploy.runtime.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
+
+T = TypeVar("T")
 
 WIDE_SPREAD = 1.5
 """Where the 90th percentile of a ratio is this many times its 10th, something disturbed the measurement."""
@@ -366,18 +369,15 @@ def _size_table(networks: Sequence[Record]) -> Table:
 
 
 def _machine_table(machine: Machine) -> Table:
-    clock = (
-        [figures.megahertz(machine.clock_mhz), f"at most {figures.megahertz(machine.max_clock_mhz)}"]
-        if machine.clock_mhz
-        else []
-    )
     cores = "unknown" if machine.cores is None else str(machine.cores)
     rows = [
         ("CPU", f"{machine.cpu} ({machine.architecture}{', virtual machine' if machine.virtual else ''})"),
         ("ISA", " ".join(machine.isa_flags) or "nothing beyond the base"),
         ("cores", f"{cores}, {machine.cpus} threads usable"),
         ("governor", machine.governor or "not told by this system"),
-        ("clock", ", ".join(clock) or "not told by this system"),
+        ("clock", _clock(machine)),
+        ("temperature", _before_and_after(machine.temperature_c, machine.temperature_c_after, figures.celsius)),
+        ("throttling", _before_and_after(machine.throttling, machine.throttling_after, figures.throttling)),
         ("memory", figures.gigabytes(machine.memory_bytes)),
         ("load average", " ".join(f"{load:.2f}" for load in machine.load_average)),
         ("system", f"{machine.os}, {machine.kernel}"),
@@ -389,6 +389,18 @@ def _machine_table(machine: Machine) -> Table:
         ("date", machine.date),
     ]
     return Table("Machine", ("", ""), tuple(rows), left=frozenset({0, 1}))
+
+
+def _clock(machine: Machine) -> str:
+    at_most = f", at most {figures.megahertz(machine.max_clock_mhz)}" if machine.clock_mhz else ""
+    return _before_and_after(machine.clock_mhz, machine.clock_mhz_after, figures.megahertz) + at_most
+
+
+def _before_and_after(before: T | None, after: T | None, shown: Callable[[T], str]) -> str:
+    """Show what was read before and after measuring, either None where the system does not tell."""
+    if before is None:
+        return "not told by this system"
+    return shown(before) if after is None else f"{shown(before)} before measuring, {shown(after)} after it"
 
 
 def _engines(records: Iterable[Record]) -> list[str]:

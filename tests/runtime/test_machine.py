@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bnas_deploy.errors import RuntimeLibraryError
-from bnas_deploy.runtime.machine import cpu_flags, native_isa, read_machine, usable_cpus, vector_isa
+from bnas_deploy.runtime.machine import after_measuring, cpu_flags, native_isa, read_machine, usable_cpus, vector_isa
 
 X86 = """\
 processor\t: 0
@@ -82,6 +82,44 @@ def test_what_the_system_does_not_tell_is_none(tmp_path: Path) -> None:
     assert (machine.governor, machine.clock_mhz, machine.max_clock_mhz) == (None, None, None)
     assert (machine.cores, machine.memory_bytes, machine.isa_flags) == (None, None, ())
     assert machine.cpu
+
+
+def test_temperature_clock_and_counters_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without vcgencmd
+    cpu, thermal = "sys/devices/system/cpu", "sys/class/thermal"
+    counter = "thermal_throttle/core_throttle_count"
+    clock = f"{cpu}/cpu0/cpufreq/scaling_cur_freq"
+    cold = {f"{thermal}/thermal_zone0/temp": "41000\n", f"{thermal}/thermal_zone1/temp": "40500\n"}
+    before = {clock: "1500000\n", f"{cpu}/cpu0/{counter}": "0\n", f"{cpu}/cpu1/{counter}": "0\n"}
+    machine = read_machine(write(tmp_path, cold | before))
+    assert (machine.temperature_c, machine.throttling, machine.clock_mhz) == (41.0, "", 1500.0)
+    assert (machine.temperature_c_after, machine.throttling_after, machine.clock_mhz_after) == (None, None, None)
+    write(tmp_path, {f"{thermal}/thermal_zone1/temp": "82500\n", f"{cpu}/cpu1/{counter}": "7\n", clock: "600000\n"})
+    after = after_measuring(machine, tmp_path)
+    assert (after.temperature_c, after.throttling, after.clock_mhz) == (41.0, "", 1500.0)
+    assert (after.temperature_c_after, after.throttling_after, after.clock_mhz_after) == (
+        82.5,
+        "7 times since start",
+        600.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "throttling"),
+    [
+        ("throttled=0x0", ""),
+        ("throttled=0x50005", "under-voltage, throttled, under-voltage since start, throttled since start"),
+        ("throttled=0x80000", "soft temperature limit since start"),
+        ("VCHI initialization failed", None),
+    ],
+)
+def test_a_raspberry_pi_tells_what_throttles_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, throttling: str | None
+) -> None:
+    (tmp_path / "vcgencmd").write_text(f"#!/bin/sh\n[ \"$1\" = get_throttled ] && echo '{answer}'\n")
+    (tmp_path / "vcgencmd").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert read_machine(tmp_path).throttling == throttling
 
 
 def test_this_machine_describes_itself() -> None:
