@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -147,9 +148,12 @@ def _only_elsewhere() -> Iterator[Finding]:
         yield Finding("training packages", None, text, "only to train or export: pip install 'bnas-deploy[train]'")
     else:
         yield Finding("training packages", True, ", ".join(f"{name} {found}" for name, found in versions.items()))
+    ssh = shutil.which("ssh")
+    advice = "" if ssh else "only to measure on another machine: sudo apt install openssh-client"
+    yield Finding("ssh", True if ssh else None, ssh or "not installed; bench --host needs it, models do not", advice)
     tvm = _version("apache-tvm")
-    text = f"{tvm}; " if tvm else "not installed; "
-    yield Finding("TVM", None, f"{text}needed only where the package is built, and pip fetches it then")
+    state = f"{tvm}; " if tvm else "not installed; "
+    yield Finding("TVM", None, f"{state}needed only where the package is built, and pip fetches it then")
 
 
 def _extra(name: str) -> list[str]:

@@ -28,3 +28,7 @@ class BundleError(BnasError):
 
 class RuntimeLibraryError(BnasError):
     """The operator library or onnxruntime cannot be used on this machine."""
+
+
+class DeviceError(BnasError):
+    """The machine that is to be measured over ssh cannot be reached or used."""

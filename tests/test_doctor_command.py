@@ -164,3 +164,13 @@ def test_training_packages_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> No
     assert finding.text.startswith("not installed: onnx-ir, torch; train, init, quickstart and export need them")
     assert finding.advice == "only to train or export: pip install 'bnas-deploy[train]'"
     assert found("TVM", diagnosis).text.startswith("not installed; needed only where the package is built")
+
+
+@pytest.mark.usefixtures("quick")
+def test_ssh_is_needed_for_one_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    diagnosis = diagnose()
+    assert diagnosis.works
+    advice = "only to measure on another machine: sudo apt install openssh-client"
+    text = "not installed; bench --host needs it, models do not"
+    assert found("ssh", diagnosis) == Finding("ssh", None, text, advice)

@@ -1,12 +1,14 @@
 """`bnas-deploy bench`: measure a bundle against its twins, or single layers against other engines."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import check_outputs
+from bnas_deploy.commands.options import check_outputs, host_options
 from bnas_deploy.errors import BundleError
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--html", "html_path", type=click.Path(path_type=Path), help="File for tables and pictures, as a page of its own."
 )
+@host_options
 def command(
     bundle: Path | None,
     layers: bool,
@@ -80,6 +83,10 @@ def command(
     json_path: Path | None,
     markdown_path: Path | None,
     html_path: Path | None,
+    host: str | None,
+    port: int | None,
+    python: str | None,
+    wheel: Path | None,
 ) -> None:
     """Measure BUNDLE's binary network against its float twin and its int8 twin, in turns, in onnxruntime.
 
@@ -89,23 +96,36 @@ def command(
 
     With --layers instead of BUNDLE: binary convolutions of fixed shapes against onnxruntime's float32 and int8, and
     against OpenVINO's binary convolution where the package openvino is installed. Results are checked first, too.
+
+    With --host all of that is done on another machine, over the system's OpenSSH, which asks for a password itself if
+    it needs one. What has to be installed goes to ~/.cache/bnas-deploy there and is kept for the next time, as is the
+    bundle; the device needs Python 3.11 and no network. The bundle is verified there before it is measured.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
     from bnas_deploy.files import write_whole
-    from bnas_deploy.runtime.machine import read_machine
+    from bnas_deploy.runtime.machine import after_measuring, read_machine
 
     if layers == (bundle is not None):
         raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
     check_outputs({"--json": json_path, "--markdown": markdown_path, "--html": html_path})
     if not math.isfinite(min_seconds):
         raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
-    machine = read_machine()  # before measuring, so that the load is that of others
-    result = (
-        _measure_bundle(machine, bundle, threads, batches, min_seconds)
-        if bundle
-        else _measure_layers(machine, threads, batches, min_seconds)
-    )
+    if host is None and any((port, python, wheel)):
+        raise click.UsageError("--port, --python and --wheel are about the machine that --host names; name it")
+    if host:
+        counts = ["--threads", ",".join(map(str, threads))] if threads else []
+        counts += ["--batch", ",".join(map(str, batches)), "--min-seconds", str(min_seconds)]
+        arguments = [*counts, *(["--layers"] if layers else [])]
+        result = _measure_on(host, bundle, arguments, port=port, python=python or "python3", wheel=wheel)
+    else:
+        machine = read_machine()  # before measuring, so that the load is that of others
+        result = (
+            _measure_bundle(machine, bundle, threads, batches, min_seconds)
+            if bundle
+            else _measure_layers(machine, threads, batches, min_seconds)
+        )
+        result = replace(result, machine=after_measuring(machine))
     click.echo()
     report.print_report(result)
     if json_path:
@@ -114,6 +134,26 @@ def command(
         write_whole(markdown_path, report.markdown(result).encode())
     if html_path:
         write_whole(html_path, report.report_page(result).encode())
+
+
+def _measure_on(
+    host: str, path: Path | None, arguments: list[str], *, port: int | None, python: str, wheel: Path | None
+) -> "Report":
+    import tempfile
+
+    from bnas_deploy.bundle import read_bundle
+    from bnas_deploy.remote import measure_on
+    from bnas_deploy.report import read_report
+
+    if path:
+        _refuse_checkpoint(path)
+    bundle = read_bundle(path) if path else None
+    say = partial(click.echo, err=True)
+    text = measure_on(host, bundle, arguments, port=port, python=python, wheel=wheel, say=say)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / f"report of {host}"
+        report.write_text(text, encoding="utf-8")
+        return read_report(report)
 
 
 def _measure_bundle(

@@ -64,3 +64,20 @@ def check_outputs(files: Mapping[str, Path | None]) -> None:
             raise click.UsageError(f"{option} and {other} name the same file; the one would replace the other")
     for path in named.values():
         check_writable(path)
+
+
+def host_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that can do its work on another machine: --host, --port, --python and --wheel."""
+    options = (
+        click.option("--host", metavar="USER@DEVICE", help="Measure there, over ssh, instead of here."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port of --host. [default: ssh's choice]"),
+        click.option("--python", help="The Python to use on --host. [default: python3]"),
+        click.option(
+            "--wheel",
+            type=click.Path(path_type=Path),
+            help="What to install on --host. [default: a wheel that is built here, from the sources]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
