@@ -21,12 +21,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 CHUNK = 1 << 20
+
+KEPT_SITES = 3
+KEPT_SECONDS = 30 * 24 * 3600
+"""How many installations stay, and how long a file stays that no run uses: a device's disk is small."""
 
 
 def root() -> Path:
@@ -101,10 +106,13 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """Verify the bundle made of `files`, a hash by path, if there are some; then bench it with `arguments`."""
     with work_folder() as work:
+        site = root() / "site" / request["site"]
+        os.utime(site)  # it is in use
         report = work / "report.json"
         command = [sys.executable, "-s", "-P", "-m", "bnas_deploy"]
-        environment = {"PYTHONPATH": str(root() / "site" / request["site"])}
+        environment = {"PYTHONPATH": str(site)}
         bundle = [str(_lay_out(work / "bundle", request["files"]))] if request["files"] else []
+        tidy()
         if bundle:
             _run([*command, "verify", *bundle], work, environment)
         arguments = [*bundle, *request["arguments"], "--json", str(report)]
@@ -113,14 +121,26 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"report": report.read_text(encoding="utf-8")}
 
 
+def tidy() -> None:
+    """Remove all installations but those that were used last, and files that were not used for long."""
+    sites = sorted((root() / "site").iterdir(), key=lambda path: path.stat().st_mtime)
+    for site in sites[:-KEPT_SITES]:
+        shutil.rmtree(site, ignore_errors=True)
+    for file in (root() / "files").iterdir():
+        if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+            file.unlink()
+
+
 def _lay_out(folder: Path, files: Mapping[str, str]) -> Path:
     for name, sha256 in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        stored = root() / "files" / sha256
+        os.utime(stored)  # it is in use
         try:
-            os.link(root() / "files" / sha256, path)
+            path.hardlink_to(stored)
         except OSError:  # a file system without links
-            shutil.copy(root() / "files" / sha256, path)
+            shutil.copy(stored, path)
     return folder
 
 

@@ -31,7 +31,7 @@ import bnas_deploy
 import bnas_deploy.export
 import bnas_deploy.runtime
 import bnas_deploy.search
-from bnas_deploy import report
+from bnas_deploy import device_agent, report
 from bnas_deploy.bundle import IMAGES, MANIFEST, describe_files, read_bundle
 from bnas_deploy.commands.bench import command
 from bnas_deploy.errors import BnasError, DeviceError
@@ -329,6 +329,22 @@ def test_what_was_left_by_a_device_that_was_switched_off_is_removed(sshd: Sshd) 
     with connect(HOST, sshd.port, BARE_PYTHON, print) as connection:
         connection.ask({"do": "put", "files": []})
     assert not sshd.work_folders()
+
+
+def test_what_was_not_used_for_long_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = device_agent.root()
+    now = time.time()
+    for days in range(5):
+        (cache / "site" / f"{days} days").mkdir(parents=True)
+        os.utime(cache / "site" / f"{days} days", (now, now - days * 86400))
+    (cache / "files").mkdir()
+    for days in (29, 31):
+        (cache / "files" / f"{days} days").touch()
+        os.utime(cache / "files" / f"{days} days", (now, now - days * 86400))
+    device_agent.tidy()
+    assert sorted(path.name for path in (cache / "site").iterdir()) == ["0 days", "1 days", "2 days"]
+    assert [path.name for path in (cache / "files").iterdir()] == ["29 days"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
