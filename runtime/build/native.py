@@ -169,9 +169,14 @@ def _generate(isa: str, path: Path) -> None:
 
 
 def _write_rows(path: Path) -> None:
-    """Write the dispatch table's rows, which runtime/ort includes as lut2_rows.h."""
-    rows = (f"BNAS_LUT2({row.isa}, {row.level}, {row.vector_bytes})\n" for row in variants())
-    path.write_text("/* Written by runtime/build/native.py from runtime/kernels/variants.py. */\n" + "".join(rows))
+    """Write the dispatch table's rows, which runtime/ort includes as kernel_rows.h."""
+    lines = ["/* Written by runtime/build/native.py from runtime/kernels/variants.py. */"]
+    for row in variants():
+        counting = row.counting
+        layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
+        numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
+        lines.append(f"BNAS_PLANES({row.isa}, {row.level}, {counting.name}, {numbers})")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
@@ -185,7 +190,7 @@ def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> N
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
-        _write_rows(Path(folder) / "lut2_rows.h")
+        _write_rows(Path(folder) / "kernel_rows.h")
         flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
         command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
         try:

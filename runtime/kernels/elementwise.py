@@ -8,34 +8,33 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
-from bnas_deploy.runtime.kernels.lut2 import VECTORS
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
 from bnas_deploy.runtime.kernels.variants import Variant, function_name
 
-NIBBLE = 4  # channels in a byte of activations
 WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
 TABLE_BYTES = 16
 PADDED_NIBBLES = 17  # values of 4 channels, and padding
 SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
+MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
 NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
 
 
 def pack(variant: Variant) -> Any:
-    """Compare up to 4 channels with their thresholds: bit j of nibbles[i] is 1 where x[j, i] >= threshold[j].
+    """Compare the channels of a byte with their thresholds: bit j of bits[i] is 1 where x[j, i] >= threshold[j].
 
-    As C: int pack(int channels, int count, const float* x0, ..., const float* x3, const float* threshold,
-    uint8_t* nibbles), with x[j] (count) the channels, which may lie anywhere; those past `channels` are not read.
+    As C: int pack(int channels, int count, const float* x0, ..., const float* x7, const float* threshold,
+    uint8_t* bits), with x[j] (count) the channels, which may lie anywhere; those past `channels` are not read.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         name = function_name(variant, "pack")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         channels, count = parameters("channels", "count")
-        x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(NIBBLE)]
-        threshold = T.arg("threshold", T.buffer((NIBBLE,), "float32", align=4))
-        nibbles = T.arg("nibbles", T.buffer((ANY_SIZE,), "uint8", align=1))
-        for present in range(1, NIBBLE + 1):
+        x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(MOST_CHANNELS)]
+        threshold = T.arg("threshold", T.buffer((MOST_CHANNELS,), "float32", align=4))
+        packed = T.arg("bits", T.buffer((ANY_SIZE,), "uint8", align=1))
+        for present in range(1, variant.counting.channels + 1):
             with T.If(channels == present), T.Then():
                 levels = [T.Bind(threshold[j]) for j in range(present)]
 
@@ -45,7 +44,7 @@ def pack(variant: Variant) -> Any:
                     for j, level in enumerate(levels):
                         above = load(x[j], i, lanes) >= spread(level, lanes)
                         bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
-                    store(nibbles, i, cast("uint8", bits, lanes), lanes)
+                    store(packed, i, cast("uint8", bits, lanes), lanes)
 
                 in_vectors(count, WIDTHS, pack_vector)
     return builder.get()
@@ -134,7 +133,7 @@ def finish(variant: Variant) -> Any:
     const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, const float* bias,
     const float* slope, const float* k, float* y).
 
-    counts is (channels, VECTORS * vector_bytes), totals and k (count), y (channels, y_stride). offset is a number per
+    counts is (channels, variant.tile_lanes), totals and k (count), y (channels, y_stride). offset is a number per
     channel where offset_stride is 1, else a map (channels, offset_stride). The sum of the signs is total - 2 * count.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -158,7 +157,7 @@ def finish(variant: Variant) -> Any:
                 constant = None if is_map else T.Bind(offset[channel])
 
                 def finish_vector(i: Any, lanes: int) -> None:
-                    differing = load(counts, channel * (VECTORS * variant.vector_bytes) + i, lanes)
+                    differing = load(counts, channel * variant.tile_lanes + i, lanes)
                     sum_of_signs = load(totals, i, lanes) - cast("int32", differing, lanes) * spread(integer(2), lanes)
                     added = load(offset, channel * offset_stride + i, lanes) if is_map else spread(constant, lanes)
                     value = _rounded((cast("float32", sum_of_signs, lanes) + added) * spread(factor, lanes), lanes)

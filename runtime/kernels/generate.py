@@ -11,24 +11,21 @@ import bnas_deploy  # noqa: E402  # after the path was set
 
 bnas_deploy.__path__.append(str(ROOT))
 
-from bnas_deploy.runtime.kernels import elementwise, lut2  # noqa: E402
+from bnas_deploy.runtime.kernels import elementwise, lut2, popcount  # noqa: E402
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
-from bnas_deploy.runtime.kernels.variants import VARIANTS, function_name  # noqa: E402
+from bnas_deploy.runtime.kernels.variants import LUT2, POPCOUNT, VARIANTS, function_name  # noqa: E402
+
+SHARED = (elementwise.pack, elementwise.halve, elementwise.finish, elementwise.add)
+COUNTING = {
+    LUT2.name: (lut2.count, elementwise.encode, lut2.count_channels, elementwise.transpose),
+    POPCOUNT.name: (popcount.count,),
+}
 
 
 def main(isa: str, output: str) -> None:
     """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
     (variant,) = (variant for variant in VARIANTS if variant.isa == isa)
-    algorithms = (
-        elementwise.pack,
-        elementwise.halve,
-        elementwise.encode,
-        lut2.count,
-        lut2.count_channels,
-        elementwise.transpose,
-        elementwise.finish,
-        elementwise.add,
-    )
+    algorithms = (*SHARED, *COUNTING[variant.counting.name])
     functions = {function_name(variant, algorithm.__name__): algorithm(variant) for algorithm in algorithms}
     write_object(functions, variant.triple, variant.cpu, Path(output))
 

@@ -28,21 +28,20 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, integer, parameters
-from bnas_deploy.runtime.kernels.variants import Variant, function_name
+from bnas_deploy.runtime.kernels.variants import LUT2, Variant, function_name
 
 Expression = Any
 """TIR's expressions, buffers and functions: TVM has no types for them."""
 
-LOOKUPS = 3  # are added before a nibble could overflow: 3 * 4 <= 15
+LOOKUPS = LUT2.multiple  # are added before a nibble could overflow: 3 * 4 <= 15
 CHUNK = 63  # steps of 4 channels are counted in a byte: 63 * 4 <= 255
-VECTORS = 4  # of pixels in a tile, at most
 
 
 class _Bytes:
     """Vectors of bytes, as wide as the variant has them."""
 
     def __init__(self, variant: Variant) -> None:
-        self.width = variant.vector_bytes
+        self.width, self.tile = variant.vector_bytes, variant.tile_lanes
         self.dtype = f"uint8x{self.width}"
         self.pairs_dtype = f"uint16x{self.width // 2}"
         self.shuffle_id = llvm_lookup_intrinsic_id(variant.shuffle)
@@ -117,7 +116,7 @@ def count(variant: Variant) -> Expression:
     const uint8_t* weights, const uint8_t* tables, uint16_t* counts).
 
     The activations of step k of the tile's first pixel lie at planes[offsets[k]], the other pixels behind it; the
-    weights of a pair are `steps` bytes, which LOOKUPS must divide. counts is (2 * pairs, VECTORS * vector_bytes).
+    weights of a pair are `steps` bytes, which LOOKUPS must divide. counts is (2 * pairs, variant.tile_lanes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         _begin(variant, "count")
@@ -143,7 +142,7 @@ def count(variant: Variant) -> Expression:
                 _count_chunk(sums, chunk, steps, tables, load_step)
                 _store_counts(sums, chunk, first_pair, counts)
 
-        for wide, together in enumerate(variant.pairs, 1):
+        for wide, together in enumerate(variant.tiles, 1):
             with T.If(vectors == wide), T.Then():
                 _in_blocks(pairs, together, partial(count_block, wide))
     return builder.get()
@@ -157,7 +156,7 @@ def count_channels(variant: Variant) -> Expression:
 
     weights is (steps, vectors * vector_bytes), a nibble in each byte. The activations of step k of pair p select the
     row that begins at tables[codes[offsets[k] + positions[p]]]; padding selects one where that pixel adds nothing.
-    counts is (2 * pairs, VECTORS * vector_bytes). A chunk of the weights is used for all pairs before the next one:
+    counts is (2 * pairs, variant.tile_lanes). A chunk of the weights is used for all pairs before the next one:
     it stays in the first-level cache.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -185,7 +184,7 @@ def count_channels(variant: Variant) -> Expression:
             _count_chunk(sums, chunk, steps, tables, load_step)
             _store_counts(sums, chunk, first_pair, counts)
 
-        for wide, together in enumerate(variant.pairs, 1):
+        for wide, together in enumerate(variant.tiles, 1):
             with T.If(vectors == wide), T.Then(), _chunks(steps) as chunk:
                 _in_blocks(pairs, together, partial(count_block, wide, chunk=chunk))
     return builder.get()
@@ -247,6 +246,6 @@ def _add_counts(sums: _Accumulators, first_pair: Expression, counts: Expression,
     wide = f"uint16x{width}"
     for pair, vector in sums.buffers:
         for channel, value in enumerate(sums.counts((pair, vector))):
-            at = ((first_pair + pair) * 2 + channel) * (VECTORS * width) + vector * width
+            at = ((first_pair + pair) * 2 + channel) * sums.lanes.tile + vector * width
             total = T.Cast(wide, value)
             T.buffer_store(counts, counts.vload([at], wide) + total if adding else total, [T.ramp(at, 1, width)])

@@ -4,11 +4,27 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Counting:
+    """A way to count differing bits: a module here with a function `count`, and the layouts that it reads."""
+
+    name: str
+    channels: int  # whose signs share a byte of activations
+    outputs: int  # output channels whose weights share a byte
+    multiple: int  # of steps, a tap of so many channels each, that it takes at a time
+    padding: int  # the byte where the image has ended
+
+
+LUT2 = Counting("lut2", channels=4, outputs=2, multiple=3, padding=0x80)
+POPCOUNT = Counting("popcount", channels=8, outputs=1, multiple=2, padding=0)
+
+
+@dataclass(frozen=True)
 class Variant:
     """One instruction set and the tiles that suit its registers.
 
-    `pairs` gives, for 1, 2, 3 and 4 vectors of pixels, how many pairs of output channels are counted at once. A pair
-    needs two accumulators per vector and three table rows; all of them should stay in registers.
+    `tiles` gives, for 1, 2, 3 and so on vectors of pixels, how many bytes of weights, so pairs of output channels or
+    single ones, are counted at once. With LUT2 each needs two accumulators per vector and three table rows, otherwise
+    one accumulator per vector and one vector of weights; all of them should stay in registers.
     """
 
     isa: str  # its name, in BNAS_ISA and in the names of the functions
@@ -17,8 +33,14 @@ class Variant:
     level: str  # the check of runtime/ort/cpu.c that a processor has to pass
     cpu_flags: frozenset[str]  # what /proc/cpuinfo shows on such a processor; a subset is enough to tell
     vector_bytes: int
-    shuffle: str  # LLVM's name of the byte look-up; an index of 0x80 gives 0
-    pairs: tuple[int, int, int, int]
+    counting: Counting
+    tiles: tuple[int, ...]
+    shuffle: str = ""  # with LUT2: LLVM's name of the byte look-up; an index of 0x80 gives 0
+
+    @property
+    def tile_lanes(self) -> int:
+        """Pixels in the largest tile."""
+        return len(self.tiles) * self.vector_bytes
 
     @property
     def triple(self) -> str:
@@ -35,8 +57,9 @@ VARIANTS = (
         level="x86_64_v4",
         cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
         vector_bytes=64,
+        counting=LUT2,
+        tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 6 to 12 table rows, the rest for sums
         shuffle="llvm.x86.avx512.pshuf.b.512",
-        pairs=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 6 to 12 table rows, the rest for sums
     ),
     Variant(
         isa="avx2",
@@ -45,8 +68,9 @@ VARIANTS = (
         level="x86_64_v3",
         cpu_flags=frozenset({"avx2", "bmi2", "f16c", "fma", "movbe"}),
         vector_bytes=32,
+        counting=LUT2,
+        tiles=(2, 2, 1, 1),  # 16 registers: 8 accumulators, 3 table rows, the rest for sums
         shuffle="llvm.x86.avx2.pshuf.b",
-        pairs=(2, 2, 1, 1),  # 16 registers: 8 accumulators, 3 table rows, the rest for sums
     ),
     Variant(
         isa="ssse3",
@@ -55,8 +79,9 @@ VARIANTS = (
         level="x86_64_v2",
         cpu_flags=frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt"}),
         vector_bytes=16,
+        counting=LUT2,
+        tiles=(2, 2, 1, 1),  # as avx2
         shuffle="llvm.x86.ssse3.pshuf.b.128",
-        pairs=(2, 2, 1, 1),  # as avx2
     ),
     Variant(
         isa="neon",
@@ -65,8 +90,10 @@ VARIANTS = (
         level="neon",
         cpu_flags=frozenset({"asimd"}),
         vector_bytes=16,
-        shuffle="llvm.aarch64.neon.tbl1.v16i8",
-        pairs=(2, 2, 2, 2),  # 32 registers: 16 accumulators, 6 table rows, the rest for sums
+        counting=POPCOUNT,
+        # 32 registers: 16 accumulators. A vector of weights costs an instruction in the pipes that count, a vector of
+        # activations does not: wide tiles of few channels.
+        tiles=(4, 4, 4, 4, 4, 4, 2, 2),
     ),
 )
 

@@ -94,9 +94,9 @@ typedef struct BnasKernel {
 /* The rows of the dispatch table in kernels.c. */
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
-#define BNAS_LUT2(isa, level, vector_bytes) extern const BnasKernel bnas_##isa##_kernel;
-#include "lut2_rows.h"
-#undef BNAS_LUT2
+#define BNAS_PLANES(isa, ...) extern const BnasKernel bnas_##isa##_kernel;
+#include "kernel_rows.h"
+#undef BNAS_PLANES
 
 /* Returns the best kernel that this CPU can run, or the one that the environment variable BNAS_ISA names. Returns NULL
  * where there is no such kernel, and then writes one sentence about it to `reason`. */

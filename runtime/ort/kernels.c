@@ -7,9 +7,9 @@
 
 /* Best first: the first row that the CPU can run is the one that runs. */
 static const BnasKernel* const kernels[] = {
-#define BNAS_LUT2(isa, level, vector_bytes) &bnas_##isa##_kernel,
-#include "lut2_rows.h"
-#undef BNAS_LUT2
+#define BNAS_PLANES(isa, ...) &bnas_##isa##_kernel,
+#include "kernel_rows.h"
+#undef BNAS_PLANES
 #if defined(__x86_64__)
     &bnas_popcnt_kernel,
 #endif

@@ -1,7 +1,7 @@
-/* The LUT2 kernels: where their vectors of pixels lie. The counting itself is in runtime/kernels, lowered by TVM to one
- * object per instruction set; docs/kernels.md describes both.
+/* The generated kernels: where their vectors of pixels lie. The counting itself is in runtime/kernels, lowered by TVM to
+ * one object per instruction set; docs/kernels.md describes both.
  *
- * Activations are packed into planes, one per 4 channels: a byte holds the signs of 4 channels of one pixel, and PADDING
+ * Activations are packed into planes: a byte holds the signs of 4 or 8 channels of one pixel, and tells
  * where the image has ended. With stride s there is one plane for each remainder of the padded coordinates modulo s that
  * a tap falls on. So all taps of a tile of pixels are runs of consecutive bytes, each at its own distance from the tile's
  * first pixel, and the kernels read them where they are.
@@ -16,10 +16,11 @@
 
 #include <string.h>
 
-/* runtime/kernels/lut2.py and elementwise.py say what these do. */
+/* runtime/kernels/lut2.py, popcount.py and elementwise.py say what these do. */
 typedef int32_t Pack(int32_t channels, int32_t count, const float* x0, const float* x1, const float* x2,
-                     const float* x3, const float* threshold, uint8_t* nibbles);
-typedef int32_t Count(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,
+                     const float* x3, const float* x4, const float* x5, const float* x6, const float* x7,
+                     const float* threshold, uint8_t* bits);
+typedef int32_t Count(int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,
                       const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
 typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
                        int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
@@ -35,27 +36,28 @@ typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, con
                               const uint8_t* tables, uint16_t* counts);
 typedef int32_t Transpose(int32_t rows, int32_t columns, int32_t stride, const uint16_t* counts, uint16_t* transposed);
 
+/* A row of runtime/kernels/variants.py, which says what the numbers mean. */
 typedef struct Lut2 {
     int64_t vector_bytes;
+    int64_t vectors; /* in a tile, at most */
+    int64_t channels, outputs, multiple, padding;
     Pack* pack;
     Count* count;
     Finish* finish;
     Add* add;
     Halve* halve;
-    Encode* encode;
+    Encode* encode; /* this and the next are NULL where lanes are always pixels */
     CountChannels* count_channels;
     Transpose* transpose;
 } Lut2;
 
 enum {
-    PADDING = 0x80,
-    NIBBLE = 4,              /* channels in a byte */
-    PADDED_NIBBLE = 16,      /* PADDING, where a code is made of it */
+    MOST_CHANNELS = 8,       /* in a byte */
+    PADDED_NIBBLE = 16,      /* padding, where a code is made of it */
     NIBBLES = 17,            /* values of 4 channels, and padding */
-    LOOKUPS = 3,             /* the number of steps is a multiple of it */
-    VECTORS = 4,             /* of pixels in a tile, at most */
     WIDEST = 64,             /* bytes in a vector, at most */
-    BLOCK_PAIRS = 8,         /* of output channels: their counts of a tile, 8 KB, stay in the first-level cache */
+    WIDEST_TILE = 256,       /* bytes in a tile, at most */
+    BLOCK_CHANNELS = 16,     /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
     BLOCK_PIXELS = 16,       /* the same where lanes are channels */
     SQUARE = 8,              /* counts are transposed in squares */
     MOST_COUNTED = 65535,    /* counts are 16 bits wide */
@@ -104,82 +106,136 @@ static int64_t parts(int64_t whole, int64_t part) {
     return (whole + part - 1) / part;
 }
 
+/* Lanes that fill a tile. */
+static int64_t tile_lanes(const Lut2* lut2) {
+    return lut2->vectors * lut2->vector_bytes;
+}
+
+/* A look-up ignores an index of 0x80. 0 is compared like any other byte: there every 1 of a padded tap's weights counts. */
+static bool counts_padding(const Lut2* lut2) {
+    return lut2->padding == 0;
+}
+
 /* ------------------------------------------------------------------------------------------------------------------
- * Weights: uint8 (groups, pairs, steps), two output channels in a byte; before them, for lanes that are channels, uint8
- * (groups, steps, lanes), a channel in a byte, where each VECTORS vectors of lanes are an array of their own.
- * Step k is tap k % taps of the 4 channels 4 * (k / taps). */
+ * Weights: uint8 (groups, rows, steps), a row for each output channel, or for two that share bytes. Before them, where lanes
+ * can be channels, uint8 (groups, steps, lanes), a channel in a byte, where each full tile of lanes is an array of its
+ * own. Behind them, where padding counts, sums of the weights' ones.
+ * Step k is tap k % taps of the channels in byte k / taps. */
 
 static int64_t taps_of(const BnasConv* conv) {
     return conv->kernel[0] * conv->kernel[1];
 }
 
-static int64_t nibbles_of(const BnasConv* conv) {
-    return parts(conv->channels_in, NIBBLE);
+/* Bytes of a pixel, and of a tap. */
+static int64_t bytes_of(const BnasConv* conv, const Lut2* lut2) {
+    return parts(conv->channels_in, lut2->channels);
 }
 
-static int64_t steps_of(const BnasConv* conv) {
-    return parts(nibbles_of(conv) * taps_of(conv), LOOKUPS) * LOOKUPS;
+static int64_t steps_of(const BnasConv* conv, const Lut2* lut2) {
+    return parts(bytes_of(conv, lut2) * taps_of(conv), lut2->multiple) * lut2->multiple;
+}
+
+static bool adds_steps(const BnasConv* conv, const Lut2* lut2) {
+    return steps_of(conv, lut2) > bytes_of(conv, lut2) * taps_of(conv);
 }
 
 static int64_t group_channels(const BnasConv* conv) {
     return conv->channels_out / conv->groups;
 }
 
-static int64_t pairs_of(const BnasConv* conv) {
-    return parts(group_channels(conv), 2);
+static int64_t rows_of(const BnasConv* conv, const Lut2* lut2) {
+    return parts(group_channels(conv), lut2->outputs);
 }
 
-static bool covers(const BnasConv* conv) {
-    return taps_of(conv) * nibbles_of(conv) * NIBBLE <= MOST_COUNTED;
+static bool covers_conv(const BnasConv* conv, const Lut2* lut2) {
+    return taps_of(conv) * bytes_of(conv, lut2) * lut2->channels <= MOST_COUNTED;
 }
 
 /* Of one group. */
 static int64_t channel_lanes(const BnasConv* conv, const Lut2* lut2) {
-    return parts(group_channels(conv), lut2->vector_bytes) * lut2->vector_bytes;
+    return lut2->count_channels ? parts(group_channels(conv), lut2->vector_bytes) * lut2->vector_bytes : 0;
 }
 
 static size_t channel_weights_size(const BnasConv* conv, const Lut2* lut2) {
     const size_t lanes = bnas_product((size_t)conv->groups, (size_t)channel_lanes(conv, lut2));
-    return bnas_aligned(bnas_product(lanes, (size_t)steps_of(conv)));
+    return bnas_aligned(bnas_product(lanes, (size_t)steps_of(conv, lut2)));
+}
+
+/* Where the sums of ones begin. */
+static size_t ones_start(const BnasConv* conv, const Lut2* lut2) {
+    const size_t rows = bnas_product((size_t)conv->groups, (size_t)rows_of(conv, lut2));
+    const size_t bits = bnas_product(rows, (size_t)steps_of(conv, lut2));
+    return bnas_aligned(bnas_sum(channel_weights_size(conv, lut2), bits));
 }
 
 static size_t weights_bytes(const BnasConv* conv, const Lut2* lut2) {
-    const size_t pairs = bnas_product((size_t)conv->groups, (size_t)pairs_of(conv));
-    return bnas_sum(channel_weights_size(conv, lut2), bnas_product(pairs, (size_t)steps_of(conv)));
+    const size_t corners = (size_t)((conv->kernel[0] + 1) * (conv->kernel[1] + 1));
+    const size_t ones = bnas_product(bnas_product(corners, (size_t)conv->channels_out), sizeof(uint16_t));
+    return bnas_sum(ones_start(conv, lut2), counts_padding(lut2) ? ones : 0);
 }
 
-static const uint8_t* pair_weights(const BnasRun* run, const Lut2* lut2) {
+static const uint8_t* row_weights(const BnasRun* run, const Lut2* lut2) {
     return (const uint8_t*)run->weights + channel_weights_size(run->conv, lut2);
 }
 
-/* Of the channels of a group from `first` on, which VECTORS vectors divide. */
+/* Of the channels of a group from `first` on, which full tiles divide. */
 static const uint8_t* channel_weights(const BnasRun* run, const Lut2* lut2, int64_t group, int64_t first) {
-    return (const uint8_t*)run->weights + (group * channel_lanes(run->conv, lut2) + first) * steps_of(run->conv);
+    return (const uint8_t*)run->weights + (group * channel_lanes(run->conv, lut2) + first) * steps_of(run->conv, lut2);
 }
 
-static unsigned weight_nibble(const BnasConv* conv, const uint8_t* tap, int64_t nibble) {
-    const int64_t left = conv->channels_in - nibble * NIBBLE;
-    const unsigned bits = tap[nibble / 2] >> (nibble % 2 * NIBBLE) & 15u;
-    return left < NIBBLE ? bits & ((1u << left) - 1u) : bits; /* the function body cuts the rest off as well */
+/* The byte's bits of one tap's weights, which are packed as the node has them. */
+static unsigned weight_bits(const BnasConv* conv, const Lut2* lut2, const uint8_t* tap, int64_t byte) {
+    const int64_t first = byte * lut2->channels, present = smaller(lut2->channels, conv->channels_in - first);
+    return tap[first / 8] >> first % 8 & ((1u << present) - 1u); /* the function body cuts the rest off as well */
+}
+
+static unsigned ones_of_byte(unsigned byte) {
+    return (unsigned)(ONES(byte & 15) + ONES(byte >> 4));
+}
+
+/* ones: uint16 (kernel height + 1, kernel width + 1, channels_out). An element counts the ones in the weights of the taps
+ * above and to the left of a corner between taps. */
+static void sum_ones(const BnasConv* conv, const Lut2* lut2, const uint8_t* weights, uint16_t* ones) {
+    const int64_t bytes = (conv->channels_in + 7) / 8, outputs = conv->channels_out;
+    const int64_t line = (conv->kernel[1] + 1) * outputs;
+    memset(ones, 0, (size_t)((conv->kernel[0] + 1) * line) * sizeof *ones);
+    for (int64_t y = 0; y < conv->kernel[0]; ++y) {
+        for (int64_t x = 0; x < conv->kernel[1]; ++x) {
+            for (int64_t channel = 0; channel < outputs; ++channel) {
+                const uint8_t* tap = weights + ((channel * conv->kernel[0] + y) * conv->kernel[1] + x) * bytes;
+                uint16_t* corner = ones + y * line + x * outputs + channel;
+                unsigned sum = (unsigned)corner[line] + corner[outputs] - corner[0];
+                for (int64_t byte = 0; byte < bytes_of(conv, lut2); ++byte) {
+                    sum += ones_of_byte(weight_bits(conv, lut2, tap, byte));
+                }
+                corner[line + outputs] = (uint16_t)sum;
+            }
+        }
+    }
 }
 
 static void prepack_weights(const BnasConv* conv, const Lut2* lut2, const uint8_t* weights, uint8_t* prepacked) {
-    const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv);
-    const int64_t lanes = channel_lanes(conv, lut2), block = VECTORS * lut2->vector_bytes;
-    uint8_t* pairs = prepacked + channel_weights_size(conv, lut2);
-    memset(prepacked, 0, weights_bytes(conv, lut2));
+    const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv, lut2);
+    const int64_t lanes = channel_lanes(conv, lut2), block = tile_lanes(lut2);
+    uint8_t* rows = prepacked + channel_weights_size(conv, lut2);
+    memset(prepacked, 0, ones_start(conv, lut2));
     for (int64_t channel = 0; channel < conv->channels_out; ++channel) {
         const int64_t group = channel / group_channels(conv), member = channel % group_channels(conv);
         const int64_t first = member / block * block, step_bytes = smaller(block, lanes - first);
-        uint8_t* row = pairs + (group * pairs_of(conv) + member / 2) * steps;
+        uint8_t* row = rows + (group * rows_of(conv, lut2) + member / lut2->outputs) * steps;
         uint8_t* column = prepacked + (group * lanes + first) * steps + member - first;
-        for (int64_t nibble = 0; nibble < nibbles_of(conv); ++nibble) {
+        for (int64_t byte = 0; byte < bytes_of(conv, lut2); ++byte) {
             for (int64_t tap = 0; tap < taps; ++tap) {
-                const unsigned bits = weight_nibble(conv, weights + (channel * taps + tap) * bytes, nibble);
-                row[nibble * taps + tap] |= (uint8_t)(bits << (member % 2 * NIBBLE));
-                column[(nibble * taps + tap) * step_bytes] = (uint8_t)bits;
+                const unsigned bits = weight_bits(conv, lut2, weights + (channel * taps + tap) * bytes, byte);
+                row[byte * taps + tap] |= (uint8_t)(bits << (member % lut2->outputs * lut2->channels));
+                if (lut2->count_channels) {
+                    column[(byte * taps + tap) * step_bytes] = (uint8_t)bits;
+                }
             }
         }
+    }
+    if (counts_padding(lut2)) {
+        sum_ones(conv, lut2, weights, (uint16_t*)(prepacked + ones_start(conv, lut2)));
     }
 }
 
@@ -206,7 +262,7 @@ typedef struct Plan {
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each part begins, in bytes. */
-    size_t offsets, positions, totals, magnitudes, k, planes, end;
+    size_t offsets, positions, taps, totals, magnitudes, k, planes, end;
 } Plan;
 
 static int64_t divisor(int64_t a, int64_t b) {
@@ -249,31 +305,33 @@ static int64_t row_of(const BnasRun* run, const Axis* axes) {
     return row;
 }
 
-/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as the look-ups of 2 pairs. */
-static bool gathering_pays(const BnasRun* run, int64_t lanes, int64_t vector_bytes) {
-    const int64_t pixels = run->out_size[0] * run->out_size[1];
+/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
+static bool gathering_pays(const BnasRun* run, const Lut2* lut2, int64_t lanes) {
+    const int64_t vector_bytes = lut2->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
     const int64_t saved = run->batch * parts(lanes, vector_bytes) - parts(run->batch * pixels, vector_bytes);
     const int64_t copies = run->batch * run->out_size[0] * parts(run->out_size[1], 16);
-    return saved * pairs_of(run->conv) > 2 * copies;
+    return saved * rows_of(run->conv, lut2) > 2 * copies;
 }
 
-/* What counting costs for each pair: 4 for a vector, and 1 more where a tile has no other, so that each look-up has to load
- * its table. */
-static int64_t cost_of(int64_t lanes, int64_t vector_bytes) {
-    const int64_t vectors = parts(lanes, vector_bytes);
-    return 4 * vectors + (vectors % VECTORS == 1 ? 1 : 0);
+/* What look-ups cost for each pair: 4 for a vector, and 1 more where a tile has no other, so that each has to load its
+ * table. */
+static int64_t cost_of(const Lut2* lut2, int64_t lanes) {
+    const int64_t vectors = parts(lanes, lut2->vector_bytes);
+    return 4 * vectors + (vectors % lut2->vectors == 1 ? 1 : 0);
 }
 
 /* Counts have to be transposed after lanes that were channels, and are finished a few pixels at a time. For one output that
  * takes as long, on a Zen 4, as a cost of 1 for one step. */
-static bool channels_pay(const BnasRun* run, int64_t lanes, bool gathers, int64_t vector_bytes) {
+static bool channels_pay(const BnasRun* run, const Lut2* lut2, int64_t lanes, bool gathers) {
+    if (!lut2->count_channels) {
+        return false;
+    }
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
-    const int64_t by_pixels =
-        gathers ? cost_of(run->batch * pixels, vector_bytes) : run->batch * cost_of(lanes, vector_bytes);
-    const int64_t by_channels = run->batch * cost_of(channels, vector_bytes);
-    const int64_t saved = by_pixels * pairs_of(conv) - by_channels * parts(pixels, 2);
-    return saved * steps_of(conv) > run->batch * pixels * channels;
+    const int64_t by_pixels = gathers ? cost_of(lut2, run->batch * pixels) : run->batch * cost_of(lut2, lanes);
+    const int64_t by_channels = run->batch * cost_of(lut2, channels);
+    const int64_t saved = by_pixels * rows_of(conv, lut2) - by_channels * parts(pixels, 2);
+    return saved * steps_of(conv, lut2) > run->batch * pixels * channels;
 }
 
 static size_t place(size_t* end, int64_t count, size_t size) {
@@ -292,7 +350,7 @@ static void plan_pixels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
     }
     plan->tile = plan->vectors * lut2->vector_bytes;
     plan->tiles = parts(plan->lanes, plan->tile);
-    plan->blocks = parts(pairs_of(run->conv), BLOCK_PAIRS);
+    plan->blocks = parts(group_channels(run->conv), BLOCK_CHANNELS);
 }
 
 /* Tiles of pixels whose lanes are channels. The two pixels of a pair are neighbours in a row, or the last of a row and the
@@ -300,7 +358,7 @@ static void plan_pixels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
 static void plan_channels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
     plan->tile = BLOCK_PIXELS;
     plan->tiles = parts(run->out_size[0] * run->out_size[1], BLOCK_PIXELS);
-    plan->blocks = parts(group_channels(run->conv), VECTORS * lut2->vector_bytes);
+    plan->blocks = parts(group_channels(run->conv), tile_lanes(lut2));
     plan->distances[0] = 1;
     plan->distances[1] = plan->row - run->out_size[1] + 1;
     plan->sets = run->out_size[1] % 2 == 1 && run->out_size[0] > 1 ? 2 : 1;
@@ -311,19 +369,21 @@ static void plan_channels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
 static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1];
-    Plan plan = {.axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv), .vectors = VECTORS};
+    Plan plan = {
+        .axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, lut2), .vectors = lut2->vectors};
     plan.row = row_of(run, plan.axes);
     plan.plane = plan.axes[0].length * plan.row;
-    const int64_t planes = nibbles_of(conv) * plan.axes[0].phases * plan.axes[1].phases;
-    plan.group_planes = planes + (plan.steps > nibbles_of(conv) * taps_of(conv) ? 1 : 0);
+    const int64_t planes = bytes_of(conv, lut2) * plan.axes[0].phases * plan.axes[1].phases;
+    plan.group_planes = planes + (adds_steps(conv, lut2) ? 1 : 0);
     plan.lanes = (run->out_size[0] - 1) * plan.row + run->out_size[1];
-    const bool gathers = gathering_pays(run, plan.lanes, lut2->vector_bytes);
-    plan.layout = channels_pay(run, plan.lanes, gathers, lut2->vector_bytes) ? CODES : gathers ? GATHERED : PLANES;
+    const bool gathers = gathering_pays(run, lut2, plan.lanes);
+    plan.layout = channels_pay(run, lut2, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
     (plan.layout == CODES ? plan_channels : plan_pixels)(run, lut2, &plan);
     plan.offsets = bnas_aligned(sizeof plan);
     size_t end = plan.offsets;
     plan.offsets = place(&end, 2 * plan.steps, sizeof(int32_t));
     plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
+    plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
     plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
     plan.k = place(&end, conv->uses_k ? run->batch * pixels : 0, sizeof(float));
@@ -333,10 +393,10 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     } else {
         plan.planes = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
         /* Vectors end past the last pixel, and the last row's taps past the last row. */
-        plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + VECTORS * WIDEST));
+        plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + WIDEST_TILE));
     }
     const size_t group = bnas_product((size_t)plan.group_planes, (size_t)plan.plane);
-    const size_t most = INT32_MAX / (2 * BLOCK_PAIRS); /* the kernels' indices are 32 bits wide */
+    const size_t most = INT32_MAX / BLOCK_CHANNELS; /* the kernels' indices are 32 bits wide */
     if (group > INT32_MAX / 4 || (size_t)pixels > most || (size_t)(run->size[0] * run->size[1]) > most) {
         plan.end = SIZE_MAX;
     }
@@ -370,11 +430,11 @@ static void fill_codes(uint16_t* codes, int64_t count) {
 }
 
 /* Bytes, or codes, from a tile's first pixel to what each step reads; behind them the same where the bytes were gathered. */
-static void write_offsets(const BnasRun* run, const Plan* plan) {
+static void write_offsets(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
-    const int64_t taps = taps_of(conv), real = nibbles_of(conv) * taps;
-    const int64_t nibble = rows->phases * columns->phases * plan->plane;
+    const int64_t taps = taps_of(conv), real = bytes_of(conv, lut2) * taps;
+    const int64_t byte = rows->phases * columns->phases * plan->plane;
     int32_t *offsets = part(run, plan->offsets), *gathered = offsets + plan->steps;
     int64_t step = 0;
     for (int64_t y = 0; y < conv->kernel[0]; ++y) {
@@ -386,7 +446,7 @@ static void write_offsets(const BnasRun* run, const Plan* plan) {
         }
     }
     for (; step < real; ++step) {
-        offsets[step] = offsets[step - taps] + (int32_t)nibble;
+        offsets[step] = offsets[step - taps] + (int32_t)byte;
     }
     for (; step < plan->steps; ++step) {
         offsets[step] = (int32_t)((plan->group_planes - 1) * plan->plane);
@@ -396,32 +456,39 @@ static void write_offsets(const BnasRun* run, const Plan* plan) {
     }
 }
 
-/* How many taps along an axis fall on the image. */
-static int32_t inside(const BnasRun* run, int axis, int64_t position) {
+/* The taps along an axis that fall on the image. */
+static Range taps_inside(const BnasRun* run, int axis, int64_t position) {
     const BnasConv* conv = run->conv;
-    int32_t count = 0;
+    Range taps = {0, 0};
     for (int64_t tap = 0; tap < conv->kernel[axis]; ++tap) {
         const int64_t at = position * conv->strides[axis] + tap * conv->dilations[axis] - conv->pads[axis];
-        count += at >= 0 && at < run->size[axis];
+        if (at >= 0 && at < run->size[axis]) {
+            taps = (Range){taps.end == 0 ? tap : taps.first, tap + 1};
+        }
     }
-    return count;
+    return taps;
+}
+
+/* taps: those inside for each row of the output, then for each column. */
+static void write_taps(const BnasRun* run, const Plan* plan) {
+    Range* taps = part(run, plan->taps);
+    for (int axis = 0; axis < 2; ++axis) {
+        for (int64_t position = 0; position < run->out_size[axis]; ++position) {
+            *taps++ = taps_inside(run, axis, position);
+        }
+    }
 }
 
 /* totals: the number of signs under the kernel, for each output pixel. */
 static void write_totals(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], width = run->out_size[1];
-    int32_t *totals = part(run, plan->totals), before = -1;
+    const Range *rows = part(run, plan->taps), *columns = rows + height;
+    int32_t* totals = part(run, plan->totals);
     for (int64_t y = 0; y < height; ++y) {
-        const int32_t rows = inside(run, 0, y);
-        int32_t* row = totals + y * width;
-        if (rows == before) {
-            memcpy(row, row - width, (size_t)width * sizeof *row);
-            continue;
-        }
+        const int32_t signs = (int32_t)((rows[y].end - rows[y].first) * run->conv->channels_in);
         for (int64_t x = 0; x < width; ++x) {
-            row[x] = rows * inside(run, 1, x) * (int32_t)run->conv->channels_in;
+            *totals++ = signs * (int32_t)(columns[x].end - columns[x].first);
         }
-        before = rows;
     }
 }
 
@@ -451,22 +518,23 @@ static void prepare_codes(const BnasRun* run, const Plan* plan) {
 static void prepare_run(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
     memcpy(run->packed, &plan, sizeof plan);
-    write_offsets(run, &plan);
+    write_offsets(run, lut2, &plan);
+    write_taps(run, &plan);
     write_totals(run, &plan);
     if (plan.layout == CODES) {
         prepare_codes(run, &plan);
         return;
     }
     const size_t behind = plan.planes + (size_t)(run->batch * run->conv->groups * plan.group_planes * plan.plane);
-    memset(part(run, behind), PADDING, plan.end - behind);
+    memset(part(run, behind), (int)lut2->padding, plan.end - behind);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Packing: one unit per plane of 4 channels, with all its phases, and where steps were added one that is all padding. */
+ * Packing: one unit per plane, with all its phases, and where steps were added one that is all padding. */
 
-static int64_t pack_units_of(const BnasRun* run, const Plan* plan) {
-    const int64_t padding = plan->steps > nibbles_of(run->conv) * taps_of(run->conv) ? 1 : 0;
-    return run->batch * run->conv->groups * (nibbles_of(run->conv) + padding);
+static int64_t pack_units_of(const BnasRun* run, const Lut2* lut2) {
+    const int64_t padding = adds_steps(run->conv, lut2) ? 1 : 0;
+    return run->batch * run->conv->groups * (bytes_of(run->conv, lut2) + padding);
 }
 
 /* memcpy of few bytes, in line. */
@@ -544,29 +612,34 @@ static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pix
     }
 }
 
-/* Packs 4 channels of one image into their planes, all phases one after the other. */
+static void pack_pixels(const Lut2* lut2, int64_t channels, Range pixels, const float* const* x, const float* threshold,
+                        uint8_t* bits) {
+    const int64_t at = pixels.first;
+    lut2->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
+               x[5] + at, x[6] + at, x[7] + at, threshold, bits);
+}
+
+/* Packs the channels of a byte of one image into their planes, all phases one after the other. */
 static void pack_planes(const BnasRun* run, const Lut2* lut2, int64_t image, int64_t first_channel, int64_t channels,
                         uint8_t padding, uint8_t* planes, uint8_t* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
-    const float *x[NIBBLE], *threshold = conv->threshold + first_channel;
-    for (int64_t i = 0; i < NIBBLE; ++i) {
+    const float *x[MOST_CHANNELS], *threshold = conv->threshold + first_channel;
+    for (int64_t i = 0; i < MOST_CHANNELS; ++i) {
         x[i] = bnas_channel(run, image, first_channel + smaller(i, channels - 1));
     }
     const int64_t pixels = height * width;
     if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        lut2->pack((int32_t)channels, (int32_t)pixels, x[0], x[1], x[2], x[3], threshold, planes);
+        pack_pixels(lut2, channels, (Range){0, pixels}, x, threshold, planes);
         return;
     }
     memset(planes, padding, (size_t)(phases * plan->plane));
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
-        const int64_t at = y * width;
-        lut2->pack((int32_t)channels, (int32_t)(taken * width), x[0] + at, x[1] + at, x[2] + at, x[3] + at, threshold,
-                   scratch);
+        pack_pixels(lut2, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
         spread_rows(run, lut2, scratch, (Range){y, y + taken}, planes);
     }
 }
@@ -575,16 +648,16 @@ static void pack_unit(const BnasRun* run, const Lut2* lut2, int64_t unit, void* 
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
-    const int64_t units = pack_units_of(run, plan) / (run->batch * conv->groups), nibble = unit % units;
+    const int64_t units = pack_units_of(run, lut2) / (run->batch * conv->groups), byte = unit % units;
     const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
-    const int64_t start = nibble * phases * plan->plane, channel = group * conv->channels_in + nibble * NIBBLE;
-    const int64_t channels = smaller(NIBBLE, conv->channels_in - nibble * NIBBLE); /* 0 where all is padding */
+    const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * lut2->channels;
+    const int64_t channels = smaller(lut2->channels, conv->channels_in - byte * lut2->channels); /* 0 where all is padding */
     if (plan->layout != CODES) {
         uint8_t* planes = group_of(run, image, group) + start;
         if (channels > 0) {
-            pack_planes(run, lut2, image, channel, channels, PADDING, planes, scratch);
+            pack_planes(run, lut2, image, channel, channels, (uint8_t)lut2->padding, planes, scratch);
         } else {
-            memset(planes, PADDING, (size_t)plan->plane);
+            memset(planes, (int)lut2->padding, (size_t)plan->plane);
         }
         return;
     }
@@ -640,22 +713,53 @@ typedef struct Channels {
 } Channels;
 
 static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) {
-    const int64_t first = block * 2 * BLOCK_PAIRS, left = group_channels(conv) - first;
-    return (Channels){group, first, smaller(2 * BLOCK_PAIRS, left)};
+    const int64_t first = block * BLOCK_CHANNELS, left = group_channels(conv) - first;
+    return (Channels){group, first, smaller(BLOCK_CHANNELS, left)};
 }
 
 static void count_channels(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t lanes,
                            const uint8_t* pixels, uint16_t* counts) {
     const Plan* plan = the_plan(run);
     const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
-    const int64_t pair = channels.group * pairs_of(run->conv) + channels.first / 2;
-    lut2->count((int32_t)parts(lanes, lut2->vector_bytes), (int32_t)parts(channels.count, 2), (int32_t)plan->steps,
-                pixels, offsets, pair_weights(run, lut2) + pair * plan->steps, tables, counts);
+    const int64_t row = channels.group * rows_of(run->conv, lut2) + channels.first / lut2->outputs;
+    lut2->count((int32_t)parts(lanes, lut2->vector_bytes), (int32_t)parts(channels.count, lut2->outputs),
+                (int32_t)plan->steps, pixels, offsets, row_weights(run, lut2) + row * plan->steps, tables, counts);
+}
+
+/* Takes off what the padded taps of `count` pixels have counted. The taps that fall on the image are a rectangle. */
+static void subtract_padding(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t pixel, int64_t count,
+                             uint16_t* counts) {
+    const BnasConv* conv = run->conv;
+    const int64_t width = run->out_size[1], outputs = conv->channels_out, line = (conv->kernel[1] + 1) * outputs;
+    const Range *all_rows = part(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
+    const uint16_t* ones = (const uint16_t*)((const uint8_t*)run->weights + ones_start(conv, lut2)) +
+                           channels.group * group_channels(conv) + channels.first;
+    const uint16_t* whole = ones + conv->kernel[0] * line + conv->kernel[1] * outputs;
+    for (int64_t done = 0, length; done < count; done += length, pixel += length) {
+        const int64_t y = pixel / width, x = pixel % width, end = smaller(width, x + count - done);
+        const Range rows = all_rows[y], columns = all_columns[x];
+        for (length = 1; x + length < end && all_columns[x + length].first == columns.first &&
+                         all_columns[x + length].end == columns.end;) {
+            ++length;
+        }
+        if ((rows.end - rows.first) * (columns.end - columns.first) == taps_of(conv)) {
+            continue;
+        }
+        const uint16_t *top = ones + rows.first * line, *bottom = ones + rows.end * line;
+        const int64_t left = columns.first * outputs, right = columns.end * outputs;
+        for (int64_t channel = 0; channel < channels.count; ++channel, ++top, ++bottom) {
+            const int inside = bottom[right] - bottom[left] - top[right] + top[left];
+            uint16_t* lane = counts + channel * tile_lanes(lut2) + done;
+            for (int64_t i = 0; i < length; ++i) {
+                lane[i] = (uint16_t)(lane[i] - (whole[channel] - inside));
+            }
+        }
+    }
 }
 
 /* Writes `count` pixels of one image, from `pixel` on. */
 static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t image, int64_t pixel,
-                          int64_t count, const uint16_t* counts) {
+                          int64_t count, uint16_t* counts) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t pixels = run->out_size[0] * run->out_size[1];
@@ -663,6 +767,9 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
     const int64_t map = conv->offset_shape[0] * conv->offset_shape[1];
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
+    if (counts_padding(lut2)) {
+        subtract_padding(run, lut2, channels, pixel, count, counts);
+    }
     lut2->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
                  (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
                  conv->offset + channel * map + (map > 1 ? pixel : 0), conv->scale + channel, conv->bias + channel,
@@ -677,7 +784,7 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
 static void finish_rows(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t image, Range lanes,
                         uint16_t* counts, uint16_t* joined) {
     const Plan* plan = the_plan(run);
-    const int64_t width = run->out_size[1], stride = VECTORS * lut2->vector_bytes;
+    const int64_t width = run->out_size[1], stride = tile_lanes(lut2);
     int64_t start = 0, count = 0;
     for (int64_t y = lanes.first / plan->row; y * plan->row < lanes.end; ++y) {
         const int64_t from = larger(lanes.first, y * plan->row), to = smaller(lanes.end, y * plan->row + width);
@@ -708,7 +815,7 @@ static void convolve_planes(const BnasRun* run, const Lut2* lut2, int64_t unit, 
     const int64_t image = unit / plan->blocks / plan->tiles / run->conv->groups;
     const Channels channels = channels_of(run->conv, group, block);
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
-    uint16_t *counts = scratch, *joined = counts + 2 * BLOCK_PAIRS * VECTORS * lut2->vector_bytes;
+    uint16_t *counts = scratch, *joined = counts + BLOCK_CHANNELS * tile_lanes(lut2);
     const uint8_t* pixels = group_of(run, image, group) + lanes.first;
     count_channels(run, lut2, channels, lanes.end - lanes.first, pixels, counts);
     if (plan->row == run->out_size[1]) {
@@ -743,7 +850,7 @@ static void convolve_gathered(const BnasRun* run, const Lut2* lut2, int64_t unit
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
     uint16_t* counts = scratch;
-    uint8_t* gathered = (uint8_t*)(counts + 2 * BLOCK_PAIRS * VECTORS * lut2->vector_bytes);
+    uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(lut2));
     gather(run, group, lanes, gathered);
     for (int64_t block = 0; block < plan->blocks; ++block) {
         const Channels channels = channels_of(run->conv, group, block);
@@ -762,7 +869,7 @@ static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, v
     const int64_t tile = unit % plan->tiles, block = unit / plan->tiles % plan->blocks;
     const int64_t group = unit / plan->tiles / plan->blocks % conv->groups;
     const int64_t image = unit / plan->tiles / plan->blocks / conv->groups;
-    const int64_t pixel = tile * plan->tile, lanes = VECTORS * lut2->vector_bytes, first = block * lanes;
+    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(lut2), first = block * lanes;
     const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
     const int64_t channels = smaller(lanes, group_channels(conv) - first);
     uint16_t *counts = scratch, *transposed = counts + BLOCK_PIXELS * lanes;
@@ -770,8 +877,8 @@ static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, v
                          channel_weights(run, lut2, group, first), codes_of(run, image, group, 0),
                          part(run, plan->offsets), (const int32_t*)part(run, plan->positions) + pixel / 2, pair_tables,
                          counts);
-    for (int64_t done = 0; done < channels; done += 2 * BLOCK_PAIRS) {
-        const Channels some = {group, first + done, smaller(2 * BLOCK_PAIRS, channels - done)};
+    for (int64_t done = 0; done < channels; done += BLOCK_CHANNELS) {
+        const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
         lut2->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
                         (int32_t)lanes, counts + done, transposed);
         finish_pixels(run, lut2, some, image, pixel, pixels, transposed);
@@ -787,7 +894,7 @@ static size_t packed_bytes(const BnasRun* run, const Lut2* lut2) {
 
 static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
     const Plan plan = plan_of(run, lut2);
-    const size_t counts = (size_t)(2 * BLOCK_PAIRS * VECTORS * lut2->vector_bytes) * sizeof(uint16_t);
+    const size_t counts = (size_t)(BLOCK_CHANNELS * tile_lanes(lut2)) * sizeof(uint16_t);
     const size_t gathered = bnas_product((size_t)plan.steps, (size_t)(plan.tile + WIDEST));
     const int64_t phases = plan.axes[0].phases * plan.axes[1].phases;
     const size_t planes = plan.layout == CODES ? bnas_aligned((size_t)(phases * plan.plane + plan.distances[1])) : 0;
@@ -797,12 +904,11 @@ static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
 }
 
 static int64_t first_units(const BnasRun* run, const Lut2* lut2) {
-    const Plan plan = plan_of(run, lut2);
-    return pack_units_of(run, &plan) + run->batch * magnitude_tiles(run);
+    return pack_units_of(run, lut2) + run->batch * magnitude_tiles(run);
 }
 
 static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
-    const int64_t planes = pack_units_of(run, the_plan(run));
+    const int64_t planes = pack_units_of(run, lut2);
     if (unit < planes) {
         pack_unit(run, lut2, unit, scratch);
     } else {
@@ -823,7 +929,11 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     }
 }
 
-#define BNAS_LUT2(name, level, width)                                                                                  \
+/* What only look-ups have: lanes that are channels. */
+#define BNAS_CHANNELS_lut2(name) bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
+#define BNAS_CHANNELS_popcount(name) NULL, NULL, NULL
+
+#define BNAS_PLANES(name, level, counting, ...)                                                                        \
     Pack bnas_##name##_pack;                                                                                           \
     Count bnas_##name##_count;                                                                                         \
     Finish bnas_##name##_finish;                                                                                       \
@@ -832,9 +942,9 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Encode bnas_##name##_encode;                                                                                       \
     CountChannels bnas_##name##_count_channels;                                                                        \
     Transpose bnas_##name##_transpose;                                                                                 \
-    static const Lut2 name = {width, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,                    \
-                              bnas_##name##_add, bnas_##name##_halve, bnas_##name##_encode,                            \
-                              bnas_##name##_count_channels, bnas_##name##_transpose};                                  \
+    static const Lut2 name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,              \
+                              bnas_##name##_add, bnas_##name##_halve, BNAS_CHANNELS_##counting(name)};                 \
+    static bool covers_##name(const BnasConv* conv) { return covers_conv(conv, &name); }                               \
     static size_t weights_size_##name(const BnasConv* conv) { return weights_bytes(conv, &name); }                     \
     static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \
         prepack_weights(conv, &name, weights, prepacked);                                                              \
@@ -843,13 +953,13 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \
     static int64_t first_units_##name(const BnasRun* run) { return first_units(run, &name); }                          \
-    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) { first_stage(run, &name, unit, scratch); } \
+    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) { first_stage(run, &name, unit, scratch); }\
     static int64_t last_units_##name(const BnasRun* run) { return last_units(run, &name); }                            \
-    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) { last_stage(run, &name, unit, scratch); } \
+    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) { last_stage(run, &name, unit, scratch); }\
     const BnasKernel bnas_##name##_kernel = {                                                                          \
         .isa = #name,                                                                                                  \
         .runs_here = bnas_cpu_##level,                                                                                 \
-        .covers = covers,                                                                                              \
+        .covers = covers_##name,                                                                                       \
         .weights_size = weights_size_##name,                                                                           \
         .prepack = prepack_##name,                                                                                     \
         .packed_size = packed_size_##name,                                                                             \
@@ -857,4 +967,4 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
         .prepare = prepare_##name,                                                                                     \
         .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {last_units_##name, last_##name}},        \
     };
-#include "lut2_rows.h"
+#include "kernel_rows.h"

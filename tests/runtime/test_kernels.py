@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from bnas_deploy.runtime.kernels.variants import VARIANTS, Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.variants import LUT2, VARIANTS, Variant, function_name, variants_of
 from bnas_deploy.runtime.library import library_path
 from bnas_deploy.runtime.machine import cpu_flags
 
@@ -54,7 +55,8 @@ def test_an_object_has_its_functions_and_calls_only_libc(kernel_object: tuple[Va
     variant, path = kernel_object
     rows = [line.split() for line in subprocess.check_output(["nm", str(path)], text=True).splitlines()]
     defined = {row[-1] for row in rows if row[-2] == "T"}
-    functions = ("pack", "halve", "encode", "count", "count_channels", "transpose", "finish", "add")
+    functions = {"pack", "halve", "count", "finish", "add"}
+    functions |= {"encode", "count_channels", "transpose"} if variant.counting == LUT2 else set()
     assert defined == {function_name(variant, name) for name in functions}
     assert {row[-1] for row in rows if row[-2] == "U"} <= CALLED
 
@@ -66,11 +68,30 @@ def test_no_multiplication_is_fused_with_an_addition(kernel_object: tuple[Varian
     assert not FUSED.findall(code)
 
 
-def test_neon_looks_up_in_registers_and_fuses_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def neon_assembly(tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("tvm", reason="needs TVM to cross-compile", exc_type=ImportError)
-    assembly = tmp_path / "neon.s"
+    assembly = tmp_path_factory.mktemp("neon") / "neon.s"
     command = [sys.executable, str(ROOT / "runtime/kernels/generate.py"), "neon", str(assembly)]
     subprocess.run(command, check=True, capture_output=True)
-    code = assembly.read_text()
-    assert re.search(r"\btbl\b", code)
-    assert not FUSED.findall(code)
+    return assembly.read_text()
+
+
+def inner_loops(assembly: str) -> Iterator[list[str]]:
+    """Yield the mnemonics of every loop that holds no other: from a label to the branch back to it."""
+    for loop in re.finditer(r"^(\.LBB\w+):\n((?:(?!\.LBB).*\n)*?)\s+b\.\w+\s+\1$", assembly, re.MULTILINE):
+        yield re.findall(r"^\t(\w+)", loop[2], re.MULTILINE)
+
+
+def test_neon_counts_by_exclusive_or_popcount_and_addition_in_registers(neon_assembly: str) -> None:
+    (neon,) = variants_of("aarch64")
+    loops = [loop for loop in inner_loops(neon_assembly) if "cnt" in loop]
+    for vectors, channels in enumerate(neon.tiles, 1):
+        counted = neon.counting.multiple * vectors * channels
+        assert any(
+            (loop.count("cnt"), loop.count("eor")) == (counted, counted) and loop.count("ld1r") <= 2 * channels
+            for loop in loops
+        ), f"no inner loop of {channels} channels by {vectors} vectors"
+    for loop in loops:
+        assert not {"tbl", "str", "stp", "st1"} & set(loop), "sums leave their registers"
+    assert not FUSED.findall(neon_assembly)
