@@ -1,0 +1,28 @@
+"""Builds the wheels of a release: `python runtime/build/wheels.py FOLDER`.
+
+There is one for every kind of Linux that has kernels, and any machine builds all of them: pip fetches zig, which
+compiles for all, and TVM where kernels have to be generated.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import native
+
+TARGETS = ("x86_64-linux-gnu.2.17", "aarch64-linux-gnu.2.17")
+"""With the oldest glibc that zig links against: no Python that this package supports runs on an older one."""
+
+
+def main(folder: str) -> None:
+    """Build them all, or stop at the first that fails."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+    for target in TARGETS:
+        environment = {**os.environ, native.TARGET_VARIABLE: target}
+        subprocess.run([*command, str(native.SOURCES.parents[1])], env=environment, check=True)
+    print(*sorted(map(str, Path(folder).glob("*.whl"))), sep="\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

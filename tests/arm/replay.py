@@ -1,0 +1,55 @@
+"""Runs what another machine has recorded: `python replay.py CASES.npz ISA...`, on the machine that is tested.
+
+For every ISA, or `body` for the models without the library, it prints a line of JSON: the ISA, how many cases agree to
+the bit, the names of those that do not, and how many operators ran in the library. NaN agrees with any NaN.
+"""
+
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bnas_deploy.runtime.library import library_path
+from bnas_deploy.runtime.session import session_options
+
+WITHOUT_LIBRARY = "body"
+
+
+def main(path: str, *isas: str) -> None:
+    cases = dict(np.load(path))
+    names = sorted({key.split("/")[0] for key in cases})
+    calls = ctypes.CDLL(str(library_path())).bnas_native_calls
+    calls.restype = ctypes.c_uint64
+    for isa in isas:
+        os.environ["BNAS_ISA"] = "" if isa == WITHOUT_LIBRARY else isa
+        before = calls()
+        wrong = [name for name in names if not agrees(cases, name, library=isa != WITHOUT_LIBRARY)]
+        report = {"isa": isa, "right": len(names) - len(wrong), "wrong": wrong, "native": calls() - before}
+        print(json.dumps(report), flush=True)
+
+
+def agrees(cases: Mapping[str, NDArray[np.float32]], name: str, *, library: bool) -> bool:
+    def arrays(kind: str) -> dict[str, NDArray[np.float32]]:
+        prefix = f"{name}/{kind}/"
+        return {key.removeprefix(prefix): value for key, value in cases.items() if key.startswith(prefix)}
+
+    options = session_options(threads=1, library=library)
+    model = cases[f"{name}/model"].tobytes()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    wanted = arrays("answer")
+    return all(map(same_bits, session.run(list(wanted), arrays("feed")), wanted.values()))
+
+
+def same_bits(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> bool:
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        return False
+    return bool(((got.view(np.uint32) == wanted.view(np.uint32)) | (np.isnan(got) & np.isnan(wanted))).all())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

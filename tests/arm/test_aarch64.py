@@ -1,0 +1,207 @@
+"""The wheel for 64-bit ARM in an emulator, with the onnxruntime for it: the answers are those of x86, to the bit."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+
+from bnas_deploy.export import Images, export_checkpoint
+from bnas_deploy.export.capture import INPUT
+from bnas_deploy.runtime.session import create_session
+from bnas_deploy.search.config import published_config
+from bnas_deploy.search.untrained import untrained_checkpoint
+
+HERE = Path(__file__).parent
+OPERATOR_TESTS = HERE.parent / "runtime/test_native_operators.py"
+
+CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
+"""Of the Raspberry Pi 3, 4 and 5."""
+
+FLOAT_SUMS = ("Conv", "Gemm", "ReduceMean")
+"""onnxruntime's own operators that add up floats: in an order of their own on each architecture."""
+
+Floats = NDArray[np.float32]
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The machine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Its Python, and the folder that the wheel is installed in."""
+
+    python: Path
+    packages: Path
+
+    def run(self, *arguments: object, cpu: str = "cortex-a72") -> str:
+        """Run Python there and return what it prints; qemu knows `cpu`."""
+        environment = {**os.environ, "QEMU_CPU": cpu, "PYTHONPATH": str(self.packages)}
+        environment.pop("BNAS_ISA", None)
+        command = [str(self.python), "-P", *map(str, arguments)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, f"{run.stdout[-4000:]}\n{run.stderr[-4000:]}"
+        return run.stdout
+
+    def replay(self, cases: Path, *isas: str, cpu: str) -> list[dict[str, Any]]:
+        """Return what replay.py reports for each ISA."""
+        return [json.loads(line) for line in self.run(HERE / "replay.py", cases, *isas, cpu=cpu).splitlines()]
+
+
+@pytest.fixture(scope="session")
+def machine(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Machine:
+    """An ARM machine; its environment is kept from one run of the tests to the next."""
+    if platform.machine() == "aarch64":
+        pytest.skip("this machine is aarch64: all the other tests run natively")
+    making = load(HERE / "make_environment.py")
+    folder = pytestconfig.cache.mkdir("aarch64") if pytestconfig.cache else tmp_path_factory.mktemp("aarch64")
+    try:
+        python = making.make(folder / "environment")
+    except making.UnavailableError as error:
+        pytest.skip(f"no emulated ARM machine: {error}")
+    packages = tmp_path_factory.mktemp("packages")
+    options = ["--platform", "manylinux_2_17_aarch64", "--only-binary", ":all:", "--no-deps", "--target", str(packages)]
+    wheel = request.getfixturevalue("wheels")["aarch64"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *options, str(wheel)], check=True)
+    return Machine(python, packages)
+
+
+class Recording:
+    """Models with what they are fed and what they answer, as replay.py reads them."""
+
+    def __init__(self) -> None:
+        self.cases: list[str] = []
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def add(self, name: str, model: bytes, feeds: dict[str, Floats], answers: dict[str, Floats]) -> None:
+        self.cases.append(name)
+        self._arrays[f"{name}/model"] = np.frombuffer(model, np.uint8)
+        for kind, arrays in (("feed", feeds), ("answer", answers)):
+            self._arrays.update({f"{name}/{kind}/{key}": value for key, value in arrays.items()})
+
+    def save(self, path: Path) -> Path:
+        np.savez(path, **self._arrays)  # type: ignore[arg-type]  # no case is called allow_pickle
+        return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What it answers
+
+
+@pytest.fixture(scope="session")
+def edges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The edges of the operators, with numpy's answers; and their number."""
+    operators = load(OPERATOR_TESTS)
+    recording = Recording()
+    for row in operators.OPERATORS:
+        for seed, (name, case) in enumerate(operators.EDGES.items()):
+            if row.uses_k and case.group > 1:
+                continue  # there is no such operator
+            for batch in (1, 3):
+                inputs = operators.random_inputs(row, case, seed, batch)
+                model = operators.one_node_model(row.name, inputs, case.attributes)
+                answer = operators.expected(row, inputs, case)
+                recording.add(f"{row.name}, {name}, batch {batch}", model, {"X": inputs["X"]}, {"Y": answer})
+    return recording.save(tmp_path_factory.mktemp("edges") / "cases.npz"), len(recording.cases)
+
+
+@pytest.mark.parametrize(("cpu", "isa"), [*((cpu, "neon") for cpu in CPUS), ("cortex-a72", "generic")])
+def test_edges_agree_with_the_reference(machine: Machine, edges: tuple[Path, int], cpu: str, isa: str) -> None:
+    cases, count = edges
+    assert machine.replay(cases, isa, cpu=cpu) == [{"isa": isa, "right": count, "wrong": [], "native": count}]
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """BNAS-Mini and BNAS-A, never trained, exported here."""
+    folder = tmp_path_factory.mktemp("bundles")
+    images = Images(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0]))
+    for name in ("BNAS-Mini", "BNAS-A"):
+        export_checkpoint(untrained_checkpoint(published_config(name), seed=3), folder / name, images)
+    return {path.name: path for path in folder.iterdir()}
+
+
+def without_float_sums(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the results of float sums as inputs, and what they are made of as outputs.
+
+    All that is left gives the same bits everywhere.
+    """
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    sums = [node for node in model.graph.node if node.op_type in FLOAT_SUMS]
+    results = {name for node in sums for name in node.output}
+    makings = dict.fromkeys(node.input[0] for node in sums if node.input[0] not in results)
+    for nodes, wanted in ((cut.graph.input, sorted(results)), (cut.graph.output, makings)):
+        kept = [value for value in nodes if value.name == INPUT]
+        del nodes[:]
+        nodes.extend([*kept, *(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted)])
+    for node in sums:
+        cut.graph.node.remove(node)
+    return cut
+
+
+def values_of(model: onnx.ModelProto, names: list[str], image: Floats, path: Path) -> dict[str, Floats]:
+    """Return values inside a model."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    onnx.save(shown, path)
+    return dict(zip(names, create_session(path).run(names, {INPUT: image}), strict=True))
+
+
+@pytest.fixture(scope="session")
+def networks(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The networks without their float sums, and the number of binary convolutions in both."""
+    folder = tmp_path_factory.mktemp("networks")
+    recording, binary = Recording(), 0
+    image = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    for name, bundle in bundles.items():
+        model = onnx.load(bundle / "model.onnx")
+        cut = without_float_sums(model)
+        given = [value.name for value in cut.graph.input if value.name != INPUT]
+        wanted = [value.name for value in cut.graph.output]
+        values = values_of(model, given + wanted, image, folder / f"{name}.onnx")
+        feeds = {INPUT: image, **{key: values[key] for key in given}}
+        recording.add(name, cut.SerializeToString(), feeds, {key: values[key] for key in wanted})
+        binary += sum(node.domain == "bnas" for node in cut.graph.node)
+    return recording.save(folder / "cases.npz"), binary
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_networks_give_the_bits_of_this_machine(machine: Machine, networks: tuple[Path, int], cpu: str) -> None:
+    cases, binary = networks
+    assert machine.replay(cases, "neon", "body", cpu=cpu) == [
+        {"isa": "neon", "right": 2, "wrong": [], "native": binary},
+        {"isa": "body", "right": 2, "wrong": [], "native": 0},
+    ]
+
+
+def test_verify_holds_there(machine: Machine, bundles: dict[str, Path]) -> None:
+    shown = machine.run("-m", "bnas_deploy", "verify", bundles["BNAS-Mini"])
+    assert "1 of 1 images" in shown
