@@ -55,18 +55,17 @@ def make(folder: Path) -> Path:
         (interpreter,) = (work / "root/usr/bin").glob("python3.*[0-9]")
         _add_wheels(work / "site", version=interpreter.name.removeprefix("python"))
         shutil.rmtree(work / "apt")
-        place = folder.absolute()
         (work / "python").write_text(
-            "#!/bin/sh\n"
-            f'export PYTHONPATH="{place}/site${{PYTHONPATH:+:$PYTHONPATH}}" QEMU_CPU="${{QEMU_CPU:-cortex-a72}}"\n'
-            f'exec "{place}/{QEMU}" -L "{place}/root" "{place}/root/usr/bin/{interpreter.name}" "$@"\n'
+            '#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\n'
+            'export PYTHONPATH="$here/site${PYTHONPATH:+:$PYTHONPATH}" QEMU_CPU="${QEMU_CPU:-cortex-a72}"\n'
+            f'exec "$here/{QEMU}" -L "$here/root" "$here/root/usr/bin/{interpreter.name}" "$@"\n'
         )
         (work / "python").chmod(0o755)
+        _run(work / "python", "-c", "import onnxruntime")
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    _run(python, "-c", "import onnxruntime")
     return python
 
 

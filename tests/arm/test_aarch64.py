@@ -1,5 +1,6 @@
 """The wheel for 64-bit ARM in an emulator, with the onnxruntime for it: the answers are those of x86, to the bit."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -78,10 +79,11 @@ def machine(
     """An ARM machine; its environment is kept from one run of the tests to the next."""
     if platform.machine() == "aarch64":
         pytest.skip("this machine is aarch64: all the other tests run natively")
-    making = load(HERE / "make_environment.py")
+    script = HERE / "make_environment.py"
+    making, version = load(script), hashlib.sha256(script.read_bytes()).hexdigest()[:8]
     folder = pytestconfig.cache.mkdir("aarch64") if pytestconfig.cache else tmp_path_factory.mktemp("aarch64")
     try:
-        python = making.make(folder / "environment")
+        python = making.make(folder / version)
     except making.UnavailableError as error:
         pytest.skip(f"no emulated ARM machine: {error}")
     packages = tmp_path_factory.mktemp("packages")
