@@ -38,12 +38,23 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def native() -> ModuleType:
     """runtime/build/native.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
+    return _module_of(ROOT / "runtime/build/native.py")
+
+
+def _module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def native_kernels() -> ModuleType:
+    """tests/bench/native_kernels.py, which benchmarks import from their own folder."""
+    return _module_of(ROOT / "tests/bench/native_kernels.py")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +63,12 @@ def generated_kernels(native: ModuleType) -> None:
     if native.missing_kernels() and importlib.util.find_spec("tvm") is None:
         pytest.skip("the kernels were not generated in this repository: run `pip install .` in it, or install TVM")
     native.build_kernels()
+
+
+@pytest.fixture(scope="session")
+def kernels(native_kernels: ModuleType, generated_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The kernels, linked so that they can be called without onnxruntime: a NativeKernels."""
+    return native_kernels.build(tmp_path_factory.mktemp("kernels"))
 
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

@@ -168,7 +168,7 @@ def _generate(isa: str, path: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _write_rows(path: Path) -> None:
+def write_rows(path: Path) -> None:
     """Write the dispatch table's rows, which runtime/ort includes as kernel_rows.h."""
     lines = ["/* Written by runtime/build/native.py from runtime/kernels/variants.py. */"]
     for row in variants():
@@ -190,7 +190,7 @@ def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> N
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
-        _write_rows(Path(folder) / "kernel_rows.h")
+        write_rows(Path(folder) / "kernel_rows.h")
         flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
         command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
         try:

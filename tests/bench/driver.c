@@ -1,0 +1,164 @@
+/* Calls kernels without onnxruntime: on memory that the caller chose, with a clock around the parts.
+ *
+ * native_kernels.py links this with the whole library, all of its symbols visible. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "kernel.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+/* What native_kernels.py declares again for ctypes. */
+const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, slope), sizeof(BnasRun), offsetof(BnasRun, packed)};
+
+typedef struct DriverParts {
+    uint64_t prepare, stages[BNAS_STAGES], count, finish;
+} DriverParts;
+
+typedef int32_t Count(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,
+                      const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
+typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
+                              const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
+                              const uint8_t* tables, uint16_t* counts);
+typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
+                       int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
+                       const float* scale, const float* bias, const float* slope, const float* k, float* y);
+typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y);
+
+/* So often that a call from Python costs nothing beside it. */
+void driver_repeat(int calls, Count* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes,
+                   const int32_t* offsets, const uint8_t* weights, const uint8_t* tables, uint16_t* counts) {
+    for (int call = 0; call < calls; ++call) {
+        count(vectors, pairs, steps, planes, offsets, weights, tables, counts);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Accesses to pages that are not there. One thread at a time. */
+
+size_t driver_fault; /* the address of the last one */
+static sigjmp_buf after_fault;
+
+static void on_fault(int number, siginfo_t* info, void* context) {
+    (void)number, (void)context;
+    driver_fault = (size_t)info->si_addr;
+    siglongjmp(after_fault, 1);
+}
+
+typedef struct Handlers {
+    struct sigaction segv, bus;
+} Handlers;
+
+static Handlers catch_faults(void) {
+    struct sigaction ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    Handlers theirs;
+    sigaction(SIGSEGV, &ours, &theirs.segv);
+    sigaction(SIGBUS, &ours, &theirs.bus);
+    return theirs;
+}
+
+static void put_back(const Handlers* theirs) {
+    sigaction(SIGSEGV, &theirs->segv, NULL);
+    sigaction(SIGBUS, &theirs->bus, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * A clock */
+
+static uint64_t ticks(void) {
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc(); /* takes a few nanoseconds, where a part may take a thousand */
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+static uint64_t count_ticks, finish_ticks;
+
+/* Defines what the linker gives lut2.c in place of a generated function (--wrap). */
+#define CLOCKED(type, name, sum, parameters, arguments) \
+    type __real_##name, __wrap_##name;                  \
+    int32_t __wrap_##name parameters {                  \
+        const uint64_t start = ticks();                 \
+        __real_##name arguments;                        \
+        sum += ticks() - start;                         \
+        return 0;                                       \
+    }
+
+#define BNAS_LUT2(isa, level, vector_bytes)                                                                            \
+    CLOCKED(Count, bnas_##isa##_count, count_ticks,                                                                    \
+            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,             \
+             const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                         \
+            (vectors, pairs, steps, planes, offsets, weights, tables, counts))                                         \
+    CLOCKED(CountChannels, bnas_##isa##_count_channels, count_ticks,                                                   \
+            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,             \
+             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts),               \
+            (vectors, pairs, steps, weights, codes, offsets, positions, tables, counts))                               \
+    CLOCKED(Finish, bnas_##isa##_finish, finish_ticks,                                                                 \
+            (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,               \
+             int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, \
+             const float* bias, const float* slope, const float* k, float* y),                                         \
+            (channels, count, activation, uses_k, offset_stride, y_stride, counts, totals, offset, scale, bias, slope, \
+             k, y))                                                                                                    \
+    CLOCKED(Add, bnas_##isa##_add, finish_ticks,                                                                       \
+            (int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y),                         \
+            (channels, count, y_stride, added, y))
+#include "lut2_rows.h"
+#undef BNAS_LUT2
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * A whole operator */
+
+/* In bytes: prepacked weights, what the stages hand on, one thread's scratch. */
+void driver_sizes(const BnasKernel* kernel, const BnasRun* run, size_t sizes[3]) {
+    sizes[0] = kernel->weights_size(run->conv);
+    sizes[1] = kernel->packed_size(run);
+    sizes[2] = kernel->scratch_size(run);
+}
+
+/* Both return whether there was an access to a page that is not there. */
+int driver_prepack(const BnasKernel* kernel, BnasRun* run, const uint8_t* weights) {
+    const Handlers theirs = catch_faults();
+    const int fault = sigsetjmp(after_fault, 1);
+    if (!fault) {
+        kernel->prepack(run->conv, weights, (void*)(size_t)run->weights);
+    }
+    put_back(&theirs);
+    return fault;
+}
+
+static void run_all(const BnasKernel* kernel, const BnasRun* run, void* scratch, DriverParts* parts) {
+    count_ticks = finish_ticks = 0;
+    uint64_t before = ticks(), now;
+    if (kernel->prepare) {
+        kernel->prepare(run);
+    }
+    now = ticks();
+    parts->prepare = now - before;
+    for (int i = 0; i < BNAS_STAGES; ++i) {
+        before = now;
+        const BnasStage* stage = &kernel->stages[i];
+        const int64_t units = stage->units ? stage->units(run) : 0;
+        for (int64_t unit = 0; unit < units; ++unit) {
+            stage->work(run, unit, scratch);
+        }
+        now = ticks();
+        parts->stages[i] = now - before;
+    }
+    parts->count = count_ticks;
+    parts->finish = finish_ticks;
+}
+
+int driver_run(const BnasKernel* kernel, const BnasRun* run, void* scratch, DriverParts* parts) {
+    const Handlers theirs = catch_faults();
+    const int fault = sigsetjmp(after_fault, 1);
+    if (!fault) {
+        run_all(kernel, run, scratch, parts);
+    }
+    put_back(&theirs);
+    return fault;
+}

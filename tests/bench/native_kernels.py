@@ -1,0 +1,284 @@
+"""The kernels of the operator library without onnxruntime, for benchmarks and for tests of their memory.
+
+Links everything of the library with driver.c, every symbol visible, and beside each generated `count` its yardstick in
+C intrinsics (count.c).
+"""
+
+import ctypes
+import importlib.util
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bnas_deploy.runtime.kernels.variants import Variant, function_name, variants_of
+from bnas_deploy.runtime.machine import cpu_flags
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WRAPPED = ("count", "count_channels", "finish", "add")
+"""Generated functions that driver.c puts a clock around."""
+
+# As runtime/ort/kernel.h has them.
+ALIGNMENT = 64
+MOST_PARTS = 4
+MOST_ADDED = 2
+ACTIVATIONS = ("", "Relu", "PRelu")
+
+_i64 = ctypes.c_int64
+_pointer = ctypes.c_void_p
+
+
+class Conv(ctypes.Structure):
+    """BnasConv of runtime/ort/kernel.h."""
+
+    _fields_ = (
+        ("uses_k", ctypes.c_bool),
+        ("activation", ctypes.c_int),
+        ("parts", _i64),
+        ("added", _i64),
+        ("channels_out", _i64),
+        ("channels_in", _i64),
+        ("groups", _i64),
+        ("kernel", _i64 * 2),
+        ("strides", _i64 * 2),
+        ("pads", _i64 * 4),
+        ("dilations", _i64 * 2),
+        ("threshold", _pointer),
+        ("offset", _pointer),
+        ("offset_shape", _i64 * 2),
+        ("scale", _pointer),
+        ("bias", _pointer),
+        ("slope", _pointer),
+    )
+
+
+class Part(ctypes.Structure):
+    """BnasPart of runtime/ort/kernel.h."""
+
+    _fields_ = (("x", _pointer), ("channels", _i64))
+
+
+class Run(ctypes.Structure):
+    """BnasRun of runtime/ort/kernel.h."""
+
+    _fields_ = (
+        ("conv", ctypes.POINTER(Conv)),
+        ("weights", _pointer),
+        ("batch", _i64),
+        ("size", _i64 * 2),
+        ("out_size", _i64 * 2),
+        ("parts", Part * MOST_PARTS),
+        ("added", _pointer * MOST_ADDED),
+        ("y", _pointer),
+        ("packed", _pointer),
+    )
+
+
+LAYOUT = (ctypes.sizeof(Conv), Conv.slope.offset, ctypes.sizeof(Run), Run.packed.offset)
+
+
+class Parts(ctypes.Structure):
+    """Where the time of a run went, in ticks of one clock; DriverParts of driver.c.
+
+    `count` and `finish` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting, and
+    `finish` what is added to the result.
+    """
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("prepare", "pack", "k_map", "convolve", "count", "finish"))
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Arguments of `count`, as runtime/kernels/lut2.py describes them."""
+
+    vectors: int
+    pairs: int
+    planes: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray
+    tables: np.ndarray
+
+    def arguments(self, counts: np.ndarray) -> tuple[Any, ...]:
+        """Return them in the order of C, with the array to be filled."""
+        arrays = (self.planes, self.offsets, self.weights, self.tables, counts)
+        return self.vectors, self.pairs, self.offsets.size, *(_pointer(array.ctypes.data) for array in arrays)
+
+
+class NativeKernels:
+    """The linked library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.library = ctypes.CDLL(str(path))
+        self.library.bnas_covering_kernel.restype = _pointer
+        layout = tuple((ctypes.c_size_t * len(LAYOUT)).in_dll(self.library, "driver_layout"))
+        assert layout == LAYOUT, "Conv or Run is not what runtime/ort/kernel.h says"
+
+    def repeat_count(self, calls: int, symbol: str, counting: Counting, counts: np.ndarray) -> None:
+        """Call a `count` function so many times."""
+        self.library.driver_repeat(calls, getattr(self.library, symbol), *counting.arguments(counts))
+
+
+class OutOfBoundsError(Exception):
+    """A kernel left its memory; the message says where to."""
+
+
+Allocate = Callable[[int, int], np.ndarray]
+"""Makes memory: uint8 of so many bytes, which begin at a multiple of so many."""
+
+
+class Call:
+    """One call of an operator; `y` holds the result once it was run.
+
+    `inputs` have the names of docs/operators.md, and so have `attributes`, where none is missing. `memory` is all that
+    the kernel is given, by name, and `run_of_c` what points to it.
+    """
+
+    def __init__(
+        self,
+        kernels: NativeKernels,
+        isa: str,
+        inputs: Mapping[str, np.ndarray],
+        attributes: Mapping[str, Any],
+        out_size: tuple[int, int],
+        *,
+        uses_k: bool,
+        activation: str,
+        allocate: Allocate,
+    ) -> None:
+        self._library = kernels.library
+        self.memory = {name: _copy(value, allocate) for name, value in inputs.items()}
+        channels_out, *kernel, channels_in = attributes["weight_shape"]
+        parts, added = ([name for name in inputs if name.startswith(start)] for start in ("X", "added"))
+        batch, _, *size = inputs[parts[0]].shape
+        self.y = allocate(4 * batch * channels_out * out_size[0] * out_size[1], 4).view(np.float32)
+        self.memory["Y"] = self.y
+        self.y.shape = (batch, channels_out, *out_size)
+        self._conv = Conv(
+            uses_k=uses_k,
+            activation=ACTIVATIONS.index(activation),
+            parts=len(parts),
+            added=len(added),
+            channels_out=channels_out,
+            channels_in=channels_in,
+            groups=attributes["group"],
+            kernel=tuple(kernel),
+            offset_shape=inputs["offset"].shape[1:],
+            **{name: tuple(attributes[name]) for name in ("strides", "pads", "dilations")},
+            **{name: self._at(name) for name in ("threshold", "offset", "scale", "bias", "slope") if name in inputs},
+        )
+        self.run_of_c = Run(
+            conv=ctypes.pointer(self._conv),
+            batch=batch,
+            size=tuple(size),
+            out_size=out_size,
+            parts=tuple((self._at(name), inputs[name].shape[1]) for name in parts),
+            added=tuple(map(self._at, added)),
+            y=self._at("Y"),
+        )
+        row = ctypes.byref(ctypes.c_char.in_dll(self._library, f"bnas_{isa}_kernel"))
+        self._kernel = _pointer(self._library.bnas_covering_kernel(row, ctypes.byref(self._conv)))
+        sizes = (ctypes.c_size_t * 3)()
+        self._library.driver_sizes(self._kernel, ctypes.byref(self.run_of_c), sizes)
+        # As binary_conv2d.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
+        self.memory["prepacked"] = allocate(sizes[0], 8)
+        self.memory["packed"], self.memory["scratch"] = (allocate(size, ALIGNMENT) for size in sizes[1:])
+        self.run_of_c.weights, self.run_of_c.packed = self._at("prepacked"), self._at("packed")
+        self._check(self._library.driver_prepack(self._kernel, ctypes.byref(self.run_of_c), _pointer(self._at("W"))))
+
+    def run(self) -> Parts:
+        """Run all stages in this thread.
+
+        Raises:
+            OutOfBoundsError: the kernel left its memory and hit a page that it may not access.
+        """
+        parts = Parts()
+        scratch = _pointer(self._at("scratch"))
+        self._check(self._library.driver_run(self._kernel, ctypes.byref(self.run_of_c), scratch, ctypes.byref(parts)))
+        return parts
+
+    def _at(self, name: str) -> int:
+        return int(self.memory[name].ctypes.data)
+
+    def _check(self, fault: int) -> None:
+        if fault:
+            address = int(ctypes.c_size_t.in_dll(self._library, "driver_fault").value)
+            nearest = min(self.memory, key=lambda name: abs(address - self._at(name) - self.memory[name].nbytes // 2))
+            raise OutOfBoundsError(
+                f"accessed byte {address - self._at(nearest)} of {nearest}, which has {self.memory[nearest].nbytes}"
+            )
+
+
+def _copy(value: np.ndarray, allocate: Allocate) -> np.ndarray:
+    copy = allocate(value.nbytes, value.dtype.itemsize).view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
+
+
+def aligned(size: int, alignment: int = ALIGNMENT) -> np.ndarray:
+    """Return zero bytes that begin at a multiple of `alignment`, and of 64."""
+    alignment = max(alignment, ALIGNMENT)
+    whole = np.zeros(size + alignment, np.uint8)
+    start = -whole.ctypes.data % alignment
+    return whole[start : start + size]
+
+
+def generated_count(variant: Variant) -> str:
+    """Return the symbol of what TVM generated."""
+    return function_name(variant, "count")
+
+
+def yardstick_count(variant: Variant) -> str:
+    """Return the symbol of the same in C intrinsics."""
+    return f"c_{variant.isa}_count"
+
+
+def runnable_variants(wanted: Sequence[str] | None) -> list[Variant]:
+    """Return the rows that this CPU can run, of those that are wanted, which None says of all; tell of the others."""
+    rows = [variant for variant in variants_of(platform.machine()) if wanted is None or variant.isa in wanted]
+    for variant in rows:
+        if not variant.cpu_flags <= cpu_flags():
+            print(f"{variant.isa} is left out: this CPU lacks {', '.join(sorted(variant.cpu_flags - cpu_flags()))}")
+    return [variant for variant in rows if variant.cpu_flags <= cpu_flags()]
+
+
+def build(folder: Path) -> NativeKernels:
+    """Compile and link in `folder`, with the compiler that the library is built with; the objects of TVM are reused."""
+    native = _native()
+    native.write_rows(folder / "lut2_rows.h")
+    variants = native.variants()
+    yardsticks = [_compile_yardstick(native, row, folder) for row in variants if row.architecture == "x86_64"]
+    wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in WRAPPED]
+    library = folder / "libbnas_kernels.so"
+    sources = [*sorted(native.SOURCES.glob("*.c")), HERE / "driver.c"]
+    flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]
+    _compile(native, *flags, *map(str, (*sources, *native.build_kernels(), *yardsticks)))
+    return NativeKernels(library)
+
+
+def _compile_yardstick(native: ModuleType, variant: Variant, folder: Path) -> Path:
+    path = folder / f"count-{variant.isa}.o"
+    tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(variant.pairs, 1)]
+    flags = [f"-march={variant.cpu}", f"-DISA={variant.isa}", *tiles]
+    _compile(native, "-fvisibility=default", *flags, "-c", "-o", str(path), str(HERE / "count.c"))
+    return path
+
+
+def _compile(native: ModuleType, *words: str) -> None:
+    subprocess.run([*native.compiler(), *native.COMPILER_FLAGS, *words], check=True)
+
+
+def _native() -> ModuleType:
+    """Load runtime/build/native.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,74 @@
+"""The benchmarks of kernels run, and stop at a wrong answer; their times are nobody's test."""
+
+import platform
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnas_deploy.runtime.kernels.variants import variants_of
+from bnas_deploy.runtime.layers import LAYERS
+from bnas_deploy.runtime.machine import cpu_flags
+
+RUNNABLE = [row.isa for row in variants_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
+SIZES = list(product(("324", "576", "1152", "2304", "4608"), ("1", "2", "3", "4")))
+
+needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the yardstick is written for x86")
+
+
+def run(code: str, *options: str, built: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code that may import the benchmarks, which build their library unless it is given."""
+    start = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\nimport native_kernels\n"
+    if built:
+        start += f"native_kernels.build = lambda folder: native_kernels.NativeKernels({str(built)!r})\n"
+    command = [sys.executable, "-P", "-c", start + code, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def table(output: str) -> list[list[str]]:
+    """Return the cells of the rows of all tables, without their heads."""
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] not in ("ISA", "layer")]
+
+
+@needs_x86
+@pytest.mark.usefixtures("generated_kernels")
+def test_generated_code_and_intrinsics_count_the_same() -> None:
+    done = run("import core; core.main()", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert [(isa, (inputs, vectors)) for isa, inputs, vectors, *_ in rows] == list(product(RUNNABLE, SIZES))
+    assert all(float(cell) > 0 for row in rows for cell in row[3:6])
+
+
+@needs_x86
+@pytest.mark.parametrize("side", ["generated", "yardstick"])
+def test_a_wrong_count_ends_the_benchmark(side: str, kernels: Any) -> None:
+    # The tables of zeros are what makes it wrong, and the side that is measured first meets them first.
+    code = f"import core; core.look_up_tables = lambda: core.aligned(4096); core.generated_count = core.{side}_count"
+    done = run(f"{code}\ncore.main()", "--rounds", "1", built=kernels.path)
+    assert done.returncode == 1
+    symbol = f"bnas_{RUNNABLE[0]}_count" if side == "generated" else f"c_{RUNNABLE[0]}_count"
+    assert done.stderr == f"{symbol} counts wrongly: 324 inputs, 1 vectors\n"
+    assert table(done.stdout) == []
+
+
+def test_the_stages_of_every_layer_are_measured(kernels: Any) -> None:
+    done = run("import stages; stages.main()", "--rounds", "1", built=kernels.path)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert [row[0] for row in rows] == [layer.name for layer in LAYERS] * len(RUNNABLE)
+    for _, _, pack, rest, count, finish, all_but_count in rows:
+        # Every number was rounded to 0.1.
+        assert float(count) + float(all_but_count) == pytest.approx(100, abs=0.101)
+        assert float(pack) + float(rest) + float(finish) == pytest.approx(float(all_but_count), abs=0.201)
+
+
+def test_a_wrong_result_ends_the_measuring_of_stages(kernels: Any) -> None:
+    code = "import bnas_deploy.bits as bits, stages; stages.pack_signs = lambda signs: 0 * bits.pack_signs(signs)"
+    done = run(f"{code}\nstages.main()", "--rounds", "1", built=kernels.path)
+    assert done.returncode == 1
+    assert done.stderr == f"{RUNNABLE[0]}: wrong result on 56x56 64->64 k3 s1 d1\n"
