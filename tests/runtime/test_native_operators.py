@@ -5,12 +5,15 @@ versions of onnxruntime; BNAS_TEST_LIBRARY names the library then.
 """
 
 import ctypes
+import mmap
 import os
 import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -121,6 +124,9 @@ EDGES = {
     "channel lanes, padding only": Case(size=(1, 2), channels=9, channels_out=64, pads=(3, 1, 2, 1)),
     "channel lanes, two groups": Case(size=(5, 3), channels=24, channels_out=128, strides=(2, 2), group=2),
     "more than 16 bits can count": Case(size=(1, 2), channels=66000, channels_out=1, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    # 65 pixels in 63 planes, which is 64 vectors but for a byte: the last pixel begins a vector that ends past them.
+    "a vector past the end": Case(size=(5, 13), channels=252, channels_out=2, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "as many pixels as are packed at once": Case(size=(66, 64), channels=4, channels_out=2, strides=(2, 2)),
     "more pixels than are packed at once": Case(size=(70, 70), channels=4, channels_out=2),
     "exactly one tile": Case(size=(8, 16), channels=40, channels_out=2),
 }  # fmt: skip
@@ -244,6 +250,100 @@ def test_edges_of_every_operator_agree_with_the_reference(name: str, isa: str) -
         inputs = random_inputs(row, case, seed, batch=2)
         (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
         np.testing.assert_array_equal(y, expected(row, inputs, case), row.name)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Memory. The objects that TVM makes have no checks of AddressSanitizer, so what they access is told by the processor:
+# whatever a kernel is given ends, or begins, at a page that nobody may touch.
+
+
+def guarded(size: int, alignment: int, *, at_end: bool) -> np.ndarray:
+    """Return used memory with a forbidden page directly behind it, or directly in front of it where not `at_end`.
+
+    With `at_end`, `size` is rounded up to a multiple of `alignment` first, as the operators do with theirs.
+    """
+    page, size = mmap.PAGESIZE, size + -size % alignment
+    inner = max(1, -(-size // page)) * page
+    memory = mmap.mmap(-1, inner + 2 * page)
+    every = np.frombuffer(memory, np.uint8)  # keeps the memory as long as there is a view of it
+    for forbidden in (0, page + inner):
+        assert protect(every.ctypes.data + forbidden, page, 0) == 0
+    every[page : page + inner] = 0xA5  # nothing may rely on zeros
+    start = page + (inner - size if at_end else 0)
+    return every[start : start + size]
+
+
+def protect(address: int, size: int, protection: int) -> int:
+    return int(ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection))
+
+
+def guarded_call(
+    native_kernels: ModuleType, kernels: Any, isa: str, row: Operator, case: Case, inputs: Arrays, *, at_end: bool
+) -> Any:
+    return native_kernels.Call(
+        kernels,
+        isa,
+        inputs,
+        case.attributes,
+        case.out_size,
+        uses_k=row.uses_k,
+        activation=row.activation,
+        allocate=partial(guarded, at_end=at_end),
+    )
+
+
+@pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
+def test_kernels_stay_in_their_memory(row: Operator, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
+    for seed, (name, case) in enumerate(EDGES.items()):
+        if row.uses_k and case.group > 1:
+            continue  # there is no such operator
+        for batch in (1, 3):
+            check_memory(native_kernels, kernels, isa, row, case, random_inputs(row, case, seed, batch), name)
+
+
+@pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
+def test_every_operator_stays_in_its_memory(name: str, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
+    case = EDGES[name]
+    for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
+        inputs = random_inputs(row, case, seed, batch=2)
+        check_memory(native_kernels, kernels, isa, row, case, inputs, row.name)
+
+
+def check_memory(
+    native_kernels: ModuleType, kernels: Any, isa: str, row: Operator, case: Case, inputs: Arrays, about: str
+) -> None:
+    want = expected(row, inputs, case)
+    for at_end in (True, False):
+        try:
+            call = guarded_call(native_kernels, kernels, isa, row, case, inputs, at_end=at_end)
+            call.run()
+        except native_kernels.OutOfBoundsError as error:
+            error.add_note(about)
+            raise
+        np.testing.assert_array_equal(call.y, want, about)
+
+
+# Not the front of the weights: those of a layout that this layer does not use come first.
+MOVES = [("X", 4), ("X", -4), ("added1", 4), ("added1", -4), ("Y", 4), ("Y", -4), ("packed", 4096), ("packed", -4096)]
+
+
+@pytest.mark.parametrize(("name", "moved"), [*MOVES, ("prepacked", 8)])
+def test_leaving_the_memory_is_noticed(
+    name: str, moved: int, isa: str, native_kernels: ModuleType, kernels: Any
+) -> None:
+    row = next(row for row in OPERATORS if row.added == 1 and row.parts == 1)
+    case = Case(channels=36, size=(9, 16))
+    call = guarded_call(native_kernels, kernels, isa, row, case, random_inputs(row, case, 0), at_end=moved > 0)
+    run = call.run_of_c
+    if name == "X":
+        run.parts[0].x += moved
+    elif name == "added1":
+        run.added[0] += moved
+    else:
+        field = {"Y": "y", "prepacked": "weights", "packed": "packed"}[name]
+        setattr(run, field, getattr(run, field) + moved)
+    with pytest.raises(native_kernels.OutOfBoundsError, match=rf"^accessed byte -?\d+ of {name}, which has \d+$"):
+        call.run()
 
 
 @st.composite
