@@ -1,6 +1,7 @@
 """The library built in other ways and loaded by other versions of onnxruntime; and the way it is built."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,17 +19,35 @@ OPERATOR_TESTS = Path(__file__).with_name("test_native_operators.py")
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 
-def run_edges(**variables: str) -> None:
-    """Run the edge tests in a process of their own, with these environment variables."""
+def run_tests(chosen: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the chosen tests of the operators in a process of their own, with these environment variables."""
     # -P keeps the working folder, which holds a half of the package, off the path.
     # -s, because a sanitizer stops the process before pytest could show what it captured.
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-k", "edges"]
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-k", chosen]
     command = [sys.executable, "-P", "-m", "pytest", *options, str(OPERATOR_TESTS)]
     run = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
+    assert " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-4000:]
+    assert " failed" not in run.stdout, run.stdout[-4000:]
+    return run
+
+
+def assert_edges_hold(**variables: str) -> None:
+    run = run_tests("edges", **variables)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
-    assert " passed" in run.stdout
+
+
+def sanitizer_libraries(*names: str) -> str:
+    """Return what LD_PRELOAD needs, so that a sanitized library can be loaded into a Python that is not."""
+    # The sanitizer must find the C++ library, or it stops at onnxruntime's first exception.
+    found = [
+        subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
+        for name in (*names, "libstdc++.so.6")
+    ]
+    if not all(Path(path).is_absolute() for path in found):
+        pytest.skip("this gcc has no sanitizers")
+    return ":".join(found)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +73,7 @@ def installed(folder: Path, version: str) -> str:
 
 
 def test_onnxruntime_1_17_gives_the_same_answers(onnxruntimes: Path) -> None:
-    run_edges(PYTHONPATH=installed(onnxruntimes, "1.17.3"))
+    assert_edges_hold(PYTHONPATH=installed(onnxruntimes, "1.17.3"))
 
 
 def test_onnxruntime_1_16_is_refused(onnxruntimes: Path) -> None:
@@ -75,15 +94,29 @@ def test_the_sanitizers_find_nothing(
     native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "gcc")
-    # The sanitizer must find the C++ library, or it stops at onnxruntime's first exception.
-    names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
-    runtimes = [subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip() for name in names]
-    if not all(Path(path).is_absolute() for path in runtimes):
-        pytest.skip("this gcc has no sanitizers")
+    libraries = sanitizer_libraries("libasan.so", "libubsan.so")
     built = tmp_path / "libbnas_ort.so"
     native.build_library(built, ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
-    # Leaks are not looked for: Python and onnxruntime leave much to the end of the process.
-    run_edges(BNAS_TEST_LIBRARY=str(built), LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0")
+    # All tests but those with a library of their own. Leaks are not looked for: Python and onnxruntime leave much to
+    # the end of the process.
+    run = run_tests("not memory", BNAS_TEST_LIBRARY=str(built), LD_PRELOAD=libraries, ASAN_OPTIONS="detect_leaks=0")
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+
+
+@needs_gcc
+def test_threads_never_race(
+    native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "gcc")
+    libraries = sanitizer_libraries("libtsan.so")
+    built = tmp_path / "libbnas_ort.so"
+    native.build_library(built, ["-g", "-O1", "-fsanitize=thread"])
+    # Sessions of one thread each: ThreadSanitizer cannot see how onnxruntime, which it has not instrumented, makes its
+    # own threads wait for each other. For the same reason only reports about this library's code count.
+    run = run_tests("eight_threads and serial", BNAS_TEST_LIBRARY=str(built), LD_PRELOAD=libraries)
+    reports = run.stderr.split("WARNING: ThreadSanitizer")[1:]
+    ours = [report for report in reports if re.search(r"^SUMMARY: .*runtime/ort/", report, re.MULTILINE)]
+    assert not ours, ours[0]
 
 
 @needs_gcc

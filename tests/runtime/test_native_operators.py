@@ -1,7 +1,7 @@
 """The operators of the library against their numpy meaning, bit for bit, and every message they refuse with.
 
-test_native_builds.py runs the tests with `edges` in their name again, with other builds of the library and other
-versions of onnxruntime; BNAS_TEST_LIBRARY names the library then.
+test_native_builds.py runs these tests again with sanitizers in the library, and those with `edges` in their name with
+other versions of onnxruntime; BNAS_TEST_LIBRARY names the library then.
 """
 
 import ctypes
@@ -414,13 +414,14 @@ def test_an_empty_batch_gives_an_empty_answer() -> None:
     assert y.shape == (0, case.channels_out, *case.out_size)
 
 
-def test_sessions_stay_exact_under_many_threads() -> None:
+@pytest.mark.parametrize("own_threads", [1, 2], ids=["serial", "parallel"])
+def test_three_sessions_stay_exact_under_eight_threads(isa: str, own_threads: int) -> None:
     cases_here = [Case(channels=n, size=(9, 11), strides=(s, 1)) for n, s in ((36, 1), (65, 2), (128, 1))]
     row = OPERATORS[-1]
     work = []
     for seed, case in enumerate(cases_here):
         inputs = random_inputs(row, case, seed, batch=2)
-        session = native_session(one_node_model(row.name, inputs, case.attributes), threads=2)
+        session = native_session(one_node_model(row.name, inputs, case.attributes), own_threads)
         work.append((session, feeds(inputs), expected(row, inputs, case)))
     wrong: list[str] = []
 
