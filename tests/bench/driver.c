@@ -89,15 +89,20 @@ static uint64_t count_ticks, finish_ticks;
         return 0;                                       \
     }
 
-#define BNAS_LUT2(isa, level, vector_bytes)                                                                            \
-    CLOCKED(Count, bnas_##isa##_count, count_ticks,                                                                    \
-            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,             \
-             const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                         \
-            (vectors, pairs, steps, planes, offsets, weights, tables, counts))                                         \
+/* What only look-ups have. */
+#define CLOCKED_popcount(isa)
+#define CLOCKED_lut2(isa)                                                                                              \
     CLOCKED(CountChannels, bnas_##isa##_count_channels, count_ticks,                                                   \
             (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,             \
              const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts),               \
-            (vectors, pairs, steps, weights, codes, offsets, positions, tables, counts))                               \
+            (vectors, pairs, steps, weights, codes, offsets, positions, tables, counts))
+
+#define BNAS_PLANES(isa, level, counting, ...)                                                                         \
+    CLOCKED_##counting(isa)                                                                                            \
+    CLOCKED(Count, bnas_##isa##_count, count_ticks,                                                                    \
+            (int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,              \
+             const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                         \
+            (vectors, rows, steps, planes, offsets, weights, tables, counts))                                          \
     CLOCKED(Finish, bnas_##isa##_finish, finish_ticks,                                                                 \
             (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,               \
              int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, \
@@ -107,8 +112,8 @@ static uint64_t count_ticks, finish_ticks;
     CLOCKED(Add, bnas_##isa##_add, finish_ticks,                                                                       \
             (int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y),                         \
             (channels, count, y_stride, added, y))
-#include "lut2_rows.h"
-#undef BNAS_LUT2
+#include "kernel_rows.h"
+#undef BNAS_PLANES
 
 /* ------------------------------------------------------------------------------------------------------------------
  * A whole operator */

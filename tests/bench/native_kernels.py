@@ -16,14 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from bnas_deploy.runtime.kernels.variants import Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.variants import LUT2, Variant, function_name, variants_of
 from bnas_deploy.runtime.machine import cpu_flags
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-WRAPPED = ("count", "count_channels", "finish", "add")
-"""Generated functions that driver.c puts a clock around."""
-
 # As runtime/ort/kernel.h has them.
 ALIGNMENT = 64
 MOST_PARTS = 4
@@ -251,10 +248,10 @@ def runnable_variants(wanted: Sequence[str] | None) -> list[Variant]:
 def build(folder: Path) -> NativeKernels:
     """Compile and link in `folder`, with the compiler that the library is built with; the objects of TVM are reused."""
     native = _native()
-    native.write_rows(folder / "lut2_rows.h")
+    native.write_rows(folder / "kernel_rows.h")
     variants = native.variants()
     yardsticks = [_compile_yardstick(native, row, folder) for row in variants if row.architecture == "x86_64"]
-    wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in WRAPPED]
+    wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in _clocked(variant)]
     library = folder / "libbnas_kernels.so"
     sources = [*sorted(native.SOURCES.glob("*.c")), HERE / "driver.c"]
     flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]
@@ -262,9 +259,15 @@ def build(folder: Path) -> NativeKernels:
     return NativeKernels(library)
 
 
+def _clocked(variant: Variant) -> tuple[str, ...]:
+    """Return the generated functions that driver.c puts a clock around."""
+    of_look_ups = ("count_channels",) if variant.counting.name == LUT2.name else ()
+    return ("count", "finish", "add", *of_look_ups)
+
+
 def _compile_yardstick(native: ModuleType, variant: Variant, folder: Path) -> Path:
     path = folder / f"count-{variant.isa}.o"
-    tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(variant.pairs, 1)]
+    tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(variant.tiles, 1)]
     flags = [f"-march={variant.cpu}", f"-DISA={variant.isa}", *tiles]
     _compile(native, "-fvisibility=default", *flags, "-c", "-o", str(path), str(HERE / "count.c"))
     return path
