@@ -327,7 +327,7 @@ def check_memory(
 MOVES = [("X", 4), ("X", -4), ("added1", 4), ("added1", -4), ("Y", 4), ("Y", -4), ("packed", 4096), ("packed", -4096)]
 
 
-@pytest.mark.parametrize(("name", "moved"), [*MOVES, ("prepacked", 8)])
+@pytest.mark.parametrize(("name", "moved"), [*MOVES, ("prepacked", 64)])
 def test_leaving_the_memory_is_noticed(
     name: str, moved: int, isa: str, native_kernels: ModuleType, kernels: Any
 ) -> None:
