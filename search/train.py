@@ -15,14 +15,10 @@ as one that was not (with the same number of threads).
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +39,14 @@ from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data import DataSet
 from bnas_deploy.search.network import Network, build_network
 from bnas_deploy.search.recipes import Recipe, SgdOneCycle
+from bnas_deploy.search.resume import (
+    Stopped,
+    check_kind,
+    differences,
+    never,
+    optimizer_state,
+    optimizer_tensors,
+)
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
@@ -124,11 +128,6 @@ class Silence:
         """Do nothing."""
 
 
-def never() -> bool:
-    """Return False: nobody asks to stop."""
-    return False
-
-
 def train(
     data: DataSet,
     config: NetworkConfig,
@@ -203,35 +202,6 @@ def evaluate(
             if stop():
                 raise Stopped
     return Evaluation(loss.item() / data.test_size, correct.item() / data.test_size)
-
-
-class Stopped(Exception):  # noqa: N818  # not an error: somebody asked to stop
-    """Raised where work is left off because somebody asked to stop."""
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Give a `stop` for `train` that answers True after Ctrl-C or SIGTERM; a second one acts as usual.
-
-    Only for the main thread: Python allows no other to handle signals.
-    """
-    asked = threading.Event()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        put_back()
-
-    try:
-        for number in usual:
-            signal.signal(number, ask)
-        yield asked.is_set
-    finally:
-        put_back()
 
 
 def build_optimizer(
@@ -454,8 +424,7 @@ class _Run:
         self.read_sums()
         optimizer = self.optimizer.state_dict()
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for index, state in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
+        tensors |= optimizer_tensors(optimizer["state"], "optimizer")
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -505,10 +474,10 @@ class _Run:
     def _check_settings(self, path: Path, settings: object) -> None:
         if not isinstance(settings, dict):
             raise TypeError("settings are not an object")
-        differences = _differences(settings, self.settings())
-        if differences:
+        changed = differences(settings, self.settings())
+        if changed:
             raise TrainError(
-                f"{path}: the run was begun with other settings: {'; '.join(differences)}; "
+                f"{path}: the run was begun with other settings: {'; '.join(changed)}; "
                 "resume it with the same ones, or choose another output folder"
             )
 
@@ -518,8 +487,8 @@ class _Run:
         if misfits:
             raise ValueError(f"tensors: {'; '.join(misfits)}")
         schedule, groups = description["schedule"], description["optimizer"]
-        _check_kind(groups, self.optimizer.state_dict()["param_groups"], "optimizer")
-        _check_kind(schedule, self.schedule.state_dict(), "schedule")
+        check_kind(groups, self.optimizer.state_dict()["param_groups"], "optimizer")
+        check_kind(schedule, self.schedule.state_dict(), "schedule")
         place = self._place(description["place"])
         if schedule["last_epoch"] != place.epoch * self.steps + place.step:
             raise ValueError("the schedule is at another step than the run")
@@ -531,7 +500,7 @@ class _Run:
             part, name = key.split(".", 1)
             states[part][name] = tensor
         self.network.load_state_dict(states["network"])
-        self.optimizer.load_state_dict(_optimizer_state(states["optimizer"], groups))
+        self.optimizer.load_state_dict(optimizer_state(states["optimizer"], groups))
         self.schedule.load_state_dict(schedule)
         if description["scaler"]:  # empty where the run was begun without scaling
             self.scaler.load_state_dict(description["scaler"])
@@ -562,7 +531,7 @@ class _Run:
         return expected
 
     def _place(self, data: Any) -> _Place:
-        _check_kind(data, asdict(_Place()), "place")
+        check_kind(data, asdict(_Place()), "place")
         place = _Place(**data)
         if not all(type(count) is int for count in (place.epoch, place.step, place.images, place.correct)):
             raise TypeError(f"place counts in fractions: {place}")
@@ -616,46 +585,6 @@ def _precision(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state dict of an optimiser from tensors named PARAMETER.STATE."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": groups}
-
-
 def _record(data: Any) -> EpochRecord:
-    _check_kind(data, asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)), "history")
+    check_kind(data, asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)), "history")
     return EpochRecord(**data)
-
-
-def _check_kind(got: object, wanted: object, where: str) -> None:
-    """Raise TypeError unless two values have the same keys, lengths and types, all the way down."""
-    if isinstance(wanted, dict) and isinstance(got, dict) and wanted.keys() == got.keys():
-        for key in wanted:
-            _check_kind(got[key], wanted[key], f"{where}.{key}")
-    elif isinstance(wanted, list | tuple) and isinstance(got, list | tuple) and len(wanted) == len(got):
-        for index, (left, right) in enumerate(zip(got, wanted, strict=True)):
-            _check_kind(left, right, f"{where}.{index}")
-    elif isinstance(wanted, dict | list | tuple) or (type(got) is not type(wanted) and not _are_numbers(got, wanted)):
-        raise TypeError(f"{where} is of another kind")
-
-
-def _are_numbers(got: object, wanted: object) -> bool:
-    """Say whether an integer stands for a float: a rate that is whole may be one in the recipe."""
-    return {type(got), type(wanted)} == {int, float}
-
-
-def _differences(before: object, now: object, where: str = "") -> list[str]:
-    """Compare two values from JSON; a phrase per difference, long values left out."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in dict.fromkeys((*before, *now))
-            for difference in _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-        ]
-    if before == now:
-        return []
-    values = f"{before} before, {now} now"
-    return [f"{where} ({values})" if len(values) <= 60 else where]

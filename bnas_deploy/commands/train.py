@@ -105,7 +105,8 @@ def command(
         )
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
-    from bnas_deploy.search.train import stop_on_signals, train
+    from bnas_deploy.search.resume import stop_on_signals
+    from bnas_deploy.search.train import train
 
     images = open_data(data)
     kind = data.partition(":")[0]

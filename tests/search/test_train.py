@@ -22,7 +22,8 @@ from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.recipes import RECIPES, Augmentation, ColourJitter, Recipe
-from bnas_deploy.search.train import TrainError, evaluate, stop_on_signals, train
+from bnas_deploy.search.resume import stop_on_signals
+from bnas_deploy.search.train import TrainError, evaluate, train
 
 CONFIG = NetworkConfig(
     name="tiny",
