@@ -1,7 +1,7 @@
 """A searched architecture: two cells, each a list of (operation, source) edges; and the published ones."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,42 @@ OPERATIONS = (
 )
 """The seven candidate operations of BNAS (v2, Table 3); `none` is Zeroise."""
 
+EXTRA_OPERATIONS = (
+    "skip_connect",
+    "bin_sep_conv_3x3",
+    "bin_sep_conv_5x5",
+    "bin_dil_sep_conv_3x3",
+    "bin_dil_sep_conv_5x5",
+    "bats_conv_3x3",
+    "bats_conv_5x5",
+    "bats_dil_conv_3x3",
+    "bats_dil_conv_5x5",
+)
+"""Those of the other search spaces: of DARTS, and of BATS."""
+
+BATS_GROUPS = 12
+"""Groups of the convolutions of BATS, which must divide the channels of a network that has them."""
+
+LEARNABLE = frozenset(name for name in OPERATIONS + EXTRA_OPERATIONS if "conv" in name)
+"""The operations that have weights."""
+
 INPUT_NODES = 2
 INNER_NODES = 4
 EDGES_PER_NODE = 2
+
+
+def check_groups(operations: Collection[str], channels: int, where: str) -> None:
+    """Refuse channels that the grouped convolutions of BATS cannot be shared among; `where` begins the message.
+
+    Raises:
+        BnasError: there are such operations, and the channels are no multiple of their groups.
+    """
+    grouped = sorted(name for name in operations if name.startswith("bats_"))
+    if grouped and channels % BATS_GROUPS:
+        raise BnasError(
+            f"{where}: {channels} channels cannot be shared among the {BATS_GROUPS} groups of {grouped[0]}; "
+            f"choose a multiple of {BATS_GROUPS}"
+        )
 
 
 class GenotypeError(BnasError):
@@ -54,9 +87,10 @@ class Cell:
             )
         for i, edge in enumerate(self.edges):
             node = INPUT_NODES + i // EDGES_PER_NODE
-            if edge.operation not in OPERATIONS:
+            known = OPERATIONS + EXTRA_OPERATIONS
+            if edge.operation not in known:
                 raise GenotypeError(
-                    f"edge {i}: unknown operation {edge.operation!r}; the operations are {', '.join(OPERATIONS)}"
+                    f"edge {i}: unknown operation {edge.operation!r}; the operations are {', '.join(known)}"
                 )
             if not 0 <= edge.source < node:
                 raise GenotypeError(
@@ -75,6 +109,11 @@ class Genotype:
 
     normal: Cell
     reduction: Cell
+
+    @property
+    def operations(self) -> set[str]:
+        """Return the names of all operations in both cells."""
+        return {edge.operation for cell in (self.normal, self.reduction) for edge in cell.edges}
 
     def to_json(self) -> dict[str, list[list[Any]]]:
         """Return what `from_json` reads."""

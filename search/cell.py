@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from bnas_deploy.genotype import EDGES_PER_NODE, INNER_NODES, INPUT_NODES, Cell
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.layers import BinaryWeightConv2d
-from bnas_deploy.search.operations import OPERATION_BUILDERS, ConvBlock
+from bnas_deploy.search.operations import OPERATION_BUILDERS, ConvBlock, LayerConfig
 
 
 class ReductionSkip(nn.Module):
     """The inter-cell skip of a reduction cell: BN -> float 2x2 convolution, stride 2, with bias."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: LayerConfig) -> None:
         super().__init__()
         binary_weight = "binary-weight-skip" in config.departures and not config.real
         convolution = BinaryWeightConv2d if binary_weight else nn.Conv2d

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bnas_deploy.errors import BnasError
-from bnas_deploy.genotype import GENOTYPES, Genotype
+from bnas_deploy.genotype import GENOTYPES, Genotype, check_groups
 
 DEPARTURES = {
     "centre-weights": "subtract from each binary weight the mean over its input channels",
@@ -53,6 +53,7 @@ class NetworkConfig:
                 f"{self.channels}, {self.classes} and {self.in_channels}"
             )
         self._check_upper_bounds()
+        check_groups(self.genotype.operations, self.channels, self.name)
         if self.stem == "imagenet" and self.channels % 2:
             raise BnasError(
                 f"{self.name}: the imagenet stem starts with channels/2, so {self.channels} channels must be even"

@@ -77,9 +77,11 @@ def test_a_file_gives_back_what_was_written(name: str, write_genotype: WriteGeno
     [
         (
             5,
-            ["skip_connect", 2],
-            "reduction cell, edge 5: unknown operation 'skip_connect'; the operations are none, max_pool_3x3, "
-            "avg_pool_3x3, bin_dil_conv_3x3, bin_dil_conv_5x5, bin_conv_3x3, bin_conv_5x5",
+            ["conv_3x3", 2],
+            "reduction cell, edge 5: unknown operation 'conv_3x3'; the operations are none, max_pool_3x3, "
+            "avg_pool_3x3, bin_dil_conv_3x3, bin_dil_conv_5x5, bin_conv_3x3, bin_conv_5x5, skip_connect, "
+            "bin_sep_conv_3x3, bin_sep_conv_5x5, bin_dil_sep_conv_3x3, bin_dil_sep_conv_5x5, bats_conv_3x3, "
+            "bats_conv_5x5, bats_dil_conv_3x3, bats_dil_conv_5x5",
         ),
         (0, ["none", 2], "reduction cell, edge 0 (none) reads node 2, but node 2 can only read 0..1"),
         (7, ["none", 5], "reduction cell, edge 7 (none) reads node 5, but node 5 can only read 0..4"),

@@ -8,10 +8,10 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
-from bnas_deploy.genotype import GENOTYPES, OPERATIONS
+from bnas_deploy.genotype import EXTRA_OPERATIONS, GENOTYPES, LEARNABLE, OPERATIONS
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.layers import BinaryConv2d
-from bnas_deploy.search.operations import OPERATION_BUILDERS, ConvBlock
+from bnas_deploy.search.operations import OPERATION_BUILDERS, BatsBlock, ConvBlock, SeparableBlock
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=2, in_channels=3, image_size=(8, 8))
 CONVOLUTIONS = {
@@ -41,14 +41,71 @@ def x(rng: np.random.Generator) -> Tensor:
 
 
 def test_every_operation_has_a_builder() -> None:
-    assert tuple(OPERATION_BUILDERS) == OPERATIONS
+    assert tuple(OPERATION_BUILDERS) == OPERATIONS + EXTRA_OPERATIONS
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", OPERATIONS + EXTRA_OPERATIONS)
 @pytest.mark.parametrize("config", [CONFIG, CONFIG.float_twin()], ids=["binary", "float"])
-def test_stride_halves_the_resolution_and_keeps_the_channels(name: str, config: NetworkConfig, x: Tensor) -> None:
-    assert build(name, 1, config)(x).shape == (2, 4, 6, 7)
-    assert build(name, 2, config)(x).shape == (2, 4, 3, 4)
+def test_stride_halves_the_resolution_and_keeps_the_channels(name: str, config: NetworkConfig) -> None:
+    x = torch.randn(2, 12, 6, 7)
+    assert OPERATION_BUILDERS[name](12, 1, config)(x).shape == (2, 12, 6, 7)
+    assert OPERATION_BUILDERS[name](12, 2, config)(x).shape == (2, 12, 3, 4)
+
+
+@pytest.mark.parametrize("name", LEARNABLE | {"skip_connect"})
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norm_has_parameters_unless_told_otherwise(name: str, affine: bool) -> None:
+    module = OPERATION_BUILDERS[name](12, 2, CONFIG, affine=affine)
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.affine == affine for norm in norms)
+
+
+def test_operations_with_parameters_are_the_learnable_ones() -> None:
+    for name in OPERATIONS + EXTRA_OPERATIONS:
+        assert bool(list(OPERATION_BUILDERS[name](12, 1, CONFIG).parameters())) == (name in LEARNABLE), name
+
+
+def test_a_skip_is_the_state_itself_or_a_convolution(x: Tensor) -> None:
+    torch.testing.assert_close(build("skip_connect", 1)(x), x, rtol=0, atol=0)
+    assert isinstance(build("skip_connect", 2), ConvBlock)
+
+
+def signs(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize(("name", "kernel", "dilation"), [("bin_sep_conv_5x5", 5, 1), ("bin_dil_sep_conv_3x3", 3, 2)])
+def test_a_separable_convolution_is_two_binary_ones(name: str, kernel: int, dilation: int) -> None:
+    block = OPERATION_BUILDERS[name](4, 2, CONFIG)
+    assert isinstance(block, SeparableBlock)
+    x = torch.randn(3, 4, 8, 8)
+    first, second = block.depthwise.weight, block.pointwise.conv.weight
+    assert first.shape == (4, 1, kernel, kernel)
+    assert second.shape == (4, 4, 1, 1)
+    y = signs(x - x.mean((0, 2, 3), keepdim=True))
+    padding = dilation * (kernel // 2)
+    y = nn.functional.conv2d(y, signs(first), None, 2, padding, dilation, groups=4)
+    y = y * first.abs().mean((1, 2, 3))[:, None, None]
+    y = signs(y - y.mean((0, 2, 3), keepdim=True))
+    want = torch.relu(nn.functional.conv2d(y, signs(second)) * second.abs().mean((1, 2, 3))[:, None, None])
+    torch.testing.assert_close(block(x), want, rtol=1e-6, atol=0)  # one multiply after exact sums
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_operation_of_bats(stride: int) -> None:
+    block = OPERATION_BUILDERS["bats_dil_conv_3x3"](24, stride, CONFIG)
+    assert isinstance(block, BatsBlock)
+    x = torch.randn(3, 24, 8, 8)
+    weight = block.conv.weight
+    assert weight.shape == (24, 2, 3, 3)
+    y = signs(x - x.mean((0, 2, 3), keepdim=True))
+    y = nn.functional.conv2d(y, signs(weight), None, stride, 2, 2, groups=12)
+    y = y * weight.abs().mean((1, 2, 3))[:, None, None]
+    y = torch.where(y >= 0, y, 0.25 * y)  # the initial slope of a PReLU
+    # 4 groups of 6 channels, dealt out like cards: the first of each group, then the second of each, ...
+    y = y[:, [group * 6 + place for place in range(6) for group in range(4)]]
+    torch.testing.assert_close(block(x), y + x if stride == 1 else y, rtol=1e-6, atol=1e-6)  # |y| < 10, two roundings
 
 
 @pytest.mark.parametrize("stride", [1, 2])
