@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bnas_deploy.errors import DataError
 from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
-from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet
+from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, InMemoryDataSet
 from bnas_deploy.search.data.digits import open_digits
 from bnas_deploy.search.data.image_folder import open_image_folder
 
-__all__ = ["FOLDER_KINDS", "Batch", "DataDescription", "DataSet", "open_data"]
+__all__ = ["FOLDER_KINDS", "Batch", "DataDescription", "DataSet", "InMemoryDataSet", "open_data"]
 
 FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
     "cifar10": open_cifar10,

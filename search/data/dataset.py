@@ -143,6 +143,28 @@ class InMemoryDataSet(DataSet):
         self.train = train
         self.test = test
 
+    def halves(self, seed: int) -> tuple["InMemoryDataSet", "InMemoryDataSet"]:
+        """Split the training images at random into two halves that differ by one at most.
+
+        Returns:
+            Two data sets; each has one half for training and the other for testing, the first the smaller one for
+            training. The test images of this data set are in neither.
+
+        Raises:
+            DataError: there are fewer than two training images.
+        """
+        if self.train_size < 2:
+            raise DataError(
+                f"{self.description.name}: {self.train_size} training images cannot be split into two halves; "
+                "a search needs a larger data set"
+            )
+        order = torch.randperm(self.train_size, generator=generator(seed))
+        first, second = (
+            Images(self.train.pixels[half], self.train.labels[half])
+            for half in (order[: self.train_size // 2], order[self.train_size // 2 :])
+        )
+        return InMemoryDataSet(self.description, first, second), InMemoryDataSet(self.description, second, first)
+
     def refusal(self, augmentation: Augmentation) -> str | None:
         """Cropping by area and colour jitter are for photographs."""
         if augmentation.crop_area or augmentation.jitter:

@@ -10,7 +10,7 @@ from PIL import Image
 from bnas_deploy.errors import DataError
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.augment import jitter_colours, random_crop, shift
-from bnas_deploy.search.data.dataset import generator
+from bnas_deploy.search.data.dataset import Images, InMemoryDataSet, generator
 from bnas_deploy.search.recipes import Augmentation, ColourJitter
 
 PLAIN = Augmentation()
@@ -136,6 +136,30 @@ def test_the_end_of_an_epoch_can_be_continued(some_data):
 
 
 # ---- CIFAR
+
+
+def test_halves_are_a_random_split_and_each_is_tested_on_the_other():
+    data = open_data("digits")
+    first, second = data.halves(seed=3)
+    assert (first.train_size, second.train_size) == (719, 719)
+    for left, right in ((first.train, second.test), (first.test, second.train)):
+        assert torch.equal(left.pixels, right.pixels)
+        assert torch.equal(left.labels, right.labels)
+    rows = torch.cat([first.train.pixels, second.train.pixels]).flatten(1).tolist()
+    assert sorted(rows) == sorted(data.train.pixels.flatten(1).tolist())
+    assert rows != data.train.pixels.flatten(1).tolist()
+    assert torch.equal(data.halves(seed=3)[0].train.labels, first.train.labels)
+    assert not torch.equal(data.halves(seed=4)[0].train.labels, first.train.labels)
+
+
+def test_halves_of_an_odd_number_and_of_one():
+    data = open_data("digits")
+    images = data.train
+    odd = InMemoryDataSet(data.description, Images(images.pixels[:5], images.labels[:5]), data.test)
+    assert [half.train_size for half in odd.halves(seed=0)] == [2, 3]
+    one = InMemoryDataSet(data.description, Images(images.pixels[:1], images.labels[:1]), data.test)
+    with pytest.raises(DataError, match="digits: 1 training images cannot be split into two halves"):
+        one.halves(seed=0)
 
 
 def test_cifar10_is_read(cifar10):

@@ -1,0 +1,64 @@
+"""What the alphas descend beside the cross-entropy: terms that are added to it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """The softmax of the alphas of both cells, (edges, operations) each; rows in the order of `space.EDGES`."""
+
+    normal: Tensor
+    reduction: Tensor
+
+
+class Objective(Protocol):
+    """A term of the search objective."""
+
+    def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
+        """Return a scalar that is added to the cross-entropy; `epoch` counts from 0."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what must be the same for a search to be resumed, as JSON holds it."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """-weight * H(p) * exp(-epoch / time_constant), the diversity regulariser (BNAS v2, Eq. 6).
+
+    Attributes:
+        weight: lambda.
+        time_constant: tau, in epochs.
+        stale_index: the departure "stale-entropy-index", see `search_config.SEARCH_DEPARTURES`.
+    """
+
+    weight: float
+    time_constant: float
+    stale_index: bool = False
+
+    def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
+        """Return the term; `epoch` is t."""
+        reduction = probabilities.reduction
+        if self.stale_index:
+            reduction = reduction[-1:].expand_as(reduction)
+        entropy = mean_entropy(Probabilities(probabilities.normal, reduction))
+        return -self.weight * math.exp(-epoch / self.time_constant) * entropy
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return all fields."""
+        return asdict(self)
+
+
+def mean_entropy(probabilities: Probabilities) -> Tensor:
+    """Return the entropy of an edge's operations, natural logarithm, mean over the edges of both cells.
+
+    An operation that has got the probability 0 adds nothing, as the limit of p log p.
+    """
+    both = torch.cat([probabilities.normal, probabilities.reduction])
+    entropies: Tensor = torch.special.entr(both).sum(dim=1)
+    return entropies.mean()
