@@ -5,7 +5,19 @@ from typing import Any
 import click
 
 import bnas_deploy
-from bnas_deploy.commands import bench, doctor, export, init, inspect, ops_library, quickstart, report, train, verify
+from bnas_deploy.commands import (
+    bench,
+    doctor,
+    export,
+    init,
+    inspect,
+    ops_library,
+    quickstart,
+    report,
+    search,
+    train,
+    verify,
+)
 from bnas_deploy.errors import BnasError
 
 
@@ -35,5 +47,5 @@ def main() -> None:
     """Search, train, export, run and measure binary neural networks on plain CPUs."""
 
 
-for module in (quickstart, train, init, export, verify, inspect, bench, report, doctor, ops_library):
+for module in (quickstart, search, train, init, export, verify, inspect, bench, report, doctor, ops_library):
     main.add_command(module.command)

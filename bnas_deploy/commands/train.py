@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from bnas_deploy.search.train import EpochRecord, TrainResult
+    from bnas_deploy.search_history import Epoch
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -139,7 +140,7 @@ def command(
         )
     click.echo(_summary(result))
     if not result.finished:
-        click.echo(f"Go on with: {_resume_command(context)}")
+        click.echo(f"Go on with: {resume_command(context)}")
         context.exit(INTERRUPTED)
 
 
@@ -160,7 +161,7 @@ def find_device(name: str) -> "torch.device":
 
 
 class ProgressBar:
-    """Shows a run of `bnas_deploy.search.train.train`: a bar with the time left, and a line per epoch."""
+    """Shows a run of training or searching: a bar with the time left, and a line per epoch."""
 
     def __init__(self, progress: "Progress") -> None:
         self.progress = progress
@@ -178,12 +179,23 @@ class ProgressBar:
         self._show(done, loss=f"loss {loss:.3f}")
 
     def evaluated(self, record: "EpochRecord") -> None:
-        """Print what the epoch measured."""
-        self.progress.console.print(
-            f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}  loss {record.train_loss:.3f}  accuracy: "
-            f"training {record.train_accuracy:.2%}, test {record.test_accuracy:.2%}  ({record.duration_s:.1f} s)",
-            highlight=False,
+        """Print what an epoch of training measured."""
+        self._print(
+            record.epoch,
+            f"loss {record.train_loss:.3f}  accuracy: training {record.train_accuracy:.2%}, "
+            f"test {record.test_accuracy:.2%}  ({record.duration_s:.1f} s)",
         )
+
+    def searched(self, epoch: "Epoch") -> None:
+        """Print what an epoch of searching measured."""
+        self._print(
+            epoch.epoch,
+            f"loss {epoch.train_loss:.3f}  accuracy: training {epoch.train_accuracy:.2%}, validation "
+            f"{epoch.validation_accuracy:.2%}  entropy {epoch.entropy:.3f}  ({epoch.duration_s:.1f} s)",
+        )
+
+    def _print(self, epoch: int, text: str) -> None:
+        self.progress.console.print(f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}", highlight=False)
 
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)
@@ -220,9 +232,9 @@ def _summary(result: "TrainResult") -> str:
     )
 
 
-def _resume_command(context: click.Context) -> str:
+def resume_command(context: click.Context) -> str:
     """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
-    words = ["bnas-deploy", "train"]
+    words = ["bnas-deploy", context.command.name or ""]
     for parameter in context.command.params:
         given = context.params.get(parameter.name or "")
         if parameter.name == "resume":

@@ -1,0 +1,235 @@
+"""`bnas-deploy search`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bnas_deploy.commands.options import k_map_option, seed_option
+from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
+from bnas_deploy.errors import BnasError
+
+# These import no framework.
+from bnas_deploy.search.search_config import (
+    PRECISIONS,
+    PUBLISHED_DIVERSITY_SHARE,
+    SEARCH_DEFAULTS,
+    SEARCH_DEPARTURES,
+    SEARCH_RECIPES,
+    STRATEGIES,
+    SearchConfig,
+    SupernetConfig,
+)
+from bnas_deploy.search.space import SPACES
+
+if TYPE_CHECKING:
+    from bnas_deploy.search.search import SearchResult
+
+
+def _by_data(field: str) -> str:
+    return ", ".join(f"{kind} {getattr(defaults, field)}" for kind, defaults in SEARCH_DEFAULTS.items())
+
+
+def _by_recipe(field: str) -> str:
+    return "that of the recipe: " + ", ".join(
+        f"{name} {getattr(recipe, field)}" for name, recipe in SEARCH_RECIPES.items()
+    )
+
+
+@click.command("search")
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="DATA",
+    help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version).",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    default="bnas",
+    show_default=True,
+    help="; ".join(f"{name}: {defaults.summary}" for name, defaults in STRATEGIES.items()) + ".",
+)
+@click.option(
+    "--space",
+    type=click.Choice(list(SPACES)),
+    default="bnas",
+    show_default=True,
+    help="Which operations an edge may be: those of BNAS, of DARTS (separable convolutions) or of BATS (grouped ones).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="binary",
+    show_default=True,
+    help="Of the candidates. " + "; ".join(f"{name}: {summary}" for name, summary in PRECISIONS.items()) + ".",
+)
+@click.option("--separable", is_flag=True, help="Ablation: add separable convolutions to the space.")
+@click.option("--no-dilated", is_flag=True, help="Ablation: leave dilated convolutions out of the space.")
+@click.option("--no-skip", is_flag=True, help="Ablation: no skip from cell to cell.")
+@click.option(
+    "--zeroise/--no-zeroise",
+    default=None,
+    show_default="with the strategy bnas only",
+    help="Whether Zeroise can be chosen; if not, it is still searched, as in DARTS's code.",
+)
+@click.option(
+    "--gamma",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Transferability: how many times as probable as another operation Zeroise must be. Published: 3 for ImageNet.",
+)
+@click.option(
+    "--diversity",
+    type=click.FloatRange(min=0),
+    show_default=", ".join(f"{name} {defaults.diversity}" for name, defaults in STRATEGIES.items()),
+    help="lambda, the weight of the diversity term; 0: the ablation without it.",
+)
+@click.option(
+    "--diversity-epochs",
+    type=click.FloatRange(min=0, min_open=True),
+    show_default="7.7 for every 50 epochs",
+    help="tau, the time constant with which the diversity term fades.",
+)
+@k_map_option
+@click.option(
+    "--like-official-code",
+    "departures",
+    multiple=True,
+    type=click.Choice(list(SEARCH_DEPARTURES)),
+    metavar="NAME",
+    help="Depart from the paper as the official code does; may be repeated. One of "
+    + ", ".join(SEARCH_DEPARTURES)
+    + ".",
+)
+@click.option("--cells", type=click.IntRange(min=3), show_default=_by_data("cells"), help="Cells of the supernet.")
+@click.option(
+    "--channels", type=click.IntRange(min=1), show_default=_by_data("channels"), help="Channels of its first cell."
+)
+@click.option(
+    "--recipe", type=click.Choice(list(SEARCH_RECIPES)), show_default=_by_data("recipe"), help="Training scheme."
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), show_default=_by_recipe("batch_size"), help="Images per step."
+)
+@seed_option("split, weights, alphas, order and augmentation")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU if there is one.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="runs/search-DATA",
+    help="Folder for genotype.json, history.json and resume.safetensors.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the search in the output folder; give the same options as before."
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    data: str,
+    strategy: str,
+    space: str,
+    precision: str,
+    separable: bool,
+    no_dilated: bool,
+    no_skip: bool,
+    zeroise: bool | None,
+    gamma: float,
+    diversity: float | None,
+    diversity_epochs: float | None,
+    k_map: bool,
+    departures: tuple[str, ...],
+    cells: int | None,
+    channels: int | None,
+    recipe: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    resume: bool,
+) -> None:
+    """Search for the cells of a network: which operation on which edge.
+
+    Afterwards: bnas-deploy train --genotype DIR/genotype.json. Ctrl-C finishes the current step and saves the place;
+    --resume goes on from there.
+    """
+    # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.search.data import InMemoryDataSet, open_data
+    from bnas_deploy.search.resume import stop_on_signals
+    from bnas_deploy.search.search import search
+
+    kind = data.partition(":")[0]
+    images = open_data(data)
+    if not isinstance(images, InMemoryDataSet):
+        raise BnasError(
+            f"--data {data}: a search holds all its images in memory; use {', '.join(SEARCH_DEFAULTS)}, and train what "
+            "it finds on others"
+        )
+    sizes = SEARCH_DEFAULTS[kind]
+    chosen = SPACES[space]
+    chosen = chosen.without_dilated() if no_dilated else chosen
+    description = images.description
+    scheme = SEARCH_RECIPES[recipe or sizes.recipe]
+    scheme = replace(scheme, epochs=epochs or scheme.epochs, batch_size=batch_size or scheme.batch_size)
+    defaults = STRATEGIES[strategy]
+    config = SearchConfig(
+        network=SupernetConfig(
+            space=chosen.with_separable() if separable else chosen,
+            cells=cells or sizes.cells,
+            channels=channels or sizes.channels,
+            classes=description.classes,
+            in_channels=description.in_channels,
+            image_size=description.image_size,
+            precision=precision,
+            k_map=k_map,
+            inter_cell_skip=not no_skip,
+            departures=departures,
+        ),
+        recipe=scheme,
+        strategy=strategy,
+        first_temperature=defaults.first_temperature,
+        last_temperature=defaults.last_temperature,
+        diversity=defaults.diversity if diversity is None else diversity,
+        diversity_epochs=diversity_epochs or PUBLISHED_DIVERSITY_SHARE * scheme.epochs,
+        gamma=gamma,
+        zeroise=defaults.zeroise if zeroise is None else zeroise,
+    )
+    with stop_on_signals() as stop, progress_bar() as bar:
+        result = search(
+            images,
+            config,
+            out or Path("runs") / f"search-{kind}",
+            seed=seed,
+            device=find_device(device),
+            resume=resume,
+            stop=stop,
+            listener=bar,
+        )
+    click.echo(_summary(result))
+    if not result.finished:
+        click.echo(f"Go on with: {resume_command(context)}")
+        context.exit(INTERRUPTED)
+
+
+def _summary(result: "SearchResult") -> str:
+    best = result.history.best
+    if best is None:
+        return f"Stopped before the first epoch was finished; the place is saved in {result.folder}"
+    return (
+        f"{'Finished' if result.finished else 'Stopped'} after {len(result.history.epochs)} epochs; best validation "
+        f"accuracy {best.validation_accuracy:.2%} after epoch {best.epoch}: {result.folder / 'genotype.json'}\n"
+        f"Next: bnas-deploy train --genotype {result.folder / 'genotype.json'}"
+    )
