@@ -1,7 +1,7 @@
 """Whole searched networks: what Zeroise leaves goes, and every binary convolution is PyTorch's to the bit."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,31 @@ EMPTY_NORMAL_CELL = Genotype(
     reduction=_cell(("max_pool_3x3", 0), ("bin_conv_3x3", 1), *[("avg_pool_3x3", 1), ("bin_dil_conv_3x3", 2)] * 3),
 )
 """The first cell gives zeros alone, so that all that reads it is constant."""
+
+
+OTHER_SPACES = {
+    "darts": Genotype(
+        normal=_cell(
+            ("bin_sep_conv_3x3", 0), ("skip_connect", 1), ("bin_dil_sep_conv_5x5", 2), ("skip_connect", 0),
+            ("bin_sep_conv_5x5", 1), ("max_pool_3x3", 3), NOTHING, ("bin_dil_sep_conv_3x3", 4),
+        ),
+        reduction=_cell(
+            ("skip_connect", 0), ("bin_sep_conv_3x3", 1), ("bin_dil_sep_conv_5x5", 1), ("avg_pool_3x3", 0),
+            ("skip_connect", 2), ("bin_sep_conv_5x5", 0), NOTHING, ("bin_dil_sep_conv_3x3", 3),
+        ),
+    ),
+    "bats": Genotype(
+        normal=_cell(
+            ("bats_conv_3x3", 0), ("skip_connect", 1), ("bats_dil_conv_5x5", 2), ("skip_connect", 0),
+            ("bats_conv_5x5", 1), ("max_pool_3x3", 3), NOTHING, ("bats_dil_conv_3x3", 4),
+        ),
+        reduction=_cell(
+            ("skip_connect", 0), ("bats_conv_3x3", 1), ("bats_dil_conv_5x5", 1), ("avg_pool_3x3", 0),
+            ("bats_conv_5x5", 0), ("skip_connect", 2), NOTHING, ("bats_dil_conv_3x3", 3),
+        ),
+    ),
+}  # fmt: skip
+"""Every operation that is in other search spaces than that of BNAS."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,14 @@ def _assert_nothing_is_left_over(exported: Exported) -> None:
 )
 def test_any_genotype(genotype: Genotype, cells: int, tmp_path: Path) -> None:
     exported = _export(_config(genotype, cells), tmp_path)
+
+    _assert_right(exported)
+    _assert_nothing_is_left_over(exported)
+
+
+@pytest.mark.parametrize("genotype", OTHER_SPACES.values(), ids=OTHER_SPACES)
+def test_operations_of_other_spaces(genotype: Genotype, tmp_path: Path) -> None:
+    exported = _export(replace(_config(genotype), channels=12), tmp_path)
 
     _assert_right(exported)
     _assert_nothing_is_left_over(exported)
