@@ -299,6 +299,31 @@ def test_a_term_of_ones_own_moves_the_alphas(tmp_path):
         run(tmp_path, config=config, resume=True)
 
 
+def test_the_diversity_term_delays_the_drop_of_learnable_operations(tmp_path):
+    """A pull towards pooling stands in for the convolutions of the first epochs, which are undertrained."""
+
+    class PullTowardsPooling:
+        def __call__(self, probabilities, epoch):
+            return 0.5 * (probabilities.normal[:, 3:].sum() + probabilities.reduction[:, 3:].sum()) / 28
+
+        def settings(self):
+            return {}
+
+    recipe = replace(RECIPE, alpha_learning_rate=0.5)
+    histories = [
+        run(
+            tmp_path / str(weight),
+            config=replace(CONFIG, recipe=recipe, diversity=weight, diversity_epochs=7.7),
+            objectives={"pull": PullTowardsPooling()},
+        )[0].history
+        for weight in (1.0, 0.0)
+    ]
+    for epoch, without in zip(*(history.epochs for history in histories), strict=True):
+        assert epoch.learnable_probability > without.learnable_probability
+        assert epoch.entropy > without.entropy
+    assert epoch.learnable_probability > 1.5 * without.learnable_probability  # after the last epoch
+
+
 def test_the_genotype_from_the_start_of_the_epoch_is_that_of_the_end_of_the_one_before(finished, tmp_path):
     _, paper, _ = finished
     config = replace(CONFIG, network=replace(NETWORK, departures=("genotype-from-epoch-start",)))
