@@ -175,7 +175,8 @@ def test_any_genotype(genotype: Genotype, cells: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("genotype", OTHER_SPACES.values(), ids=OTHER_SPACES)
 def test_operations_of_other_spaces(genotype: Genotype, tmp_path: Path) -> None:
-    exported = _export(replace(_config(genotype), channels=12), tmp_path)
+    config = replace(_config(GENOTYPES["cifar"]), genotype=genotype, channels=12)
+    exported = _export(config, tmp_path)
 
     _assert_right(exported)
     _assert_nothing_is_left_over(exported)
