@@ -8,6 +8,7 @@ import bnas_deploy
 from bnas_deploy.commands import (
     bench,
     doctor,
+    draw,
     export,
     init,
     inspect,
@@ -37,7 +38,7 @@ class Commands(click.Group):
             ) from None
 
 
-TRAINING_PACKAGES = {"torch", "safetensors", "sklearn", "onnx", "onnx_ir", "onnxscript", "PIL"}
+TRAINING_PACKAGES = {"torch", "matplotlib", "safetensors", "sklearn", "onnx", "onnx_ir", "onnxscript", "PIL"}
 """What the extra `train` brings, by import name."""
 
 
@@ -47,5 +48,18 @@ def main() -> None:
     """Search, train, export, run and measure binary neural networks on plain CPUs."""
 
 
-for module in (quickstart, search, train, init, export, verify, inspect, bench, report, doctor, ops_library):
+for module in (
+    quickstart,
+    search,
+    train,
+    init,
+    export,
+    verify,
+    inspect,
+    draw,
+    bench,
+    report,
+    doctor,
+    ops_library,
+):
     main.add_command(module.command)

@@ -11,7 +11,8 @@ import bnas_deploy.commands
 import bnas_deploy.runtime
 
 FRAMEWORKS = {
-    *("PIL", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich", "safetensors", "sklearn", "torch", "tvm")
+    *("PIL", "matplotlib", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich", "safetensors", "sklearn"),
+    *("torch", "tvm"),
 }
 NOT_ON_A_DEVICE = FRAMEWORKS - {"numpy", "onnxruntime", "rich"} | {"bnas_deploy.search", "bnas_deploy.export"}
 
