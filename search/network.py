@@ -7,6 +7,7 @@ from bnas_deploy.genotype import INNER_NODES
 from bnas_deploy.search.cell import SearchedCell
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.layers import BinaryConv2d
+from bnas_deploy.search.positions import cell_positions
 
 
 class CifarStem(nn.Module):
@@ -17,7 +18,6 @@ class CifarStem(nn.Module):
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False)
         self.relu = nn.ReLU()
-        self.out_channels = (3 * channels, 3 * channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, in_channels, H, W) to c_{-2} = c_{-1}, (N, 3 C, H, W)."""
@@ -38,7 +38,6 @@ class ImageNetStem(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
-        self.out_channels = (channels, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, in_channels, H, W) to c_{-2}, (N, C, H/4, W/4), and c_{-1}, (N, C, H/8, W/8)."""
@@ -57,30 +56,22 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        stem = STEMS[config.stem](config.in_channels, config.channels)
-        self.stem = stem
-        before_previous, previous = stem.out_channels
-        channels = config.channels
-        after_reduction = config.stem == "imagenet"  # its stem halves the resolution between c_{-2} and c_{-1}
-        self.cells = nn.ModuleList()
-        for index in range(config.cells):
-            reduction = index in config.reduction_cells
-            channels *= 2 if reduction else 1
-            self.cells.append(
-                SearchedCell(
-                    config.genotype.reduction if reduction else config.genotype.normal,
-                    before_previous=before_previous,
-                    previous=previous,
-                    channels=channels,
-                    reduction=reduction,
-                    after_reduction=after_reduction,
-                    skip=index > 0,
-                    config=config,
-                )
+        self.stem = STEMS[config.stem](config.in_channels, config.channels)
+        positions = cell_positions(config)
+        self.cells = nn.ModuleList(
+            SearchedCell(
+                config.genotype.reduction if position.reduction else config.genotype.normal,
+                before_previous=position.before_previous,
+                previous=position.previous,
+                channels=position.channels,
+                reduction=position.reduction,
+                after_reduction=position.after_reduction,
+                skip=position.skip,
+                config=config,
             )
-            before_previous, previous = previous, INNER_NODES * channels
-            after_reduction = reduction
-        self.classifier = nn.Linear(previous, config.classes)
+            for position in positions
+        )
+        self.classifier = nn.Linear(INNER_NODES * positions[-1].channels, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
