@@ -1,0 +1,195 @@
+"""How long the parts of a network take on a device: what `bnas-deploy bench --ops` measures and a search aims at."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bnas_deploy.errors import BnasError
+
+FORMAT_VERSION = 1
+
+CONVOLUTIONS = {
+    "bin_conv_3x3": (3, 1),
+    "bin_conv_5x5": (5, 1),
+    "bin_dil_conv_3x3": (3, 2),
+    "bin_dil_conv_5x5": (5, 2),
+    "preprocess_1x1": (1, 1),
+    "preprocess_3x3": (3, 1),
+}
+"""Binary convolutions of a cell by kind: kernel and dilation. `preprocess` is what the inputs of a cell go through."""
+
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+KINDS = (
+    *CONVOLUTIONS,
+    *POOLS,
+    "skip",  # the float 2x2 convolution past a reduction cell
+    "add",  # two tensors of channels_in channels
+    "concat",  # channels_in tensors, of channels_out channels in all
+    "slice",  # the first channels_out of channels_in channels
+    "stem_cifar",
+    "stem_imagenet",  # to c_{-2}, of channels_in channels, and c_{-1}
+    "classifier",  # the mean over all pixels, and a matrix product
+    "run",  # what any run of any network takes besides
+)
+
+
+@dataclass(frozen=True, order=True)
+class Work:
+    """One thing that a finished network spends time on; `height` and `width` are those of its input."""
+
+    kind: str
+    channels_in: int
+    channels_out: int
+    height: int
+    width: int
+    stride: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.height}x{self.width} {self.channels_in}->{self.channels_out} s{self.stride}"
+
+
+RUN = Work("run", 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class WorkTime:
+    """Microseconds that a work takes: median, 10th and 90th percentile over `runs` runs."""
+
+    work: Work
+    median_us: float
+    p10_us: float
+    p90_us: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """The times of one device.
+
+    `machine` is what `bnas_deploy.runtime.machine.Machine` says of it, `isa` names the kernels of the operator library,
+    and `network` the network whose works were measured, with its images, for people to read.
+    """
+
+    machine: Mapping[str, Any]
+    isa: str
+    network: str
+    threads: int
+    batch: int
+    times: tuple[WorkTime, ...]
+
+    @cached_property
+    def _by_work(self) -> dict[Work, float]:
+        return {time.work: time.median_us for time in self.times}
+
+    def us(self, work: Work) -> float:
+        """Return the microseconds of `work`.
+
+        Raises:
+            BnasError: it was not measured.
+        """
+        if work not in self._by_work:
+            raise BnasError(
+                f"the latency table has no time of {work}; it was measured for {self.network}, measure this network "
+                "on the device too: bnas-deploy bench --ops --network NETWORK --json DEVICE.json"
+            )
+        return self._by_work[work]
+
+    def total_us(self, works: Mapping[Work, float]) -> float:
+        """Add up the microseconds of works, each as many times as it is there."""
+        return sum(count * self.us(work) for work, count in works.items())
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        times = [{**asdict(time.work), **_measured(time)} for time in self.times]
+        data = {name: getattr(self, name) for name in ("machine", "isa", "network", "threads", "batch")}
+        return json.dumps({"latency_format": FORMAT_VERSION, **data, "times": times}, indent=1) + "\n"
+
+
+def _measured(time: WorkTime) -> dict[str, Any]:
+    return {field.name: getattr(time, field.name) for field in fields(time) if field.name != "work"}
+
+
+def read_latency_table(path: Path) -> LatencyTable:
+    """Read what `LatencyTable.to_json` wrote.
+
+    Raises:
+        BnasError: the file cannot be read, is something else, or holds a time that cannot be.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BnasError(f"{path}: cannot be read: {error.strerror}; expected what `bench --ops --json` wrote") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
+        raise _other_file(path, str(error)) from None
+    if not isinstance(data, Mapping) or "latency_format" not in data:
+        raise _other_file(path, "no 'latency_format' in it")
+    if data["latency_format"] != FORMAT_VERSION:
+        raise BnasError(
+            f"{path}: format {data['latency_format']!r}, this bnas-deploy reads {FORMAT_VERSION}; measure the device "
+            "again with this version"
+        )
+    try:
+        table = LatencyTable(
+            machine=_of(dict, data["machine"], "machine"),
+            isa=_of(str, data["isa"], "isa"),
+            network=_of(str, data["network"], "network"),
+            threads=_of(int, data["threads"], "threads"),
+            batch=_of(int, data["batch"], "batch"),
+            times=tuple(_work_time(each, f"times[{i}]") for i, each in enumerate(_of(list, data["times"], "times"))),
+        )
+    except KeyError as error:
+        raise _other_file(path, f"no {error} in it") from None
+    except _WrongValueError as error:
+        raise BnasError(f"{path}: {error}; the file was changed or damaged, measure the device again") from None
+    _refuse_twins(table.times, path)
+    return table
+
+
+class _WrongValueError(Exception):
+    """A value of the file is of the wrong type or impossible; the message says where."""
+
+
+def _other_file(path: Path, reason: str) -> BnasError:
+    return BnasError(f"{path}: not a latency table ({reason}); expected what `bnas-deploy bench --ops --json` wrote")
+
+
+def _of(kind: type, value: Any, where: str) -> Any:
+    if type(value) is not kind:  # not isinstance, to which True is an int
+        raise _WrongValueError(f"{where} is {_shown(value)}, expected {kind.__name__}")
+    return value
+
+
+def _work_time(data: Any, where: str) -> WorkTime:
+    entry = _of(dict, data, where)
+    kind = _of(str, entry["kind"], f"{where}.kind")
+    if kind not in KINDS:
+        raise _WrongValueError(f"{where}.kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    names = [field.name for field in fields(Work) if field.name != "kind"]
+    sizes = {name: _of(int, entry[name], f"{where}.{name}") for name in names}
+    numbers = {name: _time(entry[name], f"{where}.{name}") for name in ("median_us", "p10_us", "p90_us")}
+    return WorkTime(Work(kind, **sizes), **numbers, runs=_of(int, entry["runs"], f"{where}.runs"))
+
+
+def _time(value: Any, where: str) -> float:
+    # Not below 0: differences of measurements are cut off there when they are made.
+    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        raise _WrongValueError(f"{where} is {_shown(value)}, expected microseconds")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _refuse_twins(times: Iterable[WorkTime], path: Path) -> None:
+    seen: set[Work] = set()
+    for time in times:
+        if time.work in seen:
+            raise BnasError(f"{path}: two times of {time.work}; the file was changed or damaged, measure again")
+        seen.add(time.work)

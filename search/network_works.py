@@ -1,0 +1,259 @@
+"""What a finished network spends time on, from its genotype alone; needs no PyTorch.
+
+It follows what the exporter's passes do to BNAS networks, in their order:
+
+    DropConstantChannels   what Zeroise makes zero is never computed, added or read; tensors are cut where that saves it
+    MergeDuplicates        equal pools of one tensor are one pool
+    DropUnused             an input of a cell that no edge reads is not preprocessed
+
+tests/export/test_network_works.py compares it with exported files, node by node.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, OPERATIONS, Cell, Edge
+from bnas_deploy.latency import POOLS, RUN, Work
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.positions import CellPosition, cell_positions, stem_channels
+
+Image = tuple[int, int]
+
+ZEROISE = "none"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Channels first .. first + count - 1 of the tensor `tensor`; tensor None stands for zeros."""
+
+    tensor: int | None
+    first: int
+    count: int
+
+    def part(self, first: int, count: int) -> "Part":
+        """Return `count` of these channels from `first` on."""
+        return Part(self.tensor, self.first + first, count)
+
+
+Parts = tuple[Part, ...]
+"""A value: what it is made of, along its channels."""
+
+
+@dataclass
+class _Graph:
+    """The works of a network while it is built; a work that would be done twice is done once."""
+
+    works: Counter[Work] = field(default_factory=Counter)
+    channels: dict[int, int] = field(default_factory=dict)
+    known: dict[object, Part] = field(default_factory=dict)
+
+    def tensor(self, channels: int) -> Part:
+        """Return a new tensor."""
+        number = len(self.channels)
+        self.channels[number] = channels
+        return Part(number, 0, channels)
+
+    def whole(self, parts: Sequence[Part], image: Image) -> Part:
+        """Return parts that are not zeros as one tensor."""
+        merged = _merged([part for part in parts if part.tensor is not None])
+        if len(merged) == 1:
+            return self.sliced(merged[0], image)
+        key = "concat", merged
+        if key not in self.known:
+            pieces = [self.sliced(part, image) for part in merged]
+            total = sum(piece.count for piece in pieces)
+            self.works[Work("concat", len(pieces), total, *image)] += 1
+            self.known[key] = self.tensor(total)
+        return self.known[key]
+
+    def sliced(self, part: Part, image: Image) -> Part:
+        """Return a part as a tensor of its own."""
+        assert part.tensor is not None
+        channels = self.channels[part.tensor]
+        if part.count == channels:
+            return part
+        if part not in self.known:
+            self.works[Work("slice", channels, part.count, *image)] += 1
+            self.known[part] = self.tensor(part.count)
+        return self.known[part]
+
+    def add(self, left: Parts, right: Parts, image: Image) -> Parts:
+        """Add piece by piece where there are zeros, else in one piece."""
+        if all(part.tensor is not None for part in (*left, *right)):
+            return (self.sum_of(self.whole(left, image), self.whole(right, image), image),)
+        return tuple(self.sum_of(*pair, image) for pair in _aligned(left, right))
+
+    def sum_of(self, left: Part, right: Part, image: Image) -> Part:
+        """Add two parts."""
+        if left.tensor is None:
+            return right
+        if right.tensor is None:
+            return left
+        left, right = self.sliced(left, image), self.sliced(right, image)
+        self.works[Work("add", left.count, left.count, *image)] += 1
+        return self.tensor(left.count)
+
+
+def network_works(config: NetworkConfig) -> Counter[Work]:
+    """Return the works of the exported network of `config`, and how many of each."""
+    graph = _Graph()
+    stem = _stem(config)
+    graph.works[stem] += 1
+    graph.works[RUN] += 1
+    before_previous: Parts
+    previous: Parts
+    before_previous, previous = ((graph.tensor(channels),) for channels in stem_channels(config))
+    if config.stem == "cifar":
+        before_previous = previous  # one tensor
+    for position in cell_positions(config):
+        cell = config.genotype.reduction if position.reduction else config.genotype.normal
+        before_previous, previous = previous, _cell(graph, cell, position, before_previous, previous)
+    graph.works[_classifier(config)] += 1
+    graph.whole(previous, position.output_image)
+    return graph.works
+
+
+def _stem(config: NetworkConfig) -> Work:
+    return Work(f"stem_{config.stem}", config.in_channels, stem_channels(config)[1], *config.image_size)
+
+
+def _classifier(config: NetworkConfig) -> Work:
+    last = cell_positions(config)[-1]
+    return Work("classifier", INNER_NODES * last.channels, config.classes, *last.output_image)
+
+
+def _cell(graph: _Graph, cell: Cell, position: CellPosition, before_previous: Parts, previous: Parts) -> Parts:
+    """Do the works of a cell and return its output."""
+    small, channels = position.output_image, position.channels
+    zeros = Part(None, 0, channels)
+    states = [
+        _preprocessed(graph, parts, position, number) if _is_read(cell, number) else zeros
+        for number, parts in enumerate((before_previous, previous))
+    ]
+    for node in range(INPUT_NODES, INPUT_NODES + INNER_NODES):
+        left, right = (_operation(graph, edge, states[edge.source], position) for edge in cell.inputs_of(node))
+        states.append(graph.sum_of(left, right, small))
+    output = tuple(states[INPUT_NODES:])
+    if not position.skip:
+        return output
+    return graph.add(output, _skip(graph, previous, position) if position.reduction else previous, small)
+
+
+def _is_read(cell: Cell, number: int) -> bool:
+    return any(edge.source == number and edge.operation != ZEROISE for edge in cell.edges)
+
+
+def _preprocessed(graph: _Graph, parts: Parts, position: CellPosition, number: int) -> Part:
+    height, width = position.image
+    if number == 0 and position.after_reduction:
+        kind, image, stride = "preprocess_3x3", (2 * height, 2 * width), 2
+    else:
+        kind, image, stride = "preprocess_1x1", position.image, 1
+    return _convolution(graph, kind, parts, position.channels, image, stride)
+
+
+def _operation(graph: _Graph, edge: Edge, source: Part, position: CellPosition) -> Part:
+    """Do the operation of an edge once, and return what it gives."""
+    halves = position.reduction and edge.source < INPUT_NODES
+    image, stride = (position.image, 2) if halves else (position.output_image, 1)
+    if edge.operation == ZEROISE or (edge.operation in POOLS and source.tensor is None):
+        return Part(None, 0, source.count)
+    if edge.operation not in POOLS:
+        return _convolution(graph, edge.operation, (source,), source.count, image, stride)
+    key = edge.operation, source, stride
+    if key not in graph.known:
+        graph.works[Work(edge.operation, source.count, source.count, *image, stride)] += 1
+        graph.known[key] = graph.tensor(source.count)
+    return graph.known[key]
+
+
+def _skip(graph: _Graph, previous: Parts, position: CellPosition) -> Parts:
+    return (_convolution(graph, "skip", previous, INNER_NODES * position.channels, position.image, 2),)
+
+
+def _convolution(graph: _Graph, kind: str, parts: Parts, channels: int, image: Image, stride: int) -> Part:
+    """Convolve what is not zero; where all is, the result is known when the network is exported."""
+    if any(part.tensor is not None for part in parts):
+        source = graph.whole(parts, image)
+        graph.works[Work(kind, source.count, channels, *image, stride)] += 1
+    return graph.tensor(channels)
+
+
+def _aligned(left: Parts, right: Parts) -> list[tuple[Part, Part]]:
+    """Cut both at the borders of either."""
+    borders = sorted({border for parts in (left, right) for border in _borders(parts)})
+    return [
+        (_cut(left, first, last), _cut(right, first, last)) for first, last in zip((0, *borders), borders, strict=False)
+    ]
+
+
+def _borders(parts: Parts) -> list[int]:
+    return list(accumulate(part.count for part in parts))
+
+
+def _cut(parts: Parts, first: int, last: int) -> Part:
+    """Return channels first .. last - 1, which lie within one part."""
+    index = next(i for i, border in enumerate(_borders(parts)) if last <= border)
+    start = sum(part.count for part in parts[:index])
+    return parts[index].part(first - start, last - first)
+
+
+def _merged(parts: Sequence[Part]) -> Parts:
+    """Join neighbours that follow each other in the same tensor."""
+    merged: list[Part] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if last and last.tensor == part.tensor and last.first + last.count == part.first:
+            merged[-1] = Part(last.tensor, last.first, last.count + part.count)
+        else:
+            merged.append(part)
+    return tuple(merged)
+
+
+def all_works(config: NetworkConfig) -> list[Work]:
+    """Return every work that a network of the size of `config` can have, whatever its genotype."""
+    works = {RUN: None, _stem(config): None}  # a dict, to keep the order
+    inputs: list[tuple[int, ...]] = [(channels,) for channels in stem_channels(config)]
+    full = False
+    for position in cell_positions(config):
+        found = (*_works_on_inputs(position, *inputs[-2:]), *_works_inside(position))
+        works |= dict.fromkeys(found)
+        # What is added past a reduction cell has no zeros, and from there on the skips hand it on.
+        full = full or (position.reduction and position.skip)
+        blocks = (INNER_NODES,) if full else range(1, INNER_NODES + 1)
+        inputs.append(tuple(count * position.channels for count in blocks))
+    works[_classifier(config)] = None
+    return list(works)
+
+
+def _works_on_inputs(position: CellPosition, before_previous: Sequence[int], previous: Sequence[int]) -> Iterator[Work]:
+    """Yield what reads the inputs of a cell, which may have these numbers of channels that are not zero."""
+    height, width = position.image
+    for channels in before_previous:
+        if position.after_reduction:
+            yield Work("preprocess_3x3", channels, position.channels, 2 * height, 2 * width, 2)
+        else:
+            yield Work("preprocess_1x1", channels, position.channels, height, width)
+    for channels in previous:
+        yield Work("preprocess_1x1", channels, position.channels, height, width)
+        if position.reduction and position.skip:
+            yield Work("skip", channels, INNER_NODES * position.channels, height, width, 2)
+
+
+def _works_inside(position: CellPosition) -> Iterator[Work]:
+    """Yield operations and glue."""
+    channels, image = position.channels, position.output_image
+    for operation in OPERATIONS:
+        if operation != ZEROISE:
+            yield Work(operation, channels, channels, *image)
+            if position.reduction:
+                yield Work(operation, channels, channels, *position.image, 2)
+    yield Work("add", channels, channels, *image)
+    yield Work("add", INNER_NODES * channels, INNER_NODES * channels, *image)
+    for blocks in range(1, INNER_NODES + 1):
+        for parts in range(2, blocks + 1):
+            yield Work("concat", parts, blocks * channels, *image)
+        if blocks < INNER_NODES:
+            yield Work("slice", INNER_NODES * channels, blocks * channels, *image)

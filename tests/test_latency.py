@@ -1,0 +1,105 @@
+"""The table of latencies: what is written is what is read, and whatever is wrong with a file is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnas_deploy.errors import BnasError
+from bnas_deploy.latency import RUN, LatencyTable, Work, WorkTime, read_latency_table
+
+POOL = Work("max_pool_3x3", 36, 36, 32, 32, 2)
+TABLE = LatencyTable(
+    machine={"cpu": "a processor", "cores": 4},
+    isa="avx2",
+    network="BNAS-A",
+    threads=2,
+    batch=1,
+    times=(WorkTime(RUN, 2.5, 2.0, 3.0, 10), WorkTime(POOL, 10.25, 10.0, 12.0, 10)),
+)
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., Path]:
+    """Write the table with one value replaced, or taken out where the new one is `...`."""
+
+    def write(value: Any, *keys: str | int) -> Path:
+        data = json.loads(TABLE.to_json())
+        place = data
+        for key in keys[:-1]:
+            place = place[key]
+        if value is ...:
+            del place[keys[-1]]
+        else:
+            place[keys[-1]] = value
+        path = tmp_path / "device.json"
+        path.write_text(json.dumps(data))
+        return path
+
+    return write
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "device.json").write_text(TABLE.to_json())
+    assert read_latency_table(tmp_path / "device.json") == TABLE
+
+
+def test_times_are_found_and_added_up() -> None:
+    assert TABLE.us(POOL) == 10.25
+    assert TABLE.total_us({RUN: 1, POOL: 3}) == 2.5 + 3 * 10.25
+
+
+def test_a_work_that_was_not_measured_is_named() -> None:
+    with pytest.raises(BnasError) as refused:
+        TABLE.us(Work("bin_conv_3x3", 48, 48, 16, 16))
+    assert refused.value.message == (
+        "the latency table has no time of bin_conv_3x3 16x16 48->48 s1; it was measured for BNAS-A, measure this "
+        "network on the device too: bnas-deploy bench --ops --network NETWORK --json DEVICE.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "keys", "message"),
+    [
+        (2, ("latency_format",), "format 2, this bnas-deploy reads 1; measure the device again with this version"),
+        (..., ("latency_format",), "not a latency table (no 'latency_format' in it)"),
+        (..., ("times",), "not a latency table (no 'times' in it)"),
+        (..., ("times", 1, "stride"), "not a latency table (no 'stride' in it)"),
+        ("2", ("threads",), "threads is '2', expected int"),
+        (True, ("batch",), "batch is True, expected int"),
+        ({}, ("times",), "times is {}, expected list"),
+        ([], ("times", 1), "times[1] is [], expected dict"),
+        ("conv_7x7", ("times", 1, "kind"), "times[1].kind is 'conv_7x7', expected one of bin_conv_3x3"),
+        (1.5, ("times", 1, "height"), "times[1].height is 1.5, expected int"),
+        (-1, ("times", 1, "median_us"), "times[1].median_us is -1, expected microseconds"),
+        (float("nan"), ("times", 1, "p10_us"), "times[1].p10_us is nan, expected microseconds"),
+        (None, ("times", 0, "p90_us"), "times[0].p90_us is None, expected microseconds"),
+    ],
+)
+def test_a_damaged_file_says_what_and_where(
+    changed: Callable[..., Path], value: Any, keys: tuple[str | int, ...], message: str
+) -> None:
+    path = changed(value, *keys)
+    with pytest.raises(BnasError) as refused:
+        read_latency_table(path)
+    assert refused.value.message.startswith(f"{path}: {message}")
+
+
+def test_a_work_may_have_one_time_only(changed: Callable[..., Path]) -> None:
+    first = json.loads(TABLE.to_json())["times"][0]
+    with pytest.raises(BnasError, match=r"two times of run 0x0 0->0 s1; the file was changed or damaged"):
+        read_latency_table(changed(first, "times", 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[1, 2", b"[" * 100_000, b"[]", b"3"])
+def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "device.json").write_bytes(content)
+    with pytest.raises(BnasError, match=r"device.json: not a latency table \(.*\); expected what `bnas-deploy bench"):
+        read_latency_table(tmp_path / "device.json")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BnasError, match=r"missing.json: cannot be read: No such file or directory"):
+        read_latency_table(tmp_path / "missing.json")
