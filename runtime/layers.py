@@ -90,9 +90,18 @@ class Problem:
         """The same layer on activations that are not binarised: float32 (N, O, OH, OW)."""
         return self._answer(self.x)
 
+    @cached_property
+    def linear_answer(self) -> NDArray[np.float32]:
+        """The float answer without ReLU: float32 (N, O, OH, OW)."""
+        return self._linear(self.x)
+
     def _answer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        y: NDArray[np.float32] = np.maximum(self._linear(x), np.float32(0))
+        return y
+
+    def _linear(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         scale, bias = (values.reshape(-1, 1, 1) for values in (self.scale, self.bias))
-        y: NDArray[np.float32] = np.maximum(_convolve(x, self.signs, self.layer) * scale + bias, np.float32(0))
+        y: NDArray[np.float32] = _convolve(x, self.signs, self.layer) * scale + bias
         return y
 
 
@@ -153,19 +162,26 @@ def _float_isa() -> str:
     return vector_isa(cpu_flags())
 
 
-def open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:
-    """Run the layer as one operator of the library; the model is written to `path`."""
+def binary_convolution(
+    given: Problem, x: str = "x", y: str = "y", prefix: str = ""
+) -> tuple[NewNode, dict[str, NDArray[Any]]]:
+    """Return the operator that computes the layer of a problem from `x` to `y`, and its constants."""
     channels_in, channels_out = given.layer.input[0], given.layer.output[0]
     constants: dict[str, NDArray[Any]] = {
-        "W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
-        "threshold": np.zeros(channels_in, np.float32),
-        "offset": np.zeros((channels_out, 1, 1), np.float32),
-        "scale": given.scale,
-        "bias": given.bias,
+        f"{prefix}W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
+        f"{prefix}threshold": np.zeros(channels_in, np.float32),
+        f"{prefix}offset": np.zeros((channels_out, 1, 1), np.float32),
+        f"{prefix}scale": given.scale,
+        f"{prefix}bias": given.bias,
     }
     shape = [channels_out, *given.layer.kernel, channels_in]
-    attributes = {"weight_shape": shape, **_conv_attributes(given.layer)}
-    node = NewNode("BinaryConv2dRelu", ("x", *constants), "y", attributes, domain="bnas")
+    attributes = {"weight_shape": shape, **conv_attributes(given.layer)}
+    return NewNode("BinaryConv2dRelu", (x, *constants), y, attributes, domain="bnas"), constants
+
+
+def open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:
+    """Run the layer as one operator of the library; the model is written to `path`."""
+    node, constants = binary_convolution(given)
     return _open_in_onnxruntime(path, [node], constants, given.x, "float32", given.layer, threads, library=True)
 
 
@@ -193,7 +209,7 @@ def open_standard(given: Problem, path: Path, threads: int) -> LayerRunner:
 def _open_fp32(given: Problem, path: Path, threads: int) -> LayerRunner:
     constants = {"W": given.signs * given.scale.reshape(-1, 1, 1, 1), "bias": given.bias}
     nodes = [
-        NewNode("Conv", ("x", *constants), "sum", _conv_attributes(given.layer)),
+        NewNode("Conv", ("x", *constants), "sum", conv_attributes(given.layer)),
         NewNode("Relu", ("sum",), "y"),
     ]
     return _open_in_onnxruntime(path, nodes, constants, given.x, "float32", given.layer, threads)
@@ -242,7 +258,7 @@ def _open_int8(form: Int8Format, floats: bool, given: Problem, path: Path, threa
     }
     x, y = ("x_q", "y_q") if floats else ("x", "y")
     quantised = (x, *(name for name in constants if name != "bias"), "bias")
-    nodes = [NewNode("QLinearConv", quantised, y, _conv_attributes(given.layer))]
+    nodes = [NewNode("QLinearConv", quantised, y, conv_attributes(given.layer))]
     activations: NDArray[Any] = given.x
     dtype = "float32"
     if floats:
@@ -269,12 +285,13 @@ def _open_in_onnxruntime(
     *,
     library: bool = False,
 ) -> LayerRunner:
-    values = Value("x", x.dtype.name, x.shape), Value("y", output, (len(x), *layer.output))
-    path.write_bytes(model_bytes(nodes, constants, *values))
+    y = Value("y", output, (len(x), *layer.output))
+    path.write_bytes(model_bytes(nodes, constants, [Value("x", x.dtype.name, x.shape)], [y]))
     return OrtRunner(path, x, threads=threads, library=library)
 
 
-def _conv_attributes(layer: LayerCost) -> dict[str, int | Sequence[int]]:
+def conv_attributes(layer: LayerCost) -> dict[str, int | Sequence[int]]:
+    """Return the attributes of a convolution that has the geometry of `layer`."""
     return {
         "strides": layer.stride,
         "pads": (same_padding(layer),) * 4,

@@ -32,7 +32,7 @@ VALUE_NAME, VALUE_TYPE = 1, 2
 TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SHAPE_DIM, DIM_VALUE = 1, 1, 2, 1, 1
 
 INT, INTS = 2, 7  # types of an attribute
-ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
+ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
 
 IR_VERSION = 9
 """The newest of onnxruntime 1.17, the oldest that the operator library serves."""
@@ -61,16 +61,19 @@ class Value:
 
 
 def model_bytes(
-    nodes: Iterable[NewNode], constants: Mapping[str, NDArray[Any]], graph_input: Value, graph_output: Value
+    nodes: Iterable[NewNode],
+    constants: Mapping[str, NDArray[Any]],
+    inputs: Iterable[Value],
+    outputs: Iterable[Value],
 ) -> bytes:
-    """Return the file of a model with one input and one output; a node is named after what it gives."""
+    """Return the file of a model; a node is named after what it gives."""
     graph = b"".join(
         (
             *(_bytes(GRAPH_NODE, _node(node)) for node in nodes),
             _text(GRAPH_NAME, "graph"),
             *(_bytes(GRAPH_INITIALIZER, _tensor(name, array)) for name, array in constants.items()),
-            _bytes(GRAPH_INPUT, _value(graph_input)),
-            _bytes(GRAPH_OUTPUT, _value(graph_output)),
+            *(_bytes(GRAPH_INPUT, _value(value)) for value in inputs),
+            *(_bytes(GRAPH_OUTPUT, _value(value)) for value in outputs),
         )
     )
     opsets = (_text(OPSET_DOMAIN, domain) + _int(OPSET_VERSION, version) for domain, version in OPSETS.items())

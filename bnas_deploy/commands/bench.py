@@ -4,10 +4,11 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bnas_deploy.commands import bench_ops
 from bnas_deploy.commands.options import check_outputs, host_options
 from bnas_deploy.errors import BundleError
 
@@ -50,6 +51,10 @@ class Counts(click.ParamType[tuple[int, ...]]):
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--layers", is_flag=True, help="Measure a fixed list of single layers; takes no BUNDLE.")
 @click.option(
+    "--ops", is_flag=True, help="Measure every operation that a network of a size can have; takes no BUNDLE. See below."
+)
+@bench_ops.target_options
+@click.option(
     "--threads",
     type=Counts("threads"),
     help="Numbers of threads to measure with, such as 1,2. [default: 1, and all processors; with --layers 1, and 2]",
@@ -77,6 +82,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 def command(
     bundle: Path | None,
     layers: bool,
+    ops: bool,
     threads: tuple[int, ...] | None,
     batches: tuple[int, ...],
     min_seconds: float,
@@ -87,6 +93,7 @@ def command(
     port: int | None,
     python: str | None,
     wheel: Path | None,
+    **target: Any,
 ) -> None:
     """Measure BUNDLE's binary network against its float twin and its int8 twin, in turns, in onnxruntime.
 
@@ -100,12 +107,27 @@ def command(
     With --host all of that is done on another machine, over the system's OpenSSH, which asks for a password itself if
     it needs one. What has to be installed goes to ~/.cache/bnas-deploy there and is kept for the next time, as is the
     bundle; the device needs Python 3.11 and no network. The bundle is verified there before it is measured.
+
+    With --ops: single operations, as they are in the networks of one --network's size (--image-size, --in-channels,
+    --classes), with one number of threads. Its --json is the table that a latency-aware search needs of a device.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
     from bnas_deploy.files import write_whole
     from bnas_deploy.runtime.machine import after_measuring, read_machine
 
+    if ops:
+        if bundle or layers or markdown_path or html_path or host:
+            raise click.UsageError(
+                "--ops measures no BUNDLE and no --layers, is run on the device itself, and writes --json only; "
+                "leave the other options out"
+            )
+        bench_ops.run(
+            threads=threads, batches=batches, min_seconds=min_seconds, json_path=json_path, target=target, on_step=_say
+        )
+        return
+    if any(value is not None for value in target.values()):
+        raise click.UsageError("--network, --image-size, --in-channels and --classes go with --ops")
     if layers == (bundle is not None):
         raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
     check_outputs({"--json": json_path, "--markdown": markdown_path, "--html": html_path})

@@ -26,7 +26,8 @@ def model(tmp_path: Path) -> Path:
         NewNode("GlobalMaxPool", ("joined",), "y"),
     ]
     path = tmp_path / "model.onnx"
-    path.write_bytes(model_bytes(nodes, constants, Value("x", "float32", SHAPE), Value("y", "float32", (1, 16, 1, 1))))
+    x, y = Value("x", "float32", SHAPE), Value("y", "float32", (1, 16, 1, 1))
+    path.write_bytes(model_bytes(nodes, constants, [x], [y]))
     return path
 
 

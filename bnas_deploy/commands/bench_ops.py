@@ -1,0 +1,112 @@
+"""`bnas-deploy bench --ops`: the table of a device that a latency-aware search aims at."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+# Imports no framework.
+from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
+
+if TYPE_CHECKING:
+    from bnas_deploy.latency import LatencyTable
+
+DEFAULT_NETWORK = "BNAS-A"
+
+_TARGET = (
+    click.option("--network", type=click.Choice(list(NETWORKS)), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
+    click.option("--image-size", type=click.IntRange(min=1), help="Height and width of the images. [default: its own]"),
+    click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
+    click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),
+)
+
+
+def target_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say of which network a latency is; they arrive as the arguments of `target_config`."""
+    for option in reversed(_TARGET):
+        function = option(function)
+    return function
+
+
+def target_config(
+    network: str | None = None,
+    image_size: int | None = None,
+    in_channels: int | None = None,
+    classes: int | None = None,
+) -> NetworkConfig:
+    """Return the network that the options name, with the genotype that it was published with."""
+    return published_config(
+        network or DEFAULT_NETWORK,
+        classes=classes,
+        in_channels=in_channels or 3,
+        image_size=(image_size, image_size) if image_size else None,
+    )
+
+
+def run(
+    *,
+    threads: tuple[int, ...] | None,
+    batches: tuple[int, ...],
+    min_seconds: float,
+    json_path: Path | None,
+    target: Mapping[str, Any],
+    on_step: Callable[[str], object],
+) -> None:
+    """Do what `bench --ops` does."""
+    from bnas_deploy.files import check_writable, write_whole
+
+    counts = threads or (1,)
+    for what, numbers in (("threads", counts), ("images", batches)):
+        if len(numbers) > 1:
+            raise click.UsageError(
+                f"--ops measures with one number of {what}, got {','.join(map(str, numbers))}; give one"
+            )
+    if json_path:
+        check_writable(json_path)
+    config = target_config(**target)
+    table = measure_operations(config, threads=counts[0], batch=batches[0], min_seconds=min_seconds, on_step=on_step)
+    click.echo(describe(table))
+    if json_path:
+        write_whole(json_path, table.to_json().encode())
+        click.echo(f"{json_path}: for `bnas-deploy search --latency-target` and `bnas-deploy pareto`")
+
+
+def measure_operations(
+    config: NetworkConfig,
+    *,
+    threads: int,
+    batch: int,
+    min_seconds: float,
+    on_step: Callable[[str], object],
+) -> "LatencyTable":
+    """Measure everything that a network of the size of `config` can have."""
+    from bnas_deploy.latency import LatencyTable
+    from bnas_deploy.runtime.machine import native_isa, read_machine
+    from bnas_deploy.runtime.op_times import measure_works
+    from bnas_deploy.search.network_works import all_works
+
+    machine = read_machine()  # before measuring, so that the load is that of others
+    times = measure_works(all_works(config), threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)
+    return LatencyTable(asdict(machine), native_isa(), network_name(config), threads, batch, tuple(times))
+
+
+def network_name(config: NetworkConfig) -> str:
+    """Name a network by what its table of latencies depends on."""
+    height, width = config.image_size
+    return (
+        f"{config.name}, {config.cells} cells from {config.channels} channels, {height}x{width} images of "
+        f"{config.in_channels} channels, {config.classes} classes"
+    )
+
+
+def describe(table: "LatencyTable") -> str:
+    """Show every work in a line: microseconds, and from the 10th to the 90th percentile."""
+    lines = [f"{'operation':<36} {'µs':>8}   10 to 90 %"]
+    lines += [
+        f"{time.work!s:<36} {time.median_us:>8.1f}   {time.p10_us:.1f} to {time.p90_us:.1f}" for time in table.times
+    ]
+    threads = "1 thread" if table.threads == 1 else f"{table.threads} threads"
+    lines.append(f"{table.network}; {threads}, batch {table.batch}, {table.isa} kernels, {table.machine['cpu']}")
+    return "\n".join(lines)
