@@ -7,7 +7,7 @@ from bnas_deploy.genotype import INNER_NODES
 from bnas_deploy.search.cell import SearchedCell
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.layers import BinaryConv2d
-from bnas_deploy.search.positions import cell_positions
+from bnas_deploy.search.positions import cell_positions, stem_channels
 
 
 class CifarStem(nn.Module):
@@ -16,7 +16,8 @@ class CifarStem(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
-        self.conv = nn.Conv2d(in_channels, 3 * channels, 3, padding=1, bias=False)
+        self.out_channels = stem_channels("cifar", channels)
+        self.conv = nn.Conv2d(in_channels, self.out_channels[0], 3, padding=1, bias=False)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,6 +39,7 @@ class ImageNetStem(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
+        self.out_channels = stem_channels("imagenet", channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, in_channels, H, W) to c_{-2}, (N, C, H/4, W/4), and c_{-1}, (N, C, H/8, W/8)."""

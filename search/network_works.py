@@ -104,7 +104,7 @@ def network_works(config: NetworkConfig) -> Counter[Work]:
     graph.works[RUN] += 1
     before_previous: Parts
     previous: Parts
-    before_previous, previous = ((graph.tensor(channels),) for channels in stem_channels(config))
+    before_previous, previous = ((graph.tensor(channels),) for channels in stem_channels(config.stem, config.channels))
     if config.stem == "cifar":
         before_previous = previous  # one tensor
     for position in cell_positions(config):
@@ -116,7 +116,9 @@ def network_works(config: NetworkConfig) -> Counter[Work]:
 
 
 def _stem(config: NetworkConfig) -> Work:
-    return Work(f"stem_{config.stem}", config.in_channels, stem_channels(config)[1], *config.image_size)
+    return Work(
+        f"stem_{config.stem}", config.in_channels, stem_channels(config.stem, config.channels)[1], *config.image_size
+    )
 
 
 def _classifier(config: NetworkConfig) -> Work:
@@ -215,7 +217,7 @@ def _merged(parts: Sequence[Part]) -> Parts:
 def all_works(config: NetworkConfig) -> list[Work]:
     """Return every work that a network of the size of `config` can have, whatever its genotype."""
     works = {RUN: None, _stem(config): None}  # a dict, to keep the order
-    inputs: list[tuple[int, ...]] = [(channels,) for channels in stem_channels(config)]
+    inputs: list[tuple[int, ...]] = [(channels,) for channels in stem_channels(config.stem, config.channels)]
     full = False
     for position in cell_positions(config):
         found = (*_works_on_inputs(position, *inputs[-2:]), *_works_inside(position))

@@ -31,14 +31,14 @@ class CellPosition:
         return (height // 2, width // 2) if self.reduction else self.image
 
 
-def stem_channels(config: NetworkConfig) -> tuple[int, int]:
-    """Return the channels of c_{-2} and c_{-1}, what the stem gives."""
-    return (3 * config.channels,) * 2 if config.stem == "cifar" else (config.channels,) * 2
+def stem_channels(stem: str, channels: int) -> tuple[int, int]:
+    """Return the channels of c_{-2} and c_{-1}, what a stem gives to a network of `channels` channels."""
+    return (3 * channels,) * 2 if stem == "cifar" else (channels,) * 2
 
 
 def cell_positions(config: NetworkConfig) -> list[CellPosition]:
     """Return every cell of the network: C doubles at the reduction cells, the first cell has no skip."""
-    before_previous, previous = stem_channels(config)
+    before_previous, previous = stem_channels(config.stem, config.channels)
     channels = config.channels
     height, width = (side // STEM_STRIDES[config.stem] for side in config.image_size)
     after_reduction = config.stem == "imagenet"  # its stem halves the resolution between c_{-2} and c_{-1}
