@@ -72,12 +72,13 @@ class LatencyTable:
     """The times of one device.
 
     `machine` is what `bnas_deploy.runtime.machine.Machine` says of it, `isa` names the kernels of the operator library,
-    and `network` the network whose works were measured, with its images, for people to read.
+    and `network` is the network whose size the works are those of, as `NetworkConfig.to_json` gives it. Its genotype
+    does not matter: the works are those that any has.
     """
 
     machine: Mapping[str, Any]
     isa: str
-    network: str
+    network: Mapping[str, Any]
     threads: int
     batch: int
     times: tuple[WorkTime, ...]
@@ -94,8 +95,8 @@ class LatencyTable:
         """
         if work not in self._by_work:
             raise BnasError(
-                f"the latency table has no time of {work}; it was measured for {self.network}, measure this network "
-                "on the device too: bnas-deploy bench --ops --network NETWORK --json DEVICE.json"
+                f"the latency table has no time of {work}; it was measured for networks of the size of "
+                f"{self.network.get('name')}; measure the device again: bnas-deploy bench --ops --json DEVICE.json"
             )
         return self._by_work[work]
 
@@ -137,7 +138,7 @@ def read_latency_table(path: Path) -> LatencyTable:
         table = LatencyTable(
             machine=_of(dict, data["machine"], "machine"),
             isa=_of(str, data["isa"], "isa"),
-            network=_of(str, data["network"], "network"),
+            network=_of(dict, data["network"], "network"),
             threads=_of(int, data["threads"], "threads"),
             batch=_of(int, data["batch"], "batch"),
             times=tuple(_work_time(each, f"times[{i}]") for i, each in enumerate(_of(list, data["times"], "times"))),

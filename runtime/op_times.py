@@ -89,18 +89,27 @@ def measure_works(
             _open(work, batch, threads, Path(folder)) for work in (RUN, *(each for each in works if each != RUN))
         ]
         on_step(f"measuring {len(works)} operations in turns")
-        _rounds(running, min_rounds=1, min_ns=WARMUP_NS)
-        samples = _rounds(running, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
+        samples = _samples([each.runner for each in running], min_seconds)
     return _times(running, samples)
 
 
-def _rounds(running: Sequence[_Running], *, min_rounds: int, min_ns: int) -> NDArray[np.int64]:
-    """Run all in turns, each twice, and return the nanoseconds of the second runs, (rounds, works).
+def _samples(runners: Sequence[OrtRunner], min_seconds: float) -> NDArray[np.int64]:
+    """Run all in turns, each twice, and return the nanoseconds of the second runs, (rounds, runners).
 
-    The first finds the caches full of the work before.
+    The first finds the caches full of what ran before it.
     """
-    calls = [each.runner.run for each in running for _ in range(2)]
-    return interleave(calls, min_rounds=min_rounds, min_ns=min_ns)[:, 1::2]
+    calls = [runner.run for runner in runners for _ in range(2)]
+    interleave(calls, min_rounds=1, min_ns=WARMUP_NS)
+    return interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))[:, 1::2]
+
+
+def time_models(
+    models: Sequence[Path], images: NDArray[np.float32], *, threads: int, min_seconds: float
+) -> list[float]:
+    """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the works are."""
+    runners = [OrtRunner(model, images, threads=threads, library=True) for model in models]
+    medians: list[float] = (np.median(_samples(runners, min_seconds), axis=0) / 1e6).tolist()
+    return medians
 
 
 def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkTime]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, OPERATIONS, Cell, Edge
 from bnas_deploy.latency import POOLS, RUN, Work
 from bnas_deploy.search.config import NetworkConfig
@@ -41,19 +42,33 @@ Parts = tuple[Part, ...]
 """A value: what it is made of, along its channels."""
 
 
+@dataclass(frozen=True)
+class _Node:
+    """A work, the tensors that it reads and the one that it makes."""
+
+    work: Work
+    inputs: tuple[int, ...]
+    output: int
+
+
 @dataclass
 class _Graph:
-    """The works of a network while it is built; a work that would be done twice is done once."""
+    """A network while it is built; what would be done twice is done once."""
 
-    works: Counter[Work] = field(default_factory=Counter)
-    channels: dict[int, int] = field(default_factory=dict)
+    nodes: list[_Node] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
     known: dict[object, Part] = field(default_factory=dict)
+
+    def node(self, work: Work, inputs: Sequence[Part], channels: int) -> Part:
+        """Add a work, and return the tensor of so many channels that it makes."""
+        output = self.tensor(channels)
+        self.nodes.append(_Node(work, tuple(_number(part) for part in inputs), _number(output)))
+        return output
 
     def tensor(self, channels: int) -> Part:
         """Return a new tensor."""
-        number = len(self.channels)
-        self.channels[number] = channels
-        return Part(number, 0, channels)
+        self.channels.append(channels)
+        return Part(len(self.channels) - 1, 0, channels)
 
     def whole(self, parts: Sequence[Part], image: Image) -> Part:
         """Return parts that are not zeros as one tensor."""
@@ -64,19 +79,17 @@ class _Graph:
         if key not in self.known:
             pieces = [self.sliced(part, image) for part in merged]
             total = sum(piece.count for piece in pieces)
-            self.works[Work("concat", len(pieces), total, *image)] += 1
-            self.known[key] = self.tensor(total)
+            self.known[key] = self.node(Work("concat", len(pieces), total, *image), pieces, total)
         return self.known[key]
 
     def sliced(self, part: Part, image: Image) -> Part:
         """Return a part as a tensor of its own."""
-        assert part.tensor is not None
-        channels = self.channels[part.tensor]
+        channels = self.channels[_number(part)]
         if part.count == channels:
             return part
         if part not in self.known:
-            self.works[Work("slice", channels, part.count, *image)] += 1
-            self.known[part] = self.tensor(part.count)
+            work = Work("slice", channels, part.count, *image)
+            self.known[part] = self.node(work, (part,), part.count)
         return self.known[part]
 
     def add(self, left: Parts, right: Parts, image: Image) -> Parts:
@@ -91,28 +104,43 @@ class _Graph:
             return right
         if right.tensor is None:
             return left
-        left, right = self.sliced(left, image), self.sliced(right, image)
-        self.works[Work("add", left.count, left.count, *image)] += 1
-        return self.tensor(left.count)
+        pair = self.sliced(left, image), self.sliced(right, image)
+        return self.node(Work("add", left.count, left.count, *image), pair, left.count)
+
+
+def _number(part: Part) -> int:
+    assert part.tensor is not None
+    return part.tensor
 
 
 def network_works(config: NetworkConfig) -> Counter[Work]:
-    """Return the works of the exported network of `config`, and how many of each."""
+    """Return the works of the exported network of `config`, and how many of each.
+
+    Raises:
+        BnasError: there is an operation that is not one of BNAS's seven, or the network uses K.
+    """
+    _refuse_unknown(config)
     graph = _Graph()
-    stem = _stem(config)
-    graph.works[stem] += 1
-    graph.works[RUN] += 1
-    before_previous: Parts
-    previous: Parts
-    before_previous, previous = ((graph.tensor(channels),) for channels in stem_channels(config.stem, config.channels))
-    if config.stem == "cifar":
-        before_previous = previous  # one tensor
+    previous: Parts = (graph.node(_stem(config), (), stem_channels(config.stem, config.channels)[1]),)
+    before_previous = previous  # one tensor behind the CIFAR stem
+    if config.stem == "imagenet":
+        before_previous = (graph.tensor(config.channels),)
     for position in cell_positions(config):
         cell = config.genotype.reduction if position.reduction else config.genotype.normal
         before_previous, previous = previous, _cell(graph, cell, position, before_previous, previous)
-    graph.works[_classifier(config)] += 1
-    graph.whole(previous, position.output_image)
-    return graph.works
+    graph.node(_classifier(config), (graph.whole(previous, position.output_image),), config.classes)
+    return Counter([RUN, *(node.work for node in graph.nodes)])
+
+
+def _refuse_unknown(config: NetworkConfig) -> None:
+    cells = (config.genotype.normal, config.genotype.reduction)
+    unknown = sorted({edge.operation for cell in cells for edge in cell.edges} - set(OPERATIONS))
+    if unknown:
+        raise BnasError(
+            f"{config.name}: no latency is known of {unknown[0]}; it can be predicted for {', '.join(OPERATIONS)}"
+        )
+    if config.k_map:
+        raise BnasError(f"{config.name}: latencies are known of networks without the map K; leave --k-map out")
 
 
 def _stem(config: NetworkConfig) -> Work:
@@ -166,8 +194,8 @@ def _operation(graph: _Graph, edge: Edge, source: Part, position: CellPosition) 
         return _convolution(graph, edge.operation, (source,), source.count, image, stride)
     key = edge.operation, source, stride
     if key not in graph.known:
-        graph.works[Work(edge.operation, source.count, source.count, *image, stride)] += 1
-        graph.known[key] = graph.tensor(source.count)
+        work = Work(edge.operation, source.count, source.count, *image, stride)
+        graph.known[key] = graph.node(work, (source,), source.count)
     return graph.known[key]
 
 
@@ -177,10 +205,10 @@ def _skip(graph: _Graph, previous: Parts, position: CellPosition) -> Parts:
 
 def _convolution(graph: _Graph, kind: str, parts: Parts, channels: int, image: Image, stride: int) -> Part:
     """Convolve what is not zero; where all is, the result is known when the network is exported."""
-    if any(part.tensor is not None for part in parts):
-        source = graph.whole(parts, image)
-        graph.works[Work(kind, source.count, channels, *image, stride)] += 1
-    return graph.tensor(channels)
+    if all(part.tensor is None for part in parts):
+        return graph.tensor(channels)
+    source = graph.whole(parts, image)
+    return graph.node(Work(kind, source.count, channels, *image, stride), (source,), channels)
 
 
 def _aligned(left: Parts, right: Parts) -> list[tuple[Part, Part]]:

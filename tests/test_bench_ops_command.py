@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 from bnas_deploy.cli import main
 from bnas_deploy.commands.bench_ops import target_config
 from bnas_deploy.latency import read_latency_table
+from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network_works import network_works
 
 SMALL = ("--network", "BNAS-Mini", "--image-size", "8", "--in-channels", "1")
@@ -22,7 +23,7 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     table = read_latency_table(tmp_path / "device.json")
     assert table.total_us(network_works(target_config("BNAS-Mini", 8, 1))) > 0
-    assert table.network == "BNAS-Mini, 10 cells from 24 channels, 8x8 images of 1 channels, 10 classes"
+    assert NetworkConfig.from_json(dict(table.network), "the table") == target_config("BNAS-Mini", 8, 1)
     assert (table.threads, table.batch) == (1, 1)
     assert table.machine["onnxruntime"]
     for time in table.times:

@@ -14,7 +14,7 @@ POOL = Work("max_pool_3x3", 36, 36, 32, 32, 2)
 TABLE = LatencyTable(
     machine={"cpu": "a processor", "cores": 4},
     isa="avx2",
-    network="BNAS-A",
+    network={"name": "BNAS-A"},
     threads=2,
     batch=1,
     times=(WorkTime(RUN, 2.5, 2.0, 3.0, 10), WorkTime(POOL, 10.25, 10.0, 12.0, 10)),
@@ -55,8 +55,8 @@ def test_a_work_that_was_not_measured_is_named() -> None:
     with pytest.raises(BnasError) as refused:
         TABLE.us(Work("bin_conv_3x3", 48, 48, 16, 16))
     assert refused.value.message == (
-        "the latency table has no time of bin_conv_3x3 16x16 48->48 s1; it was measured for BNAS-A, measure this "
-        "network on the device too: bnas-deploy bench --ops --network NETWORK --json DEVICE.json"
+        "the latency table has no time of bin_conv_3x3 16x16 48->48 s1; it was measured for networks of the size of "
+        "BNAS-A; measure the device again: bnas-deploy bench --ops --json DEVICE.json"
     )
 
 

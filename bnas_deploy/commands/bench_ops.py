@@ -89,16 +89,7 @@ def measure_operations(
 
     machine = read_machine()  # before measuring, so that the load is that of others
     times = measure_works(all_works(config), threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)
-    return LatencyTable(asdict(machine), native_isa(), network_name(config), threads, batch, tuple(times))
-
-
-def network_name(config: NetworkConfig) -> str:
-    """Name a network by what its table of latencies depends on."""
-    height, width = config.image_size
-    return (
-        f"{config.name}, {config.cells} cells from {config.channels} channels, {height}x{width} images of "
-        f"{config.in_channels} channels, {config.classes} classes"
-    )
+    return LatencyTable(asdict(machine), native_isa(), config.to_json(), threads, batch, tuple(times))
 
 
 def describe(table: "LatencyTable") -> str:
@@ -108,5 +99,9 @@ def describe(table: "LatencyTable") -> str:
         f"{time.work!s:<36} {time.median_us:>8.1f}   {time.p10_us:.1f} to {time.p90_us:.1f}" for time in table.times
     ]
     threads = "1 thread" if table.threads == 1 else f"{table.threads} threads"
-    lines.append(f"{table.network}; {threads}, batch {table.batch}, {table.isa} kernels, {table.machine['cpu']}")
+    size = "x".join(map(str, table.network["image_size"]))
+    lines.append(
+        f"{table.network['name']} on {size} images, {threads}, batch {table.batch}, {table.isa} kernels, "
+        f"{table.machine['cpu']}"
+    )
     return "\n".join(lines)
