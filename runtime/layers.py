@@ -198,7 +198,7 @@ def open_standard(given: Problem, path: Path, threads: int) -> LayerRunner:
     nodes = [
         NewNode("GreaterOrEqual", ("x", "threshold"), "positive"),
         NewNode("Where", ("positive", "plus", "minus"), "signs"),
-        NewNode("Conv", ("signs", "W"), "products", _conv_attributes(given.layer)),
+        NewNode("Conv", ("signs", "W"), "products", conv_attributes(given.layer)),
         NewNode("Mul", ("products", "scale"), "scaled"),
         NewNode("Add", ("scaled", "bias"), "sum"),
         NewNode("Relu", ("sum",), "y"),

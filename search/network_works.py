@@ -19,10 +19,9 @@ from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, OPERATIONS, Cell, Edg
 from bnas_deploy.latency import POOLS, RUN, Work
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.positions import CellPosition, cell_positions, stem_channels
+from bnas_deploy.search.space import ZEROISE
 
 Image = tuple[int, int]
-
-ZEROISE = "none"
 
 
 @dataclass(frozen=True)

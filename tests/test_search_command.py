@@ -133,7 +133,9 @@ def test_ctrl_c_then_resume(tmp_path):
     result = invoke(*options, "--resume")
     assert result.exit_code == 0, result.output
     assert "Finished after 1 epochs; best validation accuracy" in result.output
-    assert sorted(file.name for file in folder.iterdir()) == ["genotype.json", "history.json", "resume.safetensors"]
+    pictures = {f"{name}.{kind}" for name in ("cells", "history") for kind in ("svg", "png")}
+    files = {"genotype.json", "history.json", "resume.safetensors"}
+    assert {file.name for file in folder.iterdir()} == files | pictures
     again = invoke(*options, "--resume", "--gamma", 2)
     assert "other settings: search.gamma (1.0 before, 2.0 now)" in " ".join(again.output.split())
 

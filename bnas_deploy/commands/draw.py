@@ -1,4 +1,4 @@
-"""`bnas-deploy draw`: a genotype as a picture."""
+"""`bnas-deploy draw`: a genotype or a search as a picture."""
 
 from pathlib import Path
 
@@ -6,21 +6,27 @@ import click
 
 
 @click.command("draw")
-@click.argument("source", metavar="GENOTYPE")
+@click.argument("source", metavar="GENOTYPE|RUN")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, FILE.svg or FILE.png."
 )
 def command(source: str, output: Path) -> None:
-    """Draw both cells of GENOTYPE: cifar, imagenet or a JSON file.
+    """Draw both cells of GENOTYPE (cifar, imagenet or a JSON file), or how the search in the folder RUN went.
 
     Boxes are operations, circles are states: the inputs c of a cell and its nodes, each of which adds up what its two
     boxes give. Zeroise is dashed, the inter-cell skip is red.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.drawing.cells import genotype_figure
+    from bnas_deploy.drawing.history import history_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
     from bnas_deploy.genotype import read_genotype
+    from bnas_deploy.search_history import read_history
 
     check_picture(output)
-    save_picture(genotype_figure(read_genotype(source), source), output)
-    click.echo(f"{output}: both cells")
+    if Path(source).is_dir():
+        figure = history_figure(read_history(Path(source) / "history.json"), source)
+    else:
+        figure = genotype_figure(read_genotype(source), source)
+    save_picture(figure, output)
+    click.echo(f"{output}: written")

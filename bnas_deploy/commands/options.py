@@ -81,3 +81,14 @@ def host_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def latency_target_option(*, required: bool) -> Decorator:
+    """Return the option that names the table of a device."""
+    return click.option(
+        "--latency-target",
+        type=click.Path(path_type=Path),
+        metavar="DEVICE.json",
+        required=required,
+        help="What `bnas-deploy bench --ops --json` wrote on the device, for a network of the size that will be built.",
+    )

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import k_map_option, seed_option
+from bnas_deploy.commands.options import k_map_option, latency_target_option, seed_option
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
+from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.search_config import (
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
@@ -24,6 +25,7 @@ from bnas_deploy.search.search_config import (
 from bnas_deploy.search.space import SPACES
 
 if TYPE_CHECKING:
+    from bnas_deploy.search.objective import Objective
     from bnas_deploy.search.search import SearchResult
 
 
@@ -105,6 +107,12 @@ def _by_recipe(field: str) -> str:
     + ", ".join(SEARCH_DEPARTURES)
     + ".",
 )
+@latency_target_option(required=False)
+@click.option(
+    "--latency-weight",
+    type=click.FloatRange(min=0),
+    help="How much latency counts: what its term begins at, beside the cross-entropy. Goes with --latency-target.",
+)
 @click.option("--cells", type=click.IntRange(min=3), show_default=_by_data("cells"), help="Cells of the supernet.")
 @click.option(
     "--channels", type=click.IntRange(min=1), show_default=_by_data("channels"), help="Channels of its first cell."
@@ -130,7 +138,7 @@ def _by_recipe(field: str) -> str:
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     show_default="runs/search-DATA",
-    help="Folder for genotype.json, history.json and resume.safetensors.",
+    help="Folder for genotype.json, history.json, pictures of both, and resume.safetensors.",
 )
 @click.option(
     "--resume", is_flag=True, help="Go on with the search in the output folder; give the same options as before."
@@ -151,6 +159,8 @@ def command(
     diversity_epochs: float | None,
     k_map: bool,
     departures: tuple[str, ...],
+    latency_target: Path | None,
+    latency_weight: float | None,
     cells: int | None,
     channels: int | None,
     recipe: str | None,
@@ -166,7 +176,10 @@ def command(
     Afterwards: bnas-deploy train --genotype DIR/genotype.json. Ctrl-C finishes the current step and saves the place;
     --resume goes on from there.
     """
+    if (latency_target is None) != (latency_weight is None):
+        raise click.UsageError("--latency-target and --latency-weight go together; give both or neither")
     # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.drawing.search import draw_search
     from bnas_deploy.search.data import InMemoryDataSet, open_data
     from bnas_deploy.search.resume import stop_on_signals
     from bnas_deploy.search.search import search
@@ -214,14 +227,30 @@ def command(
             out or Path("runs") / f"search-{kind}",
             seed=seed,
             device=find_device(device),
+            objectives=_objectives(latency_target, latency_weight, config),
             resume=resume,
             stop=stop,
             listener=bar,
         )
+    if result.genotype is not None:
+        draw_search(result.folder, result.genotype, result.history)
     click.echo(_summary(result))
     if not result.finished:
         click.echo(f"Go on with: {resume_command(context)}")
         context.exit(INTERRUPTED)
+
+
+def _objectives(target: Path | None, weight: float | None, config: SearchConfig) -> "dict[str, Objective]":
+    """Return the latency term, if there is a device to aim at."""
+    if target is None or weight is None:
+        return {}
+    from bnas_deploy.latency import read_latency_table
+    from bnas_deploy.search.expected_latency import ExpectedLatency
+    from bnas_deploy.search.space import EDGES
+
+    table = read_latency_table(target)
+    network = NetworkConfig.from_json(table.network, f"{target}: network")
+    return {"latency": ExpectedLatency(table, network, config.network.space.operations, EDGES, weight)}
 
 
 def _summary(result: "SearchResult") -> str:
