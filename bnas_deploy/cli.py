@@ -13,6 +13,7 @@ from bnas_deploy.commands import (
     init,
     inspect,
     ops_library,
+    pareto,
     quickstart,
     report,
     search,
@@ -59,6 +60,7 @@ for module in (
     draw,
     bench,
     report,
+    pareto,
     doctor,
     ops_library,
 ):

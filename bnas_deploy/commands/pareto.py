@@ -1,0 +1,115 @@
+"""`bnas-deploy pareto`: searches with several latency weights, side by side."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bnas_deploy.commands.options import latency_target_option
+from bnas_deploy.errors import BnasError
+
+if TYPE_CHECKING:
+    from bnas_deploy.latency import LatencyTable
+    from bnas_deploy.pareto import Candidate
+    from bnas_deploy.search.config import NetworkConfig
+
+SECONDS = 1.0
+"""For how long each network is measured."""
+
+
+@click.command("pareto")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
+@latency_target_option(required=True)
+@click.option("--measure", is_flag=True, help="Also export every network, untrained, and measure it on this machine.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Picture to write, FILE.svg or FILE.png.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
+def command(
+    runs: tuple[Path, ...], latency_target: Path, measure: bool, output: Path | None, json_path: Path | None
+) -> None:
+    """Compare RUNS, folders of `bnas-deploy search`: validation accuracy against latency on a device.
+
+    The latency is that of the network that the device's table is of, built from the cells that a search has found. A
+    star marks the searches that no other beats in both.
+    """
+    # Imported here so that --help does not wait for the frameworks.
+    from dataclasses import replace
+
+    from bnas_deploy import pareto
+    from bnas_deploy.drawing.pareto import pareto_figure
+    from bnas_deploy.drawing.pictures import check_picture, save_picture
+    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.latency import read_latency_table
+
+    if output:
+        check_picture(output)
+    for path in filter(None, (output, json_path)):
+        check_writable(path)
+    table = read_latency_table(latency_target)
+    configs = [_network(folder, table, latency_target) for folder in runs]
+    candidates = [_candidate(folder, config, table) for folder, config in zip(runs, configs, strict=True)]
+    if measure:
+        measured = _measure(configs, table, latency_target)
+        candidates = [replace(each, measured_ms=ms) for each, ms in zip(candidates, measured, strict=True)]
+    click.echo(pareto.table(candidates))
+    about = {"network": configs[0].name, "device": table.machine["cpu"], "isa": table.isa, "threads": table.threads}
+    if json_path:
+        write_whole(json_path, pareto.to_json(candidates, about).encode())
+    if output:
+        save_picture(pareto_figure(candidates, f"{configs[0].name} on {about['device']}, {about['isa']}"), output)
+
+
+def _network(folder: Path, table: "LatencyTable", path: Path) -> "NetworkConfig":
+    """Return the network that the table is of, with the cells of a search."""
+    from dataclasses import replace
+
+    from bnas_deploy.genotype import read_genotype
+    from bnas_deploy.search.config import NetworkConfig
+
+    config = NetworkConfig.from_json(table.network, f"{path}: network")
+    return replace(config, genotype=read_genotype(str(folder / "genotype.json")))
+
+
+def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> "Candidate":
+    from bnas_deploy.pareto import Candidate
+    from bnas_deploy.search.network_works import network_works
+    from bnas_deploy.search_history import read_history
+
+    best = read_history(folder / "history.json").best
+    if best is None:
+        raise BnasError(f"{folder}: no epoch was finished; go on with this search before it is compared")
+    return Candidate(str(folder), best.validation_accuracy, table.total_us(network_works(config)) / 1000)
+
+
+def _measure(configs: "Sequence[NetworkConfig]", table: "LatencyTable", path: Path) -> list[float]:
+    """Export every network with random weights, and return the milliseconds that each takes here, in turns."""
+    import numpy as np
+
+    from bnas_deploy.bundle import MODEL
+    from bnas_deploy.runtime.machine import native_isa, read_machine
+    from bnas_deploy.runtime.op_times import time_models
+
+    here = read_machine()
+    if (here.cpu, native_isa()) != (table.machine.get("cpu"), table.isa):
+        raise BnasError(
+            f"{path}: measured on {table.machine.get('cpu')} ({table.isa}), this is {here.cpu} ({native_isa()}); "
+            "leave --measure out, or run bench --ops here first"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = [_export(config, Path(folder) / f"{i}") for i, config in enumerate(configs)]
+        click.echo("... measuring", err=True)
+        shape = table.batch, configs[0].in_channels, *configs[0].image_size
+        images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        models = [bundle / MODEL for bundle in bundles]
+        return time_models(models, images, threads=table.threads, min_seconds=SECONDS * len(models))
+
+
+def _export(config: "NetworkConfig", path: Path) -> Path:
+    from bnas_deploy.export import export_checkpoint
+    from bnas_deploy.export.images import verification_images
+    from bnas_deploy.search.untrained import untrained_checkpoint
+
+    click.echo(f"... exporting {config.name}", err=True)
+    checkpoint = untrained_checkpoint(config, seed=0)
+    return export_checkpoint(checkpoint, path, verification_images(checkpoint, None, 1)).bundle.path
