@@ -29,6 +29,7 @@ KINDS = (
     *POOLS,
     "skip",  # the float 2x2 convolution past a reduction cell
     "add",  # two tensors of channels_in channels
+    "fused_add",  # what a binary convolution takes longer if it adds such a tensor to its result
     "concat",  # channels_in tensors, of channels_out channels in all
     "slice",  # the first channels_out of channels_in channels
     "stem_cifar",

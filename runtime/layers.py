@@ -163,9 +163,12 @@ def _float_isa() -> str:
 
 
 def binary_convolution(
-    given: Problem, x: str = "x", y: str = "y", prefix: str = ""
+    given: Problem, x: str = "x", y: str = "y", prefix: str = "", added: Sequence[str] = ()
 ) -> tuple[NewNode, dict[str, NDArray[Any]]]:
-    """Return the operator that computes the layer of a problem from `x` to `y`, and its constants."""
+    """Return the operator that computes the layer of a problem from `x` to `y`, and its constants.
+
+    `prefix` goes before the names of the constants; `added` are tensors that it adds to the result.
+    """
     channels_in, channels_out = given.layer.input[0], given.layer.output[0]
     constants: dict[str, NDArray[Any]] = {
         f"{prefix}W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
@@ -176,7 +179,8 @@ def binary_convolution(
     }
     shape = [channels_out, *given.layer.kernel, channels_in]
     attributes = {"weight_shape": shape, **conv_attributes(given.layer)}
-    return NewNode("BinaryConv2dRelu", (x, *constants), y, attributes, domain="bnas"), constants
+    operator = "BinaryConv2dRelu" + len(added) * "Add"
+    return NewNode(operator, (x, *constants, *added), y, attributes, domain="bnas"), constants
 
 
 def open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:

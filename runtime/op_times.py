@@ -113,12 +113,14 @@ def time_models(
 
 
 def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkTime]:
-    """Take the cost of a run off, round by round."""
-    run = samples_ns[:, 0]
-    times = [_work_time(RUN, run / 1000)]
-    for each, column in zip(running[1:], samples_ns.T[1:], strict=True):
-        times.append(_work_time(each.work, np.maximum(column - run, 0) / (1000 * each.copies)))
-    return times
+    """Take the cost of what a model does besides off, round by round."""
+    columns = {each.work: samples_ns[:, i] for i, each in enumerate(running)}
+    return [
+        _work_time(RUN, columns[RUN] / 1000)
+        if each.work == RUN
+        else _work_time(each.work, np.maximum(columns[each.work] - columns[_base(each.work)], 0) / (1000 * each.copies))
+        for each in running
+    ]
 
 
 def _work_time(work: Work, us: NDArray[np.float64]) -> WorkTime:
@@ -177,6 +179,23 @@ def _binary(work: Work, batch: int) -> Probe:
     return Probe(
         lambda x, y, prefix: [binary_convolution(given, x, y, prefix)[0]], constants, given.x, given.binary_answer
     )
+
+
+def _fused_add(work: Work, batch: int) -> Probe:
+    """Add to the result of the convolution that `_base` is."""
+    given = problem(layer_of(_base(work)), batch)
+    _, constants = binary_convolution(given)
+    other = _activations(work, batch)
+
+    def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
+        return [binary_convolution(given, x, y, prefix, added=(f"{prefix}other",))[0]]
+
+    return Probe(nodes, {**constants, "other": other}, given.x, given.binary_answer + other)
+
+
+def _base(work: Work) -> Work:
+    """Return what a model does besides the work itself: with the same copies, for what is measured as a difference."""
+    return replace(work, kind="bin_conv_3x3") if work.kind == "fused_add" else RUN
 
 
 def _skip(work: Work, batch: int) -> Probe:
@@ -352,6 +371,7 @@ def _activations(work: Work, batch: int) -> NDArray[np.float32]:
 
 PROBES: dict[str, Callable[[Work, int], Probe]] = {
     **dict.fromkeys(CONVOLUTIONS, _binary),
+    "fused_add": _fused_add,
     "max_pool_3x3": _max_pool,
     "avg_pool_3x3": _average_pool,
     "skip": _skip,

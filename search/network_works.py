@@ -5,6 +5,7 @@ It follows what the exporter's passes do to BNAS networks, in their order:
     DropConstantChannels   what Zeroise makes zero is never computed, added or read; tensors are cut where that saves it
     MergeDuplicates        equal pools of one tensor are one pool
     DropUnused             an input of a cell that no edge reads is not preprocessed
+    FuseAddition and what follows it: `bnas_deploy.search.fused_works`
 
 tests/export/test_network_works.py compares it with exported files, node by node.
 """
@@ -18,6 +19,7 @@ from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, OPERATIONS, Cell, Edge
 from bnas_deploy.latency import POOLS, RUN, Work
 from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.fused_works import Node, fused
 from bnas_deploy.search.positions import CellPosition, cell_positions, stem_channels
 from bnas_deploy.search.space import ZEROISE
 
@@ -41,27 +43,18 @@ Parts = tuple[Part, ...]
 """A value: what it is made of, along its channels."""
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A work, the tensors that it reads and the one that it makes."""
-
-    work: Work
-    inputs: tuple[int, ...]
-    output: int
-
-
 @dataclass
 class _Graph:
     """A network while it is built; what would be done twice is done once."""
 
-    nodes: list[_Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
     known: dict[object, Part] = field(default_factory=dict)
 
     def node(self, work: Work, inputs: Sequence[Part], channels: int) -> Part:
         """Add a work, and return the tensor of so many channels that it makes."""
         output = self.tensor(channels)
-        self.nodes.append(_Node(work, tuple(_number(part) for part in inputs), _number(output)))
+        self.nodes.append(Node(work, tuple(_number(part) for part in inputs), _number(output)))
         return output
 
     def tensor(self, channels: int) -> Part:
@@ -128,7 +121,8 @@ def network_works(config: NetworkConfig) -> Counter[Work]:
         cell = config.genotype.reduction if position.reduction else config.genotype.normal
         before_previous, previous = previous, _cell(graph, cell, position, before_previous, previous)
     graph.node(_classifier(config), (graph.whole(previous, position.output_image),), config.classes)
-    return Counter([RUN, *(node.work for node in graph.nodes)])
+    nodes = fused(graph.nodes, graph.channels)
+    return Counter([RUN, *(work for node in nodes for work in node.works)])
 
 
 def _refuse_unknown(config: NetworkConfig) -> None:
@@ -280,6 +274,7 @@ def _works_inside(position: CellPosition) -> Iterator[Work]:
             if position.reduction:
                 yield Work(operation, channels, channels, *position.image, 2)
     yield Work("add", channels, channels, *image)
+    yield Work("fused_add", channels, channels, *image)
     yield Work("add", INNER_NODES * channels, INNER_NODES * channels, *image)
     for blocks in range(1, INNER_NODES + 1):
         for parts in range(2, blocks + 1):

@@ -17,6 +17,7 @@ WORKS = (
     *(Work(kind, 5, 5, 8, 6, stride) for kind in ("max_pool_3x3", "avg_pool_3x3") for stride in (1, 2)),
     Work("skip", 6, 8, 8, 8, 2),
     Work("add", 5, 5, 8, 8),
+    Work("fused_add", 5, 5, 9, 9),
     Work("concat", 3, 16, 4, 4),
     Work("slice", 16, 4, 4, 4),
     Work("stem_cifar", 3, 12, 8, 8),
@@ -58,12 +59,19 @@ def test_a_wrong_result_is_refused(work: Work, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_cost_of_a_run_is_taken_off_and_shared_by_the_copies() -> None:
-    pool = WORKS[-8]
+    pool = Work("max_pool_3x3", 5, 5, 8, 8)
     running = [op_times._Running(RUN, 1, None), op_times._Running(pool, 8, None)]  # type: ignore[arg-type]  # not run
     samples = np.array([[2_000, 18_000], [3_000, 27_000], [2_000, 1_000]])
     run, time = op_times._times(running, samples)
     assert (run.median_us, time.runs) == (2.0, 3)
     assert time.median_us == 2.0  # of 16, 24 and 0 microseconds (no time is negative) for eight copies
+
+
+def test_a_fused_sum_takes_what_the_convolution_takes_longer() -> None:
+    added, convolution = Work("fused_add", 5, 5, 9, 9), Work("bin_conv_3x3", 5, 5, 9, 9)
+    running = [op_times._Running(work, 8, None) for work in (RUN, added, convolution)]  # type: ignore[arg-type]  # not run
+    _, time, _ = op_times._times(running, np.array([[2_000, 34_000, 18_000]]))
+    assert time.median_us == 2.0
 
 
 def test_copies_are_not_merged(tmp_path: Path) -> None:
