@@ -216,6 +216,8 @@ def _what_is_wrong(data: bytes, error: str) -> str:
             told = "its header is incomplete" if promised is None else f"its header promises {promised}"
             return f"cut short: {len(data)} bytes, {told}; copy or train it again"
         return f"damaged ({error}); copy or train it again"
+    if len(data) <= _LENGTH_BYTES:  # the rest of a length may look like any magic; a model takes more bytes than that
+        return f"not a safetensors file; {expected}"
     if data[:2] == b"PK":
         return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {expected}"
     if data[:1] == b"\x80":
