@@ -61,6 +61,7 @@ def _checkpoint(path: Path) -> str:
         f"checkpoint of {config.name}: {config.cells} cells, {config.channels} channels, {config.stem} stem, "
         f"{config.classes} classes, {'float twin' if config.real else 'binary'}",
         f"images {config.in_channels} x {config.image_size[0]} x {config.image_size[1]}, data {checkpoint.data}",
+        *([] if config.inter_cell_skip else ["without the skip from cell to cell"]),
         *(f"departs from the paper: {name}" for name in config.departures),
         *_metrics(checkpoint.metrics),
     ]

@@ -2,7 +2,7 @@
 
 The file's metadata has one entry, `bnas_deploy`, a JSON object:
 
-    format           1
+    format           2; in format 1 `network` lacks `inter_cell_skip`, and the network has it
     bnas_deploy      version that wrote the file
     network          the fields of `NetworkConfig`, genotype included
     data             name of the data set
@@ -32,7 +32,7 @@ from bnas_deploy.files import write_whole
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network import Network, build_network
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "bnas_deploy"
 
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian

@@ -27,7 +27,8 @@ class NetworkConfig:
 
     `channels` is C of the first cell; it doubles at the two reduction cells, after a third and after two thirds
     of the cells. `image_size` is (height, width) of the input. `k_map` multiplies every binary convolution by the
-    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign.
+    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign. Without
+    `inter_cell_skip` no cell adds c_{k-1} to its output (the ablation of BNAS v2, section 4.2).
     """
 
     name: str
@@ -41,6 +42,7 @@ class NetworkConfig:
     k_map: bool = False
     real: bool = False
     departures: tuple[str, ...] = ()
+    inter_cell_skip: bool = True
 
     def __post_init__(self) -> None:
         if self.cells < 3:
@@ -68,6 +70,11 @@ class NetworkConfig:
         unknown = sorted(set(self.departures) - set(DEPARTURES))
         if unknown:
             raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
+        if "binary-weight-skip" in self.departures and not self.inter_cell_skip:
+            raise BnasError(
+                f"{self.name}: binary-weight-skip is about the inter-cell skip, which this network lacks; leave "
+                "binary-weight-skip or --no-skip out"
+            )
 
     def _check_upper_bounds(self) -> None:
         sides = {"height": self.image_size[0], "width": self.image_size[1]}
@@ -93,9 +100,10 @@ class NetworkConfig:
     def from_json(cls, data: object, where: str) -> "NetworkConfig":
         """Build a configuration from parsed JSON; `where` names its origin in errors."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != names:
+        if not isinstance(data, Mapping) or set(data) | set(ADDED_FIELDS) != names:
             got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise BnasError(f"{where}: a network has the fields {sorted(names)}, got {got}")
+        data = {**ADDED_FIELDS, **data}
         for name, kind in _SCALARS.items():
             if type(data[name]) is not kind:  # not isinstance, to which True is an int
                 raise BnasError(f"{where}: {name!r} of a network is of type {kind.__name__}, got {data[name]!r}")
@@ -108,6 +116,9 @@ class NetworkConfig:
         return cls(**{**data, "genotype": genotype, "image_size": tuple(image_size), "departures": tuple(departures)})
 
 
+ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True}
+"""Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
+
 _SCALARS: dict[str, type] = {
     "name": str,
     "cells": int,
@@ -117,6 +128,7 @@ _SCALARS: dict[str, type] = {
     "in_channels": int,
     "k_map": bool,
     "real": bool,
+    "inter_cell_skip": bool,
 }
 
 
@@ -180,6 +192,7 @@ def published_config(
     image_size: tuple[int, int] | None = None,
     departures: tuple[str, ...] = (),
     k_map: bool = False,
+    inter_cell_skip: bool = True,
 ) -> NetworkConfig:
     """Return the configuration of a published size, as published or fitted to other images.
 
@@ -200,4 +213,5 @@ def published_config(
         image_size=image_size or size.image_size,
         k_map=k_map,
         departures=departures,
+        inter_cell_skip=inter_cell_skip,
     )

@@ -74,6 +74,18 @@ class _Graph:
             self.known[key] = self.node(Work("concat", len(pieces), total, *image), pieces, total)
         return self.known[key]
 
+    def with_zeros(self, parts: Sequence[Part], image: Image) -> Part:
+        """Return parts as one tensor, zeros included, for a reader that is no convolution; zeros are a constant."""
+        if all(part.tensor is not None for part in parts):
+            return self.whole(parts, image)
+        pieces = [
+            self.tensor(part.count) if part.tensor is None else self.sliced(part, image) for part in _merged(parts)
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        total = sum(piece.count for piece in pieces)
+        return self.node(Work("concat", len(pieces), total, *image), pieces, total)
+
     def sliced(self, part: Part, image: Image) -> Part:
         """Return a part as a tensor of its own."""
         channels = self.channels[_number(part)]
@@ -120,7 +132,7 @@ def network_works(config: NetworkConfig) -> Counter[Work]:
     for position in cell_positions(config):
         cell = config.genotype.reduction if position.reduction else config.genotype.normal
         before_previous, previous = previous, _cell(graph, cell, position, before_previous, previous)
-    graph.node(_classifier(config), (graph.whole(previous, position.output_image),), config.classes)
+    graph.node(_classifier(config), (graph.with_zeros(previous, position.output_image),), config.classes)
     nodes = fused(graph.nodes, graph.channels)
     return Counter([RUN, *(work for node in nodes for work in node.works)])
 
@@ -224,11 +236,12 @@ def _cut(parts: Parts, first: int, last: int) -> Part:
 
 
 def _merged(parts: Sequence[Part]) -> Parts:
-    """Join neighbours that follow each other in the same tensor."""
+    """Join neighbours that are zeros, or that follow each other in the same tensor."""
     merged: list[Part] = []
     for part in parts:
         last = merged[-1] if merged else None
-        if last and last.tensor == part.tensor and last.first + last.count == part.first:
+        follows = last is not None and (part.tensor is None or last.first + last.count == part.first)
+        if last and last.tensor == part.tensor and follows:
             merged[-1] = Part(last.tensor, last.first, last.count + part.count)
         else:
             merged.append(part)
@@ -275,9 +288,10 @@ def _works_inside(position: CellPosition) -> Iterator[Work]:
                 yield Work(operation, channels, channels, *position.image, 2)
     yield Work("add", channels, channels, *image)
     yield Work("fused_add", channels, channels, *image)
-    yield Work("add", INNER_NODES * channels, INNER_NODES * channels, *image)
+    if position.skip:
+        yield Work("add", INNER_NODES * channels, INNER_NODES * channels, *image)
     for blocks in range(1, INNER_NODES + 1):
         for parts in range(2, blocks + 1):
             yield Work("concat", parts, blocks * channels, *image)
-        if blocks < INNER_NODES:
+        if position.skip and blocks < INNER_NODES:  # only a sum with the skip makes one tensor of all blocks
             yield Work("slice", INNER_NODES * channels, blocks * channels, *image)

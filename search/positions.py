@@ -37,7 +37,7 @@ def stem_channels(stem: str, channels: int) -> tuple[int, int]:
 
 
 def cell_positions(config: NetworkConfig) -> list[CellPosition]:
-    """Return every cell of the network: C doubles at the reduction cells, the first cell has no skip."""
+    """Return every cell of the network: C doubles at the reduction cells, the first cell never has a skip."""
     before_previous, previous = stem_channels(config.stem, config.channels)
     channels = config.channels
     height, width = (side // STEM_STRIDES[config.stem] for side in config.image_size)
@@ -50,7 +50,7 @@ def cell_positions(config: NetworkConfig) -> list[CellPosition]:
             index,
             reduction,
             after_reduction,
-            skip=index > 0,
+            skip=config.inter_cell_skip and index > 0,
             before_previous=before_previous,
             previous=previous,
             channels=channels,

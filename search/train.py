@@ -35,7 +35,7 @@ from bnas_deploy.search.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.config import ADDED_FIELDS, NetworkConfig
 from bnas_deploy.search.data import DataSet
 from bnas_deploy.search.network import Network, build_network
 from bnas_deploy.search.recipes import Recipe, SgdOneCycle
@@ -474,6 +474,7 @@ class _Run:
     def _check_settings(self, path: Path, settings: object) -> None:
         if not isinstance(settings, dict):
             raise TypeError("settings are not an object")
+        settings = settings | {"network": {**ADDED_FIELDS, **settings["network"]}}
         changed = differences(settings, self.settings())
         if changed:
             raise TrainError(

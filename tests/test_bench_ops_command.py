@@ -9,7 +9,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.commands.bench_ops import target_config
 from bnas_deploy.latency import read_latency_table
 from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network_works import network_works
+from bnas_deploy.search.network_works import all_works, network_works
 
 SMALL = ("--network", "BNAS-Mini", "--image-size", "8", "--in-channels", "1")
 
@@ -30,6 +30,13 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
         assert str(time.work) in result.output
 
 
+def test_a_table_can_be_of_networks_without_the_skip() -> None:
+    with_skip, without = (target_config("BNAS-Mini", 8, 1, no_skip=no_skip) for no_skip in (False, True))
+    assert (with_skip.inter_cell_skip, without.inter_cell_skip) == (True, False)
+    assert "skip" in {work.kind for work in all_works(with_skip)}
+    assert "skip" not in {work.kind for work in all_works(without)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -41,7 +48,11 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
             "--ops measures no BUNDLE and no --layers, is run on the device itself, and writes",
         ),
         (("--ops", "--batch", "1,8"), "--ops measures with one number of images, got 1,8; give one"),
-        (("--layers", "--network", "BNAS-A"), "--network, --image-size, --in-channels and --classes go with --ops"),
+        (
+            ("--layers", "--network", "BNAS-A"),
+            "--network, --image-size, --in-channels, --classes and --no-skip go with --ops",
+        ),
+        (("--layers", "--no-skip"), "--network, --image-size, --in-channels, --classes and --no-skip go with --ops"),
         (("--ops", "--network", "BNAS-Z"), "'BNAS-Z' is not one of 'BNAS-Mini', 'BNAS-A'"),
     ],
 )

@@ -57,6 +57,12 @@ def test_every_option_reaches_the_network(output: Path) -> None:
     )
 
 
+def test_the_skip_can_be_left_out(output: Path) -> None:
+    assert init(output, "--no-skip").exit_code == 0
+    network = load_checkpoint(output).network
+    assert network == published_config("BNAS-Mini", image_size=(8, 8), inter_cell_skip=False)
+
+
 def test_a_seed_gives_the_same_bytes_again(output: Path) -> None:
     written = []
     for seed in ("3", "3", "4"):

@@ -164,6 +164,13 @@ def test_a_checkpoint_of_a_float_twin_has_no_bit(tmp_path: Path) -> None:
     assert "\n1-bit weights 0, 0.0 MMAC\n32-bit weights 1,463,640, " in text
 
 
+def test_a_checkpoint_without_the_skip(tmp_path: Path) -> None:
+    config = published_config("BNAS-Mini", image_size=(8, 8), inter_cell_skip=False)
+    text = text_of(write_checkpoint(tmp_path / "net.safetensors", config))
+    assert ", data none\nwithout the skip from cell to cell\n" in text
+    assert ".skip." not in text
+
+
 def test_a_checkpoint_that_departs_from_the_paper(tmp_path: Path) -> None:
     config = published_config("BNAS-Mini", image_size=(8, 8), departures=("clamp-weights", "real-last-two"))
     text = text_of(write_checkpoint(tmp_path / "net.safetensors", config))

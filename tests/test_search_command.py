@@ -70,6 +70,8 @@ def test_every_option_reaches_the_search(tmp_path):
     assert (made["gamma"], made["diversity"], made["diversity_epochs"], made["zeroise"]) == (3.0, 0.5, 2.0, True)
     assert (made["recipe"]["epochs"], made["recipe"]["batch_size"]) == (1, 359)
     assert read_history(out / "history.json").settings["seed"] == 7
+    assert "genotype.json --no-skip" in " ".join(result.output.split())
+    assert "skip</text>" not in (out / "cells.svg").read_text()
 
 
 def test_separable_convolutions_can_be_added(tmp_path):

@@ -92,10 +92,12 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     @click.command()
     @click.pass_context
     def other(context):
-        context.invoke(command, out=tmp_path, k_map=True, seed=0, departures=("clamp-weights", "real-last-two"))
+        context.invoke(
+            command, out=tmp_path, k_map=True, no_skip=True, seed=0, departures=("clamp-weights", "real-last-two")
+        )
 
     monkeypatch.setattr("bnas_deploy.search.resume.stop_on_signals", stopped_at_once)
-    departures = "--k-map --like-official-code clamp-weights --like-official-code real-last-two"
+    departures = "--k-map --no-skip --like-official-code clamp-weights --like-official-code real-last-two"
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
     assert f"train {departures} --out {tmp_path} --resume\n" in result.output

@@ -109,7 +109,8 @@ def command(
     bundle; the device needs Python 3.11 and no network. The bundle is verified there before it is measured.
 
     With --ops: single operations, as they are in the networks of one --network's size (--image-size, --in-channels,
-    --classes), with one number of threads. Its --json is the table that a latency-aware search needs of a device.
+    --classes, --no-skip), with one number of threads. Its --json is the table that a latency-aware search needs of a
+    device.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
@@ -126,8 +127,8 @@ def command(
             threads=threads, batches=batches, min_seconds=min_seconds, json_path=json_path, target=target, on_step=_say
         )
         return
-    if any(value is not None for value in target.values()):
-        raise click.UsageError("--network, --image-size, --in-channels and --classes go with --ops")
+    if any(value not in (None, False) for value in target.values()):
+        raise click.UsageError("--network, --image-size, --in-channels, --classes and --no-skip go with --ops")
     if layers == (bundle is not None):
         raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
     check_outputs({"--json": json_path, "--markdown": markdown_path, "--html": html_path})

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-# Imports no framework.
+# These import no framework.
+from bnas_deploy.commands.options import no_skip_option
 from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _TARGET = (
     click.option("--image-size", type=click.IntRange(min=1), help="Height and width of the images. [default: its own]"),
     click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
     click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),
+    no_skip_option,
 )
 
 
@@ -35,6 +37,7 @@ def target_config(
     image_size: int | None = None,
     in_channels: int | None = None,
     classes: int | None = None,
+    no_skip: bool = False,
 ) -> NetworkConfig:
     """Return the network that the options name, with the genotype that it was published with."""
     return published_config(
@@ -42,6 +45,7 @@ def target_config(
         classes=classes,
         in_channels=in_channels or 3,
         image_size=(image_size, image_size) if image_size else None,
+        inter_cell_skip=not no_skip,
     )
 
 

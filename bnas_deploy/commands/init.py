@@ -8,6 +8,7 @@ from bnas_deploy.commands.options import (
     departures_option,
     genotype_option,
     k_map_option,
+    no_skip_option,
     output_option,
     seed_option,
 )
@@ -26,6 +27,7 @@ from bnas_deploy.search.config import NETWORKS, published_config
     "--image-size", type=click.IntRange(min=1), help="Side of the square images. [default: as published, 32 or 224]"
 )
 @k_map_option
+@no_skip_option
 @departures_option
 @seed_option("weights and batch-normalisation statistics")
 @output_option("File")
@@ -35,6 +37,7 @@ def command(
     classes: int | None,
     image_size: int | None,
     k_map: bool,
+    no_skip: bool,
     departures: tuple[str, ...],
     seed: int,
     output: Path,
@@ -55,6 +58,7 @@ def command(
         image_size=(image_size, image_size) if image_size else None,
         departures=departures,
         k_map=k_map,
+        inter_cell_skip=not no_skip,
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

@@ -29,6 +29,10 @@ k_map_option: Decorator = click.option(
     "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
 )
 
+no_skip_option: Decorator = click.option(
+    "--no-skip", is_flag=True, help="Ablation: no skip from cell to cell, neither the sum nor its 2x2 convolutions."
+)
+
 departures_option: Decorator = click.option(
     "--like-official-code",
     "departures",

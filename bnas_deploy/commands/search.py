@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import k_map_option, latency_target_option, seed_option
+from bnas_deploy.commands.options import k_map_option, latency_target_option, no_skip_option, seed_option
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
 from bnas_deploy.errors import BnasError
 
@@ -70,7 +70,7 @@ def _by_recipe(field: str) -> str:
 )
 @click.option("--separable", is_flag=True, help="Ablation: add separable convolutions to the space.")
 @click.option("--no-dilated", is_flag=True, help="Ablation: leave dilated convolutions out of the space.")
-@click.option("--no-skip", is_flag=True, help="Ablation: no skip from cell to cell.")
+@no_skip_option
 @click.option(
     "--zeroise/--no-zeroise",
     default=None,
@@ -233,8 +233,8 @@ def command(
             listener=bar,
         )
     if result.genotype is not None:
-        draw_search(result.folder, result.genotype, result.history)
-    click.echo(_summary(result))
+        draw_search(result.folder, result.genotype, result.history, skip=not no_skip)
+    click.echo(_summary(result, no_skip=no_skip))
     if not result.finished:
         click.echo(f"Go on with: {resume_command(context)}")
         context.exit(INTERRUPTED)
@@ -253,12 +253,12 @@ def _objectives(target: Path | None, weight: float | None, config: SearchConfig)
     return {"latency": ExpectedLatency(table, network, config.network.space.operations, EDGES, weight)}
 
 
-def _summary(result: "SearchResult") -> str:
+def _summary(result: "SearchResult", *, no_skip: bool) -> str:
     best = result.history.best
     if best is None:
         return f"Stopped before the first epoch was finished; the place is saved in {result.folder}"
     return (
         f"{'Finished' if result.finished else 'Stopped'} after {len(result.history.epochs)} epochs; best validation "
         f"accuracy {best.validation_accuracy:.2%} after epoch {best.epoch}: {result.folder / 'genotype.json'}\n"
-        f"Next: bnas-deploy train --genotype {result.folder / 'genotype.json'}"
+        f"Next: bnas-deploy train --genotype {result.folder / 'genotype.json'}" + (" --no-skip" if no_skip else "")
     )

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import departures_option, genotype_option, k_map_option, seed_option
+from bnas_deploy.commands.options import (
+    departures_option,
+    genotype_option,
+    k_map_option,
+    no_skip_option,
+    seed_option,
+)
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
@@ -53,6 +59,7 @@ def _by_recipe(field: str) -> str:
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
 )
 @k_map_option
+@no_skip_option
 @departures_option
 @click.option("--recipe", type=click.Choice(list(RECIPES)), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
@@ -86,6 +93,7 @@ def command(
     genotype: str | None,
     float_twin: bool,
     k_map: bool,
+    no_skip: bool,
     departures: tuple[str, ...],
     recipe: str | None,
     epochs: int | None,
@@ -120,6 +128,7 @@ def command(
         image_size=images.description.image_size,
         departures=departures,
         k_map=k_map,
+        inter_cell_skip=not no_skip,
     )
     if float_twin:
         config = config.float_twin()

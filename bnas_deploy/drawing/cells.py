@@ -124,8 +124,8 @@ def _operations(edges: tuple[Edge, ...], node: State, states: tuple[State, ...],
     return placed
 
 
-def genotype_figure(genotype: Genotype, title: str) -> "Figure":
-    """Draw both cells, the normal one above."""
+def genotype_figure(genotype: Genotype, title: str, *, skip: bool = True) -> "Figure":
+    """Draw both cells, the normal one above, each with the skip past it unless told otherwise."""
     from matplotlib.figure import Figure
 
     cells = [
@@ -143,7 +143,9 @@ def genotype_figure(genotype: Genotype, title: str) -> "Figure":
         axes.set_ylim(-ROW * (len(placed.states) - 1) - 0.75, 0.5)
         _draw_operations(axes, placed)
         _draw_states(axes, placed)
-        _draw_output(axes, placed, reduction=reduction)
+        output_at = _draw_output(axes, placed)
+        if skip:
+            _draw_skip(axes, placed, output_at, reduction=reduction)
     return figure
 
 
@@ -183,8 +185,8 @@ def _draw_states(axes: "Axes", placed: Layout) -> None:
         axes.text(*state.at, name, ha="center", va="center", fontsize=8, color=TEXT, zorder=4)
 
 
-def _draw_output(axes: "Axes", placed: Layout, *, reduction: bool) -> None:
-    """Draw the nodes' way to the concatenation, and the skip that is added to it."""
+def _draw_output(axes: "Axes", placed: Layout) -> Point:
+    """Draw the nodes' way to the concatenation and on to the output; return where a skip would be added."""
     nodes, x = placed.states[INPUT_NODES:], placed.sum_x
     top, bottom = nodes[0].at[1] + 0.35, nodes[-1].at[1] - 0.35
     for node in nodes:
@@ -195,12 +197,17 @@ def _draw_output(axes: "Axes", placed: Layout, *, reduction: bool) -> None:
     middle = (top + bottom) / 2
     plus = x + 0.6, middle
     axes.plot((x, plus[0] + 0.55), (middle, middle), color=LINE, linewidth=1.1, zorder=1)
+    axes.text(plus[0] + 0.6, middle, "$c_k$", ha="left", va="center", fontsize=9, color=TEXT)
+    return plus
+
+
+def _draw_skip(axes: "Axes", placed: Layout, plus: Point, *, reduction: bool) -> None:
+    """Draw the skip from the second input to the sum at `plus`."""
     previous = placed.states[INPUT_NODES - 1].at
     corner = plus[0], previous[1]
-    skip = (previous[0] + STATE_RADIUS, previous[1]), corner, (plus[0], middle + 0.17)
+    skip = (previous[0] + STATE_RADIUS, previous[1]), corner, (plus[0], plus[1] + 0.17)
     axes.plot(*zip(*skip, strict=True), color=SKIP, linewidth=1.6, zorder=1)
     label = "skip (float 2x2 convolution, s2)" if reduction else "skip"
     axes.text((previous[0] + corner[0]) / 2, corner[1] + 0.09, label, ha="center", fontsize=7, color=SKIP)
     axes.plot(*plus, marker="o", markersize=11, markerfacecolor="white", markeredgecolor=SKIP, zorder=3)
     axes.text(*plus, "+", ha="center", va="center", fontsize=9, color=SKIP, zorder=4)
-    axes.text(plus[0] + 0.6, middle, "$c_k$", ha="left", va="center", fontsize=9, color=TEXT)

@@ -9,14 +9,14 @@ from bnas_deploy.genotype import Genotype
 from bnas_deploy.search_history import History
 
 
-def draw_search(folder: Path, genotype: Genotype, history: History) -> None:
-    """Write cells and history to `folder`, as SVG and PNG.
+def draw_search(folder: Path, genotype: Genotype, history: History, *, skip: bool) -> None:
+    """Write cells, with or without the skip past them, and history to `folder`, as SVG and PNG.
 
     Raises:
         BnasError: a file cannot be written.
     """
     for name, figure in (
-        ("cells", genotype_figure(genotype, str(folder))),
+        ("cells", genotype_figure(genotype, str(folder), skip=skip)),
         ("history", history_figure(history, str(folder))),
     ):
         for ending in FORMATS:

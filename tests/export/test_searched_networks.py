@@ -243,6 +243,27 @@ def test_float_twin(genotype: Genotype, tmp_path: Path) -> None:
         assert exported.count("MaxPool") == 2
 
 
+@pytest.mark.parametrize(
+    "genotype",
+    [GENOTYPES["cifar"], ZERO_NODES_ARE_READ, EMPTY_NORMAL_CELL, *map(_random_genotype, range(2))],
+    ids=["cifar", "zero nodes are read", "empty normal cell", "random 0", "random 1"],
+)
+def test_without_the_skip_between_cells(genotype: Genotype, tmp_path: Path) -> None:
+    exported = _export(_config(genotype, cells=4, inter_cell_skip=False), tmp_path)
+
+    _assert_right(exported)
+    _assert_nothing_is_left_over(exported)
+    names = [
+        *(node.name for node in exported.model.graph.node),
+        *(each.name for each in exported.model.graph.initializer),
+    ]
+    assert not [name for name in names if "skip" in name]
+    # Two of these genotypes make a network whose answer does not depend on the image; nothing of it is computed.
+    constant = genotype in (ZERO_NODES_ARE_READ, EMPTY_NORMAL_CELL)
+    floats = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
+    assert floats == (set() if constant else {"stem.conv"})
+
+
 def test_departure_real_last_two(tmp_path: Path) -> None:
     exported = _export(_config(GENOTYPES["cifar"], departures=("real-last-two",)), tmp_path)
 

@@ -75,8 +75,9 @@ def refusal(path):
         CONFIG.float_twin(),
         replace(CONFIG, genotype=GENOTYPES["cifar"], k_map=True),
         replace(CONFIG, departures=("centre-weights", "real-last-two")),
+        replace(CONFIG, inter_cell_skip=False),
     ],
-    ids=["binary", "float", "k-map", "departures"],
+    ids=["binary", "float", "k-map", "departures", "no skip"],
 )
 def test_what_is_saved_comes_back(tmp_path, config):
     saved = a_checkpoint(config)
@@ -176,14 +177,26 @@ def test_a_safetensors_file_of_something_else_is_refused(path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, description=lambda description: description | {"format": 2})
-    assert refusal(path) == "format version 2, this bnas-deploy reads up to 1; upgrade bnas-deploy"
+    rewrite(path, description=lambda description: description | {"format": 3})
+    assert refusal(path) == "format version 3, this bnas-deploy reads up to 2; upgrade bnas-deploy"
+
+
+def test_format_1_is_read(path):
+    def as_before(description):
+        network = description["network"]
+        return description | {"format": 1, "network": {name: network[name] for name in network if "skip" not in name}}
+
+    now = load_checkpoint(path)
+    rewrite(path, description=as_before)
+    assert b"inter_cell_skip" not in path.read_bytes()
+    assert load_checkpoint(path).network == now.network
+    assert now.network.inter_cell_skip
 
 
 @pytest.mark.parametrize("version", [None, "1", 0])
 def test_a_format_that_never_was_is_refused(path, version):
     rewrite(path, description=lambda description: description | {"format": version})
-    assert refusal(path) == f"format version {version!r}, expected 1 to 1; copy or train it again"
+    assert refusal(path) == f"format version {version!r}, expected 1 to 2; copy or train it again"
 
 
 @pytest.mark.parametrize("field", ["network", "data", "labels", "preprocessing", "metrics", "bnas_deploy"])

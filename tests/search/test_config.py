@@ -60,7 +60,7 @@ def test_nine_networks_are_published() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_paper_is_the_default(name: str) -> None:
     config = published_config(name)
-    assert (config.departures, config.k_map, config.real) == ((), False, False)
+    assert (config.departures, config.k_map, config.real, config.inter_cell_skip) == ((), False, False, True)
 
 
 def test_a_published_size_fits_other_images() -> None:
@@ -156,9 +156,17 @@ def test_unknown_departure() -> None:
     )
 
 
+def test_a_departure_of_the_skip_needs_a_skip() -> None:
+    assert refusal_of(departures=("clamp-weights", "binary-weight-skip"), inter_cell_skip=False) == (
+        "tiny: binary-weight-skip is about the inter-cell skip, which this network lacks; leave binary-weight-skip or "
+        "--no-skip out"
+    )
+
+
 def test_the_float_twin_has_nothing_binary_left_to_set() -> None:
     twin = replace(TINY, k_map=True, departures=tuple(DEPARTURES)).float_twin()
     assert twin == replace(TINY, real=True)
+    assert not replace(TINY, inter_cell_skip=False).float_twin().inter_cell_skip
 
 
 @pytest.mark.parametrize(
@@ -167,6 +175,7 @@ def test_the_float_twin_has_nothing_binary_left_to_set() -> None:
         TINY,
         TINY.float_twin(),
         replace(TINY, k_map=True, departures=("clamp-weights", "real-last-two")),
+        replace(TINY, inter_cell_skip=False),
         *map(published_config, NETWORKS),
     ],
     ids=lambda config: config.name,
@@ -188,6 +197,7 @@ def test_json_gives_back_what_was_written(config: NetworkConfig) -> None:
         ("classes", 10.5, "'classes' of a network is of type int, got 10.5"),
         ("in_channels", {}, "'in_channels' of a network is of type int, got {}"),
         ("k_map", 1, "'k_map' of a network is of type bool, got 1"),
+        ("inter_cell_skip", 0, "'inter_cell_skip' of a network is of type bool, got 0"),
         ("real", "false", "'real' of a network is of type bool, got 'false'"),
         ("image_size", 32, "'image_size' of a network is [height, width], got 32"),
         ("image_size", [32], "'image_size' of a network is [height, width], got [32]"),
@@ -228,6 +238,12 @@ def test_json_without_a_field() -> None:
     del data["stem"]
     with pytest.raises(BnasError, match=r"^net\.safetensors: a network has the fields .*, got \["):
         NetworkConfig.from_json(data, "net.safetensors")
+
+
+def test_json_of_before_the_skip_could_be_left_out() -> None:
+    data = TINY.to_json()
+    assert data.pop("inter_cell_skip") is True
+    assert NetworkConfig.from_json(data, "net.safetensors") == TINY
 
 
 def test_json_that_is_no_object() -> None:

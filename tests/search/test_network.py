@@ -368,6 +368,34 @@ def test_the_first_cell_has_no_skip_and_every_other_has_one() -> None:
     assert kinds == [type(None), ReductionSkip, ReductionSkip, nn.Identity]
 
 
+@pytest.mark.parametrize("name", ["BNAS-Mini", "BNAS-A", "BNAS-D"])
+def test_without_the_skip_only_its_layers_are_gone(name: str) -> None:
+    config = published_config(name)
+    without = layer_costs(replace(config, inter_cell_skip=False))
+    assert without == [layer for layer in layer_costs(config) if not layer.name.endswith("skip.conv")]
+    # Gammas and betas of a BN, weights and biases of a 2x2 convolution; c is the number of channels of the first cell:
+    # from 4 c to 8 c channels, and from 8 c to 16 c.
+    sizes = [(4 * scale * config.channels, 8 * scale * config.channels) for scale in (1, 2)]
+    saved = sum(2 * before + 4 * before * after + after for before, after in sizes)
+    networks = [on_meta(each) for each in (config, replace(config, inter_cell_skip=False))]
+    parameters = [sum(each.numel() for each in network.parameters()) for network in networks]
+    assert parameters[0] - parameters[1] == saved
+
+
+def test_without_the_skip_a_cell_gives_its_nodes_alone() -> None:
+    network = build_network(replace(TINY, inter_cell_skip=False)).eval()
+    assert not [name for name in network.state_dict() if "skip" in name]
+    nothing = Cell(tuple(Edge("none", 0) for _ in range(8)))
+    empty = build_network(replace(network.config, genotype=Genotype(nothing, nothing))).eval()
+    outputs: list[Tensor] = []
+    for cell in empty.cells:
+        cell.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    logits = empty(torch.randn(2, 1, 8, 8))
+    assert [tuple(output.shape) for output in outputs] == [(2, 8, 8, 8), (2, 16, 4, 4), (2, 32, 2, 2), (2, 32, 2, 2)]
+    assert not any(output.any() for output in outputs)
+    assert torch.equal(logits, empty.classifier.bias.expand(2, -1))
+
+
 def test_both_inputs_of_the_first_cell_are_the_cifar_stem(rng: np.random.Generator) -> None:
     stem = build_network(TINY).eval().stem
     before_previous, previous = stem(torch.tensor(rng.normal(size=(2, 1, 8, 8)), dtype=torch.float32))

@@ -321,6 +321,7 @@ def test_a_write_protected_file_system_is_refused():
             {"config": replace(CONFIG, channels=6)},
             r"network.channels \(4 before, 6 now\); resume it with the same ones",
         ),
+        ({"config": replace(CONFIG, inter_cell_skip=False)}, r"network.inter_cell_skip \(True before, False now\)"),
         ({"config": CONFIG.float_twin()}, r"network.real \(False before, True now\)"),
         (
             {"config": replace(CONFIG, genotype=GENOTYPES["cifar"])},
@@ -328,13 +329,25 @@ def test_a_write_protected_file_system_is_refused():
         ),
         ({"data": make_data(train_size=37)}, r"data.train_size \(36 before, 37 now\)"),
     ],
-    ids=["seed", "recipe", "augmentation", "channels", "twin", "genotype", "data"],
+    ids=["seed", "recipe", "augmentation", "channels", "skip", "twin", "genotype", "data"],
 )
 def test_other_settings_are_named(uninterrupted, changes, message):
     before = (uninterrupted / "resume.safetensors").read_bytes()
     with pytest.raises(TrainError, match=rf"resume\.safetensors: the run was begun with other settings: .*{message}"):
         run(uninterrupted, resume=True, **changes)
     assert (uninterrupted / "resume.safetensors").read_bytes() == before
+
+
+def test_a_run_of_before_the_skip_could_be_left_out_goes_on(tmp_path, uninterrupted):
+    run(tmp_path, stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    assert description["settings"]["network"].pop("inter_cell_skip") is True
+    write_tensors(path, tensors, "bnas_deploy_run", description)
+    with pytest.raises(TrainError, match=r"network.inter_cell_skip \(True before, False now\)"):
+        run(tmp_path, resume=True, config=replace(CONFIG, inter_cell_skip=False))
+    run(tmp_path, resume=True)
+    assert (tmp_path / "last.safetensors").read_bytes() == (uninterrupted / "last.safetensors").read_bytes()
 
 
 def test_a_damaged_run_is_refused(tmp_path):
