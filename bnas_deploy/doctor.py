@@ -144,7 +144,7 @@ def _only_elsewhere() -> Iterator[Finding]:
     versions = {name: _version(name) for name in _extra("train")}
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        text = f"not installed: {', '.join(missing)}; train, init, quickstart and export need them, models do not"
+        text = f"not installed: {', '.join(missing)}; training, search, export and pictures need them, models do not"
         yield Finding("training packages", None, text, "only to train or export: pip install 'bnas-deploy[train]'")
     else:
         yield Finding("training packages", True, ", ".join(f"{name} {found}" for name, found in versions.items()))

@@ -16,6 +16,7 @@ def write_whole(path: Path, data: bytes) -> None:
     if not path.name:  # as Path("") has none
         raise BnasError(f"{path}: cannot be written: this names a folder; give the name of a file")
     try:
+        path = Path(os.path.realpath(path))  # what a link points to is written, and the link stays
         # Not named after `path`, whose own name may be as long as the file system allows.
         handle, name = tempfile.mkstemp(prefix=".bnas-deploy-", suffix=".partial", dir=path.parent)
         fresh = Path(name)
@@ -40,6 +41,8 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise BnasError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise BnasError(f"{path}: is no regular file, and cannot be replaced by one; give another name")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

@@ -137,11 +137,11 @@ def read_latency_table(path: Path) -> LatencyTable:
         )
     try:
         table = LatencyTable(
-            machine=_of(dict, data["machine"], "machine"),
+            machine=_machine(data["machine"]),
             isa=_of(str, data["isa"], "isa"),
             network=_of(dict, data["network"], "network"),
-            threads=_of(int, data["threads"], "threads"),
-            batch=_of(int, data["batch"], "batch"),
+            threads=_count(data["threads"], "threads"),
+            batch=_count(data["batch"], "batch"),
             times=tuple(_work_time(each, f"times[{i}]") for i, each in enumerate(_of(list, data["times"], "times"))),
         )
     except KeyError as error:
@@ -174,7 +174,20 @@ def _work_time(data: Any, where: str) -> WorkTime:
     names = [field.name for field in fields(Work) if field.name != "kind"]
     sizes = {name: _of(int, entry[name], f"{where}.{name}") for name in names}
     numbers = {name: _time(entry[name], f"{where}.{name}") for name in ("median_us", "p10_us", "p90_us")}
-    return WorkTime(Work(kind, **sizes), **numbers, runs=_of(int, entry["runs"], f"{where}.runs"))
+    return WorkTime(Work(kind, **sizes), **numbers, runs=_count(entry["runs"], f"{where}.runs"))
+
+
+def _machine(value: Any) -> dict[str, Any]:
+    machine: dict[str, Any] = _of(dict, value, "machine")
+    _of(str, machine["cpu"], "machine.cpu")
+    return machine
+
+
+def _count(value: Any, where: str) -> int:
+    count: int = _of(int, value, where)
+    if count < 1:
+        raise _WrongValueError(f"{where} is {count}, expected at least 1")
+    return count
 
 
 def _time(value: Any, where: str) -> float:

@@ -63,6 +63,8 @@ class ExpectedLatency:
             operation_us(table, config, operations, edges, reduction=reduction) for reduction in (False, True)
         )
         self.uniform_us = float((self.normal_us.sum() + self.reduction_us.sum()) / len(operations))
+        if self.uniform_us == 0:
+            raise BnasError("--latency-target: every operation takes no time in it; measure the device again")
 
     def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
         """Return the term; `epoch` does not matter."""

@@ -460,6 +460,8 @@ def test_a_file_that_cannot_be_written_is_refused_first(bundle: Path, tmp_path: 
         (("--json", "a", "--markdown", "a"), "--json and --markdown name the same file"),
         (("--html", "a", "--markdown", "./a"), "--markdown and --html name the same file"),
         (("--min-seconds", "nan"), "--min-seconds is nan; give a number of seconds"),
+        (("--ops", "--min-seconds", "inf"), "--min-seconds is inf; give a number of seconds"),
+        (("--ops", "--port", "5"), "--port, --python and --wheel are about the machine that --host names; name it"),
         (("--batch", "1000000"), "'1000000' is not a list of numbers of images, each from 1 to 4096"),
     ],
 )

@@ -161,7 +161,7 @@ def test_training_packages_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> No
     assert diagnosis.works
     finding = found("training packages", diagnosis)
     assert finding.works is None
-    assert finding.text.startswith("not installed: onnx-ir, torch; train, init, quickstart and export need them")
+    assert finding.text.startswith("not installed: onnx-ir, torch; training, search, export and pictures need them")
     assert finding.advice == "only to train or export: pip install 'bnas-deploy[train]'"
     assert found("TVM", diagnosis).text.startswith("not installed; needed only where the package is built")
 

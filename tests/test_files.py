@@ -66,3 +66,19 @@ def test_a_path_is_tried_before_it_is_needed(tmp_path: Path) -> None:
         check_writable(tmp_path)
     with pytest.raises(BnasError, match=r"b\.json: cannot be written: No such file or directory; name another file"):
         check_writable(tmp_path / "none" / "b.json")
+
+
+def test_what_a_link_points_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BnasError) as refusal:
+        check_writable(tmp_path / "pipe")
+    assert refusal.value.message == (
+        f"{tmp_path / 'pipe'}: is no regular file, and cannot be replaced by one; give another name"
+    )

@@ -149,3 +149,12 @@ def test_probabilities_are_means_over_the_edges() -> None:
     tables = [((0.0, 1.0), (0.5, 0.5)), ((0.25, 0.75), (0.75, 0.25))]
     assert mean_probabilities(tables, 0) == [0.25, 0.5]
     assert mean_probabilities(tables, 1) == [0.75, 0.5]
+
+
+def test_the_table_that_is_read_is_not_written_over(searches: list[Path], tmp_path: Path) -> None:
+    device = tmp_path / "device.json"
+    before = device.read_text()
+    result = pareto(*searches, "--latency-target", device, "--json", device)
+    assert result.exit_code == 2
+    assert f"--json names {device}, which is read" in " ".join(result.output.split())
+    assert device.read_text() == before

@@ -281,3 +281,12 @@ def test_outputs_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "--markdown and --html name the same file" in result.output
     assert "cannot be written" in show(tmp_path / "none.json", "--html", tmp_path / "none" / "x").output
+
+
+def test_a_report_that_is_read_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("{}")
+    result = show(file, "--html", tmp_path / "." / "a.json")
+    assert result.exit_code == 2
+    assert f"--html names {file}, which is read; give the name of another file" in " ".join(result.output.split())
+    assert file.read_text() == "{}"

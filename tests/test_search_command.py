@@ -86,6 +86,16 @@ def test_separable_convolutions_can_be_added(tmp_path):
         (("--batch-size", "720"), 1, "each half of a search has 719, fewer than one batch of 720; use a larger"),
         (("--space", "bats"), 1, "the supernet: 8 channels cannot be shared among the 12 groups of bats_conv_3x3"),
         (("--gamma", "0"), 2, "0.0 is not in the range x>0"),
+        (
+            ("--latency-target", "d", "--latency-weight", "nan"),
+            2,
+            "--latency-weight is nan; give a number, such as 0.1",
+        ),
+        (
+            ("--latency-target", "d", "--latency-weight", "0", "--k-map"),
+            1,
+            "--k-map: d has no times of convolutions with",
+        ),
         (("--resume",), 1, "no resume.safetensors in it, so there is no search to resume"),
     ],
 )

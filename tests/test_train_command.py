@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bnas_deploy.commands.train import command
+from bnas_deploy.commands.train import command, resume_command
 from bnas_deploy.search.config import NETWORKS
 from bnas_deploy.search.recipes import DEFAULTS, RECIPES
 
@@ -101,6 +101,25 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
     assert f"train {departures} --out {tmp_path} --resume\n" in result.output
+
+
+def test_zero_and_no_are_options_too():
+    @click.command()
+    @click.option("--weight", type=float)
+    @click.option("--share", type=float, default=0.0)
+    @click.option("--keep/--drop", default=None)
+    @click.option("--fast/--slow", default=True)
+    @click.option("--quiet", is_flag=True)
+    @click.option("--resume", is_flag=True)
+    @click.pass_context
+    def other(context, **options):
+        click.echo(resume_command(context))
+
+    def told(*words):
+        return CliRunner().invoke(other, words).output.strip()
+
+    assert told("--weight", "0", "--drop", "--slow") == "bnas-deploy other --weight 0.0 --drop --slow --resume"
+    assert told("--share", "0", "--fast", "--quiet") == "bnas-deploy other --quiet --resume"
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from bnas_deploy.commands.options import check_outputs, host_options
 from bnas_deploy.errors import BundleError
 
 if TYPE_CHECKING:
+    from bnas_deploy.bundle import Bundle
     from bnas_deploy.report import Report
     from bnas_deploy.runtime.engines import LeftOut
     from bnas_deploy.runtime.machine import Machine
@@ -117,6 +118,10 @@ def command(
     from bnas_deploy.files import write_whole
     from bnas_deploy.runtime.machine import after_measuring, read_machine
 
+    if not math.isfinite(min_seconds):
+        raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
+    if host is None and any((port, python, wheel)):
+        raise click.UsageError("--port, --python and --wheel are about the machine that --host names; name it")
     if ops:
         if bundle or layers or markdown_path or html_path or host:
             raise click.UsageError(
@@ -130,12 +135,10 @@ def command(
     if any(value not in (None, False) for value in target.values()):
         raise click.UsageError("--network, --image-size, --in-channels, --classes and --no-skip go with --ops")
     if layers == (bundle is not None):
-        raise click.UsageError("give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers")
+        raise click.UsageError(
+            "give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers, or --ops"
+        )
     check_outputs({"--json": json_path, "--markdown": markdown_path, "--html": html_path})
-    if not math.isfinite(min_seconds):
-        raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
-    if host is None and any((port, python, wheel)):
-        raise click.UsageError("--port, --python and --wheel are about the machine that --host names; name it")
     if host:
         counts = ["--threads", ",".join(map(str, threads))] if threads else []
         counts += ["--batch", ",".join(map(str, batches)), "--min-seconds", str(min_seconds)]
@@ -200,8 +203,15 @@ def _measure_bundle(
             engines = [engine for engine in engines if engine.name != check.engine]
             left_out.append(LeftOut(check.engine, None, "it answers otherwise than the float twin"))
     records = measure_bundle(bundle, engines, threads=counts, batches=batches, min_seconds=min_seconds, on_step=_say)
-    name = bundle.manifest.network.get("name", path.resolve().name)
-    return report.Report(machine, tuple(records), tuple(left_out), network=str(name))
+    return report.Report(machine, tuple(records), tuple(left_out), network=_network_of(bundle))
+
+
+def _network_of(bundle: "Bundle") -> str:
+    """Name what was measured, so that reports are divided by one another only where that is the same."""
+    name = bundle.manifest.network.get("name", bundle.path.resolve().name)
+    _, height, width = bundle.manifest.input_shape
+    int8 = any(layer.weight_bits == 8 for layer in bundle.manifest.layers)
+    return f"{name}, {height}x{width}{', int8 layers' if int8 else ''}"
 
 
 def _measure_layers(

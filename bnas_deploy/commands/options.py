@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -55,18 +55,20 @@ def output_option(what: str) -> Decorator:
     return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")
 
 
-def check_outputs(files: Mapping[str, Path | None]) -> None:
+def check_outputs(files: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
     """Find out before anything is done whether `files`, by the options that name them, can all be written.
 
     Raises:
-        UsageError: two of them are one.
+        UsageError: two of them are one, or one is one of `inputs`.
         BnasError: one cannot be written.
     """
     named = {option: path for option, path in files.items() if path is not None}
     for (option, path), (other, other_path) in combinations(named.items(), 2):
         if path.resolve() == other_path.resolve():
             raise click.UsageError(f"{option} and {other} name the same file; the one would replace the other")
-    for path in named.values():
+    for option, path in named.items():
+        if path.resolve() in {given.resolve() for given in inputs}:
+            raise click.UsageError(f"{option} names {path}, which is read; give the name of another file")
         check_writable(path)
 
 

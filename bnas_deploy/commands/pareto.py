@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import latency_target_option
+from bnas_deploy.commands.options import check_outputs, latency_target_option
 from bnas_deploy.errors import BnasError
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ def command(
     from bnas_deploy import pareto
     from bnas_deploy.drawing.pareto import pareto_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
-    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.files import write_whole
     from bnas_deploy.latency import read_latency_table
 
     if output:
         check_picture(output)
-    for path in filter(None, (output, json_path)):
-        check_writable(path)
+    check_outputs({"--output": output, "--json": json_path}, inputs=[latency_target])
     table = read_latency_table(latency_target)
     configs = [_network(folder, table, latency_target) for folder in runs]
     candidates = [_candidate(folder, config, table) for folder, config in zip(runs, configs, strict=True)]

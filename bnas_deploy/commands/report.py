@@ -23,7 +23,7 @@ def command(files: tuple[Path, ...], markdown_path: Path | None, html_path: Path
     from bnas_deploy import report
     from bnas_deploy.files import write_whole
 
-    check_outputs({"--markdown": markdown_path, "--html": html_path})
+    check_outputs({"--markdown": markdown_path, "--html": html_path}, inputs=files)
     reports = [report.read_report(file) for file in files]
     if len(reports) == 1:
         (one,) = reports

@@ -1,5 +1,6 @@
 """`bnas-deploy search`."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,12 +179,16 @@ def command(
     """
     if (latency_target is None) != (latency_weight is None):
         raise click.UsageError("--latency-target and --latency-weight go together; give both or neither")
+    if latency_weight is not None and not math.isfinite(latency_weight):
+        raise click.UsageError(f"--latency-weight is {latency_weight}; give a number, such as 0.1")
     # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.search import draw_search
     from bnas_deploy.search.data import InMemoryDataSet, open_data
     from bnas_deploy.search.resume import stop_on_signals
     from bnas_deploy.search.search import search
 
+    check_library()
     kind = data.partition(":")[0]
     images = open_data(data)
     if not isinstance(images, InMemoryDataSet):
@@ -232,11 +237,12 @@ def command(
             stop=stop,
             listener=bar,
         )
-    if result.genotype is not None:
-        draw_search(result.folder, result.genotype, result.history, skip=not no_skip)
     click.echo(_summary(result, no_skip=no_skip))
     if not result.finished:
         click.echo(f"Go on with: {resume_command(context)}")
+    if result.genotype is not None:
+        draw_search(result.folder, result.genotype, result.history, skip=not no_skip)
+    if not result.finished:
         context.exit(INTERRUPTED)
 
 
@@ -248,6 +254,8 @@ def _objectives(target: Path | None, weight: float | None, config: SearchConfig)
     from bnas_deploy.search.expected_latency import ExpectedLatency
     from bnas_deploy.search.space import EDGES
 
+    if config.network.k_map:
+        raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")
     table = read_latency_table(target)
     network = NetworkConfig.from_json(table.network, f"{target}: network")
     return {"latency": ExpectedLatency(table, network, config.network.space.operations, EDGES, weight)}

@@ -250,6 +250,10 @@ def resume_command(context: click.Context) -> str:
             continue
         # An option that may be repeated has a tuple of values, empty by default.
         for value in given if isinstance(given, tuple) else (given,):
-            if value not in (None, False, parameter.get_default(context)):
-                words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+            if value is None or value == parameter.get_default(context):
+                continue
+            if isinstance(value, bool):
+                words += (parameter.opts if value else parameter.secondary_opts)[:1]
+            else:
+                words += [parameter.opts[0], str(value)]
     return shlex.join([*words, "--resume"])

@@ -1,5 +1,6 @@
 """A figure becomes a file, SVG or PNG by its name, the same bytes every time."""
 
+import importlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,16 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise BnasError(f"{path}: a picture's name ends in {' or '.join(FORMATS)}; give one of these")
+    check_library()
+
+
+def check_library() -> None:
+    """Import what draws, so that a missing installation shows before long work and not behind it.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed; the command line turns that into advice.
+    """
+    importlib.import_module("matplotlib")
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
