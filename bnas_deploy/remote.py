@@ -23,11 +23,10 @@ from typing import Any
 from bnas_deploy import device_agent
 from bnas_deploy.bundle import MANIFEST, Bundle
 from bnas_deploy.errors import DeviceError
+from bnas_deploy.targets import OLDEST_GLIBC
 from bnas_deploy.wheels import library_in, target_of, wheel_for
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_GLIBC = 17
-"""The minor version of the oldest that wheels are built for (bnas_deploy.wheels)."""
 
 SSH_OPTIONS = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 """A device that says nothing for 15 seconds is gone."""

@@ -14,9 +14,7 @@ from pathlib import Path
 import bnas_deploy.runtime
 from bnas_deploy.errors import BnasError
 from bnas_deploy.runtime.library import LIBRARY, LibraryFile, library_path, read_library
-
-TARGETS = {"x86_64-linux": "x86_64-linux-gnu.2.17", "aarch64-linux": "aarch64-linux-gnu.2.17"}
-"""What a wheel can be built for, and how BNAS_TARGET (runtime/build/native.py) names it: with its oldest glibc."""
+from bnas_deploy.targets import TARGETS
 
 LIBRARY_IN_WHEEL = f"bnas_deploy/runtime/{LIBRARY}"
 SOURCES = ("pyproject.toml", "bnas_deploy", "search", "export", "runtime")

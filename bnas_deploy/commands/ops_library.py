@@ -23,9 +23,10 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
     from bnas_deploy import wheels
     from bnas_deploy.files import check_writable, write_whole
     from bnas_deploy.runtime.library import library_path
+    from bnas_deploy.targets import TARGETS
 
-    if target is not None and target not in wheels.TARGETS:
-        raise click.UsageError(f"--target is {target!r}; there are {' and '.join(wheels.TARGETS)}")
+    if target is not None and target not in TARGETS:
+        raise click.UsageError(f"--target is {target!r}; there are {' and '.join(TARGETS)}")
     elsewhere = wheel is not None or target not in (None, f"{platform.machine()}-linux")
     if output is None:
         if elsewhere:

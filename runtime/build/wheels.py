@@ -5,22 +5,24 @@ compiles for all, and TVM where kernels have to be generated.
 """
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import native
 
-TARGETS = ("x86_64-linux-gnu.2.17", "aarch64-linux-gnu.2.17")
-"""With the oldest glibc that zig links against: no Python that this package supports runs on an older one."""
+ROOT = native.SOURCES.parents[1]
+TARGETS = "bnas_deploy/targets.py"
+"""Read by its path: nothing of the package is installed here."""
 
 
 def main(folder: str) -> None:
     """Build them all, or stop at the first that fails."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    for target in TARGETS:
+    for target in runpy.run_path(str(ROOT / TARGETS))["TARGETS"].values():
         environment = {**os.environ, native.TARGET_VARIABLE: target}
-        subprocess.run([*command, str(native.SOURCES.parents[1])], env=environment, check=True)
+        subprocess.run([*command, str(ROOT)], env=environment, check=True)
     print(*sorted(map(str, Path(folder).glob("*.whl"))), sep="\n")
 
 
