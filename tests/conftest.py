@@ -1,7 +1,9 @@
 """What tests of several folders share."""
 
+import hashlib
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -69,6 +71,36 @@ def generated_kernels(native: ModuleType) -> None:
 def kernels(native_kernels: ModuleType, generated_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The kernels, linked so that they can be called without onnxruntime: a NativeKernels."""
     return native_kernels.build(tmp_path_factory.mktemp("kernels"))
+
+
+OFFLINE = ("NewConnectionError", "Temporary failure in name resolution", "No matching distribution found")
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a release has for 64-bit ARM and x86-64, made as its makers make it, by architecture."""
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, str(ROOT / "runtime/build/wheels.py"), str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode and any(sign in run.stderr for sign in OFFLINE):
+        pytest.skip("zig and TVM cannot be had from PyPI here")
+    assert run.returncode == 0, run.stderr[-4000:]
+    return {path.stem.split("2_17_")[1]: path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture(scope="session")
+def arm_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an emulated ARM machine, whose environment is kept from one run of the tests to the next."""
+    if platform.machine() == "aarch64":
+        pytest.skip("this machine is aarch64: all the other tests run natively")
+    script = ROOT / "tests/arm/make_environment.py"
+    making, version = _module_of(script), hashlib.sha256(script.read_bytes()).hexdigest()[:8]
+    folder = pytestconfig.cache.mkdir("aarch64") if pytestconfig.cache else tmp_path_factory.mktemp("aarch64")
+    try:
+        python: Path = making.make(folder / version)
+    except making.UnavailableError as error:
+        pytest.skip(f"no emulated ARM machine: {error}")
+    return python
 
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

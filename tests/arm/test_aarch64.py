@@ -1,10 +1,8 @@
 """The wheel for 64-bit ARM in an emulator, with the onnxruntime for it: the answers are those of x86, to the bit."""
 
-import hashlib
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,24 +71,12 @@ class Machine:
 
 
 @pytest.fixture(scope="session")
-def machine(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Machine:
-    """An ARM machine; its environment is kept from one run of the tests to the next."""
-    if platform.machine() == "aarch64":
-        pytest.skip("this machine is aarch64: all the other tests run natively")
-    script = HERE / "make_environment.py"
-    making, version = load(script), hashlib.sha256(script.read_bytes()).hexdigest()[:8]
-    folder = pytestconfig.cache.mkdir("aarch64") if pytestconfig.cache else tmp_path_factory.mktemp("aarch64")
-    try:
-        python = making.make(folder / version)
-    except making.UnavailableError as error:
-        pytest.skip(f"no emulated ARM machine: {error}")
+def machine(arm_python: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Machine:
     packages = tmp_path_factory.mktemp("packages")
     options = ["--platform", "manylinux_2_17_aarch64", "--only-binary", ":all:", "--no-deps", "--target", str(packages)]
-    wheel = request.getfixturevalue("wheels")["aarch64"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *options, str(wheel)], check=True)
-    return Machine(python, packages)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *options, str(wheels["aarch64"])], check=True)
+    return Machine(arm_python, packages)
 
 
 class Recording:
