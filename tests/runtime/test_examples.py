@@ -1,8 +1,11 @@
 """The example programs, built as their comments say, give the operator's answer to the bit."""
 
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from bnas_deploy.export.opset import reference
 from bnas_deploy.runtime.library import library_path
+from bnas_deploy.wheels import library_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -44,8 +48,9 @@ def model(operator_model: "Callable[..., onnx.ModelProto]", tmp_path: Path) -> M
     return path, inputs
 
 
-def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+def run(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables}
+    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
 
 
 def check_answer(done: subprocess.CompletedProcess[str]) -> None:
@@ -68,18 +73,26 @@ def c_program(header_folder: Path, onnxruntime_for_c: Path, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def cpp_program(header_folder: Path, onnxruntime_for_c: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built with CMake, from a folder that looks like an unpacked release of onnxruntime."""
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("needs cmake and a C++ compiler")
-    work = tmp_path_factory.mktemp("cpp")
-    release = work / "onnxruntime"
-    release.mkdir()
-    (release / "include").symlink_to(header_folder)
-    (release / "lib").symlink_to(onnxruntime_for_c.parent)
-    build, flags = work / "build", "-Wall -Wextra -Werror"
-    options = [f"-DCMAKE_PREFIX_PATH={release}", f"-DCMAKE_CXX_FLAGS={flags}"]
-    for command in (["-S", EXAMPLES / "cpp", "-B", build, *options], ["--build", build]):
-        built = run("cmake", *command)
+    release = release_folder(tmp_path_factory.mktemp("release"), header_folder, onnxruntime_for_c)
+    return built_with_cmake(tmp_path_factory.mktemp("cpp"), release)
+
+
+def release_folder(folder: Path, header_folder: Path, library: Path) -> Path:
+    """Make a folder look like an unpacked release of onnxruntime."""
+    (folder / "include").symlink_to(header_folder)
+    (folder / "lib").mkdir()
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(library)
+    return folder
+
+
+def built_with_cmake(build: Path, release: Path, *options: str, **variables: str) -> Path:
+    """Build the C++ example and return the program."""
+    flags = [f"-DCMAKE_PREFIX_PATH={release}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
+    for command in (["-S", EXAMPLES / "cpp", "-B", build, *flags, *options], ["--build", build]):
+        built = run("cmake", *command, **variables)
         assert built.returncode == 0, built.stdout + built.stderr
     return build / "run_model"
 
@@ -108,6 +121,54 @@ def test_c_and_cpp_say_what_is_wrong(program: Path, model: Model) -> None:
     done = run(program, path)
     assert done.returncode == 1
     assert "run_model MODEL.onnx LIBRARY INPUT.f32" in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# For 64-bit ARM, compiled here and run in an emulator
+
+
+@pytest.fixture(scope="session")
+def zig_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Python finds zig: its own packages, or a folder that is kept from one run of the tests to the next."""
+    if spec := importlib.util.find_spec("ziglang"):
+        return Path(str(spec.origin)).parents[1]
+    folder = pytestconfig.cache.mkdir("zig") if pytestconfig.cache else tmp_path_factory.mktemp("zig")
+    if not list(folder.glob("ziglang-*.dist-info")):
+        installed = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "ziglang>=0.13")
+        if installed.returncode:
+            pytest.skip(f"zig cannot be had from PyPI here: {installed.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arm_program(
+    arm_python: Path, header_folder: Path, zig_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ...]:
+    """The words that start the C++ example on the emulated machine, linked with the onnxruntime that is there."""
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    (library,) = arm_python.parent.glob("site/onnxruntime/capi/libonnxruntime.so.*")
+    release = release_folder(tmp_path_factory.mktemp("release"), header_folder, library)
+    compiler = f"{sys.executable};-m;ziglang;c++;-target;aarch64-linux-gnu.2.28"
+    options = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"]
+    program = built_with_cmake(tmp_path_factory.mktemp("arm"), release, *options, PYTHONPATH=str(zig_folder))
+    return arm_python.with_name("qemu-aarch64-static"), Path("-L"), arm_python.with_name("root"), program
+
+
+def test_cpp_on_arm_prints_the_answer(
+    arm_program: tuple[Path, ...], wheels: dict[str, Path], model: Model, tmp_path: Path
+) -> None:
+    path, inputs = model
+    library = tmp_path / "libbnas_ort.so"
+    library.write_bytes(library_in(wheels["aarch64"])[0])
+    check_answer(run(*arm_program, path, library, inputs, QEMU_CPU="cortex-a72"))
+    done = run(*arm_program, path, library_path(), inputs, QEMU_CPU="cortex-a72")
+    assert done.returncode == 1  # it was ARM's library that was used
+    assert str(library_path()) in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Node.js
 
 
 @pytest.fixture(scope="session")
