@@ -260,6 +260,21 @@ def test_only_files_that_changed_are_copied(
     assert sent == [sha256(changed / MANIFEST)]
 
 
+def test_a_device_whose_python_is_for_arm(
+    sshd: Sshd, arm_python: Path, wheels: dict[str, Path], bundle: Path, tmp_path: Path
+) -> None:
+    json_path = tmp_path / "bench.json"
+    options = ["--python", arm_python, "--wheel", wheels["aarch64"], "--threads", "1", "--json", json_path]
+    result = bench(sshd, bundle, *options)
+    if "pip finds no wheels" in result.stderr:
+        pytest.skip(result.stderr)
+    assert result.exit_code == 0, result.output
+    assert "binary convolutions" in result.stderr  # what verify says there
+    read = report.read_report(json_path)
+    assert read.machine.architecture == "aarch64"
+    assert not sshd.work_folders()
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # What fails there
 

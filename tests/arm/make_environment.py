@@ -57,8 +57,11 @@ def make(folder: Path) -> Path:
         shutil.rmtree(work / "apt")
         (work / "python").write_text(
             '#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\n'
-            'export PYTHONPATH="$here/site${PYTHONPATH:+:$PYTHONPATH}" QEMU_CPU="${QEMU_CPU:-cortex-a72}"\n'
-            f'exec "$here/{QEMU}" -L "$here/root" "$here/root/usr/bin/{interpreter.name}" "$@"\n'
+            'export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$here/site" QEMU_CPU="${QEMU_CPU:-cortex-a72}"\n'
+            # -0 makes this script sys.executable, which programs start further Pythons with. Python's library is not
+            # beside it, and would be looked for where this system may have its own.
+            'export PYTHONHOME="$here/root/usr"\n'
+            f'exec "$here/{QEMU}" -0 "$here/python" -L "$here/root" "$here/root/usr/bin/{interpreter.name}" "$@"\n'
         )
         (work / "python").chmod(0o755)
         _run(work / "python", "-c", "import onnxruntime")
