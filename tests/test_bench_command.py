@@ -241,7 +241,7 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
     assert markdown_path.read_text(encoding="utf-8").startswith("## Measured")
 
     written = json.loads(json_path.read_text(encoding="utf-8"))
-    assert written["network"] == bundle.name  # the manifest gives it no name
+    assert written["network"] == f"{bundle.name}, 8x8"  # the manifest gives it no name
     assert figures_in(html_path.read_text(encoding="utf-8")) == written
     records = written["records"]
     networks = [each for each in records if each["subject"] == "network"]

@@ -11,7 +11,7 @@ import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -219,6 +219,16 @@ def expected(row: Operator, inputs: Arrays, case: Case) -> np.ndarray:
     return reference(row.name, list(inputs.values()), case.attributes)
 
 
+@cache
+def problem(row: Operator, case: Case, seed: int, batch: int) -> tuple[Arrays, np.ndarray]:
+    """Return inputs, which nobody may change, and what is expected of them: the same for every instruction set."""
+    inputs = random_inputs(row, case, seed, batch)
+    want = expected(row, inputs, case)
+    for array in (*inputs.values(), want):
+        array.flags.writeable = False
+    return inputs, want
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("BNAS_ISA", request.param)
@@ -232,10 +242,10 @@ def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
         if row.uses_k and case.group > 1:
             continue  # there is no such operator
         for batch, threads in ((1, 1), (3, 2)):
-            inputs = random_inputs(row, case, seed, batch)
+            inputs, want = problem(row, case, seed, batch)
             session = native_session(one_node_model(row.name, inputs, case.attributes), threads)
             (y,) = session.run(None, feeds(inputs))
-            np.testing.assert_array_equal(y, expected(row, inputs, case), f"{name}, batch {batch}, {threads} threads")
+            np.testing.assert_array_equal(y, want, f"{name}, batch {batch}, {threads} threads")
             runs += 1
     assert native_calls() == before + runs
 
@@ -247,9 +257,9 @@ OF_EVERY_OPERATOR = ("channels 36", "tiles of long rows", "gathered", "groups of
 def test_edges_of_every_operator_agree_with_the_reference(name: str, isa: str) -> None:
     case = EDGES[name]
     for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
-        inputs = random_inputs(row, case, seed, batch=2)
+        inputs, want = problem(row, case, seed, 2)
         (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
-        np.testing.assert_array_equal(y, expected(row, inputs, case), row.name)
+        np.testing.assert_array_equal(y, want, row.name)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -298,21 +308,26 @@ def test_kernels_stay_in_their_memory(row: Operator, isa: str, native_kernels: M
         if row.uses_k and case.group > 1:
             continue  # there is no such operator
         for batch in (1, 3):
-            check_memory(native_kernels, kernels, isa, row, case, random_inputs(row, case, seed, batch), name)
+            check_memory(native_kernels, kernels, isa, row, case, problem(row, case, seed, batch), name)
 
 
 @pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
 def test_every_operator_stays_in_its_memory(name: str, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
     case = EDGES[name]
     for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
-        inputs = random_inputs(row, case, seed, batch=2)
-        check_memory(native_kernels, kernels, isa, row, case, inputs, row.name)
+        check_memory(native_kernels, kernels, isa, row, case, problem(row, case, seed, 2), row.name)
 
 
 def check_memory(
-    native_kernels: ModuleType, kernels: Any, isa: str, row: Operator, case: Case, inputs: Arrays, about: str
+    native_kernels: ModuleType,
+    kernels: Any,
+    isa: str,
+    row: Operator,
+    case: Case,
+    given: tuple[Arrays, np.ndarray],
+    about: str,
 ) -> None:
-    want = expected(row, inputs, case)
+    inputs, want = given
     for at_end in (True, False):
         try:
             call = guarded_call(native_kernels, kernels, isa, row, case, inputs, at_end=at_end)
