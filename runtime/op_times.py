@@ -8,7 +8,7 @@ microseconds by itself, as much as a small work. So a model holds several copies
 
 All copies read one input, which stays in the cache, as what the work before has just written does in a network; the
 outputs are each copy's own, because a network writes to a place that it last used some works ago, and so are the
-weights. All models run in turns, so that a machine that slows down for a while slows all of them. docs/search.md says
+weights. All models run in turns, so that a machine that slows down for a while slows all of them. docs/latency.md says
 how well the sum over a network agrees with the network.
 """
 
