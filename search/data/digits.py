@@ -29,13 +29,14 @@ def open_digits() -> InMemoryDataSet:
     labels = torch.from_numpy(digits.target.astype(np.int64))
     test = torch.arange(len(labels)) % _TEST_EVERY == _TEST_EVERY - 1
     train = Images(pixels[~test], labels[~test])
-    scaled = train.pixels.double() / 255
+    # numpy, because PyTorch's sum depends on the number of threads, and a resumed run must find the same to the bit.
+    scaled = train.pixels.numpy() / 255
     description = DataDescription(
         name="digits",
         class_names=tuple(str(name) for name in digits.target_names),
         in_channels=1,
         image_size=(8, 8),
-        mean=(scaled.mean().item(),),
-        std=(scaled.std().item(),),
+        mean=(float(scaled.mean()),),
+        std=(float(scaled.std(ddof=1)),),
     )
     return InMemoryDataSet(description, train, Images(pixels[test], labels[test]))
