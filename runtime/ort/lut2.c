@@ -494,16 +494,12 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
 
 /* Where the code of the first pixel of each pair lies, of those before which a tap is 0 elements away. */
 static void write_positions(const BnasRun* run, const Plan* plan) {
-    const int64_t height = run->out_size[0], width = run->out_size[1];
-    int32_t* position = part(run, plan->positions);
-    for (int64_t y = 0, x = 0; y < height; ++position) {
+    const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
+    int32_t* positions = part(run, plan->positions);
+    for (int64_t pixel = 0; pixel < pixels; pixel += 2) {
+        const int64_t y = pixel / width, x = pixel % width;
         const int64_t set = x + 1 == width && plan->sets == 2 ? 1 : 0;
-        *position = (int32_t)(set * plan->set + y * plan->row + x);
-        x += 2;
-        if (x >= width) {
-            x -= width;
-            ++y;
-        }
+        *positions++ = (int32_t)(set * plan->set + y * plan->row + x);
     }
 }
 

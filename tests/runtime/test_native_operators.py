@@ -119,6 +119,7 @@ EDGES = {
     "channel lanes": Case(size=(6, 6), channels=255, channels_out=128),
     "channel lanes, odd rows": Case(size=(7, 7), channels=66, channels_out=509, offset_map=True),
     "channel lanes, one column": Case(size=(9, 1), channels=36, channels_out=64, kernel=(3, 1), pads=(1, 0, 1, 0)),
+    "channel lanes, one column left": Case(size=(9, 5), channels=36, channels_out=64, kernel=(3, 5), pads=(1, 0, 1, 0)),
     "channel lanes, stride 2": Case(size=(9, 7), channels=60, channels_out=128, strides=(2, 2)),
     "channel lanes, dilation 2": Case(size=(5, 5), channels=36, channels_out=64, dilations=(2, 2), pads=(2, 2, 2, 2)),
     "channel lanes, padding only": Case(size=(1, 2), channels=9, channels_out=64, pads=(3, 1, 2, 1)),
@@ -371,7 +372,7 @@ def cases(draw: st.DrawFn) -> Case:
     size = tuple(draw(st.integers(max(1, least), max(1, least) + 8)) for least in reach)
     return Case(
         channels=group * draw(st.integers(1, 70)),
-        channels_out=group * draw(st.integers(1, 3)),
+        channels_out=group * draw(st.integers(1, 3) | st.integers(14, 130)),  # many: lanes may be channels
         kernel=kernel,
         size=(size[0], size[1]),
         strides=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
