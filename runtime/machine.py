@@ -28,6 +28,7 @@ ISA_FLAGS = (
     "avx512f",
     "avx512bw",
     "avx512vl",
+    "avx512vbmi",
     "avx512_vnni",
     "avx512_bitalg",
     "avx512_vpopcntdq",

@@ -1,5 +1,6 @@
 """What surrounds the counting: packing of the activations before it, the epilogue after it."""
 
+import operator
 from itertools import product
 from typing import Any
 
@@ -9,11 +10,13 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
-from bnas_deploy.runtime.kernels.variants import Variant, function_name
+from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name
 
 WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
-TABLE_BYTES = 16
-PADDED_NIBBLES = 17  # values of 4 channels, and padding
+PAIR_CODES = {LUT2: (16, 16 * 17), LUT6: (1, 256)}
+"""What the first and the second pixel of a pair are multiplied with: LUT2's code is where their row begins."""
+
+CLASSES = 32  # of pixels, as many as AVX-512 looks up words in
 SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
 MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
@@ -76,24 +79,53 @@ def halve(variant: Variant) -> Any:
 
 
 def encode(variant: Variant) -> Any:
-    """Pair nibbles: codes[i] = 16 * (nibbles[i] + 17 * nibbles[i + distance]), where a row of two pixels begins.
+    """Pair pixels: codes[i] is made of pixels[i] and pixels[i + distance], times PAIR_CODES.
 
-    As C: int encode(int count, int distance, const uint8_t* nibbles, uint16_t* codes). Padding is the nibble 16.
+    As C: int encode(int count, int distance, const uint8_t* pixels, uint16_t* codes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         name = function_name(variant, "encode")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         count, distance = parameters("count", "distance")
-        nibbles = T.arg("nibbles", T.buffer((ANY_SIZE,), "uint8", align=1))
+        pixels = T.arg("pixels", T.buffer((ANY_SIZE,), "uint8", align=1))
         codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
 
         def encode_vector(i: Any, lanes: int) -> None:
-            first, second = (cast("uint16", load(nibbles, at, lanes), lanes) for at in (i, i + distance))
-            row = first + second * spread(T.uint16(PADDED_NIBBLES), lanes)
-            store(codes, i, row * spread(T.uint16(TABLE_BYTES), lanes), lanes)
+            pair = (cast("uint16", load(pixels, at, lanes), lanes) for at in (i, i + distance))
+            parts = (
+                x * spread(T.uint16(factor), lanes)
+                for x, factor in zip(pair, PAIR_CODES[variant.counting], strict=True)
+            )
+            store(codes, i, operator.add(*parts), lanes)
 
         in_vectors(count, (variant.vector_bytes // 2, *WIDTHS), encode_vector)
+    return builder.get()
+
+
+def subtract(variant: Variant) -> Any:
+    """Subtract what padding has counted: counts[channel, i] -= tables[channel, classes[i]].
+
+    As C: int subtract(int channels, int vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts),
+    with as many lanes as `vectors` have bytes. counts is (channels, variant.tile_lanes), tables (channels, CLASSES):
+    pixels of one class have the same taps in the padding.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        name = function_name(variant, "subtract")
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        channels, vectors = parameters("channels", "vectors")
+        classes = T.arg("classes", T.buffer((ANY_SIZE,), "uint16", align=2))
+        tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint16", align=64))
+        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
+        look_up = llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.hi.512")
+        with T.serial(0, vectors * (variant.vector_bytes // CLASSES)) as some:
+            index = T.Bind(load(classes, some * CLASSES, CLASSES))
+            with T.serial(0, channels) as channel:
+                at = T.Bind(channel * variant.tile_lanes + some * CLASSES)
+                table = load(tables, channel * CLASSES, CLASSES)
+                padded = T.call_llvm_pure_intrin(f"uint16x{CLASSES}", look_up, table, index)
+                store(counts, at, load(counts, at, CLASSES) - padded, CLASSES)
     return builder.get()
 
 

@@ -11,13 +11,14 @@ import bnas_deploy  # noqa: E402  # after the path was set
 
 bnas_deploy.__path__.append(str(ROOT))
 
-from bnas_deploy.runtime.kernels import elementwise, lut2, popcount  # noqa: E402
+from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: E402
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
-from bnas_deploy.runtime.kernels.variants import LUT2, POPCOUNT, VARIANTS, function_name  # noqa: E402
+from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, POPCOUNT, VARIANTS, function_name  # noqa: E402
 
 SHARED = (elementwise.pack, elementwise.halve, elementwise.finish, elementwise.add)
 COUNTING = {
-    LUT2.name: (lut2.count, elementwise.encode, lut2.count_channels, elementwise.transpose),
+    LUT2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
+    LUT6.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose, elementwise.subtract),
     POPCOUNT.name: (popcount.count,),
 }
 
@@ -27,7 +28,7 @@ def main(isa: str, output: str) -> None:
     (variant,) = (variant for variant in VARIANTS if variant.isa == isa)
     algorithms = (*SHARED, *COUNTING[variant.counting.name])
     functions = {function_name(variant, algorithm.__name__): algorithm(variant) for algorithm in algorithms}
-    write_object(functions, variant.triple, variant.cpu, Path(output))
+    write_object(functions, variant, Path(output))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def count(variant: Variant) -> Any:
     """Count the differing bits of one tile of pixels and any number of output channels.
 
     As C: int count(int vectors, int channels, int steps, const uint8_t* planes, const int32_t* offsets,
-    const uint8_t* weights, const uint8_t* tables, uint16_t* counts); the tables, which LUT2 needs, are not read.
+    const uint8_t* weights, const uint8_t* tables, uint16_t* counts); the tables, which look-ups need, are not read.
 
     The activations of step k of the tile's first pixel lie at planes[offsets[k]], the other pixels behind it; the
     weights of a channel are `steps` bytes. counts is (channels, variant.tile_lanes).

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Counting:
-    """A way to count differing bits: a module here with a function `count`, and the layouts that it reads."""
+    """A way to count differing bits: what a function `count` of this folder reads."""
 
     name: str
     channels: int  # whose signs share a byte of activations
@@ -15,6 +15,7 @@ class Counting:
 
 
 LUT2 = Counting("lut2", channels=4, outputs=2, multiple=3, padding=0x80)
+LUT6 = Counting("lut6", channels=6, outputs=2, multiple=2, padding=0)
 POPCOUNT = Counting("popcount", channels=8, outputs=1, multiple=2, padding=0)
 
 
@@ -23,8 +24,8 @@ class Variant:
     """One instruction set and the tiles that suit its registers.
 
     `tiles` gives, for 1, 2, 3 and so on vectors of pixels, how many bytes of weights, so pairs of output channels or
-    single ones, are counted at once. With LUT2 each needs two accumulators per vector and three table rows, otherwise
-    one accumulator per vector and one vector of weights; all of them should stay in registers.
+    single ones, are counted at once. With look-ups each needs two accumulators per vector and two or three table rows,
+    otherwise one accumulator per vector and one vector of weights; all of them should stay in registers.
     """
 
     isa: str  # its name, in BNAS_ISA and in the names of the functions
@@ -35,7 +36,8 @@ class Variant:
     vector_bytes: int
     counting: Counting
     tiles: tuple[int, ...]
-    shuffle: str = ""  # with LUT2: LLVM's name of the byte look-up; an index of 0x80 gives 0
+    shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT2 an index of 0x80 gives 0
+    features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
 
     @property
     def tile_lanes(self) -> int:
@@ -50,6 +52,18 @@ class Variant:
 
 # Best first: the first row that the processor can run is the one that runs.
 VARIANTS = (
+    Variant(
+        isa="avx512vbmi",
+        architecture="x86_64",
+        cpu="x86-64-v4",
+        features=("avx512vbmi",),
+        level="avx512vbmi",
+        cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi"}),
+        vector_bytes=64,
+        counting=LUT6,
+        tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 4 to 8 table rows, the rest for sums
+        shuffle="llvm.x86.avx512.permvar.qi.512",
+    ),
     Variant(
         isa="avx512bw",
         architecture="x86_64",

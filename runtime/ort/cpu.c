@@ -11,7 +11,7 @@ enum {
 };
 
 typedef struct Features {
-    unsigned leaf1_c, leaf7_b, extended_c;
+    unsigned leaf1_c, leaf7_b, leaf7_c, extended_c;
     uint64_t saved; /* XCR0; 0 where the system does not use it */
 } Features;
 
@@ -23,6 +23,7 @@ static Features read_features(void) {
     }
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         features.leaf7_b = b;
+        features.leaf7_c = c;
     }
     if (__get_cpuid(0x80000001, &a, &b, &c, &d)) {
         features.extended_c = c;
@@ -59,6 +60,10 @@ bool bnas_cpu_x86_64_v4(void) {
     return bnas_cpu_x86_64_v3() &&
            has_all(features.leaf7_b, (uint64_t)bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
            has_all(features.saved, SAVES_AVX512);
+}
+
+bool bnas_cpu_avx512vbmi(void) {
+    return bnas_cpu_x86_64_v4() && has_all(read_features().leaf7_c, bit_AVX512VBMI);
 }
 #endif
 

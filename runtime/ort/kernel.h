@@ -119,6 +119,7 @@ bool bnas_cpu_popcnt(void);
 bool bnas_cpu_x86_64_v2(void);
 bool bnas_cpu_x86_64_v3(void);
 bool bnas_cpu_x86_64_v4(void);
+bool bnas_cpu_avx512vbmi(void);
 bool bnas_cpu_neon(void);
 
 /* Sizes in bytes: a product or sum that does not fit is SIZE_MAX, which no allocation grants. */

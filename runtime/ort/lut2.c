@@ -1,8 +1,8 @@
 /* The generated kernels: where their vectors of pixels lie. The counting itself is in runtime/kernels, lowered by TVM to
  * one object per instruction set; docs/kernels.md describes both.
  *
- * Activations are packed into planes: a byte holds the signs of 4 or 8 channels of one pixel, and tells
- * where the image has ended. With stride s there is one plane for each remainder of the padded coordinates modulo s that
+ * Activations are packed into planes: a byte holds the signs of 4, 6 or 8 channels of one pixel, and tells, with some ways
+ * of counting, where the image has ended. With stride s there is one plane for each remainder of the padded coordinates modulo s that
  * a tap falls on. So all taps of a tile of pixels are runs of consecutive bytes, each at its own distance from the tile's
  * first pixel, and the kernels read them where they are.
  *
@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-/* runtime/kernels/lut2.py, popcount.py and elementwise.py say what these do. */
+/* runtime/kernels/look_up.py, popcount.py and elementwise.py say what these do. */
 typedef int32_t Pack(int32_t channels, int32_t count, const float* x0, const float* x1, const float* x2,
                      const float* x3, const float* x4, const float* x5, const float* x6, const float* x7,
                      const float* threshold, uint8_t* bits);
@@ -30,11 +30,13 @@ typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const flo
 typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
                       uint8_t* halved);
 
-typedef int32_t Encode(int32_t count, int32_t distance, const uint8_t* nibbles, uint16_t* codes);
+typedef int32_t Encode(int32_t count, int32_t distance, const uint8_t* pixels, uint16_t* codes);
 typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
                               const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
                               const uint8_t* tables, uint16_t* counts);
 typedef int32_t Transpose(int32_t rows, int32_t columns, int32_t stride, const uint16_t* counts, uint16_t* transposed);
+typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables,
+                         uint16_t* counts);
 
 /* A row of runtime/kernels/variants.py, which says what the numbers mean. */
 typedef struct Lut2 {
@@ -46,15 +48,18 @@ typedef struct Lut2 {
     Finish* finish;
     Add* add;
     Halve* halve;
-    Encode* encode; /* this and the next are NULL where lanes are always pixels */
+    const uint8_t* tables;
+    const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */
+    Encode* encode;
     CountChannels* count_channels;
     Transpose* transpose;
+    Subtract* subtract; /* may be NULL: where padding counts nothing, or C has to subtract that */
 } Lut2;
 
 enum {
     MOST_CHANNELS = 8,       /* in a byte */
-    PADDED_NIBBLE = 16,      /* padding, where a code is made of it */
     NIBBLES = 17,            /* values of 4 channels, and padding */
+    CLASSES = 32,            /* of pixels whose padding is subtracted by look-up */
     WIDEST = 64,             /* bytes in a vector, at most */
     WIDEST_TILE = 256,       /* bytes in a tile, at most */
     BLOCK_CHANNELS = 16,     /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
@@ -66,7 +71,7 @@ enum {
     LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */
 };
 
-/* tables[16 * weights + x], see runtime/kernels/lut2.py. */
+/* nibble_tables[16 * weights + x], see runtime/kernels/look_up.py. */
 #define ONES(x) ((int)(0x4332322132212110u >> (4 * (x)) & 15))
 #define ENTRY(w, x) (uint8_t)(ONES(((w) & 15) ^ (x)) + 16 * ONES(((w) >> 4) ^ (x)))
 #define ENTRIES_4(w, x) ENTRY(w, x), ENTRY(w, (x) + 1), ENTRY(w, (x) + 2), ENTRY(w, (x) + 3)
@@ -74,10 +79,10 @@ enum {
 #define TABLES_4(w) TABLE(w), TABLE((w) + 1), TABLE((w) + 2), TABLE((w) + 3)
 #define TABLES_16(w) TABLES_4(w), TABLES_4((w) + 4), TABLES_4((w) + 8), TABLES_4((w) + 12)
 #define TABLES_64(w) TABLES_16(w), TABLES_16((w) + 16), TABLES_16((w) + 32), TABLES_16((w) + 48)
-_Alignas(64) static const uint8_t tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
+_Alignas(64) static const uint8_t nibble_tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
 
-/* pair_tables[16 * (x + 17 * y) + w]: the same for two pixels' nibbles x and y; padding adds 0. */
-#define PADDED_ONES(x, w) ((x) == PADDED_NIBBLE ? 0 : ONES(((x) & 15) ^ (w)))
+/* nibble_pair_tables[16 * (x + 17 * y) + w]: the same for two pixels' nibbles x and y; padding, which is 16, adds 0. */
+#define PADDED_ONES(x, w) ((x) == 16 ? 0 : ONES(((x) & 15) ^ (w)))
 #define PAIR_ENTRY(x, y, w) (uint8_t)(PADDED_ONES(x, w) + 16 * PADDED_ONES(y, w))
 #define PAIR_ENTRIES_4(x, y, w) \
     PAIR_ENTRY(x, y, w), PAIR_ENTRY(x, y, (w) + 1), PAIR_ENTRY(x, y, (w) + 2), PAIR_ENTRY(x, y, (w) + 3)
@@ -86,13 +91,29 @@ _Alignas(64) static const uint8_t tables[256 * 16] = {TABLES_64(0), TABLES_64(64
 #define PAIR_TABLES_4(x, y) PAIR_TABLE(x, y), PAIR_TABLE((x) + 1, y), PAIR_TABLE((x) + 2, y), PAIR_TABLE((x) + 3, y)
 #define PAIR_TABLES_17(y)                                                                            \
     PAIR_TABLES_4(0, y), PAIR_TABLES_4(4, y), PAIR_TABLES_4(8, y), PAIR_TABLES_4(12, y), PAIR_TABLE(16, y)
-_Alignas(64) static const uint8_t pair_tables[NIBBLES * NIBBLES * 16] = {
+_Alignas(64) static const uint8_t nibble_pair_tables[NIBBLES * NIBBLES * 16] = {
     PAIR_TABLES_17(0),  PAIR_TABLES_17(1),  PAIR_TABLES_17(2),  PAIR_TABLES_17(3),  PAIR_TABLES_17(4),
     PAIR_TABLES_17(5),  PAIR_TABLES_17(6),  PAIR_TABLES_17(7),  PAIR_TABLES_17(8),  PAIR_TABLES_17(9),
     PAIR_TABLES_17(10), PAIR_TABLES_17(11), PAIR_TABLES_17(12), PAIR_TABLES_17(13), PAIR_TABLES_17(14),
     PAIR_TABLES_17(15), PAIR_TABLES_17(16),
 };
-static const uint16_t padded_code = 16 * (PADDED_NIBBLE + NIBBLES * PADDED_NIBBLE);
+
+/* six_tables[64 * w + x] and, times 16, six_tables[64 * (65 + w) + x]; in either, row 64 is zeros. */
+#define SIX_ENTRY(w, x, times) (uint8_t)((times) * (ONES(((w) ^ (x)) & 15) + ONES(((w) ^ (x)) >> 4)))
+#define SIX_ENTRIES_4(w, x, times) \
+    SIX_ENTRY(w, x, times), SIX_ENTRY(w, (x) + 1, times), SIX_ENTRY(w, (x) + 2, times), SIX_ENTRY(w, (x) + 3, times)
+#define SIX_ENTRIES_16(w, x, times)                                                                             \
+    SIX_ENTRIES_4(w, x, times), SIX_ENTRIES_4(w, (x) + 4, times), SIX_ENTRIES_4(w, (x) + 8, times),             \
+        SIX_ENTRIES_4(w, (x) + 12, times)
+#define SIX_TABLE(w, times) \
+    {SIX_ENTRIES_16(w, 0, times), SIX_ENTRIES_16(w, 16, times), SIX_ENTRIES_16(w, 32, times), SIX_ENTRIES_16(w, 48, times)}
+#define SIX_TABLES_4(w, times) \
+    SIX_TABLE(w, times), SIX_TABLE((w) + 1, times), SIX_TABLE((w) + 2, times), SIX_TABLE((w) + 3, times)
+#define SIX_TABLES_16(w, times)                                                                                 \
+    SIX_TABLES_4(w, times), SIX_TABLES_4((w) + 4, times), SIX_TABLES_4((w) + 8, times), SIX_TABLES_4((w) + 12, times)
+#define SIX_TABLES(times)                                                                                       \
+    {SIX_TABLES_16(0, times), SIX_TABLES_16(16, times), SIX_TABLES_16(32, times), SIX_TABLES_16(48, times), {0}}
+_Alignas(64) static const uint8_t six_tables[2][65][64] = {SIX_TABLES(1), SIX_TABLES(16)};
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -106,20 +127,42 @@ static int64_t parts(int64_t whole, int64_t part) {
     return (whole + part - 1) / part;
 }
 
+/* memcpy of few bytes, in line. */
+static inline void copy(void* to, const void* from, int64_t bytes) {
+    char* out = to;
+    const char* in = from;
+    if (bytes >= 16) {
+        for (int64_t i = 0; i < bytes - 16; i += 16) {
+            memcpy(out + i, in + i, 16);
+        }
+        memcpy(out + bytes - 16, in + bytes - 16, 16);
+    } else if (bytes >= 8) {
+        memcpy(out, in, 8);
+        memcpy(out + bytes - 8, in + bytes - 8, 8);
+    } else if (bytes >= 4) {
+        memcpy(out, in, 4);
+        memcpy(out + bytes - 4, in + bytes - 4, 4);
+    } else {
+        for (int64_t i = 0; i < bytes; ++i) {
+            out[i] = in[i];
+        }
+    }
+}
+
 /* Lanes that fill a tile. */
 static int64_t tile_lanes(const Lut2* lut2) {
     return lut2->vectors * lut2->vector_bytes;
 }
 
-/* A look-up ignores an index of 0x80. 0 is compared like any other byte: there every 1 of a padded tap's weights counts. */
+/* LUT2 ignores an index of 0x80. 0 is compared like any other byte: there every 1 of a padded tap's weights counts. */
 static bool counts_padding(const Lut2* lut2) {
     return lut2->padding == 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Weights: uint8 (groups, rows, steps), a row for each output channel, or for two that share bytes. Before them, where lanes
- * can be channels, uint8 (groups, steps, lanes), a channel in a byte, where each full tile of lanes is an array of its
- * own. Behind them, where padding counts, sums of the weights' ones.
+ * Weights: uint8 (groups, rows, steps, step_bytes), a row for each output channel, or for two, which share a byte where
+ * they fit in one. Before them, where lanes can be channels, uint8 (groups, steps, lanes), a channel in a byte, where each
+ * full tile of lanes is an array of its own. Behind them, where padding counts, sums of the weights' ones.
  * Step k is tap k % taps of the channels in byte k / taps. */
 
 static int64_t taps_of(const BnasConv* conv) {
@@ -147,6 +190,11 @@ static int64_t rows_of(const BnasConv* conv, const Lut2* lut2) {
     return parts(group_channels(conv), lut2->outputs);
 }
 
+/* Of a row's weights. */
+static int64_t step_bytes(const Lut2* lut2) {
+    return lut2->channels * lut2->outputs > 8 ? lut2->outputs : 1;
+}
+
 static bool covers_conv(const BnasConv* conv, const Lut2* lut2) {
     return taps_of(conv) * bytes_of(conv, lut2) * lut2->channels <= MOST_COUNTED;
 }
@@ -164,7 +212,7 @@ static size_t channel_weights_size(const BnasConv* conv, const Lut2* lut2) {
 /* Where the sums of ones begin. */
 static size_t ones_start(const BnasConv* conv, const Lut2* lut2) {
     const size_t rows = bnas_product((size_t)conv->groups, (size_t)rows_of(conv, lut2));
-    const size_t bits = bnas_product(rows, (size_t)steps_of(conv, lut2));
+    const size_t bits = bnas_product(rows, (size_t)(steps_of(conv, lut2) * step_bytes(lut2)));
     return bnas_aligned(bnas_sum(channel_weights_size(conv, lut2), bits));
 }
 
@@ -186,7 +234,11 @@ static const uint8_t* channel_weights(const BnasRun* run, const Lut2* lut2, int6
 /* The byte's bits of one tap's weights, which are packed as the node has them. */
 static unsigned weight_bits(const BnasConv* conv, const Lut2* lut2, const uint8_t* tap, int64_t byte) {
     const int64_t first = byte * lut2->channels, present = smaller(lut2->channels, conv->channels_in - first);
-    return tap[first / 8] >> first % 8 & ((1u << present) - 1u); /* the function body cuts the rest off as well */
+    unsigned bits = tap[first / 8];
+    if (first % 8 + present > 8) {
+        bits |= (unsigned)tap[first / 8 + 1] << 8;
+    }
+    return bits >> first % 8 & ((1u << present) - 1u); /* the function body cuts the rest off as well */
 }
 
 static unsigned ones_of_byte(unsigned byte) {
@@ -221,15 +273,21 @@ static void prepack_weights(const BnasConv* conv, const Lut2* lut2, const uint8_
     memset(prepacked, 0, ones_start(conv, lut2));
     for (int64_t channel = 0; channel < conv->channels_out; ++channel) {
         const int64_t group = channel / group_channels(conv), member = channel % group_channels(conv);
-        const int64_t first = member / block * block, step_bytes = smaller(block, lanes - first);
-        uint8_t* row = rows + (group * rows_of(conv, lut2) + member / lut2->outputs) * steps;
+        const int64_t first = member / block * block, width = smaller(block, lanes - first);
+        const int64_t place = member % lut2->outputs, row_step = step_bytes(lut2);
+        uint8_t* row = rows + (group * rows_of(conv, lut2) + member / lut2->outputs) * steps * row_step;
         uint8_t* column = prepacked + (group * lanes + first) * steps + member - first;
         for (int64_t byte = 0; byte < bytes_of(conv, lut2); ++byte) {
             for (int64_t tap = 0; tap < taps; ++tap) {
                 const unsigned bits = weight_bits(conv, lut2, weights + (channel * taps + tap) * bytes, byte);
-                row[byte * taps + tap] |= (uint8_t)(bits << (member % lut2->outputs * lut2->channels));
+                const int64_t step = byte * taps + tap;
+                if (row_step > 1) {
+                    row[step * row_step + place] = (uint8_t)bits;
+                } else {
+                    row[step] |= (uint8_t)(bits << (place * lut2->channels));
+                }
                 if (lut2->count_channels) {
-                    column[(byte * taps + tap) * step_bytes] = (uint8_t)bits;
+                    column[step * width] = (uint8_t)bits;
                 }
             }
         }
@@ -254,6 +312,7 @@ typedef struct Plan {
     int64_t group_planes; /* planes of one group of one image; the last is all padding where steps had to be added */
     int64_t steps;
     enum { PLANES, GATHERED, CODES } layout;
+    enum { NOTHING, CLASSED, RUNS } padding;    /* how what padding has counted is subtracted */
     int64_t vectors; /* of a full tile */
     int64_t tile;    /* lanes of it; pixels where lanes are channels */
     int64_t lanes;   /* of one image, with the gaps; of all images together where the bytes are gathered */
@@ -262,7 +321,7 @@ typedef struct Plan {
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each part begins, in bytes. */
-    size_t offsets, positions, taps, totals, magnitudes, k, planes, end;
+    size_t offsets, positions, taps, totals, classes, class_tables, magnitudes, k, planes, end;
 } Plan;
 
 static int64_t divisor(int64_t a, int64_t b) {
@@ -313,11 +372,11 @@ static bool gathering_pays(const BnasRun* run, const Lut2* lut2, int64_t lanes) 
     return saved * rows_of(run->conv, lut2) > 2 * copies;
 }
 
-/* What look-ups cost for each pair: 4 for a vector, and 1 more where a tile has no other, so that each has to load its
- * table. */
+/* What look-ups cost for each pair: 4 for a vector, and where a tile has no other 1 or 2 more, so that each has to load a
+ * table of its own, or to add two. */
 static int64_t cost_of(const Lut2* lut2, int64_t lanes) {
     const int64_t vectors = parts(lanes, lut2->vector_bytes);
-    return 4 * vectors + (vectors % lut2->vectors == 1 ? 1 : 0);
+    return 4 * vectors + (vectors % lut2->vectors == 1 ? step_bytes(lut2) : 0);
 }
 
 /* Counts have to be transposed after lanes that were channels, and are finished a few pixels at a time. For one output that
@@ -332,6 +391,35 @@ static bool channels_pay(const BnasRun* run, const Lut2* lut2, int64_t lanes, bo
     const int64_t by_channels = run->batch * cost_of(lut2, channels);
     const int64_t saved = by_pixels * rows_of(conv, lut2) - by_channels * parts(pixels, 2);
     return saved * steps_of(conv, lut2) > run->batch * pixels * channels;
+}
+
+/* The taps along an axis that fall on the image. */
+static Range taps_inside(const BnasRun* run, int axis, int64_t position) {
+    const BnasConv* conv = run->conv;
+    Range taps = {0, 0};
+    for (int64_t tap = 0; tap < conv->kernel[axis]; ++tap) {
+        const int64_t at = position * conv->strides[axis] + tap * conv->dilations[axis] - conv->pads[axis];
+        if (at >= 0 && at < run->size[axis]) {
+            taps = (Range){taps.end == 0 ? tap : taps.first, tap + 1};
+        }
+    }
+    return taps;
+}
+
+/* Positions of the output whose taps inside are the same ones, one after the other. */
+static int64_t classes_along(const BnasRun* run, int axis) {
+    int64_t classes = 0;
+    Range last = {-1, -1};
+    for (int64_t position = 0; position < run->out_size[axis]; ++position) {
+        const Range taps = taps_inside(run, axis, position);
+        classes += taps.first != last.first || taps.end != last.end;
+        last = taps;
+    }
+    return classes;
+}
+
+static bool classed(const BnasRun* run, const Lut2* lut2) {
+    return lut2->subtract && classes_along(run, 0) * classes_along(run, 1) <= CLASSES;
 }
 
 static size_t place(size_t* end, int64_t count, size_t size) {
@@ -385,6 +473,9 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
+    plan.padding = !counts_padding(lut2) || plan.layout == CODES ? NOTHING : classed(run, lut2) ? CLASSED : RUNS;
+    plan.classes = place(&end, plan.padding == CLASSED ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
+    plan.class_tables = place(&end, plan.padding == CLASSED ? conv->channels_out * CLASSES : 0, sizeof(uint16_t));
     plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
     plan.k = place(&end, conv->uses_k ? run->batch * pixels : 0, sizeof(float));
     if (plan.layout == CODES) {
@@ -423,9 +514,19 @@ static uint16_t* codes_of(const BnasRun* run, int64_t image, int64_t group, int6
     return codes + ((image * run->conv->groups + group) * plan->sets + set) * plan->set;
 }
 
-static void fill_codes(uint16_t* codes, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-        codes[i] = padded_code;
+/* Padding, where a code is made of it: the look-ups' rows of it are zeros. */
+static int padded_pixel(const Lut2* lut2) {
+    return 1 << lut2->channels;
+}
+
+/* Of two padded pixels. */
+static void fill_codes(const Lut2* lut2, uint16_t* codes, int64_t count) {
+    if (count > 0) {
+        const uint8_t pair[2] = {(uint8_t)padded_pixel(lut2), (uint8_t)padded_pixel(lut2)};
+        lut2->encode(1, 1, pair, codes);
+    }
+    for (int64_t i = 1; i < count; ++i) {
+        codes[i] = codes[0];
     }
 }
 
@@ -454,19 +555,6 @@ static void write_offsets(const BnasRun* run, const Lut2* lut2, const Plan* plan
     for (step = 0; step < plan->steps; ++step) {
         gathered[step] = (int32_t)(step * (plan->tile + WIDEST));
     }
-}
-
-/* The taps along an axis that fall on the image. */
-static Range taps_inside(const BnasRun* run, int axis, int64_t position) {
-    const BnasConv* conv = run->conv;
-    Range taps = {0, 0};
-    for (int64_t tap = 0; tap < conv->kernel[axis]; ++tap) {
-        const int64_t at = position * conv->strides[axis] + tap * conv->dilations[axis] - conv->pads[axis];
-        if (at >= 0 && at < run->size[axis]) {
-            taps = (Range){taps.end == 0 ? tap : taps.first, tap + 1};
-        }
-    }
-    return taps;
 }
 
 /* taps: those inside for each row of the output, then for each column. */
@@ -503,11 +591,65 @@ static void write_positions(const BnasRun* run, const Plan* plan) {
     }
 }
 
-static void prepare_codes(const BnasRun* run, const Plan* plan) {
+static void prepare_codes(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
     write_positions(run, plan);
     const int64_t used = plan->group_planes * plan->plane;
     for (int64_t set = 0; set < run->batch * run->conv->groups * plan->sets; ++set) {
-        fill_codes(codes_of(run, 0, 0, set) + used, plan->set - used);
+        fill_codes(lut2, codes_of(run, 0, 0, set) + used, plan->set - used);
+    }
+}
+
+/* The sums of ones for `channel` and those after it. */
+static const uint16_t* ones_of(const BnasRun* run, const Lut2* lut2, int64_t channel) {
+    return (const uint16_t*)((const uint8_t*)run->weights + ones_start(run->conv, lut2)) + channel;
+}
+
+/* Writes what the padded taps of a pixel count, for some channels, to every `step`th element of `padded`: the ones of all
+ * taps less those of the taps inside, which are a rectangle. */
+static void write_padded_ones(const BnasConv* conv, const uint16_t* ones, Range rows, Range columns, int64_t channels,
+                              uint16_t* padded, int64_t step) {
+    const int64_t outputs = conv->channels_out, line = (conv->kernel[1] + 1) * outputs;
+    const uint16_t *top = ones + rows.first * line, *bottom = ones + rows.end * line;
+    const uint16_t *top_left = top + columns.first * outputs, *top_right = top + columns.end * outputs;
+    const uint16_t *bottom_left = bottom + columns.first * outputs, *bottom_right = bottom + columns.end * outputs;
+    const uint16_t* all = ones + conv->kernel[0] * line + conv->kernel[1] * outputs;
+    for (int64_t i = 0; i < channels; ++i) {
+        padded[i * step] = (uint16_t)(all[i] - bottom_right[i] + bottom_left[i] + top_right[i] - top_left[i]);
+    }
+}
+
+static bool same_range(Range a, Range b) {
+    return a.first == b.first && a.end == b.end;
+}
+
+/* classes: for each lane, which class its pixel belongs to. class_tables: what that has counted, for each channel. */
+static void write_classes(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
+    const BnasConv* conv = run->conv;
+    const int64_t height = run->out_size[0], width = run->out_size[1];
+    const int64_t step = plan->layout == GATHERED ? width : plan->row;
+    const Range *rows = part(run, plan->taps), *columns = rows + height;
+    const uint16_t* ones = ones_of(run, lut2, 0);
+    uint16_t *classes = part(run, plan->classes), *tables = part(run, plan->class_tables);
+    memset(classes, 0, (size_t)(plan->lanes + WIDEST_TILE) * sizeof *classes);
+    int64_t class = -1;
+    for (int64_t y = 0; y < height; ++y) {
+        uint16_t* lane = classes + y * step;
+        if (y > 0 && same_range(rows[y], rows[y - 1])) {
+            copy(lane, lane - step, width * (int64_t)sizeof *lane);
+            continue;
+        }
+        for (int64_t x = 0; x < width; ++x) {
+            if (x == 0 || !same_range(columns[x], columns[x - 1])) {
+                ++class;
+                write_padded_ones(conv, ones, rows[y], columns[x], conv->channels_out, tables + class, CLASSES);
+            }
+            lane[x] = (uint16_t)class;
+        }
+    }
+    if (plan->layout == GATHERED) {
+        for (int64_t image = 1; image < run->batch; ++image) {
+            memcpy(classes + image * height * width, classes, (size_t)(height * width) * sizeof *classes);
+        }
     }
 }
 
@@ -518,8 +660,11 @@ static void prepare_run(const BnasRun* run, const Lut2* lut2) {
     write_taps(run, &plan);
     write_totals(run, &plan);
     if (plan.layout == CODES) {
-        prepare_codes(run, &plan);
+        prepare_codes(run, lut2, &plan);
         return;
+    }
+    if (plan.padding == CLASSED) {
+        write_classes(run, lut2, &plan);
     }
     const size_t behind = plan.planes + (size_t)(run->batch * run->conv->groups * plan.group_planes * plan.plane);
     memset(part(run, behind), (int)lut2->padding, plan.end - behind);
@@ -531,28 +676,6 @@ static void prepare_run(const BnasRun* run, const Lut2* lut2) {
 static int64_t pack_units_of(const BnasRun* run, const Lut2* lut2) {
     const int64_t padding = adds_steps(run->conv, lut2) ? 1 : 0;
     return run->batch * run->conv->groups * (bytes_of(run->conv, lut2) + padding);
-}
-
-/* memcpy of few bytes, in line. */
-static inline void copy(void* to, const void* from, int64_t bytes) {
-    char* out = to;
-    const char* in = from;
-    if (bytes >= 16) {
-        for (int64_t i = 0; i < bytes - 16; i += 16) {
-            memcpy(out + i, in + i, 16);
-        }
-        memcpy(out + bytes - 16, in + bytes - 16, 16);
-    } else if (bytes >= 8) {
-        memcpy(out, in, 8);
-        memcpy(out + bytes - 8, in + bytes - 8, 8);
-    } else if (bytes >= 4) {
-        memcpy(out, in, 4);
-        memcpy(out + bytes - 4, in + bytes - 4, 4);
-    } else {
-        for (int64_t i = 0; i < bytes; ++i) {
-            out[i] = in[i];
-        }
-    }
 }
 
 /* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
@@ -617,7 +740,7 @@ static void pack_pixels(const Lut2* lut2, int64_t channels, Range pixels, const 
 
 /* Packs the channels of a byte of one image into their planes, all phases one after the other. */
 static void pack_planes(const BnasRun* run, const Lut2* lut2, int64_t image, int64_t first_channel, int64_t channels,
-                        uint8_t padding, uint8_t* planes, uint8_t* scratch) {
+                        int padding, uint8_t* planes, uint8_t* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
@@ -651,7 +774,7 @@ static void pack_unit(const BnasRun* run, const Lut2* lut2, int64_t unit, void* 
     if (plan->layout != CODES) {
         uint8_t* planes = group_of(run, image, group) + start;
         if (channels > 0) {
-            pack_planes(run, lut2, image, channel, channels, (uint8_t)lut2->padding, planes, scratch);
+            pack_planes(run, lut2, image, channel, channels, (int)lut2->padding, planes, scratch);
         } else {
             memset(planes, (int)lut2->padding, (size_t)plan->plane);
         }
@@ -659,15 +782,15 @@ static void pack_unit(const BnasRun* run, const Lut2* lut2, int64_t unit, void* 
     }
     uint8_t *planes = scratch, *packed = planes + bnas_aligned((size_t)(phases * plan->plane + plan->distances[1]));
     if (channels > 0) {
-        memset(planes + phases * plan->plane, PADDED_NIBBLE, (size_t)plan->distances[1]);
-        pack_planes(run, lut2, image, channel, channels, PADDED_NIBBLE, planes, packed);
+        memset(planes + phases * plan->plane, padded_pixel(lut2), (size_t)plan->distances[1]);
+        pack_planes(run, lut2, image, channel, channels, padded_pixel(lut2), planes, packed);
     }
     for (int64_t set = 0; set < plan->sets; ++set) {
         uint16_t* codes = codes_of(run, image, group, set) + start;
         if (channels > 0) {
             lut2->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
         } else {
-            fill_codes(codes, plan->plane);
+            fill_codes(lut2, codes, plan->plane);
         }
     }
 }
@@ -713,41 +836,44 @@ static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) 
     return (Channels){group, first, smaller(BLOCK_CHANNELS, left)};
 }
 
-static void count_channels(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t lanes,
-                           const uint8_t* pixels, uint16_t* counts) {
+/* Counts what differs in `lanes`, the first of which lies at `pixels`. */
+static void count_lanes(const BnasRun* run, const Lut2* lut2, Channels channels, Range lanes, const uint8_t* pixels,
+                        uint16_t* counts) {
     const Plan* plan = the_plan(run);
     const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
     const int64_t row = channels.group * rows_of(run->conv, lut2) + channels.first / lut2->outputs;
-    lut2->count((int32_t)parts(lanes, lut2->vector_bytes), (int32_t)parts(channels.count, lut2->outputs),
-                (int32_t)plan->steps, pixels, offsets, row_weights(run, lut2) + row * plan->steps, tables, counts);
+    const int64_t channel = channels.group * group_channels(run->conv) + channels.first;
+    const int32_t vectors = (int32_t)parts(lanes.end - lanes.first, lut2->vector_bytes);
+    lut2->count(vectors, (int32_t)parts(channels.count, lut2->outputs), (int32_t)plan->steps, pixels, offsets,
+                row_weights(run, lut2) + row * plan->steps * step_bytes(lut2), lut2->tables, counts);
+    if (plan->padding == CLASSED) {
+        lut2->subtract((int32_t)channels.count, vectors, (const uint16_t*)part(run, plan->classes) + lanes.first,
+                       (const uint16_t*)part(run, plan->class_tables) + channel * CLASSES, counts);
+    }
 }
 
-/* Takes off what the padded taps of `count` pixels have counted. The taps that fall on the image are a rectangle. */
-static void subtract_padding(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t pixel, int64_t count,
-                             uint16_t* counts) {
+/* Subtracts what the padded taps of `count` pixels have counted, in runs of pixels with the same taps inside. */
+static void subtract_runs(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t pixel, int64_t count,
+                          uint16_t* counts) {
     const BnasConv* conv = run->conv;
-    const int64_t width = run->out_size[1], outputs = conv->channels_out, line = (conv->kernel[1] + 1) * outputs;
+    const int64_t width = run->out_size[1];
     const Range *all_rows = part(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
-    const uint16_t* ones = (const uint16_t*)((const uint8_t*)run->weights + ones_start(conv, lut2)) +
-                           channels.group * group_channels(conv) + channels.first;
-    const uint16_t* whole = ones + conv->kernel[0] * line + conv->kernel[1] * outputs;
+    const uint16_t* ones = ones_of(run, lut2, channels.group * group_channels(conv) + channels.first);
     for (int64_t done = 0, length; done < count; done += length, pixel += length) {
         const int64_t y = pixel / width, x = pixel % width, end = smaller(width, x + count - done);
         const Range rows = all_rows[y], columns = all_columns[x];
-        for (length = 1; x + length < end && all_columns[x + length].first == columns.first &&
-                         all_columns[x + length].end == columns.end;) {
+        for (length = 1; x + length < end && same_range(all_columns[x + length], columns);) {
             ++length;
         }
         if ((rows.end - rows.first) * (columns.end - columns.first) == taps_of(conv)) {
             continue;
         }
-        const uint16_t *top = ones + rows.first * line, *bottom = ones + rows.end * line;
-        const int64_t left = columns.first * outputs, right = columns.end * outputs;
-        for (int64_t channel = 0; channel < channels.count; ++channel, ++top, ++bottom) {
-            const int inside = bottom[right] - bottom[left] - top[right] + top[left];
+        uint16_t padded[BLOCK_CHANNELS];
+        write_padded_ones(conv, ones, rows, columns, channels.count, padded, 1);
+        for (int64_t channel = 0; channel < channels.count; ++channel) {
             uint16_t* lane = counts + channel * tile_lanes(lut2) + done;
             for (int64_t i = 0; i < length; ++i) {
-                lane[i] = (uint16_t)(lane[i] - (whole[channel] - inside));
+                lane[i] = (uint16_t)(lane[i] - padded[channel]);
             }
         }
     }
@@ -763,8 +889,8 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
     const int64_t map = conv->offset_shape[0] * conv->offset_shape[1];
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
-    if (counts_padding(lut2)) {
-        subtract_padding(run, lut2, channels, pixel, count, counts);
+    if (plan->padding == RUNS) {
+        subtract_runs(run, lut2, channels, pixel, count, counts);
     }
     lut2->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
                  (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
@@ -813,7 +939,7 @@ static void convolve_planes(const BnasRun* run, const Lut2* lut2, int64_t unit, 
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
     uint16_t *counts = scratch, *joined = counts + BLOCK_CHANNELS * tile_lanes(lut2);
     const uint8_t* pixels = group_of(run, image, group) + lanes.first;
-    count_channels(run, lut2, channels, lanes.end - lanes.first, pixels, counts);
+    count_lanes(run, lut2, channels, lanes, pixels, counts);
     if (plan->row == run->out_size[1]) {
         finish_pixels(run, lut2, channels, image, lanes.first, lanes.end - lanes.first, counts);
     } else {
@@ -850,7 +976,7 @@ static void convolve_gathered(const BnasRun* run, const Lut2* lut2, int64_t unit
     gather(run, group, lanes, gathered);
     for (int64_t block = 0; block < plan->blocks; ++block) {
         const Channels channels = channels_of(run->conv, group, block);
-        count_channels(run, lut2, channels, lanes.end - lanes.first, gathered, counts);
+        count_lanes(run, lut2, channels, lanes, gathered, counts);
         for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
             length = smaller(pixels - lane % pixels, lanes.end - lane);
             finish_pixels(run, lut2, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first);
@@ -871,8 +997,8 @@ static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, v
     uint16_t *counts = scratch, *transposed = counts + BLOCK_PIXELS * lanes;
     lut2->count_channels((int32_t)parts(channels, lut2->vector_bytes), (int32_t)parts(pixels, 2), (int32_t)plan->steps,
                          channel_weights(run, lut2, group, first), codes_of(run, image, group, 0),
-                         part(run, plan->offsets), (const int32_t*)part(run, plan->positions) + pixel / 2, pair_tables,
-                         counts);
+                         part(run, plan->offsets), (const int32_t*)part(run, plan->positions) + pixel / 2,
+                         lut2->pair_tables, counts);
     for (int64_t done = 0; done < channels; done += BLOCK_CHANNELS) {
         const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
         lut2->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
@@ -925,9 +1051,12 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     }
 }
 
-/* What only look-ups have: lanes that are channels. */
-#define BNAS_CHANNELS_lut2(name) bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
-#define BNAS_CHANNELS_popcount(name) NULL, NULL, NULL
+/* What depends on the way of counting. Only look-ups have lanes that are channels. */
+#define LOOK_UPS(name, tables, pair_tables) \
+    tables, pair_tables, bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
+#define BNAS_COUNTING_lut2(name) LOOK_UPS(name, nibble_tables, nibble_pair_tables), NULL
+#define BNAS_COUNTING_lut6(name) LOOK_UPS(name, six_tables[0][0], six_tables[0][0]), bnas_##name##_subtract
+#define BNAS_COUNTING_popcount(name) NULL, NULL, NULL, NULL, NULL, NULL
 
 #define BNAS_PLANES(name, level, counting, ...)                                                                        \
     Pack bnas_##name##_pack;                                                                                           \
@@ -935,11 +1064,12 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Finish bnas_##name##_finish;                                                                                       \
     Add bnas_##name##_add;                                                                                             \
     Halve bnas_##name##_halve;                                                                                         \
-    Encode bnas_##name##_encode;                                                                                       \
     CountChannels bnas_##name##_count_channels;                                                                        \
+    Encode bnas_##name##_encode;                                                                                       \
     Transpose bnas_##name##_transpose;                                                                                 \
+    Subtract bnas_##name##_subtract;                                                                                   \
     static const Lut2 name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,              \
-                              bnas_##name##_add, bnas_##name##_halve, BNAS_CHANNELS_##counting(name)};                 \
+                              bnas_##name##_add, bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                 \
     static bool covers_##name(const BnasConv* conv) { return covers_conv(conv, &name); }                               \
     static size_t weights_size_##name(const BnasConv* conv) { return weights_bytes(conv, &name); }                     \
     static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \

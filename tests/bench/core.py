@@ -4,6 +4,7 @@ docs/benchmarks.md says what is measured, and shows a result.
 """
 
 import argparse
+import math
 import tempfile
 from functools import partial
 from itertools import product
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from native_kernels import Counting, NativeKernels, aligned, build, generated_count, runnable_variants, yardstick_count
 
-from bnas_deploy.runtime.kernels.variants import VARIANTS, Variant
+from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant
+from bnas_deploy.runtime.kernels.variants import Counting as Way
 from bnas_deploy.runtime.measure import interleave, ratio
 
 INPUTS = (324, 576, 1152, 2304, 4608)  # of one output: 36, 64, 128, 256 and 512 channels under a kernel of 3 x 3
@@ -20,7 +22,6 @@ TILES = (1, 2, 3, 4)  # vectors of pixels
 PAIRS = 8  # of output channels, as many as runtime/ort/lut2.c takes at once
 TAPS = 3
 ROW = 57  # bytes from one row of a plane to the next: 56 pixels and their padding
-PADDING = 0x80
 SAMPLE_OPERATIONS = 200_000_000  # multiply-adds in one timing, some 200 us: longer than a call from Python takes
 ROUNDS = 60
 
@@ -28,34 +29,47 @@ ROUNDS = 60
 def counting(variant: Variant, inputs: int, vectors: int) -> Counting:
     """Make random planes as lut2.c lays them out for a kernel of 3 x 3, read in place, a tenth of them padding."""
     rng = np.random.default_rng(inputs)
+    way = variant.counting
     lanes = vectors * variant.vector_bytes
     plane = (TAPS - 1) * ROW + TAPS - 1 + lanes
-    planes = aligned(inputs // 4 // TAPS**2 * plane)
-    planes[:] = np.where(rng.random(planes.size) < 0.1, PADDING, rng.integers(0, 16, planes.size))
-    step = np.arange(inputs // 4)
-    offsets = aligned(4 * step.size).view(np.int32)
+    bytes_ = math.ceil(inputs / TAPS**2 / way.channels)
+    steps = math.ceil(bytes_ * TAPS**2 / way.multiple) * way.multiple
+    planes = aligned(math.ceil(steps / TAPS**2) * plane)
+    values = rng.integers(0, 1 << way.channels, planes.size)
+    planes[:] = np.where(rng.random(planes.size) < 0.1, way.padding, values)
+    step = np.arange(steps)
+    offsets = aligned(4 * steps).view(np.int32)
     offsets[:] = step // TAPS**2 * plane + step % TAPS**2 // TAPS * ROW + step % TAPS
-    weights = aligned(PAIRS * step.size)
-    weights[:] = rng.integers(0, 256, weights.size)
-    return Counting(vectors, PAIRS, planes, offsets, weights, look_up_tables())
+    pairs = rng.integers(0, 1 << way.channels, (PAIRS, steps, 2), np.uint8)
+    weights = aligned(PAIRS * steps * (2 if way == LUT6 else 1))
+    weights[:] = (pairs if way == LUT6 else pairs[..., 0] + 16 * pairs[..., 1]).ravel()
+    return Counting(vectors, PAIRS, planes, offsets, weights, look_up_tables(way))
 
 
-def look_up_tables() -> np.ndarray:
-    """Return table[weights][x] of runtime/kernels/lut2.py."""
-    weights, x = np.arange(256)[:, None], np.arange(16)
-    tables = aligned(256 * 16)
-    low, high = (np.bitwise_count(nibble ^ x) for nibble in (weights & 15, weights >> 4))
-    tables[:] = (low + 16 * high).ravel()
+def look_up_tables(way: Way) -> np.ndarray:
+    """Return the tables of runtime/kernels/look_up.py."""
+    if way == LUT2:
+        weights, x = np.arange(256)[:, None], np.arange(16)
+        rows = np.bitwise_count(weights & 15 ^ x) + 16 * np.bitwise_count(weights >> 4 ^ x)
+    else:
+        ones = np.bitwise_count(np.arange(64)[:, None] ^ np.arange(64))
+        padded = np.concatenate([ones, np.zeros_like(ones[:1])])
+        rows = np.stack([padded, 16 * padded])
+    tables = aligned(rows.size)
+    tables[:] = rows.ravel()
     return tables
 
 
-def expected(given: Counting, lanes: int) -> np.ndarray:
+def expected(given: Counting, lanes: int, way: Way) -> np.ndarray:
     """Count bit by bit: (2 * pairs, lanes)."""
     x = given.planes[given.offsets[:, None] + np.arange(lanes)]
-    weights = given.weights.reshape(given.pairs, -1)
-    nibbles = np.stack([weights & 15, weights >> 4], 1).reshape(2 * given.pairs, -1)
-    counts = [np.where(x == PADDING, 0, np.bitwise_count(row[:, None] ^ x)).sum(0) for row in nibbles]
-    return np.array(counts)
+    if way == LUT6:
+        weights = given.weights.reshape(given.pairs, -1, 2).swapaxes(1, 2)
+    else:
+        weights = np.stack([given.weights & 15, given.weights >> 4]).reshape(2, given.pairs, -1).swapaxes(0, 1)
+    rows = weights.reshape(2 * given.pairs, -1)
+    ignored = way.padding if way.padding > 0 else None
+    return np.array([np.where(x == ignored, 0, np.bitwise_count(row[:, None] ^ x)).sum(0) for row in rows])
 
 
 def check(kernels: NativeKernels, symbol: str, given: Counting, variant: Variant) -> np.ndarray:
@@ -67,8 +81,8 @@ def check(kernels: NativeKernels, symbol: str, given: Counting, variant: Variant
     lanes = given.vectors * variant.vector_bytes
     counts = aligned(4 * PAIRS * len(TILES) * variant.vector_bytes).view(np.uint16)
     kernels.repeat_count(1, symbol, given, counts)
-    if not np.array_equal(counts.reshape(2 * PAIRS, -1)[:, :lanes], expected(given, lanes)):
-        raise SystemExit(f"{symbol} counts wrongly: {given.offsets.size * 4} inputs, {given.vectors} vectors")
+    if not np.array_equal(counts.reshape(2 * PAIRS, -1)[:, :lanes], expected(given, lanes, variant.counting)):
+        raise SystemExit(f"{symbol} counts wrongly: {given.offsets.size} steps, {given.vectors} vectors")
     return counts
 
 

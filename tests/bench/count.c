@@ -1,4 +1,4 @@
-/* LUT2 in C intrinsics: the yardstick for what TVM makes of runtime/kernels/lut2.py, which says how it counts.
+/* LUT2 and LUT6 in C intrinsics: the yardstick for what TVM makes of runtime/kernels/look_up.py, which says how they count.
  *
  * Compiled once for each x86 row of runtime/kernels/variants.py, with -march for its processor, and
  *     ISA                      the row's name
@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-enum { LOOKUPS = 3, CHUNK = 63, VECTORS = 4 };
+enum { VECTORS = 4 };
 
 #if defined(__AVX512BW__)
 
@@ -16,7 +16,11 @@ typedef __m512i Bytes;
 #define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
 #define EVERYWHERE(x) _mm512_broadcast_i32x4(x)
+#if defined(__AVX512VBMI__)
+#define LOOK_UP(row, x) _mm512_permutexvar_epi8(x, row)
+#else
 #define LOOK_UP _mm512_shuffle_epi8
+#endif
 #define ADD_8 _mm512_add_epi8
 #define SUB_8 _mm512_sub_epi8
 #define ADD_16 _mm512_add_epi16
@@ -64,6 +68,24 @@ typedef __m128i Bytes;
 
 enum { WIDTH = sizeof(Bytes) };
 
+#if defined(__AVX512VBMI__) /* LUT6 */
+
+enum { LOOKUPS = 2, CHUNK = 42, STEP_BYTES = 2, SECOND = 65 * 64 };
+
+static inline Bytes row_of(const uint8_t* tables, const uint8_t* weights) {
+    return ADD_8(LOAD(tables + 64 * weights[0]), LOAD(tables + SECOND + 64 * weights[1]));
+}
+
+#else /* LUT2 */
+
+enum { LOOKUPS = 3, CHUNK = 63, STEP_BYTES = 1 };
+
+static inline Bytes row_of(const uint8_t* tables, const uint8_t* weights) {
+    return EVERYWHERE(_mm_load_si128((const __m128i*)(const void*)(tables + 16 * weights[0])));
+}
+
+#endif
+
 /* Loops over a block are unrolled, so that its sums become registers. */
 #define UNROLLED _Pragma("GCC unroll 16")
 
@@ -95,8 +117,7 @@ static inline __attribute__((always_inline)) void count_block(const int pairs, c
             UNROLLED for (int pair = 0; pair < pairs; ++pair) {
                 Bytes rows[LOOKUPS];
                 UNROLLED for (int j = 0; j < LOOKUPS; ++j) {
-                    const uint8_t* row = tables + 16 * weights[pair * steps + step + j];
-                    rows[j] = EVERYWHERE(_mm_load_si128((const __m128i*)(const void*)row));
+                    rows[j] = row_of(tables, weights + (pair * steps + step + j) * STEP_BYTES);
                 }
                 UNROLLED for (int vector = 0; vector < vectors; ++vector) {
                     Bytes t = ZERO;
@@ -126,11 +147,11 @@ static inline __attribute__((always_inline)) void count_block(const int pairs, c
     if (vectors == (wide)) {                                                                                           \
         int32_t pair = 0;                                                                                              \
         for (; pair + (together) <= pairs; pair += (together)) {                                                       \
-            count_block(together, wide, steps, planes, offsets, weights + pair * steps, tables,                        \
+            count_block(together, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,                        \
                         counts + 2 * pair * VECTORS * WIDTH);                                                          \
         }                                                                                                              \
         for (; pair < pairs; ++pair) {                                                                                 \
-            count_block(1, wide, steps, planes, offsets, weights + pair * steps, tables,                               \
+            count_block(1, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,                               \
                         counts + 2 * pair * VECTORS * WIDTH);                                                          \
         }                                                                                                              \
     }

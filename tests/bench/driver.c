@@ -22,6 +22,8 @@ typedef int32_t Count(int32_t vectors, int32_t pairs, int32_t steps, const uint8
 typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
                               const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
                               const uint8_t* tables, uint16_t* counts);
+typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables,
+                         uint16_t* counts);
 typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
                        int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
                        const float* scale, const float* bias, const float* slope, const float* k, float* y);
@@ -89,8 +91,13 @@ static uint64_t count_ticks, finish_ticks;
         return 0;                                       \
     }
 
-/* What only look-ups have. */
+/* What only some ways of counting have. */
 #define CLOCKED_popcount(isa)
+#define CLOCKED_lut6(isa)                                                                                              \
+    CLOCKED_lut2(isa)                                                                                                  \
+    CLOCKED(Subtract, bnas_##isa##_subtract, count_ticks,                                                              \
+            (int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts),    \
+            (channels, vectors, classes, tables, counts))
 #define CLOCKED_lut2(isa)                                                                                              \
     CLOCKED(CountChannels, bnas_##isa##_count_channels, count_ticks,                                                   \
             (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,             \

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bnas_deploy.runtime.kernels.variants import LUT2, Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name, variants_of
 from bnas_deploy.runtime.machine import cpu_flags
 
 HERE = Path(__file__).parent
@@ -92,7 +92,7 @@ class Parts(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Counting:
-    """Arguments of `count`, as runtime/kernels/lut2.py describes them."""
+    """Arguments of `count`, as runtime/kernels/look_up.py describes them."""
 
     vectors: int
     pairs: int
@@ -261,14 +261,16 @@ def build(folder: Path) -> NativeKernels:
 
 def _clocked(variant: Variant) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
-    of_look_ups = ("count_channels",) if variant.counting.name == LUT2.name else ()
-    return ("count", "finish", "add", *of_look_ups)
+    of_look_ups = ("count_channels",) if variant.counting.name in (LUT2.name, LUT6.name) else ()
+    of_padding = ("subtract",) if variant.counting.name == LUT6.name else ()
+    return ("count", "finish", "add", *of_look_ups, *of_padding)
 
 
 def _compile_yardstick(native: ModuleType, variant: Variant, folder: Path) -> Path:
     path = folder / f"count-{variant.isa}.o"
     tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(variant.tiles, 1)]
-    flags = [f"-march={variant.cpu}", f"-DISA={variant.isa}", *tiles]
+    march = [f"-march={variant.cpu}", *(f"-m{feature}" for feature in variant.features)]
+    flags = [*march, f"-DISA={variant.isa}", *tiles]
     _compile(native, "-fvisibility=default", *flags, "-c", "-o", str(path), str(HERE / "count.c"))
     return path
 

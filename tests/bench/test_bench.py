@@ -48,11 +48,13 @@ def test_generated_code_and_intrinsics_count_the_same() -> None:
 @pytest.mark.parametrize("side", ["generated", "yardstick"])
 def test_a_wrong_count_ends_the_benchmark(side: str, kernels: Any) -> None:
     # The tables of zeros are what makes it wrong, and the side that is measured first meets them first.
-    code = f"import core; core.look_up_tables = lambda: core.aligned(4096); core.generated_count = core.{side}_count"
+    code = (
+        f"import core; core.look_up_tables = lambda way: core.aligned(8320); core.generated_count = core.{side}_count"
+    )
     done = run(f"{code}\ncore.main()", "--rounds", "1", built=kernels.path)
     assert done.returncode == 1
     symbol = f"bnas_{RUNNABLE[0]}_count" if side == "generated" else f"c_{RUNNABLE[0]}_count"
-    assert done.stderr == f"{symbol} counts wrongly: 324 inputs, 1 vectors\n"
+    assert done.stderr == f"{symbol} counts wrongly: 54 steps, 1 vectors\n"
     assert table(done.stdout) == []
 
 

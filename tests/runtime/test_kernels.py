@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from bnas_deploy.runtime.kernels.variants import LUT2, VARIANTS, Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant, function_name, variants_of
 from bnas_deploy.runtime.library import library_path
 from bnas_deploy.runtime.machine import cpu_flags
 
@@ -56,7 +56,8 @@ def test_an_object_has_its_functions_and_calls_only_libc(kernel_object: tuple[Va
     rows = [line.split() for line in subprocess.check_output(["nm", str(path)], text=True).splitlines()]
     defined = {row[-1] for row in rows if row[-2] == "T"}
     functions = {"pack", "halve", "count", "finish", "add"}
-    functions |= {"encode", "count_channels", "transpose"} if variant.counting == LUT2 else set()
+    functions |= {"encode", "count_channels", "transpose"} if variant.counting in (LUT2, LUT6) else set()
+    functions |= {"subtract"} if variant.counting == LUT6 else set()
     assert defined == {function_name(variant, name) for name in functions}
     assert {row[-1] for row in rows if row[-2] == "U"} <= CALLED
 

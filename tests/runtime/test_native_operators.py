@@ -82,8 +82,8 @@ class Case:
 
 
 EDGES = {
-    # Around the word (64), the half word (32), the byte and the nibble; 36 and 144 are BNAS's.
-    **{f"channels {n}": Case(channels=n) for n in (1, 3, 4, 5, 8, 31, 32, 33, 36, 63, 64, 65, 96, 128, 144)},
+    # Around the word (64), the half word (32), the byte, the nibble and six bits; 36 and 144 are BNAS's.
+    **{f"channels {n}": Case(channels=n) for n in (1, 3, 4, 5, 6, 7, 8, 13, 31, 32, 33, 36, 63, 64, 65, 96, 128, 144)},
     "one pixel": Case(size=(1, 1)),
     "kernel 1": Case(kernel=(1, 1), pads=(0, 0, 0, 0)),
     "kernel 2": Case(kernel=(2, 2), pads=(0, 0, 1, 1)),
@@ -98,6 +98,11 @@ EDGES = {
     "no padding": Case(pads=(0, 0, 0, 0)),
     "asymmetric padding": Case(pads=(0, 1, 2, 3)),
     "whole kernels in the padding": Case(pads=(4, 5, 6, 4)),
+    # With AVX-512 VBMI up to 32 classes of pixels, which have the same taps in the padding, are looked up.
+    "25 classes": Case(size=(20, 23), channels=40, channels_out=20, kernel=(5, 5), pads=(2, 2, 2, 2)),
+    "25 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(5, 5), pads=(2, 2, 2, 2)),
+    "49 classes": Case(size=(20, 23), channels=40, channels_out=20, kernel=(7, 7), pads=(3, 3, 3, 3)),
+    "49 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(7, 7), pads=(3, 3, 3, 3)),
     "two groups": Case(channels=6, channels_out=4, group=2),
     "groups of more than a word": Case(channels=3 * 65, channels_out=6, group=3, strides=(2, 1)),
     "depthwise": Case(channels=5, channels_out=5, group=5),

@@ -1,25 +1,33 @@
-"""LUT2: counting the bits in which activations and weights differ, by look-up.
+"""Counting the bits in which activations and weights differ, by look-ups of bytes.
 
-Lanes are pixels. A byte of activations holds 4 input channels of one pixel, its low nibble; 0x80 stands for padding. A
-byte of weights holds the same 4 channels for two output channels, one in each nibble. It selects a table of 16 bytes,
+Lanes are pixels. A byte of activations holds C input channels of one pixel, and the same C channels of the weights of
+two output channels, w and v, select a row of a table:
 
-    table[weights][x] = popcount(low nibble ^ x) + 16 * popcount(high nibble ^ x)
+    row[x] = popcount(w ^ x) + 16 * popcount(v ^ x)    for x < 2^C
 
-so one byte shuffle looks up 4 channels, of 2 output channels, of as many pixels as a vector has bytes. A shuffle gives
-0 for an index of 0x80, so that padding adds nothing and needs no correction.
+so one byte shuffle looks up C channels, of 2 output channels, of as many pixels as a vector has bytes.
 
-Three look-ups are added in place: each nibble of t stays <= 12. Then, with no mask at all,
+LUT2 has C = 4: a row is 16 bytes, which every byte shuffle can look up in, and one byte of weights, v above w, selects
+one of 256. An index of 0x80 stands for padding; the shuffle gives 0 for it, so that it adds nothing and needs no
+correction.
+
+LUT6 has C = 6: a row is 64 bytes, a whole vector of AVX-512, and VBMI looks up in it (`vpermb`). There would be 4096
+rows, too many for the first-level cache, so each is the sum of two of 64: one of popcount(w ^ x), and one of 16 times
+that for v. The look-up ignores the upper bits of an index. Padding is 0, and what it counts is subtracted later.
+
+L look-ups are added in place, 3 with LUT2 and 2 with LUT6: each nibble of t stays <= 12. Then, with no mask at all,
 
     S += t        in bytes, modulo 256
     H += t >> 4   in 16-bit lanes, so that a byte of H also takes the low nibble of the odd byte above, times 16
 
-After at most 63 steps the counts are below 256, and S and H determine them by substitution, even bytes and odd bytes of
-each 16-bit lane in turn: H.odd is the odd byte's high count; S.odd - 16 H.odd its low count; H.even - 16 times that is
-the even byte's high count; S.even - 16 times that its low count (all modulo 256).
+After at most 252 / C steps the counts are below 256, and S and H determine them by substitution, even bytes and odd
+bytes of each 16-bit lane in turn: H.odd is the odd byte's high count; S.odd - 16 H.odd its low count; H.even - 16 times
+that is the even byte's high count; S.even - 16 times that its low count (all modulo 256).
 """
 
+import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from tvm import tirx
@@ -28,13 +36,12 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, integer, parameters
-from bnas_deploy.runtime.kernels.variants import LUT2, Variant, function_name
+from bnas_deploy.runtime.kernels.variants import LUT6, Variant, function_name
 
 Expression = Any
 """TIR's expressions, buffers and functions: TVM has no types for them."""
 
-LOOKUPS = LUT2.multiple  # are added before a nibble could overflow: 3 * 4 <= 15
-CHUNK = 63  # steps of 4 channels are counted in a byte: 63 * 4 <= 255
+COUNTED = 252  # channels whose differing bits are counted in a byte, a multiple of the 12 that L look-ups take
 
 
 class _Bytes:
@@ -49,15 +56,8 @@ class _Bytes:
     def zero(self) -> Expression:
         return T.broadcast(T.uint8(0), self.width)
 
-    def look_up(self, table: Expression, index: Expression) -> Expression:
-        return T.call_llvm_pure_intrin(self.dtype, self.shuffle_id, table, index)
-
-    def load_table(self, tables: Expression, start: Expression) -> Expression:
-        """Load the 16 bytes of a table into every 16 bytes of a vector."""
-        row = T.Bind(tables.vload([start], "uint8x16"))
-        if self.width == 16:
-            return row
-        return T.Bind(T.Shuffle([row] * (self.width // 16), [T.int32(i) for i in range(self.width)]))
+    def look_up(self, row: Expression, index: Expression) -> Expression:
+        return T.call_llvm_pure_intrin(self.dtype, self.shuffle_id, row, index)
 
     def _in_pairs(self, x: Expression, operation: Callable[[Expression], Expression]) -> Expression:
         return T.reinterpret(self.dtype, operation(T.reinterpret(self.pairs_dtype, x)))
@@ -73,6 +73,47 @@ class _Bytes:
 
     def mask(self, x: Expression, value: int) -> Expression:
         return self._in_pairs(x, lambda y: y & self._constant(value))
+
+
+class _Nibbles:
+    """LUT2's tables, (rows, 16): the rows of the weights, or of two pixels."""
+
+    weight_bytes = 1  # for each step of a pair of output channels
+
+    def __init__(self, lanes: _Bytes, tables: Expression) -> None:
+        self.lanes, self.tables = lanes, tables
+
+    def of_weights(self, weights: Expression, at: Expression) -> Expression:
+        return self.of_pixels(weights[at].astype("int32") * 16)
+
+    def of_pixels(self, code: Expression) -> Expression:
+        """Load the 16 bytes of a row into every 16 bytes of a vector."""
+        row = T.Bind(self.tables.vload([code], "uint8x16"))
+        width = self.lanes.width
+        return row if width == 16 else T.Bind(T.Shuffle([row] * (width // 16), [T.int32(i) for i in range(width)]))
+
+
+class _Sixes:
+    """LUT6's tables, (2, 65, 64): the rows of a first and a second output channel, or pixel; row 64 is padding."""
+
+    weight_bytes = 2
+    SECOND = 65 * 64
+
+    def __init__(self, lanes: _Bytes, tables: Expression) -> None:
+        self.lanes, self.tables = lanes, tables
+
+    def of_weights(self, weights: Expression, at: Expression) -> Expression:
+        return self._sum(*(weights[at + i].astype("int32") for i in range(2)))
+
+    def of_pixels(self, code: Expression) -> Expression:
+        return self._sum(code & 0xFF, code >> 8)
+
+    def _sum(self, first: Expression, second: Expression) -> Expression:
+        low, high = (self.tables.vload([at], self.lanes.dtype) for at in (first * 64, self.SECOND + second * 64))
+        return T.Bind(low + high)
+
+
+Tables = _Nibbles | _Sixes
 
 
 class _Accumulators:
@@ -115,8 +156,9 @@ def count(variant: Variant) -> Expression:
     As C: int count(int vectors, int pairs, int steps, const uint8_t* planes, const int32_t* offsets,
     const uint8_t* weights, const uint8_t* tables, uint16_t* counts).
 
-    The activations of step k of the tile's first pixel lie at planes[offsets[k]], the other pixels behind it; the
-    weights of a pair are `steps` bytes, which LOOKUPS must divide. counts is (2 * pairs, variant.tile_lanes).
+    The activations of step k of the tile's first pixel lie at planes[offsets[k]], the other pixels behind it; weights
+    is (pairs, steps, weight_bytes), and the number of look-ups that are added in place must divide `steps`. counts is
+    (2 * pairs, variant.tile_lanes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         _begin(variant, "count")
@@ -127,19 +169,20 @@ def count(variant: Variant) -> Expression:
         tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
         counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
         lanes = _Bytes(variant)
+        rows = _rows(variant, lanes, tables)
 
         def count_block(wide: int, together: int, first_pair: Expression) -> None:
             sums = _Accumulators(lanes, together, wide)
-            with _chunks(steps) as chunk:
+            with _chunks(variant, steps) as chunk:
 
                 def load_step(step: Expression) -> Step:
                     at = T.Bind(offsets[step])
                     return (
-                        lambda pair: weights[(first_pair + pair) * steps + step].astype("int32") * 16,
+                        lambda pair: rows.of_weights(weights, ((first_pair + pair) * steps + step) * rows.weight_bytes),
                         lambda vector: planes.vload([at + vector * lanes.width], lanes.dtype),
                     )
 
-                _count_chunk(sums, chunk, steps, tables, load_step)
+                _count_chunk(variant, sums, chunk, steps, load_step)
                 _store_counts(sums, chunk, first_pair, counts)
 
         for wide, together in enumerate(variant.tiles, 1):
@@ -154,10 +197,10 @@ def count_channels(variant: Variant) -> Expression:
     As C: int count_channels(int vectors, int pairs, int steps, const uint8_t* weights, const uint16_t* codes,
     const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts).
 
-    weights is (steps, vectors * vector_bytes), a nibble in each byte. The activations of step k of pair p select the
-    row that begins at tables[codes[offsets[k] + positions[p]]]; padding selects one where that pixel adds nothing.
-    counts is (2 * pairs, variant.tile_lanes). A chunk of the weights is used for all pairs before the next one:
-    it stays in the first-level cache.
+    weights is (steps, vectors * vector_bytes), the channels of one output channel in each byte. The activations of
+    step k of pair p are codes[offsets[k] + positions[p]], which select a row; padding selects one where that pixel
+    adds nothing. counts is (2 * pairs, variant.tile_lanes). A chunk of the weights is used for all pairs before the
+    next one: it stays in the first-level cache.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         _begin(variant, "count_channels")
@@ -169,6 +212,7 @@ def count_channels(variant: Variant) -> Expression:
         tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
         counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
         lanes = _Bytes(variant)
+        rows = _rows(variant, lanes, tables)
 
         def count_block(wide: int, together: int, chunk: Expression, first_pair: Expression) -> None:
             sums = _Accumulators(lanes, together, wide)
@@ -177,21 +221,21 @@ def count_channels(variant: Variant) -> Expression:
             def load_step(step: Expression) -> Step:
                 at = T.Bind(offsets[step])
                 return (
-                    lambda pair: codes[at + pixels[pair]].astype("int32"),
+                    lambda pair: rows.of_pixels(codes[at + pixels[pair]].astype("int32")),
                     lambda vector: weights.vload([(step * wide + vector) * lanes.width], lanes.dtype),
                 )
 
-            _count_chunk(sums, chunk, steps, tables, load_step)
+            _count_chunk(variant, sums, chunk, steps, load_step)
             _store_counts(sums, chunk, first_pair, counts)
 
         for wide, together in enumerate(variant.tiles, 1):
-            with T.If(vectors == wide), T.Then(), _chunks(steps) as chunk:
+            with T.If(vectors == wide), T.Then(), _chunks(variant, steps) as chunk:
                 _in_blocks(pairs, together, partial(count_block, wide, chunk=chunk))
     return builder.get()
 
 
 Step = tuple[Callable[[int], Expression], Callable[[int], Expression]]
-"""Where the table row of a pair begins, and a vector of indices."""
+"""The table row of a pair, and a vector of indices."""
 
 
 def _begin(variant: Variant, function: str) -> None:
@@ -200,8 +244,17 @@ def _begin(variant: Variant, function: str) -> None:
     T.func_attr({"tirx.noalias": True, "global_symbol": name})
 
 
-def _chunks(steps: Expression) -> Any:
-    return T.serial(0, tirx.floordiv(steps + (CHUNK - 1), integer(CHUNK)))
+def _rows(variant: Variant, lanes: _Bytes, tables: Expression) -> Tables:
+    return (_Sixes if variant.counting == LUT6 else _Nibbles)(lanes, tables)
+
+
+def _chunk_steps(variant: Variant) -> int:
+    return COUNTED // variant.counting.channels
+
+
+def _chunks(variant: Variant, steps: Expression) -> Any:
+    length = _chunk_steps(variant)
+    return T.serial(0, tirx.floordiv(steps + (length - 1), integer(length)))
 
 
 def _in_blocks(pairs: Expression, together: int, count_block: Callable[..., None]) -> None:
@@ -214,23 +267,23 @@ def _in_blocks(pairs: Expression, together: int, count_block: Callable[..., None
 
 
 def _count_chunk(
+    variant: Variant,
     sums: _Accumulators,
     chunk: Expression,
     steps: Expression,
-    tables: Expression,
     load_step: Callable[[Expression], Step],
 ) -> None:
-    lanes = sums.lanes
-    first = T.Bind(chunk * CHUNK)
+    lanes, length, look_ups = sums.lanes, _chunk_steps(variant), variant.counting.multiple
+    first = T.Bind(chunk * length)
     sums.clear()
-    with T.serial(0, tirx.floordiv(T.min(integer(CHUNK), steps - first), integer(LOOKUPS))) as group:
-        step = T.Bind(first + group * LOOKUPS)
-        loaded = [load_step(step + j) for j in range(LOOKUPS)]
+    with T.serial(0, tirx.floordiv(T.min(integer(length), steps - first), integer(look_ups))) as group:
+        step = T.Bind(first + group * look_ups)
+        loaded = [load_step(step + j) for j in range(look_ups)]
         for pair in range(sums.pairs):
-            rows = [lanes.load_table(tables, row(pair)) for row, _ in loaded]
+            rows = [row(pair) for row, _ in loaded]
             for vector in range(sums.vectors):
                 found = [lanes.look_up(row, x(vector)) for row, (_, x) in zip(rows, loaded, strict=True)]
-                sums.add((pair, vector), T.Bind(found[0] + found[1] + found[2]))
+                sums.add((pair, vector), T.Bind(reduce(operator.add, found)))
 
 
 def _store_counts(sums: _Accumulators, chunk: Expression, first_pair: Expression, counts: Expression) -> None:
