@@ -21,6 +21,8 @@ SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
 MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
 NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
+PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, `finish` does none, additions, anything
+TOGETHER = 4  # channels that `finish` takes through one loop: more would write to lines that displace each other
 
 
 def pack(variant: Variant) -> Any:
@@ -161,80 +163,93 @@ def transpose(variant: Variant) -> Any:
 def finish(variant: Variant) -> Any:
     """Turn counts into outputs, with the roundings of docs/operators.md in their order.
 
-    As C: int finish(int channels, int count, int activation, int uses_k, int offset_stride, int y_stride,
+    As C: int finish(int channels, int count, int activation, int uses_k, int offset_stride, int added, int y_stride,
     const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, const float* bias,
-    const float* slope, const float* k, float* y).
+    const float* slope, const float* k, const float* added1, const float* added2, float* y).
 
-    counts is (channels, variant.tile_lanes), totals and k (count), y (channels, y_stride). offset is a number per
-    channel where offset_stride is 1, else a map (channels, offset_stride). The sum of the signs is total - 2 * count.
+    counts is (channels, variant.tile_lanes), totals and k (count); y, and as many of added1 and added2 as `added` says,
+    (channels, y_stride). offset is 0 throughout where offset_stride is 0, a number per channel where it is 1, else a
+    map (channels, offset_stride), and offset_stride is y_stride. The sum of the signs is total - 2 * count.
+
+    Most calls are PLAIN or ADDED. What GENERAL leaves out it multiplies by 1 or adds as 0, which changes no bit: a sum
+    of signs is never -0.0.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         name = function_name(variant, "finish")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        channels, count, activation, uses_k, offset_stride, y_stride = parameters(
-            "channels", "count", "activation", "uses_k", "offset_stride", "y_stride"
+        channels, count, activation, uses_k, offset_stride, added, y_stride = parameters(
+            "channels", "count", "activation", "uses_k", "offset_stride", "added", "y_stride"
         )
         counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=2))
         totals = T.arg("totals", T.buffer((ANY_SIZE,), "int32", align=4))
-        offset, scale, bias, slope, k = (
-            T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4)) for name in ("offset", "scale", "bias", "slope", "k")
+        offset, scale, bias, slope, k, added1, added2, y = (
+            T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4))
+            for name in ("offset", "scale", "bias", "slope", "k", "added1", "added2", "y")
         )
-        y = T.arg("y", T.buffer((ANY_SIZE,), "float32", align=4))
 
-        def finish_channels(kind: int, by_k: int, is_map: int) -> None:
-            with T.serial(0, channels) as channel:
-                factor, shift = T.Bind(scale[channel]), T.Bind(bias[channel])
-                leak = T.Bind(slope[channel]) if kind == PRELU else None
-                constant = None if is_map else T.Bind(offset[channel])
+        def finish_together(kind: int, extent: int, first: Any, together: int) -> None:
+            general = extent == GENERAL
+            has_map = T.Bind(offset_stride > 1) if general else None
+            per_channel = [
+                (
+                    T.Bind(scale[first + j]),
+                    T.Bind(bias[first + j]),
+                    T.Bind(slope[first + j]) if kind == PRELU else None,
+                    T.Bind(T.if_then_else(offset_stride == 1, offset[first + j], T.float32(0))) if general else None,
+                    T.Bind(T.Cast("int64", (first + j) * y_stride)),
+                )
+                for j in range(together)
+            ]
+            counts_start = T.Bind(T.Cast("int64", first * variant.tile_lanes))
 
-                def finish_vector(i: Any, lanes: int) -> None:
-                    differing = load(counts, channel * variant.tile_lanes + i, lanes)
-                    sum_of_signs = load(totals, i, lanes) - cast("int32", differing, lanes) * spread(integer(2), lanes)
-                    added = load(offset, channel * offset_stride + i, lanes) if is_map else spread(constant, lanes)
-                    value = _rounded((cast("float32", sum_of_signs, lanes) + added) * spread(factor, lanes), lanes)
-                    if by_k:
-                        value = _rounded(value * load(k, i, lanes), lanes)
+            def finish_vector(i: Any, lanes: int) -> None:
+                i = T.Bind(T.Cast("int64", i))  # LLVM adds 64 bits to a pointer without an instruction of its own
+                total = T.Bind(load(totals, i, lanes))
+                one = spread(T.float32(1), lanes)
+                magnitude = T.Bind(T.if_then_else(uses_k == 1, load(k, i, lanes), one)) if general else None
+                for j, (factor, shift, leak, constant, start) in enumerate(per_channel):
+                    at = T.Bind(start + i)
+                    differing = load(counts, counts_start + i + j * variant.tile_lanes, lanes)
+                    sum_of_signs = total - cast("int32", differing, lanes) * spread(integer(2), lanes)
+                    value = cast("float32", sum_of_signs, lanes)
+                    if general:
+                        value = T.Bind(value + spread(constant, lanes))
+                        value = T.if_then_else(has_map, value + load(offset, at, lanes), value)
+                    value = _rounded(value * spread(factor, lanes), lanes)
+                    if general:
+                        value = _rounded(value * magnitude, lanes)
                     value = T.Bind(value + spread(shift, lanes))
-                    zero = spread(T.float32(0), lanes)
-                    if kind == RELU:
-                        value = T.Select(value < zero, zero, value)  # NaN stays NaN, as in onnxruntime's Relu
-                    elif kind == PRELU:
-                        value = T.Select(value > zero, value, spread(leak, lanes) * value)
-                    store(y, channel * y_stride + i, value, lanes)
+                    value = T.Bind(_activated(kind, value, leak, lanes))
+                    if extent == ADDED:
+                        value = T.Bind(value + load(added1, at, lanes))
+                    elif general:
+                        value = T.Bind(T.if_then_else(added > 0, value + load(added1, at, lanes), value))
+                    if extent != PLAIN:
+                        value = T.if_then_else(added > 1, value + load(added2, at, lanes), value)
+                    store(y, at, value, lanes)
 
-                in_vectors(count, WIDTHS, finish_vector)
+            in_vectors(count, WIDTHS, finish_vector)
 
-        for kind, by_k, is_map in product((NO_ACTIVATION, RELU, PRELU), (0, 1), (0, 1)):
-            map_given = offset_stride > 1 if is_map else offset_stride == 1
-            with T.If(tirx.all(activation == kind, uses_k == by_k, map_given)), T.Then():
-                finish_channels(kind, by_k, is_map)
+        is_general = tirx.any(uses_k == 1, offset_stride > 0)
+        asked = T.Bind(T.Select(is_general, integer(GENERAL), T.min(added, integer(ADDED))))
+        whole = T.Bind(tirx.floordiv(channels, integer(TOGETHER)))
+        for kind, extent in product((NO_ACTIVATION, RELU, PRELU), (PLAIN, ADDED, GENERAL)):
+            with T.If(tirx.all(activation == kind, asked == extent)), T.Then():
+                with T.serial(0, whole) as group:
+                    finish_together(kind, extent, group * TOGETHER, TOGETHER)
+                with T.serial(0, channels - whole * TOGETHER) as rest:
+                    finish_together(kind, extent, whole * TOGETHER + rest, 1)
     return builder.get()
 
 
-def add(variant: Variant) -> Any:
-    """Add a tensor to outputs that were just written: y[channel, i] += added[channel, i], one rounding each.
-
-    As C: int add(int channels, int count, int y_stride, const float* added, float* y), both (channels, y_stride).
-    """
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "add")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        channels, count, y_stride = parameters("channels", "count", "y_stride")
-        added, y = (T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4)) for name in ("added", "y"))
-        with T.serial(0, channels) as channel:
-            at = T.Bind(channel * y_stride)
-            # Each element once: in_vectors would add to some of them twice.
-            lanes = WIDTHS[0]
-            whole = T.Bind(tirx.floordiv(count, integer(lanes)))
-            with T.serial(0, whole) as vector:
-                i = T.Bind(at + vector * lanes)
-                store(y, i, load(y, i, lanes) + load(added, i, lanes), lanes)
-            with T.serial(0, count - whole * lanes) as rest:
-                i = T.Bind(at + whole * lanes + rest)
-                store(y, i, load(y, i, 1) + load(added, i, 1), 1)
-    return builder.get()
+def _activated(kind: int, value: Any, leak: Any, lanes: int) -> Any:
+    zero = spread(T.float32(0), lanes)
+    if kind == RELU:
+        return T.Select(value < zero, zero, value)  # NaN stays NaN, as in onnxruntime's Relu
+    if kind == PRELU:
+        return T.Select(value > zero, value, _rounded(spread(leak, lanes) * value, lanes))
+    return value
 
 
 def _rounded(product_: Any, lanes: int) -> Any:

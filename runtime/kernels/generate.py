@@ -15,7 +15,7 @@ from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: 
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, POPCOUNT, VARIANTS, function_name  # noqa: E402
 
-SHARED = (elementwise.pack, elementwise.halve, elementwise.finish, elementwise.add)
+SHARED = (elementwise.pack, elementwise.halve, elementwise.finish)
 COUNTING = {
     LUT2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
     LUT6.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose, elementwise.subtract),

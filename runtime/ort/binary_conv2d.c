@@ -284,6 +284,15 @@ static OrtStatus* read_offset(Node* node, const OrtKernelInfo* info, Constant* o
     return NULL;
 }
 
+static bool any(const float* values, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        if (values[i] != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Copies `count` floats to *end and moves it behind them. */
 static const float* append(float** end, const Constant* constant, size_t count) {
     float* const start = *end;
@@ -313,6 +322,7 @@ static OrtStatus* copy_parameters(Node* node, const OrtKernelInfo* info) {
     }
     conv->threshold = append(&end, &threshold, inputs);
     conv->offset = append(&end, &offset, offsets);
+    conv->has_offset = any(conv->offset, offsets);
     conv->scale = append(&end, &scale, outputs);
     conv->bias = append(&end, &bias, outputs);
     conv->slope = prelu ? append(&end, &slope, outputs) : NULL;

@@ -23,6 +23,7 @@ enum {
 /* One node of a model. It never changes after the node's kernel was created. */
 typedef struct BnasConv {
     bool uses_k;
+    bool has_offset; /* one that is not 0 */
     BnasActivation activation;
     int64_t parts; /* of X */
     int64_t added; /* inputs that are added at the end */

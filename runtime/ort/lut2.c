@@ -23,10 +23,9 @@ typedef int32_t Pack(int32_t channels, int32_t count, const float* x0, const flo
 typedef int32_t Count(int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,
                       const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
 typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
-                       int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
-                       const float* scale, const float* bias, const float* slope, const float* k, float* y);
-typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y);
-
+                       int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,
+                       const float* offset, const float* scale, const float* bias, const float* slope, const float* k,
+                       const float* added1, const float* added2, float* y);
 typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
                       uint8_t* halved);
 
@@ -46,7 +45,6 @@ typedef struct Lut2 {
     Pack* pack;
     Count* count;
     Finish* finish;
-    Add* add;
     Halve* halve;
     const uint8_t* tables;
     const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */
@@ -886,19 +884,17 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
     const Plan* plan = the_plan(run);
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
-    const int64_t map = conv->offset_shape[0] * conv->offset_shape[1];
+    const int64_t map = conv->has_offset ? conv->offset_shape[0] * conv->offset_shape[1] : 0;
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     if (plan->padding == RUNS) {
         subtract_runs(run, lut2, channels, pixel, count, counts);
     }
     lut2->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
-                 (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
+                 (int32_t)conv->added, (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
                  conv->offset + channel * map + (map > 1 ? pixel : 0), conv->scale + channel, conv->bias + channel,
-                 conv->slope ? conv->slope + channel : NULL, k, run->y + at);
-    for (int64_t i = 0; i < conv->added; ++i) {
-        lut2->add((int32_t)channels.count, (int32_t)count, (int32_t)pixels, run->added[i] + at, run->y + at);
-    }
+                 conv->slope ? conv->slope + channel : NULL, k, conv->added > 0 ? run->added[0] + at : NULL,
+                 conv->added > 1 ? run->added[1] + at : NULL, run->y + at);
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short ones
@@ -1062,14 +1058,13 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Pack bnas_##name##_pack;                                                                                           \
     Count bnas_##name##_count;                                                                                         \
     Finish bnas_##name##_finish;                                                                                       \
-    Add bnas_##name##_add;                                                                                             \
     Halve bnas_##name##_halve;                                                                                         \
     CountChannels bnas_##name##_count_channels;                                                                        \
     Encode bnas_##name##_encode;                                                                                       \
     Transpose bnas_##name##_transpose;                                                                                 \
     Subtract bnas_##name##_subtract;                                                                                   \
     static const Lut2 name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,              \
-                              bnas_##name##_add, bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                 \
+                              bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                                    \
     static bool covers_##name(const BnasConv* conv) { return covers_conv(conv, &name); }                               \
     static size_t weights_size_##name(const BnasConv* conv) { return weights_bytes(conv, &name); }                     \
     static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \

@@ -25,9 +25,9 @@ typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, con
 typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables,
                          uint16_t* counts);
 typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
-                       int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,
-                       const float* scale, const float* bias, const float* slope, const float* k, float* y);
-typedef int32_t Add(int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y);
+                       int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,
+                       const float* offset, const float* scale, const float* bias, const float* slope, const float* k,
+                       const float* added1, const float* added2, float* y);
 
 /* So often that a call from Python costs nothing beside it. */
 void driver_repeat(int calls, Count* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes,
@@ -112,13 +112,11 @@ static uint64_t count_ticks, finish_ticks;
             (vectors, rows, steps, planes, offsets, weights, tables, counts))                                          \
     CLOCKED(Finish, bnas_##isa##_finish, finish_ticks,                                                                 \
             (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,               \
-             int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, \
-             const float* bias, const float* slope, const float* k, float* y),                                         \
-            (channels, count, activation, uses_k, offset_stride, y_stride, counts, totals, offset, scale, bias, slope, \
-             k, y))                                                                                                    \
-    CLOCKED(Add, bnas_##isa##_add, finish_ticks,                                                                       \
-            (int32_t channels, int32_t count, int32_t y_stride, const float* added, float* y),                         \
-            (channels, count, y_stride, added, y))
+             int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,      \
+             const float* scale, const float* bias, const float* slope, const float* k, const float* added1,           \
+             const float* added2, float* y),                                                                           \
+            (channels, count, activation, uses_k, offset_stride, added, y_stride, counts, totals, offset, scale, bias, \
+             slope, k, added1, added2, y))
 #include "kernel_rows.h"
 #undef BNAS_PLANES
 

@@ -36,6 +36,7 @@ class Conv(ctypes.Structure):
 
     _fields_ = (
         ("uses_k", ctypes.c_bool),
+        ("has_offset", ctypes.c_bool),
         ("activation", ctypes.c_int),
         ("parts", _i64),
         ("added", _i64),
@@ -83,8 +84,7 @@ LAYOUT = (ctypes.sizeof(Conv), Conv.slope.offset, ctypes.sizeof(Run), Run.packed
 class Parts(ctypes.Structure):
     """Where the time of a run went, in ticks of one clock; DriverParts of driver.c.
 
-    `count` and `finish` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting, and
-    `finish` what is added to the result.
+    `count` and `finish` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting.
     """
 
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("prepare", "pack", "k_map", "convolve", "count", "finish"))
@@ -159,6 +159,7 @@ class Call:
         self.y.shape = (batch, channels_out, *out_size)
         self._conv = Conv(
             uses_k=uses_k,
+            has_offset=bool(inputs["offset"].any()),
             activation=ACTIVATIONS.index(activation),
             parts=len(parts),
             added=len(added),
@@ -263,7 +264,7 @@ def _clocked(variant: Variant) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
     of_look_ups = ("count_channels",) if variant.counting.name in (LUT2.name, LUT6.name) else ()
     of_padding = ("subtract",) if variant.counting.name == LUT6.name else ()
-    return ("count", "finish", "add", *of_look_ups, *of_padding)
+    return ("count", "finish", *of_look_ups, *of_padding)
 
 
 def _compile_yardstick(native: ModuleType, variant: Variant, folder: Path) -> Path:

@@ -48,7 +48,7 @@ REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxrunt
 
 @dataclass(frozen=True)
 class Case:
-    """One convolution; `offset` is a map instead of one number per channel where `offset_map` is set."""
+    """One convolution; `offset` is a number per channel, or a map (`offset_map`), or 0 throughout (`no_offset`)."""
 
     channels: int = 5
     channels_out: int = 3
@@ -59,6 +59,7 @@ class Case:
     dilations: tuple[int, int] = (1, 1)
     group: int = 1
     offset_map: bool = False
+    no_offset: bool = False
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -106,6 +107,11 @@ EDGES = {
     "two groups": Case(channels=6, channels_out=4, group=2),
     "groups of more than a word": Case(channels=3 * 65, channels_out=6, group=3, strides=(2, 1)),
     "depthwise": Case(channels=5, channels_out=5, group=5),
+    # The epilogue takes up to four channels at once, and 16, 8, 4 or 1 of their pixels.
+    "no offset": Case(channels_out=7, no_offset=True),
+    "no offset, long rows": Case(size=(3, 61), channels_out=18, no_offset=True),
+    "no offset, few pixels": Case(size=(3, 2), channels_out=9, no_offset=True),
+    "no offset, channel lanes": Case(size=(7, 7), channels=66, channels_out=69, no_offset=True),
     "offset map": Case(offset_map=True),
     "offset map, stride 2": Case(offset_map=True, strides=(2, 2), channels_out=7),
     "offset map of one pixel": Case(offset_map=True, size=(1, 1)),
@@ -172,7 +178,7 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
         "W": pack_signs(signs),
         "threshold": threshold,
-        "offset": rng.integers(-9, 10, (channels_out, *offset_size)).astype(np.float32),
+        "offset": rng.integers(-9, 10, (channels_out, *offset_size)).astype(np.float32) * (not case.no_offset),
         "scale": rng.normal(size=channels_out).astype(np.float32),
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
@@ -256,7 +262,14 @@ def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
     assert native_calls() == before + runs
 
 
-OF_EVERY_OPERATOR = ("channels 36", "tiles of long rows", "gathered", "groups of more than a word")
+OF_EVERY_OPERATOR = (
+    "channels 36",
+    "tiles of long rows",
+    "no offset",
+    "offset map",
+    "gathered",
+    "groups of more than a word",
+)
 
 
 @pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
@@ -385,6 +398,7 @@ def cases(draw: st.DrawFn) -> Case:
         dilations=dilations,
         group=group,
         offset_map=draw(st.booleans()),
+        no_offset=draw(st.booleans()),
     )
 
 
