@@ -567,6 +567,9 @@ static OrtStatus* in_parallel(const Node* node, const OrtKernelContext* context,
 
 static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, BnasRun* run) {
     const BnasKernel* kernel = node->kernel;
+    if (kernel->plan) {
+        kernel->plan(run);
+    }
     const size_t scratch_size = bnas_aligned(kernel->scratch_size(run));
     const size_t packed_size = bnas_aligned(kernel->packed_size(run));
     Jobs stages[BNAS_STAGES];

@@ -48,6 +48,8 @@ typedef struct BnasPart {
     int64_t channels;
 } BnasPart;
 
+enum { BNAS_PLAN_SIZE = 256 }; /* in bytes, enough for every kernel */
+
 /* One call of a node. */
 typedef struct BnasRun {
     const BnasConv* conv;
@@ -59,6 +61,7 @@ typedef struct BnasRun {
     const float* added[BNAS_MOST_ADDED]; /* like y */
     float* y;            /* (batch, channels_out, output height, output width) */
     void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
+    _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
 
 /* Returns one channel of X, (height, width). */
@@ -86,6 +89,7 @@ typedef struct BnasKernel {
     size_t (*weights_size)(const BnasConv*); /* in bytes, as all sizes here; SIZE_MAX is "too large" */
     void (*prepack)(const BnasConv*, const uint8_t* weights, void* prepacked);
 
+    void (*plan)(BnasRun*); /* first of all, from the sizes alone; NULL where there is nothing to work out */
     size_t (*packed_size)(const BnasRun*);
     size_t (*scratch_size)(const BnasRun*); /* what one thread needs for itself */
     void (*prepare)(const BnasRun*); /* writes what all units read to `packed`, before any; NULL where there is nothing */

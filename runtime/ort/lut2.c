@@ -465,8 +465,7 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     const bool gathers = gathering_pays(run, lut2, plan.lanes);
     plan.layout = channels_pay(run, lut2, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
     (plan.layout == CODES ? plan_channels : plan_pixels)(run, lut2, &plan);
-    plan.offsets = bnas_aligned(sizeof plan);
-    size_t end = plan.offsets;
+    size_t end = 0;
     plan.offsets = place(&end, 2 * plan.steps, sizeof(int32_t));
     plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
@@ -492,8 +491,15 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
     return plan;
 }
 
+_Static_assert(sizeof(Plan) <= BNAS_PLAN_SIZE, "a plan has to fit in a run");
+
+static void plan_run(BnasRun* run, const Lut2* lut2) {
+    const Plan plan = plan_of(run, lut2);
+    memcpy(run->plan, &plan, sizeof plan);
+}
+
 static const Plan* the_plan(const BnasRun* run) {
-    return run->packed;
+    return (const Plan*)(const void*)run->plan;
 }
 
 static void* part(const BnasRun* run, size_t start) {
@@ -550,7 +556,7 @@ static void write_offsets(const BnasRun* run, const Lut2* lut2, const Plan* plan
     for (; step < plan->steps; ++step) {
         offsets[step] = (int32_t)((plan->group_planes - 1) * plan->plane);
     }
-    for (step = 0; step < plan->steps; ++step) {
+    for (step = 0; plan->layout == GATHERED && step < plan->steps; ++step) {
         gathered[step] = (int32_t)(step * (plan->tile + WIDEST));
     }
 }
@@ -570,11 +576,18 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], width = run->out_size[1];
     const Range *rows = part(run, plan->taps), *columns = rows + height;
     int32_t* totals = part(run, plan->totals);
-    for (int64_t y = 0; y < height; ++y) {
-        const int32_t signs = (int32_t)((rows[y].end - rows[y].first) * run->conv->channels_in);
-        for (int64_t x = 0; x < width; ++x) {
-            *totals++ = signs * (int32_t)(columns[x].end - columns[x].first);
+    int64_t before = 0; /* taps inside, in the row above */
+    for (int64_t y = 0; y < height; ++y, totals += width) {
+        const int64_t inside = rows[y].end - rows[y].first;
+        if (y > 0 && inside == before) {
+            memcpy(totals, totals - width, (size_t)width * sizeof *totals);
+            continue;
         }
+        const int32_t signs = (int32_t)(inside * run->conv->channels_in);
+        for (int64_t x = 0; x < width; ++x) {
+            totals[x] = signs * (int32_t)(columns[x].end - columns[x].first);
+        }
+        before = inside;
     }
 }
 
@@ -652,20 +665,19 @@ static void write_classes(const BnasRun* run, const Lut2* lut2, const Plan* plan
 }
 
 static void prepare_run(const BnasRun* run, const Lut2* lut2) {
-    const Plan plan = plan_of(run, lut2);
-    memcpy(run->packed, &plan, sizeof plan);
-    write_offsets(run, lut2, &plan);
-    write_taps(run, &plan);
-    write_totals(run, &plan);
-    if (plan.layout == CODES) {
-        prepare_codes(run, lut2, &plan);
+    const Plan* plan = the_plan(run);
+    write_offsets(run, lut2, plan);
+    write_taps(run, plan);
+    write_totals(run, plan);
+    if (plan->layout == CODES) {
+        prepare_codes(run, lut2, plan);
         return;
     }
-    if (plan.padding == CLASSED) {
-        write_classes(run, lut2, &plan);
+    if (plan->padding == CLASSED) {
+        write_classes(run, lut2, plan);
     }
-    const size_t behind = plan.planes + (size_t)(run->batch * run->conv->groups * plan.group_planes * plan.plane);
-    memset(part(run, behind), (int)lut2->padding, plan.end - behind);
+    const size_t behind = plan->planes + (size_t)(run->batch * run->conv->groups * plan->group_planes * plan->plane);
+    memset(part(run, behind), (int)lut2->padding, plan->end - behind);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -1006,18 +1018,18 @@ static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, v
 /* ------------------------------------------------------------------------------------------------------------------
  * The kernels: one per row of runtime/kernels/variants.py. */
 
-static size_t packed_bytes(const BnasRun* run, const Lut2* lut2) {
-    return plan_of(run, lut2).end;
+static size_t packed_bytes(const BnasRun* run) {
+    return the_plan(run)->end;
 }
 
 static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
-    const Plan plan = plan_of(run, lut2);
+    const Plan* plan = the_plan(run);
     const size_t counts = (size_t)(BLOCK_CHANNELS * tile_lanes(lut2)) * sizeof(uint16_t);
-    const size_t gathered = bnas_product((size_t)plan.steps, (size_t)(plan.tile + WIDEST));
-    const int64_t phases = plan.axes[0].phases * plan.axes[1].phases;
-    const size_t planes = plan.layout == CODES ? bnas_aligned((size_t)(phases * plan.plane + plan.distances[1])) : 0;
+    const size_t gathered = bnas_product((size_t)plan->steps, (size_t)(plan->tile + WIDEST));
+    const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
+    const size_t planes = plan->layout == CODES ? bnas_aligned((size_t)(phases * plan->plane + plan->distances[1])) : 0;
     const size_t packing = bnas_sum(planes, (size_t)(larger(PACK_PIXELS, run->size[1]) + WIDEST));
-    const size_t convolving = bnas_sum(counts, plan.layout == GATHERED ? gathered : counts);
+    const size_t convolving = bnas_sum(counts, plan->layout == GATHERED ? gathered : counts);
     return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 
@@ -1034,9 +1046,9 @@ static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void
     }
 }
 
-static int64_t last_units(const BnasRun* run, const Lut2* lut2) {
-    const Plan plan = plan_of(run, lut2);
-    return run->conv->groups * plan.tiles * (plan.layout == GATHERED ? 1 : run->batch * plan.blocks);
+static int64_t last_units(const BnasRun* run) {
+    const Plan* plan = the_plan(run);
+    return run->conv->groups * plan->tiles * (plan->layout == GATHERED ? 1 : run->batch * plan->blocks);
 }
 
 static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
@@ -1070,12 +1082,11 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \
         prepack_weights(conv, &name, weights, prepacked);                                                              \
     }                                                                                                                  \
-    static size_t packed_size_##name(const BnasRun* run) { return packed_bytes(run, &name); }                          \
+    static void plan_##name(BnasRun* run) { plan_run(run, &name); }                                                    \
     static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \
     static int64_t first_units_##name(const BnasRun* run) { return first_units(run, &name); }                          \
     static void first_##name(const BnasRun* run, int64_t unit, void* scratch) { first_stage(run, &name, unit, scratch); }\
-    static int64_t last_units_##name(const BnasRun* run) { return last_units(run, &name); }                            \
     static void last_##name(const BnasRun* run, int64_t unit, void* scratch) { last_stage(run, &name, unit, scratch); }\
     const BnasKernel bnas_##name##_kernel = {                                                                          \
         .isa = #name,                                                                                                  \
@@ -1083,9 +1094,10 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
         .covers = covers_##name,                                                                                       \
         .weights_size = weights_size_##name,                                                                           \
         .prepack = prepack_##name,                                                                                     \
-        .packed_size = packed_size_##name,                                                                             \
+        .plan = plan_##name,                                                                                           \
+        .packed_size = packed_bytes,                                                                                   \
         .scratch_size = scratch_size_##name,                                                                           \
         .prepare = prepare_##name,                                                                                     \
-        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {last_units_##name, last_##name}},        \
+        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {last_units, last_##name}},               \
     };
 #include "kernel_rows.h"

@@ -124,7 +124,10 @@ static uint64_t count_ticks, finish_ticks;
  * A whole operator */
 
 /* In bytes: prepacked weights, what the stages hand on, one thread's scratch. */
-void driver_sizes(const BnasKernel* kernel, const BnasRun* run, size_t sizes[3]) {
+void driver_sizes(const BnasKernel* kernel, BnasRun* run, size_t sizes[3]) {
+    if (kernel->plan) {
+        kernel->plan(run);
+    }
     sizes[0] = kernel->weights_size(run->conv);
     sizes[1] = kernel->packed_size(run);
     sizes[2] = kernel->scratch_size(run);
@@ -141,9 +144,12 @@ int driver_prepack(const BnasKernel* kernel, BnasRun* run, const uint8_t* weight
     return fault;
 }
 
-static void run_all(const BnasKernel* kernel, const BnasRun* run, void* scratch, DriverParts* parts) {
+static void run_all(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverParts* parts) {
     count_ticks = finish_ticks = 0;
     uint64_t before = ticks(), now;
+    if (kernel->plan) {
+        kernel->plan(run);
+    }
     if (kernel->prepare) {
         kernel->prepare(run);
     }
@@ -163,7 +169,7 @@ static void run_all(const BnasKernel* kernel, const BnasRun* run, void* scratch,
     parts->finish = finish_ticks;
 }
 
-int driver_run(const BnasKernel* kernel, const BnasRun* run, void* scratch, DriverParts* parts) {
+int driver_run(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverParts* parts) {
     const Handlers theirs = catch_faults();
     const int fault = sigsetjmp(after_fault, 1);
     if (!fault) {

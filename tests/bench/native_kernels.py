@@ -25,6 +25,7 @@ ROOT = HERE.parents[1]
 ALIGNMENT = 64
 MOST_PARTS = 4
 MOST_ADDED = 2
+PLAN_SIZE = 256
 ACTIVATIONS = ("", "Relu", "PRelu")
 
 _i64 = ctypes.c_int64
@@ -75,6 +76,7 @@ class Run(ctypes.Structure):
         ("added", _pointer * MOST_ADDED),
         ("y", _pointer),
         ("packed", _pointer),
+        ("plan", ctypes.c_uint8 * PLAN_SIZE),
     )
 
 
