@@ -20,16 +20,24 @@ from bnas_deploy.commands import (
     train,
     verify,
 )
+from bnas_deploy.commands.train import INTERRUPTED
 from bnas_deploy.errors import BnasError
 
 
 class Commands(click.Group):
-    """Turns a package that is not installed into advice: a plain install has what a device needs, not PyTorch."""
+    """Ends every command alike, whatever stops it.
+
+    A package that is not installed becomes advice: a plain install has what a device needs, not PyTorch. Ctrl-C becomes
+    one line and the exit code that shells know; where there is a place to go on from, the command itself saves it.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped. Files that were finished are kept, the others are as they were.", err=True)
+            ctx.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise

@@ -37,3 +37,33 @@ def test_another_missing_module_stays_a_traceback() -> None:
     hidden = "import sys; sys.modules['numpy'] = None; from bnas_deploy.cli import main; main(['verify', 'x'])"
     run = subprocess.run([sys.executable, "-P", "-c", hidden], capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in run.stderr
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_ends_alike_when_it_is_interrupted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = main.commands[name]
+    for parameter in command.params:
+        monkeypatch.setattr(parameter, "required", False)
+    monkeypatch.setattr(command, "callback", interrupted)
+    result = CliRunner().invoke(main, [name])
+    assert result.exit_code == 130
+    assert result.output == "\nStopped. Files that were finished are kept, the others are as they were.\n"
+
+
+def test_ctrl_c_while_measuring() -> None:
+    # From within, so that the signal comes while the command is at work, however fast the machine is.
+    code = """
+import os, signal
+from bnas_deploy.cli import main
+from bnas_deploy.runtime import layers
+layers.measure_layers = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+main(["bench", "--layers"])
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 130
+    assert run.stderr == (
+        "... batch 1\n\nStopped. Files that were finished are kept, the others are as they were.\n"
+    )

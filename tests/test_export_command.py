@@ -215,3 +215,14 @@ def test_a_changed_file_is_found_by_verify(checkpoint: Path, tmp_path: Path) -> 
     result = CliRunner().invoke(main, ["verify", str(copy)])
     assert result.exit_code == 1
     assert result.output.strip().startswith(f"Error: {copy / 'model.onnx'}: its SHA-256 is not the one in the manifest")
+
+
+def test_ctrl_c_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bnas_deploy.export.verify_bundle", interrupted)
+    result = export(checkpoint, tmp_path / "new" / "bundle")
+    assert result.exit_code == 130
+    assert result.output.endswith("\nStopped. Files that were finished are kept, the others are as they were.\n")
+    assert not list(tmp_path.iterdir())
