@@ -278,6 +278,41 @@ def test_no_row_is_folded_at_80_columns() -> None:
     assert row.split()[-3:] == ["3.90", "to", "4.10"]
 
 
+LONG_NAME = replace(REPORT, records=tuple(replace(each, engine=f"openvino-{each.engine}") for each in RECORDS))
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "note"),
+    [
+        (90, "threads engine ISA median ms p90 p99 runs ratio 10 to 90 %", ""),
+        (85, "threads engine ISA median ms p90 p99 ratio 10 to 90 %", " Not shown, for want of width: runs."),
+        (75, "threads engine ISA median ms p90 ratio 10 to 90 %", " Not shown, for want of width: runs, p99."),
+        # Too narrow with everything left out that can be: then nothing is.
+        (50, "threads engine ISA median ms p90 p99 runs ratio 10 to 90 %", ""),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_columns(width: int, shown: str, note: str) -> None:
+    lines = text(LONG_NAME, width).splitlines()
+    assert " ".join(lines[1].split()) == shown
+    assert " ".join(lines[3].split()).startswith("1 openvino-bnas portable 5.000 5.500 ")
+    assert lines[3].endswith("3.90 to 4.10")
+    about = " ".join(" ".join(lines[5 : lines.index("")]).split())
+    assert about.endswith(f"median, 10th to 90th percentile.{note}")
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_row_stays_a_row_however_narrow_the_terminal(width: int) -> None:
+    assert f"{LAYER}  " in text(REPORT, width)
+    assert "224x224 3->32 k3 s2 d1 (float)  " in text(REPORT, width)
+
+
+def test_a_file_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    written = io.StringIO()
+    report.print_report(LONG_NAME, written)
+    assert written.getvalue().splitlines() == text(LONG_NAME, 1000).splitlines()
+
+
 def test_markdown(tmp_path: Path) -> None:
     lines = report.markdown(report.read_report(save(tmp_path / "bench.json", REPORT))).splitlines()
     assert lines[2] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."

@@ -1,7 +1,7 @@
 """Rows -> tables of text, for every printer alike."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -35,6 +35,23 @@ class Table:
     strong: frozenset[int] = frozenset()
     """Rows that carry the result."""
     note: str = ""
+    spare: tuple[str, ...] = ()
+    """Columns that a narrow page can do without, in the order in which they are given up."""
+    wraps: bool = False
+    """Whether the texts in `left` may go on in the next line; where not, a row is a line."""
+
+    def without(self, columns: Sequence[str]) -> "Table":
+        """Leave out `columns`, and say so in the note."""
+        kept = [i for i, column in enumerate(self.columns) if column not in columns]
+        names = ", ".join(column.replace("\n", " ") for column in columns)
+        return replace(
+            self,
+            columns=tuple(self.columns[i] for i in kept),
+            rows=tuple(tuple(row[i] for i in kept) for row in self.rows),
+            left=frozenset(place for place, i in enumerate(kept) if i in self.left),
+            note=f"{self.note} Not shown, for want of width: {names}.".strip(),
+            spare=tuple(column for column in self.spare if column not in columns),
+        )
 
 
 def tables(report: Report) -> list[Table]:
@@ -137,6 +154,7 @@ def _network_table(networks: Sequence[Record], left_out: Sequence[LeftOut]) -> T
         note=" ".join(
             (*_ratio_notes([each.ratio for each in networks if each.ratio]), *_left_out_notes(left_out)),
         ),
+        spare=("runs", "p99", "p90"),
     )
 
 
@@ -170,6 +188,7 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
         tuple((name, *cells) for name, cells in lines if set(cells) != {"-"}),
         strong=frozenset(range(len(twins))),
         note=note,
+        wraps=True,
     )
 
 
@@ -230,6 +249,7 @@ def _layer_table(records: Sequence[Record], where: str) -> Table:
         tuple(cells),
         note=f"Microseconds of one node, and what the engine fused into it. Ratio: how many times as fast {first} is."
         + (f" In brackets: what is not binary in {first}." if marks else ""),
+        spare=("nodes",),
     )
 
 
@@ -287,6 +307,7 @@ def _single_time_table(
         ("layer", "MMAC", *map(_breakable, engines)),
         tuple(cells),
         note=" ".join((_kernels_note(records), *_left_out_notes(left_out))),
+        spare=("MMAC",),
     )
 
 
@@ -357,7 +378,7 @@ def _size_table(networks: Sequence[Record]) -> Table:
         for (batch, engine), each in by_batch.items()
         if each.memory
     ]
-    columns = ("file kB", "activations\nMB", "peak\nMB", "of it Python\nand libraries", "session\nms")
+    columns = ("file kB", "activations\nMB", "peak\nMB", IMPORTS, "session\nms")
     return Table(
         "Files, memory and loading",
         ("engine", *(("batch",) if several else ()), *columns),
@@ -365,7 +386,11 @@ def _size_table(networks: Sequence[Record]) -> Table:
         note="Activations: the most that a run holds at once besides model, input and output. Peak: resident memory "
         "of a fresh process that loads and runs the model. Session: median time to make one of the file. All with 1 "
         "thread.",
+        spare=(IMPORTS,),
     )
+
+
+IMPORTS = "of it Python\nand libraries"
 
 
 def _machine_table(machine: Machine) -> Table:
@@ -388,7 +413,7 @@ def _machine_table(machine: Machine) -> Table:
         ),
         ("date", machine.date),
     ]
-    return Table("Machine", ("", ""), tuple(rows), left=frozenset({0, 1}))
+    return Table("Machine", ("", ""), tuple(rows), left=frozenset({0, 1}), wraps=True)
 
 
 def _clock(machine: Machine) -> str:

@@ -30,7 +30,11 @@ def twin_answer(check: TwinCheck) -> str:
 
 
 def print_report(report: Report, file: TextIO | None = None, *, width: int | None = None) -> None:
-    """Print the tables to a terminal, or to `file` at a given width; the result comes last, where the eye is."""
+    """Print the tables to a terminal, or to `file` at a given width; the result comes last, where the eye is.
+
+    A file or a pipe has no width: programs read lines there, which a break would cut. In a terminal that is too narrow
+    for a table, columns that can be spared are left out; where that is not enough, none is, and lines run over.
+    """
     _print(tables(report), headline(report), file, width)
 
 
@@ -43,14 +47,35 @@ def _print(shown: Iterable[Table], result: str, file: TextIO | None, width: int 
     from rich.console import Console
 
     console = Console(file=file, width=width, highlight=False)
-    for table in shown:
+    room = console.width if width is not None or console.is_terminal else UNLIMITED
+    for each in shown:
+        table = _fitting(each, room)
+        console.width = max(room, _width(table))
         # Not as the table's title, which would be broken where the table is narrower.
         console.print(table.title, style="bold", markup=False)
         console.print(_rich(table))
+        console.width = room
         if table.note:
             console.print(table.note, style="dim", markup=False)
         console.print()
     console.print(result, markup=False)
+
+
+UNLIMITED = 10_000
+
+
+def _fitting(table: Table, room: int) -> Table:
+    """Return the table with as many of its spare columns as there is room for."""
+    fitting = (table.without(table.spare[:count]) if count else table for count in range(len(table.spare) + 1))
+    return next((each for each in fitting if _width(each) <= room), table)
+
+
+def _width(table: Table) -> int:
+    """Return how many characters wide the table has to be, so that nothing is broken that has to stay whole."""
+    from rich.console import Console
+
+    widths = Console(width=UNLIMITED).measure(_rich(table))
+    return widths.minimum if table.wraps else widths.maximum
 
 
 def markdown(report: Report) -> str:
@@ -78,7 +103,8 @@ def _rich(table: Table) -> Any:
         pad_edge=False,
     )
     for i, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="left" if i in table.left else "right", overflow="fold")
+        text = i in table.left
+        shown.add_column(Text(column), justify="left" if text else "right", no_wrap=not (table.wraps and text))
     for i, row in enumerate(table.rows):
         # Text, so that rich reads no markup in names that a model brings along.
         shown.add_row(*map(Text, row), style="bold" if i in table.strong else None)
