@@ -1,6 +1,7 @@
 """Where the operator library is, what it was built for, and which kernels it has."""
 
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 from bnas_deploy.errors import RuntimeLibraryError
 
 LIBRARY = "libbnas_ort.so"
+
+ISA_VARIABLE = "BNAS_ISA"
+"""Environment variable: the library reads it, and runs the kernels that it names; unset, the best."""
 
 ELF_MAGIC = b"\x7fELF"
 ELF_MACHINE = slice(18, 20)
@@ -85,3 +89,18 @@ def kernel_rows(path: Path) -> tuple[KernelRow, ...]:
     while (isa := row(len(rows), ctypes.byref(runs_here))) is not None:
         rows.append(KernelRow(isa.decode(), bool(runs_here.value)))
     return tuple(rows)
+
+
+def check_forced_isa(path: Path) -> None:
+    """Find out whether the library at `path` has the kernels that BNAS_ISA names, if it names some.
+
+    Raises:
+        RuntimeLibraryError: it does not, or not for this processor; or this machine cannot load it.
+    """
+    forced = os.environ.get(ISA_VARIABLE)
+    runnable = [row.isa for row in kernel_rows(path) if row.runs_here]
+    if forced and forced not in runnable:
+        raise RuntimeLibraryError(
+            f"{ISA_VARIABLE} is {forced!r}, and the kernels that run on this machine are {', '.join(runnable)}; name "
+            "one of these, or unset it to have the best"
+        )

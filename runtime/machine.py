@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bnas_deploy
-from bnas_deploy.errors import RuntimeLibraryError
-from bnas_deploy.runtime.library import library_path
+from bnas_deploy.runtime.library import check_forced_isa, library_path
 
 ISA_FLAGS = (
     # x86-64, as /proc/cpuinfo spells them: what binary, float and int8 convolutions are made of.
@@ -161,13 +160,11 @@ def native_isa() -> str:
     Raises:
         RuntimeLibraryError: there is no library, or it cannot run what BNAS_ISA names.
     """
-    select = ctypes.CDLL(str(library_path())).bnas_isa
+    path = library_path()
+    check_forced_isa(path)
+    select = ctypes.CDLL(str(path)).bnas_isa
     select.restype = ctypes.c_char_p
-    name: bytes | None = select()
-    if name is None:
-        raise RuntimeLibraryError(
-            f"BNAS_ISA is {os.environ.get('BNAS_ISA')!r}, which this library or CPU does not have; unset it"
-        )
+    name: bytes = select()
     return name.decode()
 
 

@@ -10,6 +10,7 @@ The operator library is registered by `session_options` and nowhere else; a seco
 
 import importlib
 import importlib.metadata
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnas_deploy.bundle import MODEL, Bundle, read_bundle
 from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
-from bnas_deploy.runtime.library import library_path
+from bnas_deploy.runtime.library import ISA_VARIABLE, check_forced_isa, library_path
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -202,6 +203,8 @@ def _register(options: "onnxruntime.SessionOptions", library: Path) -> None:
     try:
         options.register_custom_ops_library(str(library))
     except _errors(runtime) as error:
+        if os.environ.get(ISA_VARIABLE):
+            check_forced_isa(library)  # then another installation would not help
         raise RuntimeLibraryError(
             f"{library}: onnxruntime {runtime.__version__} cannot load the operator library: {error}; reinstall "
             "bnas-deploy on this machine, or go on without it (library=False: slower, same answers)"

@@ -64,6 +64,4 @@ main(["bench", "--layers"])
 """
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 130
-    assert run.stderr == (
-        "... batch 1\n\nStopped. Files that were finished are kept, the others are as they were.\n"
-    )
+    assert run.stderr == ("... batch 1\n\nStopped. Files that were finished are kept, the others are as they were.\n")

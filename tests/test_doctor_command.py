@@ -126,7 +126,7 @@ def test_a_forced_isa_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("BNAS_ISA", "z80")
     diagnosis = diagnose()
     assert not diagnosis.works
-    assert found("kernels", diagnosis).text.endswith("which this library or CPU does not have; unset it")
+    assert found("kernels", diagnosis).text.endswith("; name one of these, or unset it to have the best")
 
 
 def test_wrong_bits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

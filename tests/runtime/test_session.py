@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from bnas_deploy.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, 
 from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
 from bnas_deploy.export import opset
 from bnas_deploy.runtime import session
+from bnas_deploy.runtime.library import kernel_rows, library_path
+from bnas_deploy.runtime.machine import native_isa
 from bnas_deploy.runtime.session import create_session, open_bundle, session_options
 from bnas_deploy.search.data.digits import open_digits
 
@@ -213,6 +216,20 @@ def test_the_library_is_registered_already() -> None:
     # The call is one of onnxruntime, so the exception is too; the sentence is the library's.
     with pytest.raises(Fail, match="the bnas library is already registered on these session options; register it once"):
         options.register_custom_ops_library(str(library))
+
+
+# Unknown to all, and unknown to this architecture.
+@pytest.mark.parametrize("isa", ["z80", "neon" if platform.machine() == "x86_64" else "avx2"])
+@pytest.mark.parametrize("ask", [session_options, native_isa])
+def test_a_forced_isa_that_is_not_here(isa: str, ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    runnable = ", ".join(row.isa for row in kernel_rows(library_path()) if row.runs_here)
+    monkeypatch.setenv("BNAS_ISA", isa)
+    with pytest.raises(RuntimeLibraryError) as refusal:
+        ask()
+    assert refusal.value.message == (
+        f"BNAS_ISA is {isa!r}, and the kernels that run on this machine are {runnable}; name one of these, or unset it "
+        "to have the best"
+    )
 
 
 def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
