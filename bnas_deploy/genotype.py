@@ -53,7 +53,7 @@ def check_groups(operations: Collection[str], channels: int, where: str) -> None
     if grouped and channels % BATS_GROUPS:
         raise BnasError(
             f"{where}: {channels} channels cannot be shared among the {BATS_GROUPS} groups of {grouped[0]}; "
-            f"choose a multiple of {BATS_GROUPS}"
+            f"choose a multiple of {BATS_GROUPS}, such as {channels + -channels % BATS_GROUPS}"
         )
 
 

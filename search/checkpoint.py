@@ -35,6 +35,8 @@ from bnas_deploy.search.network import Network, build_network
 FORMAT_VERSION = 2
 METADATA_KEY = "bnas_deploy"
 
+EXPECTED = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
+
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
 
 
@@ -167,7 +169,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}") from None
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -206,9 +208,8 @@ def check_format(path: Path, description: Mapping[str, Any], newest: int) -> Non
 
 def _what_is_wrong(data: bytes, error: str) -> str:
     """Say what a file is that cannot be read as safetensors, and what to do."""
-    expected = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
     if not data:
-        return f"empty; {expected}"
+        return f"empty; {EXPECTED}"
     # After the length a safetensors file has "{". This comes first: a length may look like another format's magic.
     if data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         promised = _promised_bytes(data)
@@ -217,12 +218,12 @@ def _what_is_wrong(data: bytes, error: str) -> str:
             return f"cut short: {len(data)} bytes, {told}; copy or train it again"
         return f"damaged ({error}); copy or train it again"
     if len(data) <= _LENGTH_BYTES:  # the rest of a length may look like any magic; a model takes more bytes than that
-        return f"not a safetensors file; {expected}"
+        return f"not a safetensors file; {EXPECTED}"
     if data[:2] == b"PK":
-        return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {expected}"
+        return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {EXPECTED}"
     if data[:1] == b"\x80":
-        return f"a pickle, probably from torch.save; pickles are never loaded, {expected}"
-    return f"not a safetensors file; {expected}"
+        return f"a pickle, probably from torch.save; pickles are never loaded, {EXPECTED}"
+    return f"not a safetensors file; {EXPECTED}"
 
 
 def _header_bytes(data: bytes) -> int:

@@ -62,7 +62,7 @@ class SupernetConfig:
         for name in ("channels", "classes", "in_channels"):
             if getattr(self, name) < 1:
                 raise BnasError(f"a search with {name} {getattr(self, name)}; at least 1 is needed")
-        check_groups(self.space.operations, self.channels, "the supernet")
+        check_groups(self.space.operations, self.channels, "the supernet (--channels)")
         if any(side < 4 or side % 4 for side in self.image_size):
             height, width = self.image_size
             raise BnasError(f"images of {height}x{width}; the two reduction cells of a search need multiples of 4")

@@ -127,7 +127,10 @@ def test_an_old_bundle_is_replaced(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.safetensors"
-    assert refusal_of(path, tmp_path / "bundle") == f"{path}: cannot be read: No such file or directory"
+    assert refusal_of(path, tmp_path / "bundle") == (
+        f"{path}: cannot be read: No such file or directory; expected a safetensors file that `bnas-deploy train` or "
+        "`init` wrote"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) ->
     )
     missing = tmp_path / "nowhere"
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", f"cifar10:{missing}")
-    assert message == f"{missing}: no such folder; expected the folder of a cifar10 data set"
+    assert message == f"{missing}: no such folder; expected the folder of the data set cifar10"
 
 
 def test_a_float_twin_is_not_exported(tmp_path: Path) -> None:
@@ -215,6 +218,48 @@ def test_a_changed_file_is_found_by_verify(checkpoint: Path, tmp_path: Path) -> 
     result = CliRunner().invoke(main, ["verify", str(copy)])
     assert result.exit_code == 1
     assert result.output.strip().startswith(f"Error: {copy / 'model.onnx'}: its SHA-256 is not the one in the manifest")
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "message"),
+    [
+        ("x/manifest.json", "x", "a bundle, which is what export writes; go on with: bnas-deploy bench {path}"),
+        (
+            "x/best.safetensors",
+            "x",
+            "a folder of `bnas-deploy train`; give the checkpoint in it: {path}/best.safetensors",
+        ),
+        (
+            "x/genotype.json",
+            "x",
+            "a folder of `bnas-deploy search`; train what it found first: bnas-deploy train --genotype "
+            "{path}/genotype.json",
+        ),
+        (
+            "x/y",
+            "x",
+            "a folder; export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote",
+        ),
+        (
+            "x.onnx",
+            "x.onnx",
+            "an ONNX model; export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote, "
+            "or any module made of the package's layers (export_module, see README.md)",
+        ),
+        (
+            "x.json",
+            "x.json",
+            "a JSON file; export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote. "
+            "A genotype has no weights, train it first: bnas-deploy train --genotype {path}",
+        ),
+    ],
+    ids=["bundle", "trained", "searched", "folder", "onnx", "json"],
+)
+def test_what_is_no_checkpoint_gets_advice(tmp_path: Path, file: str, given: str, message: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    path = tmp_path / given
+    assert refusal_of(path, tmp_path / "bundle") == f"{path}: {message.format(path=path)}"
 
 
 def test_ctrl_c_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

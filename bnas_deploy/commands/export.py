@@ -1,11 +1,13 @@
 """`bnas-deploy export`: from a checkpoint to a bundle."""
 
+import os.path
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from bnas_deploy.commands.options import data_option, output_option
+from bnas_deploy.errors import CheckpointError
 
 
 @click.command("export")
@@ -32,6 +34,8 @@ def command(
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
     on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.
     """
+    if os.path.isdir(checkpoint) or checkpoint.suffix in {".json", ".onnx"}:
+        raise CheckpointError(f"{checkpoint}: {_advice(checkpoint)}")
     # Imported here so that --help does not wait for the frameworks.
     from rich.console import Console
 
@@ -45,3 +49,20 @@ def command(
     with Console(stderr=True).status(f"exporting {loaded.network.name}"):
         result = export_checkpoint(loaded, output, chosen, float_layers=float_layers)
     click.echo(verification.describe_export(result))
+
+
+def _advice(path: Path) -> str:
+    """Say what else than a checkpoint is at `path`, and what to do with that."""
+    wanted = "export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote"
+    if (path / "manifest.json").is_file():
+        return f"a bundle, which is what export writes; go on with: bnas-deploy bench {path}"
+    if (path / "best.safetensors").is_file():
+        return f"a folder of `bnas-deploy train`; give the checkpoint in it: {path / 'best.safetensors'}"
+    if (path / "genotype.json").is_file():
+        path = path / "genotype.json"
+        return f"a folder of `bnas-deploy search`; train what it found first: bnas-deploy train --genotype {path}"
+    if path.is_dir():
+        return f"a folder; {wanted}"
+    if path.suffix == ".onnx":
+        return f"an ONNX model; {wanted}, or any module made of the package's layers (export_module, see README.md)"
+    return f"a JSON file; {wanted}. A genotype has no weights, train it first: bnas-deploy train --genotype {path}"

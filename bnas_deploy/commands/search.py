@@ -116,7 +116,10 @@ def _by_recipe(field: str) -> str:
 )
 @click.option("--cells", type=click.IntRange(min=3), show_default=_by_data("cells"), help="Cells of the supernet.")
 @click.option(
-    "--channels", type=click.IntRange(min=1), show_default=_by_data("channels"), help="Channels of its first cell."
+    "--channels",
+    type=click.IntRange(min=1),
+    show_default=_by_data("channels"),
+    help="Channels of its first cell; in the space of BATS a multiple of 12.",
 )
 @click.option(
     "--recipe", type=click.Choice(list(SEARCH_RECIPES)), show_default=_by_data("recipe"), help="Training scheme."
@@ -190,12 +193,13 @@ def command(
 
     check_library()
     kind = data.partition(":")[0]
-    images = open_data(data)
-    if not isinstance(images, InMemoryDataSet):
+    if kind not in SEARCH_DEFAULTS:  # before a folder is looked for that would not help
         raise BnasError(
-            f"--data {data}: a search holds all its images in memory; use {', '.join(SEARCH_DEFAULTS)}, and train what "
-            "it finds on others"
+            f"--data {data}: a search holds all its images in memory; use digits, cifar10:FOLDER or cifar100:FOLDER, "
+            "and train what it finds on others"
         )
+    images = open_data(data)
+    assert isinstance(images, InMemoryDataSet)
     sizes = SEARCH_DEFAULTS[kind]
     chosen = SPACES[space]
     chosen = chosen.without_dilated() if no_dilated else chosen

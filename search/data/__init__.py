@@ -32,12 +32,13 @@ def open_data(name: str) -> DataSet:
     kind, _, folder = name.partition(":")
     if name == "digits":
         return open_digits()
-    if kind not in FOLDER_KINDS or not folder:
+    if kind in FOLDER_KINDS and not folder:
+        raise DataError(f"data {kind!r} without its folder; give {kind}:FOLDER")
+    if kind not in FOLDER_KINDS:
         kinds = ", ".join(["digits", *(f"{kind}:FOLDER" for kind in FOLDER_KINDS)])
         raise DataError(f"unknown data {name!r}; expected one of {kinds}")
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise DataError(
-            f"{path}: {'not a folder' if path.exists() else 'no such folder'}; expected the folder of a {kind} data set"
-        )
+        found = "not a folder" if path.exists() else "no such folder"
+        raise DataError(f"{path}: {found}; expected the folder of the data set {kind}")
     return FOLDER_KINDS[kind](path)

@@ -324,12 +324,12 @@ def test_an_unknown_name_is_refused():
     wanted = "unknown data 'mnist'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, imagefolder:FOLDER"
     with pytest.raises(DataError, match=wanted):
         open_data("mnist")
-    with pytest.raises(DataError, match="unknown data 'cifar10'"):
+    with pytest.raises(DataError, match="data 'cifar10' without its folder; give cifar10:FOLDER"):
         open_data("cifar10")
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such folder; expected the folder of a cifar10 data set"):
+    with pytest.raises(DataError, match="nowhere: no such folder; expected the folder of the data set cifar10"):
         open_data(f"cifar10:{tmp_path / 'nowhere'}")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: not a folder"):

@@ -70,7 +70,8 @@ def test_refused_spaces(operations, message):
         ({"precision": "int8"}, "unknown precision 'int8'; there are binary, float, binary-activations"),
         (
             {"space": SPACES["bats"]},
-            "the supernet: 16 channels cannot be shared among the 12 groups of bats_conv_3x3; choose a multiple of 12",
+            r"the supernet \(--channels\): 16 channels cannot be shared among the 12 groups of bats_conv_3x3; choose a "
+            "multiple of 12, such as 24",
         ),
     ],
 )
