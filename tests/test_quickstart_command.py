@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bnas_deploy.bundle import read_bundle
 from bnas_deploy.cli import main
-from bnas_deploy.commands import quickstart
+from bnas_deploy.commands import bench, quickstart
 from bnas_deploy.search import config, recipes
 
 
@@ -19,6 +19,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(config.NETWORKS, "BNAS-Mini", tiny)
     monkeypatch.setitem(config.NETWORKS, quickstart.FULL_SIZE, tiny)
     monkeypatch.setitem(recipes.RECIPES, "digits", replace(recipes.RECIPES["digits"], epochs=1, batch_size=256))
+    (min_seconds,) = (option for option in bench.command.params if option.name == "min_seconds")
+    monkeypatch.setattr(min_seconds, "default", 0.1)
 
 
 @pytest.mark.usefixtures("small")

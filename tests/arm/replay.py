@@ -1,7 +1,7 @@
 """Runs what another machine has recorded: `python replay.py CASES.npz ISA...`, on the machine that is tested.
 
 For every ISA, or `body` for the models without the library, it prints a line of JSON: the ISA, how many cases agree to
-the bit, the names of those that do not, and how many operators ran in the library. NaN agrees with any NaN.
+the bit, the outputs that do not, and how many operators ran in the library. NaN agrees with any NaN.
 """
 
 import ctypes
@@ -28,12 +28,17 @@ def main(path: str, *isas: str) -> None:
     for isa in isas:
         os.environ["BNAS_ISA"] = "" if isa == WITHOUT_LIBRARY else isa
         before = calls()
-        wrong = [name for name in names if not agrees(cases, name, library=isa != WITHOUT_LIBRARY)]
-        report = {"isa": isa, "right": len(names) - len(wrong), "wrong": wrong, "native": calls() - before}
+        wrong = {name: wrong_outputs(cases, name, library=isa != WITHOUT_LIBRARY) for name in names}
+        report = {
+            "isa": isa,
+            "right": sum(not outputs for outputs in wrong.values()),
+            "wrong": [f"{name}, {output}" for name, outputs in wrong.items() for output in outputs],
+            "native": calls() - before,
+        }
         print(json.dumps(report), flush=True)
 
 
-def agrees(cases: Mapping[str, NDArray[np.float32]], name: str, *, library: bool) -> bool:
+def wrong_outputs(cases: Mapping[str, NDArray[np.float32]], name: str, *, library: bool) -> list[str]:
     def arrays(kind: str) -> dict[str, NDArray[np.float32]]:
         prefix = f"{name}/{kind}/"
         return {key.removeprefix(prefix): value for key, value in cases.items() if key.startswith(prefix)}
@@ -42,7 +47,8 @@ def agrees(cases: Mapping[str, NDArray[np.float32]], name: str, *, library: bool
     model = cases[f"{name}/model"].tobytes()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     wanted = arrays("answer")
-    return all(map(same_bits, session.run(list(wanted), arrays("feed")), wanted.values()))
+    answers = session.run(list(wanted), arrays("feed"))
+    return [output for output, got in zip(wanted, answers, strict=True) if not same_bits(got, wanted[output])]
 
 
 def same_bits(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> bool:

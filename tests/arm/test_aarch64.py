@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 OPERATOR_TESTS = HERE.parent / "runtime/test_native_operators.py"
 
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
-"""Of the Raspberry Pi 3, 4 and 5."""
+"""Of the Raspberry Pi 3, 4 and 5, the oldest first."""
 
 FLOAT_SUMS = ("Conv", "Gemm", "ReduceMean")
 """onnxruntime's own operators that add up floats: in an order of their own on each architecture."""
@@ -102,28 +102,25 @@ class Recording:
 
 
 @pytest.fixture(scope="session")
-def edges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """The edges of the operators, with numpy's answers; and their number."""
+def edges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
+    """The edges of the operators, with numpy's answers; the number of models, and that of the nodes in them."""
     operators = load(OPERATOR_TESTS)
+    some = [operators.problems_of_every_operator(name) for name in operators.OF_EVERY_OPERATOR]
+    parts = [(operators.plain_problems(row), batch) for row in operators.PLAIN for batch in (1, 3)]
+    parts += [(problems, 2) for problems in some]
     recording = Recording()
-    for row in operators.OPERATORS:
-        plain = row in operators.PLAIN
-        for seed, name in enumerate(operators.EDGES if plain else operators.OF_EVERY_OPERATOR):
-            case = operators.EDGES[name]
-            if row.uses_k and case.group > 1:
-                continue  # there is no such operator
-            for batch in (1, 3) if plain else (2,):
-                inputs = operators.random_inputs(row, case, seed, batch)
-                model = operators.one_node_model(row.name, inputs, case.attributes)
-                answer = operators.expected(row, inputs, case)
-                recording.add(f"{row.name}, {name}, batch {batch}", model, operators.feeds(inputs), {"Y": answer})
-    return recording.save(tmp_path_factory.mktemp("edges") / "cases.npz"), len(recording.cases)
+    for i, (problems, batch) in enumerate(parts):
+        recording.add(f"{i}: batch {batch}", *operators.side_by_side(problems, batch))
+    path = recording.save(tmp_path_factory.mktemp("edges") / "cases.npz")
+    return path, len(parts), sum(len(problems) for problems, _ in parts)
 
 
-@pytest.mark.parametrize(("cpu", "isa"), [*((cpu, "neon") for cpu in CPUS), ("cortex-a72", "generic")])
-def test_edges_agree_with_the_reference(machine: Machine, edges: tuple[Path, int], cpu: str, isa: str) -> None:
-    cases, count = edges
-    assert machine.replay(cases, isa, cpu=cpu) == [{"isa": isa, "right": count, "wrong": [], "native": count}]
+# The oldest processor is enough for what the library does by itself: it runs the same instructions on all of them, and
+# one that this one lacks would stop it here. What else is different on the others is onnxruntime's, in whole networks.
+@pytest.mark.parametrize("isa", ["neon", "generic"])
+def test_edges_agree_with_the_reference(machine: Machine, edges: tuple[Path, int, int], isa: str) -> None:
+    cases, models, nodes = edges
+    assert machine.replay(cases, isa, cpu=CPUS[0]) == [{"isa": isa, "right": models, "wrong": [], "native": nodes}]
 
 
 @pytest.fixture(scope="session")

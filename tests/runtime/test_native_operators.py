@@ -22,7 +22,7 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from bnas_deploy.bits import pack_signs
@@ -200,7 +200,7 @@ def one_node_model(
     attributes: Mapping[str, Any],
     *,
     also_fed: tuple[str, ...] = (),
-    x_shape: tuple[int | str, ...] = ("N", "C", "H", "W"),
+    x_shape: tuple[int | str | None, ...] = ("N", "C", "H", "W"),
 ) -> bytes:
     """Serialise a model of one node called `conv`; what is computed and `also_fed` come from outside."""
     node = helper.make_node(name, list(inputs), ["Y"], name="conv", domain=DOMAIN, **attributes)
@@ -241,25 +241,67 @@ def problem(row: Operator, case: Case, seed: int, batch: int) -> tuple[Arrays, n
     return inputs, want
 
 
+Problem = tuple[str, Operator, Case, int]
+"""A name, what to compute, and the seed of its inputs."""
+
+
+def plain_problems(row: Operator) -> tuple[Problem, ...]:
+    """Return all edges for an operator without parts and sums."""
+    cases = enumerate(EDGES.items())
+    return tuple((name, row, case, seed) for seed, (name, case) in cases if possible(row, case))
+
+
+def problems_of_every_operator(name: str) -> tuple[Problem, ...]:
+    """Return an edge for all other operators."""
+    rows = [row for row in OPERATORS if row not in PLAIN and possible(row, EDGES[name])]
+    return tuple((row.name, row, EDGES[name], seed) for seed, row in enumerate(rows))
+
+
+def possible(row: Operator, case: Case) -> bool:
+    """Tell whether there is such an operator: none has both K and groups."""
+    return not (row.uses_k and case.group > 1)
+
+
+@cache
+def side_by_side(problems: tuple[Problem, ...], batch: int) -> tuple[bytes, Arrays, Arrays]:
+    """Return one model that has a node for each problem, what to feed to it, and what is expected of it.
+
+    To make a session takes 10 times as long as to run a node, and far longer with a sanitizer or in an emulator.
+    """
+    parts, fed, wanted = [], {}, {}
+    for name, row, case, seed in problems:
+        inputs, want = problem(row, case, seed, batch)
+        # Sizes without names: onnxruntime takes dimensions of one name for equal.
+        part = one_node_model(row.name, inputs, case.attributes, x_shape=(None,) * 4)
+        parts.append(compose.add_prefix(onnx.load_from_string(part), f"{name}: "))
+        fed.update({f"{name}: {key}": value for key, value in feeds(inputs).items()})
+        wanted[f"{name}: Y"] = want
+    whole = parts[0]
+    for part in parts[1:]:
+        for field in ("node", "input", "output", "initializer"):
+            getattr(whole.graph, field).extend(getattr(part.graph, field))
+    return whole.SerializeToString(), fed, wanted
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("BNAS_ISA", request.param)
     return str(request.param)
 
 
+def check_side_by_side(problems: tuple[Problem, ...], batch: int, threads: int) -> None:
+    model, fed, wanted = side_by_side(problems, batch)
+    before = native_calls()
+    answers = native_session(model, threads).run(list(wanted), fed)
+    assert native_calls() == before + len(problems)
+    for (name, want), y in zip(wanted.items(), answers, strict=True):
+        np.testing.assert_array_equal(y, want, f"{name}, batch {batch}, {threads} threads")
+
+
 @pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
 def test_edges_agree_with_the_reference(row: Operator, isa: str) -> None:
-    before, runs = native_calls(), 0
-    for seed, (name, case) in enumerate(EDGES.items()):
-        if row.uses_k and case.group > 1:
-            continue  # there is no such operator
-        for batch, threads in ((1, 1), (3, 2)):
-            inputs, want = problem(row, case, seed, batch)
-            session = native_session(one_node_model(row.name, inputs, case.attributes), threads)
-            (y,) = session.run(None, feeds(inputs))
-            np.testing.assert_array_equal(y, want, f"{name}, batch {batch}, {threads} threads")
-            runs += 1
-    assert native_calls() == before + runs
+    for batch, threads in ((1, 1), (3, 2)):
+        check_side_by_side(plain_problems(row), batch, threads)
 
 
 OF_EVERY_OPERATOR = (
@@ -274,11 +316,7 @@ OF_EVERY_OPERATOR = (
 
 @pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
 def test_edges_of_every_operator_agree_with_the_reference(name: str, isa: str) -> None:
-    case = EDGES[name]
-    for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
-        inputs, want = problem(row, case, seed, 2)
-        (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
-        np.testing.assert_array_equal(y, want, row.name)
+    check_side_by_side(problems_of_every_operator(name), 2, threads=2)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -323,18 +361,15 @@ def guarded_call(
 
 @pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
 def test_kernels_stay_in_their_memory(row: Operator, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
-    for seed, (name, case) in enumerate(EDGES.items()):
-        if row.uses_k and case.group > 1:
-            continue  # there is no such operator
+    for name, _, case, seed in plain_problems(row):
         for batch in (1, 3):
             check_memory(native_kernels, kernels, isa, row, case, problem(row, case, seed, batch), name)
 
 
 @pytest.mark.parametrize("name", OF_EVERY_OPERATOR)
 def test_every_operator_stays_in_its_memory(name: str, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
-    case = EDGES[name]
-    for seed, row in enumerate(row for row in OPERATORS if row not in PLAIN and not (row.uses_k and case.group > 1)):
-        check_memory(native_kernels, kernels, isa, row, case, problem(row, case, seed, 2), row.name)
+    for about, row, case, seed in problems_of_every_operator(name):
+        check_memory(native_kernels, kernels, isa, row, case, problem(row, case, seed, 2), about)
 
 
 def check_memory(
