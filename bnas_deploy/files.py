@@ -1,8 +1,10 @@
-"""Writing a file whole, and asking first whether that will work."""
+"""Writing a file whole, and asking first whether that will work; reading what should be JSON."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bnas_deploy.errors import BnasError
 
@@ -31,6 +33,20 @@ def write_whole(path: Path, data: bytes) -> None:
             fresh.unlink(missing_ok=True)
     except OSError as error:
         raise BnasError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
+
+
+def read_json(path: Path, expected: str, error: type[BnasError] = BnasError) -> Any:
+    """Return what is in the JSON file `path`; `expected` names what it should be, for the message.
+
+    Raises:
+        error: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}; expected {expected}") from None
+    except (ValueError, RecursionError) as problem:  # not UTF-8, not JSON, too long an integer, nested too deeply
+        raise error(f"{path}: not {expected} ({problem})") from None
 
 
 def check_writable(path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import read_json
 
 FORMAT_VERSION = 1
+EXPECTED = "a latency table of `bnas-deploy bench --ops --json`"
 
 CONVOLUTIONS = {
     "bin_conv_3x3": (3, 1),
@@ -122,12 +124,7 @@ def read_latency_table(path: Path) -> LatencyTable:
     Raises:
         BnasError: the file cannot be read, is something else, or holds a time that cannot be.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BnasError(f"{path}: cannot be read: {error.strerror}; expected what `bench --ops --json` wrote") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
-        raise _other_file(path, str(error)) from None
+    data = read_json(path, EXPECTED)
     if not isinstance(data, Mapping) or "latency_format" not in data:
         raise _other_file(path, "no 'latency_format' in it")
     if data["latency_format"] != FORMAT_VERSION:
@@ -157,7 +154,7 @@ class _WrongValueError(Exception):
 
 
 def _other_file(path: Path, reason: str) -> BnasError:
-    return BnasError(f"{path}: not a latency table ({reason}); expected what `bnas-deploy bench --ops --json` wrote")
+    return BnasError(f"{path}: not {EXPECTED} ({reason})")
 
 
 def _of(kind: type, value: Any, where: str) -> Any:

@@ -11,7 +11,6 @@
 A search can be drawn and judged with this file alone, without PyTorch.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,9 +19,11 @@ from typing import Any
 
 import bnas_deploy
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import read_json
 from bnas_deploy.genotype import Genotype
 
 FORMAT_VERSION = 1
+EXPECTED = "history.json of `bnas-deploy search`"
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -133,7 +134,7 @@ class History:
             GenotypeError: a genotype is malformed.
         """
         if not isinstance(data, Mapping) or "format" not in data:
-            raise HistoryError(f"{where}: not the history of a search; expected history.json of `bnas-deploy search`")
+            raise HistoryError(f"{where}: not the history of a search; expected {EXPECTED}")
         if data["format"] != FORMAT_VERSION:
             raise HistoryError(
                 f"{where}: format version {data['format']!r}, this bnas-deploy reads {FORMAT_VERSION}; "
@@ -173,15 +174,7 @@ def read_history(path: Path) -> History:
         HistoryError: it cannot be read, is not JSON, or not a history.
         GenotypeError: a genotype in it is malformed.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HistoryError(
-            f"{path}: cannot be read: {error.strerror}; expected history.json of `bnas-deploy search`"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise HistoryError(f"{path}: not a JSON file: {error}; copy it again, or search again") from None
-    return History.from_json(data, str(path))
+    return History.from_json(read_json(path, EXPECTED, HistoryError), str(path))
 
 
 def _object(value: object, where: str) -> list[tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bnas_deploy.errors import BnasError
-from bnas_deploy.latency import RUN, LatencyTable, Work, WorkTime, read_latency_table
+from bnas_deploy.latency import EXPECTED, RUN, LatencyTable, Work, WorkTime, read_latency_table
 
 POOL = Work("max_pool_3x3", 36, 36, 32, 32, 2)
 TABLE = LatencyTable(
@@ -64,15 +64,15 @@ def test_a_work_that_was_not_measured_is_named() -> None:
     ("value", "keys", "message"),
     [
         (2, ("latency_format",), "format 2, this bnas-deploy reads 1; measure the device again with this version"),
-        (..., ("latency_format",), "not a latency table (no 'latency_format' in it)"),
-        (..., ("times",), "not a latency table (no 'times' in it)"),
-        (..., ("times", 1, "stride"), "not a latency table (no 'stride' in it)"),
+        (..., ("latency_format",), f"not {EXPECTED} (no 'latency_format' in it)"),
+        (..., ("times",), f"not {EXPECTED} (no 'times' in it)"),
+        (..., ("times", 1, "stride"), f"not {EXPECTED} (no 'stride' in it)"),
         ("2", ("threads",), "threads is '2', expected int"),
         (True, ("batch",), "batch is True, expected int"),
         (0, ("batch",), "batch is 0, expected at least 1"),
         (-3, ("threads",), "threads is -3, expected at least 1"),
         (0, ("times", 0, "runs"), "times[0].runs is 0, expected at least 1"),
-        (..., ("machine", "cpu"), "not a latency table (no 'cpu' in it)"),
+        (..., ("machine", "cpu"), f"not {EXPECTED} (no 'cpu' in it)"),
         ({}, ("times",), "times is {}, expected list"),
         ([], ("times", 1), "times[1] is [], expected dict"),
         ("conv_7x7", ("times", 1, "kind"), "times[1].kind is 'conv_7x7', expected one of bin_conv_3x3"),
@@ -100,7 +100,9 @@ def test_a_work_may_have_one_time_only(changed: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[1, 2", b"[" * 100_000, b"[]", b"3"])
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "device.json").write_bytes(content)
-    with pytest.raises(BnasError, match=r"device.json: not a latency table \(.*\); expected what `bnas-deploy bench"):
+    with pytest.raises(
+        BnasError, match=r"device.json: not a latency table of `bnas-deploy bench --ops --json` \(.+\)$"
+    ):
         read_latency_table(tmp_path / "device.json")
 
 

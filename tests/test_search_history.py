@@ -98,5 +98,5 @@ def test_a_missing_file_and_one_that_is_not_json(tmp_path):
     with pytest.raises(HistoryError, match="cannot be read: No such file or directory"):
         read_history(tmp_path / "history.json")
     (tmp_path / "history.json").write_text("{")
-    with pytest.raises(HistoryError, match=r"history\.json: not a JSON file"):
+    with pytest.raises(HistoryError, match=r"history\.json: not history.json of `bnas-deploy search` \(.+\)$"):
         read_history(tmp_path / "history.json")

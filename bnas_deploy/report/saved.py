@@ -10,10 +10,13 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import read_json
 from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import Record
+
+EXPECTED = "a file of `bnas-deploy bench --json`"
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,12 @@ def read_report(path: Path) -> Report:
     Raises:
         BnasError: the file cannot be read, or is something else.
     """
+    data = read_json(path, EXPECTED)
     try:
-        report: Report = _from_json(Report, json.loads(path.read_text(encoding="utf-8")), "report")
+        report: Report = _from_json(Report, data, "report")
         _check_values(report)
-    except OSError as error:
-        raise BnasError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply, or as below
-        raise BnasError(f"{path}: not a file of `bnas-deploy bench --json` ({error})") from None
+    except ValueError as error:  # as below
+        raise BnasError(f"{path}: not {EXPECTED} ({error})") from None
     return report
 
 
