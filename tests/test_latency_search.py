@@ -1,6 +1,7 @@
 """`bnas-deploy search --latency-target`: the table of a device turns a search towards fast operations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,14 @@ SLOW = "bin_conv_5x5"
 @pytest.fixture
 def device(tmp_path: Path) -> Path:
     """The table of a device on which one operation takes a hundred times as long as any other."""
-    us = {work: 100.0 if work.kind == SLOW else 1.0 for work in all_works(TARGET)}
+    return save_table(tmp_path / "device.json", TARGET)
+
+
+def save_table(path: Path, network: NetworkConfig) -> Path:
+    us = {work: 100.0 if work.kind == SLOW else 1.0 for work in all_works(network)}
     times = tuple(WorkTime(work, time, time, time, 10) for work, time in us.items())
-    table = LatencyTable({"cpu": "a processor"}, "generic", TARGET.to_json(), 1, 1, times)
-    (tmp_path / "device.json").write_text(table.to_json())
-    return tmp_path / "device.json"
+    path.write_text(LatencyTable({"cpu": "a processor"}, "generic", network.to_json(), 1, 1, times).to_json())
+    return path
 
 
 def search(*arguments: str | Path) -> Result:
@@ -76,6 +80,22 @@ def test_a_space_that_the_table_does_not_know_is_refused(device: Path, tmp_path:
     assert result.exit_code == 1
     assert "--latency-target: there is no table of latencies with skip_connect; search without it" in result.output
     assert not out.exists()
+
+
+def test_a_table_of_other_images_is_told(device: Path, tmp_path: Path) -> None:
+    """Not refused: cells that are found on small images are built for large ones, too."""
+    right = search("--out", tmp_path / "right", "--latency-target", device, "--latency-weight", "1")
+    assert "Warning" not in right.stderr
+    other = replace(TARGET, image_size=(16, 16), in_channels=3, classes=7)
+    path = save_table(tmp_path / "other.json", other)
+    result = search("--out", tmp_path / "other", "--latency-target", path, "--latency-weight", "1")
+    assert result.exit_code == 0, result.output
+    assert (
+        f"Warning: {path} is of another network than these data are for (images of 16x16, here 8x8; channels of the "
+        "images: 3, here 1; classes: 7, here 10). The search aims at that one. Unless that is meant, measure again: "
+        f"bnas-deploy bench --ops --network tiny --image-size 8 --in-channels 1 --classes 10 --json {path}\n"
+        in result.stderr
+    )
 
 
 def test_a_damaged_table_stops_before_anything_is_written(device: Path, tmp_path: Path) -> None:

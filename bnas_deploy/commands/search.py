@@ -262,7 +262,28 @@ def _objectives(target: Path | None, weight: float | None, config: SearchConfig)
         raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")
     table = read_latency_table(target)
     network = NetworkConfig.from_json(table.network, f"{target}: network")
+    _warn_of_another_size(target, network, config.network)
     return {"latency": ExpectedLatency(table, network, config.network.space.operations, EDGES, weight)}
+
+
+def _warn_of_another_size(target: Path, network: NetworkConfig, supernet: SupernetConfig) -> None:
+    """Say where the network that a table is of has other images than the search, which may be what is wanted."""
+    names = {"image_size": "images of", "in_channels": "channels of the images:", "classes": "classes:"}
+    sizes = [{name: getattr(each, name) for name in names} for each in (network, supernet)]
+    there, here = [{**each, "image_size": "x".join(map(str, each["image_size"]))} for each in sizes]
+    differing = [
+        f"{words} {there[name]}, here {here[name]}" for name, words in names.items() if there[name] != here[name]
+    ]
+    if differing:
+        size = (
+            f"--image-size {supernet.image_size[0]} --in-channels {supernet.in_channels} --classes {supernet.classes}"
+        )
+        again = f"bnas-deploy bench --ops --network {network.name} {size} --json {target}"
+        click.echo(
+            f"Warning: {target} is of another network than these data are for ({'; '.join(differing)}). "
+            f"The search aims at that one. Unless that is meant, measure again: {again}",
+            err=True,
+        )
 
 
 def _summary(result: "SearchResult", *, no_skip: bool) -> str:
