@@ -38,6 +38,7 @@ from bnas_deploy.errors import BnasError, DeviceError
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.remote import connect, measure_on
+from bnas_deploy.runtime.layers import LAYERS
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.untrained import untrained_checkpoint
 
@@ -234,6 +235,22 @@ def test_the_report_comes_back_and_the_second_time_is_shorter(
     assert not installed.work_folders()
     for file in (installed.cache / "files").iterdir():  # the wheels are gone, and the bundle's files are whole
         assert file.name in {record.sha256 for record in describe_files(bundle).values()} | {sha256(bundle / MANIFEST)}
+
+
+def test_single_layers_are_measured_there(installed: Sshd, wheel: Path, tmp_path: Path) -> None:
+    json_path = tmp_path / "layers.json"
+    result = bench(
+        installed, "--layers", "--python", BARE_PYTHON, "--wheel", wheel, "--threads", "1", "--json", json_path
+    )
+    assert result.exit_code == 0, result.output
+    assert f"... {HOST}: measuring\n" in result.stderr
+    for layer in LAYERS:
+        assert f"... {layer.name}\n" in result.stderr
+    records = report.read_report(json_path).records
+    measured = {(each.subject, each.threads) for each in records if each.engine == "bnas"}
+    assert measured == {(layer.name, 1) for layer in LAYERS}
+    assert all(each.macs for each in records)
+    assert not installed.work_folders()
 
 
 def sha256(path: Path) -> str:
