@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,24 @@ ROOT = Path(__file__).parents[1]
 # `python -m pytest` puts the repository's root first on the path, where the folder bnas_deploy/ would hide the
 # installed package, which has search/, export/ and runtime/ inside. What is tested is what was installed.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+# pytest-xdist runs a process of tests per processor. Libraries that start a thread per processor in each of them would
+# have them wait for one another; torch and its kind read this when they are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, which makes what they share once, and those that need the wheels."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            words = re.split(r"[\W_]+", nodeid)
+            return "arm" if "arm" in words else super()._split_scope(nodeid)
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ def run_tests(chosen: str, **variables: str) -> subprocess.CompletedProcess[str]
     """Run the chosen tests of the operators in a process of their own, with these environment variables."""
     # -P keeps the working folder, which holds a half of the package, off the path.
     # -s, because a sanitizer stops the process before pytest could show what it captured.
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-k", chosen]
+    # -n0, because these are the tests of one file.
+    options = ["-q", "-s", "-n0", "-p", "no:cacheprovider", "-k", chosen]
     command = [sys.executable, "-P", "-m", "pytest", *options, str(OPERATOR_TESTS)]
     run = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False

@@ -52,7 +52,7 @@ def test_stride_halves_the_resolution_and_keeps_the_channels(name: str, config: 
     assert OPERATION_BUILDERS[name](12, 2, config)(x).shape == (2, 12, 3, 4)
 
 
-@pytest.mark.parametrize("name", LEARNABLE | {"skip_connect"})
+@pytest.mark.parametrize("name", sorted(LEARNABLE | {"skip_connect"}))
 @pytest.mark.parametrize("affine", [False, True])
 def test_batch_norm_has_parameters_unless_told_otherwise(name: str, affine: bool) -> None:
     module = OPERATION_BUILDERS[name](12, 2, CONFIG, affine=affine)
