@@ -39,7 +39,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 def sign_activation(x: Tensor) -> Tensor:
     """Binarise activations; the gradient passes where -1 < x < 1 and is 0 elsewhere."""
-    return _sign(x, (x > -1) & (x < 1))
+    return _sign(x, x.abs() < 1)
 
 
 def sign_weight(weight: Tensor) -> Tensor:

@@ -91,8 +91,12 @@ class BinaryConv2d(nn.Module):
 
     def binary_weight(self) -> tuple[Tensor, Tensor]:
         """Return the signs of the weights (O, C/groups, KH, KW) and the scale (O)."""
+        return self.binarised(self.weight)
+
+    def binarised(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return signs and scale of weights that are like those of this layer; with scale="beta" of any number O."""
         weight = latent_weight(
-            self.weight,
+            weight,
             centre=self.centre_weights,
             clamp=self.clamp_weights,
             fan_in_gradient=self.fan_in_gradient,

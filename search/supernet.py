@@ -9,13 +9,16 @@ state have in common is done once for all of them, which changes no value:
 
 * Their inputs are the same, and the BN of a candidate has no gamma and beta, so one BN and one sign serve them all,
   and each pooling is done once.
-* Convolutions with the same geometry are one convolution whose output channels are those of all the edges; their
-  weights are binarised together, because centring, beta and sign treat every output channel by itself.
+* Convolutions with the same geometry are one convolution whose output channels are those of all the edges.
 * relu(beta * acc) * w = relu(acc) * (beta * w), since beta >= 0: scale and mixing weight are multiplied once.
 * Zeroise adds nothing.
+
+What has nothing to do with the images is done before them, once for all cells (`Supernet.prepare`): mixing weights are
+picked out of the tables together, and weights of the same fan-in are binarised together, because centring, beta and
+sign treat every output channel by itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +34,7 @@ from bnas_deploy.search.operations import OPERATION_BUILDERS, ConvBlock, binary_
 from bnas_deploy.search.search_config import SupernetConfig
 from bnas_deploy.search.space import EDGES, ZEROISE
 
+_FANS = INPUT_NODES + INNER_NODES - 1  # of a cell: the last node is read by none
 _ALPHA_STD = 1e-3  # of the initial alphas, as in DARTS's code
 
 
@@ -58,6 +62,26 @@ class State:
     binary: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a candidate needs to run on some of the edges that leave a state.
+
+    Attributes:
+        edges: which of them, ascending.
+        factor: what the results are multiplied by: of convolutions mixing weight times scale, (edges * C); of others
+            the mixing weight, (edges).
+        kernels: of a convolution, (edges * C, C, KH, KW).
+    """
+
+    edges: Sequence[int]
+    factor: Tensor
+    kernels: Tensor | None = None
+
+
+Term = tuple[Sequence[int], Tensor, Tensor]
+"""Edges, what an operation gives for each of them (or for all of them alike), and what that is multiplied by."""
+
+
 class Convolutions(nn.Module):
     """One candidate, [sign ->] convolution -> ReLU, for all `edges` that leave a state."""
 
@@ -66,6 +90,7 @@ class Convolutions(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
+        self.edges = edges
         padding = dilation * (kernel_size - 1) // 2
         geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
         self.conv: BinaryConv2d | nn.Conv2d
@@ -73,45 +98,23 @@ class Convolutions(nn.Module):
             self.conv = nn.Conv2d(*geometry, bias=False)
         else:
             self.conv = binary_conv(*geometry, config=config)
-        # Output channels whose weights stay real, the departure "real-last-convolutions".
-        self.real_from = edges * channels
+        # The first edge whose weights are real: all of them, none, or the departure "real-last-convolutions".
+        self.real_from = 0 if config.precision != "binary" else edges
 
-    def forward(self, state: State, weights: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Return w * relu(conv(x)) of the `chosen` edges side by side, (N, chosen * C, H', W').
+    def weights_of(self, edges: Sequence[int]) -> Tensor:
+        """Return the weights of some edges, (edges * C, C, KH, KW)."""
+        if len(edges) == self.edges:
+            return self.conv.weight
+        return torch.cat([self.conv.weight[edge * self.channels : (edge + 1) * self.channels] for edge in edges])
 
-        Args:
-            state: what the edges read.
-            weights: of the chosen edges, (chosen).
-            chosen: which of the edges.
-        """
-        kernels, scale = self._kernels()
-        factor = weights.repeat_interleave(self.channels)
-        if len(chosen) * self.channels < len(kernels):
-            kernels = self._of(kernels, chosen)
-            scale = self._of(scale, chosen) if scale is not None else None
-        if scale is not None:
-            factor = factor * scale
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return relu(conv(x)), (N, edges, C, H', W'), and its factor (edges, C, 1, 1)."""
+        assert part.kernels is not None
         conv = self.conv
-        y = F.conv2d(state.binary, kernels, None, conv.stride, conv.padding, conv.dilation)
-        y = F.relu(y) * factor[:, None, None]
+        y = F.relu(F.conv2d(state.binary, part.kernels, None, conv.stride, conv.padding, conv.dilation))
         if isinstance(conv, BinaryConv2d) and conv.k_map:
             y = y * activation_scale(state.normed, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        return y
-
-    def _kernels(self) -> tuple[Tensor, Tensor | None]:
-        """Return the kernels (edges * C, C, KH, KW) and what their results are scaled by, if anything."""
-        conv = self.conv
-        if not isinstance(conv, BinaryConv2d) or conv.real_weights:
-            return conv.weight, None
-        signs, scale = conv.binary_weight()
-        real = self.real_from
-        if real < len(signs):
-            signs = torch.cat([signs[:real], conv.weight[real:]])
-            scale = torch.cat([scale[:real], torch.ones_like(scale[real:])])
-        return signs, scale
-
-    def _of(self, x: Tensor, chosen: Sequence[int]) -> Tensor:
-        return torch.cat([x[edge * self.channels : (edge + 1) * self.channels] for edge in chosen])
+        return y.unflatten(1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
 
 
 class Pooling(nn.Module):
@@ -122,18 +125,18 @@ class Pooling(nn.Module):
         self.pool = pool
         self.norm = nn.BatchNorm2d(channels, affine=False)
 
-    def forward(self, state: State, weights: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Return w * pool(x) of the chosen edges side by side, (N, chosen * C, H', W')."""
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return pool(x), (N, 1, C, H', W'), and its factor (edges, 1, 1, 1)."""
         y: Tensor = self.norm(self.pool(state.value))
-        return (y[:, None] * weights[:, None, None, None]).flatten(1, 2)
+        return y[:, None], part.factor[:, None, None, None]
 
 
 class Identities(nn.Module):
     """The state itself, for all edges."""
 
-    def forward(self, state: State, weights: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Return w * x of the chosen edges side by side, (N, chosen * C, H, W)."""
-        return (state.value[:, None] * weights[:, None, None, None]).flatten(1, 2)
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return x, (N, 1, C, H, W), and its factor (edges, 1, 1, 1)."""
+        return state.value[:, None], part.factor[:, None, None, None]
 
 
 class Separately(nn.Module):
@@ -143,9 +146,10 @@ class Separately(nn.Module):
         super().__init__()
         self.edges = nn.ModuleList(modules)
 
-    def forward(self, state: State, weights: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Return w * op(x) of the chosen edges side by side, (N, chosen * C, H', W')."""
-        return torch.cat([self.edges[edge](state.value) * weights[i] for i, edge in enumerate(chosen)], dim=1)
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return op(x) of each edge, (N, edges, C, H', W'), and its factor (edges, 1, 1, 1)."""
+        y = torch.stack([self.edges[edge](state.value) for edge in part.edges], dim=1)
+        return y, part.factor[:, None, None, None]
 
 
 class Fan(nn.Module):
@@ -157,40 +161,32 @@ class Fan(nn.Module):
         self.edges = edges
         self.stride = stride
         self.real = config.real
-        self.columns = [i for i, name in enumerate(config.space.operations) if name != ZEROISE]
-        names = [config.space.operations[column] for column in self.columns]
+        names = [name for name in config.space.operations if name != ZEROISE]
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
 
-    def forward(self, x: Tensor, weights: Tensor, single: bool) -> Tensor:
-        """Map a state (N, C, H, W) and weights (edges, operations) to what each edge adds, (N, edges, C, H', W')."""
+    def forward(self, x: Tensor, parts: Mapping[str, Part], single: bool) -> Tensor:
+        """Map a state (N, C, H, W) to what each edge adds, (N, edges, C, H', W'), with what runs of `operations`."""
         normed = self.norm(x)
         state = State(x, normed, normed if self.real else sign_activation(normed))
-        run = self._run_chosen if single else self._run_all
-        return run(state, weights)
+        terms: list[Term] = [(part.edges, *self.operations[name](state, part)) for name, part in parts.items()]
+        return self._chosen(x, terms) if single else _weighted_sum(terms)
 
-    def _run_all(self, state: State, weights: Tensor) -> Tensor:
-        everyone = range(self.edges)
-        operations = zip(self.columns, self.operations.values(), strict=True)
-        parts = [operation(state, weights[:, column], everyone) for column, operation in operations]
-        return self._by_edge(sum(parts[1:], start=parts[0]))
-
-    def _run_chosen(self, state: State, weights: Tensor) -> Tensor:
-        zero = torch.zeros_like(state.value[:, :, :: self.stride, :: self.stride])
-        outputs = [zero] * self.edges
-        used = (weights.detach() != 0).tolist()
-        for column, operation in zip(self.columns, self.operations.values(), strict=True):
-            chosen = [edge for edge in range(self.edges) if used[edge][column]]
-            if chosen:
-                y = operation(state, weights[chosen, column], chosen)
-                for edge, part in zip(chosen, self._by_edge(y).unbind(1), strict=True):
-                    outputs[edge] = outputs[edge] + part
+    def _chosen(self, x: Tensor, terms: Sequence[Term]) -> Tensor:
+        """Put the one operation that each edge has, if it is not Zeroise, in the edge's place."""
+        outputs = [torch.zeros_like(x[:, :, :: self.stride, :: self.stride])] * self.edges
+        for edges, y, factor in terms:
+            for edge, output in zip(edges, (y * factor).unbind(1), strict=True):
+                outputs[edge] = output
         return torch.stack(outputs, dim=1)
 
-    def _by_edge(self, y: Tensor) -> Tensor:
-        """Map (N, edges * C, H', W') to (N, edges, C, H', W')."""
-        images, _, height, width = y.shape
-        return y.view(images, -1, self.channels, height, width)
+
+def _weighted_sum(terms: Sequence[Term]) -> Tensor:
+    (_, first, factor), *others = terms
+    total = first * factor
+    for _, y, factor in others:
+        total = total + y * factor  # not addcmul, whose gradient takes two operations more
+    return total
 
 
 class MixedCell(nn.Module):
@@ -215,25 +211,79 @@ class MixedCell(nn.Module):
         self.preprocess1 = ConvBlock(previous, channels, real, kernel_size=1, affine=False)
         self.fans = nn.ModuleList(
             Fan(channels, len(rows_from(source)), 2 if reduction and source < INPUT_NODES else 1, config)
-            for source in range(INPUT_NODES + INNER_NODES - 1)
+            for source in range(_FANS)
         )
         self.skip: nn.Module | None = None
         if skip:
             self.skip = ReductionSkip(previous, INNER_NODES * channels, real) if reduction else nn.Identity()
 
-    def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor, single: bool) -> Tensor:
-        """Map c_{k-2}, c_{k-1} and mixing weights (14, operations) to c_k, (N, 4 C, H, W) or half the resolution."""
-        by_source = [weights[rows_from(source)] for source in range(len(self.fans))]
-        first, second, *rest = zip(self.fans, by_source, strict=True)
-        # What the states so far add to the nodes that are not ready yet, (N, nodes, C, H', W').
-        pending = first[0](self.preprocess0(before_previous), first[1], single)
-        pending = pending + second[0](self.preprocess1(previous), second[1], single)
-        nodes = [pending[:, 0]]
-        for fan, rows in rest:
-            pending = pending[:, 1:] + fan(nodes[-1], rows, single)
-            nodes.append(pending[:, 0])
+    def forward(
+        self, before_previous: Tensor, previous: Tensor, parts: Sequence[Mapping[str, Part]], single: bool
+    ) -> Tensor:
+        """Map c_{k-2}, c_{k-1} and what each fan needs to c_k, (N, 4 C, H, W) or half the resolution."""
+        first, second, *others = zip(self.fans, parts, strict=True)
+        # What the states so far add to the nodes that are not ready yet, (N, C, H', W') each.
+        added = first[0](self.preprocess0(before_previous), first[1], single)
+        added = added + second[0](self.preprocess1(previous), second[1], single)
+        node, *pending = added.unbind(1)
+        nodes = [node]
+        for fan, fan_parts in others:
+            added = fan(node, fan_parts, single).unbind(1)
+            node, *pending = (before + now for before, now in zip(pending, added, strict=True))
+            nodes.append(node)
         y = torch.cat(nodes, dim=1)
         return y if self.skip is None else y + self.skip(previous)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A candidate of a fan, and where the mixing weights of its edges are.
+
+    `fan` counts the fans of all cells; `positions` count in the normal table, row by row, then in the reduction table.
+    """
+
+    operation: nn.Module
+    fan: int
+    name: str
+    positions: tuple[int, ...]
+
+
+Running = Sequence[tuple[Slot, Sequence[int]]]
+"""Candidates, and which of their edges run."""
+
+
+def _running(slot: Slot, table: Sequence[float]) -> list[int]:
+    return [edge for edge, position in enumerate(slot.positions) if table[position]]
+
+
+def _parts(group: Running, weights: Tensor) -> Iterator[Part]:
+    """Yield a `Part` for each of a group of candidates; `weights` are the mixing weights of all that runs of them."""
+    if group and isinstance(group[0][0].operation, Convolutions):
+        yield from _convolution_parts(group, weights)
+        return
+    for (_, edges), factor in zip(group, weights.split([len(edges) for _, edges in group]), strict=True):
+        yield Part(edges, factor)
+
+
+def _convolution_parts(group: Running, weights: Tensor) -> Iterator[Part]:
+    """Yield them for convolutions whose kernels have the same shape."""
+    convolutions = [(slot.operation, edges) for slot, edges in group]
+    first, _ = convolutions[0]
+    lengths = [first.channels * len(edges) for _, edges in group]
+    real = [edge >= each.real_from for each, edges in convolutions for edge in edges]
+    kernels: Sequence[Tensor] = [each.weights_of(edges) for each, edges in convolutions]
+    scale = weights.new_ones(first.channels)
+    if not all(real):
+        latent = torch.cat(list(kernels))
+        signs, scale = first.conv.binarised(latent)
+        if any(real):
+            stays = torch.tensor(real, device=latent.device).repeat_interleave(first.channels)
+            signs = torch.where(stays[:, None, None, None], latent, signs)
+            scale = torch.where(stays, 1.0, scale)
+        kernels = signs.split(lengths)
+    factors = (weights[:, None] * scale.view(-1, first.channels)).flatten().split(lengths)
+    for (_, edges), factor, kernel in zip(group, factors, kernels, strict=True):
+        yield Part(edges, factor, kernel)
 
 
 class Supernet(nn.Module):
@@ -273,6 +323,23 @@ class Supernet(nn.Module):
                     module.real_weights = True
         if "real-last-convolutions" in config.departures:
             _leave_last_real(self)
+        slots: dict[object, list[Slot]] = {}
+        for slot in self._all_slots():
+            weight = slot.operation.conv.weight if isinstance(slot.operation, Convolutions) else None
+            slots.setdefault(None if weight is None else weight.shape[1:], []).append(slot)
+        # Convolutions first: the sum of what an edge's operations give takes over the memory layout of its first term.
+        self._groups = sorted(slots.values(), key=lambda group: not isinstance(group[0].operation, Convolutions))
+        every_position = [position for group in self._groups for slot in group for position in slot.positions]
+        self.register_buffer("every_position", torch.tensor(every_position), persistent=False)
+
+    def _all_slots(self) -> Iterator[Slot]:
+        operations = self.config.space.operations
+        for fan, (cell, source) in enumerate((cell, source) for cell in self.cells for source in range(_FANS)):
+            first = len(EDGES) * len(operations) if cell.reduction else 0
+            for name, operation in cell.fans[source].operations.items():
+                column = operations.index(name)
+                positions = (first + row * len(operations) + column for row in rows_from(source))
+                yield Slot(operation, fan, name, tuple(positions))
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return all parameters but the alphas."""
@@ -284,12 +351,30 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
+        parts = self.prepare(mixture)
         before_previous, previous = self.stem(x)
-        for cell in self.cells:
-            weights = mixture.reduction if cell.reduction else mixture.normal
-            before_previous, previous = previous, cell(before_previous, previous, weights, mixture.single)
+        for index, cell in enumerate(self.cells):
+            y = cell(before_previous, previous, parts[index * _FANS : (index + 1) * _FANS], mixture.single)
+            before_previous, previous = previous, y
         logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
         return logits
+
+    def prepare(self, mixture: Mixture) -> list[dict[str, Part]]:
+        """Return what the operations that run need besides their input, by name, for each fan of each cell."""
+        table = torch.cat([mixture.normal.flatten(), mixture.reduction.flatten()])
+        positions = self.every_position
+        groups = [[(slot, range(len(slot.positions))) for slot in group] for group in self._groups]
+        if mixture.single:
+            positions = positions[table[positions] != 0]
+            runs = table.tolist()
+            groups = [[(slot, _running(slot, runs)) for slot in group] for group in self._groups]
+            groups = [[pair for pair in group if pair[1]] for group in groups]
+        picked = table[positions].split([sum(len(edges) for _, edges in group) for group in groups])
+        parts: list[dict[str, Part]] = [{} for _ in range(_FANS * len(self.cells))]
+        for group, weights in zip(groups, picked, strict=True):
+            for (slot, _), part in zip(group, _parts(group, weights), strict=True):
+                parts[slot.fan][slot.name] = part
+        return parts
 
 
 def rows_from(source: int) -> list[int]:
@@ -334,4 +419,4 @@ def _leave_last_real(network: Supernet) -> None:
         if isinstance(operation, Convolutions)
     ]
     for operation, edge in numbered[-left:]:
-        operation.real_from = min(operation.real_from, edge * operation.channels)
+        operation.real_from = min(operation.real_from, edge)
