@@ -31,6 +31,7 @@ import bnas_deploy
 from bnas_deploy.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.files import write_whole
 from bnas_deploy.genotype import Genotype
+from bnas_deploy.search.acceleration import check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.checkpoint import check_format, find_misfits, read_tensors, write_tensors
 from bnas_deploy.search.data import InMemoryDataSet
 from bnas_deploy.search.data.dataset import generator
@@ -120,8 +121,12 @@ def search(
     """
     device = device or torch.device("cpu")
     _check_fit(data, config)
+    check_arithmetic(config.arithmetic, device)
+    if config.compiled:
+        check_compiler(device)
     terms = {"diversity": _diversity(config)} if config.diversity else {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, tf32(config.arithmetic == "tf32"):
         torch.manual_seed(seed)
         run = _Run(data, config, folder, seed, device, {**terms, **(objectives or {})}, listener)
         if resume:
@@ -170,7 +175,11 @@ class _Run:
         self.listener = listener
         self.train_half, self.held_out_half = data.halves(seed)
         self.steps = math.ceil(self.train_half.train_size / self.recipe.batch_size)  # of one epoch
-        self.network = Supernet(config.network).to(device)
+        # The layout that a GPU's tensor cores work in. On a CPU it would be lost when a search is resumed, which has to
+        # be exact there.
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.network = Supernet(config.network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.compiled = compiled(self.network, device) if config.compiled else self.network
         self.strategy = build_strategy(config)
         self.weights = self.network.weight_parameters()
         self.alphas = self.network.alpha_parameters()
@@ -268,7 +277,7 @@ class _Run:
         """Move the alphas, with the weights as they are."""
         for weight in self.weights:
             weight.requires_grad_(False)  # no gradient of the weights is computed only to be thrown away
-        loss = nn.functional.cross_entropy(self.network(images, self.mixture(turn=0)), labels)
+        loss = nn.functional.cross_entropy(self.logits(images, self.mixture(turn=0)), labels)
         probabilities = self.probabilities()
         for name, term in self.terms.items():
             value = term(probabilities, self.place.epoch)
@@ -286,7 +295,7 @@ class _Run:
         """Move the weights, with the alphas as they are."""
         with torch.no_grad():
             mixture = self.mixture(turn=1)
-        logits = self.network(images, mixture)
+        logits = self.logits(images, mixture)
         loss = nn.functional.cross_entropy(logits, labels)
         self.weight_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # as above
@@ -294,6 +303,14 @@ class _Run:
         self.train_loss_sum += loss.detach() * len(labels)
         self.correct_sum += (logits.detach().argmax(dim=1) == labels).sum()
         self.place.train_images += len(labels)
+
+    def logits(self, images: Tensor, mixture: Mixture) -> Tensor:
+        """Return the logits of a step, float32 (N, classes)."""
+        # Code is made for one shape, so the last batch of an epoch, if it is smaller, runs without.
+        network = self.compiled if len(images) == self.recipe.batch_size else self.network
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.arithmetic == "bfloat16"):
+            logits: Tensor = network(images.contiguous(memory_format=self.layout), mixture)
+        return logits.float()
 
     def mixture(self, turn: int | None) -> Mixture:
         """Return the mixing weights; the noise depends on seed, epoch, step and turn only. Without a turn, no noise."""
@@ -326,13 +343,14 @@ class _Run:
             mixture = self.mixture(turn=None)
             probabilities = self.probabilities()
             entropy = mean_entropy(probabilities).item()
-        result = evaluate(
-            _Fixed(self.network, mixture),
-            self.train_half,  # it is tested on the other half
-            batch_size=self.recipe.batch_size,
-            device=self.device,
-            stop=stop,
-        )
+        with tf32(False):
+            result = evaluate(
+                _Fixed(self.network, mixture),
+                self.train_half,  # it is tested on the other half
+                batch_size=self.recipe.batch_size,
+                device=self.device,
+                stop=stop,
+            )
         if not math.isfinite(result.loss):
             raise self._not_finite("validation loss", result.loss)
         tables = _tables(probabilities.normal, probabilities.reduction)

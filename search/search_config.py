@@ -31,6 +31,13 @@ PRECISIONS = {
     "binary-activations": "real weights and binary activations, as BATS searches",
 }
 
+ARITHMETICS = {
+    "float32": "everything in float32",
+    "tf32": "convolutions and products round their operands to TF32, which +1 and -1 are in (GPU)",
+    "bfloat16": "mixed precision, which also rounds the results",
+}
+"""With which arithmetic a search computes; see `arithmetic`."""
+
 
 @dataclass(frozen=True)
 class SupernetConfig:
@@ -123,7 +130,8 @@ class SearchConfig:
         diversity_epochs: tau of Eq. 6.
         gamma: how many times as probable Zeroise must be as another operation to be chosen (Eq. 5).
         zeroise: whether it can be chosen at all; without, it is a placeholder, as in DARTS's code.
-        departures: of `SEARCH_DEPARTURES`.
+        arithmetic: of steps, one of `ARITHMETICS`; the supernet is evaluated in float32.
+        compiled: let torch.compile make code of full batches' steps.
     """
 
     network: SupernetConfig
@@ -135,10 +143,16 @@ class SearchConfig:
     diversity_epochs: float = 1.0
     gamma: float = 1.0
     zeroise: bool = True
+    arithmetic: str = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise BnasError(f"unknown search strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}")
+        if self.arithmetic not in ARITHMETICS:
+            raise BnasError(f"unknown arithmetic {self.arithmetic!r}; there are {', '.join(ARITHMETICS)}")
+        if self.compiled and self.strategy == "gdas":
+            raise BnasError("--compile: gdas runs other operations in every step, for which no code can be kept")
         for name in ("first_temperature", "last_temperature", "diversity_epochs", "gamma"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

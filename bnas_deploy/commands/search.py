@@ -14,6 +14,7 @@ from bnas_deploy.errors import BnasError
 # These import no framework.
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.search_config import (
+    ARITHMETICS,
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
     SEARCH_DEFAULTS,
@@ -139,6 +140,19 @@ def _by_recipe(field: str) -> str:
     help="auto: the GPU if there is one.",
 )
 @click.option(
+    "--arithmetic",
+    type=click.Choice(list(ARITHMETICS)),
+    default="float32",
+    show_default=True,
+    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Let PyTorch make code of a step, on a GPU CUDA graphs. That takes minutes, once; not with gdas.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     show_default="runs/search-DATA",
@@ -172,6 +186,8 @@ def command(
     batch_size: int | None,
     seed: int,
     device: str,
+    arithmetic: str,
+    compiled: bool,
     out: Path | None,
     resume: bool,
 ) -> None:
@@ -228,6 +244,8 @@ def command(
         diversity_epochs=diversity_epochs or PUBLISHED_DIVERSITY_SHARE * scheme.epochs,
         gamma=gamma,
         zeroise=defaults.zeroise if zeroise is None else zeroise,
+        arithmetic=arithmetic,
+        compiled=compiled,
     )
     with stop_on_signals() as stop, progress_bar() as bar:
         result = search(
