@@ -1,6 +1,7 @@
 """The benchmarks of kernels run, and stop at a wrong answer; their times are nobody's test."""
 
 import platform
+import re
 import subprocess
 import sys
 from itertools import product
@@ -74,3 +75,27 @@ def test_a_wrong_result_ends_the_measuring_of_stages(kernels: Any) -> None:
     done = run(f"{code}\nstages.main()", "--rounds", "1", built=kernels.path)
     assert done.returncode == 1
     assert done.stderr == f"{RUNNABLE[0]}: wrong result on 56x56 64->64 k3 s1 d1\n"
+
+
+def test_the_speed_of_a_search_is_measured() -> None:
+    small = ("--device", "cpu", "--images", "8", "--batch-size", "4", "--cells", "3", "--channels", "1", "--profile")
+    done = run("import torch; torch.set_num_threads(1); import search_speed; search_speed.main()", *small)
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"operations of a step of the (\w+): (\d+)", done.stdout)
+    assert [name for name, _ in counts] == ["alphas", "weights"]
+    assert re.search(r"CPU, 1 threads, .* float32: \d+\.\d\d s per epoch of 8 images, \d+\.\d ms per step", done.stdout)
+    assert "convolution_backward" in done.stdout
+
+
+def test_a_step_of_the_published_supernet_is_not_made_of_more_operations_than_it_was() -> None:
+    """A GPU is told each of them, at some microseconds, so work that edges share has to stay shared."""
+    code = (
+        "from search_speed import *\n"
+        "config = SupernetConfig(SPACES['bnas'], 8, 16, classes=10, in_channels=3, image_size=(32, 32))\n"
+        "print(*(operations(config, alphas=alphas).total() for alphas in (True, False)))"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    alphas, weights = map(int, done.stdout.split())
+    assert alphas <= 3150
+    assert weights <= 3150
