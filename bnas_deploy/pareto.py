@@ -10,14 +10,21 @@ from typing import Any
 class Candidate:
     """What one search found.
 
-    `accuracy` is the supernet's on held-out images, a share of 1. Latencies are of one run of the network that the
-    table is of: predicted from the table, and measured on this machine, or None.
+    `accuracy` is the supernet's on held-out images, a share of 1, and `trained_accuracy` that of the network that the
+    table is of, if it was trained. Latencies are of one run of that network: predicted from the table, and measured on
+    this machine, or None.
     """
 
     run: str
     accuracy: float
     predicted_ms: float
     measured_ms: float | None = None
+    trained_accuracy: float | None = None
+
+    @property
+    def merit(self) -> float:
+        """Return the accuracy that counts: the network's, or the supernet's where that is all there is."""
+        return self.accuracy if self.trained_accuracy is None else self.trained_accuracy
 
     @property
     def error(self) -> float | None:
@@ -32,7 +39,7 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
-    a, b = (one.accuracy, -one.predicted_ms), (other.accuracy, -other.predicted_ms)
+    a, b = (one.merit, -one.predicted_ms), (other.merit, -other.predicted_ms)
     return a != b and a[0] >= b[0] and a[1] >= b[1]
 
 
@@ -41,11 +48,14 @@ def table(candidates: Sequence[Candidate]) -> str:
     on_front = front(candidates)
     width = max(len(each.run) for each in candidates)
     measured = any(each.measured_ms is not None for each in candidates)
-    lines = [f"  {'search':<{width}}  accuracy  predicted ms" + ("  measured ms  off by" if measured else "")]
+    trained = any(each.trained_accuracy is not None for each in candidates)
+    head = f"  {'search':<{width}}  supernet" + ("  trained" if trained else "") + "  predicted ms"
+    lines = [head + ("  measured ms  off by" if measured else "")]
     for each in sorted(candidates, key=lambda each: each.predicted_ms):
-        line = (
-            f"{'*' if each in on_front else ' '} {each.run:<{width}}  {each.accuracy:>8.2%}  {each.predicted_ms:>12.3f}"
-        )
+        line = f"{'*' if each in on_front else ' '} {each.run:<{width}}  {each.accuracy:>8.2%}"
+        if each.trained_accuracy is not None:
+            line += f"  {each.trained_accuracy:>7.2%}"
+        line += f"  {each.predicted_ms:>12.3f}"
         if each.measured_ms is not None and each.error is not None:
             line += f"  {each.measured_ms:>11.3f}  {each.error:>+6.1%}"
         lines.append(line)

@@ -29,9 +29,11 @@ Edge = tuple[int, int]
 
 
 class ExpectedLatency:
-    """weight * E[T] / U, where U is E[T] of a search that has not begun: all operations equally probable.
+    """weight * CE * E[T] / U; CE is the cross-entropy, U is E[T] where all operations are equally probable.
 
-    So a weight means the same on a fast device and on a slow one, and the term begins at `weight`.
+    So a weight means the same on a fast device and on a slow one, and for images that are easy and that are hard: a
+    search begins where latency counts `weight` times as much as cross-entropy. CE is taken as a number, without a
+    gradient. Weighed against nothing, latency would decide alone as soon as a supernet is right about all its images.
 
     Args:
         table: of the device.
@@ -66,9 +68,9 @@ class ExpectedLatency:
         if self.uniform_us == 0:
             raise BnasError("--latency-target: every operation takes no time in it; measure the device again")
 
-    def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
+    def __call__(self, probabilities: Probabilities, epoch: int, cross_entropy: Tensor) -> Tensor:
         """Return the term; `epoch` does not matter."""
-        return self.weight / self.uniform_us * self.expected_us(probabilities)
+        return self.weight / self.uniform_us * cross_entropy * self.expected_us(probabilities)
 
     def expected_us(self, probabilities: Probabilities) -> Tensor:
         """Return E[T] in microseconds, a scalar."""

@@ -20,8 +20,11 @@ class Probabilities:
 class Objective(Protocol):
     """A term of the search objective."""
 
-    def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
-        """Return a scalar that is added to the cross-entropy; `epoch` counts from 0."""
+    def __call__(self, probabilities: Probabilities, epoch: int, cross_entropy: Tensor) -> Tensor:
+        """Return a scalar that is added to the cross-entropy; `epoch` counts from 0.
+
+        `cross_entropy` is that of the step, a scalar without a gradient, for terms that are measured against it.
+        """
 
     def settings(self) -> Mapping[str, Any]:
         """Return what must be the same for a search to be resumed, as JSON holds it."""
@@ -41,8 +44,8 @@ class Diversity:
     time_constant: float
     stale_index: bool = False
 
-    def __call__(self, probabilities: Probabilities, epoch: int) -> Tensor:
-        """Return the term; `epoch` is t."""
+    def __call__(self, probabilities: Probabilities, epoch: int, cross_entropy: Tensor) -> Tensor:
+        """Return the term; `epoch` is t, the cross-entropy does not matter."""
         reduction = probabilities.reduction
         if self.stale_index:
             reduction = reduction[-1:].expand_as(reduction)

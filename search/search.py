@@ -278,9 +278,10 @@ class _Run:
         for weight in self.weights:
             weight.requires_grad_(False)  # no gradient of the weights is computed only to be thrown away
         loss = nn.functional.cross_entropy(self.logits(images, self.mixture(turn=0)), labels)
+        cross_entropy = loss.detach()
         probabilities = self.probabilities()
         for name, term in self.terms.items():
-            value = term(probabilities, self.place.epoch)
+            value = term(probabilities, self.place.epoch, cross_entropy)
             self.term_sums[name] += value.detach() * len(labels)
             loss = loss + value
         self.alpha_optimizer.zero_grad()

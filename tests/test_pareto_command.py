@@ -1,6 +1,7 @@
 """`bnas-deploy pareto`: which searches are on the front, what is predicted and what is measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in
 EDGES = [[source, node] for node in range(2, 6) for source in range(node)]
 
 
-def table(cpu: str = "another processor") -> LatencyTable:
+def table(cpu: str = "another processor", config: NetworkConfig = CONFIG) -> LatencyTable:
     def us(work: Work) -> float:
         return 1000.0 if work.kind.startswith("bin_") else 10.0
 
-    times = tuple(WorkTime(work, us(work), us(work), us(work), 10) for work in all_works(CONFIG))
-    return LatencyTable({"cpu": cpu}, "generic", CONFIG.to_json(), 1, 1, times)
+    times = tuple(WorkTime(work, us(work), us(work), us(work), 10) for work in all_works(config))
+    return LatencyTable({"cpu": cpu}, "generic", config.to_json(), 1, 1, times)
 
 
 def epoch(number: int, accuracy: float, genotype: Genotype) -> dict[str, Any]:
@@ -100,6 +101,39 @@ def test_predictions_are_compared_with_this_machine(searches: list[Path], tmp_pa
     (row,) = json.loads(figures.read_text())["candidates"]
     assert row["measured_ms"] > 0
     assert f"{row['predicted_ms'] / row['measured_ms'] - 1:+.1%}" in result.output
+
+
+def test_what_was_found_is_trained(searches: list[Path], tmp_path: Path) -> None:
+    files = tmp_path / "front.svg", tmp_path / "front.json"
+    aim = ("--latency-target", tmp_path / "device.json", "--train", "1", "-o", files[0], "--json", files[1])
+    result = pareto(*searches[:2], *aim)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(files[1].read_text())["candidates"]
+    assert [row["accuracy"] for row in rows] == [0.5, 0.6]
+    for row in rows:
+        assert row["trained_accuracy"] * 719 == pytest.approx(round(row["trained_accuracy"] * 719))  # of the other half
+        assert f"{row['trained_accuracy']:.2%}" in result.output
+    assert "validation accuracy after training" in files[0].read_text()
+
+
+def test_training_that_does_not_suit_is_refused(
+    searches: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aim = ("--latency-target", tmp_path / "device.json", "--train", "1")
+    (tmp_path / "three.json").write_text(table(config=replace(CONFIG, classes=3)).to_json())
+    result = pareto(searches[0], "--latency-target", tmp_path / "three.json", "--train", "1")
+    assert result.exit_code == 1
+    assert f"{searches[0]}: what it found cannot be trained: " in result.output
+    assert "or leave it out" in result.output
+    monkeypatch.setattr("bnas_deploy.search.data.open_data", lambda name: object())
+    result = pareto(searches[0], *aim, "--data", "imagefolder:x")
+    assert result.exit_code == 1
+    assert "--data imagefolder:x: halves can be made of images in memory only" in result.output
+
+
+def test_the_accuracy_after_training_decides() -> None:
+    candidates = [Candidate("a", 0.9, 1.0, trained_accuracy=0.5), Candidate("b", 0.8, 2.0, trained_accuracy=0.6)]
+    assert [each.run for each in front(candidates)] == ["a", "b"]
 
 
 def test_another_machine_is_not_measured_in_place_of_the_device(searches: list[Path], tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import check_outputs, latency_target_option
+from bnas_deploy.commands.options import check_outputs, latency_target_option, seed_option
+from bnas_deploy.commands.train import find_device
 from bnas_deploy.errors import BnasError
 
 if TYPE_CHECKING:
@@ -22,16 +23,39 @@ SECONDS = 1.0
 @click.command("pareto")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
 @latency_target_option(required=True)
+@click.option(
+    "--train",
+    "epochs",
+    type=click.IntRange(min=1),
+    help="Also train every network for so many epochs, on one half of the training images of --data, and compare "
+    "its accuracy on the other half instead of the supernet's.",
+)
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="DATA",
+    help="What --train trains on: digits, cifar10:FOLDER or cifar100:FOLDER.",
+)
+@seed_option("the halves, weights and order of --train")
 @click.option("--measure", is_flag=True, help="Also export every network, untrained, and measure it on this machine.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Picture to write, FILE.svg or FILE.png.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 def command(
-    runs: tuple[Path, ...], latency_target: Path, measure: bool, output: Path | None, json_path: Path | None
+    runs: tuple[Path, ...],
+    latency_target: Path,
+    epochs: int | None,
+    data: str,
+    seed: int,
+    measure: bool,
+    output: Path | None,
+    json_path: Path | None,
 ) -> None:
     """Compare RUNS, folders of `bnas-deploy search`: validation accuracy against latency on a device.
 
     The latency is that of the network that the device's table is of, built from the cells that a search has found. A
-    star marks the searches that no other beats in both.
+    star marks the searches that no other beats in both. The accuracy is the supernet's, in which all operations still
+    run, so it hardly falls with what was found; --train tells what that is worth.
     """
     # Imported here so that --help does not wait for the frameworks.
     from dataclasses import replace
@@ -48,6 +72,9 @@ def command(
     table = read_latency_table(latency_target)
     configs = [_network(folder, table, latency_target) for folder in runs]
     candidates = [_candidate(folder, config, table) for folder, config in zip(runs, configs, strict=True)]
+    if epochs:
+        trained = _train(runs, configs, data, epochs, seed)
+        candidates = [replace(each, trained_accuracy=share) for each, share in zip(candidates, trained, strict=True)]
     if measure:
         measured = _measure(configs, table, latency_target)
         candidates = [replace(each, measured_ms=ms) for each, ms in zip(candidates, measured, strict=True)]
@@ -79,6 +106,33 @@ def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> 
     if best is None:
         raise BnasError(f"{folder}: no epoch was finished; go on with this search before it is compared")
     return Candidate(str(folder), best.validation_accuracy, table.total_us(network_works(config)) / 1000)
+
+
+def _train(
+    runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, epochs: int, seed: int
+) -> list[float]:
+    """Train every network on one half of the training images, and return its share of right answers on the other."""
+    from dataclasses import replace
+
+    from bnas_deploy.search.data import InMemoryDataSet, open_data
+    from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+    from bnas_deploy.search.train import TrainError, train
+
+    data = open_data(name)
+    if not isinstance(data, InMemoryDataSet):
+        raise BnasError(f"--data {name}: halves can be made of images in memory only; use what was searched with")
+    half, _ = data.halves(seed)
+    recipe = replace(RECIPES[DEFAULTS[name.partition(":")[0]].recipe], epochs=epochs)
+    accuracies = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (run, config) in enumerate(zip(runs, configs, strict=True)):
+            click.echo(f"... training what {run} found", err=True)
+            try:
+                result = train(half, config, recipe, Path(folder) / f"{number}", seed=seed, device=find_device("auto"))
+            except TrainError as error:
+                raise BnasError(f"{run}: what it found cannot be trained: {error.message}; or leave it out") from None
+            accuracies.append(result.history[-1].test_accuracy)
+    return accuracies
 
 
 def _measure(configs: "Sequence[NetworkConfig]", table: "LatencyTable", path: Path) -> list[float]:

@@ -113,7 +113,7 @@ def _by_recipe(field: str) -> str:
 @click.option(
     "--latency-weight",
     type=click.FloatRange(min=0),
-    help="How much latency counts: what its term begins at, beside the cross-entropy. Goes with --latency-target.",
+    help="How much latency counts, as a multiple of the cross-entropy. Goes with --latency-target.",
 )
 @click.option("--cells", type=click.IntRange(min=3), show_default=_by_data("cells"), help="Cells of the supernet.")
 @click.option(

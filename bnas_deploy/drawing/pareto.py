@@ -20,20 +20,20 @@ def pareto_figure(candidates: Sequence[Candidate], title: str) -> "Figure":
     best = front(candidates)
     axes.step(
         [each.predicted_ms for each in best],
-        [100 * each.accuracy for each in best],
+        [100 * each.merit for each in best],
         where="post",
         color=SKIP,
         label="front",
         zorder=1,
     )
     predicted = [each.predicted_ms for each in candidates]
-    accuracies = [100 * each.accuracy for each in candidates]
+    accuracies = [100 * each.merit for each in candidates]
     axes.plot(predicted, accuracies, "x", color=LINE, label="predicted", zorder=3)
     measured = [each for each in candidates if each.measured_ms is not None]
     if measured:
         axes.plot(
             [each.measured_ms or 0.0 for each in measured],
-            [100 * each.accuracy for each in measured],
+            [100 * each.merit for each in measured],
             "o",
             markerfacecolor="none",
             color=LINE,
@@ -42,10 +42,11 @@ def pareto_figure(candidates: Sequence[Candidate], title: str) -> "Figure":
         )
     for each in candidates:
         axes.annotate(
-            each.run, (each.predicted_ms, 100 * each.accuracy), xytext=(5, 5), textcoords="offset points", fontsize=7
+            each.run, (each.predicted_ms, 100 * each.merit), xytext=(5, 5), textcoords="offset points", fontsize=7
         )
     axes.set_xlabel("latency, ms")
-    axes.set_ylabel("validation accuracy of the supernet, %")
+    trained = any(each.trained_accuracy is not None for each in candidates)
+    axes.set_ylabel(f"validation accuracy {'after training' if trained else 'of the supernet'}, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

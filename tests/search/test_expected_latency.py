@@ -73,20 +73,21 @@ def test_the_expectation_is_the_obvious_sum(times: dict[Work, float]) -> None:
 def test_its_gradient_is_the_time_of_each_operation(times: dict[Work, float]) -> None:
     given = probabilities()
     latency = term(times, weight=0.5)
-    latency(given, 3).backward()
+    latency(given, 3, torch.tensor(0.8)).backward()
     work = Work("bin_conv_5x5", 48, 48, 32, 32, 2), Work("bin_conv_5x5", 96, 96, 16, 16, 2)
     row, column = EDGES.index((1, 3)), OPERATIONS.index("bin_conv_5x5")
-    expected = 0.5 / latency.uniform_us * 2 / 3 * sum(times[each] for each in work)
+    expected = 0.8 * 0.5 / latency.uniform_us * 2 / 3 * sum(times[each] for each in work)
     assert given.reduction.grad is not None
     assert given.reduction.grad[row, column].item() == pytest.approx(expected, rel=2**-22)
     assert (given.reduction.grad[:, OPERATIONS.index("none")] == 0).all()
 
 
-def test_the_term_begins_at_its_weight_on_any_device(times: dict[Work, float]) -> None:
+def test_the_term_begins_at_its_weight_times_the_cross_entropy_on_any_device(times: dict[Work, float]) -> None:
     uniform = torch.full((len(EDGES), len(OPERATIONS)), 1 / len(OPERATIONS), dtype=torch.float64)
     for slower in (1, 40):
         scaled = {work: slower * time for work, time in times.items()}
-        assert term(scaled, weight=0.3)(Probabilities(uniform, uniform), 0).item() == pytest.approx(0.3, rel=2**-20)
+        begun = term(scaled, weight=0.3)(Probabilities(uniform, uniform), 0, torch.tensor(2.0))
+        assert begun.item() == pytest.approx(0.6, rel=2**-20)
 
 
 def test_random_genotypes_take_what_is_expected_of_them(times: dict[Work, float]) -> None:

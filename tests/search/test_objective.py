@@ -9,6 +9,7 @@ from bnas_deploy.search.objective import Diversity, Probabilities, mean_entropy
 
 UNIFORM = torch.full((14, 7), 1 / 7, dtype=torch.float64)
 CERTAIN = torch.eye(7, dtype=torch.float64)[[0] * 14]
+CROSS_ENTROPY = torch.tensor(1.0, dtype=torch.float64)
 HALVES = torch.tensor([[0.5, 0.5, 0, 0, 0, 0, 0]] * 14, dtype=torch.float64)
 
 
@@ -27,17 +28,17 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells(normal, reduction, ent
 
 @pytest.mark.parametrize("epoch", [0, 1, 8, 49])
 def test_equation_6(epoch):
-    term = Diversity(weight=1.0, time_constant=7.7)(Probabilities(UNIFORM, UNIFORM), epoch)
+    term = Diversity(weight=1.0, time_constant=7.7)(Probabilities(UNIFORM, UNIFORM), epoch, CROSS_ENTROPY)
     assert term.item() == pytest.approx(-math.log(7) * math.exp(-epoch / 7.7), rel=1e-14)
-    assert Diversity(2.5, 7.7)(Probabilities(UNIFORM, UNIFORM), epoch).item() == pytest.approx(2.5 * term.item())
+    assert Diversity(2.5, 7.7)(Probabilities(UNIFORM, UNIFORM), epoch, CROSS_ENTROPY).item() == pytest.approx(2.5 * term.item())
 
 
 def test_the_official_code_takes_the_last_edge_of_the_reduction_cell_14_times():
     reduction = CERTAIN.clone()
     reduction[-1] = UNIFORM[-1]
     probabilities = Probabilities(CERTAIN, reduction)
-    paper = Diversity(1.0, 7.7)(probabilities, 0).item()
-    code = Diversity(1.0, 7.7, stale_index=True)(probabilities, 0).item()
+    paper = Diversity(1.0, 7.7)(probabilities, 0, CROSS_ENTROPY).item()
+    code = Diversity(1.0, 7.7, stale_index=True)(probabilities, 0, CROSS_ENTROPY).item()
     assert paper == pytest.approx(-math.log(7) / 28)
     assert code == pytest.approx(-math.log(7) * 14 / 28)
 
@@ -45,7 +46,7 @@ def test_the_official_code_takes_the_last_edge_of_the_reduction_cell_14_times():
 def test_the_gradient_goes_towards_the_uniform_distribution():
     alphas = torch.tensor([[2.0, 0, 0, 0, 0, 0, 0]] * 14, requires_grad=True)
     probabilities = Probabilities(alphas.softmax(dim=1), alphas.softmax(dim=1))
-    Diversity(1.0, 7.7)(probabilities, 0).backward()
+    Diversity(1.0, 7.7)(probabilities, 0, CROSS_ENTROPY).backward()
     assert (alphas.grad[:, 0] > 0).all()  # descending lowers the alpha that leads
     assert (alphas.grad[:, 1:] < 0).all()
 
@@ -60,7 +61,7 @@ def learnable_after(steps, term):
     optimizer = torch.optim.Adam([alphas], lr=0.05)
     for step in range(steps):
         p = alphas.softmax(dim=1)
-        loss = (p * favours_pooling).sum(dim=1).mean() + term(Probabilities(p, p), epoch=step // 10)
+        loss = (p * favours_pooling).sum(dim=1).mean() + term(Probabilities(p, p), step // 10, CROSS_ENTROPY)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -283,7 +283,7 @@ def test_every_ablation_searches(changes, tmp_path):
 
 def test_a_term_of_ones_own_moves_the_alphas(tmp_path):
     class NoPooling:
-        def __call__(self, probabilities, epoch):
+        def __call__(self, probabilities, epoch, cross_entropy):
             return 100 * (probabilities.normal[:, 1:3].sum() + probabilities.reduction[:, 1:3].sum())
 
         def settings(self):
@@ -303,7 +303,7 @@ def test_the_diversity_term_delays_the_drop_of_learnable_operations(tmp_path):
     """A pull towards pooling stands in for the convolutions of the first epochs, which are undertrained."""
 
     class PullTowardsPooling:
-        def __call__(self, probabilities, epoch):
+        def __call__(self, probabilities, epoch, cross_entropy):
             return 0.5 * (probabilities.normal[:, 3:].sum() + probabilities.reduction[:, 3:].sum()) / 28
 
         def settings(self):
