@@ -1,9 +1,9 @@
 """How a search computes: in float32 or in what a GPU does faster, operation by operation or as compiled code.
 
-Operands of binary convolutions are +1, -1 and 0, which TF32 (10 bits behind the point) and bfloat16 (7) hold exactly, and
+Operands of binary convolutions are +1, -1 and 0, which TF32 (11 significant bits) and bfloat16 (8) hold exactly, and
 sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit; what is rounded
 are the operands of float convolutions, and incoming gradients in the backward ones. With bfloat16 the results are
-rounded as well, to 8 significant bits: sums of more than 256 are no longer exact.
+rounded as well: sums of more than 256 are no longer exact.
 """
 
 import importlib.util
@@ -45,7 +45,8 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     graphs = torch.compile(network, mode="reduce-overhead", dynamic=False)
 
     def run(*inputs: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()  # what the call before returned may be overwritten from here on
+        # What the call before returned may be overwritten from here on.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return graphs(*inputs)
 
     return run

@@ -188,7 +188,7 @@ class StrategyDefaults:
 STRATEGIES: Mapping[str, StrategyDefaults] = {
     "bnas": StrategyDefaults("softmax and the diversity term, Zeroise is kept", diversity=1.0, zeroise=True),
     "darts": StrategyDefaults("softmax", diversity=0.0, zeroise=False),
-    # The line is ours: SNAS anneals its temperature to almost 0 over a longer search than BNAS's.
+    # Where these temperatures come from, and what is ours of them: docs/search.md.
     "snas": StrategyDefaults("Gumbel-softmax, relaxed samples", diversity=0.0, zeroise=False, last_temperature=0.03),
     "gdas": StrategyDefaults(
         *("Gumbel-softmax, one operation of an edge at a time", 0.0, False),

@@ -14,8 +14,8 @@ state have in common is done once for all of them, which changes no value:
 * Zeroise adds nothing.
 
 What has nothing to do with the images is done before them, once for all cells (`Supernet.prepare`): mixing weights are
-picked out of the tables together, and weights of the same fan-in are binarised together, because centring, beta and
-sign treat every output channel by itself.
+picked out of the tables together, and the weights of a cell's convolutions of one kernel size are binarised together,
+because centring, beta and sign treat every output channel by itself.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -114,7 +114,7 @@ class Convolutions(nn.Module):
         y = F.relu(F.conv2d(state.binary, part.kernels, None, conv.stride, conv.padding, conv.dilation))
         if isinstance(conv, BinaryConv2d) and conv.k_map:
             y = y * activation_scale(state.normed, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        return y.unflatten(1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
+        return torch.unflatten(y, 1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
 
 
 class Pooling(nn.Module):
@@ -258,36 +258,39 @@ def _running(slot: Slot, table: Sequence[float]) -> list[int]:
 
 def _parts(group: Running, weights: Tensor) -> Iterator[Part]:
     """Yield a `Part` for each of a group of candidates; `weights` are the mixing weights of all that runs of them."""
-    if group and isinstance(group[0][0].operation, Convolutions):
-        yield from _convolution_parts(group, weights)
+    convolutions = [(slot.operation, edges) for slot, edges in group if isinstance(slot.operation, Convolutions)]
+    if convolutions:
+        yield from _convolution_parts(convolutions, weights)
         return
-    for (_, edges), factor in zip(group, weights.split([len(edges) for _, edges in group]), strict=True):
+    for (_, edges), factor in zip(group, torch.split(weights, [len(edges) for _, edges in group]), strict=True):
         yield Part(edges, factor)
 
 
-def _convolution_parts(group: Running, weights: Tensor) -> Iterator[Part]:
+def _convolution_parts(convolutions: Sequence[tuple[Convolutions, Sequence[int]]], weights: Tensor) -> Iterator[Part]:
     """Yield them for convolutions whose kernels have the same shape."""
-    convolutions = [(slot.operation, edges) for slot, edges in group]
-    first, _ = convolutions[0]
-    lengths = [first.channels * len(edges) for _, edges in group]
+    first, channels = convolutions[0][0].conv, convolutions[0][0].channels
+    lengths = [channels * len(edges) for _, edges in convolutions]
     real = [edge >= each.real_from for each, edges in convolutions for edge in edges]
     kernels: Sequence[Tensor] = [each.weights_of(edges) for each, edges in convolutions]
-    scale = weights.new_ones(first.channels)
+    scale = weights.new_ones(channels)
     if not all(real):
+        assert isinstance(first, BinaryConv2d)
         latent = torch.cat(list(kernels))
-        signs, scale = first.conv.binarised(latent)
+        signs, scale = first.binarised(latent)
         if any(real):
-            stays = torch.tensor(real, device=latent.device).repeat_interleave(first.channels)
+            stays = torch.tensor(real, device=latent.device).repeat_interleave(channels)
             signs = torch.where(stays[:, None, None, None], latent, signs)
             scale = torch.where(stays, 1.0, scale)
-        kernels = signs.split(lengths)
-    factors = (weights[:, None] * scale.view(-1, first.channels)).flatten().split(lengths)
-    for (_, edges), factor, kernel in zip(group, factors, kernels, strict=True):
+        kernels = torch.split(signs, lengths)
+    factors = torch.split((weights[:, None] * scale.view(-1, channels)).flatten(), lengths)
+    for (_, edges), factor, kernel in zip(convolutions, factors, kernels, strict=True):
         yield Part(edges, factor, kernel)
 
 
 class Supernet(nn.Module):
     """A stack of mixed cells between the stem and the classifier of a CIFAR network."""
+
+    every_position: Tensor
 
     def __init__(self, config: SupernetConfig) -> None:
         super().__init__()
@@ -325,8 +328,9 @@ class Supernet(nn.Module):
             _leave_last_real(self)
         slots: dict[object, list[Slot]] = {}
         for slot in self._all_slots():
+            # Not across cells: tensors of tens of megabytes miss a CPU's caches, and save a GPU few operations more.
             weight = slot.operation.conv.weight if isinstance(slot.operation, Convolutions) else None
-            slots.setdefault(None if weight is None else weight.shape[1:], []).append(slot)
+            slots.setdefault(None if weight is None else (slot.fan // _FANS, weight.shape[1:]), []).append(slot)
         # Convolutions first: the sum of what an edge's operations give takes over the memory layout of its first term.
         self._groups = sorted(slots.values(), key=lambda group: not isinstance(group[0].operation, Convolutions))
         every_position = [position for group in self._groups for slot in group for position in slot.positions]
@@ -336,7 +340,7 @@ class Supernet(nn.Module):
         operations = self.config.space.operations
         for fan, (cell, source) in enumerate((cell, source) for cell in self.cells for source in range(_FANS)):
             first = len(EDGES) * len(operations) if cell.reduction else 0
-            for name, operation in cell.fans[source].operations.items():
+            for name, operation in cell.get_submodule(f"fans.{source}.operations").named_children():
                 column = operations.index(name)
                 positions = (first + row * len(operations) + column for row in rows_from(source))
                 yield Slot(operation, fan, name, tuple(positions))
@@ -363,13 +367,13 @@ class Supernet(nn.Module):
         """Return what the operations that run need besides their input, by name, for each fan of each cell."""
         table = torch.cat([mixture.normal.flatten(), mixture.reduction.flatten()])
         positions = self.every_position
-        groups = [[(slot, range(len(slot.positions))) for slot in group] for group in self._groups]
+        groups: list[Running] = [[(slot, range(len(slot.positions))) for slot in group] for group in self._groups]
         if mixture.single:
             positions = positions[table[positions] != 0]
-            runs = table.tolist()
+            runs: list[float] = table.tolist()
             groups = [[(slot, _running(slot, runs)) for slot in group] for group in self._groups]
             groups = [[pair for pair in group if pair[1]] for group in groups]
-        picked = table[positions].split([sum(len(edges) for _, edges in group) for group in groups])
+        picked = torch.split(table[positions], [sum(len(edges) for _, edges in group) for group in groups])
         parts: list[dict[str, Part]] = [{} for _ in range(_FANS * len(self.cells))]
         for group, weights in zip(groups, picked, strict=True):
             for (slot, _), part in zip(group, _parts(group, weights), strict=True):

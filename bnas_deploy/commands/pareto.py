@@ -108,9 +108,7 @@ def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> 
     return Candidate(str(folder), best.validation_accuracy, table.total_us(network_works(config)) / 1000)
 
 
-def _train(
-    runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, epochs: int, seed: int
-) -> list[float]:
+def _train(runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, epochs: int, seed: int) -> list[float]:
     """Train every network on one half of the training images, and return its share of right answers on the other."""
     from dataclasses import replace
 

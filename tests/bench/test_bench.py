@@ -97,5 +97,5 @@ def test_a_step_of_the_published_supernet_is_not_made_of_more_operations_than_it
     done = run(code)
     assert done.returncode == 0, done.stderr
     alphas, weights = map(int, done.stdout.split())
-    assert alphas <= 3150
-    assert weights <= 3150
+    assert alphas <= 3250
+    assert weights <= 3250

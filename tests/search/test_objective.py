@@ -30,7 +30,9 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells(normal, reduction, ent
 def test_equation_6(epoch):
     term = Diversity(weight=1.0, time_constant=7.7)(Probabilities(UNIFORM, UNIFORM), epoch, CROSS_ENTROPY)
     assert term.item() == pytest.approx(-math.log(7) * math.exp(-epoch / 7.7), rel=1e-14)
-    assert Diversity(2.5, 7.7)(Probabilities(UNIFORM, UNIFORM), epoch, CROSS_ENTROPY).item() == pytest.approx(2.5 * term.item())
+    assert Diversity(2.5, 7.7)(Probabilities(UNIFORM, UNIFORM), epoch, CROSS_ENTROPY).item() == pytest.approx(
+        2.5 * term.item()
+    )
 
 
 def test_the_official_code_takes_the_last_edge_of_the_reduction_cell_14_times():
