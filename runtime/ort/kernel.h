@@ -79,6 +79,7 @@ enum { BNAS_STAGES = 3 };
 typedef struct BnasStage {
     int64_t (*units)(const BnasRun*); /* NULL where the kernel has no such stage */
     void (*work)(const BnasRun*, int64_t unit, void* scratch);
+    int64_t (*nanoseconds)(const BnasRun*); /* that one thread needs for it, about; NULL: so many that others help */
 } BnasStage;
 
 typedef struct BnasKernel {

@@ -149,7 +149,11 @@ def native_library() -> Path:
 
 
 def native_calls() -> int:
-    count = ctypes.CDLL(str(native_library())).bnas_native_calls
+    return counter("bnas_native_calls")
+
+
+def counter(name: str) -> int:
+    count = getattr(ctypes.CDLL(str(native_library())), name)
     count.restype = ctypes.c_uint64
     return int(count())
 
@@ -484,9 +488,27 @@ def test_an_empty_batch_gives_an_empty_answer() -> None:
     assert y.shape == (0, case.channels_out, *case.out_size)
 
 
+# So much work that its stages are shared out among threads.
+SHARED = Case(channels=128, channels_out=64, size=(24, 26))
+
+
+@pytest.mark.parametrize(("case", "stages"), [(SHARED, 2), (replace(SHARED, channels_out=2, channels=8), 0)])
+def test_only_much_work_is_shared_out(case: Case, stages: int, isa: str) -> None:
+    row = next(row for row in OPERATORS if row.name == "BinaryConv2dK")
+    if isa in PORTABLE_ISAS:
+        stages = 2  # all work is much for these
+    inputs, want = problem(row, case, 0, 2)
+    session = native_session(one_node_model(row.name, inputs, case.attributes), threads=2)
+    before = counter("bnas_shared_stages")
+    (y,) = session.run(None, feeds(inputs))
+    np.testing.assert_array_equal(y, want)
+    assert counter("bnas_shared_stages") == before + stages
+
+
 @pytest.mark.parametrize("own_threads", [1, 2], ids=["serial", "parallel"])
 def test_three_sessions_stay_exact_under_eight_threads(isa: str, own_threads: int) -> None:
-    cases_here = [Case(channels=n, size=(9, 11), strides=(s, 1)) for n, s in ((36, 1), (65, 2), (128, 1))]
+    cases_here = [Case(channels=n, size=(9, 11), strides=(s, 1)) for n, s in ((36, 1), (65, 2))]
+    cases_here.append(SHARED)
     row = OPERATORS[-1]
     work = []
     for seed, case in enumerate(cases_here):
