@@ -535,9 +535,9 @@ static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* ru
  * unlucky one does not hold up the rest, few enough that starting them costs nothing beside the work. */
 enum { MOST_JOBS = 32 };
 
-/* Less work is not shared out. To start a second thread took 0.4 us of an AMD Zen 4 where that waited in a loop, and up to
- * 10 where it slept: as much as it can take off twice that. */
-enum { LEAST_SHARED_NANOSECONDS = 20000 };
+/* A shorter run is not shared out. To start a second thread took 0.4 us of an AMD Zen 4 where that waited in a loop, and
+ * up to 10 where it slept: as much as it can take off a run of 20. */
+enum { LEAST_SHARED_NANOSECONDS = 25000 };
 
 typedef struct Jobs {
     const BnasRun* run;
@@ -563,10 +563,14 @@ static void do_job(void* data, size_t job) {
     }
 }
 
-static Jobs jobs_of(const BnasRun* run, const BnasStage* stage) {
+/* All stages or none: the first one wakes the threads for the others. */
+static int64_t most_jobs(const BnasKernel* kernel, const BnasRun* run) {
+    const int64_t time = kernel->nanoseconds ? kernel->nanoseconds(run) : LEAST_SHARED_NANOSECONDS;
+    return time < LEAST_SHARED_NANOSECONDS ? 1 : MOST_JOBS;
+}
+
+static Jobs jobs_of(const BnasRun* run, const BnasStage* stage, int64_t most) {
     Jobs jobs = {.run = run, .stage = stage, .units = stage->units ? stage->units(run) : 0};
-    const bool alone = stage->nanoseconds && stage->nanoseconds(run) < LEAST_SHARED_NANOSECONDS;
-    const int64_t most = alone ? 1 : MOST_JOBS;
     jobs.count = jobs.units < most ? jobs.units : most;
     return jobs;
 }
@@ -593,7 +597,7 @@ static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, 
     Jobs stages[BNAS_STAGES];
     int64_t most = 0;
     for (int i = 0; i < BNAS_STAGES; ++i) {
-        stages[i] = jobs_of(run, &kernel->stages[i]);
+        stages[i] = jobs_of(run, &kernel->stages[i], most_jobs(kernel, run));
         most = stages[i].count > most ? stages[i].count : most;
     }
     const size_t size = bnas_sum(packed_size, bnas_product((size_t)most, scratch_size));

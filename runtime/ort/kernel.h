@@ -79,7 +79,6 @@ enum { BNAS_STAGES = 3 };
 typedef struct BnasStage {
     int64_t (*units)(const BnasRun*); /* NULL where the kernel has no such stage */
     void (*work)(const BnasRun*, int64_t unit, void* scratch);
-    int64_t (*nanoseconds)(const BnasRun*); /* that one thread needs for it, about; NULL: so many that others help */
 } BnasStage;
 
 typedef struct BnasKernel {
@@ -94,6 +93,7 @@ typedef struct BnasKernel {
     size_t (*packed_size)(const BnasRun*);
     size_t (*scratch_size)(const BnasRun*); /* what one thread needs for itself */
     void (*prepare)(const BnasRun*); /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    int64_t (*nanoseconds)(const BnasRun*); /* that one thread takes, about; NULL: so many that others always help */
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;
 

@@ -1047,20 +1047,13 @@ static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void
 }
 
 /* On the processor of docs/kernels.md, about: enough to tell whether a second thread helps. */
-static int64_t first_nanoseconds(const BnasRun* run) {
+static int64_t nanoseconds(const BnasRun* run, const Lut2* lut2) {
     const BnasConv* conv = run->conv;
     const int64_t floats = run->batch * conv->groups * conv->channels_in * run->size[0] * run->size[1];
-    return floats / (conv->uses_k ? 4 : 16);
-}
-
-static int64_t k_nanoseconds(const BnasRun* run) {
-    return k_units(run) * run->out_size[1] * taps_of(run->conv);
-}
-
-static int64_t last_nanoseconds(const BnasRun* run, const Lut2* lut2) {
-    const BnasConv* conv = run->conv;
     const int64_t outputs = run->batch * conv->channels_out * run->out_size[0] * run->out_size[1];
-    return outputs * taps_of(conv) * conv->channels_in / (14 * lut2->vector_bytes) + outputs / 10;
+    const int64_t multiply_adds = outputs * taps_of(conv) * conv->channels_in;
+    const int64_t k = k_units(run) * run->out_size[1] * taps_of(conv) + (conv->uses_k ? floats / 5 : 0);
+    return floats / 16 + k + multiply_adds / (14 * lut2->vector_bytes) + outputs / 10;
 }
 
 static int64_t last_units(const BnasRun* run) {
@@ -1104,7 +1097,7 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     static void prepare_##name(const BnasRun* run) { prepare_run(run, &name); }                                        \
     static int64_t first_units_##name(const BnasRun* run) { return first_units(run, &name); }                          \
     static void first_##name(const BnasRun* run, int64_t unit, void* scratch) { first_stage(run, &name, unit, scratch); }\
-    static int64_t last_nanoseconds_##name(const BnasRun* run) { return last_nanoseconds(run, &name); }                \
+    static int64_t nanoseconds_##name(const BnasRun* run) { return nanoseconds(run, &name); }                          \
     static void last_##name(const BnasRun* run, int64_t unit, void* scratch) { last_stage(run, &name, unit, scratch); }\
     const BnasKernel bnas_##name##_kernel = {                                                                          \
         .isa = #name,                                                                                                  \
@@ -1116,8 +1109,7 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
         .packed_size = packed_bytes,                                                                                   \
         .scratch_size = scratch_size_##name,                                                                           \
         .prepare = prepare_##name,                                                                                     \
-        .stages = {{first_units_##name, first_##name, first_nanoseconds},                                              \
-                   {k_units, compute_k, k_nanoseconds},                                                                \
-                   {last_units, last_##name, last_nanoseconds_##name}},                                                \
+        .nanoseconds = nanoseconds_##name,                                                                             \
+        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {last_units, last_##name}},               \
     };
 #include "kernel_rows.h"
