@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +30,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 # have them wait for one another; torch and its kind read this when they are imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C where pytest was started in the background, which a shell has ignore it: some tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
