@@ -1,10 +1,10 @@
 /* The generated kernels: where their vectors of pixels lie. The counting itself is in runtime/kernels, lowered by TVM to
  * one object per instruction set; docs/kernels.md describes both.
  *
- * Activations are packed into planes: a byte holds the signs of 4, 6 or 8 channels of one pixel, and tells, with some ways
- * of counting, where the image has ended. With stride s there is one plane for each remainder of the padded coordinates modulo s that
- * a tap falls on. So all taps of a tile of pixels are runs of consecutive bytes, each at its own distance from the tile's
- * first pixel, and the kernels read them where they are.
+ * Activations are packed into planes: a byte holds the signs of 4, 6 or 8 channels of one pixel, and tells, with some
+ * ways of counting, where the image has ended. With stride s there is one plane for each remainder of the padded
+ * coordinates modulo s that a tap falls on. So all taps of a tile of pixels are runs of consecutive bytes, each at its own
+ * distance from the tile's first pixel, and the kernels read them where they are.
  *
  * Where an image has too few pixels to fill vectors, lanes are output channels instead, and pairs of pixels take the
  * part that pairs of channels have otherwise. A plane is then of codes, one for each pair of pixels that are neighbours.
@@ -13,6 +13,7 @@
  * a vector computes between two rows of the output is dropped. Where that is much, the bytes are gathered first, and a
  * tile then holds pixels of any number of rows and images without a gap. */
 #include "kernel.h"
+#include "look_up_tables.h"
 
 #include <string.h>
 
@@ -38,7 +39,7 @@ typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* clas
                          uint16_t* counts);
 
 /* A row of runtime/kernels/variants.py, which says what the numbers mean. */
-typedef struct Lut2 {
+typedef struct Variant {
     int64_t vector_bytes;
     int64_t vectors; /* in a tile, at most */
     int64_t channels, outputs, multiple, padding;
@@ -52,11 +53,10 @@ typedef struct Lut2 {
     CountChannels* count_channels;
     Transpose* transpose;
     Subtract* subtract; /* may be NULL: where padding counts nothing, or C has to subtract that */
-} Lut2;
+} Variant;
 
 enum {
     MOST_CHANNELS = 8,       /* in a byte */
-    NIBBLES = 17,            /* values of 4 channels, and padding */
     CLASSES = 32,            /* of pixels whose padding is subtracted by look-up */
     WIDEST = 64,             /* bytes in a vector, at most */
     WIDEST_TILE = 256,       /* bytes in a tile, at most */
@@ -68,50 +68,6 @@ enum {
     GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
     LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */
 };
-
-/* nibble_tables[16 * weights + x], see runtime/kernels/look_up.py. */
-#define ONES(x) ((int)(0x4332322132212110u >> (4 * (x)) & 15))
-#define ENTRY(w, x) (uint8_t)(ONES(((w) & 15) ^ (x)) + 16 * ONES(((w) >> 4) ^ (x)))
-#define ENTRIES_4(w, x) ENTRY(w, x), ENTRY(w, (x) + 1), ENTRY(w, (x) + 2), ENTRY(w, (x) + 3)
-#define TABLE(w) ENTRIES_4(w, 0), ENTRIES_4(w, 4), ENTRIES_4(w, 8), ENTRIES_4(w, 12)
-#define TABLES_4(w) TABLE(w), TABLE((w) + 1), TABLE((w) + 2), TABLE((w) + 3)
-#define TABLES_16(w) TABLES_4(w), TABLES_4((w) + 4), TABLES_4((w) + 8), TABLES_4((w) + 12)
-#define TABLES_64(w) TABLES_16(w), TABLES_16((w) + 16), TABLES_16((w) + 32), TABLES_16((w) + 48)
-_Alignas(64) static const uint8_t nibble_tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
-
-/* nibble_pair_tables[16 * (x + 17 * y) + w]: the same for two pixels' nibbles x and y; padding, which is 16, adds 0. */
-#define PADDED_ONES(x, w) ((x) == 16 ? 0 : ONES(((x) & 15) ^ (w)))
-#define PAIR_ENTRY(x, y, w) (uint8_t)(PADDED_ONES(x, w) + 16 * PADDED_ONES(y, w))
-#define PAIR_ENTRIES_4(x, y, w) \
-    PAIR_ENTRY(x, y, w), PAIR_ENTRY(x, y, (w) + 1), PAIR_ENTRY(x, y, (w) + 2), PAIR_ENTRY(x, y, (w) + 3)
-#define PAIR_TABLE(x, y) \
-    PAIR_ENTRIES_4(x, y, 0), PAIR_ENTRIES_4(x, y, 4), PAIR_ENTRIES_4(x, y, 8), PAIR_ENTRIES_4(x, y, 12)
-#define PAIR_TABLES_4(x, y) PAIR_TABLE(x, y), PAIR_TABLE((x) + 1, y), PAIR_TABLE((x) + 2, y), PAIR_TABLE((x) + 3, y)
-#define PAIR_TABLES_17(y)                                                                            \
-    PAIR_TABLES_4(0, y), PAIR_TABLES_4(4, y), PAIR_TABLES_4(8, y), PAIR_TABLES_4(12, y), PAIR_TABLE(16, y)
-_Alignas(64) static const uint8_t nibble_pair_tables[NIBBLES * NIBBLES * 16] = {
-    PAIR_TABLES_17(0),  PAIR_TABLES_17(1),  PAIR_TABLES_17(2),  PAIR_TABLES_17(3),  PAIR_TABLES_17(4),
-    PAIR_TABLES_17(5),  PAIR_TABLES_17(6),  PAIR_TABLES_17(7),  PAIR_TABLES_17(8),  PAIR_TABLES_17(9),
-    PAIR_TABLES_17(10), PAIR_TABLES_17(11), PAIR_TABLES_17(12), PAIR_TABLES_17(13), PAIR_TABLES_17(14),
-    PAIR_TABLES_17(15), PAIR_TABLES_17(16),
-};
-
-/* six_tables[64 * w + x] and, times 16, six_tables[64 * (65 + w) + x]; in either, row 64 is zeros. */
-#define SIX_ENTRY(w, x, times) (uint8_t)((times) * (ONES(((w) ^ (x)) & 15) + ONES(((w) ^ (x)) >> 4)))
-#define SIX_ENTRIES_4(w, x, times) \
-    SIX_ENTRY(w, x, times), SIX_ENTRY(w, (x) + 1, times), SIX_ENTRY(w, (x) + 2, times), SIX_ENTRY(w, (x) + 3, times)
-#define SIX_ENTRIES_16(w, x, times)                                                                             \
-    SIX_ENTRIES_4(w, x, times), SIX_ENTRIES_4(w, (x) + 4, times), SIX_ENTRIES_4(w, (x) + 8, times),             \
-        SIX_ENTRIES_4(w, (x) + 12, times)
-#define SIX_TABLE(w, times) \
-    {SIX_ENTRIES_16(w, 0, times), SIX_ENTRIES_16(w, 16, times), SIX_ENTRIES_16(w, 32, times), SIX_ENTRIES_16(w, 48, times)}
-#define SIX_TABLES_4(w, times) \
-    SIX_TABLE(w, times), SIX_TABLE((w) + 1, times), SIX_TABLE((w) + 2, times), SIX_TABLE((w) + 3, times)
-#define SIX_TABLES_16(w, times)                                                                                 \
-    SIX_TABLES_4(w, times), SIX_TABLES_4((w) + 4, times), SIX_TABLES_4((w) + 8, times), SIX_TABLES_4((w) + 12, times)
-#define SIX_TABLES(times)                                                                                       \
-    {SIX_TABLES_16(0, times), SIX_TABLES_16(16, times), SIX_TABLES_16(32, times), SIX_TABLES_16(48, times), {0}}
-_Alignas(64) static const uint8_t six_tables[2][65][64] = {SIX_TABLES(1), SIX_TABLES(16)};
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -148,13 +104,13 @@ static inline void copy(void* to, const void* from, int64_t bytes) {
 }
 
 /* Lanes that fill a tile. */
-static int64_t tile_lanes(const Lut2* lut2) {
-    return lut2->vectors * lut2->vector_bytes;
+static int64_t tile_lanes(const Variant* variant) {
+    return variant->vectors * variant->vector_bytes;
 }
 
 /* LUT2 ignores an index of 0x80. 0 is compared like any other byte: there every 1 of a padded tap's weights counts. */
-static bool counts_padding(const Lut2* lut2) {
-    return lut2->padding == 0;
+static bool counts_padding(const Variant* variant) {
+    return variant->padding == 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -168,70 +124,71 @@ static int64_t taps_of(const BnasConv* conv) {
 }
 
 /* Bytes of a pixel, and of a tap. */
-static int64_t bytes_of(const BnasConv* conv, const Lut2* lut2) {
-    return parts(conv->channels_in, lut2->channels);
+static int64_t bytes_of(const BnasConv* conv, const Variant* variant) {
+    return parts(conv->channels_in, variant->channels);
 }
 
-static int64_t steps_of(const BnasConv* conv, const Lut2* lut2) {
-    return parts(bytes_of(conv, lut2) * taps_of(conv), lut2->multiple) * lut2->multiple;
+static int64_t steps_of(const BnasConv* conv, const Variant* variant) {
+    return parts(bytes_of(conv, variant) * taps_of(conv), variant->multiple) * variant->multiple;
 }
 
-static bool adds_steps(const BnasConv* conv, const Lut2* lut2) {
-    return steps_of(conv, lut2) > bytes_of(conv, lut2) * taps_of(conv);
+static bool adds_steps(const BnasConv* conv, const Variant* variant) {
+    return steps_of(conv, variant) > bytes_of(conv, variant) * taps_of(conv);
 }
 
 static int64_t group_channels(const BnasConv* conv) {
     return conv->channels_out / conv->groups;
 }
 
-static int64_t rows_of(const BnasConv* conv, const Lut2* lut2) {
-    return parts(group_channels(conv), lut2->outputs);
+static int64_t rows_of(const BnasConv* conv, const Variant* variant) {
+    return parts(group_channels(conv), variant->outputs);
 }
 
 /* Of a row's weights. */
-static int64_t step_bytes(const Lut2* lut2) {
-    return lut2->channels * lut2->outputs > 8 ? lut2->outputs : 1;
+static int64_t step_bytes(const Variant* variant) {
+    return variant->channels * variant->outputs > 8 ? variant->outputs : 1;
 }
 
-static bool covers_conv(const BnasConv* conv, const Lut2* lut2) {
-    return taps_of(conv) * bytes_of(conv, lut2) * lut2->channels <= MOST_COUNTED;
+static bool covers_conv(const BnasConv* conv, const Variant* variant) {
+    return taps_of(conv) * bytes_of(conv, variant) * variant->channels <= MOST_COUNTED;
 }
 
 /* Of one group. */
-static int64_t channel_lanes(const BnasConv* conv, const Lut2* lut2) {
-    return lut2->count_channels ? parts(group_channels(conv), lut2->vector_bytes) * lut2->vector_bytes : 0;
+static int64_t channel_lanes(const BnasConv* conv, const Variant* variant) {
+    return variant->count_channels ? parts(group_channels(conv), variant->vector_bytes) * variant->vector_bytes : 0;
 }
 
-static size_t channel_weights_size(const BnasConv* conv, const Lut2* lut2) {
-    const size_t lanes = bnas_product((size_t)conv->groups, (size_t)channel_lanes(conv, lut2));
-    return bnas_aligned(bnas_product(lanes, (size_t)steps_of(conv, lut2)));
+static size_t channel_weights_size(const BnasConv* conv, const Variant* variant) {
+    const size_t lanes = bnas_product((size_t)conv->groups, (size_t)channel_lanes(conv, variant));
+    return bnas_aligned(bnas_product(lanes, (size_t)steps_of(conv, variant)));
 }
 
 /* Where the sums of ones begin. */
-static size_t ones_start(const BnasConv* conv, const Lut2* lut2) {
-    const size_t rows = bnas_product((size_t)conv->groups, (size_t)rows_of(conv, lut2));
-    const size_t bits = bnas_product(rows, (size_t)(steps_of(conv, lut2) * step_bytes(lut2)));
-    return bnas_aligned(bnas_sum(channel_weights_size(conv, lut2), bits));
+static size_t ones_start(const BnasConv* conv, const Variant* variant) {
+    const size_t rows = bnas_product((size_t)conv->groups, (size_t)rows_of(conv, variant));
+    const size_t bits = bnas_product(rows, (size_t)(steps_of(conv, variant) * step_bytes(variant)));
+    return bnas_aligned(bnas_sum(channel_weights_size(conv, variant), bits));
 }
 
-static size_t weights_bytes(const BnasConv* conv, const Lut2* lut2) {
+static size_t weights_bytes(const BnasConv* conv, const Variant* variant) {
     const size_t corners = (size_t)((conv->kernel[0] + 1) * (conv->kernel[1] + 1));
     const size_t ones = bnas_product(bnas_product(corners, (size_t)conv->channels_out), sizeof(uint16_t));
-    return bnas_sum(ones_start(conv, lut2), counts_padding(lut2) ? ones : 0);
+    return bnas_sum(ones_start(conv, variant), counts_padding(variant) ? ones : 0);
 }
 
-static const uint8_t* row_weights(const BnasRun* run, const Lut2* lut2) {
-    return (const uint8_t*)run->weights + channel_weights_size(run->conv, lut2);
+static const uint8_t* row_weights(const BnasRun* run, const Variant* variant) {
+    return (const uint8_t*)run->weights + channel_weights_size(run->conv, variant);
 }
 
 /* Of the channels of a group from `first` on, which full tiles divide. */
-static const uint8_t* channel_weights(const BnasRun* run, const Lut2* lut2, int64_t group, int64_t first) {
-    return (const uint8_t*)run->weights + (group * channel_lanes(run->conv, lut2) + first) * steps_of(run->conv, lut2);
+static const uint8_t* channel_weights(const BnasRun* run, const Variant* variant, int64_t group, int64_t first) {
+    const int64_t lane = group * channel_lanes(run->conv, variant) + first;
+    return (const uint8_t*)run->weights + lane * steps_of(run->conv, variant);
 }
 
 /* The byte's bits of one tap's weights, which are packed as the node has them. */
-static unsigned weight_bits(const BnasConv* conv, const Lut2* lut2, const uint8_t* tap, int64_t byte) {
-    const int64_t first = byte * lut2->channels, present = smaller(lut2->channels, conv->channels_in - first);
+static unsigned weight_bits(const BnasConv* conv, const Variant* variant, const uint8_t* tap, int64_t byte) {
+    const int64_t first = byte * variant->channels, present = smaller(variant->channels, conv->channels_in - first);
     unsigned bits = tap[first / 8];
     if (first % 8 + present > 8) {
         bits |= (unsigned)tap[first / 8 + 1] << 8;
@@ -240,12 +197,12 @@ static unsigned weight_bits(const BnasConv* conv, const Lut2* lut2, const uint8_
 }
 
 static unsigned ones_of_byte(unsigned byte) {
-    return (unsigned)(ONES(byte & 15) + ONES(byte >> 4));
+    return (unsigned)(BNAS_NIBBLE_ONES(byte & 15) + BNAS_NIBBLE_ONES(byte >> 4));
 }
 
 /* ones: uint16 (kernel height + 1, kernel width + 1, channels_out). An element counts the ones in the weights of the taps
  * above and to the left of a corner between taps. */
-static void sum_ones(const BnasConv* conv, const Lut2* lut2, const uint8_t* weights, uint16_t* ones) {
+static void sum_ones(const BnasConv* conv, const Variant* variant, const uint8_t* weights, uint16_t* ones) {
     const int64_t bytes = (conv->channels_in + 7) / 8, outputs = conv->channels_out;
     const int64_t line = (conv->kernel[1] + 1) * outputs;
     memset(ones, 0, (size_t)((conv->kernel[0] + 1) * line) * sizeof *ones);
@@ -255,8 +212,8 @@ static void sum_ones(const BnasConv* conv, const Lut2* lut2, const uint8_t* weig
                 const uint8_t* tap = weights + ((channel * conv->kernel[0] + y) * conv->kernel[1] + x) * bytes;
                 uint16_t* corner = ones + y * line + x * outputs + channel;
                 unsigned sum = (unsigned)corner[line] + corner[outputs] - corner[0];
-                for (int64_t byte = 0; byte < bytes_of(conv, lut2); ++byte) {
-                    sum += ones_of_byte(weight_bits(conv, lut2, tap, byte));
+                for (int64_t byte = 0; byte < bytes_of(conv, variant); ++byte) {
+                    sum += ones_of_byte(weight_bits(conv, variant, tap, byte));
                 }
                 corner[line + outputs] = (uint16_t)sum;
             }
@@ -264,34 +221,34 @@ static void sum_ones(const BnasConv* conv, const Lut2* lut2, const uint8_t* weig
     }
 }
 
-static void prepack_weights(const BnasConv* conv, const Lut2* lut2, const uint8_t* weights, uint8_t* prepacked) {
-    const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv, lut2);
-    const int64_t lanes = channel_lanes(conv, lut2), block = tile_lanes(lut2);
-    uint8_t* rows = prepacked + channel_weights_size(conv, lut2);
-    memset(prepacked, 0, ones_start(conv, lut2));
+static void prepack_weights(const BnasConv* conv, const Variant* variant, const uint8_t* weights, uint8_t* prepacked) {
+    const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv, variant);
+    const int64_t lanes = channel_lanes(conv, variant), block = tile_lanes(variant);
+    uint8_t* rows = prepacked + channel_weights_size(conv, variant);
+    memset(prepacked, 0, ones_start(conv, variant));
     for (int64_t channel = 0; channel < conv->channels_out; ++channel) {
         const int64_t group = channel / group_channels(conv), member = channel % group_channels(conv);
         const int64_t first = member / block * block, width = smaller(block, lanes - first);
-        const int64_t place = member % lut2->outputs, row_step = step_bytes(lut2);
-        uint8_t* row = rows + (group * rows_of(conv, lut2) + member / lut2->outputs) * steps * row_step;
+        const int64_t place = member % variant->outputs, row_step = step_bytes(variant);
+        uint8_t* row = rows + (group * rows_of(conv, variant) + member / variant->outputs) * steps * row_step;
         uint8_t* column = prepacked + (group * lanes + first) * steps + member - first;
-        for (int64_t byte = 0; byte < bytes_of(conv, lut2); ++byte) {
+        for (int64_t byte = 0; byte < bytes_of(conv, variant); ++byte) {
             for (int64_t tap = 0; tap < taps; ++tap) {
-                const unsigned bits = weight_bits(conv, lut2, weights + (channel * taps + tap) * bytes, byte);
+                const unsigned bits = weight_bits(conv, variant, weights + (channel * taps + tap) * bytes, byte);
                 const int64_t step = byte * taps + tap;
                 if (row_step > 1) {
                     row[step * row_step + place] = (uint8_t)bits;
                 } else {
-                    row[step] |= (uint8_t)(bits << (place * lut2->channels));
+                    row[step] |= (uint8_t)(bits << (place * variant->channels));
                 }
-                if (lut2->count_channels) {
+                if (variant->count_channels) {
                     column[step * width] = (uint8_t)bits;
                 }
             }
         }
     }
-    if (counts_padding(lut2)) {
-        sum_ones(conv, lut2, weights, (uint16_t*)(prepacked + ones_start(conv, lut2)));
+    if (counts_padding(variant)) {
+        sum_ones(conv, variant, weights, (uint16_t*)(prepacked + ones_start(conv, variant)));
     }
 }
 
@@ -329,7 +286,8 @@ static int64_t divisor(int64_t a, int64_t b) {
 static Axis axis_of(const BnasRun* run, int axis) {
     const BnasConv* conv = run->conv;
     const int64_t taps = conv->kernel[axis], stride = conv->strides[axis], dilation = conv->dilations[axis];
-    return (Axis){smaller(taps, stride / divisor(stride, dilation)), run->out_size[axis] + (taps - 1) * dilation / stride};
+    return (Axis){.phases = smaller(taps, stride / divisor(stride, dilation)),
+                  .length = run->out_size[axis] + (taps - 1) * dilation / stride};
 }
 
 /* Elements of a phase before padded coordinate `end`. */
@@ -363,32 +321,32 @@ static int64_t row_of(const BnasRun* run, const Axis* axes) {
 }
 
 /* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
-static bool gathering_pays(const BnasRun* run, const Lut2* lut2, int64_t lanes) {
-    const int64_t vector_bytes = lut2->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
+static bool gathering_pays(const BnasRun* run, const Variant* variant, int64_t lanes) {
+    const int64_t vector_bytes = variant->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
     const int64_t saved = run->batch * parts(lanes, vector_bytes) - parts(run->batch * pixels, vector_bytes);
     const int64_t copies = run->batch * run->out_size[0] * parts(run->out_size[1], 16);
-    return saved * rows_of(run->conv, lut2) > 2 * copies;
+    return saved * rows_of(run->conv, variant) > 2 * copies;
 }
 
 /* What look-ups cost for each pair: 4 for a vector, and where a tile has no other 1 or 2 more, so that each has to load a
  * table of its own, or to add two. */
-static int64_t cost_of(const Lut2* lut2, int64_t lanes) {
-    const int64_t vectors = parts(lanes, lut2->vector_bytes);
-    return 4 * vectors + (vectors % lut2->vectors == 1 ? step_bytes(lut2) : 0);
+static int64_t cost_of(const Variant* variant, int64_t lanes) {
+    const int64_t vectors = parts(lanes, variant->vector_bytes);
+    return 4 * vectors + (vectors % variant->vectors == 1 ? step_bytes(variant) : 0);
 }
 
 /* Counts have to be transposed after lanes that were channels, and are finished a few pixels at a time. For one output that
  * takes as long, on a Zen 4, as a cost of 1 for one step. */
-static bool channels_pay(const BnasRun* run, const Lut2* lut2, int64_t lanes, bool gathers) {
-    if (!lut2->count_channels) {
+static bool channels_pay(const BnasRun* run, const Variant* variant, int64_t lanes, bool gathers) {
+    if (!variant->count_channels) {
         return false;
     }
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
-    const int64_t by_pixels = gathers ? cost_of(lut2, run->batch * pixels) : run->batch * cost_of(lut2, lanes);
-    const int64_t by_channels = run->batch * cost_of(lut2, channels);
-    const int64_t saved = by_pixels * rows_of(conv, lut2) - by_channels * parts(pixels, 2);
-    return saved * steps_of(conv, lut2) > run->batch * pixels * channels;
+    const int64_t by_pixels = gathers ? cost_of(variant, run->batch * pixels) : run->batch * cost_of(variant, lanes);
+    const int64_t by_channels = run->batch * cost_of(variant, channels);
+    const int64_t saved = by_pixels * rows_of(conv, variant) - by_channels * parts(pixels, 2);
+    return saved * steps_of(conv, variant) > run->batch * pixels * channels;
 }
 
 /* The taps along an axis that fall on the image. */
@@ -416,8 +374,8 @@ static int64_t classes_along(const BnasRun* run, int axis) {
     return classes;
 }
 
-static bool classed(const BnasRun* run, const Lut2* lut2) {
-    return lut2->subtract && classes_along(run, 0) * classes_along(run, 1) <= CLASSES;
+static bool classed(const BnasRun* run, const Variant* variant) {
+    return variant->subtract && classes_along(run, 0) * classes_along(run, 1) <= CLASSES;
 }
 
 static size_t place(size_t* end, int64_t count, size_t size) {
@@ -427,24 +385,24 @@ static size_t place(size_t* end, int64_t count, size_t size) {
 }
 
 /* Tiles of lanes that are pixels. */
-static void plan_pixels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
+static void plan_pixels(const BnasRun* run, const Variant* variant, Plan* plan) {
     if (plan->layout == GATHERED) {
         plan->lanes = run->batch * run->out_size[0] * run->out_size[1];
-        while (plan->vectors > 1 && plan->steps * plan->vectors * lut2->vector_bytes > GATHERED_BYTES) {
+        while (plan->vectors > 1 && plan->steps * plan->vectors * variant->vector_bytes > GATHERED_BYTES) {
             plan->vectors /= 2;
         }
     }
-    plan->tile = plan->vectors * lut2->vector_bytes;
+    plan->tile = plan->vectors * variant->vector_bytes;
     plan->tiles = parts(plan->lanes, plan->tile);
     plan->blocks = parts(group_channels(run->conv), BLOCK_CHANNELS);
 }
 
 /* Tiles of pixels whose lanes are channels. The two pixels of a pair are neighbours in a row, or the last of a row and the
  * first of the next one. */
-static void plan_channels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
+static void plan_channels(const BnasRun* run, const Variant* variant, Plan* plan) {
     plan->tile = BLOCK_PIXELS;
     plan->tiles = parts(run->out_size[0] * run->out_size[1], BLOCK_PIXELS);
-    plan->blocks = parts(group_channels(run->conv), tile_lanes(lut2));
+    plan->blocks = parts(group_channels(run->conv), tile_lanes(variant));
     plan->distances[0] = 1;
     plan->distances[1] = plan->row - run->out_size[1] + 1;
     plan->sets = run->out_size[1] % 2 == 1 && run->out_size[0] > 1 ? 2 : 1;
@@ -452,25 +410,25 @@ static void plan_channels(const BnasRun* run, const Lut2* lut2, Plan* plan) {
     plan->set = plan->group_planes * plan->plane + plan->axes[1].length;
 }
 
-static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
+static Plan plan_of(const BnasRun* run, const Variant* variant) {
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     Plan plan = {
-        .axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, lut2), .vectors = lut2->vectors};
+        .axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, variant), .vectors = variant->vectors};
     plan.row = row_of(run, plan.axes);
     plan.plane = plan.axes[0].length * plan.row;
-    const int64_t planes = bytes_of(conv, lut2) * plan.axes[0].phases * plan.axes[1].phases;
-    plan.group_planes = planes + (adds_steps(conv, lut2) ? 1 : 0);
+    const int64_t planes = bytes_of(conv, variant) * plan.axes[0].phases * plan.axes[1].phases;
+    plan.group_planes = planes + (adds_steps(conv, variant) ? 1 : 0);
     plan.lanes = (run->out_size[0] - 1) * plan.row + run->out_size[1];
-    const bool gathers = gathering_pays(run, lut2, plan.lanes);
-    plan.layout = channels_pay(run, lut2, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
-    (plan.layout == CODES ? plan_channels : plan_pixels)(run, lut2, &plan);
+    const bool gathers = gathering_pays(run, variant, plan.lanes);
+    plan.layout = channels_pay(run, variant, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
+    (plan.layout == CODES ? plan_channels : plan_pixels)(run, variant, &plan);
     size_t end = 0;
     plan.offsets = place(&end, 2 * plan.steps, sizeof(int32_t));
     plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
-    plan.padding = !counts_padding(lut2) || plan.layout == CODES ? NOTHING : classed(run, lut2) ? CLASSED : RUNS;
+    plan.padding = !counts_padding(variant) || plan.layout == CODES ? NOTHING : classed(run, variant) ? CLASSED : RUNS;
     plan.classes = place(&end, plan.padding == CLASSED ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
     plan.class_tables = place(&end, plan.padding == CLASSED ? conv->channels_out * CLASSES : 0, sizeof(uint16_t));
     plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
@@ -493,8 +451,8 @@ static Plan plan_of(const BnasRun* run, const Lut2* lut2) {
 
 _Static_assert(sizeof(Plan) <= BNAS_PLAN_SIZE, "a plan has to fit in a run");
 
-static void plan_run(BnasRun* run, const Lut2* lut2) {
-    const Plan plan = plan_of(run, lut2);
+static void plan_run(BnasRun* run, const Variant* variant) {
+    const Plan plan = plan_of(run, variant);
     memcpy(run->plan, &plan, sizeof plan);
 }
 
@@ -519,15 +477,15 @@ static uint16_t* codes_of(const BnasRun* run, int64_t image, int64_t group, int6
 }
 
 /* Padding, where a code is made of it: the look-ups' rows of it are zeros. */
-static int padded_pixel(const Lut2* lut2) {
-    return 1 << lut2->channels;
+static int padded_pixel(const Variant* variant) {
+    return 1 << variant->channels;
 }
 
 /* Of two padded pixels. */
-static void fill_codes(const Lut2* lut2, uint16_t* codes, int64_t count) {
+static void fill_codes(const Variant* variant, uint16_t* codes, int64_t count) {
     if (count > 0) {
-        const uint8_t pair[2] = {(uint8_t)padded_pixel(lut2), (uint8_t)padded_pixel(lut2)};
-        lut2->encode(1, 1, pair, codes);
+        const uint8_t pair[2] = {(uint8_t)padded_pixel(variant), (uint8_t)padded_pixel(variant)};
+        variant->encode(1, 1, pair, codes);
     }
     for (int64_t i = 1; i < count; ++i) {
         codes[i] = codes[0];
@@ -535,10 +493,10 @@ static void fill_codes(const Lut2* lut2, uint16_t* codes, int64_t count) {
 }
 
 /* Bytes, or codes, from a tile's first pixel to what each step reads; behind them the same where the bytes were gathered. */
-static void write_offsets(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
+static void write_offsets(const BnasRun* run, const Variant* variant, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
-    const int64_t taps = taps_of(conv), real = bytes_of(conv, lut2) * taps;
+    const int64_t taps = taps_of(conv), real = bytes_of(conv, variant) * taps;
     const int64_t byte = rows->phases * columns->phases * plan->plane;
     int32_t *offsets = part(run, plan->offsets), *gathered = offsets + plan->steps;
     int64_t step = 0;
@@ -602,17 +560,17 @@ static void write_positions(const BnasRun* run, const Plan* plan) {
     }
 }
 
-static void prepare_codes(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
+static void prepare_codes(const BnasRun* run, const Variant* variant, const Plan* plan) {
     write_positions(run, plan);
     const int64_t used = plan->group_planes * plan->plane;
     for (int64_t set = 0; set < run->batch * run->conv->groups * plan->sets; ++set) {
-        fill_codes(lut2, codes_of(run, 0, 0, set) + used, plan->set - used);
+        fill_codes(variant, codes_of(run, 0, 0, set) + used, plan->set - used);
     }
 }
 
 /* The sums of ones for `channel` and those after it. */
-static const uint16_t* ones_of(const BnasRun* run, const Lut2* lut2, int64_t channel) {
-    return (const uint16_t*)((const uint8_t*)run->weights + ones_start(run->conv, lut2)) + channel;
+static const uint16_t* ones_of(const BnasRun* run, const Variant* variant, int64_t channel) {
+    return (const uint16_t*)((const uint8_t*)run->weights + ones_start(run->conv, variant)) + channel;
 }
 
 /* Writes what the padded taps of a pixel count, for some channels, to every `step`th element of `padded`: the ones of all
@@ -634,12 +592,12 @@ static bool same_range(Range a, Range b) {
 }
 
 /* classes: for each lane, which class its pixel belongs to. class_tables: what that has counted, for each channel. */
-static void write_classes(const BnasRun* run, const Lut2* lut2, const Plan* plan) {
+static void write_classes(const BnasRun* run, const Variant* variant, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const int64_t height = run->out_size[0], width = run->out_size[1];
     const int64_t step = plan->layout == GATHERED ? width : plan->row;
     const Range *rows = part(run, plan->taps), *columns = rows + height;
-    const uint16_t* ones = ones_of(run, lut2, 0);
+    const uint16_t* ones = ones_of(run, variant, 0);
     uint16_t *classes = part(run, plan->classes), *tables = part(run, plan->class_tables);
     memset(classes, 0, (size_t)(plan->lanes + WIDEST_TILE) * sizeof *classes);
     int64_t class = -1;
@@ -664,28 +622,28 @@ static void write_classes(const BnasRun* run, const Lut2* lut2, const Plan* plan
     }
 }
 
-static void prepare_run(const BnasRun* run, const Lut2* lut2) {
+static void prepare_run(const BnasRun* run, const Variant* variant) {
     const Plan* plan = the_plan(run);
-    write_offsets(run, lut2, plan);
+    write_offsets(run, variant, plan);
     write_taps(run, plan);
     write_totals(run, plan);
     if (plan->layout == CODES) {
-        prepare_codes(run, lut2, plan);
+        prepare_codes(run, variant, plan);
         return;
     }
     if (plan->padding == CLASSED) {
-        write_classes(run, lut2, plan);
+        write_classes(run, variant, plan);
     }
     const size_t behind = plan->planes + (size_t)(run->batch * run->conv->groups * plan->group_planes * plan->plane);
-    memset(part(run, behind), (int)lut2->padding, plan->end - behind);
+    memset(part(run, behind), (int)variant->padding, plan->end - behind);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
  * Packing: one unit per plane, with all its phases, and where steps were added one that is all padding. */
 
-static int64_t pack_units_of(const BnasRun* run, const Lut2* lut2) {
-    const int64_t padding = adds_steps(run->conv, lut2) ? 1 : 0;
-    return run->batch * run->conv->groups * (bytes_of(run->conv, lut2) + padding);
+static int64_t pack_units_of(const BnasRun* run, const Variant* variant) {
+    const int64_t padding = adds_steps(run->conv, variant) ? 1 : 0;
+    return run->batch * run->conv->groups * (bytes_of(run->conv, variant) + padding);
 }
 
 /* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
@@ -697,9 +655,9 @@ typedef struct Rows {
     int64_t to_step;
 } Rows;
 
-static void copy_rows(const Lut2* lut2, Rows rows) {
+static void copy_rows(const Variant* variant, Rows rows) {
     if (rows.stride == 2) {
-        lut2->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
+        variant->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
                     rows.from, rows.to);
         return;
     }
@@ -715,7 +673,8 @@ static void copy_rows(const Lut2* lut2, Rows rows) {
 }
 
 /* Spreads packed rows, from `first` up to `end` of the image, over the planes that have them. */
-static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pixels, Range image, uint8_t* planes) {
+static void spread_rows(const BnasRun* run, const Variant* variant, const uint8_t* pixels, Range image,
+                        uint8_t* planes) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t stride_y = conv->strides[0], stride_x = conv->strides[1], width = run->size[1];
@@ -727,7 +686,7 @@ static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pix
         for (int64_t right = 0; right < plan->axes[1].phases; ++right, planes += plan->plane) {
             const Range columns = pixels_of(run, plan->axes, 1, right);
             const int64_t column_zero = right * conv->dilations[1] % stride_x - conv->pads[1];
-            copy_rows(lut2, (Rows){
+            copy_rows(variant, (Rows){
                                 .count = rows.end - rows.first,
                                 .length = columns.end - columns.first,
                                 .stride = stride_x,
@@ -741,16 +700,16 @@ static void spread_rows(const BnasRun* run, const Lut2* lut2, const uint8_t* pix
     }
 }
 
-static void pack_pixels(const Lut2* lut2, int64_t channels, Range pixels, const float* const* x, const float* threshold,
-                        uint8_t* bits) {
+static void pack_pixels(const Variant* variant, int64_t channels, Range pixels, const float* const* x,
+                        const float* threshold, uint8_t* bits) {
     const int64_t at = pixels.first;
-    lut2->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
+    variant->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
                x[5] + at, x[6] + at, x[7] + at, threshold, bits);
 }
 
 /* Packs the channels of a byte of one image into their planes, all phases one after the other. */
-static void pack_planes(const BnasRun* run, const Lut2* lut2, int64_t image, int64_t first_channel, int64_t channels,
-                        int padding, uint8_t* planes, uint8_t* scratch) {
+static void pack_planes(const BnasRun* run, const Variant* variant, int64_t image, int64_t first_channel,
+                        int64_t channels, int padding, uint8_t* planes, uint8_t* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
@@ -761,46 +720,47 @@ static void pack_planes(const BnasRun* run, const Lut2* lut2, int64_t image, int
     const int64_t pixels = height * width;
     if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        pack_pixels(lut2, channels, (Range){0, pixels}, x, threshold, planes);
+        pack_pixels(variant, channels, (Range){0, pixels}, x, threshold, planes);
         return;
     }
     memset(planes, padding, (size_t)(phases * plan->plane));
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
-        pack_pixels(lut2, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
-        spread_rows(run, lut2, scratch, (Range){y, y + taken}, planes);
+        pack_pixels(variant, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
+        spread_rows(run, variant, scratch, (Range){y, y + taken}, planes);
     }
 }
 
-static void pack_unit(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+static void pack_unit(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
-    const int64_t units = pack_units_of(run, lut2) / (run->batch * conv->groups), byte = unit % units;
+    const int64_t units = pack_units_of(run, variant) / (run->batch * conv->groups), byte = unit % units;
     const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
-    const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * lut2->channels;
-    const int64_t channels = smaller(lut2->channels, conv->channels_in - byte * lut2->channels); /* 0 where all is padding */
+    const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * variant->channels;
+    /* 0 where all is padding. */
+    const int64_t channels = smaller(variant->channels, conv->channels_in - byte * variant->channels);
     if (plan->layout != CODES) {
         uint8_t* planes = group_of(run, image, group) + start;
         if (channels > 0) {
-            pack_planes(run, lut2, image, channel, channels, (int)lut2->padding, planes, scratch);
+            pack_planes(run, variant, image, channel, channels, (int)variant->padding, planes, scratch);
         } else {
-            memset(planes, (int)lut2->padding, (size_t)plan->plane);
+            memset(planes, (int)variant->padding, (size_t)plan->plane);
         }
         return;
     }
     uint8_t *planes = scratch, *packed = planes + bnas_aligned((size_t)(phases * plan->plane + plan->distances[1]));
     if (channels > 0) {
-        memset(planes + phases * plan->plane, padded_pixel(lut2), (size_t)plan->distances[1]);
-        pack_planes(run, lut2, image, channel, channels, padded_pixel(lut2), planes, packed);
+        memset(planes + phases * plan->plane, padded_pixel(variant), (size_t)plan->distances[1]);
+        pack_planes(run, variant, image, channel, channels, padded_pixel(variant), planes, packed);
     }
     for (int64_t set = 0; set < plan->sets; ++set) {
         uint16_t* codes = codes_of(run, image, group, set) + start;
         if (channels > 0) {
-            lut2->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
+            variant->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
         } else {
-            fill_codes(lut2, codes, plan->plane);
+            fill_codes(variant, codes, plan->plane);
         }
     }
 }
@@ -847,28 +807,28 @@ static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) 
 }
 
 /* Counts what differs in `lanes`, the first of which lies at `pixels`. */
-static void count_lanes(const BnasRun* run, const Lut2* lut2, Channels channels, Range lanes, const uint8_t* pixels,
-                        uint16_t* counts) {
+static void count_lanes(const BnasRun* run, const Variant* variant, Channels channels, Range lanes,
+                        const uint8_t* pixels, uint16_t* counts) {
     const Plan* plan = the_plan(run);
     const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
-    const int64_t row = channels.group * rows_of(run->conv, lut2) + channels.first / lut2->outputs;
+    const int64_t row = channels.group * rows_of(run->conv, variant) + channels.first / variant->outputs;
     const int64_t channel = channels.group * group_channels(run->conv) + channels.first;
-    const int32_t vectors = (int32_t)parts(lanes.end - lanes.first, lut2->vector_bytes);
-    lut2->count(vectors, (int32_t)parts(channels.count, lut2->outputs), (int32_t)plan->steps, pixels, offsets,
-                row_weights(run, lut2) + row * plan->steps * step_bytes(lut2), lut2->tables, counts);
+    const int32_t vectors = (int32_t)parts(lanes.end - lanes.first, variant->vector_bytes);
+    variant->count(vectors, (int32_t)parts(channels.count, variant->outputs), (int32_t)plan->steps, pixels, offsets,
+                row_weights(run, variant) + row * plan->steps * step_bytes(variant), variant->tables, counts);
     if (plan->padding == CLASSED) {
-        lut2->subtract((int32_t)channels.count, vectors, (const uint16_t*)part(run, plan->classes) + lanes.first,
+        variant->subtract((int32_t)channels.count, vectors, (const uint16_t*)part(run, plan->classes) + lanes.first,
                        (const uint16_t*)part(run, plan->class_tables) + channel * CLASSES, counts);
     }
 }
 
 /* Subtracts what the padded taps of `count` pixels have counted, in runs of pixels with the same taps inside. */
-static void subtract_runs(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t pixel, int64_t count,
+static void subtract_runs(const BnasRun* run, const Variant* variant, Channels channels, int64_t pixel, int64_t count,
                           uint16_t* counts) {
     const BnasConv* conv = run->conv;
     const int64_t width = run->out_size[1];
     const Range *all_rows = part(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
-    const uint16_t* ones = ones_of(run, lut2, channels.group * group_channels(conv) + channels.first);
+    const uint16_t* ones = ones_of(run, variant, channels.group * group_channels(conv) + channels.first);
     for (int64_t done = 0, length; done < count; done += length, pixel += length) {
         const int64_t y = pixel / width, x = pixel % width, end = smaller(width, x + count - done);
         const Range rows = all_rows[y], columns = all_columns[x];
@@ -881,7 +841,7 @@ static void subtract_runs(const BnasRun* run, const Lut2* lut2, Channels channel
         uint16_t padded[BLOCK_CHANNELS];
         write_padded_ones(conv, ones, rows, columns, channels.count, padded, 1);
         for (int64_t channel = 0; channel < channels.count; ++channel) {
-            uint16_t* lane = counts + channel * tile_lanes(lut2) + done;
+            uint16_t* lane = counts + channel * tile_lanes(variant) + done;
             for (int64_t i = 0; i < length; ++i) {
                 lane[i] = (uint16_t)(lane[i] - padded[channel]);
             }
@@ -890,7 +850,7 @@ static void subtract_runs(const BnasRun* run, const Lut2* lut2, Channels channel
 }
 
 /* Writes `count` pixels of one image, from `pixel` on. */
-static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t image, int64_t pixel,
+static void finish_pixels(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, int64_t pixel,
                           int64_t count, uint16_t* counts) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
@@ -900,9 +860,9 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     if (plan->padding == RUNS) {
-        subtract_runs(run, lut2, channels, pixel, count, counts);
+        subtract_runs(run, variant, channels, pixel, count, counts);
     }
-    lut2->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
+    variant->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
                  (int32_t)conv->added, (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
                  conv->offset + channel * map + (map > 1 ? pixel : 0), conv->scale + channel, conv->bias + channel,
                  conv->slope ? conv->slope + channel : NULL, k, conv->added > 0 ? run->added[0] + at : NULL,
@@ -911,10 +871,10 @@ static void finish_pixels(const BnasRun* run, const Lut2* lut2, Channels channel
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short ones
  * are moved together first. */
-static void finish_rows(const BnasRun* run, const Lut2* lut2, Channels channels, int64_t image, Range lanes,
+static void finish_rows(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, Range lanes,
                         uint16_t* counts, uint16_t* joined) {
     const Plan* plan = the_plan(run);
-    const int64_t width = run->out_size[1], stride = tile_lanes(lut2);
+    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
     int64_t start = 0, count = 0;
     for (int64_t y = lanes.first / plan->row; y * plan->row < lanes.end; ++y) {
         const int64_t from = larger(lanes.first, y * plan->row), to = smaller(lanes.end, y * plan->row + width);
@@ -923,7 +883,7 @@ static void finish_rows(const BnasRun* run, const Lut2* lut2, Channels channels,
             continue;
         }
         if (width >= LONG_ROW) {
-            finish_pixels(run, lut2, channels, image, pixel, length, counts + from - lanes.first);
+            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first);
             continue;
         }
         start = count == 0 ? pixel : start;
@@ -934,24 +894,24 @@ static void finish_rows(const BnasRun* run, const Lut2* lut2, Channels channels,
         count += length;
     }
     if (count > 0) {
-        finish_pixels(run, lut2, channels, image, start, count, joined);
+        finish_pixels(run, variant, channels, image, start, count, joined);
     }
 }
 
-static void convolve_planes(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
     const Plan* plan = the_plan(run);
     const int64_t block = unit % plan->blocks, tile = unit / plan->blocks % plan->tiles;
     const int64_t group = unit / plan->blocks / plan->tiles % run->conv->groups;
     const int64_t image = unit / plan->blocks / plan->tiles / run->conv->groups;
     const Channels channels = channels_of(run->conv, group, block);
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
-    uint16_t *counts = scratch, *joined = counts + BLOCK_CHANNELS * tile_lanes(lut2);
+    uint16_t *counts = scratch, *joined = counts + BLOCK_CHANNELS * tile_lanes(variant);
     const uint8_t* pixels = group_of(run, image, group) + lanes.first;
-    count_lanes(run, lut2, channels, lanes, pixels, counts);
+    count_lanes(run, variant, channels, lanes, pixels, counts);
     if (plan->row == run->out_size[1]) {
-        finish_pixels(run, lut2, channels, image, lanes.first, lanes.end - lanes.first, counts);
+        finish_pixels(run, variant, channels, image, lanes.first, lanes.end - lanes.first, counts);
     } else {
-        finish_rows(run, lut2, channels, image, lanes, counts, joined);
+        finish_rows(run, variant, channels, image, lanes, counts, joined);
     }
 }
 
@@ -974,44 +934,44 @@ static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gath
     }
 }
 
-static void convolve_gathered(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+static void convolve_gathered(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
     const Plan* plan = the_plan(run);
     const int64_t group = unit % run->conv->groups, tile = unit / run->conv->groups;
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
     uint16_t* counts = scratch;
-    uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(lut2));
+    uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(variant));
     gather(run, group, lanes, gathered);
     for (int64_t block = 0; block < plan->blocks; ++block) {
         const Channels channels = channels_of(run->conv, group, block);
-        count_lanes(run, lut2, channels, lanes, gathered, counts);
+        count_lanes(run, variant, channels, lanes, gathered, counts);
         for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
             length = smaller(pixels - lane % pixels, lanes.end - lane);
-            finish_pixels(run, lut2, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first);
+            finish_pixels(run, variant, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first);
         }
     }
 }
 
 /* Lanes are channels: their counts are transposed before they are finished, as many channels at a time as elsewhere. */
-static void convolve_codes(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t tile = unit % plan->tiles, block = unit / plan->tiles % plan->blocks;
     const int64_t group = unit / plan->tiles / plan->blocks % conv->groups;
     const int64_t image = unit / plan->tiles / plan->blocks / conv->groups;
-    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(lut2), first = block * lanes;
+    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(variant), first = block * lanes;
     const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
     const int64_t channels = smaller(lanes, group_channels(conv) - first);
     uint16_t *counts = scratch, *transposed = counts + BLOCK_PIXELS * lanes;
-    lut2->count_channels((int32_t)parts(channels, lut2->vector_bytes), (int32_t)parts(pixels, 2), (int32_t)plan->steps,
-                         channel_weights(run, lut2, group, first), codes_of(run, image, group, 0),
-                         part(run, plan->offsets), (const int32_t*)part(run, plan->positions) + pixel / 2,
-                         lut2->pair_tables, counts);
+    variant->count_channels((int32_t)parts(channels, variant->vector_bytes), (int32_t)parts(pixels, 2),
+                            (int32_t)plan->steps, channel_weights(run, variant, group, first),
+                            codes_of(run, image, group, 0), part(run, plan->offsets),
+                            (const int32_t*)part(run, plan->positions) + pixel / 2, variant->pair_tables, counts);
     for (int64_t done = 0; done < channels; done += BLOCK_CHANNELS) {
         const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
-        lut2->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
+        variant->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
                         (int32_t)lanes, counts + done, transposed);
-        finish_pixels(run, lut2, some, image, pixel, pixels, transposed);
+        finish_pixels(run, variant, some, image, pixel, pixels, transposed);
     }
 }
 
@@ -1022,9 +982,9 @@ static size_t packed_bytes(const BnasRun* run) {
     return the_plan(run)->end;
 }
 
-static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
+static size_t scratch_bytes(const BnasRun* run, const Variant* variant) {
     const Plan* plan = the_plan(run);
-    const size_t counts = (size_t)(BLOCK_CHANNELS * tile_lanes(lut2)) * sizeof(uint16_t);
+    const size_t counts = (size_t)(BLOCK_CHANNELS * tile_lanes(variant)) * sizeof(uint16_t);
     const size_t gathered = bnas_product((size_t)plan->steps, (size_t)(plan->tile + WIDEST));
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
     const size_t planes = plan->layout == CODES ? bnas_aligned((size_t)(phases * plan->plane + plan->distances[1])) : 0;
@@ -1033,27 +993,27 @@ static size_t scratch_bytes(const BnasRun* run, const Lut2* lut2) {
     return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 
-static int64_t first_units(const BnasRun* run, const Lut2* lut2) {
-    return pack_units_of(run, lut2) + run->batch * magnitude_tiles(run);
+static int64_t first_units(const BnasRun* run, const Variant* variant) {
+    return pack_units_of(run, variant) + run->batch * magnitude_tiles(run);
 }
 
-static void first_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
-    const int64_t planes = pack_units_of(run, lut2);
+static void first_stage(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+    const int64_t planes = pack_units_of(run, variant);
     if (unit < planes) {
-        pack_unit(run, lut2, unit, scratch);
+        pack_unit(run, variant, unit, scratch);
     } else {
         sum_magnitudes(run, unit - planes);
     }
 }
 
 /* On the processor of docs/kernels.md, about: enough to tell whether a second thread helps. */
-static int64_t nanoseconds(const BnasRun* run, const Lut2* lut2) {
+static int64_t nanoseconds(const BnasRun* run, const Variant* variant) {
     const BnasConv* conv = run->conv;
     const int64_t floats = run->batch * conv->groups * conv->channels_in * run->size[0] * run->size[1];
     const int64_t outputs = run->batch * conv->channels_out * run->out_size[0] * run->out_size[1];
     const int64_t multiply_adds = outputs * taps_of(conv) * conv->channels_in;
     const int64_t k = k_units(run) * run->out_size[1] * taps_of(conv) + (conv->uses_k ? floats / 5 : 0);
-    return floats / 16 + k + multiply_adds / (14 * lut2->vector_bytes) + outputs / 10;
+    return floats / 16 + k + multiply_adds / (14 * variant->vector_bytes) + outputs / 10;
 }
 
 static int64_t last_units(const BnasRun* run) {
@@ -1061,19 +1021,19 @@ static int64_t last_units(const BnasRun* run) {
     return run->conv->groups * plan->tiles * (plan->layout == GATHERED ? 1 : run->batch * plan->blocks);
 }
 
-static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void* scratch) {
+static void last_stage(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
     switch (the_plan(run)->layout) {
-        case PLANES: convolve_planes(run, lut2, unit, scratch); break;
-        case GATHERED: convolve_gathered(run, lut2, unit, scratch); break;
-        case CODES: convolve_codes(run, lut2, unit, scratch); break;
+        case PLANES: convolve_planes(run, variant, unit, scratch); break;
+        case GATHERED: convolve_gathered(run, variant, unit, scratch); break;
+        case CODES: convolve_codes(run, variant, unit, scratch); break;
     }
 }
 
 /* What depends on the way of counting. Only look-ups have lanes that are channels. */
 #define LOOK_UPS(name, tables, pair_tables) \
     tables, pair_tables, bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
-#define BNAS_COUNTING_lut2(name) LOOK_UPS(name, nibble_tables, nibble_pair_tables), NULL
-#define BNAS_COUNTING_lut6(name) LOOK_UPS(name, six_tables[0][0], six_tables[0][0]), bnas_##name##_subtract
+#define BNAS_COUNTING_lut2(name) LOOK_UPS(name, bnas_nibble_tables, bnas_nibble_pair_tables), NULL
+#define BNAS_COUNTING_lut6(name) LOOK_UPS(name, bnas_six_tables[0][0], bnas_six_tables[0][0]), bnas_##name##_subtract
 #define BNAS_COUNTING_popcount(name) NULL, NULL, NULL, NULL, NULL, NULL
 
 #define BNAS_PLANES(name, level, counting, ...)                                                                        \
@@ -1085,8 +1045,8 @@ static void last_stage(const BnasRun* run, const Lut2* lut2, int64_t unit, void*
     Encode bnas_##name##_encode;                                                                                       \
     Transpose bnas_##name##_transpose;                                                                                 \
     Subtract bnas_##name##_subtract;                                                                                   \
-    static const Lut2 name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,              \
-                              bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                                    \
+    static const Variant name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,           \
+                                 bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                                 \
     static bool covers_##name(const BnasConv* conv) { return covers_conv(conv, &name); }                               \
     static size_t weights_size_##name(const BnasConv* conv) { return weights_bytes(conv, &name); }                     \
     static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \
