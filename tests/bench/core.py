@@ -19,7 +19,7 @@ from bnas_deploy.runtime.measure import interleave, ratio
 
 INPUTS = (324, 576, 1152, 2304, 4608)  # of one output: 36, 64, 128, 256 and 512 channels under a kernel of 3 x 3
 TILES = (1, 2, 3, 4)  # vectors of pixels
-PAIRS = 8  # of output channels, as many as runtime/ort/planes.c takes at once
+PAIRS = 8  # of output channels, as many as runtime/ort/planes.h says
 TAPS = 3
 ROW = 57  # bytes from one row of a plane to the next: 56 pixels and their padding
 SAMPLE_OPERATIONS = 200_000_000  # multiply-adds in one timing, some 200 us: longer than a call from Python takes
@@ -27,7 +27,7 @@ ROUNDS = 60
 
 
 def counting(variant: Variant, inputs: int, vectors: int) -> Counting:
-    """Make random planes as planes.c lays them out for a kernel of 3 x 3, read in place, a tenth of them padding."""
+    """Make random planes as planes_pack.c has them for a kernel of 3 x 3, read in place, a tenth of them padding."""
     rng = np.random.default_rng(inputs)
     way = variant.counting
     lanes = vectors * variant.vector_bytes

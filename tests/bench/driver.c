@@ -81,7 +81,7 @@ static uint64_t ticks(void) {
 
 static uint64_t count_ticks, finish_ticks;
 
-/* Defines what the linker gives planes.c in place of a generated function (--wrap). */
+/* Defines what the linker gives the callers in place of a generated function (--wrap). */
 #define CLOCKED(type, name, sum, parameters, arguments) \
     type __real_##name, __wrap_##name;                  \
     int32_t __wrap_##name parameters {                  \
