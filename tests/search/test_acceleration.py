@@ -37,14 +37,6 @@ def missing_compiler() -> str | None:
     return None
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_data():
     random = torch.Generator().manual_seed(0)
     images = Images(

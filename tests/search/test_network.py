@@ -1,7 +1,7 @@
 """All nine published networks, convolution by convolution, and the arithmetic of a cell."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -53,15 +53,6 @@ LAST_TWO = {
     **dict.fromkeys(("BNAS-D", "BNAS-E", "BNAS-F", "BNAS-G", "BNAS-H"), ("edges.6.conv", "edges.7.conv")),
 }
 """The two convolutions of the last cell whose weights the official code never binarises."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks as small as these spend their time on waking a second thread, ten times longer on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Row = tuple[str, int, int, int, int, int, int, int, int, int]

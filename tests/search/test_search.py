@@ -49,14 +49,6 @@ def make_data(train_size=35):
 DATA = make_data()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Recorder:
     """A listener that notes what it is told, and asks to stop after some steps of this session."""
 

@@ -16,14 +16,6 @@ from bnas_deploy.search.supernet import Convolutions, Fan, Mixture, Separately, 
 CONFIG = SupernetConfig(SPACES["bnas"], cells=3, channels=4, classes=3, in_channels=1, image_size=(8, 8))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---- the oracle
 
 

@@ -59,15 +59,6 @@ def make_data(train_size=36, test_size=11):
 DATA = make_data()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Sharing out work this small costs more than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Recorder:
     """A listener that notes what it is told, and asks to stop after some steps of this session."""
 
