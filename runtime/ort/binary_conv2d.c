@@ -37,19 +37,19 @@ static const int64_t most_terms = (int64_t)1 << 24;
 #define ANY_ADDED(name, ...) \
     ANY_PARTS(name, __VA_ARGS__, 0), ANY_PARTS(name "Add", __VA_ARGS__, 1), ANY_PARTS(name "AddAdd", __VA_ARGS__, 2)
 
-const BnasVariant bnas_variants[BNAS_VARIANTS] = {
+const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS] = {
     ANY_ADDED("BinaryConv2d", false, BNAS_NO_ACTIVATION), ANY_ADDED("BinaryConv2dRelu", false, BNAS_RELU),
     ANY_ADDED("BinaryConv2dPRelu", false, BNAS_PRELU),    ANY_ADDED("BinaryConv2dK", true, BNAS_NO_ACTIVATION),
     ANY_ADDED("BinaryConv2dKRelu", true, BNAS_RELU),      ANY_ADDED("BinaryConv2dKPRelu", true, BNAS_PRELU),
 };
 
 /* Where an input stands among all inputs of an operator. */
-static size_t position(const BnasVariant* variant, size_t input) {
-    return (size_t)variant->parts + input;
+static size_t position(const BnasOperatorRow* row, size_t input) {
+    return (size_t)row->parts + input;
 }
 
-static size_t first_added(const BnasVariant* variant) {
-    return position(variant, variant->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1);
+static size_t first_added(const BnasOperatorRow* row) {
+    return position(row, row->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1);
 }
 
 static atomic_uint_fast64_t native_calls;
@@ -71,7 +71,7 @@ uint64_t bnas_shared_stages(void) {
 /* A node's kernel. */
 typedef struct Node {
     const OrtApi* api;
-    const BnasVariant* variant;
+    const BnasOperatorRow* row;
     char name[NODE_SIZE];
     BnasConv conv;
     const BnasKernel* kernel;
@@ -90,7 +90,7 @@ static OrtStatus* refuse(const Node* node, const char* format, ...) {
     va_start(arguments, format);
     vsnprintf(reason, sizeof reason, format, arguments);
     va_end(arguments);
-    snprintf(message, sizeof message, "bnas.%s (node '%s'): %s", node->variant->name, node->name, reason);
+    snprintf(message, sizeof message, "bnas.%s (node '%s'): %s", node->row->name, node->name, reason);
     return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
 }
 
@@ -219,7 +219,7 @@ static OrtStatus* read_constant(const Node* node, const OrtKernelInfo* info, siz
     constant->name = names[index];
     int is_constant = 0;
     const OrtValue* value = NULL;
-    const size_t at = position(node->variant, index);
+    const size_t at = position(node->row, index);
     TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &is_constant, &value));
     if (!is_constant || !value) {
         return refuse(node,
@@ -369,19 +369,19 @@ static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
 }
 
 static OrtStatus* create(const struct OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state) {
-    const BnasVariant* variant = ((const BnasOperator*)(const void*)op)->variant;
+    const BnasOperatorRow* row = ((const BnasOperator*)(const void*)op)->row;
     *state = NULL;
     Node* node = calloc(1, sizeof *node);
     if (!node) {
         return BNAS_ORT(api, CreateStatus)(BNAS_ORT_FAIL, "bnas: out of memory");
     }
     node->api = api;
-    node->variant = variant;
+    node->row = row;
     node->conv = (BnasConv){
-        .uses_k = variant->uses_k,
-        .activation = variant->activation,
-        .parts = variant->parts,
-        .added = variant->added,
+        .uses_k = row->uses_k,
+        .activation = row->activation,
+        .parts = row->parts,
+        .added = row->added,
         .groups = 1,
         .strides = {1, 1},
         .dilations = {1, 1},
@@ -499,7 +499,7 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
     const int64_t wanted[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
     for (int64_t i = 0; i < node->conv.added; ++i) {
         int64_t dims[RANK];
-        TRY(read_image(node, context, first_added(node->variant) + (size_t)i, "what is added", dims, &run->added[i]));
+        TRY(read_image(node, context, first_added(node->row) + (size_t)i, "what is added", dims, &run->added[i]));
         if (memcmp(dims, wanted, sizeof dims) != 0) {
             char got[SHAPE_SIZE], y[SHAPE_SIZE];
             return refuse(node, "what is added has the shape %s, the output %s, wanted the same; check the input's shape",
@@ -737,12 +737,12 @@ static OrtStatus* infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext
 /* ------------------------------------------------------------------------------------------------------------------
  * What onnxruntime asks about an operator */
 
-static const BnasVariant* variant_of(const struct OrtCustomOp* op) {
-    return ((const BnasOperator*)(const void*)op)->variant;
+static const BnasOperatorRow* row_of(const struct OrtCustomOp* op) {
+    return ((const BnasOperator*)(const void*)op)->row;
 }
 
 static const char* get_name(const struct OrtCustomOp* op) {
-    return variant_of(op)->name;
+    return row_of(op)->name;
 }
 
 static const char* on_the_cpu(const struct OrtCustomOp* op) {
@@ -751,11 +751,11 @@ static const char* on_the_cpu(const struct OrtCustomOp* op) {
 }
 
 static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
-    return index == position(variant_of(op), W) ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+    return index == position(row_of(op), W) ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t input_count(const struct OrtCustomOp* op) {
-    return first_added(variant_of(op)) + (size_t)variant_of(op)->added;
+    return first_added(row_of(op)) + (size_t)row_of(op)->added;
 }
 
 static unsigned output_type(const struct OrtCustomOp* op, size_t index) {
@@ -799,9 +799,9 @@ static int last_version(const struct OrtCustomOp* op) {
     return INT32_MAX;
 }
 
-BnasOperator bnas_operator(const BnasVariant* variant, const OrtApi* api) {
+BnasOperator bnas_operator(const BnasOperatorRow* row, const OrtApi* api) {
     return (BnasOperator){
-        .variant = variant,
+        .row = row,
         .api = api,
         .callbacks =
             {
