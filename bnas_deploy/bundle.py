@@ -16,19 +16,20 @@ It holds
 import hashlib
 import json
 import os
-import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from types import FrameType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import FrameType
+from typing import Any
 
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
+from bnas_deploy.files import NO_ROOM, open_regular, read_bytes
+from bnas_deploy.json_records import LARGEST_FILE, from_json, parse, wanted
+from bnas_deploy.partial import partial_folder, put_folder, remove_leftovers
 
 FORMAT_VERSION = 2
 """1, of bnas-deploy 0.1.0, had no `quantization`."""
@@ -42,8 +43,6 @@ LAYERS_MODEL = "test_vectors/layers.onnx"
 LAYERS = "test_vectors/layers.npz"
 FILES = (MODEL, FLOAT_TWIN, IMAGES, LAYERS_MODEL, LAYERS)
 """Every bundle has these besides the manifest."""
-
-LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -179,12 +178,13 @@ def read_bundle(path: Path) -> Bundle:
 def new_bundle(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill, and put it at `path` when the block ends without an error.
 
-    Whoever looks at `path` sees a whole bundle, the old one or the new one (or none, in the instant between the two
-    renamings). After an error the old one is still there and nothing else is left, folders made on the way included;
-    so it is after SIGTERM.
+    Whoever looks at `path` sees a whole bundle, the old one or the new one (`put_folder` has the exception). After an
+    error the old one is still there and nothing else is left, folders made on the way included; so it is after SIGTERM.
+    A killed process leaves a hidden folder beside `path`, which the next write there removes.
 
     Raises:
-        BundleError: `path` exists and is no bundle or holds other files too, or cannot be written.
+        BundleError: `path` exists and is no bundle or holds other files too, or cannot be written; or the block ran
+            out of room.
     """
     with _sigterm_as_exit():
         yield from _new_bundle(path)
@@ -193,20 +193,21 @@ def new_bundle(path: Path) -> Iterator[Path]:
 def _new_bundle(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     try:
-        with _as_unwritable(path):
-            _check_replaceable(path)
-            made += (folder for folder in path.parents if not folder.exists())  # innermost first
-            path.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            fresh = work / "new"
-            (fresh / "test_vectors").mkdir(parents=True)
-            yield fresh
+        with ExitStack() as until_it_is_there:
+            with _as_unwritable(path):
+                remove_leftovers(path.parent)  # one of them may hold the bundle that was here
+                _check_replaceable(path)
+                made += (folder for folder in path.parents if not folder.exists())  # innermost first
+                path.parent.mkdir(parents=True, exist_ok=True)
+                work = until_it_is_there.enter_context(partial_folder(path.parent))
+                fresh = work / "new"
+                (fresh / "test_vectors").mkdir(parents=True)
+            with _as_unwritable(path, NO_ROOM):
+                yield fresh
             with _as_unwritable(path):
                 _check_replaceable(path)  # again, because minutes may have passed
-                _put(fresh, path, old=work / "old")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+                _sync(fresh)
+                put_folder(fresh, path, work)
     finally:
         for folder in made:
             with suppress(OSError):  # it is not empty: the bundle lies in it
@@ -225,11 +226,22 @@ def describe_files(folder: Path) -> dict[str, FileRecord]:
 
 
 @contextmanager
-def _as_unwritable(path: Path) -> Iterator[None]:
+def _as_unwritable(path: Path, errors: Collection[int] | None = None) -> Iterator[None]:
+    """Turn what the system reports in the block, or those `errors` of it, into a BundleError."""
     try:
         yield
     except OSError as error:
-        raise BundleError(f"{path}: cannot be written: {error.strerror}; choose another folder") from None
+        if errors is not None and error.errno not in errors:
+            raise
+        raise BundleError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk take all files, or a power cut could leave a bundle of empty files; a full disk shows here too."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
 
 
 @contextmanager
@@ -266,7 +278,7 @@ def _check_replaceable(path: Path) -> None:
         return
     try:
         manifest = _read_manifest(path / MANIFEST)
-    except (BundleError, NotADirectoryError):
+    except (BundleError, OSError):
         raise BundleError(f"{path}: exists and is not a bundle; {left_alone}") from None
     if others := sorted(_files_of_others(path, manifest)):
         raise BundleError(f"{path}: holds files that are not of the bundle, such as {others[0]}; {left_alone}")
@@ -279,40 +291,32 @@ def _files_of_others(path: Path, manifest: Manifest) -> set[str]:
     return {file.relative_to(path).as_posix() for file in path.rglob("*")} - ours
 
 
-def _put(fresh: Path, path: Path, old: Path) -> None:
-    """Rename `fresh` to `path`; what is there becomes `old`, and comes back if the renaming fails or is interrupted."""
-    try:
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-
-
 def _check_file(bundle: Path, name: str, record: FileRecord) -> None:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
         raise BundleError(
             f"{bundle / MANIFEST}: lists the file {name!r}, which is not inside the bundle; export the model again"
         )
     path = bundle / name
-    if not path.is_file():
-        raise BundleError(f"{path}: missing, but the manifest lists it; export the model again")
-    got = path.stat().st_size
-    if got != record.bytes:
-        raise BundleError(f"{path}: {got} bytes, the manifest says {record.bytes}; copy or export the bundle again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
-        raise BundleError(f"{path}: its SHA-256 is not the one in the manifest; copy or export the bundle again")
+    try:
+        opened = open_regular(path)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: missing, but the manifest lists it; export the model again") from None
+    with opened as file:
+        got = os.fstat(file.fileno()).st_size
+        if got != record.bytes:
+            raise BundleError(f"{path}: {got} bytes, the manifest says {record.bytes}; copy or export the bundle again")
+        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            raise BundleError(f"{path}: its SHA-256 is not the one in the manifest; copy or export the bundle again")
 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse(read_bytes(path, LARGEST_FILE))
     except FileNotFoundError:
         raise BundleError(
             f"{path.parent}: no {MANIFEST} in it; expected the folder that `bnas-deploy export -o` wrote"
         ) from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too long an integer, nested too deeply
+    except ValueError as error:
         raise BundleError(f"{path}: not a JSON file: {error}; export the model again") from None
     return _manifest_from_json(data, path)
 
@@ -330,70 +334,11 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
     if version == 1:
         data = {"quantization": None, **data}
     try:
-        manifest: Manifest = _from_json(Manifest, data, "manifest")
+        manifest: Manifest = from_json(Manifest, data)
         _check_values(manifest)
-    except (ValueError, RecursionError) as error:  # the second while a nested value is shown
+    except ValueError as error:
         raise BundleError(f"{where}: {error}; export the model again") from None
     return manifest
-
-
-def _from_json(kind: Any, data: Any, name: str) -> Any:
-    """Build what `dataclasses.asdict` and JSON took apart, by the annotations of the dataclass.
-
-    Raises:
-        ValueError: a field is missing, unknown or of another kind; the message names it, its value and what is wanted.
-    """
-    if is_dataclass(kind):
-        return _dataclass_from_json(kind, _wanted(isinstance(data, dict), data, name, "an object"), name)
-    arguments = get_args(kind)
-    if get_origin(kind) is UnionType:  # of a kind and None
-        return None if data is None else _from_json(arguments[0], data, name)
-    if get_origin(kind) is tuple and arguments[-1] is ...:
-        _wanted(isinstance(data, list), data, name, "a list")
-        return tuple(_from_json(arguments[0], value, f"{name}[{index}]") for index, value in enumerate(data))
-    if get_origin(kind) is tuple:
-        right = isinstance(data, list) and len(data) == len(arguments)
-        _wanted(right, data, name, f"a list of {len(arguments)}")
-        each = enumerate(zip(arguments, data, strict=True))
-        return tuple(_from_json(argument, value, f"{name}[{index}]") for index, (argument, value) in each)
-    if get_origin(kind) is dict:
-        _wanted(isinstance(data, dict), data, name, "an object")
-        return {key: _from_json(arguments[1], value, f"{name}[{key!r}]") for key, value in data.items()}
-    return _scalar_from_json(kind, data, name)
-
-
-def _dataclass_from_json(kind: Any, data: dict[str, Any], name: str) -> Any:
-    hints = get_type_hints(kind)
-    if unknown := sorted(data.keys() - hints.keys()):
-        raise ValueError(f"{name}: the field {unknown[0]!r} is unknown")
-    # A manifest is written with every field; the defaults are for those who make one in Python.
-    if missing := [field.name for field in fields(kind) if field.name not in data]:
-        raise ValueError(f"{name}: the field {missing[0]!r} is missing")
-    return kind(**{key: _from_json(hints[key], value, _joined(name, key)) for key, value in data.items()})
-
-
-def _joined(name: str, key: str) -> str:
-    return key if name == "manifest" else f"{name}.{key}"
-
-
-def _scalar_from_json(kind: Any, data: Any, name: str) -> Any:
-    if kind is Any:
-        return data
-    if kind is float:
-        # Numbers of a bundle meet float32; NaN is in no range.
-        right = type(data) in (int, float) and abs(data) <= LARGEST_FLOAT32
-        return float(_wanted(right, data, name, "a number that float32 can hold"))
-    if kind is int:
-        return _wanted(type(data) is int and abs(data) < 2**63, data, name, "an integer of 64 bits")
-    return _wanted(isinstance(data, kind), data, name, "text")
-
-
-def _wanted(right: bool, data: Any, name: str, wanted: str) -> Any:
-    """Return `data` if it is right."""
-    if not right:
-        got = json.dumps(data)
-        raise ValueError(f"{name}: got {got if len(got) < 80 else got[:77] + '...'}, wanted {wanted}")
-    return data
 
 
 def _check_values(manifest: Manifest) -> None:
@@ -402,35 +347,35 @@ def _check_values(manifest: Manifest) -> None:
     for index, layer in enumerate(manifest.layers):
         _check_layer(layer, f"layers[{index}]")
     for index, check in enumerate(verification.layers):
-        _wanted(
+        wanted(
             check.rows > 0 and check.columns > 0,
             [check.rows, check.columns],
             f"verification.layers[{index}]: rows, columns",
             "at least 1",
         )
-        _wanted(check.tolerance >= 0, check.tolerance, f"verification.layers[{index}].tolerance", "0 or more")
-    _wanted(
+        wanted(check.tolerance >= 0, check.tolerance, f"verification.layers[{index}].tolerance", "0 or more")
+    wanted(
         verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
     )
     binary = sorted(layer.name for layer in manifest.layers if layer.is_binary)
     checked = sorted(check.name for check in verification.layers)
-    _wanted(checked == binary, checked, "verification.layers", f"the binary layers, {json.dumps(binary)}")
+    wanted(checked == binary, checked, "verification.layers", f"the binary layers, {json.dumps(binary)}")
     shape = list(manifest.input_shape)
-    _wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
+    wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
     channels, *size = shape
     got = [preprocessing.height, preprocessing.width]
-    _wanted(got == size, got, "preprocessing: height, width", f"{size}, as in input_shape")
+    wanted(got == size, got, "preprocessing: height, width", f"{size}, as in input_shape")
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        _wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
-    _wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
+        wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
+    wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
     for name in FILES:
-        _wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+        wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
 
 
 def _check_layer(layer: LayerCost, name: str) -> None:
     """Refuse what has no weights, or no number of them."""
     for key in ("input", "output", "kernel", "stride", "dilation"):
         sizes = getattr(layer, key)
-        _wanted(min(sizes) > 0, list(sizes), f"{name}.{key}", "at least 1 each")
-    _wanted(layer.groups > 0, layer.groups, f"{name}.groups", "at least 1")
-    _wanted(layer.weight_bits in (1, 8, 32), layer.weight_bits, f"{name}.weight_bits", "1, 8 or 32")
+        wanted(min(sizes) > 0, list(sizes), f"{name}.{key}", "at least 1 each")
+    wanted(layer.groups > 0, layer.groups, f"{name}.groups", "at least 1")
+    wanted(layer.weight_bits in (1, 8, 32), layer.weight_bits, f"{name}.weight_bits", "1, 8 or 32")

@@ -1,12 +1,13 @@
 """A searched architecture: two cells, each a list of (operation, source) edges; and the published ones."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import read_bytes
+from bnas_deploy.json_records import LARGEST_FILE, parse, shown, value_of
 
 OPERATIONS = (
     "none",
@@ -136,24 +137,16 @@ def _cell(data: object, name: str, where: str) -> Cell:
         )
     edges = []
     for i, entry in enumerate(data[name]):
-        match entry:
-            case [str(operation), int(source)] if not isinstance(source, bool):
-                edges.append(Edge(operation, source))
-            case _:
-                raise GenotypeError(
-                    f"{where}: {name} cell, edge {i}: expected [operation, source], got {_shown(entry)}"
-                )
+        try:
+            edges.append(Edge(*value_of(tuple[str, int], entry, "")))
+        except ValueError:
+            raise GenotypeError(
+                f"{where}: {name} cell, edge {i}: expected [operation, source], got {shown(entry)}"
+            ) from None
     try:
         return Cell(tuple(edges))
     except GenotypeError as error:
         raise GenotypeError(f"{where}: {name} cell, {error.message}") from None
-
-
-def _shown(entry: object) -> str:
-    try:
-        return json.dumps(entry)
-    except RecursionError:
-        return "lists nested too deeply to show"
 
 
 def _published(normal: list[tuple[str, int]], reduction: list[tuple[str, int]]) -> Genotype:
@@ -199,15 +192,13 @@ def read_genotype(name_or_path: str) -> Genotype:
         raise GenotypeError(f"'': neither a published genotype ({', '.join(GENOTYPES)}) nor a file")
     path = Path(name_or_path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse(read_bytes(path, LARGEST_FILE))
     except FileNotFoundError:
         raise GenotypeError(
             f"{name_or_path}: neither a published genotype ({', '.join(GENOTYPES)}) nor a file"
         ) from None
     except OSError as error:
         raise GenotypeError(f"{path}: cannot be read: {error.strerror}; expected a JSON file") from None
-    except ValueError as error:  # not UTF-8, not JSON, or an integer that is too long
+    except ValueError as error:
         raise GenotypeError(f"{path}: not a JSON file: {error}; expected a genotype") from None
-    except RecursionError:
-        raise GenotypeError(f"{path}: nested too deeply; expected a genotype, lists of [operation, source]") from None
     return Genotype.from_json(data, str(path))

@@ -1,7 +1,6 @@
 """How long the parts of a network take on a device: what `bnas-deploy bench --ops` measures and a search aims at."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_deploy.errors import BnasError
-from bnas_deploy.files import read_json
+from bnas_deploy.json_records import from_json, read_json, shown, value_of, wanted
 
 FORMAT_VERSION = 1
 EXPECTED = "a latency table of `bnas-deploy bench --ops --json`"
@@ -129,74 +128,72 @@ def read_latency_table(path: Path) -> LatencyTable:
         raise _other_file(path, "no 'latency_format' in it")
     if data["latency_format"] != FORMAT_VERSION:
         raise BnasError(
-            f"{path}: format {data['latency_format']!r}, this bnas-deploy reads {FORMAT_VERSION}; measure the device "
-            "again with this version"
+            f"{path}: format {shown(data['latency_format'])}, this bnas-deploy reads {FORMAT_VERSION}; measure the "
+            "device again with this version"
         )
     try:
-        table = LatencyTable(
-            machine=_machine(data["machine"]),
-            isa=_of(str, data["isa"], "isa"),
-            network=_of(dict, data["network"], "network"),
-            threads=_count(data["threads"], "threads"),
-            batch=_count(data["batch"], "batch"),
-            times=tuple(_work_time(each, f"times[{i}]") for i, each in enumerate(_of(list, data["times"], "times"))),
-        )
-    except KeyError as error:
-        raise _other_file(path, f"no {error} in it") from None
-    except _WrongValueError as error:
-        raise BnasError(f"{path}: {error}; the file was changed or damaged, measure the device again") from None
+        table: LatencyTable = from_json(_File, data, passing_over=True).table
+        _check_values(table)
+    except ValueError as error:
+        raise BnasError(f"{path}: not {EXPECTED} ({error}); measure the device again") from None
     _refuse_twins(table.times, path)
     return table
 
 
-class _WrongValueError(Exception):
-    """A value of the file is of the wrong type or impossible; the message says where."""
+@dataclass(frozen=True)
+class _Entry:
+    """One of `times` in the file: the fields of `Work` and of `WorkTime` side by side."""
+
+    kind: str
+    channels_in: int
+    channels_out: int
+    height: int
+    width: int
+    stride: int
+    median_us: float
+    p10_us: float
+    p90_us: float
+    runs: int
+
+    @property
+    def time(self) -> WorkTime:
+        work = Work(self.kind, self.channels_in, self.channels_out, self.height, self.width, self.stride)
+        return WorkTime(work, self.median_us, self.p10_us, self.p90_us, self.runs)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file, field by field."""
+
+    latency_format: int
+    machine: dict[str, Any]
+    isa: str
+    network: dict[str, Any]
+    threads: int
+    batch: int
+    times: tuple[_Entry, ...]
+
+    @property
+    def table(self) -> LatencyTable:
+        times = tuple(entry.time for entry in self.times)
+        return LatencyTable(self.machine, self.isa, self.network, self.threads, self.batch, times)
+
+
+def _check_values(table: LatencyTable) -> None:
+    """Raise ValueError where a value is of the right kind and impossible."""
+    value_of(str, table.machine.get("cpu"), "machine.cpu")
+    for name in ("threads", "batch"):
+        wanted(getattr(table, name) > 0, getattr(table, name), name, "at least 1")
+    for i, time in enumerate(table.times):
+        wanted(time.work.kind in KINDS, time.work.kind, f"times[{i}].kind", f"one of {', '.join(KINDS)}")
+        wanted(time.runs > 0, time.runs, f"times[{i}].runs", "at least 1")
+        for name in ("median_us", "p10_us", "p90_us"):
+            # 0 is right: differences of measurements are cut off there when they are made.
+            wanted(getattr(time, name) >= 0, getattr(time, name), f"times[{i}].{name}", "0 or more")
 
 
 def _other_file(path: Path, reason: str) -> BnasError:
     return BnasError(f"{path}: not {EXPECTED} ({reason})")
-
-
-def _of(kind: type, value: Any, where: str) -> Any:
-    if type(value) is not kind:  # not isinstance, to which True is an int
-        raise _WrongValueError(f"{where} is {_shown(value)}, expected {kind.__name__}")
-    return value
-
-
-def _work_time(data: Any, where: str) -> WorkTime:
-    entry = _of(dict, data, where)
-    kind = _of(str, entry["kind"], f"{where}.kind")
-    if kind not in KINDS:
-        raise _WrongValueError(f"{where}.kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    names = [field.name for field in fields(Work) if field.name != "kind"]
-    sizes = {name: _of(int, entry[name], f"{where}.{name}") for name in names}
-    numbers = {name: _time(entry[name], f"{where}.{name}") for name in ("median_us", "p10_us", "p90_us")}
-    return WorkTime(Work(kind, **sizes), **numbers, runs=_count(entry["runs"], f"{where}.runs"))
-
-
-def _machine(value: Any) -> dict[str, Any]:
-    machine: dict[str, Any] = _of(dict, value, "machine")
-    _of(str, machine["cpu"], "machine.cpu")
-    return machine
-
-
-def _count(value: Any, where: str) -> int:
-    count: int = _of(int, value, where)
-    if count < 1:
-        raise _WrongValueError(f"{where} is {count}, expected at least 1")
-    return count
-
-
-def _time(value: Any, where: str) -> float:
-    # Not below 0: differences of measurements are cut off there when they are made.
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise _WrongValueError(f"{where} is {_shown(value)}, expected microseconds")
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _refuse_twins(times: Iterable[WorkTime], path: Path) -> None:

@@ -11,16 +11,15 @@
 A search can be drawn and judged with this file alone, without PyTorch.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import bnas_deploy
 from bnas_deploy.errors import BnasError
-from bnas_deploy.files import read_json
 from bnas_deploy.genotype import Genotype
+from bnas_deploy.json_records import from_json, read_json, shown
 
 FORMAT_VERSION = 1
 EXPECTED = "history.json of `bnas-deploy search`"
@@ -78,25 +77,8 @@ class Epoch:
     duration_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `History.from_json` reads."""
         return {**asdict(self), "terms": dict(self.terms), "genotype": self.genotype.to_json()}
-
-    @classmethod
-    def from_json(cls, data: object, where: str) -> "Epoch":
-        """Build an epoch from parsed JSON; `where` names its origin in errors."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != names:
-            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-            raise HistoryError(f"{where}: an epoch has the fields {sorted(names)}, got {got}")
-        values: dict[str, Any] = {
-            "epoch": _whole(data["epoch"], f"{where}: epoch"),
-            "terms": {str(name): _number(value, f"{where}: terms") for name, value in _object(data["terms"], where)},
-            "alphas": _tables(data["alphas"], f"{where}: alphas"),
-            "probabilities": _tables(data["probabilities"], f"{where}: probabilities"),
-            "genotype": Genotype.from_json(data["genotype"], where),
-        }
-        values |= {name: _number(data[name], f"{where}: {name}") for name in names - set(values)}
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -131,25 +113,19 @@ class History:
 
         Raises:
             HistoryError: a field is missing or of another kind, or a table does not fit the edges and operations.
-            GenotypeError: a genotype is malformed.
         """
         if not isinstance(data, Mapping) or "format" not in data:
             raise HistoryError(f"{where}: not the history of a search; expected {EXPECTED}")
         if data["format"] != FORMAT_VERSION:
             raise HistoryError(
-                f"{where}: format version {data['format']!r}, this bnas-deploy reads {FORMAT_VERSION}; "
+                f"{where}: format version {shown(data['format'])}, this bnas-deploy reads {FORMAT_VERSION}; "
                 "upgrade bnas-deploy, or search again"
             )
         try:
-            operations = tuple(str(name) for name in data["operations"])
-            edges = tuple((_whole(source, where), _whole(node, where)) for source, node in data["edges"])
-            settings, entries = dict(data["settings"]), list(data["epochs"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise HistoryError(
-                f"{where}: a field is missing or of another kind ({error!r}); copy it again, or search again"
-            ) from None
-        epochs = tuple(Epoch.from_json(entry, f"{where}: epoch {i}") for i, entry in enumerate(entries, start=1))
-        history = cls(operations, edges, settings, epochs)
+            file: _File = from_json(_File, data, passing_over=True)
+        except ValueError as error:
+            raise HistoryError(f"{where}: {error}; copy it again, or search again") from None
+        history = cls(file.operations, file.edges, file.settings, file.epochs)
         history._check(where)
         return history
 
@@ -167,41 +143,20 @@ class History:
                         )
 
 
+@dataclass(frozen=True)
+class _File:
+    """history.json, as far as it is read."""
+
+    operations: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    settings: dict[str, Any]
+    epochs: tuple[Epoch, ...]
+
+
 def read_history(path: Path) -> History:
     """Read history.json.
 
     Raises:
         HistoryError: it cannot be read, is not JSON, or not a history.
-        GenotypeError: a genotype in it is malformed.
     """
     return History.from_json(read_json(path, EXPECTED, HistoryError), str(path))
-
-
-def _object(value: object, where: str) -> list[tuple[Any, Any]]:
-    if not isinstance(value, Mapping):
-        raise HistoryError(f"{where}: expected an object, got {value!r}")
-    return list(value.items())
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HistoryError(f"{where}: expected a finite number, got {value!r}")
-    return float(value)
-
-
-def _whole(value: object, where: str) -> int:
-    if type(value) is not int:
-        raise HistoryError(f"{where}: expected a whole number, got {value!r}")
-    return value
-
-
-def _tables(value: object, where: str) -> Tables:
-    if not isinstance(value, Mapping) or set(value) != {"normal", "reduction"}:
-        raise HistoryError(f"{where}: expected a table 'normal' and a table 'reduction'")
-    return Tables(*(_table(value[name], f"{where}: {name}") for name in ("normal", "reduction")))
-
-
-def _table(value: object, where: str) -> Table:
-    if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) for row in value):
-        raise HistoryError(f"{where}: expected a list of rows")
-    return tuple(tuple(_number(entry, where) for entry in row) for row in value)

@@ -15,6 +15,7 @@ Nothing is ever unpickled.
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ from torch import Tensor
 import bnas_deploy
 from bnas_deploy.bundle import Preprocessing
 from bnas_deploy.errors import BnasError, CheckpointError
-from bnas_deploy.files import write_whole
+from bnas_deploy.files import open_regular, read_bytes, write_whole
+from bnas_deploy.json_records import from_json, parse
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network import Network, build_network
 
@@ -38,6 +40,20 @@ METADATA_KEY = "bnas_deploy"
 EXPECTED = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
 
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
+_LARGEST_HEADER = 100_000_000  # what the package safetensors reads
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The JSON object in the file's metadata."""
+
+    format: int
+    bnas_deploy: str
+    network: NetworkConfig
+    data: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,22 +134,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state, description = read_tensors(path, METADATA_KEY)
     check_format(path, description, FORMAT_VERSION)
     try:
+        told: _Description = from_json(_Description, description)
         checkpoint = Checkpoint(
-            network=NetworkConfig.from_json(description["network"], f"{path}: network"),
+            network=told.network,
             state=state,
-            preprocessing=_preprocessing(description["preprocessing"]),
-            labels=_labels(description["labels"]),
-            data=str(description["data"]),
-            metrics=dict(description["metrics"]),
-            version=str(description["bnas_deploy"]),
+            preprocessing=told.preprocessing,
+            labels=told.labels,
+            data=told.data,
+            metrics=told.metrics,
+            version=told.bnas_deploy,
         )
-    except BnasError as error:
-        where = "" if error.message.startswith(str(path)) else f"{path}: "
-        raise CheckpointError(f"{where}{error.message}; the file is damaged, copy or train it again") from None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(
-            f"{path}: its description lacks a field or has one of another kind ({error!r}); copy or train it again"
-        ) from None
+    except (BnasError, ValueError) as error:
+        reason = error.message if isinstance(error, BnasError) else str(error)
+        raise CheckpointError(f"{path}: {reason}; the file is damaged, copy or train it again") from None
     with torch.device("meta"):  # shapes without memory
         wanted = build_network(checkpoint.network).state_dict()
     misfits = find_misfits(state, wanted)
@@ -167,14 +180,14 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
         CheckpointError: `path` cannot be read, or was written by something else or for something else.
     """
     try:
-        data = path.read_bytes()
+        data = _read(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}") from None
     try:
         tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: {_what_is_wrong(data, str(error))}") from None
-    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_bytes(data)])
+        header = parse(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_bytes(data)])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy or train it again") from None
     metadata = header.get("__metadata__", {})
     if key not in metadata:
         kinds = ", ".join(metadata) or "none"
@@ -183,8 +196,8 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
             "expected a file that `bnas-deploy train` or `init` wrote, such as best.safetensors"
         )
     try:
-        description = json.loads(metadata[key])
-    except (ValueError, RecursionError) as error:  # not JSON, too long an integer, or nested too deeply
+        description = parse(metadata[key])
+    except ValueError as error:
         raise CheckpointError(f"{path}: its metadata {key!r} is not JSON ({error}); copy or train it again") from None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path}: its metadata {key!r} is not a JSON object; copy or train it again")
@@ -206,22 +219,43 @@ def check_format(path: Path, description: Mapping[str, Any], newest: int) -> Non
         )
 
 
-def _what_is_wrong(data: bytes, error: str) -> str:
-    """Say what a file is that cannot be read as safetensors, and what to do."""
-    if not data:
+def _read(path: Path) -> bytes:
+    """Return the bytes of a safetensors file. Its header is looked at first: any file may be given, of any size.
+
+    Raises:
+        CheckpointError: it is something else, or is cut short.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(_LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
+        start += file.read(min(length, _LARGEST_HEADER))
+    if refusal := _refusal_of(start, size):
+        raise CheckpointError(f"{path}: {refusal}")
+    return read_bytes(path)
+
+
+def _refusal_of(start: bytes, size: int) -> str | None:
+    """Say what a file is that is no whole safetensors file, and what to do; `start` is its header with the length."""
+    if not size:
         return f"empty; {EXPECTED}"
     # After the length a safetensors file has "{". This comes first: a length may look like another format's magic.
-    if data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
-        promised = _promised_bytes(data)
-        if promised is None or len(data) < promised:
+    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        promised = _promised_bytes(start)
+        if promised is None or size < promised:
             told = "its header is incomplete" if promised is None else f"its header promises {promised}"
-            return f"cut short: {len(data)} bytes, {told}; copy or train it again"
-        return f"damaged ({error}); copy or train it again"
-    if len(data) <= _LENGTH_BYTES:  # the rest of a length may look like any magic; a model takes more bytes than that
+            return f"cut short: {size} bytes, {told}; copy or train it again"
+        return (
+            None
+            if size == promised
+            else f"damaged: {size} bytes, its header promises {promised}; copy or train it again"
+        )
+    if size <= _LENGTH_BYTES:  # the rest of a length may look like any magic; a model takes more bytes than that
         return f"not a safetensors file; {EXPECTED}"
-    if data[:2] == b"PK":
+    if start[:2] == b"PK":
         return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {EXPECTED}"
-    if data[:1] == b"\x80":
+    if start[:1] == b"\x80":
         return f"a pickle, probably from torch.save; pickles are never loaded, {EXPECTED}"
     return f"not a safetensors file; {EXPECTED}"
 
@@ -231,25 +265,14 @@ def _header_bytes(data: bytes) -> int:
 
 
 def _promised_bytes(data: bytes) -> int | None:
-    """Return the size that a safetensors header implies, or None where the header itself is cut."""
+    """Return the size that a safetensors header implies, or None where the header itself is cut or no JSON."""
     start = _LENGTH_BYTES + _header_bytes(data)
     try:
-        header = json.loads(data[_LENGTH_BYTES:start])
+        header = parse(data[_LENGTH_BYTES:start])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError):
+        return start + int(max(ends, default=0))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    return start + max(ends, default=0)
-
-
-def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
-    mean, std = (tuple(float(value) for value in data[name]) for name in ("mean", "std"))
-    return Preprocessing(int(data["height"]), int(data["width"]), mean, std)
-
-
-def _labels(data: object) -> tuple[str, ...]:
-    if not isinstance(data, list) or not all(isinstance(label, str) for label in data):
-        raise CheckpointError("labels are not a list of strings")
-    return tuple(data)
 
 
 def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:

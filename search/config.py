@@ -1,11 +1,12 @@
 """The size and the settings of a network, as a value that travels in checkpoints and bundles."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import GENOTYPES, Genotype, check_groups
+from bnas_deploy.json_records import from_json
 
 DEPARTURES = {
     "centre-weights": "subtract from each binary weight the mean over its input channels",
@@ -99,42 +100,17 @@ class NetworkConfig:
     @classmethod
     def from_json(cls, data: object, where: str) -> "NetworkConfig":
         """Build a configuration from parsed JSON; `where` names its origin in errors."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) | set(ADDED_FIELDS) != names:
-            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-            raise BnasError(f"{where}: a network has the fields {sorted(names)}, got {got}")
-        data = {**ADDED_FIELDS, **data}
-        for name, kind in _SCALARS.items():
-            if type(data[name]) is not kind:  # not isinstance, to which True is an int
-                raise BnasError(f"{where}: {name!r} of a network is of type {kind.__name__}, got {data[name]!r}")
-        image_size, departures = data["image_size"], data["departures"]
-        if not _is_list(image_size, int) or len(image_size) != 2:
-            raise BnasError(f"{where}: 'image_size' of a network is [height, width], got {image_size!r}")
-        if not _is_list(departures, str):
-            raise BnasError(f"{where}: 'departures' of a network is a list of names, got {departures!r}")
-        genotype = Genotype.from_json(data["genotype"], where)
-        return cls(**{**data, "genotype": genotype, "image_size": tuple(image_size), "departures": tuple(departures)})
+        if isinstance(data, Mapping):
+            data = {**ADDED_FIELDS, **data}
+        try:
+            config: NetworkConfig = from_json(cls, data)
+        except ValueError as error:
+            raise BnasError(f"{where}: {error}") from None
+        return config
 
 
 ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True}
 """Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
-
-_SCALARS: dict[str, type] = {
-    "name": str,
-    "cells": int,
-    "channels": int,
-    "stem": str,
-    "classes": int,
-    "in_channels": int,
-    "k_map": bool,
-    "real": bool,
-    "inter_cell_skip": bool,
-}
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list | tuple) and all(type(item) is kind for item in value)
-
 
 UPPER_BOUNDS = {
     "cells": 1000,

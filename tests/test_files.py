@@ -55,7 +55,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert refusal_of(Path("")) == ".: cannot be written: this names a folder; give the name of a file"
-    assert refusal_of(tmp_path).startswith(f"{tmp_path}: cannot be written: Is a directory")
+    assert refusal_of(tmp_path) == f"{tmp_path}: is a folder; give the name of a file in it"
     assert not list(tmp_path.iterdir())
 
 
@@ -73,12 +73,3 @@ def test_what_a_link_points_to_is_written_and_the_link_stays(tmp_path: Path) -> 
     write_whole(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"new"
-
-
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BnasError) as refusal:
-        check_writable(tmp_path / "pipe")
-    assert refusal.value.message == (
-        f"{tmp_path / 'pipe'}: is no regular file, and cannot be replaced by one; give another name"
-    )

@@ -162,7 +162,7 @@ def test_refused_as_nested_too_deeply(tmp_path: Path) -> None:
     path.write_text(100_000 * "[" + 100_000 * "]")
     with pytest.raises(GenotypeError) as refusal:
         read_genotype(str(path))
-    assert refusal.value.message == f"{path}: nested too deeply; expected a genotype, lists of [operation, source]"
+    assert refusal.value.message == f"{path}: not a JSON file: nested too deeply; expected a genotype"
 
 
 def test_refused_edge_nested_too_deeply_to_show() -> None:

@@ -1,16 +1,13 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
 import json
-import math
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import shorten
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from bnas_deploy.errors import BnasError
-from bnas_deploy.files import read_json
+from bnas_deploy.json_records import from_json, parse, read_json, wanted
 from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.machine import Machine
@@ -57,12 +54,28 @@ def read_report(path: Path) -> Report:
     Raises:
         BnasError: the file cannot be read, or is something else.
     """
-    data = read_json(path, EXPECTED)
+    return _report(read_json(path, EXPECTED), str(path))
+
+
+def parse_report(text: str, where: str) -> Report:
+    """Take a report from its text; `where` names its origin in errors.
+
+    Raises:
+        BnasError: it is something else.
+    """
     try:
-        report: Report = _from_json(Report, data, "report")
+        data = parse(text)
+    except ValueError as error:
+        raise BnasError(f"{where}: not {EXPECTED} ({error})") from None
+    return _report(data, where)
+
+
+def _report(data: Any, where: str) -> Report:
+    try:
+        report: Report = from_json(Report, data, passing_over=True)
         _check_values(report)
-    except ValueError as error:  # as below
-        raise BnasError(f"{path}: not {EXPECTED} ({error})") from None
+    except ValueError as error:
+        raise BnasError(f"{where}: not {EXPECTED} ({error})") from None
     return report
 
 
@@ -70,51 +83,14 @@ def _without_nones(rows: Iterable[Record | Summary]) -> list[dict[str, Any]]:
     return [{name: value for name, value in asdict(each).items() if value is not None} for each in rows]
 
 
-def _from_json(kind: Any, data: Any, name: str) -> Any:
-    """Build what `to_json` took apart, by the annotations of the dataclass; fields that it lacks are passed over.
-
-    Raises:
-        ValueError: a field is missing or of another kind.
-    """
-    if get_origin(kind) is UnionType:  # something, or None
-        something, _ = get_args(kind)
-        return None if data is None else _from_json(something, data, name)
-    if is_dataclass(kind):
-        return _dataclass_from_json(kind, _wanted(isinstance(data, dict), data, name, "an object"), name)
-    if get_origin(kind) is tuple:
-        each, *others = get_args(kind)
-        right = isinstance(data, list) and (others == [...] or len(data) == 1 + len(others))
-        _wanted(right, data, name, "a list" if others == [...] else f"a list of {1 + len(others)}")
-        return tuple(_from_json(each, value, f"{name}[{i}]") for i, value in enumerate(data))
-    if kind in (int, float):
-        kinds = (int, float) if kind is float else (int,)  # not isinstance: a bool is an int, too
-        right = type(data) in kinds and abs(data) < math.inf
-        return _wanted(right, data, name, "a number" if kind is float else "a whole number")
-    return _wanted(type(data) is kind, data, name, "text" if kind is str else "true or false")
-
-
-def _dataclass_from_json(kind: Any, data: dict[str, Any], name: str) -> Any:
-    hints = get_type_hints(kind)
-    missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in data]
-    _wanted(not missing, list(data), name, f"{', '.join(missing)} in it")
-    return kind(**{key: _from_json(hints[key], data[key], f"{name}.{key}") for key in hints if key in data})
-
-
 def _check_values(report: Report) -> None:
     """Refuse what is divided by, where it is 0; a node may take less than the microsecond that a profile counts."""
     for i, each in enumerate(report.records):
-        name = f"report.records[{i}]"
+        name = f"records[{i}]"
         for ratio in filter(None, (each.ratio, each.thread_scaling, each.batch_scaling)):
             percentiles = [ratio.p10, ratio.median, ratio.p90]
-            _wanted(min(percentiles) > 0, percentiles, f"{name}: p10, median, p90", "more than 0 each")
+            wanted(min(percentiles) > 0, percentiles, f"{name}: p10, median, p90", "more than 0 each")
         right = each.median_ms >= 0 if each.kind else each.median_ms > 0
-        _wanted(right, each.median_ms, f"{name}.median_ms", "0 or more" if each.kind else "more than 0")
-        _wanted(each.file_bytes != 0, each.file_bytes, f"{name}.file_bytes", "more than 0")
-        _wanted(each.batch > 0, each.batch, f"{name}.batch", "more than 0")
-
-
-def _wanted(right: bool, data: Any, name: str, wanted: str) -> Any:
-    """Return `data` if it is right."""
-    if not right:
-        raise ValueError(f"{name}: got {shorten(json.dumps(data), 80)}, wanted {wanted}")
-    return data
+        wanted(right, each.median_ms, f"{name}.median_ms", "0 or more" if each.kind else "more than 0")
+        wanted(each.file_bytes != 0, each.file_bytes, f"{name}.file_bytes", "more than 0")
+        wanted(each.batch > 0, each.batch, f"{name}.batch", "more than 0")

@@ -149,8 +149,9 @@ def test_a_file_cut_anywhere_is_refused(path):
 
 
 def test_a_file_that_is_too_long_is_refused(path):
-    path.write_bytes(path.read_bytes() + b"\0")
-    assert refusal(path).startswith("damaged (")
+    data = path.read_bytes()
+    path.write_bytes(data + b"\0")
+    assert refusal(path) == (f"damaged: {len(data) + 1} bytes, its header promises {len(data)}; copy or train it again")
 
 
 def test_text_is_refused(path):
@@ -202,7 +203,7 @@ def test_a_format_that_never_was_is_refused(path, version):
 @pytest.mark.parametrize("field", ["network", "data", "labels", "preprocessing", "metrics", "bnas_deploy"])
 def test_a_missing_field_is_refused(path, field):
     rewrite(path, description=lambda description: {key: value for key, value in description.items() if key != field})
-    assert refusal(path).startswith(f"its description lacks a field or has one of another kind (KeyError('{field}'))")
+    assert refusal(path) == f"the field '{field}' is missing; the file is damaged, copy or train it again"
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
@@ -234,18 +235,18 @@ def test_a_malformed_network_is_refused_by_its_field(path):
         ),
         (
             {"preprocessing": {"height": 8, "width": 8, "mean": [0.0], "std": [float("nan")]}},
-            "std is [nan], expected finite numbers",
+            "preprocessing.std[0]: got NaN, wanted a number that float32 can hold",
         ),
         (
             {"preprocessing": {"height": 8, "width": 8, "mean": [float("inf")], "std": [1.0]}},
-            "mean is [inf], expected finite numbers",
+            "preprocessing.mean[0]: got Infinity, wanted a number that float32 can hold",
         ),
         (
             {"preprocessing": {"height": 8, "width": 8, "mean": [], "std": [1.0]}},
             "0 values in mean, but tiny takes 1 channels",
         ),
-        ({"labels": "abc"}, "labels are not a list of strings"),
-        ({"labels": ["a", "b", 3]}, "labels are not a list of strings"),
+        ({"labels": "abc"}, 'labels: got "abc", wanted a list'),
+        ({"labels": ["a", "b", 3]}, "labels[2]: got 3, wanted text"),
     ],
     ids=["count", "size", "std", "zero", "nan", "inf", "mean", "text", "number"],
 )
@@ -257,7 +258,7 @@ def test_a_description_that_contradicts_itself_is_refused(path, change, message)
 def test_an_endless_height_is_refused(path):
     size = {"height": float("inf"), "width": 8, "mean": [0.0], "std": [1.0]}
     rewrite(path, description=lambda description: description | {"preprocessing": size})
-    assert refusal(path).startswith("its description lacks a field or has one of another kind (OverflowError(")
+    assert refusal(path).startswith("preprocessing.height: got Infinity, wanted an integer of 64 bits; ")
 
 
 def test_a_description_nested_too_deeply_is_refused(path):

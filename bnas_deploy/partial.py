@@ -1,0 +1,190 @@
+"""Files and folders that are not finished yet: where they lie, whose they are, and what becomes of a killed writer's.
+
+A writer works beside its target, under a name that no target has, and holds a lock (flock) on what it writes. The
+kernel releases the lock however the process ends, SIGKILL included. So whoever gets the lock of a partial file knows
+that its writer is gone, and removes the file: that happens before each write into the same folder.
+
+A lock may not reach other machines on a shared file system. The name therefore carries the boot of the machine that
+wrote it, and what another boot left is removed only after a week. Where a file system has no locks, nothing is removed.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+OF_OTHER_BOOTS_S = 7 * 24 * 3600
+"""Age from which the leftovers of another boot, or of another machine, are removed."""
+
+# Not named after the target, whose own name may be as long as the file system allows.
+_NAME = re.compile(r"\.bnas-deploy-(?:(?P<boot>[0-9a-f]{8})-)?[0-9a-z_]+\.partial")  # without boot: up to 0.1.0
+
+_REPLACED = "old"  # in a partial folder: what it replaces goes there for an instant, under its own name
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def partial_file(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Give a new file in `folder`, its path and descriptor. It is closed at the end, and removed if it is still there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    remove_leftovers(folder)
+    path, descriptor = _locked(folder, lambda path: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        yield path, descriptor
+    finally:
+        with suppress(OSError):  # it was renamed; or cannot be removed, then the next writer tries
+            path.unlink()
+        os.close(descriptor)
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder in `folder`; it is removed at the end, with what is in it then.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    remove_leftovers(folder)
+    path, descriptor = _locked(folder, _make_folder)
+    try:
+        yield path
+    finally:
+        _remove_folder(path)
+        os.close(descriptor)
+
+
+def put_folder(fresh: Path, path: Path, work: Path) -> None:
+    """Rename `fresh`, which lies in the partial folder `work`, to `path`; what is there ends up in `work`.
+
+    Linux exchanges the two, so there is a whole folder at `path` at any time. Other systems and some file systems (NFS)
+    need two renamings. A process that is killed between them leaves nothing at `path`, and the next writer puts back
+    what was there.
+
+    Raises:
+        OSError: it cannot be renamed; `path` is as before when `work` has been removed.
+    """
+    if not os.path.lexists(path):
+        fresh.rename(path)
+    elif not exchange(fresh, path):
+        old = work / _REPLACED / path.name
+        old.parent.mkdir()
+        path.rename(old)
+        fresh.rename(path)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; return False where the system or the file system cannot do that.
+
+    Raises:
+        OSError: they cannot be exchanged.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # no Linux, or a glibc before 2.28
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the partial files and folders in `folder` whose writers are gone, as far as that is certain."""
+    try:
+        names = os.listdir(folder)
+    except OSError:  # nothing can be made there either, and that will be said
+        return
+    for name in names:
+        if found := _NAME.fullmatch(name):
+            with suppress(OSError):  # it is another user's, or was removed meanwhile
+                _remove_if_left(folder / name, of_this_boot=found["boot"] == _boot())
+
+
+def _remove_if_left(path: Path, *, of_this_boot: bool) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        state = os.fstat(descriptor)
+        old_enough = of_this_boot or time.time() - state.st_mtime > OF_OTHER_BOOTS_S
+        ours = state.st_uid == os.geteuid() and (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode))
+        if ours and old_enough and _lock(descriptor):
+            if stat.S_ISDIR(state.st_mode):
+                _remove_folder(path)
+            else:
+                path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a partial folder; what it was replacing goes back if nothing came in its place."""
+    with suppress(OSError):
+        for old in (path / _REPLACED).iterdir():
+            if not os.path.lexists(path.parent / old.name):
+                old.rename(path.parent / old.name)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """Make a partial file or folder and lock it; return its path and descriptor."""
+    while True:
+        path = folder / f".bnas-deploy-{_boot()}-{secrets.token_hex(6)}.partial"
+        try:
+            descriptor = make(path)
+        except FileExistsError:
+            continue
+        # Before it is locked, another writer may take it for a leftover: then it is made anew.
+        if _lock(descriptor) is not False and _is_still(path, descriptor):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _make_folder(path: Path) -> int:
+    path.mkdir(mode=0o700)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise FileExistsError from None  # it was taken for a leftover: another name, please
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file without waiting; return False where another process has it, None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _boot() -> str:
+    """Return eight digits that differ between machines, and on Linux from one boot to the next."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        text = platform.node()
+    return sha256(text.encode()).hexdigest()[:8]
