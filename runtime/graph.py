@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnas_deploy.errors import BundleError
+from bnas_deploy.files import open_regular
+
 MODEL_GRAPH = 7
 GRAPH_NODE = 1
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE = 1, 2, 3, 4
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+VARINT, BYTES = 0, 2  # wire types
+FIXED_BYTES = {1: 8, 5: 4}  # wire types, and how many bytes their values have
+MOST_VARINT_BYTES = 10  # 64 bits, seven a byte
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ def uses_k(op_type: str) -> bool:
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:
-    """Read the nodes of the main graph of an ONNX file that onnxruntime accepts; weights are passed over."""
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
-        return tuple(_node(node) for graph in _payloads(view, MODEL_GRAPH) for node in _payloads(graph, GRAPH_NODE))
+    """Read the nodes of the main graph of an ONNX file; weights are passed over.
+
+    Raises:
+        BundleError: the file cannot be read, or is no protocol buffer.
+    """
+    try:
+        with open_regular(path) as file:
+            # Closed with the last view of it, one of which an exception may hold.
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return tuple(_node(node) for graph in _payloads(data, MODEL_GRAPH) for node in _payloads(graph, GRAPH_NODE))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}; copy or export the bundle again") from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not an ONNX file ({error}); copy or export the bundle again") from None
 
 
 def _node(data: memoryview) -> Node:
@@ -57,11 +69,15 @@ def _node(data: memoryview) -> Node:
 
 
 def _texts(data: memoryview, number: int) -> tuple[str, ...]:
-    return tuple(str(payload, "utf-8") for payload in _payloads(data, number))
+    return tuple(str(payload, "utf-8", errors="backslashreplace") for payload in _payloads(data, number))
 
 
 def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
-    """Yield the payload of every field `number`, which is a string or a message."""
+    """Yield the payload of every field `number`, which is a string or a message.
+
+    Raises:
+        ValueError: the data is no message.
+    """
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -71,8 +87,12 @@ def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
             continue
         if wire_type == BYTES:
             length, at = _varint(data, at)
+        elif wire_type in FIXED_BYTES:
+            length = FIXED_BYTES[wire_type]
         else:
-            length = {FIXED64: 8, FIXED32: 4}[wire_type]
+            raise ValueError(f"a field of the wire type {wire_type}")
+        if length > len(data) - at:
+            raise ValueError("a field that ends past the end")
         if field == number:
             yield data[at : at + length]
         at += length
@@ -80,11 +100,9 @@ def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """Read seven bits a byte, the lowest first, up to a byte below 128; return the value and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for i, byte in enumerate(data[at : at + MOST_VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value, at + i + 1
+    raise ValueError("a number that does not end")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.files import read_bytes
 
 LIBRARY = "libbnas_ort.so"
 
@@ -59,7 +60,7 @@ def read_library(path: Path) -> LibraryFile:
         RuntimeLibraryError: it is no library for Linux, or cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise RuntimeLibraryError(f"{path}: cannot be read: {error.strerror}; install bnas-deploy again") from None
     machine = int.from_bytes(data[ELF_MACHINE], "little")

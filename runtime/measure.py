@@ -4,9 +4,7 @@ This module returns numbers and knows nothing of text; `bnas_deploy.report` show
 """
 
 import math
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,8 @@ from numpy.typing import NDArray
 from bnas_deploy.bundle import IMAGES, INT8_TWIN, MODEL, Bundle
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
+from bnas_deploy.files import temporary_folder
+from bnas_deploy.npz import read_arrays
 from bnas_deploy.runtime.engines import BASELINE, Engine, Runner
 from bnas_deploy.runtime.graph import Node, read_nodes, uses_k
 from bnas_deploy.runtime.memory import PeakMemory, peak_memory
@@ -365,12 +365,15 @@ def read_images(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32
     """
     path = bundle.file(IMAGES)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["logits"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path)
+        images, logits = arrays["images"], arrays["logits"]
+        if not images.size:
+            raise ValueError(f"images of shape {images.shape}")
+    except (OSError, KeyError, ValueError) as error:
         raise BundleError(
             f"{path}: no `images` and `logits` to be read in it ({error}); export the model again"
         ) from None
+    return images, logits
 
 
 def _predict(bundle: Bundle, images: NDArray[np.float32], *, threads: int, library: bool) -> NDArray[np.float32]:
@@ -425,9 +428,9 @@ def _refuse_other_shapes(bundle: Bundle, engines: Sequence[Engine], runners: Seq
 def _profile_nodes(
     bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32], threads: int, *, runs: int
 ) -> Mapping[str, list[Record]]:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         runners = {
-            engine: engine.open_profiled(bundle.file(engine.file), images, threads=threads, profile_to=Path(folder))
+            engine: engine.open_profiled(bundle.file(engine.file), images, threads=threads, profile_to=folder)
             for engine in engines
             if engine.open_profiled
         }

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnas_deploy.errors import BnasError
 from bnas_deploy.runtime.graph import Node, is_binary_convolution
 
 BINARY, FLOAT, INT8 = "binary convolution", "float convolution", "int8 convolution"
@@ -134,8 +135,19 @@ def layer_of(name: str) -> str:
 
 
 def read_profile(path: Path, *, skip: int) -> list[NodeTime]:
-    """Read a profile that onnxruntime wrote, in running order, without the first `skip` runs."""
-    return node_times(json.loads(path.read_text(encoding="utf-8")), skip=skip)
+    """Read a profile that onnxruntime wrote, in running order, without the first `skip` runs.
+
+    Raises:
+        BnasError: onnxruntime could not write all of it, about which it says nothing.
+    """
+    try:
+        # A node may have any bytes as its name; `read_nodes` shows them in the same way.
+        events = json.loads(path.read_text(encoding="utf-8", errors="backslashreplace"))
+    except ValueError as error:
+        raise BnasError(
+            f"{path}: onnxruntime's profile is no JSON ({error}); make room there, or set TMPDIR to another folder"
+        ) from None
+    return node_times(events, skip=skip)
 
 
 def node_times(events: Iterable[Mapping[str, Any]], *, skip: int) -> list[NodeTime]:

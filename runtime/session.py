@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnas_deploy.bundle import MODEL, Bundle, read_bundle
 from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.files import open_regular
 from bnas_deploy.runtime.library import ISA_VARIABLE, check_forced_isa, library_path
 
 if TYPE_CHECKING:
@@ -70,15 +71,19 @@ def create_session(
         RuntimeLibraryError: as for `session_options`.
     """
     runtime = import_onnxruntime()
-    if not Path(model).is_file():
-        raise BundleError(f"{model}: no such file; expected an ONNX file such as {MODEL} of a bundle")
+    try:
+        open_regular(Path(model)).close()  # onnxruntime would wait for a pipe
+    except OSError as error:
+        raise BundleError(
+            f"{model}: cannot be read: {error.strerror}; expected an ONNX file such as {MODEL} of a bundle"
+        ) from None
     if options is None:
         options = session_options()
     try:
         return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except _errors(runtime) as error:
         raise BundleError(
-            f"{model}: onnxruntime {runtime.__version__} cannot use it: {error}; copy or export the bundle again"
+            f"{model}: onnxruntime {runtime.__version__} cannot use it: {_said(error)}; copy or export the bundle again"
         ) from None
 
 
@@ -90,7 +95,12 @@ def run_session(
     Raises:
         BundleError: the model has no such inputs or outputs, or is damaged in a way that only shows when it runs.
     """
-    has = [{value.name for value in values} for values in (session.get_inputs(), session.get_outputs())]
+    try:
+        has = [{value.name for value in values} for values in (session.get_inputs(), session.get_outputs())]
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"{model}: a name in it is no UTF-8: {_said(error)}; copy or export the bundle again"
+        ) from None
     if has[0] != inputs.keys() or not has[1].issuperset(outputs):
         raise BundleError(
             f"{model}: has the inputs {sorted(has[0])} and outputs {sorted(has[1])}; the bundle wants the inputs "
@@ -99,7 +109,9 @@ def run_session(
     try:
         answers: list[NDArray[np.float32]] = session.run(outputs, inputs)
     except _errors(import_onnxruntime()) as error:
-        raise BundleError(f"{model}: onnxruntime cannot run it: {error}; copy or export the bundle again") from None
+        raise BundleError(
+            f"{model}: onnxruntime cannot run it: {_said(error)}; copy or export the bundle again"
+        ) from None
     return answers
 
 
@@ -221,7 +233,13 @@ def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
         state.InvalidProtobuf,
         state.NotImplemented,
         state.RuntimeException,
+        UnicodeDecodeError,  # instead of any of them, where the message has a name of the file that is no UTF-8
     )
+
+
+def _said(error: Exception) -> str:
+    """Return the message of one of these exceptions."""
+    return error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def _array(images: ArrayLike) -> NDArray[Any]:

@@ -1,7 +1,5 @@
 """Check a bundle on this machine, from its test vectors alone: numpy and onnxruntime."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from bnas_deploy import bundle as files
 from bnas_deploy.bundle import Bundle, LayerCheck
 from bnas_deploy.errors import BundleError
+from bnas_deploy.npz import read_arrays
 from bnas_deploy.runtime.graph import read_nodes, uses_k
 from bnas_deploy.runtime.session import Model, create_session, run_session, session_options
 
@@ -186,10 +185,10 @@ def _margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
-        # Opened here, because np.load leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        return read_arrays(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}; export the model again") from None
+    except ValueError as error:
         raise BundleError(f"{path}: cannot be read: {error}; export the model again") from None
 
 

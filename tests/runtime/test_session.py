@@ -245,7 +245,10 @@ def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"absent\.onnx: no such file; expected an ONNX file such as model\.onnx"):
+    with pytest.raises(
+        BundleError,
+        match=r"absent\.onnx: cannot be read: No such file or directory; expected an ONNX file such as model\.onnx",
+    ):
         create_session(tmp_path / "absent.onnx", session_options(library=False))
 
 
