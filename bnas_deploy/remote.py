@@ -1,7 +1,7 @@
 """Measures on another machine, over the system's OpenSSH: what `bnas-deploy bench --host` does.
 
-One login for everything (ControlMaster); ssh itself asks for passwords and about host keys, on the terminal, and its
-XX
+One login serves everything (ControlMaster). ssh itself asks for passwords and about host keys, on the terminal. What
+the device answers is read like any file: it may be anything.
 """
 
 import hashlib
@@ -18,15 +18,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
+from typing import Any, TypeVar
 
 from bnas_deploy import device_agent
 from bnas_deploy.bundle import MANIFEST, Bundle
 from bnas_deploy.errors import DeviceError
+from bnas_deploy.files import open_regular, temporary_folder
+from bnas_deploy.json_records import LARGEST_FILE, from_json, parse
 from bnas_deploy.targets import OLDEST_GLIBC
 from bnas_deploy.wheels import library_in, target_of, wheel_for
 
 OLDEST_PYTHON = (3, 11)
+
+GLIBC = r"glibc 2\.(\d\d?)"
+"""How a glibc names itself; a wheel's tag has its minor version."""
 
 SSH_OPTIONS = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 """A device that says nothing for 15 seconds is gone."""
@@ -51,6 +56,7 @@ print(json.dumps({"python": list(sys.version_info[:2]), "implementation": platfo
 """
 
 Say = Callable[[str], object]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,26 @@ class Device:
 
 
 @dataclass(frozen=True)
+class State:
+    """What a device has already: `missing` are the hashes of files that it lacks."""
+
+    missing: tuple[str, ...]
+    installed: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The text of a report."""
+
+    report: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """There is nothing to tell."""
+
+
+@dataclass(frozen=True)
 class Connection:
     """One login that every command goes through; `control` is the socket of its master process."""
 
@@ -74,25 +100,27 @@ class Connection:
     python: str
     say: Say
 
-    def ask(self, request: Mapping[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
-        """Have device_agent.py answer; `files` follow the request.
+    def ask(self, kind: type[Answer], request: Mapping[str, Any], files: Sequence[Path] = ()) -> Answer:
+        """Have device_agent.py answer with a `kind`; `files` follow the request.
 
         Raises:
-            DeviceError: it failed there, or the connection was lost.
+            DeviceError: it failed there, the answer is of another kind, or the connection was lost.
         """
         source = Path(device_agent.__file__).read_text(encoding="utf-8")
-        return self.run_python(source, json.dumps(request).encode() + b"\n", files)
+        return self.run_python(kind, source, json.dumps(request).encode() + b"\n", files)
 
-    def run_python(self, source: str, head: bytes = b"", files: Sequence[Path] = ()) -> dict[str, Any]:
+    def run_python(self, kind: type[Answer], source: str, head: bytes = b"", files: Sequence[Path] = ()) -> Answer:
         """Run Python there and return the object that its last line of output is."""
         answer = self._run(f"exec {shlex.quote(self.python)} -c {shlex.quote(source)}", head, files).strip()
+        last = answer.rsplit("\n", 1)[-1]
         try:
-            last: dict[str, Any] = json.loads(answer.rsplit("\n", 1)[-1])
-        except ValueError:
+            made: Answer = from_json(kind, parse(last), "the answer", passing_over=True)
+        except ValueError as error:
             raise DeviceError(
-                f"{self.host}: answered {answer[-200:]!r}, wanted JSON; its login shell may print something of its own"
+                f"{self.host}: answered {last[-200:]!r}, wanted JSON of {kind.__name__} ({error}); its login shell may "
+                "print something of its own"
             ) from None
-        return last
+        return made
 
     def _run(self, command: str, head: bytes, files: Sequence[Path]) -> str:
         """Run a command of sh there, with `head` and `files` as its input, which stays open until it ends."""
@@ -106,7 +134,9 @@ class Connection:
                 with suppress(BrokenPipeError):  # it ended early, and has said why
                     _send(process, head, files)
                 assert process.stdout
-                answer = process.stdout.read().decode(errors="replace")
+                answer = process.stdout.read(LARGEST_FILE).decode(errors="replace")
+                if process.stdout.read(1):
+                    raise DeviceError(f"{self.host}: answered more than {LARGEST_FILE:,} bytes, no report")
                 process.wait()
                 listener.join()
             finally:
@@ -171,16 +201,17 @@ def measure_on(
         fitting = _fitting_wheel(host, device, wheel, say)
         site = f"{_installed_name(fitting)}-{device.implementation}{'.'.join(map(str, device.python))}"
         hashes = _bundle_hashes(bundle) if bundle else {}
-        state = connection.ask({"do": "look", "files": sorted(set(hashes.values())), "site": site})
-        if not state["installed"]:
+        state = connection.ask(State, {"do": "look", "files": sorted(set(hashes.values())), "site": site})
+        if not state.installed:
             _install(connection, device, fitting, site)
-        if bundle and state["missing"]:
+        paths = {sha256: bundle.path / name for name, sha256 in hashes.items()} if bundle else {}
+        missing = {sha256: path for sha256, path in paths.items() if sha256 in state.missing}
+        if bundle and missing:
             say(f"... {host}: copying {bundle.path}")
-            paths = {sha256: bundle.path / name for name, sha256 in hashes.items()}
-            _put(connection, {sha256: paths[sha256] for sha256 in state["missing"]})
+            _put(connection, missing)
         say(f"... {host}: verifying and measuring" if bundle else f"... {host}: measuring")
         request = {"do": "measure", "site": site, "files": hashes, "arguments": list(arguments)}
-        return str(connection.ask(request)["report"])
+        return connection.ask(Measured, request).report
 
 
 @contextmanager
@@ -194,8 +225,8 @@ def connect(host: str, port: int | None, python: str, say: Say) -> Iterator[Conn
         raise DeviceError(f"{host!r}: no name of a host; give one as for ssh, such as pi@raspberrypi")
     if shutil.which("ssh") is None:
         raise DeviceError("ssh is not installed here; on Debian run: sudo apt install openssh-client")
-    with tempfile.TemporaryDirectory(prefix="bnas-") as folder:  # short: a socket's path may have 100 characters
-        control = Path(folder) / "ssh"
+    with temporary_folder() as folder:
+        control = folder / "ssh"
         _log_in(host, port, control)
         try:
             yield Connection(host, port, control, python, say)
@@ -231,10 +262,9 @@ def probe(connection: Connection) -> Device:
     Raises:
         DeviceError: it is no Linux with glibc, or its Python is too old or another than CPython.
     """
-    said = connection.run_python(PROBE)
-    device = Device(**{**said, "python": tuple(said["python"])})
+    device = connection.run_python(Device, PROBE)
     got = ".".join(map(str, device.python))
-    if device.system != "Linux" or not re.fullmatch(r"glibc \d+\.\d+", device.libc or ""):
+    if device.system != "Linux" or not re.fullmatch(GLIBC, device.libc or ""):
         raise DeviceError(
             f"{connection.host}: {device.system} with {device.libc or 'another C library than glibc'}; there are "
             "kernels and an onnxruntime for Linux with glibc"
@@ -271,18 +301,19 @@ def _bundle_hashes(bundle: Bundle) -> dict[str, str]:
 
 
 def _install(connection: Connection, device: Device, wheel: Path, site: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="bnas-wheels-") as folder:
+    with temporary_folder() as folder:
         connection.say(f"... {connection.host}: installing bnas-deploy and what it needs")
-        wheels = {path: _sha256(path) for path in _download(device, wheel, Path(folder))}
+        wheels = {path: _sha256(path) for path in _download(device, wheel, folder)}
         _put(connection, {sha256: path for path, sha256 in wheels.items()})
         names = {path.name: sha256 for path, sha256 in wheels.items()}
-        connection.ask({"do": "install", "site": site, "wheels": names, "wheel": wheel.name})
+        connection.ask(Done, {"do": "install", "site": site, "wheels": names, "wheel": wheel.name})
 
 
 def _download(device: Device, wheel: Path, folder: Path) -> list[Path]:
     """Fetch the wheels that the device needs, pip among them: `wheel` and what it depends on."""
-    assert device.libc
-    newest = int(device.libc.rpartition(".")[2])
+    glibc = re.fullmatch(GLIBC, device.libc or "")
+    assert glibc  # or `probe` would have refused it
+    newest = int(glibc[1])
     tags = [f"manylinux_2_{minor}" for minor in range(newest, OLDEST_GLIBC - 1, -1)] + ["manylinux2014", "linux"]
     platforms = [word for tag in tags for word in ("--platform", f"{tag}_{device.architecture}")]
     version = ["--python-version", ".".join(map(str, device.python)), "--implementation", "cp"]
@@ -300,18 +331,18 @@ def _download(device: Device, wheel: Path, folder: Path) -> list[Path]:
 def _put(connection: Connection, files: Mapping[str, Path]) -> None:
     """Send files, given by their hash."""
     request = {"do": "put", "files": [(sha256, path.stat().st_size) for sha256, path in files.items()]}
-    connection.ask(request, list(files.values()))
+    connection.ask(Done, request, list(files.values()))
 
 
 def _send(process: "subprocess.Popen[bytes]", head: bytes, files: Sequence[Path]) -> None:
     assert process.stdin
     process.stdin.write(head)
     for path in files:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             shutil.copyfileobj(file, process.stdin, CHUNK)
     process.stdin.flush()  # and it stays open: its end would stop the work there
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

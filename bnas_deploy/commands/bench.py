@@ -165,21 +165,16 @@ def command(
 def _measure_on(
     host: str, path: Path | None, arguments: list[str], *, port: int | None, python: str, wheel: Path | None
 ) -> "Report":
-    import tempfile
-
     from bnas_deploy.bundle import read_bundle
     from bnas_deploy.remote import measure_on
-    from bnas_deploy.report import read_report
+    from bnas_deploy.report import parse_report
 
     if path:
         _refuse_checkpoint(path)
     bundle = read_bundle(path) if path else None
     say = partial(click.echo, err=True)
     text = measure_on(host, bundle, arguments, port=port, python=python, wheel=wheel, say=say)
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / f"report of {host}"
-        report.write_text(text, encoding="utf-8")
-        return read_report(report)
+    return parse_report(text, f"report of {host}")
 
 
 def _measure_bundle(
