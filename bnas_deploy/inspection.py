@@ -7,6 +7,7 @@ from pathlib import Path
 from bnas_deploy.bundle import read_bundle
 from bnas_deploy.cost import LayerCost, total
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import open_regular
 from bnas_deploy.genotype import INPUT_NODES, Cell, Genotype, read_genotype
 
 
@@ -34,7 +35,7 @@ def _inspect(path: Path) -> str:
 
 def _is_json(path: Path) -> bool:
     """Tell a genotype from a checkpoint by its first byte: a checkpoint begins with the length of its header."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return path.suffix == ".json" or file.read(1) == b"{"
 
 

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import bnas_deploy.runtime
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import open_regular, temporary_folder
 from bnas_deploy.runtime.library import LIBRARY, LibraryFile, library_path, read_library
 from bnas_deploy.targets import TARGETS
 
 LIBRARY_IN_WHEEL = f"bnas_deploy/runtime/{LIBRARY}"
+LARGEST_LIBRARY = 100_000_000
+"""Bytes; it has three hundredths of that."""
+
 SOURCES = ("pyproject.toml", "bnas_deploy", "search", "export", "runtime")
 """What a wheel is made of, in the repository."""
 
@@ -53,16 +58,29 @@ def library_in(wheel: Path) -> tuple[bytes, LibraryFile]:
         BnasError: the file is no wheel of bnas-deploy.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            data = archive.read(LIBRARY_IN_WHEEL)
+        with open_regular(wheel) as file, zipfile.ZipFile(file) as archive:
+            data = _library(archive)
     except OSError as error:
         raise BnasError(f"{wheel}: cannot be read: {error.strerror}; give a wheel of bnas-deploy") from None
-    except (zipfile.BadZipFile, KeyError):
-        raise BnasError(f"{wheel}: no {LIBRARY_IN_WHEEL} in it; give a wheel of bnas-deploy") from None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / LIBRARY
+    # What zipfile raises for damage; NotImplementedError is for versions and flags that it does not know.
+    except (EOFError, KeyError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BnasError(f"{wheel}: no {LIBRARY_IN_WHEEL} in it ({error}); give a wheel of bnas-deploy") from None
+    with temporary_folder() as folder:
+        path = folder / LIBRARY
         path.write_bytes(data)
         return data, read_library(path)
+
+
+def _library(archive: zipfile.ZipFile) -> bytes:
+    """Return the library, not encrypted and not larger than such a file is."""
+    member = archive.getinfo(LIBRARY_IN_WHEEL)
+    if member.flag_bits & 1:
+        raise ValueError("it is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is compressed in a way that wheels are not")
+    if member.file_size > LARGEST_LIBRARY:
+        raise ValueError(f"it has {member.file_size:,} bytes, and {LARGEST_LIBRARY:,} are the most that are read")
+    return archive.read(member)
 
 
 def wheel_for(target: str, say: Say = lambda step: None) -> Path:

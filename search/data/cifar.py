@@ -4,17 +4,21 @@ A file is a row of records without any header: one label byte (CIFAR-100: the co
 3072 bytes of pixels, the red 32x32 plane, then the green, then the blue.
 """
 
+import os
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bnas_deploy.errors import DataError
+from bnas_deploy.files import open_regular
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 
 _SHAPE = (3, 32, 32)
 _PIXEL_BYTES = 3 * 32 * 32
+_LARGEST_NAMES = 100_000  # bytes; a hundred class names have one thousand
 # Of CIFAR-10, as in the official BNAS code. They serve CIFAR-100 too: the stem begins with a BN of its own.
 _MEAN = (0.49139968, 0.48215827, 0.44653124)
 _STD = (0.24703233, 0.24348505, 0.26158768)
@@ -95,12 +99,14 @@ def _open(folder: Path, form: _Format) -> InMemoryDataSet:
 
 def _read_images(path: Path, records: int, form: _Format) -> Images:
     record_bytes = form.label_bytes + _PIXEL_BYTES
-    data = _read(path, form)
-    if len(data) != records * record_bytes:
-        raise DataError(
-            f"{path}: {len(data)} bytes, expected {records * record_bytes} ({records} images of {form.name}); "
-            "download and unpack the archive again"
-        )
+    with _open_file(path, form) as file:
+        size = os.fstat(file.fileno()).st_size  # looked at first: a sparse file may have any
+        if size != records * record_bytes:
+            raise DataError(
+                f"{path}: {size} bytes, expected {records * record_bytes} ({records} images of {form.name}); "
+                "download and unpack the archive again"
+            )
+        data = file.read()
     table = np.frombuffer(data, np.uint8).reshape(records, record_bytes)
     labels = table[:, form.label_bytes - 1].astype(np.int64)
     if labels.max() >= form.classes:
@@ -114,7 +120,8 @@ def _read_images(path: Path, records: int, form: _Format) -> Images:
 
 def _read_names(folder: Path, form: _Format) -> tuple[str, ...]:
     path = folder / form.names_file
-    lines = _read(path, form).decode("utf-8", errors="replace").split("\n")
+    with _open_file(path, form) as file:
+        lines = file.read(_LARGEST_NAMES).decode("utf-8", errors="replace").split("\n")
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != form.classes:
         raise DataError(
@@ -123,9 +130,9 @@ def _read_names(folder: Path, form: _Format) -> tuple[str, ...]:
     return names
 
 
-def _read(path: Path, form: _Format) -> bytes:
+def _open_file(path: Path, form: _Format) -> BufferedReader:
     try:
-        return path.read_bytes()
+        return open_regular(path)
     except FileNotFoundError:
         files = ", ".join((*form.train_files, form.test_file, form.names_file))
         raise DataError(

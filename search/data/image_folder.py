@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bnas_deploy.errors import DataError
+from bnas_deploy.files import open_regular
 from bnas_deploy.search.data.augment import centre_box, flip, jitter_colours, random_crop
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, generator
 from bnas_deploy.search.recipes import Augmentation
@@ -122,7 +123,7 @@ def _stack(images: list[Future[tuple[Tensor, int]]]) -> Batch:
 def _decode(photo: Photo, draw: Draw) -> tuple[Tensor, int]:
     """Return uint8 (3, H, W) and the label."""
     try:
-        with Image.open(photo.path) as image:
+        with open_regular(photo.path) as file, Image.open(file) as image:
             pixels = np.array(draw(image.convert("RGB")))
     except (
         OSError,
