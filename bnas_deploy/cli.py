@@ -22,6 +22,7 @@ from bnas_deploy.commands import (
 )
 from bnas_deploy.commands.train import INTERRUPTED
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import NO_ROOM
 
 
 class Commands(click.Group):
@@ -38,6 +39,13 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped. Files that were finished are kept, the others are as they were.", err=True)
             ctx.exit(INTERRUPTED)
+        except OSError as error:
+            # What is written by this package says so itself; this is the screen, or the file that the shell put there.
+            if error.errno not in NO_ROOM:
+                raise
+            raise BnasError(
+                f"{error.filename or 'the output'}: cannot be written: {error.strerror}; make room"
+            ) from None
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise

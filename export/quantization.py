@@ -7,9 +7,7 @@ products of 8 bits by 8 overflow where a CPU without VNNI adds them up in 16, an
 there.
 """
 
-import tempfile
 from collections.abc import Container, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,6 +16,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from bnas_deploy.export.finish import finish_proto
+from bnas_deploy.files import temporary_folder
 
 CALIBRATION_BATCH = 8
 """Images that are run at once: enough to keep the threads busy, few enough for all activations to lie in memory."""
@@ -102,8 +101,8 @@ def _quantize_static(
 ) -> onnx.ModelProto:
     # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
     add_pre_process_metadata(model)
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = (Path(folder) / name for name in ("float.onnx", "int8.onnx"))
+    with temporary_folder() as folder:
+        source, target = (folder / name for name in ("float.onnx", "int8.onnx"))
         onnx.save(model, source)
         quantization.quantize_static(
             source,

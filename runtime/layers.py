@@ -4,7 +4,6 @@ Every engine gets the same float32 activations and does the same work on the sam
 per channel, add a bias, ReLU. Its result is checked before it is timed. docs/benchmarks.md says what is in each time.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from bnas_deploy.bits import pack_signs, sign
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.files import temporary_folder
 from bnas_deploy.runtime.engines import BASELINE, LeftOut, OrtRunner
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
 from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, Record, Setting, interleave_warm, layer_name, ratio, record
@@ -398,8 +398,8 @@ def measure_layers(
 def _measure_layer(
     given: Problem, variants: Sequence[Variant], threads: Sequence[int], min_seconds: float
 ) -> tuple[list[Record], list[LeftOut]]:
-    with tempfile.TemporaryDirectory() as folder:
-        entries, left_out = _open_all(given, variants, threads, Path(folder))
+    with temporary_folder() as folder:
+        entries, left_out = _open_all(given, variants, threads, folder)
         calls = [entry.runner.run for entry in entries]
         entries = _fastest(entries, interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=WARMUP_NS))
         calls = [entry.runner.run for entry in entries]

@@ -13,7 +13,6 @@ how well the sum over a network agrees with the network.
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from bnas_deploy.bits import sign
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.files import temporary_folder
 from bnas_deploy.latency import CONVOLUTIONS, RUN, Work, WorkTime
 from bnas_deploy.runtime.engines import OrtRunner
 from bnas_deploy.runtime.layers import Problem, binary_convolution, conv_attributes, problem
@@ -83,11 +83,9 @@ def measure_works(
     Raises:
         RuntimeLibraryError: the operator library cannot be used, or an operation gives a wrong result.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         on_step(f"making {len(works)} operations and checking their results")
-        running = [
-            _open(work, batch, threads, Path(folder)) for work in (RUN, *(each for each in works if each != RUN))
-        ]
+        running = [_open(work, batch, threads, folder) for work in (RUN, *(each for each in works if each != RUN))]
         on_step(f"measuring {len(works)} operations in turns")
         samples = _samples([each.runner for each in running], min_seconds)
     return _times(running, samples)

@@ -11,15 +11,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import temporary_folder
 from bnas_deploy.runtime.layers import open_bnas, open_standard, problem, same_convolution
 from bnas_deploy.runtime.session import import_onnxruntime
 
@@ -76,9 +75,9 @@ def _lines() -> Iterator[dict[str, Any]]:
         wrong: list[str] = []
         for count, layer in enumerate(LAYERS, start=1):
             given = problem(layer, BATCH)
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 answers = [
-                    open_layer(given, Path(folder) / "layer.onnx", THREADS).output.view(np.uint32)
+                    open_layer(given, folder / "layer.onnx", THREADS).output.view(np.uint32)
                     for open_layer in (open_bnas, open_standard)
                 ]
             wanted = given.binary_answer.view(np.uint32)

@@ -1,6 +1,5 @@
 """`bnas-deploy pareto`: searches with several latency weights, side by side."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ import click
 from bnas_deploy.commands.options import check_outputs, latency_target_option, seed_option
 from bnas_deploy.commands.train import find_device
 from bnas_deploy.errors import BnasError
+from bnas_deploy.files import temporary_folder
 
 if TYPE_CHECKING:
     from bnas_deploy.latency import LatencyTable
@@ -122,11 +122,11 @@ def _train(runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, 
     half, _ = data.halves(seed)
     recipe = replace(RECIPES[DEFAULTS[name.partition(":")[0]].recipe], epochs=epochs)
     accuracies = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for number, (run, config) in enumerate(zip(runs, configs, strict=True)):
             click.echo(f"... training what {run} found", err=True)
             try:
-                result = train(half, config, recipe, Path(folder) / f"{number}", seed=seed, device=find_device("auto"))
+                result = train(half, config, recipe, folder / f"{number}", seed=seed, device=find_device("auto"))
             except TrainError as error:
                 raise BnasError(f"{run}: what it found cannot be trained: {error.message}; or leave it out") from None
             accuracies.append(result.history[-1].test_accuracy)
@@ -147,8 +147,8 @@ def _measure(configs: "Sequence[NetworkConfig]", table: "LatencyTable", path: Pa
             f"{path}: measured on {table.machine.get('cpu')} ({table.isa}), this is {here.cpu} ({native_isa()}); "
             "leave --measure out, or run bench --ops here first"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        bundles = [_export(config, Path(folder) / f"{i}") for i, config in enumerate(configs)]
+    with temporary_folder() as folder:
+        bundles = [_export(config, folder / f"{i}") for i, config in enumerate(configs)]
         click.echo("... measuring", err=True)
         shape = table.batch, configs[0].in_channels, *configs[0].image_size
         images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
