@@ -134,10 +134,14 @@ def _remove_if_left(path: Path, *, of_this_boot: bool) -> None:
 
 def _remove_folder(path: Path) -> None:
     """Remove a partial folder; what it was replacing goes back if nothing came in its place."""
-    with suppress(OSError):
+    try:
         for old in (path / _REPLACED).iterdir():
             if not os.path.lexists(path.parent / old.name):
                 old.rename(path.parent / old.name)
+    except FileNotFoundError:  # it replaces nothing
+        pass
+    except OSError:  # what it was replacing is in there; the next writer tries again
+        return
     shutil.rmtree(path, ignore_errors=True)
 
 
