@@ -261,6 +261,7 @@ class _Run:
         )
         # Not strict: the held-out half may have an image more, and with it a batch.
         for (images, labels), (held_out_images, held_out_labels) in zip(batches, held_out, strict=False):
+            self.network.renew_weights()
             self.alpha_step(held_out_images, held_out_labels)
             self.weight_step(images, labels)
             self.place.step += 1

@@ -152,7 +152,7 @@ def test_image_sizes_that_cannot_be_halved(stem: str, image_size: tuple[int, int
 def test_unknown_departure() -> None:
     assert refusal_of(departures=("clamp-weights", "sign-zero")) == (
         "tiny: unknown departure 'sign-zero'; there are centre-weights, clamp-weights, fan-in-gradient, real-last-two, "
-        "binary-weight-skip"
+        "binary-weight-skip, sign-of-zero"
     )
 
 
