@@ -8,8 +8,9 @@ import click
 
 from bnas_deploy.files import check_writable
 
-# Imports no framework.
+# These import no framework.
 from bnas_deploy.search.config import DEPARTURES
+from bnas_deploy.search.recipes import ARITHMETICS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -40,6 +41,15 @@ departures_option: Decorator = click.option(
     type=click.Choice(list(DEPARTURES)),
     metavar="NAME",
     help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
+)
+
+
+arithmetic_option: Decorator = click.option(
+    "--arithmetic",
+    type=click.Choice(list(ARITHMETICS)),
+    default="float32",
+    show_default=True,
+    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
 )
 
 

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import k_map_option, latency_target_option, no_skip_option, seed_option
+from bnas_deploy.commands.options import (
+    arithmetic_option,
+    k_map_option,
+    latency_target_option,
+    no_skip_option,
+    seed_option,
+)
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.search_config import (
-    ARITHMETICS,
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
     SEARCH_DEFAULTS,
@@ -139,13 +144,7 @@ def _by_recipe(field: str) -> str:
     show_default=True,
     help="auto: the GPU if there is one.",
 )
-@click.option(
-    "--arithmetic",
-    type=click.Choice(list(ARITHMETICS)),
-    default="float32",
-    show_default=True,
-    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
-)
+@arithmetic_option
 @click.option(
     "--compile",
     "compiled",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.options import (
+    arithmetic_option,
     departures_option,
     genotype_option,
     k_map_option,
@@ -74,8 +75,9 @@ def _by_recipe(field: str) -> str:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto: the GPU if there is one. A GPU trains in mixed precision.",
+    help="auto: the GPU if there is one.",
 )
+@arithmetic_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -100,6 +102,7 @@ def command(
     batch_size: int | None,
     seed: int,
     device: str,
+    arithmetic: str,
     out: Path | None,
     resume: bool,
 ) -> None:
@@ -143,6 +146,7 @@ def command(
             folder,
             seed=seed,
             device=find_device(device),
+            arithmetic=arithmetic,
             resume=resume,
             stop=stop,
             listener=bar,
