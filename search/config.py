@@ -67,9 +67,11 @@ class NetworkConfig:
         multiple = 4 * STEM_STRIDES[self.stem]
         if any(side < multiple or side % multiple for side in self.image_size):
             height, width = self.image_size
+            small = [name for name, size in NETWORKS.items() if size.stem == "cifar"]
+            others = f" (of 4 with the cifar stem of {', '.join(small[:-1])} and {small[-1]})"
             raise BnasError(
                 f"{self.name}: images of {height}x{width}; the {self.stem} stem and two reduction cells need "
-                f"multiples of {multiple}"
+                f"multiples of {multiple}{others if self.stem == 'imagenet' else ''}"
             )
         unknown = sorted(set(self.departures) - set(DEPARTURES))
         if unknown:

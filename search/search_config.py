@@ -240,8 +240,12 @@ SEARCH_DEFAULTS: Mapping[str, SearchDefaults] = {
     "digits": SearchDefaults(cells=5, channels=8, recipe="digits"),  # a second or so per epoch on one CPU core
     "cifar10": _PUBLISHED,
     "cifar100": _PUBLISHED,
+    "imagefolder": _PUBLISHED,
 }
 """By the kind of a data set, the part of `--data` before the colon."""
+
+FOLDER_IMAGES = (32, 32)
+"""Height and width of an image folder's images in a search, unless others are asked for: those of the published one."""
 
 PUBLISHED_DIVERSITY_SHARE = 7.7 / 50
 """tau of Eq. 6 is 7.7 epochs of the 50; a search of another length has the same share of its epochs."""
