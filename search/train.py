@@ -38,6 +38,7 @@ from bnas_deploy.search.checkpoint import (
 )
 from bnas_deploy.search.config import ADDED_FIELDS, NetworkConfig
 from bnas_deploy.search.data import DataSet
+from bnas_deploy.search.memory import check_memory, training_need
 from bnas_deploy.search.network import Network, build_network
 from bnas_deploy.search.recipes import Recipe, SgdOneCycle
 from bnas_deploy.search.resume import (
@@ -160,7 +161,8 @@ def train(
         listener: is told how it goes.
 
     Raises:
-        BnasError: the device cannot compute in `arithmetic`, or a file of the run cannot be written.
+        BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
+            of the run cannot be written.
         TrainError: `folder` holds a run already, or none to resume, or one with other settings; or the loss is not
             finite.
         CheckpointError: the file to resume from cannot be read or is damaged.
@@ -170,6 +172,10 @@ def train(
     _check_fit(data, config)
     data.check(recipe.augmentation)
     check_arithmetic(arithmetic, device)
+    image_shape = (config.in_channels, *config.image_size)
+    need = training_need(lambda: build_network(config), lambda network, images: network(images), image_shape)
+    size = "x".join(map(str, config.image_size))
+    check_memory(f"{config.name} on images of {size}", need, min(recipe.batch_size, data.train_size), device)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, tf32(arithmetic == "tf32"):
         torch.manual_seed(seed)
