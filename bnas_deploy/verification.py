@@ -23,6 +23,7 @@ def describe_export(result: "ExportResult") -> str:
         _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}"),
         _line("rewrites", passes),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
+        *(_line("note", note) for note in result.log.notes),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]
     return "\n".join(lines)

@@ -32,6 +32,7 @@ from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
+from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.quantization import quantize, quantize_layers
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
@@ -167,6 +168,8 @@ def _write_model(
     if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
         _refuse([f"the captured program answers differently from {type(module).__name__}"])
     log = run(PIPELINE, captured.model)
+    if found := check_activations(captured.model, (captured.values_of(image[None]) for image in images)):
+        log.notes.append(str(found))
     model = finish(captured.model)
     onnx.save(model, folder / files.MODEL)
     onnx.save(layers_model(model), folder / files.LAYERS_MODEL)

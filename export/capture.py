@@ -4,7 +4,8 @@ The module is frozen first: each binary layer computes its signs and its scale o
 decides a bit is computed again by another library. torch.onnx's dynamo exporter does the rest. In the captured graph
 
 * a binary convolution is `bnas.BinaryConv2d` (or `BinaryConv2dK`) with all the inputs of the finished operator, but
-  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them;
+  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With the departure
+  "sign-of-zero" a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
 * a Zeroise layer is `bnas.Zeroise`, which no finished model holds;
 * convolutions and matrix products are named after their module, such as `cells.3.edges.1.conv`;
 * every value has the name of the value in PyTorch's exported program, which `CapturedModel.values_of` computes.
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import constant, set_input
+from bnas_deploy.export.graph import SIGN_OF_ZERO, constant, set_input
 from bnas_deploy.search.binarize import activation_scale
 from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
 
@@ -123,6 +124,10 @@ def _first_line(error: BaseException) -> str:
 # --- freezing -------------------------------------------------------------------------------------------------------
 
 
+def _signs(x: Tensor, sign_of_zero: bool) -> Tensor:
+    return torch.sign(x) if sign_of_zero else torch.where(x >= 0, 1.0, -1.0)
+
+
 @torch.library.custom_op("bnas::binary_conv2d", mutates_args=())
 def binary_conv2d(
     x: Tensor,
@@ -133,10 +138,10 @@ def binary_conv2d(
     dilation: list[int],
     groups: int,
     k_map: bool,
+    sign_of_zero: bool,
 ) -> Tensor:
     """A frozen `BinaryConv2d`: its signs (±1) and its scale are given."""
-    activations = torch.where(x >= 0, 1.0, -1.0)
-    y = F.conv2d(activations, signs, None, stride, padding, dilation, groups) * scale[:, None, None]
+    y = F.conv2d(_signs(x, sign_of_zero), signs, None, stride, padding, dilation, groups) * scale[:, None, None]
     if k_map:
         height, width = signs.shape[2:]
         y = y * activation_scale(x, (height, width), _pair(stride), _pair(padding), _pair(dilation))
@@ -153,6 +158,7 @@ def _(
     dilation: list[int],
     groups: int,
     k_map: bool,
+    sign_of_zero: bool,
 ) -> Tensor:
     return F.conv2d(x, signs, None, stride, padding, dilation, groups)
 
@@ -180,10 +186,19 @@ class _FrozenBinaryConv2d(nn.Module):
         self.stride, self.padding, self.dilation = list(layer.stride), list(layer.padding), list(layer.dilation)
         self.groups = layer.groups
         self.k_map = layer.k_map
+        self.sign_of_zero = layer.sign_of_zero
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = binary_conv2d(
-            x, self.signs, self.scale, self.stride, self.padding, self.dilation, self.groups, self.k_map
+            x,
+            self.signs,
+            self.scale,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.k_map,
+            self.sign_of_zero,
         )
         return y
 
@@ -196,7 +211,7 @@ class _FrozenRealWeightConv2d(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer.convolve(torch.where(x >= 0, 1.0, -1.0), self.layer.weight)
+        return self.layer.convolve(_signs(x, self.layer.sign_of_zero), self.layer.weight)
 
 
 class _FrozenZeroise(nn.Module):
@@ -286,7 +301,7 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
 _BINARY_CONV = {
-    k_map: _captured_operator(opset.Operator(uses_k=k_map).name, ("X", "W", "scale"), _GEOMETRY)
+    k_map: _captured_operator(opset.Operator(uses_k=k_map).name, ("X", "W", "scale"), {**_GEOMETRY, SIGN_OF_ZERO: _INT})
     for k_map in (False, True)
 }
 _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
@@ -301,10 +316,18 @@ def _translate_binary_conv2d(
     dilation: Sequence[int],
     groups: int,
     k_map: bool,
+    sign_of_zero: bool,
 ) -> Any:
     # PyTorch pads both sides alike; ONNX writes top, left, bottom, right.
     return _BINARY_CONV[k_map](
-        x, signs, scale, strides=list(stride), pads=[*padding, *padding], dilations=list(dilation), group=groups
+        x,
+        signs,
+        scale,
+        strides=list(stride),
+        pads=[*padding, *padding],
+        dilations=list(dilation),
+        group=groups,
+        **({SIGN_OF_ZERO: 1} if sign_of_zero else {}),
     )
 
 

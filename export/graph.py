@@ -12,6 +12,9 @@ from bnas_deploy.export import opset
 
 CHANNEL_AXIS = 1
 
+SIGN_OF_ZERO = "sign_of_zero"
+"""Attribute of a captured binary convolution in which sign(0) is 0; no finished model has it."""
+
 
 @dataclass(frozen=True)
 class Origin:

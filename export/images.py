@@ -29,7 +29,13 @@ def verification_images(checkpoint: Checkpoint, data: str | None, count: int | N
         data = "digits"
     if data is None:
         return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))
-    opened = open_data(data)
+    network = checkpoint.network
+    of_folder = data.startswith("imagefolder:")  # other images have a size of their own
+    opened = open_data(
+        data,
+        image_size=network.image_size if of_folder else None,
+        in_channels=network.in_channels if of_folder else None,
+    )
     description = opened.description
     got = (description.in_channels, *description.image_size)
     wanted = f"the network takes images of {shape}, normalised with {checkpoint.preprocessing}"

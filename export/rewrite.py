@@ -44,10 +44,11 @@ class Refusal:
 
 @dataclass
 class RewriteLog:
-    """What the passes did: how often each applied, and where and why it refused."""
+    """What the passes did: how often each applied, and where and why it refused; `notes` are sentences for people."""
 
     applied: dict[str, int] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def run(pipeline: Sequence[Rewrite | Sweep], model: ir.Model) -> RewriteLog:

@@ -1,4 +1,4 @@
-"""How a search computes: in float32 or in what a GPU does faster, operation by operation or as compiled code.
+"""How steps are computed: in float32 or in what a GPU does faster, operation by operation or as compiled code.
 
 Operands of binary convolutions are +1, -1 and 0, which TF32 (11 significant bits) and bfloat16 (8) hold exactly, and
 sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit; what is rounded
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from bnas_deploy.errors import BnasError
+from bnas_deploy.search.recipes import check_known
 
 
 @contextmanager
@@ -56,8 +57,9 @@ def check_arithmetic(arithmetic: str, device: torch.device) -> None:
     """Make sure that a device can compute so.
 
     Raises:
-        BnasError: it cannot.
+        BnasError: it cannot, or there is no such arithmetic.
     """
+    check_known(arithmetic)
     if arithmetic == "tf32" and device.type != "cuda":
         raise BnasError("--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda")
     if arithmetic != "float32" and device.type == "cuda":

@@ -1,6 +1,7 @@
 """Sign with a straight-through gradient, and the binarisation of weights by XNOR-Net.
 
-The convention of the sign is that of `bnas_deploy.bits`: x >= 0 gives +1.
+The convention of the sign is that of `bnas_deploy.bits`: x >= 0 gives +1. With `sign_of_zero`, the departure of that
+name, 0 gives 0.
 """
 
 from typing import Any
@@ -24,6 +25,34 @@ class _Sign(torch.autograd.Function):
         return grads[0] * window, None
 
 
+class _SignOfZero(torch.autograd.Function):
+    """+1, 0 or -1; the gradient passes where `window` is 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Tensor) -> Tensor:
+        ctx.save_for_backward(window)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (window,) = ctx.saved_tensors
+        return grads[0] * window, None
+
+
+class _CentredAndClamped(torch.autograd.Function):
+    """Weights centred and clamped; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, centre: bool, clamp: bool) -> Tensor:
+        if centre:
+            weight = weight - weight.mean(dim=1, keepdim=True)
+        return weight.clamp(-1, 1) if clamp else weight.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
+
+
 class _ScaleGradient(torch.autograd.Function):
     """The identity; the gradient is multiplied by a constant."""
 
@@ -37,19 +66,31 @@ class _ScaleGradient(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
-def sign_activation(x: Tensor) -> Tensor:
+def sign_activation(x: Tensor, *, sign_of_zero: bool = False) -> Tensor:
     """Binarise activations; the gradient passes where -1 < x < 1 and is 0 elsewhere."""
-    return _sign(x, x.abs() < 1)
+    return _sign(x, x.abs() < 1, sign_of_zero)
 
 
-def sign_weight(weight: Tensor) -> Tensor:
+def sign_weight(weight: Tensor, *, sign_of_zero: bool = False) -> Tensor:
     """Binarise weights; the gradient passes where |w| <= 1."""
-    return _sign(weight, weight.abs() <= 1)
+    return _sign(weight, weight.abs() <= 1, sign_of_zero)
 
 
-def _sign(x: Tensor, window: Tensor) -> Tensor:
-    signed: Tensor = _Sign.apply(x, window)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+def _sign(x: Tensor, window: Tensor, sign_of_zero: bool) -> Tensor:
+    function = _SignOfZero if sign_of_zero else _Sign
+    signed: Tensor = function.apply(x, window)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return signed
+
+
+def centred_and_clamped(weight: Tensor, *, centre: bool, clamp: bool) -> Tensor:
+    """Return weights (O, C, KH, KW) with the mean over C subtracted and then clamped to -1..1, each if asked for.
+
+    The gradient passes as if nothing had been done: the official BNAS code does this to its weights in place.
+    """
+    if not (centre or clamp):
+        return weight
+    latent: Tensor = _CentredAndClamped.apply(weight, centre, clamp)  # type: ignore[no-untyped-call]  # as above
+    return latent
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -14,10 +14,19 @@ class ReductionSkip(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: LayerConfig) -> None:
         super().__init__()
-        binary_weight = "binary-weight-skip" in config.departures and not config.real
-        convolution = BinaryWeightConv2d if binary_weight else nn.Conv2d
         self.norm = nn.BatchNorm2d(in_channels)
-        self.conv = convolution(in_channels, out_channels, kernel_size=2, stride=2)
+        self.conv: nn.Conv2d
+        if "binary-weight-skip" in config.departures and not config.real:
+            self.conv = BinaryWeightConv2d(
+                in_channels,
+                out_channels,
+                kernel_size=2,
+                stride=2,
+                fan_in_gradient="fan-in-gradient" in config.departures,
+                sign_of_zero="sign-of-zero" in config.departures,
+            )
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, O, H/2, W/2)."""

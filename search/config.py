@@ -9,16 +9,20 @@ from bnas_deploy.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.json_records import from_json
 
 DEPARTURES = {
-    "centre-weights": "subtract from each binary weight the mean over its input channels",
-    "clamp-weights": "clamp binary weights to -1..1 (after centring) before beta is taken",
+    "centre-weights": "before each step, subtract from each binary weight the mean over its input channels",
+    "clamp-weights": "before each step, clamp binary weights to -1..1 (after centring)",
     "fan-in-gradient": "multiply the gradient of a binary weight by n (1 - 1/C), n = C KH KW; a learning-rate factor",
-    "real-last-two": "leave the weights of the last two binary convolutions real; their inputs stay signs",
+    "real-last-two": "leave the weights of the last two convolutions real, a cell's skip counted before its edges; "
+    "the inputs of binary ones stay signs",
     "binary-weight-skip": "give the 2x2 convolutions on the inter-cell skip binary weights, centred and clamped; "
     "their inputs stay real",
+    "sign-of-zero": "take 0 for sign(0), of activations and of weights, instead of +1",
 }
 """What the official BNAS code does and its paper does not say, by name. Off unless asked for.
 
-The published CIFAR checkpoints need the first two and one of the last two; which one is not known.
+The code as published last has all but "binary-weight-skip", which its first release has as well. Which of the two the
+published checkpoints were trained with is not known. The two that change weights do so as the code does: in place,
+before each step of training, and the gradient passes them unchanged.
 """
 
 
@@ -64,9 +68,11 @@ class NetworkConfig:
         multiple = 4 * STEM_STRIDES[self.stem]
         if any(side < multiple or side % multiple for side in self.image_size):
             height, width = self.image_size
+            small = [name for name, size in NETWORKS.items() if size.stem == "cifar"]
+            others = f" (of 4 with the cifar stem of {', '.join(small[:-1])} and {small[-1]})"
             raise BnasError(
                 f"{self.name}: images of {height}x{width}; the {self.stem} stem and two reduction cells need "
-                f"multiples of {multiple}"
+                f"multiples of {multiple}{others if self.stem == 'imagenet' else ''}"
             )
         unknown = sorted(set(self.departures) - set(DEPARTURES))
         if unknown:

@@ -1,12 +1,19 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.search.binarize import activation_scale, scale_gradient, sign_activation, sign_weight, weight_scale
+from bnas_deploy.search.binarize import (
+    activation_scale,
+    centred_and_clamped,
+    scale_gradient,
+    sign_activation,
+    sign_weight,
+    weight_scale,
+)
 
 Pair = tuple[int, int]
 Scale = Literal["beta", "learned", "none"]
@@ -30,8 +37,9 @@ class BinaryConv2d(nn.Module):
         scale: "beta", the mean |W| per output channel (XNOR-Net); "learned", a parameter per output channel
             (XNOR-Net++); "none" (BinaryNet).
         k_map: multiply by the activation scale K of XNOR-Net; needs groups = 1.
-        centre_weights, clamp_weights, fan_in_gradient, real_weights: departures of the official BNAS code,
-            see `bnas_deploy.search.config.DEPARTURES`.
+        centre_weights, clamp_weights, fan_in_gradient, real_weights, sign_of_zero: departures of the official BNAS
+            code, see `bnas_deploy.search.config.DEPARTURES`. The first two change the weights in place whenever the
+            layer runs in training mode, as the code does before each step.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class BinaryConv2d(nn.Module):
         clamp_weights: bool = False,
         fan_in_gradient: bool = False,
         real_weights: bool = False,
+        sign_of_zero: bool = False,
     ) -> None:
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -71,16 +80,20 @@ class BinaryConv2d(nn.Module):
         self.clamp_weights = clamp_weights
         self.fan_in_gradient = fan_in_gradient
         self.real_weights = real_weights
+        self.sign_of_zero = sign_of_zero
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what nn.Conv2d does
         self.learned_scale = nn.Parameter(torch.ones(out_channels)) if scale == "learned" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K if asked for."""
+        activations = sign_activation(x, sign_of_zero=self.sign_of_zero)
         if self.real_weights:
-            return self.convolve(sign_activation(x), self.weight)
-        signs, scale = self.binary_weight()
-        y = self.convolve(sign_activation(x), signs) * scale[:, None, None]
+            return self.convolve(activations, self.weight)
+        if self.training:
+            self.renew_weight()
+        signs, scale = self.binarised(self.weight, renewed=self.training)
+        y = self.convolve(activations, signs) * scale[:, None, None]
         if self.k_map:
             y = y * activation_scale(x, self.kernel_size, self.stride, self.padding, self.dilation)
         return y
@@ -89,16 +102,27 @@ class BinaryConv2d(nn.Module):
         """Convolve with the geometry of this layer."""
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
+    def renew_weight(self) -> None:
+        """Centre and clamp the weights in place, as far as the departures ask for it."""
+        if self.centre_weights or self.clamp_weights:
+            with torch.no_grad():
+                self.weight.copy_(
+                    centred_and_clamped(self.weight, centre=self.centre_weights, clamp=self.clamp_weights)
+                )
+
     def binary_weight(self) -> tuple[Tensor, Tensor]:
         """Return the signs of the weights (O, C/groups, KH, KW) and the scale (O)."""
         return self.binarised(self.weight)
 
-    def binarised(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return signs and scale of weights that are like those of this layer; with scale="beta" of any number O."""
+    def binarised(self, weight: Tensor, *, renewed: bool = False) -> tuple[Tensor, Tensor]:
+        """Return signs and scale of weights that are like those of this layer; with scale="beta" of any number O.
+
+        `renewed` says that they are centred and clamped already: once more would round them again.
+        """
         weight = latent_weight(
             weight,
-            centre=self.centre_weights,
-            clamp=self.clamp_weights,
+            centre=self.centre_weights and not renewed,
+            clamp=self.clamp_weights and not renewed,
             fan_in_gradient=self.fan_in_gradient,
         )
         scale: Tensor
@@ -108,7 +132,7 @@ class BinaryConv2d(nn.Module):
             scale = weight_scale(weight)
         else:
             scale = torch.ones(self.out_channels, dtype=weight.dtype, device=weight.device)
-        return sign_weight(weight), scale
+        return sign_weight(weight, sign_of_zero=self.sign_of_zero), scale
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""
@@ -134,18 +158,42 @@ class BinaryLinear(nn.Module):
 class BinaryWeightConv2d(nn.Conv2d):
     """Real activations, weights sign(W) * beta, real bias: the departure "binary-weight-skip".
 
-    W is centred and clamped first, whatever the other departures are.
+    W is centred and clamped first, whatever the other departures are: in place when it runs in training mode.
+
+    Args:
+        fan_in_gradient, sign_of_zero: departures as in `BinaryConv2d`.
+        real_weights: convolve with W itself, as `torch.nn.Conv2d` does.
+        args, kwargs: those of `torch.nn.Conv2d`.
     """
+
+    def __init__(
+        self,
+        *args: Any,
+        fan_in_gradient: bool = False,
+        sign_of_zero: bool = False,
+        real_weights: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.fan_in_gradient = fan_in_gradient
+        self.sign_of_zero = sign_of_zero
+        self.real_weights = real_weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(x, sign(W) * beta) + bias."""
-        y: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
+        renew = self.training and not self.real_weights
+        if renew:
+            with torch.no_grad():
+                self.weight.copy_(centred_and_clamped(self.weight, centre=True, clamp=True))
+        y: Tensor = self._conv_forward(x, self.effective_weight(renewed=renew), self.bias)
         return y
 
-    def effective_weight(self) -> Tensor:
-        """Return sign(W) * beta, (O, C, KH, KW)."""
-        weight = latent_weight(self.weight, centre=True, clamp=True, fan_in_gradient=False)
-        return sign_weight(weight) * weight_scale(weight)[:, None, None, None]
+    def effective_weight(self, *, renewed: bool = False) -> Tensor:
+        """Return sign(W) * beta, (O, C, KH, KW); `renewed` as in `BinaryConv2d.binarised`."""
+        if self.real_weights:
+            return self.weight
+        weight = latent_weight(self.weight, centre=not renewed, clamp=not renewed, fan_in_gradient=self.fan_in_gradient)
+        return sign_weight(weight, sign_of_zero=self.sign_of_zero) * weight_scale(weight)[:, None, None, None]
 
 
 class Zeroise(nn.Module):
@@ -169,11 +217,7 @@ def latent_weight(weight: Tensor, *, centre: bool, clamp: bool, fan_in_gradient:
     if fan_in_gradient:
         fan_in, channels = weight[0].numel(), weight.shape[1]
         weight = scale_gradient(weight, fan_in * (1 - 1 / channels))
-    if centre:
-        weight = weight - weight.mean(dim=1, keepdim=True)
-    if clamp:
-        weight = weight.clamp(-1, 1)
-    return weight
+    return centred_and_clamped(weight, centre=centre, clamp=clamp)
 
 
 def _pair(value: int | Pair) -> Pair:

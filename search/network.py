@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from bnas_deploy.genotype import INNER_NODES
 from bnas_deploy.search.cell import SearchedCell
 from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.layers import BinaryConv2d
+from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.positions import cell_positions, stem_channels
 
 
@@ -88,10 +88,22 @@ def build_network(config: NetworkConfig) -> Network:
     """Return the network of `config` with torch's default initialisation."""
     network = Network(config)
     if "real-last-two" in config.departures and not config.real:
-        binary = [module for module in network.modules() if isinstance(module, BinaryConv2d)]
-        for convolution in binary[-2:]:
-            convolution.real_weights = True
+        _leave_last_two_real(network)
     return network
+
+
+def _leave_last_two_real(network: Network) -> None:
+    """Leave the weights of the last two convolutions real, in the order that the official code has them in.
+
+    There a cell's skip stands before its edges. Only where the last cell reduces, in a network of 3 cells, can the skip
+    be one of the two.
+    """
+    parts = [part for cell in network.cells for part in (cell.preprocess0, cell.preprocess1, cell.skip, cell.edges)]
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    convolutions = [module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d)]
+    for convolution in convolutions[-2:]:
+        if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
+            convolution.real_weights = True
 
 
 def randomise_statistics(network: nn.Module, seed: int) -> None:

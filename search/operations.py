@@ -84,6 +84,7 @@ def binary_conv(
         centre_weights="centre-weights" in config.departures,
         clamp_weights="clamp-weights" in config.departures,
         fan_in_gradient="fan-in-gradient" in config.departures,
+        sign_of_zero="sign-of-zero" in config.departures,
     )
 
 

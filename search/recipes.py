@@ -8,6 +8,23 @@ from dataclasses import dataclass
 
 from bnas_deploy.errors import BnasError
 
+ARITHMETICS = {
+    "float32": "everything in float32",
+    "tf32": "convolutions and products round their operands to TF32, which +1 and -1 are in (GPU)",
+    "bfloat16": "mixed precision, which also rounds the results",
+}
+"""With which arithmetic training or a search computes; see `acceleration`."""
+
+
+def check_known(arithmetic: str) -> None:
+    """Make sure that `arithmetic` is one of `ARITHMETICS`.
+
+    Raises:
+        BnasError: it is not.
+    """
+    if arithmetic not in ARITHMETICS:
+        raise BnasError(f"unknown arithmetic {arithmetic!r}; there are {', '.join(ARITHMETICS)}")
+
 
 @dataclass(frozen=True)
 class ColourJitter:
@@ -135,5 +152,14 @@ DEFAULTS: Mapping[str, Defaults] = {
     "cifar10": Defaults(network="BNAS-A", recipe="cifar"),
     "cifar100": Defaults(network="BNAS-A", recipe="cifar"),
     "imagefolder": Defaults(network="BNAS-D", recipe="imagenet"),
+    "small imagefolder": Defaults(network="BNAS-A", recipe="cifar"),
 }
-"""By the kind of a data set, the part of `--data` before the colon."""
+"""By the kind of a data set, the part of `--data` before the colon; folders of small images are a kind of their own."""
+
+SMALL = 64
+"""Images of which a side is less are small: their pixels are too few to cut some off, so they are shifted instead."""
+
+
+def defaults_of(kind: str, image_size: tuple[int, int]) -> Defaults:
+    """Return what images (height, width) of a data set of `kind` are trained with."""
+    return DEFAULTS["small imagefolder" if kind == "imagefolder" and min(image_size) < SMALL else kind]

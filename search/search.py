@@ -20,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +36,11 @@ from bnas_deploy.search.checkpoint import check_format, find_misfits, read_tenso
 from bnas_deploy.search.data import InMemoryDataSet
 from bnas_deploy.search.data.dataset import generator
 from bnas_deploy.search.derive import derive
+from bnas_deploy.search.memory import check_memory, training_need
 from bnas_deploy.search.objective import Diversity, Objective, Probabilities, mean_entropy
 from bnas_deploy.search.resume import Stopped, check_kind, differences, never, optimizer_state, optimizer_tensors
 from bnas_deploy.search.search_config import SearchConfig
-from bnas_deploy.search.space import EDGES
+from bnas_deploy.search.space import EDGES, SearchSpace
 from bnas_deploy.search.strategies import build_strategy
 from bnas_deploy.search.supernet import Mixture, Supernet
 from bnas_deploy.search.train import evaluate
@@ -115,7 +116,7 @@ def search(
     Raises:
         SearchError: `folder` holds a search already, or none to resume, or one with other settings; or a loss is not
             finite.
-        BnasError: a file of the search cannot be written.
+        BnasError: a step would take more memory than there is, or a file of the search cannot be written.
         CheckpointError: the file to resume from cannot be read or is damaged.
         DataError: the data set is too small, or the recipe does not suit it.
     """
@@ -124,6 +125,7 @@ def search(
     check_arithmetic(config.arithmetic, device)
     if config.compiled:
         check_compiler(device)
+    _check_memory(config, device)
     terms = {"diversity": _diversity(config)} if config.diversity else {}
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, tf32(config.arithmetic == "tf32"):
@@ -261,6 +263,7 @@ class _Run:
         )
         # Not strict: the held-out half may have an image more, and with it a batch.
         for (images, labels), (held_out_images, held_out_labels) in zip(batches, held_out, strict=False):
+            self.network.renew_weights()
             self.alpha_step(held_out_images, held_out_labels)
             self.weight_step(images, labels)
             self.place.step += 1
@@ -585,6 +588,26 @@ class _Fixed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.network(x, self.mixture)
         return y
+
+
+def _check_memory(config: SearchConfig, device: torch.device) -> None:
+    """Refuse a search that would not fit. Where one operation of an edge runs at a time, so it is counted."""
+    network = config.network
+    ran = network
+    if build_strategy(config).single:
+        operations = zip(network.space.operations, network.space.learnable, strict=True)
+        with_weights = tuple(name for name, learnable in operations if learnable)
+        ran = replace(network, space=SearchSpace(with_weights[:1] or network.space.operations[:1]))
+
+    def forward(supernet: nn.Module, images: Tensor) -> Tensor:
+        # Of a step that would move both, which takes no less than either.
+        tables = (torch.zeros(len(EDGES), len(ran.space.operations), requires_grad=True) for _ in range(2))
+        logits: Tensor = supernet(images, Mixture(*tables))
+        return logits
+
+    need = training_need(lambda: Supernet(ran), forward, (network.in_channels, *network.image_size))
+    size = "x".join(map(str, network.image_size))
+    check_memory(f"a search with {network.cells} cells on images of {size}", need, config.recipe.batch_size, device)
 
 
 def _diversity(config: SearchConfig) -> Diversity:

@@ -11,11 +11,11 @@ from typing import Any
 from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import check_groups
 from bnas_deploy.search.config import DEPARTURES
-from bnas_deploy.search.recipes import Augmentation
+from bnas_deploy.search.recipes import Augmentation, check_known
 from bnas_deploy.search.space import ZEROISE, SearchSpace
 
 SEARCH_DEPARTURES = {
-    **{name: DEPARTURES[name] for name in ("centre-weights", "clamp-weights", "fan-in-gradient")},
+    **{name: DEPARTURES[name] for name in ("centre-weights", "clamp-weights", "fan-in-gradient", "sign-of-zero")},
     "real-last-convolutions": "leave the weights of the last 2 L + 2 of the candidate convolutions real, L cells; "
     "their inputs stay signs",
     "stale-entropy-index": "take the entropy of the last edge of the reduction cell for all 14 of them",
@@ -30,13 +30,6 @@ PRECISIONS = {
     "float": "neither",
     "binary-activations": "real weights and binary activations, as BATS searches",
 }
-
-ARITHMETICS = {
-    "float32": "everything in float32",
-    "tf32": "convolutions and products round their operands to TF32, which +1 and -1 are in (GPU)",
-    "bfloat16": "mixed precision, which also rounds the results",
-}
-"""With which arithmetic a search computes; see `arithmetic`."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ class SearchConfig:
         diversity_epochs: tau of Eq. 6.
         gamma: how many times as probable Zeroise must be as another operation to be chosen (Eq. 5).
         zeroise: whether it can be chosen at all; without, it is a placeholder, as in DARTS's code.
-        arithmetic: of steps, one of `ARITHMETICS`; the supernet is evaluated in float32.
+        arithmetic: of steps, one of `recipes.ARITHMETICS`; the supernet is evaluated in float32.
         compiled: let torch.compile make code of full batches' steps.
     """
 
@@ -149,8 +142,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise BnasError(f"unknown search strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}")
-        if self.arithmetic not in ARITHMETICS:
-            raise BnasError(f"unknown arithmetic {self.arithmetic!r}; there are {', '.join(ARITHMETICS)}")
+        check_known(self.arithmetic)
         if self.compiled and self.strategy == "gdas":
             raise BnasError("--compile: gdas runs other operations in every step, for which no code can be kept")
         for name in ("first_temperature", "last_temperature", "diversity_epochs", "gamma"):
@@ -248,8 +240,12 @@ SEARCH_DEFAULTS: Mapping[str, SearchDefaults] = {
     "digits": SearchDefaults(cells=5, channels=8, recipe="digits"),  # a second or so per epoch on one CPU core
     "cifar10": _PUBLISHED,
     "cifar100": _PUBLISHED,
+    "imagefolder": _PUBLISHED,
 }
 """By the kind of a data set, the part of `--data` before the colon."""
+
+FOLDER_IMAGES = (32, 32)
+"""Height and width of an image folder's images in a search, unless others are asked for: those of the published one."""
 
 PUBLISHED_DIVERSITY_SHARE = 7.7 / 50
 """tau of Eq. 6 is 7.7 epochs of the 50; a search of another length has the same share of its epochs."""

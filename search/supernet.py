@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, LEARNABLE
-from bnas_deploy.search.binarize import activation_scale, sign_activation
+from bnas_deploy.search.binarize import activation_scale, centred_and_clamped, sign_activation
 from bnas_deploy.search.cell import ReductionSkip
 from bnas_deploy.search.layers import BinaryConv2d
 from bnas_deploy.search.network import CifarStem
@@ -107,6 +107,14 @@ class Convolutions(nn.Module):
             return self.conv.weight
         return torch.cat([self.conv.weight[edge * self.channels : (edge + 1) * self.channels] for edge in edges])
 
+    def renew_weights(self) -> None:
+        """Centre and clamp in place the weights that are binary, as far as the departures ask for it."""
+        conv = self.conv
+        if isinstance(conv, BinaryConv2d) and (conv.centre_weights or conv.clamp_weights):
+            with torch.no_grad():
+                binary = conv.weight[: self.real_from * self.channels]
+                binary.copy_(centred_and_clamped(binary, centre=conv.centre_weights, clamp=conv.clamp_weights))
+
     def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
         """Return relu(conv(x)), (N, edges, C, H', W'), and its factor (edges, C, 1, 1)."""
         assert part.kernels is not None
@@ -161,6 +169,7 @@ class Fan(nn.Module):
         self.edges = edges
         self.stride = stride
         self.real = config.real
+        self.sign_of_zero = "sign-of-zero" in config.departures
         names = [name for name in config.space.operations if name != ZEROISE]
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
@@ -168,7 +177,8 @@ class Fan(nn.Module):
     def forward(self, x: Tensor, parts: Mapping[str, Part], single: bool) -> Tensor:
         """Map a state (N, C, H, W) to what each edge adds, (N, edges, C, H', W'), with what runs of `operations`."""
         normed = self.norm(x)
-        state = State(x, normed, normed if self.real else sign_activation(normed))
+        binary = normed if self.real else sign_activation(normed, sign_of_zero=self.sign_of_zero)
+        state = State(x, normed, binary)
         terms: list[Term] = [(part.edges, *self.operations[name](state, part)) for name, part in parts.items()]
         return self._chosen(x, terms) if single else _weighted_sum(terms)
 
@@ -348,6 +358,12 @@ class Supernet(nn.Module):
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return all parameters but the alphas."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
+
+    def renew_weights(self) -> None:
+        """Do to the weights in place what departures do before each step; see `BinaryConv2d`, which does so itself."""
+        for module in self.modules():
+            if isinstance(module, Convolutions):
+                module.renew_weights()
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """Return the alphas of both cells."""

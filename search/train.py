@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import bnas_deploy
 from bnas_deploy.errors import BnasError, CheckpointError
 from bnas_deploy.files import write_whole
+from bnas_deploy.search.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.checkpoint import (
     Checkpoint,
     check_format,
@@ -37,6 +38,7 @@ from bnas_deploy.search.checkpoint import (
 )
 from bnas_deploy.search.config import ADDED_FIELDS, NetworkConfig
 from bnas_deploy.search.data import DataSet
+from bnas_deploy.search.memory import check_memory, training_need
 from bnas_deploy.search.network import Network, build_network
 from bnas_deploy.search.recipes import Recipe, SgdOneCycle
 from bnas_deploy.search.resume import (
@@ -136,13 +138,15 @@ def train(
     *,
     seed: int = 0,
     device: torch.device | None = None,
+    arithmetic: str = "float32",
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
 ) -> TrainResult:
     """Train a network from scratch, or go on with the run in `folder`.
 
-    The best epoch is chosen by the accuracy on the test images, as the official BNAS code does.
+    The best epoch is chosen by the accuracy on the test images. So does the official BNAS code for ImageNet; for CIFAR
+    it keeps the last one.
 
     Args:
         data: images and labels.
@@ -150,24 +154,32 @@ def train(
         recipe: how to train.
         folder: where the run lives; made if it is not there.
         seed: of the initial weights and of the order and the augmentation of the images; not negative.
-        device: the CPU unless given; on a GPU training is in mixed precision, evaluation in float32.
+        device: the CPU unless given.
+        arithmetic: of steps, one of `recipes.ARITHMETICS`; evaluation is in float32.
         resume: go on with the run in `folder` instead of beginning one.
         stop: asked after every batch; once it answers True, the run saves its place and returns.
         listener: is told how it goes.
 
     Raises:
+        BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
+            of the run cannot be written.
         TrainError: `folder` holds a run already, or none to resume, or one with other settings; or the loss is not
             finite.
-        BnasError: a file of the run cannot be written.
         CheckpointError: the file to resume from cannot be read or is damaged.
         DataError: an image cannot be read, or the recipe does not suit the data.
     """
     device = device or torch.device("cpu")
     _check_fit(data, config)
     data.check(recipe.augmentation)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    check_arithmetic(arithmetic, device)
+    image_shape = (config.in_channels, *config.image_size)
+    need = training_need(lambda: build_network(config), lambda network, images: network(images), image_shape)
+    size = "x".join(map(str, config.image_size))
+    check_memory(f"{config.name} on images of {size}", need, min(recipe.batch_size, data.train_size), device)
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, tf32(arithmetic == "tf32"):
         torch.manual_seed(seed)
-        run = _Run(data, config, recipe, folder, seed, device, listener or Silence())
+        run = _Run(data, config, recipe, folder, seed, device, arithmetic, listener or Silence())
         if resume:
             run.restore()
         else:
@@ -253,6 +265,7 @@ class _Run:
         folder: Path,
         seed: int,
         device: torch.device,
+        arithmetic: str,
         listener: Listener,
     ) -> None:
         self.data = data
@@ -261,16 +274,14 @@ class _Run:
         self.folder = folder
         self.seed = seed
         self.device = device
+        self.arithmetic = arithmetic
         self.listener = listener
         self.steps = math.ceil(data.train_size / recipe.batch_size)  # of one epoch
-        # The layout that suits a GPU's mixed precision. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
+        # The layout that a GPU's tensor cores work in. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network: Network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.optimizer, self.schedule = build_optimizer(recipe.scheme, self.network, self.steps * recipe.epochs)
-        self.precision = _precision(device)
-        # Only float16 has so small a range that gradients need scaling.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.history: list[EpochRecord] = []
         self.set_place(_Place())
 
@@ -337,14 +348,13 @@ class _Run:
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step of the optimiser and of its schedule."""
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
             loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.place.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         self.schedule.step()
         self.loss_sum += loss.detach() * len(labels)
         self.correct_sum += (logits.detach().argmax(dim=1) == labels).sum()
@@ -358,7 +368,8 @@ class _Run:
             Stopped: `stop` answered True.
         """
         self.read_sums()
-        result = evaluate(self.network, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop)
+        with tf32(False):
+            result = evaluate(self.network, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop)
         record = EpochRecord(
             epoch=self.place.epoch + 1,
             learning_rate=self.place.learning_rate,
@@ -415,7 +426,7 @@ class _Run:
                 preprocessing=description.preprocessing,
                 labels=description.class_names,
                 data=description.name,
-                metrics=metrics,
+                metrics={**metrics, "arithmetic": self.arithmetic},
             ),
         )
 
@@ -437,7 +448,6 @@ class _Run:
             "history": [asdict(record) for record in self.history],
             "optimizer": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
         }
         write_tensors(self.folder / RESUME, tensors, _RUN_KEY, description)
         self.saved_at = time.monotonic()
@@ -457,7 +467,7 @@ class _Run:
         tensors, description = read_tensors(path, _RUN_KEY)
         check_format(path, description, _RUN_FORMAT)
         try:
-            self._check_settings(path, description["settings"])
+            self._check_settings(path, description["settings"], _unsaid_arithmetic(tensors, description))
             self._load(tensors, description)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(
@@ -471,9 +481,10 @@ class _Run:
                 "them back, or begin a run in another output folder"
             )
 
-    def _check_settings(self, path: Path, settings: object) -> None:
+    def _check_settings(self, path: Path, settings: object, unsaid_arithmetic: str) -> None:
         if not isinstance(settings, dict):
             raise TypeError("settings are not an object")
+        settings = {"arithmetic": unsaid_arithmetic, **settings}
         settings = settings | {"network": {**ADDED_FIELDS, **settings["network"]}}
         changed = differences(settings, self.settings())
         if changed:
@@ -503,8 +514,6 @@ class _Run:
         self.network.load_state_dict(states["network"])
         self.optimizer.load_state_dict(optimizer_state(states["optimizer"], groups))
         self.schedule.load_state_dict(schedule)
-        if description["scaler"]:  # empty where the run was begun without scaling
-            self.scaler.load_state_dict(description["scaler"])
         self.history = history
         self.set_place(place)
         try:
@@ -556,6 +565,7 @@ class _Run:
             "recipe": asdict(self.recipe),
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
             "seed": self.seed,
+            "arithmetic": self.arithmetic,
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -579,11 +589,14 @@ def _check_fit(data: DataSet, config: NetworkConfig) -> None:
             )
 
 
-def _precision(device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision: bfloat16 where the GPU computes with it, else float16; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+def _unsaid_arithmetic(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Return the arithmetic of a run of bnas-deploy 0.1.0, whose settings do not say it: mixed on any GPU.
+
+    There bfloat16, or where a GPU could not compute with it float16, whose gradients had to be scaled.
+    """
+    if "random.cuda" not in tensors:
+        return "float32"
+    return "float16" if description.get("scaler") else "bfloat16"
 
 
 def _record(data: Any) -> EpochRecord:

@@ -116,19 +116,16 @@ def test_what_was_found_is_trained(searches: list[Path], tmp_path: Path) -> None
     assert "validation accuracy after training" in files[0].read_text()
 
 
-def test_training_that_does_not_suit_is_refused(
-    searches: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_that_does_not_suit_is_refused(searches: list[Path], tmp_path: Path) -> None:
     aim = ("--latency-target", tmp_path / "device.json", "--train", "1")
     (tmp_path / "three.json").write_text(table(config=replace(CONFIG, classes=3)).to_json())
     result = pareto(searches[0], "--latency-target", tmp_path / "three.json", "--train", "1")
     assert result.exit_code == 1
     assert f"{searches[0]}: what it found cannot be trained: " in result.output
     assert "or leave it out" in result.output
-    monkeypatch.setattr("bnas_deploy.search.data.open_data", lambda name: object())
     result = pareto(searches[0], *aim, "--data", "imagefolder:x")
     assert result.exit_code == 1
-    assert "--data imagefolder:x: halves can be made of images in memory only" in result.output
+    assert "x: no such folder; expected the folder of the data set imagefolder" in result.output
 
 
 def test_the_accuracy_after_training_decides() -> None:

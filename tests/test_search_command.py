@@ -79,18 +79,17 @@ def test_separable_convolutions_can_be_added(tmp_path):
     assert settings(tmp_path / "search")["network"]["space"]["operations"][-1] == "bin_sep_conv_5x5"
 
 
-IN_MEMORY = (
-    "a search holds all its images in memory; use digits, cifar10:FOLDER or cifar100:FOLDER, and train what it finds "
-    "on others"
-)
-
-
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--data", "nowhere"), 1, f"--data nowhere: {IN_MEMORY}"),
-        (("--data", "imagefolder"), 1, f"--data imagefolder: {IN_MEMORY}"),
-        (("--data", "imagefolder:x"), 1, f"--data imagefolder:x: {IN_MEMORY}"),
+        (("--data", "nowhere"), 1, "unknown data 'nowhere'; expected one of digits, cifar10:FOLDER"),
+        (("--data", "imagefolder"), 1, "data 'imagefolder' without its folder; give imagefolder:FOLDER"),
+        (("--data", "imagefolder:x"), 1, "x: no such folder; expected the folder of the data set imagefolder"),
+        (
+            ("--image-size", "16"),
+            1,
+            "--data digits: --image-size and --in-channels are for image folders; leave them out",
+        ),
         (("--data", "cifar10"), 1, "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (("--batch-size", "720"), 1, "each half of a search has 719, fewer than one batch of 720; use a larger"),
         (

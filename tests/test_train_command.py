@@ -1,5 +1,6 @@
 """The command is tried on digits with the smallest published network, one epoch at most."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -8,11 +9,18 @@ import time
 from contextlib import contextmanager
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from bnas_deploy.commands.train import command, resume_command
+from bnas_deploy.export import export_checkpoint
+from bnas_deploy.export.images import verification_images
+from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.search.checkpoint import load_checkpoint
 from bnas_deploy.search.config import NETWORKS
+from bnas_deploy.search.memory import Limit
 from bnas_deploy.search.recipes import DEFAULTS, RECIPES
 
 FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
@@ -43,7 +51,14 @@ def test_help_shows_every_default():
     for recipe in RECIPES.values():
         assert f"{recipe.name} {recipe.epochs}" in text
         assert f"{recipe.name} {recipe.batch_size}" in text
-    for default in ("default: digits", "default: auto", "default: 0", "runs/NETWORK-DATA", "was published with"):
+    for default in (
+        "default: digits",
+        "default: auto",
+        "default: float32",
+        "default: 0",
+        "runs/NETWORK-DATA",
+        "was published with",
+    ):
         assert default in text
     assert all(network in text for network in NETWORKS)
 
@@ -150,6 +165,12 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
         (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
+        (["--image-size", "8"], "--data digits: --image-size and --in-channels are for image folders; leave them out"),
+        (["--image-size", "8x8x8"], "'8x8x8' is neither N nor HxW, such as 32 or 24x32"),
+        (["--image-size", "-8"], "'-8' is neither N nor HxW"),
+        (["--image-size", "8x0"], "'8x0' has a side of 0, at least 1 is needed"),
+        (["--in-channels", "2"], "'2' is not one of '1', '3'"),
+        (["--arithmetic", "tf32", "--device", "cpu"], "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16"),
         (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -159,6 +180,83 @@ def test_what_cannot_be_used_is_refused(tmp_path, words, message):
     assert result.exit_code != 0
     assert message in result.output
     assert isinstance(result.exception, SystemExit)  # no traceback
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def grey(tmp_path):
+    """An image folder of grey stripes of 12x16, two classes."""
+    random = np.random.default_rng(0)
+    for part, (label, name) in itertools.product(("train", "val"), enumerate(("upper", "lower"))):
+        folder = tmp_path / "grey" / part / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(100, size=(12, 16), dtype=np.uint8)
+            pixels[6 * label : 6 * label + 6] += 120
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "grey" / "train" / "upper" / "notes.txt").write_text("")
+    return tmp_path / "grey"
+
+
+def test_a_folder_of_small_grey_images_from_training_to_an_app(tmp_path, grey):
+    """The size is shown, nothing is resized, and the bundle takes the same images."""
+    run = tmp_path / "run"
+    words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--network", "BNAS-Mini", "--device", "cpu")
+    result = invoke(*words, "--epochs", 1, "--batch-size", 16, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(
+        "image folder grey: 16 training and 16 test images of 12x16, grey, 2 classes\n"
+        "  every image becomes 12x16; the first of them is 12x16\n"
+        "  every image is grey, so there is 1 channel; --in-channels 1 or 3 decides otherwise\n"
+        "  passed over, since no images: 1 (train/upper/notes.txt)\n"
+    )
+    checkpoint = load_checkpoint(run / "last.safetensors")
+    assert (checkpoint.network.in_channels, checkpoint.network.image_size) == (1, (12, 16))
+    assert (checkpoint.preprocessing.height, checkpoint.preprocessing.width) == (12, 16)
+    chosen = verification_images(checkpoint, f"imagefolder:{grey}", None)
+    export_checkpoint(checkpoint, tmp_path / "bundle", chosen)
+    model = open_bundle(tmp_path / "bundle")
+    pixels = np.stack([np.asarray(Image.open(grey / "val" / "lower" / f"{number}.png")) for number in range(8)])
+    inputs = model.preprocess(pixels)
+    # The labels are sorted: lower, upper; these are the first eight test images. One float32 rounding differs.
+    np.testing.assert_allclose(inputs, chosen.pixels[:8].numpy(), rtol=0, atol=1e-6)
+    assert model.predict(inputs).shape == (8, 2)
+
+
+def test_how_to_go_on_with_images_of_a_size(tmp_path, grey, monkeypatch):
+    @contextmanager
+    def stopped_at_once():
+        yield lambda: True
+
+    monkeypatch.setattr("bnas_deploy.search.resume.stop_on_signals", stopped_at_once)
+    words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--in-channels", "3", "--network", "BNAS-Mini")
+    result = invoke(
+        *words, "--recipe", "digits", "--arithmetic", "bfloat16", "--device", "cpu", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 130, result.output
+    told = result.output.splitlines()[-1]
+    assert told == (
+        f"Go on with: bnas-deploy train --data imagefolder:{grey} --image-size 12x16 --in-channels 3 "
+        f"--network BNAS-Mini --recipe digits --device cpu --arithmetic bfloat16 --out {tmp_path / 'run'} --resume"
+    )
+
+
+def test_a_folder_of_small_images_has_defaults_of_its_own(tmp_path, grey):
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "10", "--out", tmp_path / "run")
+    assert "BNAS-A: images of 10x10; the cifar stem and two reduction cells need multiples of 4" in result.output
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "65", "--out", tmp_path / "run")
+    assert (
+        "BNAS-D: images of 65x65; the imagenet stem and two reduction cells need multiples of 32 (of 4 with the cifar "
+        "stem of BNAS-Mini, BNAS-A, BNAS-B and BNAS-C)"
+    ) in result.output
+
+
+def test_what_would_not_fit_into_memory_is_refused(tmp_path, grey, monkeypatch):
+    monkeypatch.setattr("bnas_deploy.search.memory.memory_limit", lambda: Limit(10**8, "this machine has"))
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "Error: BNAS-A on images of 12x16 with 16 images a step takes about " in result.output
+    assert "and this machine has 100 MB; no --batch-size would fit, or lower --image-size, or choose" in result.output
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 # These import no framework.
-from bnas_deploy.commands.options import no_skip_option
+from bnas_deploy.commands.options import image_size_option, no_skip_option
 from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ DEFAULT_NETWORK = "BNAS-A"
 
 _TARGET = (
     click.option("--network", type=click.Choice(list(NETWORKS)), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
-    click.option("--image-size", type=click.IntRange(min=1), help="Height and width of the images. [default: its own]"),
+    image_size_option("Height and width of the images. [default: its own]"),
     click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
     click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),
     no_skip_option,
@@ -34,7 +34,7 @@ def target_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def target_config(
     network: str | None = None,
-    image_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
     in_channels: int | None = None,
     classes: int | None = None,
     no_skip: bool = False,
@@ -44,7 +44,7 @@ def target_config(
         network or DEFAULT_NETWORK,
         classes=classes,
         in_channels=in_channels or 3,
-        image_size=(image_size, image_size) if image_size else None,
+        image_size=image_size,
         inter_cell_skip=not no_skip,
     )
 

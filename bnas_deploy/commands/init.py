@@ -7,6 +7,7 @@ import click
 from bnas_deploy.commands.options import (
     departures_option,
     genotype_option,
+    image_size_option,
     k_map_option,
     no_skip_option,
     output_option,
@@ -23,9 +24,8 @@ from bnas_deploy.search.config import NETWORKS, published_config
 )
 @genotype_option
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
-@click.option(
-    "--image-size", type=click.IntRange(min=1), help="Side of the square images. [default: as published, 32 or 224]"
-)
+@image_size_option("Height and width of the images. [default: as published, 32 or 224]")
+@click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
 @k_map_option
 @no_skip_option
 @departures_option
@@ -35,7 +35,8 @@ def command(
     network: str,
     genotype: str | None,
     classes: int | None,
-    image_size: int | None,
+    image_size: tuple[int, int] | None,
+    in_channels: int,
     k_map: bool,
     no_skip: bool,
     departures: tuple[str, ...],
@@ -55,7 +56,8 @@ def command(
         network,
         genotype=read_genotype(genotype) if genotype is not None else None,
         classes=classes,
-        image_size=(image_size, image_size) if image_size else None,
+        image_size=image_size,
+        in_channels=in_channels,
         departures=departures,
         k_map=k_map,
         inter_cell_skip=not no_skip,

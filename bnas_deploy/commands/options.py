@@ -8,10 +8,45 @@ import click
 
 from bnas_deploy.files import check_writable
 
-# Imports no framework.
+# These import no framework.
 from bnas_deploy.search.config import DEPARTURES
+from bnas_deploy.search.recipes import ARITHMETICS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class ImageSize(click.ParamType):
+    """HxW, or N for NxN: (height, width)."""
+
+    name = "N|HxW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Read it."""
+        if isinstance(value, tuple):  # from code, as quickstart calls other commands
+            height, width = value
+            return height, width
+        sides = str(value).lower().split("x")
+        # Not isdecimal alone, which takes other alphabets' digits; and no more digits than int() reads.
+        if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 10 for side in sides):
+            self.fail(f"{value!r} is neither N nor HxW, such as 32 or 24x32", param, ctx)
+        numbers = [int(side) for side in sides]
+        if min(numbers) < 1:
+            self.fail(f"{value!r} has a side of 0, at least 1 is needed", param, ctx)
+        return numbers[0], numbers[-1]
+
+
+def image_size_option(help_text: str) -> Decorator:
+    """Return the option --image-size; it arrives as (height, width)."""
+    return click.option("--image-size", type=ImageSize(), help=help_text)
+
+
+in_channels_option: Decorator = click.option(
+    "--in-channels",
+    type=click.Choice(["1", "3"]),
+    callback=lambda context, option, value: None if value is None else int(value),
+    help="Channels of the images of a folder: 1 (grey) or 3 (RGB). [default: 1 if every image is grey, else 3]",
+)
+
 
 genotype_option: Decorator = click.option(
     "--genotype",
@@ -40,6 +75,15 @@ departures_option: Decorator = click.option(
     type=click.Choice(list(DEPARTURES)),
     metavar="NAME",
     help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
+)
+
+
+arithmetic_option: Decorator = click.option(
+    "--arithmetic",
+    type=click.Choice(list(ARITHMETICS)),
+    default="float32",
+    show_default=True,
+    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
 )
 
 

@@ -35,7 +35,7 @@ SECONDS = 1.0
     default="digits",
     show_default=True,
     metavar="DATA",
-    help="What --train trains on: digits, cifar10:FOLDER or cifar100:FOLDER.",
+    help="What --train trains on: digits, cifar10:FOLDER, cifar100:FOLDER or imagefolder:FOLDER.",
 )
 @seed_option("the halves, weights and order of --train")
 @click.option("--measure", is_flag=True, help="Also export every network, untrained, and measure it on this machine.")
@@ -112,15 +112,19 @@ def _train(runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, 
     """Train every network on one half of the training images, and return its share of right answers on the other."""
     from dataclasses import replace
 
-    from bnas_deploy.search.data import InMemoryDataSet, open_data
-    from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+    from bnas_deploy.search.data import open_in_memory
+    from bnas_deploy.search.recipes import RECIPES, defaults_of
     from bnas_deploy.search.train import TrainError, train
 
-    data = open_data(name)
-    if not isinstance(data, InMemoryDataSet):
-        raise BnasError(f"--data {name}: halves can be made of images in memory only; use what was searched with")
+    kind, image_size = name.partition(":")[0], configs[0].image_size
+    of_folder = kind == "imagefolder"  # other images have a size of their own
+    data = open_in_memory(
+        name,
+        image_size=image_size if of_folder else None,
+        in_channels=configs[0].in_channels if of_folder else None,
+    )
     half, _ = data.halves(seed)
-    recipe = replace(RECIPES[DEFAULTS[name.partition(":")[0]].recipe], epochs=epochs)
+    recipe = replace(RECIPES[defaults_of(kind, image_size).recipe], epochs=epochs)
     accuracies = []
     with temporary_folder() as folder:
         for number, (run, config) in enumerate(zip(runs, configs, strict=True)):

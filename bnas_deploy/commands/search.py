@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import k_map_option, latency_target_option, no_skip_option, seed_option
+from bnas_deploy.commands.options import (
+    arithmetic_option,
+    image_size_option,
+    in_channels_option,
+    k_map_option,
+    latency_target_option,
+    no_skip_option,
+    seed_option,
+)
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
 from bnas_deploy.errors import BnasError
 
 # These import no framework.
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.search_config import (
-    ARITHMETICS,
+    FOLDER_IMAGES,
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
     SEARCH_DEFAULTS,
@@ -47,8 +55,11 @@ def _by_recipe(field: str) -> str:
     default="digits",
     show_default=True,
     metavar="DATA",
-    help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version).",
+    help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version), or "
+    "imagefolder:FOLDER (train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads).",
 )
+@image_size_option("Height and width that the images of a folder are made, multiples of 4. [default: 32]")
+@in_channels_option
 @click.option(
     "--strategy",
     type=click.Choice(list(STRATEGIES)),
@@ -139,13 +150,7 @@ def _by_recipe(field: str) -> str:
     show_default=True,
     help="auto: the GPU if there is one.",
 )
-@click.option(
-    "--arithmetic",
-    type=click.Choice(list(ARITHMETICS)),
-    default="float32",
-    show_default=True,
-    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
-)
+@arithmetic_option
 @click.option(
     "--compile",
     "compiled",
@@ -165,6 +170,8 @@ def _by_recipe(field: str) -> str:
 def command(
     context: click.Context,
     data: str,
+    image_size: tuple[int, int] | None,
+    in_channels: int | None,
     strategy: str,
     space: str,
     precision: str,
@@ -203,19 +210,16 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.search import draw_search
-    from bnas_deploy.search.data import InMemoryDataSet, open_data
+    from bnas_deploy.search.data import open_in_memory
     from bnas_deploy.search.resume import stop_on_signals
     from bnas_deploy.search.search import search
 
     check_library()
     kind = data.partition(":")[0]
-    if kind not in SEARCH_DEFAULTS:  # before a folder is looked for that would not help
-        raise BnasError(
-            f"--data {data}: a search holds all its images in memory; use digits, cifar10:FOLDER or cifar100:FOLDER, "
-            "and train what it finds on others"
-        )
-    images = open_data(data)
-    assert isinstance(images, InMemoryDataSet)
+    if kind == "imagefolder":
+        image_size = image_size or FOLDER_IMAGES
+    images = open_in_memory(data, image_size=image_size, in_channels=in_channels)
+    click.echo(images.summary)
     sizes = SEARCH_DEFAULTS[kind]
     chosen = SPACES[space]
     chosen = chosen.without_dilated() if no_dilated else chosen
@@ -293,9 +297,7 @@ def _warn_of_another_size(target: Path, network: NetworkConfig, supernet: Supern
         f"{words} {there[name]}, here {here[name]}" for name, words in names.items() if there[name] != here[name]
     ]
     if differing:
-        size = (
-            f"--image-size {supernet.image_size[0]} --in-channels {supernet.in_channels} --classes {supernet.classes}"
-        )
+        size = f"--image-size {here['image_size']} --in-channels {supernet.in_channels} --classes {supernet.classes}"
         again = f"bnas-deploy bench --ops --network {network.name} {size} --json {target}"
         click.echo(
             f"Warning: {target} is of another network than these data are for ({'; '.join(differing)}). "

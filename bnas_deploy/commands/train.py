@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.options import (
+    arithmetic_option,
     departures_option,
     genotype_option,
+    image_size_option,
+    in_channels_option,
     k_map_option,
     no_skip_option,
     seed_option,
@@ -21,7 +24,7 @@ from bnas_deploy.errors import BnasError
 # These import no framework.
 from bnas_deploy.genotype import read_genotype
 from bnas_deploy.search.config import NETWORKS, published_config
-from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+from bnas_deploy.search.recipes import DEFAULTS, RECIPES, defaults_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +52,10 @@ def _by_recipe(field: str) -> str:
     show_default=True,
     metavar="DATA",
     help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version), or "
-    "imagefolder:FOLDER (train/CLASS/*.jpg, val/CLASS/*.jpg).",
+    "imagefolder:FOLDER (train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads).",
 )
+@image_size_option("Height and width that the images of a folder are made. [default: 224]")
+@in_channels_option
 @click.option(
     "--network", type=click.Choice(list(NETWORKS)), show_default=_by_data("network"), help="Published size to train."
 )
@@ -74,8 +79,9 @@ def _by_recipe(field: str) -> str:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto: the GPU if there is one. A GPU trains in mixed precision.",
+    help="auto: the GPU if there is one.",
 )
+@arithmetic_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -89,6 +95,8 @@ def _by_recipe(field: str) -> str:
 def command(
     context: click.Context,
     data: str,
+    image_size: tuple[int, int] | None,
+    in_channels: int | None,
     network: str | None,
     genotype: str | None,
     float_twin: bool,
@@ -100,6 +108,7 @@ def command(
     batch_size: int | None,
     seed: int,
     device: str,
+    arithmetic: str,
     out: Path | None,
     resume: bool,
 ) -> None:
@@ -117,9 +126,10 @@ def command(
     from bnas_deploy.search.resume import stop_on_signals
     from bnas_deploy.search.train import train
 
-    images = open_data(data)
+    images = open_data(data, image_size=image_size, in_channels=in_channels)
+    click.echo(images.summary)
     kind = data.partition(":")[0]
-    defaults = DEFAULTS[kind]
+    defaults = defaults_of(kind, images.description.image_size)
     config = published_config(
         network or defaults.network,
         genotype=read_genotype(genotype) if genotype is not None else None,
@@ -143,6 +153,7 @@ def command(
             folder,
             seed=seed,
             device=find_device(device),
+            arithmetic=arithmetic,
             resume=resume,
             stop=stop,
             listener=bar,
@@ -249,11 +260,11 @@ def resume_command(context: click.Context) -> str:
         if parameter.name == "resume":
             continue
         # An option that may be repeated has a tuple of values, empty by default.
-        for value in given if isinstance(given, tuple) else (given,):
+        for value in given if isinstance(parameter, click.Option) and parameter.multiple else (given,):
             if value is None or value == parameter.get_default(context):
                 continue
             if isinstance(value, bool):
                 words += (parameter.opts if value else parameter.secondary_opts)[:1]
             else:
-                words += [parameter.opts[0], str(value)]
+                words += [parameter.opts[0], "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join([*words, "--resume"])

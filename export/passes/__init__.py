@@ -14,6 +14,7 @@ from bnas_deploy.export.passes.fuse_activation import FuseActivation
 from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
 from bnas_deploy.export.passes.fuse_concat import FuseConcat
 from bnas_deploy.export.passes.pack_weights import PackWeights
+from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
 _SHARED = (
     FoldConstants(),
@@ -24,6 +25,7 @@ _SHARED = (
 
 PIPELINE = (
     *_SHARED,
+    TakeSignOfZero(),  # behind DropConstantChannels, which makes constant zeros exact, and before BNs are thresholds
     FoldBatchNormIntoThreshold(),  # before every other fold of a BN: this one is exact
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
     FoldBatchNormAfterBinaryConv(),

@@ -29,6 +29,7 @@ from bnas_deploy.bits import sign
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
+    SIGN_OF_ZERO,
     Origin,
     array_of,
     channel_slopes,
@@ -257,9 +258,14 @@ class _Evaluation:
             return
         weight = constant_array(input_of(node, "W"))
         threshold = constant_array(input_of(node, "threshold"))
-        offset = constant_array(input_of(node, "offset")) + self.contribution(
-            node, x, weight, lambda values, place: sign(values, threshold[place])
-        )
+
+        def activation(values: Floats, place: slice) -> Floats:
+            if node.attributes.get_int(SIGN_OF_ZERO, 0):
+                assert not threshold.any()  # no BN is in it yet
+                return np.sign(values)
+            return sign(values, threshold[place])
+
+        offset = constant_array(input_of(node, "offset")) + self.contribution(node, x, weight, activation)
         live = _live_channels(self.segments_of(x))
         if not live:
             scale, bias = (constant_array(input_of(node, name)) for name in ("scale", "bias"))

@@ -11,9 +11,9 @@ from bnas_deploy.errors import DataError
 from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, InMemoryDataSet
 from bnas_deploy.search.data.digits import open_digits
-from bnas_deploy.search.data.image_folder import open_image_folder
+from bnas_deploy.search.data.image_folder import ImageFolder, open_image_folder
 
-__all__ = ["FOLDER_KINDS", "Batch", "DataDescription", "DataSet", "InMemoryDataSet", "open_data"]
+__all__ = ["FOLDER_KINDS", "Batch", "DataDescription", "DataSet", "InMemoryDataSet", "open_data", "open_in_memory"]
 
 FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
     "cifar10": open_cifar10,
@@ -23,13 +23,18 @@ FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
 """The kinds that read a folder, and what opens them."""
 
 
-def open_data(name: str) -> DataSet:
+def open_data(name: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None) -> DataSet:
     """Open a data set by what `--data` gives: `digits` or KIND:FOLDER.
 
+    `image_size` (height, width) and `in_channels` are those of `open_image_folder`; other data have their own.
+
     Raises:
-        DataError: no such kind, or the folder is missing, truncated or of another format.
+        DataError: no such kind, or the folder is missing, truncated or of another format; or images are asked for in a
+            size that they do not have.
     """
     kind, _, folder = name.partition(":")
+    if kind != "imagefolder" and (image_size or in_channels):
+        raise DataError(f"--data {name}: --image-size and --in-channels are for image folders; leave them out")
     if name == "digits":
         return open_digits()
     if kind in FOLDER_KINDS and not folder:
@@ -41,4 +46,21 @@ def open_data(name: str) -> DataSet:
     if not path.is_dir():
         found = "not a folder" if path.exists() else "no such folder"
         raise DataError(f"{path}: {found}; expected the folder of the data set {kind}")
+    if kind == "imagefolder":
+        return open_image_folder(path, image_size=image_size, in_channels=in_channels)
     return FOLDER_KINDS[kind](path)
+
+
+def open_in_memory(
+    name: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None
+) -> InMemoryDataSet:
+    """Open a data set as `open_data` does, with all its images in memory.
+
+    Raises:
+        DataError: as for `open_data`, or an image cannot be read.
+    """
+    data = open_data(name, image_size=image_size, in_channels=in_channels)
+    if isinstance(data, ImageFolder):
+        return data.in_memory()
+    assert isinstance(data, InMemoryDataSet)
+    return data

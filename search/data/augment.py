@@ -26,6 +26,14 @@ def shift(pixels: Tensor, most: int, random: torch.Generator) -> Tensor:
     return crops[torch.arange(len(pixels)), :, top, left]
 
 
+def shift_image(image: Image.Image, most: int, random: np.random.Generator) -> Image.Image:
+    """Do what `shift` does to one image."""
+    left, top = (int(number) for number in random.integers(-most, most + 1, size=2))
+    moved = Image.new(image.mode, image.size)
+    moved.paste(image, (left, top))
+    return moved
+
+
 def flip_half(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Mirror each image left to right with probability 1/2, (N, C, H, W)."""
     mirrored = torch.rand(len(pixels), generator=random) < 0.5
@@ -71,7 +79,7 @@ def centre_box(size: tuple[int, int], width: int, height: int) -> tuple[int, int
 
 
 def jitter_colours(image: Image.Image, jitter: ColourJitter, random: np.random.Generator) -> Image.Image:
-    """Change brightness, contrast, saturation and hue by random amounts, in random order."""
+    """Change brightness, contrast, saturation and hue by random amounts, in random order; grey has the first two."""
 
     def around_one(strength: float) -> float:
         return random.uniform(1 - strength, 1 + strength)
@@ -82,6 +90,8 @@ def jitter_colours(image: Image.Image, jitter: ColourJitter, random: np.random.G
         lambda image: ImageEnhance.Color(image).enhance(around_one(jitter.saturation)),
         lambda image: _turn_hue(image, random.uniform(-jitter.hue, jitter.hue)),
     )
+    if image.mode == "L":
+        changes = changes[:2]
     for index in random.permutation(len(changes)):
         image = changes[index](image)
     return image

@@ -54,12 +54,26 @@ class DataDescription:
 
 
 class DataSet(ABC):
-    """Training and test images with their labels."""
+    """Training and test images with their labels; `notes` are what a user should know of how they are read."""
 
-    def __init__(self, description: DataDescription, train_size: int, test_size: int) -> None:
+    def __init__(
+        self, description: DataDescription, train_size: int, test_size: int, notes: tuple[str, ...] = ()
+    ) -> None:
         self.description = description
+        self.notes = notes
         self.train_size = train_size
         self.test_size = test_size
+
+    @property
+    def summary(self) -> str:
+        """Say in a line what the images are, and in further ones the notes."""
+        about = self.description
+        height, width = about.image_size
+        first = (
+            f"{about.name}: {self.train_size:,} training and {self.test_size:,} test images of {height}x{width}, "
+            f"{'grey' if about.in_channels == 1 else 'RGB'}, {about.classes:,} classes"
+        )
+        return "\n".join([first, *(f"  {note}" for note in self.notes)])
 
     @abstractmethod
     def refusal(self, augmentation: Augmentation) -> str | None:
@@ -138,8 +152,8 @@ class Images:
 class InMemoryDataSet(DataSet):
     """A data set of small images."""
 
-    def __init__(self, description: DataDescription, train: Images, test: Images) -> None:
-        super().__init__(description, len(train.labels), len(test.labels))
+    def __init__(self, description: DataDescription, train: Images, test: Images, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(description, len(train.labels), len(test.labels), notes)
         self.train = train
         self.test = test
 

@@ -1,4 +1,4 @@
-"""Photographs in folders, as ImageNet is kept: train/CLASS/*.jpg and val/CLASS/*.jpg (or .jpeg, .png)."""
+"""Images in folders, as ImageNet is kept: train/CLASS/*.jpg and val/CLASS/*.jpg, or any other format of images."""
 
 import os
 from collections import deque
@@ -14,19 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from bnas_deploy.errors import DataError
-from bnas_deploy.files import open_regular
-from bnas_deploy.search.data.augment import centre_box, flip, jitter_colours, random_crop
-from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, generator
-from bnas_deploy.search.recipes import Augmentation
+from bnas_deploy.search.data.augment import centre_box, flip, jitter_colours, random_crop, shift_image
+from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, Images, InMemoryDataSet, generator
+from bnas_deploy.search.data.pixels import describe_image, image_suffixes, read_image
+from bnas_deploy.search.recipes import SMALL, Augmentation
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _SIZE = (224, 224)
-_RESIZED = 256  # shorter side of a test image before its centre is cut out
-# The usual ones of ImageNet.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+_MARGIN = 256 / 224  # shorter side of a large test image before its centre is cut out, over that of the centre
+# The usual ones of ImageNet; of grey images their means.
+_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
+_STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 # Batches that are decoded ahead: one that is being used up by the network while another is filled.
 _AHEAD = 2
+_EXPECTED = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}  # what archives and file managers leave, beside hidden files
+_FEW = 3  # of the files that are passed over, how many are named
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,25 @@ Draw = Callable[[Image.Image], Image.Image]
 """Turns an image into one of the network's size."""
 
 
-def open_image_folder(folder: Path) -> "ImageFolder":
+def open_image_folder(
+    folder: Path, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None
+) -> "ImageFolder":
     """Find the images below `folder`; the classes are the names of the subfolders of train, sorted as text.
 
+    Hidden files and folders are ignored, and so is what archives and file managers leave. Other files that are no
+    images are passed over, which the notes of the data set say.
+
+    Args:
+        folder: holds train and val.
+        image_size: (height, width) to make of every image; 224x224 unless given.
+        in_channels: 1 for grey, 3 for RGB; unless given, grey if every image is.
+
     Raises:
-        DataError: train or val is missing, has no class folders, a class has no images, or their classes differ.
+        DataError: train or val is missing, has no class folders, a class has no images, or their classes differ; or a
+            grey image cannot be read; or `in_channels` is another number.
     """
-    train_classes, test_classes = _classes(folder / "train"), _classes(folder / "val")
+    passed_over: list[str] = []
+    train_classes, test_classes = (_classes(folder / part, passed_over) for part in ("train", "val"))
     if train_classes != test_classes:
         alone = sorted(set(train_classes) ^ set(test_classes))
         where = "train" if alone[0] in train_classes else "val"
@@ -55,64 +69,114 @@ def open_image_folder(folder: Path) -> "ImageFolder":
             f"{folder}: train has {len(train_classes)} classes, val has {len(test_classes)}; {alone[0]} is in {where} "
             "only; both must have a folder for every class"
         )
+    train, test = (_photos(folder / part, train_classes, passed_over) for part in ("train", "val"))
+    first_size, grey = describe_image(train[0].path)
+    # The first coloured image answers, so that only folders of grey ones are looked at to the end.
+    found = 1 if grey and all(describe_image(photo.path)[1] for photo in (*train, *test)) else 3
+    size, channels = image_size or _SIZE, in_channels or found
+    if channels not in _MEAN:
+        raise DataError(f"{folder}: images of {channels} channels; a folder gives 1 (grey) or 3 (RGB)")
     description = DataDescription(
         name=f"image folder {folder.resolve().name}",
         class_names=train_classes,
-        in_channels=3,
-        image_size=_SIZE,
-        mean=_MEAN,
-        std=_STD,
+        in_channels=channels,
+        image_size=size,
+        mean=_MEAN[channels],
+        std=_STD[channels],
     )
-    return ImageFolder(description, _photos(folder / "train", train_classes), _photos(folder / "val", train_classes))
+    notes = [_size_note(size, first_size, asked_for=image_size is not None)]
+    if in_channels is None:
+        notes.append("every image is grey, so there is 1 channel" if channels == 1 else "there are coloured images")
+        notes[-1] += "; --in-channels 1 or 3 decides otherwise"
+    if passed_over:
+        few = ", ".join(passed_over[:_FEW]) + (", ..." if len(passed_over) > _FEW else "")
+        notes.append(f"passed over, since no images: {len(passed_over):,} ({few})")
+    return ImageFolder(description, train, test, tuple(notes))
+
+
+def _size_note(size: tuple[int, int], first: tuple[int, int], *, asked_for: bool) -> str:
+    made, found = ("x".join(map(str, each)) for each in (size, first))
+    note = f"every image becomes {made}; the first of them is {found}"
+    return note if asked_for else f"{note}; --image-size N or HxW decides otherwise"
 
 
 class ImageFolder(DataSet):
     """Images that are decoded when they are needed, by threads: Pillow releases the interpreter while it works."""
 
-    def __init__(self, description: DataDescription, train: tuple[Photo, ...], test: tuple[Photo, ...]) -> None:
-        super().__init__(description, len(train), len(test))
+    def __init__(
+        self, description: DataDescription, train: tuple[Photo, ...], test: tuple[Photo, ...], notes: tuple[str, ...]
+    ) -> None:
+        super().__init__(description, len(train), len(test), notes)
         self.train = train
         self.test = test
 
     def refusal(self, augmentation: Augmentation) -> str | None:
-        """A shift by pixels is for small images; photographs are cropped."""
-        if augmentation.shift:
-            return "the recipe shifts images by pixels, which is done for small images only"
+        """A shift by pixels is for small images; larger ones are cropped."""
+        size = self.description.image_size
+        if augmentation.shift and min(size) >= SMALL:
+            return (
+                f"the recipe shifts images by pixels, which is done for images of less than {SMALL}x{SMALL} only; "
+                f"these are {size[0]}x{size[1]}"
+            )
         return None
 
     def raw_train_batches(
         self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
     ) -> Iterator[Batch]:
         """Yield shuffled batches; every image has its own random numbers, whichever thread draws it."""
+        size = self.description.image_size
 
         def draw(index: int) -> Draw:
             random = np.random.default_rng((seed, epoch, index))
-            return lambda image: _augmented(image, augmentation, random)
+            return lambda image: _augmented(image, size, augmentation, random)
 
         order = torch.randperm(self.train_size, generator=generator(seed, epoch))
         batches = ([(self.train[i], draw(i)) for i in chosen.tolist()] for chosen in torch.split(order, batch_size))
-        return _decoded(islice(batches, first, None))
+        return self._decoded(islice(batches, first, None))
 
     def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the test images in order, the shorter side resized to 256 and the centre 224x224 cut out."""
-        starts = range(0, self.test_size, batch_size)
-        return _decoded([(photo, _centre) for photo in self.test[start : start + batch_size]] for start in starts)
+        """Yield the test images in order, as `_centre` makes them."""
+        return self._as_they_are(self.test, batch_size)
 
+    def in_memory(self) -> InMemoryDataSet:
+        """Return the same images, decoded; augmentations that change the size are not made with these.
 
-def _decoded(batches: Iterable[list[tuple[Photo, Draw]]]) -> Iterator[Batch]:
-    """Decode with one thread per core, `_AHEAD` batches before they are asked for."""
-    threads = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        ahead: deque[list[Future[tuple[Tensor, int]]]] = deque()
-        try:
-            for batch in batches:
-                ahead.append([pool.submit(_decode, photo, draw) for photo, draw in batch])
-                if len(ahead) > _AHEAD:
+        Raises:
+            DataError: an image cannot be read.
+        """
+        train, test = (
+            Images(*(torch.cat(parts) for parts in zip(*self._as_they_are(photos, _AT_ONCE), strict=True)))
+            for photos in (self.train, self.test)
+        )
+        return InMemoryDataSet(self.description, train, test, self.notes)
+
+    def _as_they_are(self, photos: tuple[Photo, ...], batch_size: int) -> Iterator[Batch]:
+        size = self.description.image_size
+
+        def draw(image: Image.Image) -> Image.Image:
+            return _centre(image, size)
+
+        starts = range(0, len(photos), batch_size)
+        return self._decoded([(photo, draw) for photo in photos[start : start + batch_size]] for start in starts)
+
+    def _decoded(self, batches: Iterable[list[tuple[Photo, Draw]]]) -> Iterator[Batch]:
+        """Decode with one thread per core, `_AHEAD` batches before they are asked for."""
+        threads = len(os.sched_getaffinity(0))
+        mode = "L" if self.description.in_channels == 1 else "RGB"
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            ahead: deque[list[Future[tuple[Tensor, int]]]] = deque()
+            try:
+                for batch in batches:
+                    ahead.append([pool.submit(_decode, photo, mode, draw) for photo, draw in batch])
+                    if len(ahead) > _AHEAD:
+                        yield _stack(ahead.popleft())
+                while ahead:
                     yield _stack(ahead.popleft())
-            while ahead:
-                yield _stack(ahead.popleft())
-        finally:  # also when nobody wants the rest
-            pool.shutdown(wait=True, cancel_futures=True)
+            finally:  # also when nobody wants the rest
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+_AT_ONCE = 256  # images that are decoded between two looks at the threads
 
 
 def _stack(images: list[Future[tuple[Tensor, int]]]) -> Batch:
@@ -120,23 +184,19 @@ def _stack(images: list[Future[tuple[Tensor, int]]]) -> Batch:
     return Batch(torch.stack(pixels), torch.tensor(labels))
 
 
-def _decode(photo: Photo, draw: Draw) -> tuple[Tensor, int]:
-    """Return uint8 (3, H, W) and the label."""
-    try:
-        with open_regular(photo.path) as file, Image.open(file) as image:
-            pixels = np.array(draw(image.convert("RGB")))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for bad files
-        raise DataError(f"{photo.path}: cannot be read as an image ({error}); replace or remove it") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1), photo.label
+def _decode(photo: Photo, mode: str, draw: Draw) -> tuple[Tensor, int]:
+    """Return uint8 (C, H, W) and the label."""
+    image = read_image(photo.path)
+    pixels = np.array(draw(image if image.mode == mode else image.convert(mode)))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1), photo.label
 
 
-def _augmented(image: Image.Image, augmentation: Augmentation, random: np.random.Generator) -> Image.Image:
-    image = random_crop(image, augmentation.crop_area, _SIZE, random) if augmentation.crop_area else _centre(image)
+def _augmented(
+    image: Image.Image, size: tuple[int, int], augmentation: Augmentation, random: np.random.Generator
+) -> Image.Image:
+    image = random_crop(image, augmentation.crop_area, size, random) if augmentation.crop_area else _centre(image, size)
+    if augmentation.shift:
+        image = shift_image(image, augmentation.shift, random)
     if augmentation.flip:
         image = flip(image, random)
     if augmentation.jitter:
@@ -144,30 +204,57 @@ def _augmented(image: Image.Image, augmentation: Augmentation, random: np.random
     return image
 
 
-def _centre(image: Image.Image) -> Image.Image:
-    """Resize the shorter side to 256 and cut out the centre."""
-    width, height = image.size
-    scale = _RESIZED / min(width, height)
-    resized = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    return resized.crop(centre_box(resized.size, width=_SIZE[1], height=_SIZE[0]))
+def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize to cover `size` (H, W), large images with a margin, and cut out the centre.
+
+    For 224x224 the shorter side becomes 256. A small image has nothing to spare at its border, so it has no margin.
+    """
+    margin = _MARGIN if min(size) >= SMALL else 1.0
+    scale = max(round(margin * wanted) / side for wanted, side in zip(reversed(size), image.size, strict=True))
+    width, height = (max(round(side * scale), wanted) for side, wanted in zip(image.size, reversed(size), strict=True))
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop(centre_box(resized.size, width=size[1], height=size[0]))
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    expected = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
-    try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; {expected}") from None
+def _classes(folder: Path, passed_over: list[str]) -> tuple[str, ...]:
+    entries = _entries(folder)
+    passed_over += (_short(entry) for entry in entries if not entry.is_dir())
+    names = tuple(entry.name for entry in entries if entry.is_dir())
     if not names:
-        raise DataError(f"{folder}: no class folders in it; {expected}")
-    return tuple(names)
+        raise DataError(f"{folder}: no class folders in it; {_EXPECTED}")
+    return names
 
 
-def _photos(folder: Path, classes: tuple[str, ...]) -> tuple[Photo, ...]:
+def _photos(folder: Path, classes: tuple[str, ...], passed_over: list[str]) -> tuple[Photo, ...]:
+    suffixes = image_suffixes()
     photos: list[Photo] = []
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _SUFFIXES)
-        if not paths:
-            raise DataError(f"{folder / name}: no images in it; expected files that end in {', '.join(_SUFFIXES)}")
-        photos += (Photo(path, label) for path in paths)
+        images, others = [], []
+        for entry in _entries(folder / name):
+            # Not a pipe or a device, which would be waited for.
+            is_image = Path(entry.name).suffix.lower() in suffixes and entry.is_file()
+            (images if is_image else others).append(entry)
+        if not images:
+            found = f" ({len(others):,} other files, such as {others[0].name})" if others else ""
+            raise DataError(
+                f"{folder / name}: no images in it{found}; expected files that end in .jpg, .png or as another format "
+                "that Pillow reads"
+            )
+        passed_over += map(_short, others)
+        photos += (Photo(Path(entry.path), label) for entry in images)
     return tuple(photos)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, sorted by name, but for what is hidden or litter."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not (entry.name.startswith(".") or entry.name.lower() in _LITTER)]
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; {_EXPECTED}") from None
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _short(entry: os.DirEntry[str]) -> str:
+    """Return the last parts of a path, such as train/cat/notes.txt."""
+    return "/".join(Path(entry.path).parts[-3:])

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnas_deploy.commands.train import find_device
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.recipes import ARITHMETICS
 from bnas_deploy.search.search import search
-from bnas_deploy.search.search_config import ARITHMETICS, SEARCH_RECIPES, SearchConfig, SupernetConfig
+from bnas_deploy.search.search_config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.space import SPACES
 from bnas_deploy.search.supernet import Mixture, Supernet
 from bnas_deploy.search_history import Epoch

@@ -268,10 +268,21 @@ def test_departure_real_last_two(tmp_path: Path) -> None:
     exported = _export(_config(GENOTYPES["cifar"], departures=("real-last-two",)), tmp_path)
 
     _assert_right(exported)
-    # The last two in the order of the modules are both preprocesses of the last cell; the second is dead.
+    # The last two are the second preprocess of the last cell, which is dead, and its skip, which is real anyway.
     real = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
-    assert real == {"stem.conv", "cells.1.skip.conv", "cells.2.skip.conv", "cells.2.preprocess0.conv"}
-    assert "cells.1.preprocess0.conv" in {layer.check.name for layer in exported.layers}
+    assert real == {"stem.conv", "cells.1.skip.conv", "cells.2.skip.conv"}
+    assert "cells.2.preprocess0.conv" in {layer.check.name for layer in exported.layers}
+
+
+def test_departure_real_last_two_of_the_edges(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["imagenet"], departures=("real-last-two", "sign-of-zero")), tmp_path)
+
+    _assert_right(exported)
+    real = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
+    edges = {"cells.2.edges.5.conv", "cells.2.edges.7.conv"}
+    assert real == {"stem.conv", "cells.1.skip.conv", "cells.2.skip.conv", *edges}
+    # Their inputs are signs of which 0 has none, by an operator of ONNX that says the same.
+    assert exported.count("Sign") == len(edges)
 
 
 def test_departure_binary_weight_skip(tmp_path: Path) -> None:

@@ -144,15 +144,16 @@ def test_the_imagenet_stem_halves_the_channels() -> None:
 )
 def test_image_sizes_that_cannot_be_halved(stem: str, image_size: tuple[int, int], multiple: int) -> None:
     height, width = image_size
-    assert refusal_of(stem=stem, image_size=image_size) == (
-        f"tiny: images of {height}x{width}; the {stem} stem and two reduction cells need multiples of {multiple}"
-    )
+    message = f"tiny: images of {height}x{width}; the {stem} stem and two reduction cells need multiples of {multiple}"
+    if stem == "imagenet":
+        message += " (of 4 with the cifar stem of BNAS-Mini, BNAS-A, BNAS-B and BNAS-C)"
+    assert refusal_of(stem=stem, image_size=image_size) == message
 
 
 def test_unknown_departure() -> None:
     assert refusal_of(departures=("clamp-weights", "sign-zero")) == (
         "tiny: unknown departure 'sign-zero'; there are centre-weights, clamp-weights, fan-in-gradient, real-last-two, "
-        "binary-weight-skip"
+        "binary-weight-skip, sign-of-zero"
     )
 
 

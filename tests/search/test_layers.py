@@ -222,7 +222,7 @@ def test_weights_are_centred_before_they_are_clamped() -> None:
     assert beta.tolist() == [1]
 
 
-def test_a_clamped_weight_gets_no_gradient() -> None:
+def test_a_clamped_weight_gets_the_gradient_of_what_it_is_clamped_to() -> None:
     layer = BinaryConv2d(4, 1, 1, clamp_weights=True)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([5.0, -3.0, 1.0, -0.5])[:, None, None])
@@ -230,7 +230,8 @@ def test_a_clamped_weight_gets_no_gradient() -> None:
     (signs * beta * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None, None]).sum().backward()
     assert layer.weight.grad is not None
     # beta = 3.5 / 4; through beta come (1 - 2 + 4 - 8) / 4 times the sign.
-    assert layer.weight.grad.flatten().tolist() == [0, 0, 4 * 0.875 - 1.25, 8 * 0.875 + 1.25]
+    want = [0.875 - 1.25, 2 * 0.875 + 1.25, 4 * 0.875 - 1.25, 8 * 0.875 + 1.25]
+    assert layer.weight.grad.flatten().tolist() == want
 
 
 def effective_weight(layer: BinaryConv2d) -> Tensor:
@@ -265,7 +266,8 @@ def official(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def layer_with(weight: np.ndarray, **departures: Any) -> BinaryConv2d:
-    layer = BinaryConv2d(weight.shape[1], weight.shape[0], 3, **departures).double()
+    kernel = weight.shape[2]
+    layer = BinaryConv2d(weight.shape[1], weight.shape[0], kernel, padding=kernel // 2, **departures).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
     return layer
@@ -284,26 +286,96 @@ def test_fan_in_gradient_is_the_official_one(official: tuple[np.ndarray, np.ndar
     np.testing.assert_allclose(got, paper * 45 * (1 - 1 / 5), rtol=0, atol=ROUNDING)
 
 
-def test_centring_makes_the_same_steps_as_the_official_code(official: tuple[np.ndarray, np.ndarray]) -> None:
-    """Both see the same weights after a step, though the gradients differ.
-
-    The official code steps along the gradient above and centres the weights in place before the next forward pass.
-    Here centring is part of the forward pass, so autograd centres the gradient instead. Centring is linear:
-    centre(W - r G) = W - r centre(G) for W that is centred. Clamping is no part of this, since no weight gets to 1.
-    """
+def test_the_gradient_passes_centring_and_clamping(official: tuple[np.ndarray, np.ndarray]) -> None:
+    """The official code has centred and clamped its weights in place by then, and no gradient goes through that."""
     weight, g = official
+    weight = 4 * weight + 0.3  # neither centred nor within -1..1
     layer = layer_with(weight, centre_weights=True, clamp_weights=True, fan_in_gradient=True)
-    got = gradient(layer, g)
-    want = official_gradient(weight, g)
-    np.testing.assert_allclose(got, centred(want), rtol=0, atol=ROUNDING)
-    assert not np.allclose(got, want)
-    rate = 1e-3
-    stepped = weight - rate * got
-    np.testing.assert_allclose(centred(stepped), centred(weight - rate * want), rtol=0, atol=ROUNDING)
+    latent = np.clip(centred(weight), -1, 1)
+    assert (np.abs(latent) == 1).mean() > 0.1
+    np.testing.assert_allclose(gradient(layer, g), official_gradient(latent, g), rtol=0, atol=ROUNDING)
 
 
-def test_departures_do_not_change_the_weights_in_place(rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(4, 3, 3, centre_weights=True, clamp_weights=True, fan_in_gradient=True)
+def test_a_kernel_of_which_half_is_clamped() -> None:
+    """Values that the official code was run on: outputs, gradients, and the weights afterwards."""
+    layer = BinaryConv2d(4, 1, 1, centre_weights=True, clamp_weights=True, fan_in_gradient=True).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.5, -1.5, 0.2, -0.2])[:, None, None])
+    x = torch.tensor([0.5, 2.0, -0.1, 3.0], dtype=torch.float64)[:, None, None]
+    y = layer(x[None])
+    # sign(x) = (1, 1, -1, 1), sign(W) = (1, -1, 1, -1), beta = (1 + 1 + 0.2 + 0.2) / 4
+    assert y.item() == pytest.approx(-2 * 0.6, abs=1e-7)  # the weights come from float32
+    y.sum().backward()
+    assert layer.weight.grad is not None
+    np.testing.assert_allclose(layer.weight.grad.flatten(), [0.3, 3.3, -3.3, 3.3], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(layer.weight.detach().flatten(), [1, -1, 0.2, -0.2], rtol=0, atol=1e-7)
+
+
+def official_forward(weight: np.ndarray) -> np.ndarray:
+    """Centre and clamp `weight` in place, and return sign(W) * beta, sign(0) being 0, as the official code does."""
+    weight -= weight.mean(axis=1, keepdims=True)
+    np.clip(weight, -1, 1, out=weight)
+    return np.multiply(np.sign(weight), np.abs(weight).sum(axis=(1, 2, 3), keepdims=True) / weight[0].size)
+
+
+OFFICIAL = dict.fromkeys(("centre_weights", "clamp_weights", "fan_in_gradient", "sign_of_zero"), True)
+"""Every departure that is a setting of a binary convolution."""
+
+
+@pytest.mark.parametrize("departures", [OFFICIAL, {}], ids=["official", "paper"])
+def test_steps_are_those_of_the_official_code(departures: dict[str, bool], rng: np.random.Generator) -> None:
+    """Eight steps of SGD at a rate that drives weights to 1; without the departures the weights go elsewhere."""
+    weight = rng.uniform(-0.5, 0.5, size=(3, 4, 3, 3))
+    layer = layer_with(weight, **departures)
+    rate, momentum, decay = 0.05, 0.9, 1e-3
+    optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=momentum, weight_decay=decay)
+    moved, weight = np.zeros_like(weight), weight.copy()
+    close = []
+    for _ in range(8):
+        x = rng.integers(-3, 4, size=(2, 4, 5, 5)).astype(float)  # a seventh are 0
+        g = rng.normal(size=(2, 3, 5, 5))
+        # A convolution is linear in its weights, so torch's is as good as a loop here.
+        effective = torch.tensor(official_forward(weight), requires_grad=True)
+        y = torch.nn.functional.conv2d(torch.tensor(np.sign(x)), effective, padding=1)
+        (through,) = torch.autograd.grad(y, effective, torch.tensor(g))
+        step = official_gradient(weight, through.numpy()) + decay * weight
+        moved = momentum * moved + step
+        answer = layer(torch.tensor(x))
+        close.append(np.allclose(answer.detach(), y.detach(), rtol=0, atol=1e-9))
+        optimizer.zero_grad()
+        answer.backward(torch.tensor(g))
+        optimizer.step()
+        weight -= rate * moved
+    assert all(close) == bool(departures)
+    # Numbers of size 100 at most, some thousand float64 operations: 1e-16 * 100 * 1000.
+    assert np.allclose(layer.weight.detach(), weight, rtol=0, atol=1e-9) == bool(departures)
+    assert (np.abs(weight) > 1).any()
+
+
+@pytest.mark.parametrize("make", [BinaryConv2d, BinaryWeightConv2d], ids=["binary", "binary weights"])
+def test_weights_are_renewed_in_place_by_training_only(make: Any, rng: np.random.Generator) -> None:
+    layer = make(4, 3, 3, **({"centre_weights": True, "clamp_weights": True} if make is BinaryConv2d else {}))
+    with torch.no_grad():
+        layer.weight.mul_(20)
+    before = layer.weight.detach().clone()
+    x = random_input(rng, 1, 4, 5, 5)
+    evaluated = layer.eval()(x)
+    assert torch.equal(layer.weight, before)
+    trained = layer.train()(x)
+    want = np.clip(centred(before.numpy()), -1, 1)
+    # Centring sums four numbers below 16 in float32.
+    np.testing.assert_allclose(layer.weight.detach(), want, rtol=0, atol=4 * 16 * 2**-23)
+    assert not torch.equal(layer.weight, before)
+    assert torch.equal(trained, evaluated)
+    layer.real_weights = True
+    with torch.no_grad():
+        layer.weight.copy_(before)
+    layer(x)
+    assert torch.equal(layer.weight, before)
+
+
+def test_weights_stay_where_no_departure_moves_them(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(4, 3, 3, fan_in_gradient=True, sign_of_zero=True)
     with torch.no_grad():
         layer.weight.mul_(50)
     before = layer.weight.detach().clone()
@@ -311,7 +383,51 @@ def test_departures_do_not_change_the_weights_in_place(rng: np.random.Generator)
     assert torch.equal(layer.weight, before)
 
 
-@pytest.mark.parametrize("departure", ["centre_weights", "clamp_weights", "fan_in_gradient", "real_weights"])
+def test_the_sign_of_zero(rng: np.random.Generator) -> None:
+    """Zeros of either sign, in activations and weights: 0 in the sum, and the gradients of the official code."""
+    layer = BinaryConv2d(2, 3, 3, padding=1, scale="none", sign_of_zero=True)
+    x = random_input(rng, 2, 2, 5, 5).requires_grad_()
+    with torch.no_grad():
+        layer.weight[rng.random(layer.weight.shape) < 0.3] = 0.0
+        layer.weight[0, 0, 0, 0] = -0.0
+    want = numpy_conv(np.sign(x.detach().numpy()), np.sign(layer.weight.detach().numpy()), padding=(1, 1))
+    y = layer(x)
+    np.testing.assert_array_equal(y.detach().numpy(), want)
+    assert not np.array_equal(BinaryConv2d(2, 3, 3, padding=1, scale="none")(x).detach().numpy(), want)
+    y.sum().backward()
+    assert x.grad is not None
+    assert (x.grad[x == 0] != 0).any()  # it passes at 0, as everywhere within -1..1
+    assert (x.grad[x.abs() >= 1] == 0).all()
+
+
+def test_the_gradient_of_a_weight_of_zero() -> None:
+    layer = layer_with(np.array([0.0, 0.5, -0.25, 0.25]).reshape(1, 4, 1, 1), sign_of_zero=True, fan_in_gradient=True)
+    weight, g = layer.weight.detach().numpy(), np.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1, 1)
+    signs, beta = layer.binary_weight()
+    assert (signs.flatten().tolist(), beta.tolist()) == ([0, 1, -1, 1], [0.25])
+    # 3 (0.25 g + sign / 4 (2 - 4 + 8))
+    np.testing.assert_array_equal(gradient(layer, g).ravel(), [0.75, 1.5 + 4.5, 3 - 4.5, 6 + 4.5])
+    np.testing.assert_array_equal(gradient(layer, g), official_gradient(weight, g))
+
+
+@pytest.mark.parametrize(("channels", "factor"), [(32, 124), (64, 252)])
+def test_the_fan_in_gradient_of_binary_weights(channels: int, factor: int, rng: np.random.Generator) -> None:
+    weight, g = rng.uniform(-0.4, 0.4, size=(2, channels, 2, 2)), rng.normal(size=(2, channels, 2, 2))
+    gradients = []
+    for multiplied in (False, True):
+        layer = BinaryWeightConv2d(channels, 2, kernel_size=2, stride=2, fan_in_gradient=multiplied).double()
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(weight))
+        (found,) = torch.autograd.grad(layer.effective_weight(), layer.weight, torch.tensor(g))
+        gradients.append(found.numpy())
+    latent = np.clip(centred(weight), -1, 1)
+    np.testing.assert_allclose(gradients[1], official_gradient(latent, g), rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "departure", ["centre_weights", "clamp_weights", "fan_in_gradient", "real_weights", "sign_of_zero"]
+)
 def test_departures_are_off_by_default(departure: str) -> None:
     assert getattr(BinaryConv2d(4, 3, 3), departure) is False
 

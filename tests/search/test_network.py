@@ -156,6 +156,7 @@ def test_no_departure_is_on_by_default() -> None:
             assert not module.clamp_weights
             assert not module.fan_in_gradient
             assert not module.real_weights
+            assert not module.sign_of_zero
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -167,6 +168,36 @@ def test_real_last_two(name: str) -> None:
         if isinstance(module, BinaryConv2d) and module.real_weights
     ]
     assert real == [f"cells.{config.cells - 1}.{edge}" for edge in LAST_TWO[name]]
+
+
+@pytest.mark.parametrize(
+    ("genotype", "departures", "real"),
+    [
+        # Without a convolution on an edge the skip, which is real anyway, is one of the two.
+        ("cifar", ("real-last-two",), ["cells.2.preprocess1.conv"]),
+        (
+            "cifar",
+            ("real-last-two", "binary-weight-skip"),
+            ["cells.2.preprocess1.conv", "cells.2.skip.conv"],
+        ),
+        ("imagenet", ("real-last-two", "binary-weight-skip"), ["cells.2.edges.5.conv", "cells.2.edges.7.conv"]),
+    ],
+    ids=["cifar", "first release", "edges"],
+)
+def test_real_last_two_where_the_last_cell_reduces(genotype: str, departures: tuple[str, ...], real: list[str]) -> None:
+    network = on_meta(replace(TINY, cells=3, genotype=GENOTYPES[genotype], departures=departures))
+    assert network.config.reduction_cells == (1, 2)
+    found = [key for key, module in network.named_modules() if getattr(module, "real_weights", False)]
+    assert found == real
+
+
+def test_a_skip_that_stays_real_is_a_plain_convolution(rng: np.random.Generator) -> None:
+    departures = ("real-last-two", "binary-weight-skip")
+    config = replace(TINY, cells=3, genotype=GENOTYPES["cifar"], departures=departures)
+    skip = build_network(config).cells[2].skip
+    assert isinstance(skip, ReductionSkip)
+    x = torch.tensor(rng.normal(size=(2, skip.conv.in_channels, 4, 4)), dtype=torch.float32)
+    assert torch.equal(skip.conv(x), nn.functional.conv2d(x, skip.conv.weight, skip.conv.bias, stride=2))
 
 
 def test_real_last_two_are_counted_with_32_bits() -> None:
@@ -206,6 +237,7 @@ def test_a_departure_changes_the_answer_or_the_gradient(departure: str, rng: np.
             for module in network.modules():
                 if isinstance(module, BinaryConv2d | nn.Conv2d):
                     module.weight.mul_(4)  # past 1, so that clamping shows
+                    module.weight[:, 0] = 0
         answer = network.eval()(images)
         answer.sum().backward()
         answers.append(answer.detach())

@@ -200,6 +200,7 @@ DEPARTURE_SETTINGS = {
     "centre-weights": "centre_weights",
     "clamp-weights": "clamp_weights",
     "fan-in-gradient": "fan_in_gradient",
+    "sign-of-zero": "sign_of_zero",
 }
 """The departures that are settings of every binary convolution, and the name of the setting."""
 

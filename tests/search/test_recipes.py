@@ -6,7 +6,7 @@ import torch
 from bnas_deploy.errors import BnasError
 from bnas_deploy.search.config import NETWORKS
 from bnas_deploy.search.data import FOLDER_KINDS
-from bnas_deploy.search.recipes import DEFAULTS, RECIPES, Augmentation, Recipe
+from bnas_deploy.search.recipes import DEFAULTS, RECIPES, Augmentation, Recipe, defaults_of
 from bnas_deploy.search.train import build_optimizer
 
 RELATIVE = 1e-12  # a handful of float64 operations, 1.1e-16 each
@@ -51,7 +51,11 @@ def test_the_learning_rate_is_always_positive_and_ends_at_the_lowest(recipe, ste
 
 
 def test_every_data_set_has_defaults_that_exist():
-    assert set(DEFAULTS) == {"digits", *FOLDER_KINDS}
+    assert set(DEFAULTS) == {"digits", *FOLDER_KINDS, "small imagefolder"}
+    assert {defaults_of(kind, (224, 224)).network for kind in FOLDER_KINDS} == {"BNAS-A", "BNAS-D"}
+    assert defaults_of("imagefolder", (64, 64)) == DEFAULTS["imagefolder"]
+    assert defaults_of("imagefolder", (224, 63)) == DEFAULTS["small imagefolder"]
+    assert defaults_of("digits", (8, 8)) == DEFAULTS["digits"]
     assert {defaults.network for defaults in DEFAULTS.values()} <= set(NETWORKS)
     assert {defaults.recipe for defaults in DEFAULTS.values()} <= set(RECIPES)
 

@@ -33,7 +33,8 @@ def plain_convolution(x, weight, real, config, stride, kernel, dilation):
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     if config.precision == "float":
         return torch.relu(nn.functional.conv2d(normed, weight, **geometry))
-    signed = sign_activation(normed)
+    sign_of_zero = "sign-of-zero" in config.departures
+    signed = sign_activation(normed, sign_of_zero=sign_of_zero)
     if real or config.precision == "binary-activations":
         y = nn.functional.conv2d(signed, weight, **geometry)
     else:
@@ -44,7 +45,8 @@ def plain_convolution(x, weight, real, config, stride, kernel, dilation):
             fan_in_gradient="fan-in-gradient" in config.departures,
         )
         # The sum of signs is often exactly 0, where ReLU has its corner, so beta comes afterwards.
-        y = nn.functional.conv2d(signed, sign_weight(latent), **geometry) * weight_scale(latent)[:, None, None]
+        signs = sign_weight(latent, sign_of_zero=sign_of_zero)
+        y = nn.functional.conv2d(signed, signs, **geometry) * weight_scale(latent)[:, None, None]
     if config.k_map:
         y = y * activation_scale(normed, (kernel, kernel), *((value, value) for value in geometry.values()))
     return torch.relu(y)
@@ -139,7 +141,8 @@ CONFIGS = {
     "binary-activations": replace(CONFIG, precision="binary-activations"),
     "no-skip": replace(CONFIG, inter_cell_skip=False),
     "departures": replace(
-        CONFIG, departures=("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-convolutions")
+        CONFIG,
+        departures=("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-convolutions", "sign-of-zero"),
     ),
     "separable": replace(CONFIG, space=SearchSpace(("bin_conv_3x3", "bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"))),
     "darts": replace(CONFIG, space=SPACES["darts"], precision="binary-activations"),
@@ -237,6 +240,32 @@ def test_the_official_code_binarises_430_of_448():
     last = ("bin_conv_3x3", "bin_conv_5x5")
     everything = ("bin_dil_conv_3x3", "bin_dil_conv_5x5", *last)
     assert real == {(7, 9, name) for name in last} | {(7, row, name) for row in (10, 11, 12, 13) for name in everything}
+
+
+def test_binary_weights_are_renewed_in_place_and_real_ones_are_not():
+    departures = ("centre-weights", "clamp-weights", "real-last-convolutions")
+    network = Supernet(replace(CONFIG, departures=departures))
+    with torch.no_grad():
+        for weight in network.weight_parameters():
+            weight.mul_(10)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    network.renew_weights()
+    changed = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed
+    for name, module in network.named_modules():
+        if not isinstance(module, Convolutions):
+            continue
+        binary = slice(0, module.real_from * module.channels)
+        old, new = before[f"{name}.conv.weight"], module.conv.weight
+        want = (old - old.mean(dim=1, keepdim=True)).clamp(-1, 1)
+        assert torch.equal(new[binary], want[binary])
+        assert torch.equal(new[binary.stop :], old[binary.stop :])
+        changed.discard(f"{name}.conv.weight")
+    assert not changed
+    plain = Supernet(CONFIG)
+    before = {name: weight.detach().clone() for name, weight in plain.named_parameters()}
+    plain.renew_weights()
+    assert all(torch.equal(weight, before[name]) for name, weight in plain.named_parameters())
 
 
 def test_initial_alphas_are_small_and_no_weights():

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bnas_deploy.errors import CheckpointError, DataError
+from bnas_deploy.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.search import train as module
 from bnas_deploy.search.checkpoint import load_checkpoint, read_tensors, write_tensors
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
-from bnas_deploy.search.recipes import RECIPES, Augmentation, ColourJitter, Recipe
+from bnas_deploy.search.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Recipe
 from bnas_deploy.search.resume import stop_on_signals
 from bnas_deploy.search.train import TrainError, evaluate, train
 
@@ -251,7 +251,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
 def test_a_run_stopped_at_once_leaves_a_checkpoint(tmp_path):
     run(tmp_path, stop_after=1)
     checkpoint = load_checkpoint(tmp_path / "last.safetensors")
-    assert checkpoint.metrics == {"epoch": 0}
+    assert checkpoint.metrics == {"epoch": 0, "arithmetic": "float32"}
     assert not (tmp_path / "best.safetensors").exists()
 
 
@@ -319,8 +319,9 @@ def test_a_write_protected_file_system_is_refused():
             r"network\.genotype\.normal; network\.genotype\.reduction; resume",
         ),
         ({"data": make_data(train_size=37)}, r"data.train_size \(36 before, 37 now\)"),
+        ({"arithmetic": "bfloat16"}, r"arithmetic \(float32 before, bfloat16 now\)"),
     ],
-    ids=["seed", "recipe", "augmentation", "channels", "skip", "twin", "genotype", "data"],
+    ids=["seed", "recipe", "augmentation", "channels", "skip", "twin", "genotype", "data", "arithmetic"],
 )
 def test_other_settings_are_named(uninterrupted, changes, message):
     before = (uninterrupted / "resume.safetensors").read_bytes()
@@ -339,6 +340,72 @@ def test_a_run_of_before_the_skip_could_be_left_out_goes_on(tmp_path, uninterrup
         run(tmp_path, resume=True, config=replace(CONFIG, inter_cell_skip=False))
     run(tmp_path, resume=True)
     assert (tmp_path / "last.safetensors").read_bytes() == (uninterrupted / "last.safetensors").read_bytes()
+
+
+def saved_by_0_1_0(path, *, on_gpu, scaler):
+    """Take away what 0.1.0 did not write, and add what it did."""
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    assert description["settings"].pop("arithmetic") == "float32"
+    if on_gpu:
+        tensors["random.cuda"] = torch.zeros(16, dtype=torch.uint8)
+        description["tensors"].append("random.cuda")
+    write_tensors(path, tensors, "bnas_deploy_run", description | {"scaler": scaler})
+
+
+def test_a_run_of_before_arithmetic_could_be_chosen_goes_on(tmp_path, uninterrupted):
+    run(tmp_path, stop_after=1)
+    saved_by_0_1_0(tmp_path / "resume.safetensors", on_gpu=False, scaler={})
+    with pytest.raises(TrainError, match=r"arithmetic \(float32 before, bfloat16 now\)"):
+        run(tmp_path, resume=True, arithmetic="bfloat16")
+    run(tmp_path, resume=True)
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_a_mixed_run_of_a_gpu_goes_on_as_one(tmp_path):
+    run(tmp_path, stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    before = path.read_bytes()
+    saved_by_0_1_0(path, on_gpu=True, scaler={})
+    with pytest.raises(TrainError, match=r"arithmetic \(bfloat16 before, float32 now\)"):
+        run(tmp_path, resume=True)
+    result, _ = run(tmp_path, resume=True, arithmetic="bfloat16")
+    assert result.finished
+    assert load_checkpoint(tmp_path / "last.safetensors").metrics["arithmetic"] == "bfloat16"
+    path.write_bytes(before)
+    saved_by_0_1_0(path, on_gpu=True, scaler={"scale": 65536.0})
+    with pytest.raises(TrainError, match=r"arithmetic \(float16 before, float32 now\)"):
+        run(tmp_path, resume=True)
+
+
+def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
+    seen = []
+    step = module._Run.train_step
+
+    def watched(self, images, labels):
+        # The last convolution of the network, whatever it is.
+        handle = self.network.cells[-1].skip.conv.register_forward_hook(lambda layer, x, y: seen.append(y.dtype))
+        step(self, images, labels)
+        handle.remove()
+
+    monkeypatch.setattr(module._Run, "train_step", watched)
+    for arithmetic, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        seen.clear()
+        run(tmp_path / arithmetic, arithmetic=arithmetic, stop_after=2)
+        assert seen == [dtype] * 2
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "message"),
+    [
+        ("tf32", "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda"),
+        ("float16", "unknown arithmetic 'float16'; there are float32, tf32, bfloat16"),
+    ],
+)
+def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmetic, message):
+    with pytest.raises(BnasError) as refusal:
+        run(tmp_path / "run", arithmetic=arithmetic)
+    assert refusal.value.message == message
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_run_is_refused(tmp_path):
@@ -515,11 +582,12 @@ def _finished_epochs(folder):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU")
-def test_a_gpu_trains_and_resumes(tmp_path):
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_gpu_trains_and_resumes(tmp_path, arithmetic):
     device = torch.device("cuda")
     recipe = replace(RECIPE, epochs=15, augmentation=Augmentation())
-    run(tmp_path, recipe=recipe, device=device, stop_after=20)
-    result, _ = run(tmp_path, recipe=recipe, device=device, resume=True)
+    run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, stop_after=20)
+    result, _ = run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, resume=True)
     assert result.best.test_accuracy > 0.9
     network = load_checkpoint(tmp_path / "best.safetensors").build()
     assert evaluate(network, DATA, batch_size=8).accuracy == pytest.approx(result.best.test_accuracy, abs=0.1)

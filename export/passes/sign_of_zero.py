@@ -1,0 +1,92 @@
+"""The departure "sign-of-zero": where sign(0) is 0, an operator that has +1 there is only right if it meets no 0.
+
+Channels that are 0 in every image are constants, and what they add was put into `offset` by DropConstantChannels: 0,
+exactly. Of what is left, a weight of 0 is refused by the pass, and an activation of 0 by `check_activations`, which
+looks at what PyTorch computed for the images of the export.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from torch import Tensor
+
+from bnas_deploy.errors import ExportError
+from bnas_deploy.export.graph import SIGN_OF_ZERO, Origin, constant_array, input_of, is_binary_conv, origin_of
+
+_READS = "reads"
+"""Key of a node's note: the `Origin` of what it takes the sign of."""
+
+_ADVICE = "train without --like-official-code sign-of-zero to export this network"
+
+
+class TakeSignOfZero:
+    """Take the attribute away from binary convolutions, and note what they take the sign of."""
+
+    def sweep(self, model: ir.Model) -> None:
+        """Rewrite in place.
+
+        Raises:
+            ExportError: a weight is 0.
+        """
+        for node in model.graph:
+            if not is_binary_conv(node) or SIGN_OF_ZERO not in node.attributes:
+                continue
+            weights = constant_array(input_of(node, "W"))
+            zeros = int((weights == 0).sum())
+            if zeros:
+                raise ExportError(
+                    f"{node.name}: {zeros:,} of {weights.size:,} weights are exactly 0, whose sign is 0 in this "
+                    f"network (departure sign-of-zero); a bit is +1 or -1; {_ADVICE}"
+                )
+            node.meta[_READS] = origin_of(input_of(node, "X"))
+            node.attributes.pop(SIGN_OF_ZERO)
+
+
+@dataclass(frozen=True)
+class SignOfZero:
+    """What `check_activations` looked at: convolutions in which sign(0) is 0, and images that gave none of them a 0."""
+
+    convolutions: int
+    images: int
+
+    def __str__(self) -> str:
+        return (
+            f"sign(0) is 0 in PyTorch and +1 in the bundle: constant channels are exact, and of the rest no activation "
+            f"of {self.convolutions} binary convolutions was exactly 0 in {self.images} images"
+        )
+
+
+def check_activations(model: ir.Model, recordings: Iterable[Mapping[str, Tensor]]) -> SignOfZero | None:
+    """Look for zeros in front of a sign; None if the departure is not in `model`.
+
+    Args:
+        model: the rewritten graph.
+        recordings: every value of the captured program by name, for one or more images each.
+
+    Raises:
+        ExportError: there are some.
+    """
+    readers = {str(node.name): node.meta[_READS] for node in model.graph if _READS in node.meta}
+    if not readers:
+        return None
+    zeros, seen, images = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0), 0
+    for values in recordings:
+        for name, origin in readers.items():
+            x = _value(values, origin)
+            zeros[name] += int((x == 0).sum())
+            seen[name] += x.numel()
+        images += len(x)
+    found = [f"{name}: {count:,} of {seen[name]:,} activations" for name, count in zeros.items() if count]
+    if found:
+        more = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
+        raise ExportError(
+            f"{found[0]} in {images} images are exactly 0{more}, whose sign is 0 in this network (departure "
+            f"sign-of-zero) and +1 in the exported one; {_ADVICE}"
+        )
+    return SignOfZero(len(readers), images)
+
+
+def _value(values: Mapping[str, Tensor], origin: Origin) -> Tensor:
+    x = values[origin.name]
+    return x if origin.channels is None else x[:, list(origin.channels)]

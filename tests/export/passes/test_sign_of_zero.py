@@ -1,0 +1,143 @@
+"""The departure "sign-of-zero": what is constantly 0 is exact, and any other 0 is refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy import verification
+from bnas_deploy.bundle import Preprocessing
+from bnas_deploy.errors import ExportError
+from bnas_deploy.export import Description, ExportResult, Images, export_checkpoint, export_module
+from bnas_deploy.genotype import GENOTYPES
+from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.search.checkpoint import Checkpoint
+from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.layers import BinaryConv2d, Zeroise
+from bnas_deploy.search.network import Network
+from bnas_deploy.search.untrained import untrained_checkpoint
+
+
+class HalfZero(nn.Module):
+    """A binary convolution whose last channels come from Zeroise, through a BN that maps 0 to `shift`."""
+
+    def __init__(self, *, sign_of_zero: bool, shift: float = 0.0, relu: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.relu = nn.ReLU() if relu else nn.Identity()
+        self.zeroise = Zeroise(1)
+        self.norm = nn.BatchNorm2d(8)
+        nn.init.constant_(self.norm.bias, shift)
+        self.conv = BinaryConv2d(8, 3, 3, padding=1, sign_of_zero=sign_of_zero)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.stem(x))
+        y = self.conv(self.norm(torch.cat([y, self.zeroise(y)], dim=1)))
+        answer: Tensor = self.pool(y).flatten(1)
+        return answer
+
+
+def _export(module: nn.Module, folder: Path, images: Tensor | None = None) -> ExportResult:
+    twin = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    description = Description({"name": "half zero"}, tuple("abc"), Preprocessing(6, 6, (0.0,), (1.0,)), {})
+    images = torch.randn(4, 1, 6, 6) if images is None else images
+    return export_module(module, twin, folder / "bundle", Images(images), description)
+
+
+def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
+    module = HalfZero(sign_of_zero=True).eval()
+    result = _export(module, tmp_path)
+    note = (
+        "sign(0) is 0 in PyTorch and +1 in the bundle: constant channels are exact, and of the rest no activation of "
+        "1 binary convolutions was exactly 0 in 4 images"
+    )
+    assert result.log.notes == [note]
+    assert note in verification.describe_export(result)
+    (layer,) = result.verification.layers
+    assert layer.exact
+    images = torch.randn(3, 1, 6, 6)
+    with torch.no_grad():
+        wanted = module(images).numpy()
+    # 36 values of at most 36 beta, added in another order.
+    np.testing.assert_allclose(open_bundle(result.bundle.path).predict(images.numpy()), wanted, rtol=0, atol=1e-4)
+    # With sign(0) = +1 the zeros would count.
+    module.conv.sign_of_zero = False
+    with torch.no_grad():
+        assert np.abs(module(images).numpy() - wanted).max() > 0.01
+
+
+def test_a_constant_other_than_zero_has_its_sign(tmp_path: Path) -> None:
+    result = _export(HalfZero(sign_of_zero=True, shift=-0.5).eval(), tmp_path)
+    assert all(layer.exact for layer in result.verification.layers)
+
+
+def test_no_note_without_the_departure(tmp_path: Path) -> None:
+    assert _export(HalfZero(sign_of_zero=False).eval(), tmp_path).log.notes == []
+
+
+def test_activations_that_are_zero_are_counted_and_refused(tmp_path: Path) -> None:
+    module = HalfZero(sign_of_zero=True, relu=True).eval()
+    images = torch.randn(4, 1, 6, 6)
+    with torch.no_grad():
+        zeros = int((module.stem(images) <= 0).sum())
+    with pytest.raises(ExportError) as refusal:
+        _export(module, tmp_path, images)
+    # Of 4 channels, 36 pixels and 4 images; the constant channels are not among them.
+    assert refusal.value.message == (
+        f"conv: {zeros} of 576 activations in 4 images are exactly 0, whose sign is 0 in this network (departure "
+        "sign-of-zero) and +1 in the exported one; train without --like-official-code sign-of-zero to export this "
+        "network"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_zero_are_counted_and_refused(tmp_path: Path) -> None:
+    module = HalfZero(sign_of_zero=True).eval()
+    with torch.no_grad():
+        module.conv.weight[0, :2, 0, 0] = 0
+        module.conv.weight[0, 7] = 0  # of a constant channel, which takes no part
+    message = (
+        r"^conv: 2 of 108 weights are exactly 0, whose sign is 0 in this network \(departure sign-of-zero\); a bit"
+    )
+    with pytest.raises(ExportError, match=message):
+        _export(module, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_of_zero_counts_as_one_without_the_departure(tmp_path: Path) -> None:
+    module = HalfZero(sign_of_zero=False).eval()
+    with torch.no_grad():
+        module.conv.weight[0, :2, 0, 0] = 0
+    assert all(layer.exact for layer in _export(module, tmp_path).verification.layers)
+
+
+def _official(config: NetworkConfig) -> tuple[Checkpoint, Network]:
+    """As training leaves it: where a BN has only ever seen 0, its running mean is 0."""
+    checkpoint = untrained_checkpoint(config, seed=0)
+    state = dict(checkpoint.state)
+    # Cell 0 has no skip, so that its nodes that are Zeroise alone, half of its channels, are constantly 0.
+    mean = state["cells.2.preprocess0.norm.running_mean"]
+    mean[len(mean) // 2 :] = 0
+    trained = Checkpoint(config, state, checkpoint.preprocessing, checkpoint.labels, checkpoint.data)
+    return trained, trained.build()
+
+
+def test_the_zeros_of_the_cifar_cells_are_exact(tmp_path: Path) -> None:
+    """The case of the published networks: preprocess0 behind a reduction, whose BN has no beta."""
+    departures = ("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-two", "sign-of-zero")
+    config = NetworkConfig("tiny", 4, 4, "cifar", GENOTYPES["cifar"], 3, 3, (8, 8), departures=departures)
+    checkpoint, network = _official(config)
+    images = torch.randn(4, 3, 8, 8)
+    zeros: list[Tensor] = []
+    network.cells[2].preprocess0.norm.register_forward_hook(lambda module, x, y: zeros.append((y == 0).all((0, 2, 3))))
+    with torch.no_grad():
+        network(images)
+    assert zeros[0].tolist() == [False] * 8 + [True] * 8
+    result = export_checkpoint(checkpoint, tmp_path / "bundle", Images(images))
+    layers = {layer.check.name: layer for layer in result.verification.layers}
+    assert layers["cells.2.preprocess0.conv"].exact
+    assert all(layer.exact for layer in layers.values())
+    assert result.log.notes[0].startswith("sign(0) is 0 in PyTorch")
