@@ -95,6 +95,10 @@ static OrtStatus* refuse(const Node* node, const char* format, ...) {
 }
 
 static OrtStatus* out_of_memory(const Node* node, size_t size) {
+    if (size == SIZE_MAX) {
+        return refuse(node, "image, output or weights are larger than the kernels can work on; use a smaller batch or "
+                            "image");
+    }
     return refuse(node, "cannot allocate %zu bytes; use a smaller batch or image, or free memory", size);
 }
 
@@ -433,12 +437,22 @@ static OrtStatus* check_same_images(const Node* node, const int64_t* first, cons
                   shape_text(dims, RANK, got), shape_text(first, RANK, beside));
 }
 
+/* An empty image takes no memory, whatever its other sizes. */
+static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return refuse(node, "X has the shape %s, wanted channels and sides up to %lld; check the input's shape",
+                  shape_text(dims, RANK, got), (long long)largest);
+}
+
 /* X: `dims` is the shape of all its parts together. */
 static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, BnasRun* run, int64_t* dims) {
     for (int64_t i = 0; i < node->conv.parts; ++i) {
         BnasPart* part = &run->parts[i];
         int64_t shape[RANK];
         TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
+        if (shape[1] > largest || shape[2] > largest || shape[3] > largest) {
+            return refuse_sides(node, shape);
+        }
         part->channels = shape[1];
         if (i == 0) {
             memcpy(dims, shape, sizeof shape);
@@ -457,12 +471,6 @@ static OrtStatus* refuse_channels(const Node* node, const int64_t* dims) {
                   (long long)(node->conv.groups * node->conv.channels_in));
 }
 
-static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
-    char got[SHAPE_SIZE];
-    return refuse(node, "X has the shape %s, wanted sides up to %lld; check the input's shape",
-                  shape_text(dims, RANK, got), (long long)largest);
-}
-
 static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
     const BnasConv* conv = &node->conv;
     char got[SHAPE_SIZE], pads[SHAPE_SIZE];
@@ -479,9 +487,6 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     TRY(read_parts(node, context, run, dims));
     if (dims[1] != conv->groups * conv->channels_in) {
         return refuse_channels(node, dims);
-    }
-    if (dims[2] > largest || dims[3] > largest) {
-        return refuse_sides(node, dims);
     }
     run->batch = dims[0];
     for (int axis = 0; axis < 2; ++axis) {

@@ -104,6 +104,13 @@ EDGES = {
     "25 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(5, 5), pads=(2, 2, 2, 2)),
     "49 classes": Case(size=(20, 23), channels=40, channels_out=20, kernel=(7, 7), pads=(3, 3, 3, 3)),
     "49 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(7, 7), pads=(3, 3, 3, 3)),
+    # Nothing but padding: no pixel to pack, and outputs all the same.
+    "no rows": Case(size=(0, 5), pads=(2, 2, 2, 2)),
+    "no columns": Case(size=(5, 0), pads=(1, 2, 1, 2), channels=40, channels_out=20),
+    "no pixels": Case(size=(0, 0), pads=(2, 1, 2, 3), strides=(2, 1)),
+    "no columns, gathered": Case(size=(8, 0), pads=(1, 5, 1, 5), channels=40, channels_out=150),
+    "no rows, channel lanes": Case(size=(0, 6), pads=(4, 1, 4, 1), channels=255, channels_out=128),
+    "no columns, two groups": Case(size=(3, 0), pads=(1, 2, 1, 2), strides=(2, 2), channels=24, channels_out=128, group=2),
     "two groups": Case(channels=6, channels_out=4, group=2),
     "groups of more than a word": Case(channels=3 * 65, channels_out=6, group=3, strides=(2, 1)),
     "depthwise": Case(channels=5, channels_out=5, group=5),
@@ -480,6 +487,38 @@ def test_attributes_have_their_documented_defaults() -> None:
     np.testing.assert_array_equal(y, expected(row, inputs, case))
 
 
+# A tap next to the middle of such a kernel is further away than any image reaches.
+FAR = 2**31 - 1
+FAR_APART = {
+    "both axes": {"dilations": [FAR, FAR], "pads": [FAR] * 4},
+    "rows": {"dilations": [FAR, 1], "pads": [FAR, 1, FAR, 1]},
+    "columns": {"dilations": [1, FAR], "pads": [1, FAR, 1, FAR]},
+    "farther than the planes reach": {"dilations": [5000, 5000], "pads": [5000] * 4},
+}
+
+
+@pytest.mark.parametrize("about", FAR_APART)
+def test_taps_that_are_far_apart_are_exact(about: str, isa: str) -> None:
+    row, case = next(row for row in OPERATORS if row.name == "BinaryConv2dK"), Case(channels=36)
+    inputs = random_inputs(row, case, 0, batch=2)
+    far = [distance > 1 for distance in FAR_APART[about]["dilations"]]
+    # Only the middle tap along a far axis falls on the image; K is still divided by all nine.
+    middle = replace(
+        case,
+        kernel=(1 if far[0] else 3, 1 if far[1] else 3),
+        pads=(0 if far[0] else 1, 0 if far[1] else 1) * 2,
+    )
+    rows, columns = (slice(1, 2) if axis else slice(None) for axis in far)
+    taps = middle.kernel[0] * middle.kernel[1]
+    same = inputs | {"W": inputs["W"][:, rows, columns], "bias": np.zeros_like(inputs["bias"])}
+    finite = np.isfinite(inputs["X"]).all(axis=1, keepdims=True)
+    inputs["X"] = same["X"] = np.where(finite, inputs["X"], 1).astype(np.float32)
+    session = native_session(one_node_model(row.name, inputs | {"bias": same["bias"]}, case.attributes | FAR_APART[about]))
+    (y,) = session.run(None, feeds(inputs))
+    # One rounding of K and two of Y on either side.
+    np.testing.assert_allclose(y, expected(row, same, middle) * taps / 9, rtol=6 * 2.0**-24, atol=0)
+
+
 def test_an_empty_batch_gives_an_empty_answer() -> None:
     case, row = Case(), OPERATORS[0]
     inputs = random_inputs(row, case, 0)
@@ -678,8 +717,19 @@ def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
             (1, 5, 8, 5),
             "offset is a map of 7 x 5, but the output is 8 x 5; use the image size that the model was exported for",
         ),
+        # An empty array takes no memory, so that its other sizes may be anything.
+        (
+            Case(),
+            (0, 5, 7, 2**31),
+            "X has the shape [0, 5, 7, 2147483648], wanted channels and sides up to 2147483647; check the input's shape",
+        ),
+        (
+            Case(),
+            (0, 2**40, 7, 5),
+            "X has the shape [0, 1099511627776, 7, 5], wanted channels and sides up to 2147483647",
+        ),
     ],
-    ids=["channels", "rank", "too small", "offset map"],
+    ids=["channels", "rank", "too small", "offset map", "endless side", "endless channels"],
 )
 def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple[int, ...], reason: str) -> None:
     row = OPERATORS[0]
@@ -689,6 +739,35 @@ def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple
     with pytest.raises(REFUSED) as refused:
         session.run(None, {"X": np.zeros(x_shape, np.float32)})
     assert f"bnas.BinaryConv2d (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("case", "x_shape"),
+    [
+        (Case(pads=(2**20,) * 4), (1, 5, 0, 0)),
+        (Case(pads=(2**31 - 1,) * 4), (1, 5, 7, 5)),
+        (Case(), (2**40, 5, 0, 5)),
+        (Case(pads=(1, 2, 1, 2)), (2**40, 5, 7, 0)),
+    ],
+    ids=["52 terabytes", "past 64 bits", "images without outputs", "a huge batch"],
+)
+def test_outputs_larger_than_memory_are_refused(case: Case, x_shape: tuple[int, ...], isa: str) -> None:
+    row = OPERATORS[0]
+    session = native_session(one_node_model(row.name, random_inputs(row, Case(), 0), case.attributes))
+    with pytest.raises(REFUSED, match="memory|overflow|too small"):
+        session.run(None, {"X": np.zeros(x_shape, np.float32)})
+
+
+def test_more_pixels_than_the_kernels_index_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    isas = [row.isa for row in variants_of(ARCHITECTURE) if row.cpu_flags <= cpu_flags()]
+    if not isas:
+        pytest.skip("the portable kernels have indices of 64 bits")
+    monkeypatch.setenv("BNAS_ISA", isas[0])
+    case = Case(kernel=(1, 1), channels_out=1, pads=(1, 0, 0, 0))
+    row = OPERATORS[0]
+    session = native_session(one_node_model(row.name, random_inputs(row, case, 0), case.attributes))
+    with pytest.raises(REFUSED, match="image, output or weights are larger than the kernels can work on; use a smaller"):
+        session.run(None, {"X": np.zeros((1, 5, 0, 2**27), np.float32)})  # an output that nobody touches
 
 
 @pytest.mark.parametrize(
