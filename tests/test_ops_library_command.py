@@ -72,6 +72,13 @@ def test_a_copy_is_written(tmp_path: Path) -> None:
     assert result.stdout.startswith(f"{tmp_path / 'copy.so'}: ")
 
 
+def test_a_copy_beside_is_told_by_a_path_that_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = ops_library("-o", "copy.so")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{tmp_path / 'copy.so'}: ")
+
+
 def test_another_target_is_built_once(tmp_path: Path, clone: Path, builds: list[str], on_x86: None) -> None:
     for name in ("a.so", "b.so"):
         result = ops_library("--target", "aarch64-linux", "-o", tmp_path / name)

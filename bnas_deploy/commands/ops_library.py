@@ -42,4 +42,5 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
         wanted = target or wheels.target_of(platform.machine())
         data = wheels.library_for(wanted, lambda step: click.echo(f"... {step}", err=True))
     write_whole(output, data)
-    click.echo(f"{output}: {len(data) / 1000:.0f} kB")
+    # Absolute: a loader looks for a name without a slash in the system's folders only.
+    click.echo(f"{output.absolute()}: {len(data) / 1000:.0f} kB")

@@ -12,8 +12,11 @@
  *
  * LIBRARY is the operator library: `bnas-deploy ops-library -o FILE` writes it.
  */
+#define _XOPEN_SOURCE 700 /* realpath */
+
 #include <onnxruntime_c_api.h>
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -95,12 +98,17 @@ int main(int argc, char** argv) {
     if (!ort) {
         stop("onnxruntime", "the library is older than the header that this program was compiled with");
     }
+    /* onnxruntime would look for a name without a slash in the system's folders, and not in this one. */
+    char library[PATH_MAX];
+    if (!realpath(argv[2], library)) {
+        stop(argv[2], "the operator library cannot be read");
+    }
     OrtEnv* environment;
     OrtSessionOptions* options;
     OrtSession* session;
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "run_model", &environment));
     check(ort->CreateSessionOptions(&options));
-    check(ort->RegisterCustomOpsLibrary_V2(options, argv[2])); /* the one line that bnas needs */
+    check(ort->RegisterCustomOpsLibrary_V2(options, library)); /* the one line that bnas needs */
     check(ort->CreateSession(environment, argv[1], options, &session));
 
     OrtAllocator* allocator;

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -48,7 +49,8 @@ std::vector<int64_t> input_shape(const Ort::Session& session, std::size_t count)
 void run(const char* model, const char* library, const char* input_file) {
     Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "run_model");
     Ort::SessionOptions options;
-    options.RegisterCustomOpsLibrary(library);  // the one line that bnas needs
+    // The one line that bnas needs. A name without a slash would be looked for in the system's folders only.
+    options.RegisterCustomOpsLibrary(std::filesystem::absolute(library).c_str());
     Ort::Session session(environment, model, options);
 
     std::vector<float> values = read_floats(input_file);

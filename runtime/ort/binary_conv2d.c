@@ -1,35 +1,14 @@
-/* The operators of docs/operators.md: checks, prepacking and running. Arithmetic is the kernels' business.
+/* The operators of docs/operators.md: life, running and shape inference. Arithmetic is the kernels' business.
  *
  * What can be checked when a session is created is checked then. A kernel's state does not change afterwards, so that
  * any number of threads may run it. */
-#include "binary_conv2d.h"
 #include "memory.h"
+#include "node.h"
 
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Returns from the calling function when `expression` is an error. */
-#define TRY(expression)                        \
-    do {                                       \
-        OrtStatus* const try_ = (expression);  \
-        if (try_) {                            \
-            return try_;                       \
-        }                                      \
-    } while (0)
-
-enum { RANK = 4, MESSAGE_SIZE = 640, SHAPE_SIZE = 128, NODE_SIZE = 160 };
-
-/* Inputs behind the parts of X, which come first; what is added comes last. */
-enum { W, THRESHOLD, OFFSET, SCALE, BIAS, SLOPE };
-
-/* Attributes and image sizes stay below this, so that no sum or product of two of them overflows int64. */
-static const int64_t largest = INT32_MAX;
-
-/* Sums of so many ±1 are exact in float32, which the function body computes them in. */
-static const int64_t most_terms = (int64_t)1 << 24;
 
 #define ANY_PARTS(name, ...) \
     {name, __VA_ARGS__, 1}, {name "Concat2", __VA_ARGS__, 2}, {name "Concat3", __VA_ARGS__, 3}, \
@@ -42,15 +21,6 @@ const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS] = {
     ANY_ADDED("BinaryConv2dPRelu", false, BNAS_PRELU),    ANY_ADDED("BinaryConv2dK", true, BNAS_NO_ACTIVATION),
     ANY_ADDED("BinaryConv2dKRelu", true, BNAS_RELU),      ANY_ADDED("BinaryConv2dKPRelu", true, BNAS_PRELU),
 };
-
-/* Where an input stands among all inputs of an operator. */
-static size_t position(const BnasOperatorRow* row, size_t input) {
-    return (size_t)row->parts + input;
-}
-
-static size_t first_added(const BnasOperatorRow* row) {
-    return position(row, row->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1);
-}
 
 static atomic_uint_fast64_t native_calls;
 
@@ -68,282 +38,12 @@ uint64_t bnas_shared_stages(void) {
     return atomic_load(&shared_stages);
 }
 
-/* A node's kernel. */
-typedef struct Node {
-    const OrtApi* api;
-    const BnasOperatorRow* row;
-    char name[NODE_SIZE];
-    BnasConv conv;
-    const BnasKernel* kernel;
-    void* weights;     /* prepacked */
-    float* parameters; /* threshold, offset, scale, bias and slope of conv, in one piece */
-} Node;
-
-/* ------------------------------------------------------------------------------------------------------------------
- * Errors */
-
-static OrtStatus* refuse(const Node* node, const char* format, ...) __attribute__((format(printf, 2, 3)));
-
-static OrtStatus* refuse(const Node* node, const char* format, ...) {
-    char reason[MESSAGE_SIZE], message[MESSAGE_SIZE + NODE_SIZE + 64];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(reason, sizeof reason, format, arguments);
-    va_end(arguments);
-    snprintf(message, sizeof message, "bnas.%s (node '%s'): %s", node->row->name, node->name, reason);
-    return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
-}
-
-static OrtStatus* out_of_memory(const Node* node, size_t size) {
-    return refuse(node, "cannot allocate %zu bytes; use a smaller batch or image, or free memory", size);
-}
-
-static const char* shape_text(const int64_t* dims, size_t rank, char* text) {
-    size_t length = (size_t)snprintf(text, SHAPE_SIZE, "[");
-    for (size_t i = 0; i < rank && length < SHAPE_SIZE; ++i) {
-        length += (size_t)snprintf(text + length, SHAPE_SIZE - length, "%s%lld", i ? ", " : "", (long long)dims[i]);
-    }
-    if (length < SHAPE_SIZE) {
-        snprintf(text + length, SHAPE_SIZE - length, "]");
-    }
-    return text;
-}
-
-/* ------------------------------------------------------------------------------------------------------------------
- * Attributes */
-
-/* Whether the node has the attribute. onnxruntime's getters answer with the same error when an attribute is absent and
- * when it is of another kind; asking for the length of a list fails only when it is absent. */
-static bool attribute_length(const Node* node, const OrtKernelInfo* info, const char* name, size_t* length) {
-    *length = 0;
-    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, name, NULL, length);
-    if (status) {
-        BNAS_ORT(node->api, ReleaseStatus)(status);
-    }
-    return !status;
-}
-
-static OrtStatus* check_range(const Node* node, const char* name, const int64_t* values, size_t count, int64_t least) {
-    for (size_t i = 0; i < count; ++i) {
-        if (values[i] < least || values[i] > largest) {
-            return refuse(node, "attribute %s has the value %lld, wanted %lld to %lld; export the model again", name,
-                          (long long)values[i], (long long)least, (long long)largest);
-        }
-    }
-    return NULL;
-}
-
-static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* values,
-                            size_t count, int64_t least) {
-    size_t length;
-    if (!attribute_length(node, info, name, &length)) {
-        return NULL; /* the caller's defaults stay */
-    }
-    if (length != count) {
-        return refuse(node, "attribute %s is not a list of %zu integers; export the model again", name, count);
-    }
-    TRY(BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, name, values, &length));
-    return check_range(node, name, values, count, least);
-}
-
-static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* value) {
-    size_t length;
-    if (!attribute_length(node, info, name, &length)) {
-        return NULL;
-    }
-    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, name, value);
-    if (status) {
-        BNAS_ORT(node->api, ReleaseStatus)(status);
-        return refuse(node, "attribute %s is not an integer; export the model again", name);
-    }
-    return check_range(node, name, value, 1, 1);
-}
-
-static OrtStatus* read_attributes(Node* node, const OrtKernelInfo* info) {
-    BnasConv* conv = &node->conv;
-    int64_t shape[RANK];
-    size_t length;
-    if (!attribute_length(node, info, "weight_shape", &length)) {
-        return refuse(node, "attribute weight_shape is missing; export the model again");
-    }
-    TRY(read_list(node, info, "weight_shape", shape, RANK, 1));
-    TRY(read_list(node, info, "strides", conv->strides, 2, 1));
-    TRY(read_list(node, info, "pads", conv->pads, 4, 0));
-    TRY(read_list(node, info, "dilations", conv->dilations, 2, 1));
-    TRY(read_integer(node, info, "group", &conv->groups));
-    conv->channels_out = shape[0];
-    conv->kernel[0] = shape[1];
-    conv->kernel[1] = shape[2];
-    conv->channels_in = shape[3];
-    const int64_t taps = shape[1] * shape[2];
-    if (taps >= most_terms || taps * shape[3] >= most_terms) {
-        char text[SHAPE_SIZE];
-        return refuse(node,
-                      "weight_shape %s sums 2^24 or more terms, which float32 cannot count exactly; split the layer",
-                      shape_text(shape, RANK, text));
-    }
-    if (conv->channels_out % conv->groups != 0) {
-        return refuse(node, "group is %lld, which does not divide the %lld output channels; export the model again",
-                      (long long)conv->groups, (long long)conv->channels_out);
-    }
-    if (conv->uses_k && conv->groups != 1) {
-        return refuse(node, "group is %lld, but an operator with K has one group; use the operator without K",
-                      (long long)conv->groups);
-    }
-    return NULL;
-}
-
-/* ------------------------------------------------------------------------------------------------------------------
- * Constant inputs */
-
-typedef struct Constant {
-    const char* name;
-    size_t rank;
-    int64_t dims[RANK];
-    const void* data;
-} Constant;
-
-static OrtStatus* read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank) {
-    OrtTensorTypeAndShapeInfo* shape = NULL;
-    TRY(BNAS_ORT(api, GetTensorTypeAndShape)(value, &shape));
-    OrtStatus* status = BNAS_ORT(api, GetDimensionsCount)(shape, rank);
-    if (!status && *rank <= RANK) {
-        status = BNAS_ORT(api, GetDimensions)(shape, dims, *rank);
-    }
-    BNAS_ORT(api, ReleaseTensorTypeAndShapeInfo)(shape);
-    return status;
-}
-
-static OrtStatus* read_constant(const Node* node, const OrtKernelInfo* info, size_t index, Constant* constant) {
-    static const char* const names[] = {"W", "threshold", "offset", "scale", "bias", "slope"};
-    constant->name = names[index];
-    int is_constant = 0;
-    const OrtValue* value = NULL;
-    const size_t at = position(node->row, index);
-    TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &is_constant, &value));
-    if (!is_constant || !value) {
-        return refuse(node,
-                      "%s is computed while the model runs, wanted a constant initializer; export the model again",
-                      constant->name);
-    }
-    TRY(read_shape(node->api, value, constant->dims, &constant->rank));
-    if (constant->rank > RANK) {
-        return refuse(node, "%s has %zu dimensions, wanted at most %d; export the model again", constant->name,
-                      constant->rank, RANK);
-    }
-    void* data = NULL;
-    TRY(BNAS_ORT(node->api, GetTensorMutableData)((OrtValue*)value, &data));
-    constant->data = data;
-    return NULL;
-}
-
-static bool has_shape(const Constant* constant, const int64_t* dims, size_t rank) {
-    return constant->rank == rank && memcmp(constant->dims, dims, rank * sizeof *dims) == 0;
-}
-
-static OrtStatus* prepack_weights(Node* node, const OrtKernelInfo* info) {
-    const BnasConv* conv = &node->conv;
-    const int64_t shape[RANK] = {conv->channels_out, conv->kernel[0], conv->kernel[1], conv->channels_in};
-    const int64_t wanted[RANK] = {shape[0], shape[1], shape[2], (shape[3] + 7) / 8};
-    Constant weights;
-    TRY(read_constant(node, info, W, &weights));
-    if (!has_shape(&weights, wanted, RANK)) {
-        char got[SHAPE_SIZE], packed[SHAPE_SIZE], signs[SHAPE_SIZE];
-        return refuse(node,
-                      "W has the shape %s, but weight_shape %s packed eight to a byte is %s; the file was changed, or "
-                      "export the model again",
-                      shape_text(weights.dims, weights.rank, got), shape_text(shape, RANK, signs),
-                      shape_text(wanted, RANK, packed));
-    }
-    const size_t size = node->kernel->weights_size(conv);
-    const size_t aligned = bnas_aligned(size);
-    node->weights = aligned == SIZE_MAX ? NULL : aligned_alloc(BNAS_ALIGNMENT, aligned);
-    if (!node->weights) {
-        return out_of_memory(node, size);
-    }
-    node->kernel->prepack(conv, weights.data, node->weights);
-    return NULL;
-}
-
-static OrtStatus* read_vector(const Node* node, const OrtKernelInfo* info, size_t index, int64_t length,
-                              const char* channels, Constant* vector) {
-    TRY(read_constant(node, info, index, vector));
-    if (!has_shape(vector, &length, 1)) {
-        char got[SHAPE_SIZE];
-        return refuse(node, "%s has the shape %s, wanted [%lld], one value per %s channel; export the model again",
-                      vector->name, shape_text(vector->dims, vector->rank, got), (long long)length, channels);
-    }
-    return NULL;
-}
-
-static OrtStatus* read_offset(Node* node, const OrtKernelInfo* info, Constant* offset) {
-    TRY(read_constant(node, info, OFFSET, offset));
-    const int64_t* dims = offset->dims;
-    if (offset->rank != 3 || dims[0] != node->conv.channels_out || dims[1] < 1 || dims[2] < 1) {
-        char got[SHAPE_SIZE];
-        return refuse(node,
-                      "offset has the shape %s, wanted [%lld, 1, 1] or [%lld, output height, output width]; export the "
-                      "model again",
-                      shape_text(dims, offset->rank, got), (long long)node->conv.channels_out,
-                      (long long)node->conv.channels_out);
-    }
-    node->conv.offset_shape[0] = dims[1];
-    node->conv.offset_shape[1] = dims[2];
-    return NULL;
-}
-
-static bool any(const float* values, size_t count) {
-    for (size_t i = 0; i < count; ++i) {
-        if (values[i] != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Copies `count` floats to *end and moves it behind them. */
-static const float* append(float** end, const Constant* constant, size_t count) {
-    float* const start = *end;
-    memcpy(start, constant->data, count * sizeof *start);
-    *end += count;
-    return start;
-}
-
-static OrtStatus* copy_parameters(Node* node, const OrtKernelInfo* info) {
-    BnasConv* conv = &node->conv;
-    const bool prelu = conv->activation == BNAS_PRELU;
-    Constant threshold, offset, scale, bias, slope;
-    TRY(read_vector(node, info, THRESHOLD, conv->groups * conv->channels_in, "input", &threshold));
-    TRY(read_offset(node, info, &offset));
-    TRY(read_vector(node, info, SCALE, conv->channels_out, "output", &scale));
-    TRY(read_vector(node, info, BIAS, conv->channels_out, "output", &bias));
-    if (prelu) {
-        TRY(read_vector(node, info, SLOPE, conv->channels_out, "output", &slope));
-    }
-    /* All of these lie in memory already, so their sizes need no check against overflow. */
-    const size_t inputs = (size_t)(conv->groups * conv->channels_in), outputs = (size_t)conv->channels_out;
-    const size_t offsets = outputs * (size_t)(conv->offset_shape[0] * conv->offset_shape[1]);
-    const size_t size = (inputs + offsets + (prelu ? 3 : 2) * outputs) * sizeof(float);
-    float* end = node->parameters = malloc(size);
-    if (!end) {
-        return out_of_memory(node, size);
-    }
-    conv->threshold = append(&end, &threshold, inputs);
-    conv->offset = append(&end, &offset, offsets);
-    conv->has_offset = any(conv->offset, offsets);
-    conv->scale = append(&end, &scale, outputs);
-    conv->bias = append(&end, &bias, outputs);
-    conv->slope = prelu ? append(&end, &slope, outputs) : NULL;
-    return NULL;
-}
-
 /* ------------------------------------------------------------------------------------------------------------------
  * Life of a kernel */
 
 static void destroy(void* state) {
     Node* node = state;
-    free(node->weights);
-    free(node->parameters);
+    bnas_free_parameters(&node->parameters);
     free(node);
     bnas_release_blocks();
 }
@@ -351,7 +51,7 @@ static void destroy(void* state) {
 static OrtStatus* select_kernel(Node* node) {
     char reason[MESSAGE_SIZE];
     node->kernel = bnas_select_kernel(reason, sizeof reason);
-    return node->kernel ? NULL : refuse(node, "%s", reason);
+    return node->kernel ? NULL : bnas_refuse(node, "%s", reason);
 }
 
 static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
@@ -362,10 +62,10 @@ static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
         strcpy(node->name, "?");
     }
     TRY(select_kernel(node));
-    TRY(read_attributes(node, info));
+    TRY(bnas_read_attributes(node, info));
     node->kernel = bnas_covering_kernel(node->kernel, &node->conv);
-    TRY(prepack_weights(node, info));
-    return copy_parameters(node, info);
+    TRY(bnas_find_constants(node, info));
+    return node->is_constant ? bnas_read_parameters(node, (InputSource){.info = info}, &node->parameters) : NULL;
 }
 
 static OrtStatus* create(const struct OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state) {
@@ -412,10 +112,11 @@ static OrtStatus* read_image(const Node* node, const OrtKernelContext* context, 
     const OrtValue* value = NULL;
     size_t rank;
     TRY(BNAS_ORT(api, KernelContext_GetInput)(context, index, &value));
-    TRY(read_shape(api, value, dims, &rank));
+    TRY(bnas_read_shape(api, value, dims, &rank));
     if (rank != RANK) {
-        return refuse(node, "%s has %zu dimensions, wanted 4: batch, channels, height, width; check the input's shape",
-                      name, rank);
+        return bnas_refuse(node,
+                           "%s has %zu dimensions, wanted 4: batch, channels, height, width; check the input's shape",
+                           name, rank);
     }
     void* found = NULL;
     TRY(BNAS_ORT(api, GetTensorMutableData)((OrtValue*)value, &found));
@@ -428,9 +129,17 @@ static OrtStatus* check_same_images(const Node* node, const int64_t* first, cons
         return NULL;
     }
     char got[SHAPE_SIZE], beside[SHAPE_SIZE];
-    return refuse(node, "a part of X has the shape %s beside one of %s, wanted the same batch, height and width; "
-                        "check the input's shape",
-                  shape_text(dims, RANK, got), shape_text(first, RANK, beside));
+    return bnas_refuse(node,
+                       "a part of X has the shape %s beside one of %s, wanted the same batch, height and width; check "
+                       "the input's shape",
+                       bnas_shape_text(dims, RANK, got), bnas_shape_text(first, RANK, beside));
+}
+
+/* An empty image takes no memory, whatever its other sizes. */
+static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return bnas_refuse(node, "X has the shape %s, wanted channels and sides up to %lld; check the input's shape",
+                       bnas_shape_text(dims, RANK, got), (long long)largest);
 }
 
 /* X: `dims` is the shape of all its parts together. */
@@ -439,6 +148,9 @@ static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, 
         BnasPart* part = &run->parts[i];
         int64_t shape[RANK];
         TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
+        if (shape[1] > largest || shape[2] > largest || shape[3] > largest) {
+            return refuse_sides(node, shape);
+        }
         part->channels = shape[1];
         if (i == 0) {
             memcpy(dims, shape, sizeof shape);
@@ -452,25 +164,20 @@ static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, 
 
 static OrtStatus* refuse_channels(const Node* node, const int64_t* dims) {
     char got[SHAPE_SIZE];
-    return refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape",
-                  shape_text(dims, RANK, got), (long long)dims[1],
-                  (long long)(node->conv.groups * node->conv.channels_in));
-}
-
-static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
-    char got[SHAPE_SIZE];
-    return refuse(node, "X has the shape %s, wanted sides up to %lld; check the input's shape",
-                  shape_text(dims, RANK, got), (long long)largest);
+    return bnas_refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape",
+                       bnas_shape_text(dims, RANK, got), (long long)dims[1],
+                       (long long)(node->conv.groups * node->conv.channels_in));
 }
 
 static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
     const BnasConv* conv = &node->conv;
     char got[SHAPE_SIZE], pads[SHAPE_SIZE];
-    return refuse(node,
-                  "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
-                  "pads %s; use a larger image",
-                  shape_text(dims, RANK, got), (long long)conv->kernel[0], (long long)conv->kernel[1],
-                  (long long)conv->dilations[0], (long long)conv->dilations[1], shape_text(conv->pads, 4, pads));
+    return bnas_refuse(node,
+                       "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
+                       "pads %s; use a larger image",
+                       bnas_shape_text(dims, RANK, got), (long long)conv->kernel[0], (long long)conv->kernel[1],
+                       (long long)conv->dilations[0], (long long)conv->dilations[1],
+                       bnas_shape_text(conv->pads, 4, pads));
 }
 
 static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, BnasRun* run) {
@@ -479,9 +186,6 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     TRY(read_parts(node, context, run, dims));
     if (dims[1] != conv->groups * conv->channels_in) {
         return refuse_channels(node, dims);
-    }
-    if (dims[2] > largest || dims[3] > largest) {
-        return refuse_sides(node, dims);
     }
     run->batch = dims[0];
     for (int axis = 0; axis < 2; ++axis) {
@@ -502,22 +206,24 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
         TRY(read_image(node, context, first_added(node->row) + (size_t)i, "what is added", dims, &run->added[i]));
         if (memcmp(dims, wanted, sizeof dims) != 0) {
             char got[SHAPE_SIZE], y[SHAPE_SIZE];
-            return refuse(node, "what is added has the shape %s, the output %s, wanted the same; check the input's shape",
-                          shape_text(dims, RANK, got), shape_text(wanted, RANK, y));
+            return bnas_refuse(node,
+                               "what is added has the shape %s, the output %s, wanted the same; check the input's "
+                               "shape",
+                               bnas_shape_text(dims, RANK, got), bnas_shape_text(wanted, RANK, y));
         }
     }
     return NULL;
 }
 
 static OrtStatus* check_offset_map(const Node* node, const BnasRun* run) {
-    const int64_t* map = node->conv.offset_shape;
+    const int64_t* map = run->conv->offset_shape;
     if ((map[0] == 1 && map[1] == 1) || (map[0] == run->out_size[0] && map[1] == run->out_size[1])) {
         return NULL;
     }
-    return refuse(node,
-                  "offset is a map of %lld x %lld, but the output is %lld x %lld; use the image size that the model "
-                  "was exported for",
-                  (long long)map[0], (long long)map[1], (long long)run->out_size[0], (long long)run->out_size[1]);
+    return bnas_refuse(node,
+                       "offset is a map of %lld x %lld, but the output is %lld x %lld; use the image size that the model "
+                       "was exported for",
+                       (long long)map[0], (long long)map[1], (long long)run->out_size[0], (long long)run->out_size[1]);
 }
 
 /* Asking onnxruntime for the output also checks that its size fits. */
@@ -603,7 +309,7 @@ static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, 
     const size_t size = bnas_sum(packed_size, bnas_product((size_t)most, scratch_size));
     const BnasBlock block = bnas_take_block(size);
     if (!block.memory) {
-        return out_of_memory(node, size);
+        return bnas_out_of_memory(node, size);
     }
     run->packed = block.memory;
     if (kernel->prepare) {
@@ -619,15 +325,28 @@ static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, 
     return status;
 }
 
-static OrtStatus* compute(void* state, OrtKernelContext* context) {
-    const Node* node = state;
-    BnasRun run = {.conv = &node->conv, .weights = node->weights};
-    atomic_fetch_add_explicit(&native_calls, 1, memory_order_relaxed);
+static OrtStatus* run_with(const Node* node, OrtKernelContext* context, const Parameters* parameters) {
+    BnasRun run = {.conv = &parameters->conv, .weights = parameters->weights};
     TRY(read_x(node, context, &run));
     TRY(check_offset_map(node, &run));
     TRY(read_added(node, context, &run));
     TRY(get_y(node, context, &run));
     return run.batch == 0 ? NULL : run_stages(node, context, &run);
+}
+
+static OrtStatus* compute(void* state, OrtKernelContext* context) {
+    const Node* node = state;
+    atomic_fetch_add_explicit(&native_calls, 1, memory_order_relaxed);
+    if (node->is_constant) {
+        return run_with(node, context, &node->parameters);
+    }
+    Parameters parameters = {0};
+    OrtStatus* status = bnas_read_parameters(node, (InputSource){.context = context}, &parameters);
+    if (!status) {
+        status = run_with(node, context, &parameters);
+    }
+    bnas_free_parameters(&parameters);
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ enum {
     BLOCK_PIXELS = 16,       /* the same where lanes are channels */
     SQUARE = 8,              /* counts are transposed in squares */
     MOST_COUNTED = 65535,    /* counts are 16 bits wide */
+    MOST_MARGIN_BYTES = 1 << 24, /* of the planes of an image without pixels; more padding is not worth writing out */
     PACK_PIXELS = 4096,      /* packed at a time, before they are spread over the planes */
     GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
     LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */

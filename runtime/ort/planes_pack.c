@@ -84,6 +84,9 @@ static void pack_planes(const BnasRun* run, const Variant* variant, int64_t imag
         return;
     }
     memset(planes, padding, (size_t)(phases * plan->plane));
+    if (pixels == 0) {
+        return; /* an empty image under enough padding has outputs too */
+    }
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);

@@ -112,15 +112,28 @@ static void plan_channels(const BnasRun* run, const Variant* variant, Plan* plan
     plan->set = plan->group_planes * plan->plane + plan->axes[1].length;
 }
 
+/* Whether the kernels, whose indices are 32 bits wide, can work on planes and images of these sizes. */
+static bool has_indices(const BnasRun* run, const Plan* plan) {
+    const size_t most = INT32_MAX / BLOCK_CHANNELS;
+    const size_t plane = bnas_product((size_t)plan->axes[0].length, (size_t)plan->row);
+    return bnas_product((size_t)plan->group_planes, plane) <= INT32_MAX / 4 &&
+           bnas_product((size_t)run->out_size[0], (size_t)run->out_size[1]) <= most &&
+           bnas_product((size_t)run->size[0], (size_t)run->size[1]) <= most;
+}
+
 static Plan plan_of(const BnasRun* run, const Variant* variant) {
     const BnasConv* conv = run->conv;
-    const int64_t pixels = run->out_size[0] * run->out_size[1];
     Plan plan = {
         .axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, variant), .vectors = variant->vectors};
     plan.row = row_of(run, plan.axes);
-    plan.plane = plan.axes[0].length * plan.row;
     const int64_t planes = bytes_of(conv, variant) * plan.axes[0].phases * plan.axes[1].phases;
     plan.group_planes = planes + (adds_steps(conv, variant) ? 1 : 0);
+    if (!has_indices(run, &plan)) { /* before any of these sizes are multiplied */
+        plan.end = SIZE_MAX;
+        return plan;
+    }
+    const int64_t pixels = run->out_size[0] * run->out_size[1];
+    plan.plane = plan.axes[0].length * plan.row;
     plan.lanes = (run->out_size[0] - 1) * plan.row + run->out_size[1];
     const bool gathers = gathering_pays(run, variant, plan.lanes);
     plan.layout = channels_pay(run, variant, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
@@ -142,11 +155,6 @@ static Plan plan_of(const BnasRun* run, const Variant* variant) {
         plan.planes = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
         /* Vectors end past the last pixel, and the last row's taps past the last row. */
         plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + WIDEST_TILE));
-    }
-    const size_t group = bnas_product((size_t)plan.group_planes, (size_t)plan.plane);
-    const size_t most = INT32_MAX / BLOCK_CHANNELS; /* the kernels' indices are 32 bits wide */
-    if (group > INT32_MAX / 4 || (size_t)pixels > most || (size_t)(run->size[0] * run->size[1]) > most) {
-        plan.end = SIZE_MAX;
     }
     return plan;
 }

@@ -22,8 +22,23 @@ static size_t ones_start(const BnasConv* conv, const Variant* variant) {
     return bnas_aligned(bnas_sum(channel_weights_size(conv, variant), bits));
 }
 
+/* Whether there is little enough padding, or distance between taps, to write it out in planes. */
+static bool planes_stay_small(const BnasConv* conv, const Variant* variant) {
+    int64_t bytes = bytes_of(conv, variant);
+    for (int axis = 0; axis < 2; ++axis) {
+        const int64_t reach = (conv->kernel[axis] - 1) * conv->dilations[axis];
+        const int64_t margin = conv->pads[axis] + conv->pads[2 + axis] + reach;
+        if (margin >= MOST_MARGIN_BYTES) {
+            return false;
+        }
+        bytes *= 1 + margin;
+    }
+    return bytes <= MOST_MARGIN_BYTES;
+}
+
 bool bnas_covers_conv(const BnasConv* conv, const Variant* variant) {
-    return taps_of(conv) * bytes_of(conv, variant) * variant->channels <= MOST_COUNTED;
+    return taps_of(conv) * bytes_of(conv, variant) * variant->channels <= MOST_COUNTED &&
+           planes_stay_small(conv, variant);
 }
 
 size_t bnas_weights_bytes(const BnasConv* conv, const Variant* variant) {

@@ -108,6 +108,15 @@ def test_c_and_cpp_print_the_answer(program: Path, model: Model) -> None:
     check_answer(run(program, path, library_path(), inputs))
 
 
+def test_c_and_cpp_find_a_library_in_the_folder_where_they_are_started(program: Path, model: Model) -> None:
+    path, inputs = model
+    shutil.copy(library_path(), path.parent / "libbnas.so")
+    done = subprocess.run(
+        [program, path.name, "libbnas.so", inputs.name], cwd=path.parent, capture_output=True, text=True, check=False
+    )
+    check_answer(done)
+
+
 def test_c_and_cpp_say_what_is_wrong(program: Path, model: Model) -> None:
     path, inputs = model
     done = run(program, path, "/nowhere/libbnas_ort.so", inputs)

@@ -26,7 +26,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from bnas_deploy.bits import pack_signs
-from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
+from bnas_deploy.export.opset import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
 from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import library_path
 from bnas_deploy.runtime.machine import cpu_flags
@@ -104,6 +104,13 @@ EDGES = {
     "25 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(5, 5), pads=(2, 2, 2, 2)),
     "49 classes": Case(size=(20, 23), channels=40, channels_out=20, kernel=(7, 7), pads=(3, 3, 3, 3)),
     "49 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(7, 7), pads=(3, 3, 3, 3)),
+    # Nothing but padding: no pixel to pack, and outputs all the same.
+    "no rows": Case(size=(0, 5), pads=(2, 2, 2, 2)),
+    "no columns": Case(size=(5, 0), pads=(1, 2, 1, 2), channels=40, channels_out=20),
+    "no pixels": Case(size=(0, 0), pads=(2, 1, 2, 3), strides=(2, 1)),
+    "no columns, gathered": Case(size=(8, 0), pads=(1, 5, 1, 5), channels=40, channels_out=150),
+    "no rows, channel lanes": Case(size=(0, 6), pads=(4, 1, 4, 1), channels=255, channels_out=128),
+    "no columns, two groups": Case(size=(3, 0), pads=(1, 2, 1, 2), strides=(2, 2), channels=24, channels_out=128, group=2),
     "two groups": Case(channels=6, channels_out=4, group=2),
     "groups of more than a word": Case(channels=3 * 65, channels_out=6, group=3, strides=(2, 1)),
     "depthwise": Case(channels=5, channels_out=5, group=5),
@@ -480,6 +487,88 @@ def test_attributes_have_their_documented_defaults() -> None:
     np.testing.assert_array_equal(y, expected(row, inputs, case))
 
 
+# A tap next to the middle of such a kernel is further away than any image reaches.
+FAR = 2**31 - 1
+FAR_APART = {
+    "both axes": {"dilations": [FAR, FAR], "pads": [FAR] * 4},
+    "rows": {"dilations": [FAR, 1], "pads": [FAR, 1, FAR, 1]},
+    "columns": {"dilations": [1, FAR], "pads": [1, FAR, 1, FAR]},
+    "farther than the planes reach": {"dilations": [5000, 5000], "pads": [5000] * 4},
+}
+
+
+@pytest.mark.parametrize("about", FAR_APART)
+def test_taps_that_are_far_apart_are_exact(about: str, isa: str) -> None:
+    row, case = next(row for row in OPERATORS if row.name == "BinaryConv2dK"), Case(channels=36)
+    inputs = random_inputs(row, case, 0, batch=2)
+    far = [distance > 1 for distance in FAR_APART[about]["dilations"]]
+    # Only the middle tap along a far axis falls on the image; K is still divided by all nine.
+    middle = replace(
+        case,
+        kernel=(1 if far[0] else 3, 1 if far[1] else 3),
+        pads=(0 if far[0] else 1, 0 if far[1] else 1) * 2,
+    )
+    rows, columns = (slice(1, 2) if axis else slice(None) for axis in far)
+    taps = middle.kernel[0] * middle.kernel[1]
+    same = inputs | {"W": inputs["W"][:, rows, columns], "bias": np.zeros_like(inputs["bias"])}
+    finite = np.isfinite(inputs["X"]).all(axis=1, keepdims=True)
+    inputs["X"] = same["X"] = np.where(finite, inputs["X"], 1).astype(np.float32)
+    session = native_session(one_node_model(row.name, inputs | {"bias": same["bias"]}, case.attributes | FAR_APART[about]))
+    (y,) = session.run(None, feeds(inputs))
+    # One rounding of K and two of Y on either side.
+    np.testing.assert_allclose(y, expected(row, same, middle) * taps / 9, rtol=6 * 2.0**-24, atol=0)
+
+
+def as_inputs_too(model: bytes, names: list[str]) -> bytes:
+    """Declare initializers as inputs of the graph too, as old exporters do: a run may then give other values."""
+    changed = onnx.load_from_string(model)
+    stored = {array.name: array for array in changed.graph.initializer}
+    for name in names:
+        kind, shape = stored[name].data_type, list(stored[name].dims)
+        changed.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+    return changed.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["all", *CONSTANTS])
+def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
+    row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case(channels=36, channels_out=18)
+    names = list(CONSTANTS) if name == "all" else [name]
+    (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 1))
+    model = as_inputs_too(one_node_model(row.name, inputs, case.attributes), names)
+    session = native_session(model, threads=2)
+    before = native_calls()
+    (y,) = session.run(None, feeds(inputs))
+    np.testing.assert_array_equal(y, want)
+    given = {key: other[key] for key in names}
+    (y,) = session.run(None, feeds(inputs) | given)
+    np.testing.assert_array_equal(y, expected(row, inputs | given, case))
+    (y,) = session.run(None, feeds(inputs))
+    np.testing.assert_array_equal(y, want)
+    assert native_calls() == before + 3
+
+
+def test_edges_of_constants_of_an_old_file() -> None:
+    # Before version 4 of the IR every initializer had to be an input too, and could not be changed.
+    case, row = Case(), OPERATORS[0]
+    inputs, want = problem(row, case, 0, 1)
+    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), [*CONSTANTS[:-1]]))
+    model.ir_version = 3
+    (y,) = native_session(model.SerializeToString()).run(None, feeds(inputs))
+    np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_may_be_computed_while_the_model_runs(name: str, isa: str) -> None:
+    row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case()
+    inputs, want = problem(row, case, 0, 1)
+    session = native_session(one_node_model(row.name, inputs, case.attributes, also_fed=(name,)))
+    (y,) = session.run(None, feeds(inputs) | {name: inputs[name]})
+    np.testing.assert_array_equal(y, want)
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs) | {name: np.resize(inputs[name], (2,) * inputs[name].ndim)})
+    assert f"bnas.{row.name} (node 'conv'): {name} has the shape [2" in str(refused.value)
+
+
 def test_an_empty_batch_gives_an_empty_answer() -> None:
     case, row = Case(), OPERATORS[0]
     inputs = random_inputs(row, case, 0)
@@ -656,12 +745,6 @@ def test_k_with_groups_is_refused() -> None:
     assert message.endswith("use the operator without K")
 
 
-@pytest.mark.parametrize("name", ["W", "threshold", "offset", "scale", "bias", "slope"])
-def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
-    message = refusal_at_creation("BinaryConv2dPRelu", lambda inputs, attributes: None, also_fed=(name,))
-    assert f"{name} is computed while the model runs, wanted a constant initializer; export the model again" in message
-
-
 @pytest.mark.parametrize(
     ("case", "x_shape", "reason"),
     [
@@ -678,8 +761,19 @@ def test_an_input_that_is_not_constant_is_refused(name: str) -> None:
             (1, 5, 8, 5),
             "offset is a map of 7 x 5, but the output is 8 x 5; use the image size that the model was exported for",
         ),
+        # An empty array takes no memory, so that its other sizes may be anything.
+        (
+            Case(),
+            (0, 5, 7, 2**31),
+            "X has the shape [0, 5, 7, 2147483648], wanted channels and sides up to 2147483647; check the input's shape",
+        ),
+        (
+            Case(),
+            (0, 2**40, 7, 5),
+            "X has the shape [0, 1099511627776, 7, 5], wanted channels and sides up to 2147483647",
+        ),
     ],
-    ids=["channels", "rank", "too small", "offset map"],
+    ids=["channels", "rank", "too small", "offset map", "endless side", "endless channels"],
 )
 def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple[int, ...], reason: str) -> None:
     row = OPERATORS[0]
@@ -689,6 +783,35 @@ def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple
     with pytest.raises(REFUSED) as refused:
         session.run(None, {"X": np.zeros(x_shape, np.float32)})
     assert f"bnas.BinaryConv2d (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("case", "x_shape"),
+    [
+        (Case(pads=(2**20,) * 4), (1, 5, 0, 0)),
+        (Case(pads=(2**31 - 1,) * 4), (1, 5, 7, 5)),
+        (Case(), (2**40, 5, 0, 5)),
+        (Case(pads=(1, 2, 1, 2)), (2**40, 5, 7, 0)),
+    ],
+    ids=["52 terabytes", "past 64 bits", "images without outputs", "a huge batch"],
+)
+def test_outputs_larger_than_memory_are_refused(case: Case, x_shape: tuple[int, ...], isa: str) -> None:
+    row = OPERATORS[0]
+    session = native_session(one_node_model(row.name, random_inputs(row, Case(), 0), case.attributes))
+    with pytest.raises(REFUSED, match="memory|overflow|too small"):
+        session.run(None, {"X": np.zeros(x_shape, np.float32)})
+
+
+def test_more_pixels_than_the_kernels_index_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    isas = [row.isa for row in variants_of(ARCHITECTURE) if row.cpu_flags <= cpu_flags()]
+    if not isas:
+        pytest.skip("the portable kernels have indices of 64 bits")
+    monkeypatch.setenv("BNAS_ISA", isas[0])
+    case = Case(kernel=(1, 1), channels_out=1, pads=(1, 0, 0, 0))
+    row = OPERATORS[0]
+    session = native_session(one_node_model(row.name, random_inputs(row, case, 0), case.attributes))
+    with pytest.raises(REFUSED, match="image, output or weights are larger than the kernels can work on; use a smaller"):
+        session.run(None, {"X": np.zeros((1, 5, 0, 2**27), np.float32)})  # an output that nobody touches
 
 
 @pytest.mark.parametrize(
