@@ -1,6 +1,5 @@
 """From a PyTorch module to a bundle that runs without PyTorch."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +28,10 @@ from bnas_deploy.bundle import (
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.doubts import Doubts, find_doubts
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
+from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.quantization import quantize, quantize_layers
@@ -67,7 +68,7 @@ class ExportResult:
 
     Before that, every binary convolution was compared on whole activations of one image, more than the bundle keeps.
     `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
-    int8 twin's to the float twin's.
+    int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees.
     """
 
     bundle: Bundle
@@ -75,7 +76,10 @@ class ExportResult:
     verification: VerifyResult
     twin_difference: float
     int8_difference: float
+    doubts: Doubts
 
+
+TWIN = "the float twin"
 
 FloatLayers = Literal["float", "int8"]
 """How a binary network computes what is not binary."""
@@ -136,15 +140,16 @@ def export_module(
         BundleError: `path` cannot be written.
     """
     path = Path(path)
+    module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
+    twin = prepared(twin, TWIN)
     _check_module(module)
     _check_images(images, description)
-    module, twin = (copy.deepcopy(each).eval() for each in (module, twin))  # the caller's stay as they are
-    answers = _answers(module, images.pixels)
+    answers = answers_of(module, images.pixels, type(module).__name__)
     _check_answers("the module", answers, len(images.pixels), len(description.labels))
-    _check_answers("the float twin", _answers(twin, images.pixels[:1]), 1, len(description.labels))
+    _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
-        rewritten, log, checks = _write_model(module, folder, images.pixels)
+        rewritten, log, checks, doubts = _write_model(module, folder, images.pixels)
         twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
         verification = Verification(output_tolerance(module, images.pixels), checks)
         manifest = _manifest(rewritten, description, verification, folder)
@@ -156,17 +161,20 @@ def export_module(
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
-    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference)
+    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts)
 
 
 def _write_model(
     module: nn.Module, folder: Path, images: Tensor
-) -> tuple[ir.Model, RewriteLog, tuple[LayerCheck, ...]]:
+) -> tuple[ir.Model, RewriteLog, tuple[LayerCheck, ...], Doubts]:
     """Capture, rewrite and write the model and the vectors of its layers; compare them on whole activations."""
     captured = capture(module, images.shape[1:])
     values = captured.values_of(images[:1])
     if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
-        _refuse([f"the captured program answers differently from {type(module).__name__}"])
+        _refuse(
+            [own_doing(module, images[:1]) or f"the captured program answers differently from {type(module).__name__}"]
+        )
+    doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
     log = run(PIPELINE, captured.model)
     if found := check_activations(captured.model, (captured.values_of(image[None]) for image in images)):
         log.notes.append(str(found))
@@ -176,7 +184,7 @@ def _write_model(
     _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
     vectors = layer_vectors(captured.model, values)
     np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
-    return captured.model, log, tuple(vector.check for vector in vectors)
+    return captured.model, log, tuple(vector.check for vector in vectors), doubts
 
 
 def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
@@ -239,9 +247,6 @@ def _check_module(module: nn.Module) -> None:
             f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.layers, "
             "or export float networks with torch.onnx"
         )
-    other = next((name for name, value in module.named_parameters() if value.dtype != torch.float32), None)
-    if other is not None:
-        raise ExportError(f"{type(module).__name__}: {other} is not float32; call .float() on the module first")
 
 
 def _check_images(images: Images, description: Description) -> None:
@@ -256,9 +261,17 @@ def _check_images(images: Images, description: Description) -> None:
 
 def _check_answers(name: str, answers: object, images: int, labels: int) -> None:
     """Refuse what is not one logit per image and label."""
-    got = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+    wanted = f"wanted ({images}, {labels}), one logit per label"
+    if not isinstance(answers, Tensor):
+        raise ExportError(
+            f"{name}: answers {type(answers).__name__} to {images} images, {wanted}; "
+            "put it into a module that returns the logits alone"
+        )
+    got = tuple(answers.shape)
     if got != (images, labels):
-        raise ExportError(f"{name}: answers {got} to {images} images, wanted ({images}, {labels}), one logit per label")
+        raise ExportError(f"{name}: answers {got} to {images} images, {wanted}")
+    if answers.dtype != torch.float32:
+        raise ExportError(f"{name}: answers {answers.dtype}, wanted torch.float32; call .float() on the logits")
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:

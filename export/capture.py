@@ -16,7 +16,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,10 @@ from torch.nn import functional as F
 
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import SIGN_OF_ZERO, constant, set_input
+from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, set_input
+from bnas_deploy.export.module_checks import NORMS, failure, own_doing, refuse_dropped
 from bnas_deploy.search.binarize import activation_scale
-from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
+from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, with_extra_padding
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -91,6 +92,10 @@ def capture(module: nn.Module, image_shape: Sequence[int]) -> CapturedModel:
                 f"{type(module).__name__} cannot be captured by torch.export: {_first_line(error)}; its forward must "
                 "be free of control flow that depends on data, and must take any number of images"
             ) from None
+        except Exception as error:  # tracing runs the module's own code, which may raise anything
+            advice = "its forward must compute with torch's operations on tensors alone"
+            reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}"
+            raise ExportError(f"{type(module).__name__} cannot be captured by torch.export: {reason}") from error
         try:
             exported = torch.onnx.export(
                 program,
@@ -112,8 +117,13 @@ def capture(module: nn.Module, image_shape: Sequence[int]) -> CapturedModel:
     assert exported.exported_program is not None
     model = exported.model
     _name_after_modules(model.graph)
+    _check_ranks(model.graph)
+    _note_unrecorded(model.graph, {node.name for node in exported.exported_program.graph.nodes})
+    _drop_made_up_biases(model.graph)
     _complete_binary_convolutions(model.graph)
-    return CapturedModel(model, exported.exported_program)
+    captured = CapturedModel(model, exported.exported_program)
+    _fold_in_pytorch(captured, example)
+    return captured
 
 
 def _first_line(error: BaseException) -> str:
@@ -133,19 +143,24 @@ def binary_conv2d(
     x: Tensor,
     signs: Tensor,
     scale: Tensor,
+    bias: Tensor,
     stride: list[int],
     padding: list[int],
+    extra_padding: list[int],
     dilation: list[int],
     groups: int,
     k_map: bool,
     sign_of_zero: bool,
 ) -> Tensor:
-    """A frozen `BinaryConv2d`: its signs (±1) and its scale are given."""
-    y = F.conv2d(_signs(x, sign_of_zero), signs, None, stride, padding, dilation, groups) * scale[:, None, None]
+    """A frozen `BinaryConv2d`: its signs (±1), its scale and its bias are given."""
+    extra = _pair(extra_padding)
+    activations = with_extra_padding(_signs(x, sign_of_zero), extra)
+    y = F.conv2d(activations, signs, None, stride, padding, dilation, groups) * scale[:, None, None]
     if k_map:
         height, width = signs.shape[2:]
-        y = y * activation_scale(x, (height, width), _pair(stride), _pair(padding), _pair(dilation))
-    return y
+        padded = with_extra_padding(x, extra)
+        y = y * activation_scale(padded, (height, width), _pair(stride), _pair(padding), _pair(dilation))
+    return y + bias[:, None, None]
 
 
 @binary_conv2d.register_fake
@@ -153,14 +168,16 @@ def _(
     x: Tensor,
     signs: Tensor,
     scale: Tensor,
+    bias: Tensor,
     stride: list[int],
     padding: list[int],
+    extra_padding: list[int],
     dilation: list[int],
     groups: int,
     k_map: bool,
     sign_of_zero: bool,
 ) -> Tensor:
-    return F.conv2d(x, signs, None, stride, padding, dilation, groups)
+    return F.conv2d(with_extra_padding(x, _pair(extra_padding)), signs, None, stride, padding, dilation, groups)
 
 
 @torch.library.custom_op("bnas::zeroise", mutates_args=())
@@ -177,13 +194,17 @@ def _(x: Tensor, stride: int) -> Tensor:
 class _FrozenBinaryConv2d(nn.Module):
     signs: Tensor
     scale: Tensor
+    bias: Tensor
 
     def __init__(self, layer: BinaryConv2d) -> None:
         super().__init__()
         signs, scale = layer.binary_weight()
         self.register_buffer("signs", signs.detach().float().contiguous())
         self.register_buffer("scale", scale.detach().float().contiguous())
-        self.stride, self.padding, self.dilation = list(layer.stride), list(layer.padding), list(layer.dilation)
+        bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
+        self.register_buffer("bias", bias)
+        self.stride, self.dilation = list(layer.stride), list(layer.dilation)
+        self.padding, self.extra_padding = list(layer.padding), list(layer.extra_padding)
         self.groups = layer.groups
         self.k_map = layer.k_map
         self.sign_of_zero = layer.sign_of_zero
@@ -193,8 +214,10 @@ class _FrozenBinaryConv2d(nn.Module):
             x,
             self.signs,
             self.scale,
+            self.bias,
             self.stride,
             self.padding,
+            self.extra_padding,
             self.dilation,
             self.groups,
             self.k_map,
@@ -211,7 +234,8 @@ class _FrozenRealWeightConv2d(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer.convolve(_signs(x, self.layer.sign_of_zero), self.layer.weight)
+        y = self.layer.convolve(_signs(x, self.layer.sign_of_zero), self.layer.weight)
+        return y if self.layer.bias is None else y + self.layer.bias[:, None, None]
 
 
 class _FrozenZeroise(nn.Module):
@@ -228,7 +252,8 @@ def freeze(module: nn.Module) -> nn.Module:
     """Return a copy of `module` on the CPU, in evaluation mode, whose binary layers hold ±1 weights and their scale.
 
     Raises:
-        ExportError: a batch normalisation has no running statistics, so that images would depend on each other.
+        ExportError: a batch normalisation has no running statistics, so that images would depend on each other; or a
+            binary layer has code of its own.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
@@ -236,8 +261,13 @@ def freeze(module: nn.Module) -> nn.Module:
                 f"{name}: {type(layer).__name__} without running statistics cannot be exported, since it makes the "
                 "answer to an image depend on the others in the batch; train it with track_running_stats=True"
             )
+    refuse_dropped(module)
     frozen = copy.deepcopy(module).cpu().eval()
     with torch.no_grad():
+        for layer in frozen.modules():
+            for hook in layer._forward_pre_hooks.values():
+                if isinstance(hook, NORMS):
+                    hook(layer, ())
         return _frozen(frozen, {})
 
 
@@ -269,11 +299,20 @@ def _frozen_layer(module: nn.Module) -> nn.Module:
 
 
 def _frozen_binary_weight(layer: BinaryWeightConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(layer.in_channels, layer.out_channels, (2, 2), stride=(2, 2))
+    plain = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        _pair(layer.kernel_size),
+        _pair(layer.stride),
+        layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+        _pair(layer.dilation),
+        layer.groups,
+        layer.bias is not None,
+        layer.padding_mode,
+    )
     plain.weight.copy_(layer.effective_weight())
-    assert layer.bias is not None
-    assert plain.bias is not None
-    plain.bias.copy_(layer.bias)
+    if layer.bias is not None and plain.bias is not None:
+        plain.bias.copy_(layer.bias)
     return plain.eval()
 
 
@@ -301,7 +340,9 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
 _BINARY_CONV = {
-    k_map: _captured_operator(opset.Operator(uses_k=k_map).name, ("X", "W", "scale"), {**_GEOMETRY, SIGN_OF_ZERO: _INT})
+    k_map: _captured_operator(
+        opset.Operator(uses_k=k_map).name, ("X", "W", "scale", "bias"), {**_GEOMETRY, SIGN_OF_ZERO: _INT}
+    )
     for k_map in (False, True)
 }
 _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
@@ -311,20 +352,24 @@ def _translate_binary_conv2d(
     x: Any,
     signs: Any,
     scale: Any,
+    bias: Any,
     stride: Sequence[int],
     padding: Sequence[int],
+    extra_padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
     k_map: bool,
     sign_of_zero: bool,
 ) -> Any:
-    # PyTorch pads both sides alike; ONNX writes top, left, bottom, right.
+    # PyTorch pads both sides alike, but for the odd zero of "same"; ONNX writes top, left, bottom, right.
+    pads = [*padding, *(zeros + more for zeros, more in zip(padding, extra_padding, strict=True))]
     return _BINARY_CONV[k_map](
         x,
         signs,
         scale,
+        bias,
         strides=list(stride),
-        pads=[*padding, *padding],
+        pads=pads,
         dilations=list(dilation),
         group=groups,
         **({SIGN_OF_ZERO: 1} if sign_of_zero else {}),
@@ -351,6 +396,8 @@ def _quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             # torch.export copies its own tree specs in a way that it has deprecated itself.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            # What a module keeps of its last run is dropped with the copy that was traced.
+            warnings.filterwarnings("ignore", message=".*assigned during export.*", category=UserWarning)
             yield
     finally:
         logger.setLevel(level)
@@ -363,7 +410,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     """Name each node with weights after the module that it came from, so that people and both twins agree on names."""
     taken: dict[str, int] = {}
     for node in graph:
-        if node.op_type not in {"Conv", "Gemm", "MatMul"} and node.domain != opset.DOMAIN:
+        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != opset.DOMAIN:
             continue
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         if len(scopes) < 2 or not scopes[-2]:
@@ -373,24 +420,77 @@ def _name_after_modules(graph: ir.Graph) -> None:
         node.name = path if taken[path] == 1 else f"{path}#{taken[path]}"
 
 
+def _check_ranks(graph: ir.Graph) -> None:
+    for node in graph:
+        x = node.inputs[0] if node.domain == opset.DOMAIN else None
+        if x is not None and x.shape is not None and len(x.shape) != 4:
+            raise ExportError(
+                f"{node.name}: reads a tensor of {len(x.shape)} axes, wanted images (N, C, H, W); reshape it in front"
+            )
+
+
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def _fold_in_pytorch(captured: CapturedModel, example: Tensor) -> None:
+    """Put PyTorch's own values in the place of what is computed of weights alone, such as a slope behind a sigmoid.
+
+    Another library may round it otherwise, and a layer would no longer do to the bit what PyTorch does.
+    """
+    graph = captured.model.graph
+    known = set(graph.initializers.values())
+    computed = []
+    for node in graph:
+        if node.op_type not in _RANDOM and all(value is None or value in known for value in node.inputs):
+            known |= set(node.outputs)
+            computed += [value for value in node.outputs if UNRECORDED not in value.meta]
+    if not computed:
+        return
+    values = captured.values_of(example)
+    for value in computed:
+        data = values.get(str(value.name))
+        if data is not None and data.dtype in _FOLDED and value.dtype == ir.DataType.from_numpy(data.numpy().dtype):
+            folded = constant(graph, f"{value.name}.folded", data.numpy())
+            value.replace_all_uses_with(folded, replace_graph_outputs=True)
+
+
+_FOLDED = {torch.float32, torch.int64, torch.bool}
+
+
+def _note_unrecorded(graph: ir.Graph, recorded: Container[str]) -> None:
+    """Mark the values that torch.onnx computes on the way to PyTorch's, as for a stack or `alpha` of a sum."""
+    for value in (value for node in graph for value in node.outputs):
+        if value.name not in recorded and not value.is_graph_output():
+            value.meta[UNRECORDED] = True
+
+
+def _drop_made_up_biases(graph: ir.Graph) -> None:
+    """Leave out the zeros that torch.onnx gives a convolution without bias; for Conv3d they are (O, 2) by mistake."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        if bias is not None and UNRECORDED in bias.meta:
+            node.resize_inputs(2)
+
+
 def _complete_binary_convolutions(graph: ir.Graph) -> None:
     """Give the captured binary convolutions the inputs that PyTorch does not know of, with neutral values."""
     for node in graph:
         if node.domain != opset.DOMAIN or node.op_type == "Zeroise":
             continue
-        _, weight, scale = node.inputs
+        _, weight, scale, bias = node.inputs
         assert weight is not None
         assert scale is not None
+        assert bias is not None
         assert weight.const_value is not None
         channels_out, group_channels = (int(size) for size in weight.const_value.shape.numpy()[:2])
         channels_in = group_channels * node.attributes.get_int("group", 1)
         neutral = {
             "threshold": np.zeros(channels_in, np.float32),
             "offset": np.zeros((channels_out, 1, 1), np.float32),
-            "bias": np.zeros(channels_out, np.float32),
         }
         node.resize_inputs(len(opset.operator(node.op_type).inputs))
         set_input(node, "scale", scale)
+        set_input(node, "bias", bias)
         for name, data in neutral.items():
             set_input(node, name, constant(graph, f"{node.name}.{name}", data))
 

@@ -15,6 +15,9 @@ CHANNEL_AXIS = 1
 SIGN_OF_ZERO = "sign_of_zero"
 """Attribute of a captured binary convolution in which sign(0) is 0; no finished model has it."""
 
+UNRECORDED = "unrecorded"
+"""Key of a value's note: PyTorch's program has no such value, since torch.onnx or a foreign pass made it up."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -36,6 +39,11 @@ def origin_of(value: ir.Value) -> Origin:
     """Return where `value` comes from; a value that no pass made is itself."""
     origin = value.meta.get("origin")
     return origin if isinstance(origin, Origin) else Origin(str(value.name))
+
+
+def is_recorded(value: ir.Value) -> bool:
+    """Tell whether PyTorch's program has what `origin_of` says that `value` is; a constant needs no program."""
+    return "origin" in value.meta or UNRECORDED not in value.meta or array_of(value) is not None
 
 
 def is_binary_conv(node: ir.Node | None) -> bool:
@@ -99,7 +107,7 @@ def constant(graph: ir.Graph, name: str, data: NDArray[Any]) -> ir.Value:
     while unique in graph.initializers:
         number += 1
         unique = f"{name}#{number}"
-    value = ir.Value(name=unique, const_value=ir.tensor(np.ascontiguousarray(data), name=unique))
+    value = ir.Value(name=unique, const_value=ir.tensor(np.array(data, order="C"), name=unique))
     value.shape = ir.Shape(data.shape)
     value.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
     graph.register_initializer(value)
@@ -157,17 +165,21 @@ def spatial_of(value: ir.Value) -> tuple[int, int]:
 
 
 def channel_slopes(node: ir.Node) -> NDArray[np.float32] | None:
-    """Return the slope of each channel of a PRelu, (C) float32, or None if its slope varies otherwise.
+    """Return the slope of each channel of a PRelu, (C) float32, or None if it varies otherwise or is computed.
 
-    ONNX broadcasts slopes, so those of channels are (C, 1, 1) or, as PyTorch writes them, (1, C, 1, 1).
+    ONNX broadcasts slopes, so those of the channels of images are (C, 1, 1) or, as PyTorch writes them, (1, C, 1, 1).
     """
-    slope = constant_array(node.inputs[1]).astype(np.float32)
+    data = array_of(node.inputs[1])
+    if data is None:
+        return None
+    slope = data.astype(np.float32)
     channels = channels_of(node.outputs[0])
     if slope.size == 1:
         return np.full(channels, slope.item(), np.float32)
-    if slope.size == channels and slope.ndim >= 3 and slope.shape[-3] == channels:
-        return slope.reshape(channels)
-    return None
+    assert node.outputs[0].shape is not None
+    rank = len(node.outputs[0].shape)
+    aligned = (1,) * (rank - slope.ndim) + slope.shape
+    return slope.reshape(channels) if aligned == (1, channels, *(1,) * (rank - 2)) else None
 
 
 def new_value(name: str, like: ir.Value, channels: int, origin: Origin) -> ir.Value:

@@ -1,5 +1,8 @@
 """Count the layers of a rewritten graph."""
 
+from collections.abc import Sequence
+from math import prod
+
 import onnx_ir as ir
 
 from bnas_deploy.cost import LayerCost
@@ -14,15 +17,18 @@ def layer_costs(model: ir.Model) -> list[LayerCost]:
 
 
 def _has_float_weights(node: ir.Node) -> bool:
-    # torch.onnx writes a linear layer on more than two axes as a MatMul.
-    return node.op_type in {"Conv", "Gemm"} or (node.op_type == "MatMul" and array_of(node.inputs[1]) is not None)
+    # torch.onnx writes a linear layer on more than two axes as a MatMul. Weights from the input are no layer's.
+    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and array_of(node.inputs[1]) is not None
 
 
 def _layer_cost(node: ir.Node) -> LayerCost:
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     if node.op_type in {"Gemm", "MatMul"}:
-        return LayerCost(str(node.name), _shape(x), _shape(y), (1, 1), (1, 1), (1, 1), 1, 32)
+        return LayerCost(str(node.name), _rows(x), _rows(y), (1, 1), (1, 1), (1, 1), 1, 32)
+    if node.op_type == "ConvTranspose":
+        # It does what the convolution from its output to its input does, backwards: as many weights and MACs.
+        x, y = y, x
     binary = is_binary_conv(node)
     channels = sum(_shape(part)[0] for part in activations_of(node)) if binary else _shape(x)[0]
     # Packed weights are (O, KH, KW, bytes), float ones (O, C/groups, KH, KW).
@@ -31,21 +37,31 @@ def _layer_cost(node: ir.Node) -> LayerCost:
         name=str(node.name),
         input=(channels, *_shape(x)[1:]),
         output=_shape(y),
-        kernel=(kernel[0], kernel[1]),
-        stride=_pair(node, "strides"),
-        dilation=_pair(node, "dilations"),
+        kernel=_pair(kernel),
+        stride=_pair(node.attributes.get_ints("strides", (1,) * len(kernel))),
+        dilation=_pair(node.attributes.get_ints("dilations", (1,) * len(kernel))),
         groups=node.attributes.get_int("group", 1),
         weight_bits=1 if binary else 32,
     )
 
 
-def _pair(node: ir.Node, name: str) -> tuple[int, int]:
-    vertical, horizontal = node.attributes.get_ints(name, (1, 1))
-    return vertical, horizontal
-
-
 def _shape(value: ir.Value) -> Shape:
+    channels, *rest = _sizes(value) or [1]
+    return (channels, *_pair(rest))
+
+
+def _rows(value: ir.Value) -> Shape:
+    """Return the shape of what a matrix product reads or makes: its last axis has the features, the others rows."""
+    *rows, features = _sizes(value) or [1]
+    return features, prod(rows), 1
+
+
+def _sizes(value: ir.Value) -> list[int]:
     assert value.shape is not None
-    sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
-    channels, height, width = (*sizes, 1, 1)[:3]
-    return channels, height, width
+    return [size if isinstance(size, int) else 1 for size in value.shape[1:]]
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    """Return sizes along any axes as (vertical, horizontal), which leaves their product as it is."""
+    *vertical, horizontal = sizes or (1,)
+    return prod(vertical), horizontal

@@ -23,6 +23,7 @@ from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
     added_to,
+    array_of,
     constant_array,
     input_of,
     is_binary_conv,
@@ -94,6 +95,9 @@ def _layer_vector(node: ir.Node, values: dict[str, Tensor], corner: int | None) 
 
 
 def _value(values: dict[str, Tensor], value: ir.Value) -> NDArray[np.float32]:
+    known = array_of(value)
+    if known is not None:
+        return known[:1]
     origin = origin_of(value)
     tensor = values[origin.name][:1]
     data: NDArray[np.float32] = tensor.detach().numpy()
@@ -126,10 +130,10 @@ def _tolerance(
     A plain node does what PyTorch does, in the same order. With K, the mean over C channels and KH KW taps is summed in
     another order: at most C + KH KW + 3 roundings, relative to the value.
 
-    With a BN folded behind, PyTorch rounds beta acc, 1 / sqrt(var + eps), the slope gamma / sqrt(var + eps), the shift
-    beta - slope mean, their product and sum; here scale, bias, their product and sum are rounded. That is at most 10
-    roundings, relative to the terms before they cancel: |scale| n K with K at most the largest |x|, and what the bias
-    was summed from. A PReLU multiplies that by its slope.
+    With a BN folded behind, PyTorch rounds beta acc, its sum with the layer's own bias, 1 / sqrt(var + eps), the slope
+    gamma / sqrt(var + eps), the shift beta - slope mean, their product and sum; here scale, bias, their product and sum
+    are rounded. That is at most 11 roundings, relative to the terms before they cancel: |scale| n K with K at most the
+    largest |x|, and what the bias was summed from. A PReLU multiplies that by its slope.
 
     What is added at the end is the same in both. Where the terms before it are equal, so are the sums; where they are
     not, each addition rounds two sums that differ, to within twice half a unit of their last place. No value on the way
@@ -148,7 +152,7 @@ def _tolerance(
     steepest = 1.0
     if row.activation == "PRelu":
         steepest = max(1.0, float(np.abs(constant_array(input_of(node, "slope"))).max()))
-    before_added = (10 + k_roundings) * ROUNDING * steepest * float((products + node.meta[BIAS_TERMS]).max())
+    before_added = (11 + k_roundings) * ROUNDING * steepest * float((products + node.meta[BIAS_TERMS]).max())
     return before_added + 2 * len(added) * ROUNDING * magnitude
 
 

@@ -123,8 +123,21 @@ def _floats(keys: NDArray[np.int64]) -> Floats:
     return bits.astype(np.int32).view(np.float32)
 
 
-def _batch_norms(model: ir.Model) -> Iterable[ir.Node]:
+def _all_batch_norms(model: ir.Model) -> Iterable[ir.Node]:
     return (node for node in model.graph if node.op_type == "BatchNormalization")
+
+
+def _batch_norms(model: ir.Model) -> Iterable[ir.Node]:
+    """Return the BNs whose parameters are known; BatchNormToConstants and BatchNormToConv tell of the others."""
+    return (node for node in _all_batch_norms(model) if has_known_parameters(node))
+
+
+def has_known_parameters(node: ir.Node) -> bool:
+    """Tell whether all inputs of `node` but the first are constants."""
+    return all(value is None or array_of(value) is not None for value in node.inputs[1:])
+
+
+_COMPUTED = "its parameters are computed from the input"
 
 
 class FoldBatchNormIntoThreshold:
@@ -162,7 +175,8 @@ class FoldBatchNormIntoThreshold:
 
 def _norm_before(node: ir.Node) -> ir.Node | None:
     producer = input_of(node, "X").producer()
-    return producer if producer is not None and producer.op_type == "BatchNormalization" else None
+    is_norm = producer is not None and producer.op_type == "BatchNormalization" and has_known_parameters(producer)
+    return producer if is_norm else None
 
 
 BIAS_TERMS = "bias_terms"
@@ -213,6 +227,10 @@ class FoldBatchNormAfterConv:
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
+        convolution = node_before(node)
+        assert convolution is not None
+        if not has_known_parameters(convolution):
+            return f"the weights of {convolution.name} are computed from the input"
         shared = shared_before(node)
         return f"{shared} is also read without the BN" if shared else None
 
@@ -222,7 +240,8 @@ class FoldBatchNormAfterConv:
         assert convolution is not None
         slope, shift = BatchNorm.of(node).affine()
         weight, bias = _conv_parameters(convolution)
-        _set_conv_parameters(model.graph, convolution, slope[:, None, None, None] * weight, slope * bias + shift)
+        per_output = slope.reshape(-1, *(1,) * (weight.ndim - 1))
+        _set_conv_parameters(model.graph, convolution, per_output * weight, slope * bias + shift)
         _take_over_output(model.graph, convolution, node)
 
 
@@ -230,13 +249,15 @@ class FoldBatchNormBeforeConv:
     """BN -> float convolution without padding: W (slope x + shift) + b = (W slope) x + (b + W shift)."""
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the BNs that only one float convolution reads."""
-        return (node for node in _batch_norms(model) if _is_conv(sole_consumer(node.outputs[0])))
+        """Return the BNs that only one float convolution reads, as its input."""
+        return (node for node in _batch_norms(model) if _convolution_of(node) is not None)
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
-        convolution = sole_consumer(node.outputs[0])
+        convolution = _convolution_of(node)
         assert convolution is not None
+        if not has_known_parameters(convolution):
+            return f"the weights of {convolution.name} are computed from the input"
         if any(convolution.attributes.get_ints("pads", ())):
             return f"{convolution.name} pads with zeros behind the BN, so the shift is missing at the border"
         if convolution.attributes.get_int("group", 1) != 1:
@@ -245,16 +266,13 @@ class FoldBatchNormBeforeConv:
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Fold the BN and make the convolution read what the BN reads."""
-        convolution = sole_consumer(node.outputs[0])
+        convolution = _convolution_of(node)
         assert convolution is not None
-        slope, shift = BatchNorm.of(node).affine()
         weight, bias = _conv_parameters(convolution)
-        _set_conv_parameters(
-            model.graph,
-            convolution,
-            weight * slope[:, None, None],
-            bias + (weight * shift[:, None, None]).sum(axis=(1, 2, 3)),
-        )
+        # An axis for each of the kernel's, so that both stand along the input channels, whatever the rank.
+        slope, shift = (part.reshape(-1, *(1,) * (weight.ndim - 2)) for part in BatchNorm.of(node).affine())
+        moved = (weight * shift).reshape(len(weight), -1).sum(axis=1)
+        _set_conv_parameters(model.graph, convolution, weight * slope, bias + moved)
         convolution.replace_input_with(0, node.inputs[0])
 
 
@@ -263,11 +281,11 @@ class BatchNormToConstants:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return every BN."""
-        return _batch_norms(model)
+        return _all_batch_norms(model)
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
-        """Return why the BN is kept: never."""
-        return None
+        """Return why the BN is kept."""
+        return None if has_known_parameters(node) else _COMPUTED
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Replace the BN by a product and a sum with constants."""
@@ -298,10 +316,12 @@ class BatchNormToConv:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return every BN."""
-        return _batch_norms(model)
+        return _all_batch_norms(model)
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
+        if not has_known_parameters(node):
+            return _COMPUTED
         shape = node.outputs[0].shape
         assert shape is not None
         return None if len(shape) == 4 else "what it normalises are no images"
@@ -327,8 +347,14 @@ def _is_conv(node: ir.Node | None) -> bool:
     return node is not None and node.domain == "" and node.op_type == "Conv"
 
 
+def _convolution_of(norm: ir.Node) -> ir.Node | None:
+    """Return the float convolution that alone reads `norm`, as its input rather than its weights."""
+    reader = sole_consumer(norm.outputs[0])
+    return reader if reader is not None and _is_conv(reader) and reader.inputs[0] is norm.outputs[0] else None
+
+
 def _conv_parameters(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight (O, C/groups, KH, KW) and bias (O) in float64."""
+    """Return weight (O, C/groups, and one to three axes of the kernel) and bias (O) in float64."""
     weight = constant_array(node.inputs[1]).astype(np.float64)
     bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)

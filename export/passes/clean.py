@@ -1,8 +1,13 @@
 """Passes that any ONNX graph can use, from onnxscript and onnx_ir."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
+
+from bnas_deploy.export.graph import UNRECORDED, is_recorded, origin_of
 
 
 class FoldConstants:
@@ -10,9 +15,10 @@ class FoldConstants:
 
     def sweep(self, model: ir.Model) -> None:
         """Fold in place; what is left of the constants becomes initializers."""
-        optimizer.fold_constants(model, onnx_shape_inference=False)
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        common.IdentityEliminationPass()(model)
+        with _kept_origins(model.graph):
+            optimizer.fold_constants(model, onnx_shape_inference=False)
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+            common.IdentityEliminationPass()(model)
 
 
 class MergeDuplicates:
@@ -20,7 +26,8 @@ class MergeDuplicates:
 
     def sweep(self, model: ir.Model) -> None:
         """Merge in place."""
-        common.CommonSubexpressionEliminationPass()(model)
+        with _kept_origins(model.graph):
+            common.CommonSubexpressionEliminationPass()(model)
 
 
 class DropUnused:
@@ -29,3 +36,22 @@ class DropUnused:
     def sweep(self, model: ir.Model) -> None:
         """Remove in place."""
         common.RemoveUnusedNodesPass()(model)
+
+
+@contextmanager
+def _kept_origins(graph: ir.Graph) -> Iterator[None]:
+    """Note what the values that a foreign pass puts in the place of others are in PyTorch.
+
+    The chunks of a tensor, say, are made by SplitToSequence and SequenceAt; folding makes one Split of them, whose
+    results have names of their own.
+    """
+    made = {value for node in graph for value in node.outputs}
+    before = {(node, i): value for node in graph for i, value in enumerate(node.inputs) if value is not None}
+    yield
+    for fresh in (value for node in graph for value in node.outputs if value not in made):
+        fresh.meta[UNRECORDED] = True
+    for node in graph:
+        for i, value in enumerate(node.inputs):
+            old = before.get((node, i))
+            if value is not None and old is not None and not is_recorded(value) and is_recorded(old):
+                value.meta["origin"] = origin_of(old)

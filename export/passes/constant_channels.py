@@ -42,7 +42,7 @@ from bnas_deploy.export.graph import (
     set_input,
     spatial_of,
 )
-from bnas_deploy.export.passes.batch_norm import BatchNorm
+from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
 
 Floats = NDArray[np.float32]
 
@@ -134,6 +134,8 @@ class _Evaluation:
 
     def keeps_constants(self, node: ir.Node, x: ir.Value) -> bool:
         """Tell whether what `node` makes of the constants in x is known, and the same at every pixel."""
+        if len(node.outputs) > 1 or not has_known_parameters(node):
+            return False  # the places of the maxima, say, or a slope from the data
         if node.op_type == "AveragePool":
             # Zeros average to zero. Other constants do so up to rounding only, or shrink where the padding counts.
             return not any(any(part.values) for part in self.segments_of(x) if isinstance(part, Constant))
@@ -221,7 +223,7 @@ class _Evaluation:
     def convolution(self, node: ir.Node) -> None:
         x = node.inputs[0]
         assert x is not None
-        if not self.has_constants(x) or node.attributes.get_int("group", 1) != 1:
+        if not self.has_constants(x) or node.attributes.get_int("group", 1) != 1 or not has_known_parameters(node):
             self.whole(node)
             return
         weight = constant_array(node.inputs[1])

@@ -37,7 +37,7 @@ class FuseActivation:
         if shared := shared_before(node):
             return f"{shared} is also read without the activation"
         if node.op_type == "PRelu" and channel_slopes(node) is None:
-            return "its slope is neither one number nor one per channel"
+            return "its slope is computed from the input, or neither one number nor one per channel"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:

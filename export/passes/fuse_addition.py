@@ -13,6 +13,7 @@ from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     channels_of,
     is_binary_conv,
+    is_recorded,
     new_value,
     origin_of,
     replace_operator,
@@ -54,6 +55,8 @@ class FuseAddition:
             return f"{left.name} {left.shape} and {right.name} {right.shape} differ in shape"
         if not (_takes_addition(left) or _takes_addition(right)):
             return "each convolution that it reads is read elsewhere too, or adds twice already"
+        if not (is_recorded(left) and is_recorded(right)):
+            return "PyTorch's program has no value of its own for what is added"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:

@@ -6,7 +6,14 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import CHANNEL_AXIS, activations_of, is_binary_conv, node_before, replace_operator
+from bnas_deploy.export.graph import (
+    CHANNEL_AXIS,
+    activations_of,
+    is_binary_conv,
+    is_recorded,
+    node_before,
+    replace_operator,
+)
 
 
 class FuseConcat:
@@ -24,6 +31,8 @@ class FuseConcat:
             return f"{concat.name} does not concatenate channels"
         if len(concat.inputs) > opset.MOST_PARTS:
             return f"{concat.name} has {len(concat.inputs)} parts, more than {opset.MOST_PARTS}"
+        if not all(value is not None and is_recorded(value) for value in concat.inputs):
+            return f"PyTorch's program has no value of its own for a part of {concat.name}"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:

@@ -1,5 +1,7 @@
 """What torch.onnx makes of the package's layers, and what it refuses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture, freeze
 from bnas_deploy.export.graph import constant_array, input_of, is_binary_conv
+from bnas_deploy.export.passes import PIPELINE
+from bnas_deploy.export.rewrite import run
+from bnas_deploy.export.vectors import layer_vectors
 from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
 
 SHAPE = (4, 6, 6)
@@ -137,6 +142,99 @@ def test_a_binary_layer_can_be_the_whole_module() -> None:
 
     assert [node.name for node in captured.model.graph if is_binary_conv(node)] == ["0"]
     assert isinstance(freeze(BinaryConv2d(4, 2, 1)), nn.Module)
+
+
+class SeveralResults(nn.Module):
+    """Binary convolutions of the results of operations that have several, one of them a sum that torch.onnx splits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 8, 1)
+        self.one, self.two, self.four = (BinaryConv2d(channels, 4, 1) for channels in (1, 2, 4))
+        self.six, self.eight = (BinaryConv2d(channels, 4, 1) for channels in (6, 8))
+        self.recurrent = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        first, second = x.chunk(2, 1)
+        y = self.four(first) + self.four(second)
+        y = torch.add(y, self.six(torch.split(x, (2, 6), 1)[1]), alpha=2)
+        y = y + self.two(torch.stack(x.unbind(1)[1::4], 1)) + self.one(x.max(1, keepdim=True)[0])
+        y = y + self.two(x.topk(2, 1)[0]) + self.two(x.tensor_split(3, 1)[2]) + self.eight(x.sort(1)[0])
+        y = y + self.one(torch.var_mean(x, 1, keepdim=True)[1])
+        y = y + self.eight(self.recurrent(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(-1, 8, 6, 6))
+        y = y + self.eight(nn.functional.max_pool2d(x, 3, 1, 1, return_indices=True)[0])
+        return y.mean((2, 3))
+
+
+def test_every_result_of_an_operation_is_known_behind_the_passes() -> None:
+    torch.manual_seed(0)
+    captured = capture(SeveralResults(), SHAPE)
+    values = captured.values_of(torch.randn(1, *SHAPE))
+
+    log = run(PIPELINE, captured.model)
+
+    vectors = {vector.check.name: vector for vector in layer_vectors(captured.model, values, corner=None)}
+    assert len(vectors) == 11
+    chunks = values["conv2d"].chunk(2, 1)
+    for name, chunk in zip(("four", "four#2"), chunks, strict=True):
+        assert (vectors[name].x == chunk.numpy()).all()
+    reasons = {refusal.reason for refusal in log.refusals}
+    assert "PyTorch's program has no value of its own for a part of node_stack" in reasons
+    assert "PyTorch's program has no value of its own for what is added" in reasons
+
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "without bias": {"kernel_size": 2, "stride": 2, "bias": False},
+    "groups": {"kernel_size": (3, 1), "groups": 2, "dilation": 2, "padding": (2, 0)},
+    "reflected": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+}
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_binary_weights_with_any_geometry(geometry: dict[str, Any]) -> None:
+    layer = BinaryWeightConv2d(4, 8, **geometry)
+    x = torch.randn(2, *SHAPE)
+
+    frozen = freeze(nn.Sequential(layer))[0]
+
+    assert type(frozen) is nn.Conv2d
+    with torch.no_grad():
+        assert torch.equal(frozen(x), layer(x))
+
+
+SAME: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "odd": ({"kernel_size": 3, "padding": "same"}, (1, 1, 1, 1)),
+    "even": ({"kernel_size": (2, 4), "padding": "same", "k_map": True}, (0, 1, 1, 2)),
+    "dilated": ({"kernel_size": (4, 3), "padding": "same", "dilation": (3, 2)}, (4, 2, 5, 2)),
+    "valid": ({"kernel_size": [3, 2], "padding": "valid", "stride": [2, 1]}, (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("arguments", "pads"), SAME.values(), ids=SAME)
+def test_padding_in_words_and_a_bias_are_the_operators(arguments: dict[str, Any], pads: tuple[int, ...]) -> None:
+    layer = BinaryConv2d(4, 8, bias=True, **arguments)
+    captured = capture(nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten()), SHAPE)
+    x = torch.randn(1, *SHAPE)
+    values = captured.values_of(x)
+
+    run(PIPELINE, captured.model)
+
+    (node,) = (node for node in captured.model.graph if is_binary_conv(node))
+    assert node.attributes.get_ints("pads") == pads
+    assert layer.bias is not None
+    assert (constant_array(input_of(node, "bias")) == layer.bias.detach().numpy()).all()
+    assert torch.equal(values["binary_conv2d"], layer(x).detach())
+    inputs = [x.numpy() if value.is_graph_input() else constant_array(value) for value in node.inputs if value]
+    attributes = {
+        "weight_shape": [*node.attributes.get_ints("weight_shape")],
+        "pads": [*pads],
+        **{name: [*node.attributes.get_ints(name)] for name in ("strides", "dilations")},
+    }
+    got = opset.reference(node.op_type, inputs, attributes)
+    # Exact but for K: its mean over 4 channels and up to 12 taps is summed in another order.
+    np.testing.assert_allclose(got, layer(x).detach().numpy(), rtol=19 * 2**-24 if layer.k_map else 0, atol=1e-6)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

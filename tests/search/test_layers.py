@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnas_deploy.search.binarize import activation_scale, weight_scale
 from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
@@ -90,6 +91,81 @@ def test_geometry_is_that_of_torch(geometry: dict[str, Any]) -> None:
     assert ours.weight.shape == theirs.weight.shape
     for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
         assert getattr(ours, name) == getattr(theirs, name)
+
+
+SAME: dict[str, dict[str, Any]] = {
+    "odd": {"kernel_size": 3, "padding": "same"},
+    "even": {"kernel_size": [2, 4], "padding": "same"},
+    "even and dilated": {"kernel_size": (4, 2), "padding": "same", "dilation": [3, 1]},
+    "valid": {"kernel_size": 2, "padding": "valid", "stride": [2, 1]},
+    "a list": {"kernel_size": [3, 1], "padding": [1, 0], "stride": (2, 1)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("arguments", SAME.values(), ids=SAME)
+def test_arguments_mean_what_they_do_in_torch(arguments: dict[str, Any], rng: np.random.Generator) -> None:
+    ours, theirs = (kind(6, 4, bias=True, **arguments) for kind in (BinaryConv2d, nn.Conv2d))
+    x = random_input(rng, 2, 6, 7, 10)
+    signs, scale = ours.binary_weight()
+    with torch.no_grad():
+        theirs.weight.copy_(signs)
+        theirs.bias.zero_()
+        want = theirs(torch.where(x >= 0, 1.0, -1.0)) * scale[:, None, None] + ours.bias[:, None, None]
+        # Integers, a multiplication and an addition: no rounding differs.
+        assert torch.equal(ours(x), want)
+
+
+def test_the_k_map_of_an_even_kernel_pads_below_and_right() -> None:
+    layer = BinaryConv2d(1, 1, 2, padding="same", k_map=True, scale="none")
+    nn.init.ones_(layer.weight)
+    # 4, 2, 2 and 1 taps are on the image, and of four the mean |x| is 1, 1/2, 1/2 and 1/4.
+    assert layer(torch.ones(1, 1, 2, 2)).tolist() == [[[[4.0, 1.0], [1.0, 0.25]]]]
+
+
+def test_parameters_are_made_as_in_torch() -> None:
+    layer = BinaryConv2d(6, 12, 3, 1, 0, 1, 2, True, "zeros", "meta", torch.float64, scale="learned")
+    assert {name: (value.device.type, value.dtype) for name, value in layer.named_parameters()} == dict.fromkeys(
+        ("weight", "learned_scale", "bias"), ("meta", torch.float64)
+    )
+    torch.manual_seed(3)
+    ours = BinaryConv2d(6, 12, 3, bias=True)
+    torch.manual_seed(3)
+    theirs = nn.Conv2d(6, 12, 3)
+    assert theirs.bias is not None
+    assert torch.equal(ours.bias, theirs.bias)
+    assert "bias=True" in repr(ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": "full"}, "padding='full': wanted a number, "),
+        ({"padding": "same", "stride": 2}, r'padding="same" with stride \(2, 2\): a strided convolution does not keep'),
+        (
+            {"padding_mode": "reflect"},
+            "padding_mode='reflect': .*put a padding layer .* in front, such as nn.Reflection",
+        ),
+        ({"padding": -1}, "padding=-1: wanted a number or .* integers of at least 0"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size=\(3, 3, 3\): wanted a number or \(vertical, horizontal\)"),
+        ({"kernel_size": 2.5}, "kernel_size=2.5: wanted a number"),
+        ({"stride": 0}, "stride=0: wanted .* integers of at least 1"),
+        ({"dilation": [1, 0]}, r"dilation=\[1, 0\]: wanted .* integers of at least 1"),
+        ({"groups": 0}, "4 to 4 channels in 0 groups; each must be at least 1"),
+    ],
+)
+def test_arguments_that_no_binary_convolution_has(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BinaryConv2d(4, 4, **{"kernel_size": 3, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5), (2, 3, 4, 5)])
+def test_a_linear_layer_takes_leading_axes_and_a_bias(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    layer, x = BinaryLinear(5, 3, bias=True), random_input(rng, *shape)
+    signs, scale = layer.conv.binary_weight()
+    with torch.no_grad():
+        want = F.linear(torch.where(x >= 0, 1.0, -1.0), signs[:, :, 0, 0]) * scale + layer.conv.bias
+        assert torch.equal(layer(x), want)
 
 
 def test_weights_start_like_those_of_torch() -> None:

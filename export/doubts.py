@@ -1,0 +1,143 @@
+"""What an export could not make binary though it looks it, and where sign(0) decides: for people to look at.
+
+Both are found in what PyTorch computed on the user's images, so that it does not matter how a sign was written: as
+`torch.sign`, `torch.where`, a comparison or a function of the user's own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.graph import array_of, input_of, is_binary_conv
+from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d
+
+BATCH = 8
+"""Images that are run at once while zeros are counted."""
+
+FEWEST_ACTIVATIONS = 16
+"""Fewer values than these can be ±s by chance, such as the one weight of each channel of a scale."""
+
+
+@dataclass(frozen=True)
+class LikelyBinary:
+    """A float layer of the export whose weights or whose input are ±s: probably a binary layer of somebody else's."""
+
+    name: str
+    weights: bool
+    input: bool
+
+
+@dataclass(frozen=True)
+class ZeroActivations:
+    """A binary layer that took the sign of `zeros` activations of exactly 0, of `activations` on the user's images."""
+
+    name: str
+    zeros: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """What a person should look at: layers in running order."""
+
+    likely_binary: tuple[LikelyBinary, ...]
+    zero_activations: tuple[ZeroActivations, ...]
+
+
+def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module, images: Tensor) -> Doubts:
+    """Look for float layers that seem binary, and count the zeros whose sign binary layers take.
+
+    Args:
+        captured: the graph before any rewriting.
+        values: what PyTorch computed in it on an image or more.
+        module: what was captured; its own layers with real weights or real activations are meant to be as they are.
+        images: (N, C, H, W) float32, to count on.
+    """
+    return Doubts(_likely_binary(captured, values, module), _zero_activations(captured, images))
+
+
+def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module) -> tuple[LikelyBinary, ...]:
+    meant = {
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, BinaryWeightConv2d) or (isinstance(layer, BinaryConv2d) and layer.real_weights)
+    }
+    found = []
+    for node in captured.model.graph:
+        if node.op_type not in _WEIGHT_AXES or node.domain != "" or str(node.name).partition("#")[0] in meant:
+            continue
+        x, weight = node.inputs[:2]
+        weights, signs = _is_sign_per_channel(node, _data(weight, values)), _is_sign(x, values)
+        if weights or signs:
+            found.append(LikelyBinary(str(node.name), weights, signs))
+    return tuple(found)
+
+
+def _zero_activations(captured: CapturedModel, images: Tensor) -> tuple[ZeroActivations, ...]:
+    readers = [(str(node.name), str(input_of(node, "X").name)) for node in captured.model.graph if is_binary_conv(node)]
+    counter = _ZeroCounter(captured.program.module(), {name for _, name in readers})
+    with torch.no_grad():
+        for first in range(0, len(images), BATCH):
+            counter.run(images[first : first + BATCH])
+    counted = ((layer, *counter.counts.get(name, (0, 0))) for layer, name in readers)
+    return tuple(ZeroActivations(layer, zeros, total) for layer, zeros, total in counted if zeros)
+
+
+class _ZeroCounter(torch.fx.Interpreter):
+    """Runs an FX program and counts zeros and elements of some of its values: {name: (zeros, elements)}."""
+
+    def __init__(self, program: torch.fx.GraphModule, names: set[str]) -> None:
+        super().__init__(program)
+        self.names = names
+        self.counts: dict[str, tuple[int, int]] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self.names and isinstance(result, Tensor):
+            zeros, elements = self.counts.get(n.name, (0, 0))
+            self.counts[n.name] = zeros + int((result == 0).sum()), elements + result.numel()
+        return result
+
+
+_WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
+"""Where the output channels are in the weights; torch.onnx writes linear layers as Gemm with transB."""
+
+
+def _data(value: ir.Value | None, values: dict[str, Tensor]) -> NDArray[Any] | None:
+    """Return the data of a constant, or of what PyTorch computed of constants."""
+    known = array_of(value)
+    if known is None and value is not None and str(value.name) in values:
+        return values[str(value.name)].detach().numpy()
+    return known
+
+
+def _is_sign_per_channel(node: ir.Node, weight: NDArray[Any] | None) -> bool:
+    """Tell whether the weights of each output channel have one magnitude, and both signs occur."""
+    if weight is None or weight.ndim < 2:
+        return False
+    rows = np.moveaxis(weight, _WEIGHT_AXES[node.op_type], 0).reshape(weight.shape[_WEIGHT_AXES[node.op_type]], -1)
+    magnitudes = np.abs(rows)
+    return bool(
+        rows.shape[1] > 1
+        and rows.size >= FEWEST_ACTIVATIONS
+        and (magnitudes == magnitudes[:, :1]).all()
+        and (rows > 0).any()
+        and (rows < 0).any()
+    )
+
+
+def _is_sign(value: ir.Value | None, values: dict[str, Tensor]) -> bool:
+    """Tell whether a computed value is ±s throughout, zeros apart; images of two colours are no signs."""
+    if value is None or value.is_graph_input() or str(value.name) not in values:
+        return False
+    x = values[str(value.name)].detach().numpy()
+    if x.size < FEWEST_ACTIVATIONS or len(np.unique(x.flat[:FEWEST_ACTIVATIONS])) > 3:
+        return False  # the first few tell already, without a look at all of them
+    levels = set(np.unique(x).tolist()) - {0.0}
+    return len(levels) == 2 and sum(levels) == 0

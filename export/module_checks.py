@@ -1,0 +1,269 @@
+"""What a foreign module is asked before it is captured, so that a refusal names the layer and says what to do."""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from bnas_deploy.errors import ExportError
+from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+_REPLACED: dict[type[nn.Module], tuple[str, ...]] = {
+    BinaryConv2d: ("forward", "convolve"),
+    BinaryWeightConv2d: ("forward", "_conv_forward"),
+    Zeroise: ("forward",),
+}
+"""The layers that freezing replaces, and the methods that the exported layer does not call."""
+
+
+NORMS = (WeightNorm, SpectralNorm)
+"""Hooks of torch's older normalisations of weights: before each run they compute `weight`, and no more."""
+
+
+def prepared(module: nn.Module, role: str) -> nn.Module:
+    """Return a copy of `module` on the CPU, in evaluation mode, without the wrappers that only change how it runs.
+
+    Those are DataParallel, DistributedDataParallel, `torch.compile(module)` and `module.compile()`.
+
+    Args:
+        module: stays as it is.
+        role: what messages call it.
+
+    Raises:
+        ExportError: it has a layer that cannot be exported, or values that are not there, not float32 or not numbers.
+    """
+    for name, layer in module.named_modules():
+        _check_kind(f"{role}{name and ': '}{name}", layer)
+    for name, value in _state(module):
+        _check_value(f"{role}: {name}", value)
+    ours = _copied(module, role).cpu().eval()
+    for name, value in ours.named_parameters():
+        if not value.isfinite().all():
+            raise ExportError(
+                f"{role}: {name} has {int((~value.isfinite()).sum())} of {value.numel()} values that are NaN or "
+                "infinite; the training diverged, so export a state from before that"
+            )
+    for name, layer in ours.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            _check_statistics(f"{role}: {name}", layer)
+    _check_inputs(ours, role)
+    return ours
+
+
+def answers_of(module: nn.Module, images: Tensor, role: str) -> Tensor:
+    """Run `module` on `images`.
+
+    Raises:
+        ExportError: it raises something, or answers NaN or infinity.
+    """
+    try:
+        with torch.no_grad():
+            answers: Tensor = module(images)
+    except Exception as error:  # what a foreign forward raises can be of any kind, and is the user's to mend
+        raise ExportError(
+            f"{role}: {failure(module, error)}; mend its forward, which the export runs on the CPU in evaluation mode"
+        ) from error
+    if isinstance(answers, Tensor) and not answers.isfinite().all():
+        raise ExportError(
+            f"{role}: answers NaN or infinity to the images, first made by {_first_not_finite(module, images)}; "
+            "check what that layer divides by and takes roots and logarithms of"
+        )
+    return answers
+
+
+def failure(module: nn.Module, error: BaseException) -> str:
+    """Say which layer of `module` raised `error`, and what the error says."""
+    names = {layer: name for name, layer in module.named_modules()}
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        layer = trace.tb_frame.f_locals.get("self")
+        if isinstance(layer, nn.Module) and names.get(layer):
+            place = f"in {names[layer]} ({type(layer).__name__}), "
+        trace = trace.tb_next
+    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def own_doing(module: nn.Module, images: Tensor) -> str | None:
+    """Say why `module` does not always answer alike to the same images, if it does not."""
+    before = {name: (value.clone(), value.data_ptr(), value._version) for name, value in _state(module)}
+    with torch.no_grad():
+        first, second = module(images), module(images)
+    for name, value in _state(module):
+        data, place, version = before[name]
+        if (value.data_ptr(), value._version) != (place, version) or not torch.equal(value, data):
+            return (
+                f"{name} is written to in forward, so that an answer depends on what was answered before; "
+                "write to parameters and buffers in training mode only"
+            )
+    if not torch.equal(first, second):
+        return (
+            "it answers differently to the same images each time; let it draw no random numbers in evaluation mode "
+            "(functional.dropout needs training=self.training)"
+        )
+    return None
+
+
+def refuse_dropped(module: nn.Module) -> None:
+    """Refuse a package layer with code of its own, which the operator that replaces it would not run.
+
+    Raises:
+        ExportError: names the layer and the code.
+    """
+    for name, layer in module.named_modules():
+        base = next((base for base in _REPLACED if isinstance(layer, base)), None)
+        if base is None:
+            continue
+        hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
+        hooks = [hook for hook in hooks if not isinstance(hook, NORMS)]
+        methods = [
+            method
+            for method in _REPLACED[base]
+            if method in vars(layer) or getattr(type(layer), method) is not getattr(base, method)
+        ]
+        if hooks:
+            hook = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
+            raise ExportError(
+                f"{name or 'the module'}: {base.__name__} with the forward hook {hook}, which the exported layer would "
+                "not run; remove the hook, or do its work in a module around the layer"
+            )
+        if methods:
+            raise ExportError(
+                f"{name or 'the module'}: {type(layer).__name__} has a {methods[0]} of its own, which the exported "
+                f"layer would not run; take {base.__name__} and do the rest in a module around it"
+            )
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _check_kind(place: str, layer: nn.Module) -> None:
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise ExportError(
+            f"{place}: a traced or scripted module, which hides its layers; give the Python module that it was made of"
+        )
+    if type(layer).__module__.startswith(_QUANTIZED):
+        raise ExportError(
+            f"{place}: {type(layer).__name__} of torch.ao is quantised already; give the float layer, and "
+            'float_layers="int8" to have it in 8 bits'
+        )
+
+
+def _check_value(place: str, value: Tensor) -> None:
+    if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+        raise ExportError(f"{place} has no shape yet, since its lazy layer never ran; run the module on images once")
+    if value.is_meta:
+        raise ExportError(f"{place} is on the meta device and has no values; load a checkpoint into the module first")
+    if isinstance(value, nn.Parameter) and value.dtype != torch.float32:
+        advice = "call .float() on the module first" if value.is_floating_point() else "replace its layer"
+        raise ExportError(f"{place} is not float32 but {value.dtype}; {advice}")
+
+
+def _check_statistics(place: str, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None:
+        return  # capture refuses it
+    if not (mean.isfinite().all() and var.isfinite().all() and (var + norm.eps > 0).all()):
+        raise ExportError(
+            f"{place} has running statistics that are NaN, infinite or negative; calibrate it: run the module on "
+            "training images in training mode"
+        )
+
+
+def _check_inputs(module: nn.Module, role: str) -> None:
+    parameters = inspect.signature(module.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
+    if len(wanted) > 1:
+        raise ExportError(
+            f"{role}: its forward takes {', '.join(wanted)}, and the export gives it images alone; "
+            f"put it into a module that makes {', '.join(wanted[1:])} itself"
+        )
+
+
+# --- copying --------------------------------------------------------------------------------------------------------
+
+
+def _copied(module: nn.Module, role: str) -> nn.Module:
+    # What stands in `known` is not copied again: so a wrapper becomes what it wraps, wherever it is held.
+    known: dict[int, Any] = {}
+    layers = list(module.modules())
+    for layer in layers:
+        for value in _tensors(vars(layer)):
+            if not value.is_leaf:  # deepcopy refuses it, and no gradient is needed here
+                known[id(value)] = value.detach().clone()
+    for layer in reversed(layers):  # the inner ones of nested wrappers first
+        if _is_wrapper(layer):
+            known[id(layer)] = copy.deepcopy(_wrapped(layer), known)
+    try:
+        ours: nn.Module = copy.deepcopy(module, known)
+    except Exception as error:  # attributes can be of any type, and raise whatever theirs raises
+        raise ExportError(f"{role}: {_uncopied(module, error)}; keep it out of the module") from error
+    for layer in ours.modules():
+        layer._compiled_call_impl = None
+    return ours
+
+
+def _is_wrapper(layer: nn.Module) -> bool:
+    kinds = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch._dynamo.eval_frame.OptimizedModule)
+    return isinstance(layer, kinds)
+
+
+def _wrapped(layer: nn.Module) -> nn.Module:
+    inner = layer._orig_mod if isinstance(layer, torch._dynamo.eval_frame.OptimizedModule) else layer.module
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Return the tensors in `value` and in the lists, tuples and dicts in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _uncopied(module: nn.Module, error: Exception) -> str:
+    """Say which attribute of which layer cannot be copied."""
+    for name, layer in module.named_modules():
+        for attribute, value in vars(layer).items():
+            if attribute in {"_parameters", "_buffers", "_modules"}:
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception as reason:  # as above
+                place = f"{name}.{attribute}" if name else attribute
+                return f"{place} ({type(value).__name__}) cannot be copied: {reason}"
+    return f"it cannot be copied: {error}"
+
+
+def _first_not_finite(module: nn.Module, images: Tensor) -> str:
+    """Return the name of the first layer that makes NaN or infinity of finite inputs."""
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        fine = all(value.isfinite().all() for value in _tensors(inputs))
+        if fine and not all(value.isfinite().all() for value in _tensors(output)):
+            found.append(f"{name} ({type(layer).__name__})" if name else f"{type(layer).__name__} itself")
+
+    layers = module.named_modules()
+    handles = [layer.register_forward_hook(lambda *seen, name=name: look(name, *seen)) for name, layer in layers]
+    try:
+        with torch.no_grad():
+            module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "its forward"

@@ -1,0 +1,380 @@
+"""Modules as other people write them: wrapped, hooked, traced. Each works, or is refused by the layer's name."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from bnas_deploy.bundle import Preprocessing
+from bnas_deploy.errors import ExportError
+from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export.capture import OUTPUT, capture
+from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
+from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, Zeroise
+
+CLASSES = 5
+SHAPE = (3, 8, 8)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = BinaryConv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(self.stem(x)).mean((2, 3)))
+
+
+def _images(count: int = 2) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def _export(module: nn.Module, path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))
+    export_module(module, twin, path, Images(_images()), description)
+
+
+def _with(change: Callable[[Small], object]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        module = Small()
+        change(module)
+        return module
+
+    return make
+
+
+# --- refused before anything is captured ----------------------------------------------------------------------------
+
+
+class TwoInputs(Small):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+class OnGpu(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("Torch not compiled with CUDA enabled")  # what x.cuda() says on most machines
+
+
+class Misfit(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(9, 8, 3)
+
+
+class Dictionary(Small):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override] # which is the point
+        return {"logits": super().forward(x)}
+
+
+class Double(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).double()
+
+
+class Logarithm(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Identity(), nn.Softsign(), nn.LogSigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.body(x / 0).sum((1, 2, 3), keepdim=True).flatten(1)
+
+
+def _diverged(module: Small) -> None:
+    with torch.no_grad():
+        module.conv.weight[0, 0] = torch.nan
+        module.conv.weight[1, 0, 0, 0] = torch.inf
+
+
+def _negative_variance(module: Small) -> None:
+    module.norm = nn.BatchNorm2d(8)
+    module.norm.running_var[3] = -1
+
+
+def _on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Small()
+
+
+def _quantised() -> nn.Module:
+    module = Small()
+    # A stand-in for what torch.ao makes, which is deprecated and warns.
+    module.head = type("Linear", (nn.Linear,), {"__module__": "torch.ao.nn.quantized.dynamic.modules.linear"})(8, 5)
+    return module
+
+
+def _traced_inside() -> nn.Module:
+    module = Small()
+    module.stem = torch.jit.trace(module.stem.eval(), _images())
+    return module
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a second input": (TwoInputs, r"TwoInputs: its forward takes x, mask, .*a module that makes mask itself"),
+    "an error of its own": (OnGpu, r"OnGpu: AssertionError: Torch not compiled with CUDA enabled; mend .*CPU"),
+    "an error inside": (Misfit, r"Misfit: in conv \(BinaryConv2d\), RuntimeError: Given groups=1, .*; mend its"),
+    "a dict": (Dictionary, r"the module: answers dict to 2 images, wanted \(2, 5\).*returns the logits alone"),
+    "double logits": (Double, r"the module: answers torch.float64, wanted torch.float32; call .float\(\)"),
+    "NaN answers": (Logarithm, r"Logarithm: answers NaN .* first made by .*; check what that layer divides by"),
+    "NaN weights": (_with(_diverged), r"Small: conv.weight has 10 of 576 values that are NaN .*; the training"),
+    "negative variance": (_with(_negative_variance), r"Small: norm has running statistics that are NaN, .*calibrate"),
+    "meta": (_on_meta, r"Small: stem.weight is on the meta device and has no values; load a checkpoint"),
+    "double": (_with(lambda module: module.head.double()), r"Small: head.weight is not float32 but torch.float64"),
+    "lazy": (
+        _with(lambda module: setattr(module, "head", nn.LazyLinear(CLASSES))),
+        r"Small: head.weight has no shape yet, .*; run the module on images once",
+    ),
+    "quantised": (_quantised, r'Small: head: Linear of torch.ao is quantised already; give .* float_layers="int8"'),
+    "traced": (_traced_inside, r"Small: stem: a traced or scripted module, .*; give the Python module"),
+    "a lock": (
+        _with(lambda module: setattr(module.conv, "lock", threading.Lock())),
+        r"Small: conv.lock \(lock\) cannot be copied: .*; keep it out of the module",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature", "ignore:.*torch.jit.trace.* is deprecated")
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_by_name(make: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        _export(make(), tmp_path / "bundle")
+
+    assert "\n" not in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_float_twin_is_asked_too(tmp_path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    with pytest.raises(ExportError, match="the float twin: AssertionError: Torch not compiled with CUDA"):
+        export_module(Small(), OnGpu(), tmp_path / "bundle", Images(_images()), description)
+
+
+# --- code that freezing would drop ----------------------------------------------------------------------------------
+
+
+class PlusOne(BinaryConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+class Doubled(BinaryConv2d):
+    def binary_weight(self) -> tuple[Tensor, Tensor]:
+        signs, scale = super().binary_weight()
+        return signs, 2 * scale
+
+
+class Shifted(Zeroise):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def _hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output * 2
+
+
+def _own_forward(module: Small) -> None:
+    forward = module.conv.forward
+    module.conv.forward = lambda x: forward(x) + 1  # type: ignore[method-assign] # as people do
+
+
+DROPPED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "hook": (
+        _with(lambda module: module.conv.register_forward_hook(_hook)),
+        "conv: BinaryConv2d with the forward hook _hook, which the exported layer would not run; remove the hook",
+    ),
+    "pre-hook": (
+        _with(lambda module: module.conv.register_forward_pre_hook(lambda layer, inputs: None)),
+        "conv: BinaryConv2d with the forward hook .*lambda",
+    ),
+    "forward": (
+        _with(lambda module: setattr(module, "conv", PlusOne(8, 8, 3))),
+        "conv: PlusOne has a forward of its own, .*; take BinaryConv2d and do the rest in a module around it",
+    ),
+    "forward of an instance": (_with(_own_forward), "conv: BinaryConv2d has a forward of its own"),
+    "zeroise": (lambda: nn.Sequential(Shifted(1)), "0: Shifted has a forward of its own, .*; take Zeroise and"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), DROPPED.values(), ids=DROPPED)
+def test_code_that_would_be_dropped(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        capture(make(), SHAPE)
+
+
+# --- written to, random ---------------------------------------------------------------------------------------------
+
+
+class Writes(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        self.stem.weight.data = self.stem.weight.data * 0.9
+        return super().forward(x)
+
+
+class Noisy(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            Writes,
+            "Writes cannot be captured .*: stem.weight is written to in forward, .*training mode only",
+        ),
+        (
+            Noisy,
+            r"the export does not agree .*: it answers differently .*\(functional.dropout needs training=",
+        ),
+    ],
+)
+def test_answers_that_change(module: type[nn.Module], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        _export(module(), tmp_path / "bundle")
+
+
+def test_a_steady_module_is_not_to_blame() -> None:
+    assert own_doing(Small().eval(), _images()) is None
+
+
+# --- taken as they are ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def _compiled_in_place() -> nn.Module:
+    module = Small()
+    module.conv.compile(backend="eager")
+    module.compile(backend="eager")
+    return module
+
+
+def _compiled(layer: nn.Module) -> nn.Module:
+    compiled: nn.Module = torch.compile(layer, backend="eager")  # type: ignore[assignment] # torch says "a callable"
+    return compiled
+
+
+def _wrapped_inside() -> nn.Module:
+    module = Small()
+    module.stem, module.conv = nn.DataParallel(_compiled(module.stem)), _compiled(module.conv)
+    return module
+
+
+WRAPPED: dict[str, Callable[[], nn.Module]] = {
+    "DataParallel": lambda: nn.DataParallel(Small()),
+    "DistributedDataParallel": lambda: nn.parallel.DistributedDataParallel(Small()),
+    "torch.compile": lambda: _compiled(Small()),
+    "compile()": _compiled_in_place,
+    "inside": _wrapped_inside,
+}
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_wrappers_are_taken_off(make: Callable[[], nn.Module]) -> None:
+    module = make()
+
+    ours = prepared(module, "the module")
+
+    assert type(ours) is Small
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in Small().named_parameters()]
+    assert all(layer._compiled_call_impl is None for layer in ours.modules())
+    assert answers_of(ours, _images(), "the module").shape == (2, CLASSES)
+    assert not ours.training
+    assert module.training  # the caller's stays as it is
+
+
+def test_tensors_with_a_gradient_are_copied_without() -> None:
+    module = Small()
+    module.last = [{"answer": module(_images())}]  # type: ignore[assignment] # a list is no module
+
+    ours = prepared(module, "the module")
+
+    assert torch.equal(ours.last[0]["answer"], module.last[0]["answer"])  # type: ignore[index]
+    assert not ours.last[0]["answer"].requires_grad  # type: ignore[index]
+
+
+class Computed(Small):
+    """Weights, a BN and slopes that are computed in forward: of parameters alone, or of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.slope = nn.Parameter(torch.randn(8))
+        nn.init.normal_(self.norm.running_mean)
+        parametrizations.weight_norm(self.stem)
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            torch.nn.utils.weight_norm(self.conv)
+        self.conv.weight_g.data *= 3  # the weight is made anew in forward, and not before
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.prelu(self.conv(self.stem(x)), torch.sigmoid(self.slope))
+        mean = x.mean((0, 2, 3))
+        y = self.conv(F.prelu(y, mean[:1]))
+        y = F.batch_norm(y, self.norm.running_mean, self.norm.running_var, mean.repeat(3)[:8], self.norm.bias)
+        y = F.conv2d(y, mean.repeat(3)[:8].reshape(1, 8, 1, 1).expand(8, 8, 1, 1) + 1)
+        return self.head(self.conv(F.batch_norm(y, mean.repeat(3)[:8], self.norm.running_var)).mean((2, 3)))
+
+
+def test_what_forward_computes_is_computed_by_pytorch_or_in_the_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = prepared(Computed(), "the module")
+
+    captured = capture(module, SHAPE)
+
+    values = captured.values_of(_images(1))
+    assert torch.equal(values[OUTPUT], answers_of(module, _images(1), "the module"))
+
+
+def test_computed_parameters_export(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    # A batch of one image, since the mean of the batch is among the parameters.
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))
+    result = export_module(Computed(), twin, tmp_path / "bundle", Images(_images(1)), description)
+
+    assert result.log.applied["FuseActivation"] == 1  # the slope behind a sigmoid, with PyTorch's own roundings
+    reasons = " ".join(refusal.reason for refusal in result.log.refusals)
+    assert "its parameters are computed from the input" in reasons
+    assert "the weights of node_conv2d" in reasons or "are computed from the input" in reasons
+
+
+def test_a_binary_layer_of_tensors_that_are_no_images() -> None:
+    class Flat(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(self.stem(x).mean(0)).mean((1, 2))).expand(x.shape[0], -1)
+
+    with pytest.raises(ExportError, match=r"conv: reads a tensor of 3 axes, wanted images \(N, C, H, W\); reshape"):
+        capture(Flat(), SHAPE)
+
+
+def test_the_caller_keeps_what_it_gave() -> None:
+    module = Small()
+    module.conv = nn.DataParallel(module.conv)
+    before = copy.deepcopy(module.state_dict())
+
+    prepared(module, "the module")
+
+    assert isinstance(module.conv, nn.DataParallel)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_linear_head_with_a_bias() -> None:
+    captured = capture(nn.Sequential(nn.Flatten(), BinaryLinear(192, 7, bias=True), nn.Linear(7, 5)), SHAPE)
+
+    assert captured.values_of(_images())[OUTPUT].shape == (2, 5)
