@@ -18,6 +18,7 @@ time, here every held-out image comes once per epoch.
 
 import json
 import math
+import os.path
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -213,7 +214,7 @@ class _Run:
             raise SearchError(
                 f"{self.folder}: cannot be made: {error.strerror}; choose another output folder"
             ) from None
-        there = [name for name in (GENOTYPE, HISTORY, RESUME) if (self.folder / name).exists()]
+        there = [name for name in (GENOTYPE, HISTORY, RESUME) if os.path.lexists(self.folder / name)]
         if there:
             raise SearchError(
                 f"{self.folder}: already holds a search ({', '.join(there)}), which was left alone; "
@@ -474,7 +475,7 @@ class _Run:
             CheckpointError: its file is damaged or newer.
         """
         path = self.folder / RESUME
-        if not path.exists():
+        if not os.path.lexists(path):
             raise SearchError(
                 f"{self.folder}: no {RESUME} in it, so there is no search to resume; leave out --resume to begin one"
             )
