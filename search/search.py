@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import bnas_deploy
 from bnas_deploy.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.files import write_whole
-from bnas_deploy.genotype import Genotype
+from bnas_deploy.genotype import LEARNABLE, Genotype
 from bnas_deploy.search.acceleration import check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.checkpoint import check_format, find_misfits, read_tensors, write_tensors
 from bnas_deploy.search.data import InMemoryDataSet
@@ -40,7 +40,7 @@ from bnas_deploy.search.memory import check_memory, training_need
 from bnas_deploy.search.objective import Diversity, Objective, Probabilities, mean_entropy
 from bnas_deploy.search.resume import Stopped, check_kind, differences, never, optimizer_state, optimizer_tensors
 from bnas_deploy.search.search_config import SearchConfig
-from bnas_deploy.search.space import EDGES, SearchSpace
+from bnas_deploy.search.space import EDGES, ZEROISE, SearchSpace
 from bnas_deploy.search.strategies import build_strategy
 from bnas_deploy.search.supernet import Mixture, Supernet
 from bnas_deploy.search.train import evaluate
@@ -595,9 +595,9 @@ def _check_memory(config: SearchConfig, device: torch.device) -> None:
     network = config.network
     ran = network
     if build_strategy(config).single:
-        operations = zip(network.space.operations, network.space.learnable, strict=True)
-        with_weights = tuple(name for name, learnable in operations if learnable)
-        ran = replace(network, space=SearchSpace(with_weights[:1] or network.space.operations[:1]))
+        operations = [name for name in network.space.operations if name != ZEROISE]
+        one = next((name for name in operations if name in LEARNABLE), operations[0])
+        ran = replace(network, space=SearchSpace((one, ZEROISE)))
 
     def forward(supernet: nn.Module, images: Tensor) -> Tensor:
         # Of a step that would move both, which takes no less than either.
