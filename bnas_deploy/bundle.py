@@ -270,7 +270,7 @@ def _check_replaceable(path: Path) -> None:
     """Refuse a path whose replacement would remove anything but a bundle, or cannot succeed."""
     left_alone = "it was left alone, choose another folder"
     here = Path.cwd()
-    if path.resolve() in (here, *here.parents):
+    if Path(os.path.realpath(path)) in (here, *here.parents):
         raise BundleError(f"{path}: the current folder lies in it; {left_alone}")
     if os.path.ismount(path):
         raise BundleError(f"{path}: a mount point, which cannot be replaced; {left_alone}")

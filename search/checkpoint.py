@@ -30,7 +30,7 @@ import bnas_deploy
 from bnas_deploy.bundle import Preprocessing
 from bnas_deploy.errors import BnasError, CheckpointError
 from bnas_deploy.files import open_regular, read_bytes, write_whole
-from bnas_deploy.json_records import from_json, parse
+from bnas_deploy.json_records import from_json, parse, value_of
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.network import Network, build_network
 
@@ -270,7 +270,7 @@ def _promised_bytes(data: bytes) -> int | None:
     try:
         header = parse(data[_LENGTH_BYTES:start])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return start + int(max(ends, default=0))
+        return start + max(value_of(tuple[int, ...], ends, "data_offsets"), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 

@@ -18,6 +18,7 @@ time, here every held-out image comes once per epoch.
 
 import json
 import math
+import os.path
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 import bnas_deploy
 from bnas_deploy.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.files import write_whole
-from bnas_deploy.genotype import Genotype
+from bnas_deploy.genotype import LEARNABLE, Genotype
 from bnas_deploy.search.acceleration import check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.checkpoint import check_format, find_misfits, read_tensors, write_tensors
 from bnas_deploy.search.data import InMemoryDataSet
@@ -40,7 +41,7 @@ from bnas_deploy.search.memory import check_memory, training_need
 from bnas_deploy.search.objective import Diversity, Objective, Probabilities, mean_entropy
 from bnas_deploy.search.resume import Stopped, check_kind, differences, never, optimizer_state, optimizer_tensors
 from bnas_deploy.search.search_config import SearchConfig
-from bnas_deploy.search.space import EDGES, SearchSpace
+from bnas_deploy.search.space import EDGES, ZEROISE, SearchSpace
 from bnas_deploy.search.strategies import build_strategy
 from bnas_deploy.search.supernet import Mixture, Supernet
 from bnas_deploy.search.train import evaluate
@@ -215,7 +216,7 @@ class _Run:
             raise SearchError(
                 f"{self.folder}: cannot be made: {error.strerror}; choose another output folder"
             ) from None
-        there = [name for name in (GENOTYPE, HISTORY, RESUME) if (self.folder / name).exists()]
+        there = [name for name in (GENOTYPE, HISTORY, RESUME) if os.path.lexists(self.folder / name)]
         if there:
             raise SearchError(
                 f"{self.folder}: already holds a search ({', '.join(there)}), which was left alone; "
@@ -477,7 +478,7 @@ class _Run:
             CheckpointError: its file is damaged or newer.
         """
         path = self.folder / RESUME
-        if not path.exists():
+        if not os.path.lexists(path):
             raise SearchError(
                 f"{self.folder}: no {RESUME} in it, so there is no search to resume; leave out --resume to begin one"
             )
@@ -595,9 +596,9 @@ def _check_memory(config: SearchConfig, device: torch.device) -> None:
     network = config.network
     ran = network
     if build_strategy(config).single:
-        operations = zip(network.space.operations, network.space.learnable, strict=True)
-        with_weights = tuple(name for name, learnable in operations if learnable)
-        ran = replace(network, space=SearchSpace(with_weights[:1] or network.space.operations[:1]))
+        operations = [name for name in network.space.operations if name != ZEROISE]
+        one = next((name for name in operations if name in LEARNABLE), operations[0])
+        ran = replace(network, space=SearchSpace((one, ZEROISE)))
 
     def forward(supernet: nn.Module, images: Tensor) -> Tensor:
         # Of a step that would move both, which takes no less than either.

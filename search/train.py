@@ -15,6 +15,7 @@ as one that was not (with the same number of threads).
 
 import json
 import math
+import os.path
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -295,7 +296,7 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainError(f"{self.folder}: cannot be made: {error.strerror}; choose another output folder") from None
-        there = [name for name in (BEST, LAST, HISTORY, RESUME) if (self.folder / name).exists()]
+        there = [name for name in (BEST, LAST, HISTORY, RESUME) if os.path.lexists(self.folder / name)]
         if there:
             raise TrainError(
                 f"{self.folder}: already holds a run ({', '.join(there)}), which was left alone; "
@@ -460,7 +461,7 @@ class _Run:
             CheckpointError: its file is damaged or newer.
         """
         path = self.folder / RESUME
-        if not path.exists():
+        if not os.path.lexists(path):
             raise TrainError(
                 f"{self.folder}: no {RESUME} in it, so there is no run to resume; leave out --resume to begin one"
             )
@@ -474,7 +475,7 @@ class _Run:
                 f"{path}: damaged ({type(error).__name__}: {error}); copy it again, or begin a run in another output "
                 "folder"
             ) from None
-        missing = [name for name in (BEST, LAST) if self.history and not (self.folder / name).exists()]
+        missing = [name for name in (BEST, LAST) if self.history and not os.path.exists(self.folder / name)]
         if missing:
             raise TrainError(
                 f"{self.folder}: {' and '.join(missing)} of the {len(self.history)} finished epochs not found; put "

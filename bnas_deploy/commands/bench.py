@@ -1,6 +1,7 @@
 """`bnas-deploy bench`: measure a bundle against its twins, or single layers against other engines."""
 
 import math
+import os.path
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -233,7 +234,7 @@ def _say(step: str) -> None:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    if path.is_file():
+    if os.path.isfile(path):
         raise BundleError(
             f"{path}: a file, and bench takes the folder of a bundle; "
             f"if it is a checkpoint, export it first: bnas-deploy export {path} -o BUNDLE"

@@ -1,5 +1,6 @@
 """`bnas-deploy draw`: a genotype or a search as a picture."""
 
+import os.path
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ def command(source: str, output: Path) -> None:
     from bnas_deploy.search_history import read_history
 
     check_picture(output)
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         figure = history_figure(read_history(Path(source) / "history.json"), source)
     else:
         figure = genotype_figure(read_genotype(source), source)

@@ -54,14 +54,14 @@ def command(
 def _advice(path: Path) -> str:
     """Say what else than a checkpoint is at `path`, and what to do with that."""
     wanted = "export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote"
-    if (path / "manifest.json").is_file():
+    if os.path.isfile(path / "manifest.json"):
         return f"a bundle, which is what export writes; go on with: bnas-deploy bench {path}"
-    if (path / "best.safetensors").is_file():
+    if os.path.isfile(path / "best.safetensors"):
         return f"a folder of `bnas-deploy train`; give the checkpoint in it: {path / 'best.safetensors'}"
-    if (path / "genotype.json").is_file():
+    if os.path.isfile(path / "genotype.json"):
         path = path / "genotype.json"
         return f"a folder of `bnas-deploy search`; train what it found first: bnas-deploy train --genotype {path}"
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"a folder; {wanted}"
     if path.suffix == ".onnx":
         return f"an ONNX model; {wanted}, or any module made of the package's layers (export_module, see README.md)"

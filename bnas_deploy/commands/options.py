@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os.path
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -108,10 +109,10 @@ def check_outputs(files: Mapping[str, Path | None], inputs: Iterable[Path] = ())
     """
     named = {option: path for option, path in files.items() if path is not None}
     for (option, path), (other, other_path) in combinations(named.items(), 2):
-        if path.resolve() == other_path.resolve():
+        if os.path.realpath(path) == os.path.realpath(other_path):
             raise click.UsageError(f"{option} and {other} name the same file; the one would replace the other")
     for option, path in named.items():
-        if path.resolve() in {given.resolve() for given in inputs}:
+        if os.path.realpath(path) in map(os.path.realpath, inputs):
             raise click.UsageError(f"{option} names {path}, which is read; give the name of another file")
         check_writable(path)
 

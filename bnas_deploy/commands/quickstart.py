@@ -1,5 +1,6 @@
 """`bnas-deploy quickstart`: the whole way once, on images that come with the installation."""
 
+import os.path
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ def command(context: click.Context, out: Path) -> None:
 
     BNAS-A keeps its random weights: latency does not depend on them.
     """
-    if out.is_dir() and any(out.iterdir()):
+    if os.path.isdir(out) and any(out.iterdir()):
         raise BnasError(f"{out}: not empty; it was left alone, choose another folder with --out")
     run, bundle = out / "digits", out / "digits-bundle"
     full, full_bundle = out / "bnas-a.safetensors", out / "bnas-a-bundle"

@@ -4,6 +4,7 @@
 `imagefolder:FOLDER`.
 """
 
+import os.path
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def open_data(name: str, *, image_size: tuple[int, int] | None = None, in_channe
     if kind not in FOLDER_KINDS:
         kinds = ", ".join(["digits", *(f"{kind}:FOLDER" for kind in FOLDER_KINDS)])
         raise DataError(f"unknown data {name!r}; expected one of {kinds}")
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        found = "not a folder" if path.exists() else "no such folder"
+    path = Path(os.path.expanduser(folder))
+    if not os.path.isdir(path):
+        found = "not a folder" if os.path.exists(path) else "no such folder"
         raise DataError(f"{path}: {found}; expected the folder of the data set {kind}")
     if kind == "imagefolder":
         return open_image_folder(path, image_size=image_size, in_channels=in_channels)

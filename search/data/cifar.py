@@ -82,7 +82,7 @@ def open_cifar100(folder: Path) -> InMemoryDataSet:
 
 
 def _open(folder: Path, form: _Format) -> InMemoryDataSet:
-    if (folder / form.folder).is_dir():
+    if os.path.isdir(folder / form.folder):
         folder = folder / form.folder
     description = DataDescription(
         name=form.name,
