@@ -10,41 +10,46 @@ Shape = tuple[int, int, int]
 
 def layer_costs(model: ir.Model) -> list[LayerCost]:
     """Return the layers with weights of the packed `model`, in running order."""
-    return [_layer_cost(node) for node in model.graph if is_binary_conv(node) or _has_float_weights(node)]
+    return [layer_cost(node) for node in model.graph if has_weights(node)]
 
 
-def _has_float_weights(node: ir.Node) -> bool:
+def has_weights(node: ir.Node) -> bool:
+    """Tell whether `node` is a layer with weights, binary or float."""
     # torch.onnx writes a linear layer on more than two axes as a MatMul.
-    return node.op_type in {"Conv", "Gemm"} or (node.op_type == "MatMul" and array_of(node.inputs[1]) is not None)
+    is_product = node.op_type == "MatMul" and array_of(node.inputs[1]) is not None
+    return is_binary_conv(node) or node.op_type in {"Conv", "Gemm"} or is_product
 
 
-def _layer_cost(node: ir.Node) -> LayerCost:
+def layer_cost(node: ir.Node) -> LayerCost:
+    """Count a layer with weights, a node of a packed model."""
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     if node.op_type in {"Gemm", "MatMul"}:
-        return LayerCost(str(node.name), _shape(x), _shape(y), (1, 1), (1, 1), (1, 1), 1, 32)
+        return LayerCost(str(node.name), shape_of(x), shape_of(y), (1, 1), (1, 1), (1, 1), 1, 32)
     binary = is_binary_conv(node)
-    channels = sum(_shape(part)[0] for part in activations_of(node)) if binary else _shape(x)[0]
+    channels = sum(shape_of(part)[0] for part in activations_of(node)) if binary else shape_of(x)[0]
     # Packed weights are (O, KH, KW, bytes), float ones (O, C/groups, KH, KW).
     kernel = constant_array(input_of(node, "W")).shape[1:3] if binary else constant_array(node.inputs[1]).shape[2:]
     return LayerCost(
         name=str(node.name),
-        input=(channels, *_shape(x)[1:]),
-        output=_shape(y),
+        input=(channels, *shape_of(x)[1:]),
+        output=shape_of(y),
         kernel=(kernel[0], kernel[1]),
-        stride=_pair(node, "strides"),
-        dilation=_pair(node, "dilations"),
+        stride=pair_of(node, "strides"),
+        dilation=pair_of(node, "dilations"),
         groups=node.attributes.get_int("group", 1),
         weight_bits=1 if binary else 32,
     )
 
 
-def _pair(node: ir.Node, name: str) -> tuple[int, int]:
+def pair_of(node: ir.Node, name: str) -> tuple[int, int]:
+    """Return an attribute of a node, (vertical, horizontal), such as its strides; 1 where it is absent."""
     vertical, horizontal = node.attributes.get_ints(name, (1, 1))
     return vertical, horizontal
 
 
-def _shape(value: ir.Value) -> Shape:
+def shape_of(value: ir.Value) -> Shape:
+    """Return (channels, height, width) of a value (N, C, H, W); 1 where it has fewer axes."""
     assert value.shape is not None
     sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
     channels, height, width = (*sizes, 1, 1)[:3]
