@@ -10,12 +10,13 @@ from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
 from bnas_deploy.commands.pareto import exported_workloads
+from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import GENOTYPES, OPERATIONS, Genotype
 from bnas_deploy.latency import LatencyTable, Workload, WorkloadTime, read_latency_table
 from bnas_deploy.pareto import Candidate, front
 from bnas_deploy.runtime.machine import native_isa, read_machine
 from bnas_deploy.runtime.op_times import measure_workloads
-from bnas_deploy.search.candidate_workloads import candidate_workloads
+from bnas_deploy.search.candidate_workloads import candidate_workloads, refuse_other_operations
 from bnas_deploy.search.config import NetworkConfig
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
@@ -159,6 +160,12 @@ def test_operations_without_a_latency_are_named(tmp_path: Path, searches: list[P
     result = pareto(searches[0], "--latency-target", tmp_path / "device.json")
     assert result.exit_code == 1
     assert "tiny: no latency is known of skip_connect; it can be predicted for none, max_pool_3x3" in result.output
+
+
+def test_networks_with_k_have_no_latency() -> None:
+    with pytest.raises(BnasError) as refused:
+        refuse_other_operations(replace(CONFIG, k_map=True))
+    assert refused.value.message == "tiny: latencies are known of networks without the map K; leave --k-map out"
 
 
 def test_a_table_without_a_network_is_refused(tmp_path: Path, searches: list[Path]) -> None:
