@@ -10,59 +10,76 @@ from typing import Any
 from bnas_deploy.errors import BnasError
 from bnas_deploy.json_records import from_json, read_json, shown, value_of, wanted
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EXPECTED = "a latency table of `bnas-deploy bench --ops --json`"
 
-CONVOLUTIONS = {
-    "bin_conv_3x3": (3, 1),
-    "bin_conv_5x5": (5, 1),
-    "bin_dil_conv_3x3": (3, 2),
-    "bin_dil_conv_5x5": (5, 2),
-    "preprocess_1x1": (1, 1),
-    "preprocess_3x3": (3, 1),
-}
-"""Binary convolutions of a cell by kind: kernel and dilation. `preprocess` is what the inputs of a cell go through."""
-
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
-
-KINDS = (
-    *CONVOLUTIONS,
-    *POOLS,
-    "skip",  # the float 2x2 convolution past a reduction cell
-    "add",  # two tensors of channels_in channels
-    "fused_add",  # what a binary convolution takes longer if it adds such a tensor to its result
-    "concat",  # channels_in tensors, of channels_out channels in all
-    "slice",  # the first channels_out of channels_in channels
-    "stem_cifar",
-    "stem_imagenet",  # to c_{-2}, of channels_in channels, and c_{-1}
-    "classifier",  # the mean over all pixels, and a matrix product
-    "run",  # what any run of any network takes besides
+OPERATORS = (
+    "BinaryConv2dRelu",
+    "FusedAdd",  # no node: what a binary convolution takes longer if it adds a tensor of this shape to its result
+    "Conv",  # with the Relu behind it, if there is one: onnxruntime runs both at once
+    "Gemm",
+    "MaxPool",
+    "AveragePool",
+    "ReduceMean",
+    "Add",
+    "Mul",
+    "Relu",
+    "Concat",
+    "Slice",
+    "Run",  # no node: what any run of any network takes besides
 )
+"""What `bench --ops` can measure. A network may have other operators; no table has a time of them."""
+
+Shape = tuple[int, int, int]
+"""(channels, height, width); 1 where a tensor has fewer axes."""
+
+Pair = tuple[int, int]
+"""(vertical, horizontal)."""
 
 
 @dataclass(frozen=True, order=True)
-class Work:
-    """One thing that a finished network spends time on; `height` and `width` are those of its input."""
+class Workload:
+    """One operation of a finished network, by operator and shape; the batch and the weights are left out.
 
-    kind: str
-    channels_in: int
-    channels_out: int
-    height: int
-    width: int
-    stride: int = 1
+    `operator` is an ONNX operator, one of the domain `bnas` or one of `OPERATORS`. `input` is what it reads; of several
+    inputs alike it is one, and those of a Concat count as the tensor that they make. `parts` is their number.
+    """
+
+    operator: str
+    input: Shape
+    output: Shape
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    parts: int = 1
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.height}x{self.width} {self.channels_in}->{self.channels_out} s{self.stride}"
+        (channels_in, height, width), (channels_out, *_) = self.input, self.output
+        parts = (
+            self.operator,
+            _by(*self.kernel) if self.kernel != (1, 1) else "",
+            f"{_by(height, width)} {channels_in}->{channels_out}",
+            f"s{_by(*self.stride)}" if self.stride != (1, 1) else "",
+            f"d{_by(*self.dilation)}" if self.dilation != (1, 1) else "",
+            f"g{self.groups}" if self.groups > 1 else "",
+            f"of {self.parts}" if self.parts > 1 else "",
+        )
+        return " ".join(part for part in parts if part)
 
 
-RUN = Work("run", 0, 0, 0, 0)
+def _by(vertical: int, horizontal: int) -> str:
+    return f"{vertical}x{horizontal}"
+
+
+RUN = Workload("Run", (0, 0, 0), (0, 0, 0))
 
 
 @dataclass(frozen=True)
-class WorkTime:
-    """Microseconds that a work takes: median, 10th and 90th percentile over `runs` runs."""
+class WorkloadTime:
+    """Microseconds that a workload takes: median, 10th and 90th percentile over `runs` runs."""
 
-    work: Work
+    workload: Workload
     median_us: float
     p10_us: float
     p90_us: float
@@ -74,8 +91,8 @@ class LatencyTable:
     """The times of one device.
 
     `machine` is what `bnas_deploy.runtime.machine.Machine` says of it, `isa` names the kernels of the operator library,
-    and `network` is the network whose size the works are those of, as `NetworkConfig.to_json` gives it. Its genotype
-    does not matter: the works are those that any has.
+    and `network` is a network of the size that was measured, as `NetworkConfig.to_json` gives it. Its genotype does not
+    matter: the table has the workloads of all.
     """
 
     machine: Mapping[str, Any]
@@ -83,38 +100,38 @@ class LatencyTable:
     network: Mapping[str, Any]
     threads: int
     batch: int
-    times: tuple[WorkTime, ...]
+    times: tuple[WorkloadTime, ...]
 
     @cached_property
-    def _by_work(self) -> dict[Work, float]:
-        return {time.work: time.median_us for time in self.times}
+    def _median_us(self) -> dict[Workload, float]:
+        return {time.workload: time.median_us for time in self.times}
 
-    def us(self, work: Work) -> float:
-        """Return the microseconds of `work`.
+    def us(self, workload: Workload) -> float:
+        """Return the microseconds of `workload`.
 
         Raises:
             BnasError: it was not measured.
         """
-        if work not in self._by_work:
+        if workload not in self._median_us:
             raise BnasError(
-                f"the latency table has no time of {work}; it was measured for networks of the size of "
+                f"the latency table has no time of {workload}; it was measured for networks of the size of "
                 f"{self.network.get('name')}; measure the device again: bnas-deploy bench --ops --json DEVICE.json"
             )
-        return self._by_work[work]
+        return self._median_us[workload]
 
-    def total_us(self, works: Mapping[Work, float]) -> float:
-        """Add up the microseconds of works, each as many times as it is there."""
-        return sum(count * self.us(work) for work, count in works.items())
+    def total_us(self, workloads: Mapping[Workload, float]) -> float:
+        """Add up the microseconds of workloads, each as many times as it is there."""
+        return sum(count * self.us(workload) for workload, count in workloads.items())
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        times = [{**asdict(time.work), **_measured(time)} for time in self.times]
+        times = [{**asdict(time.workload), **_measured(time)} for time in self.times]
         data = {name: getattr(self, name) for name in ("machine", "isa", "network", "threads", "batch")}
         return json.dumps({"latency_format": FORMAT_VERSION, **data, "times": times}, indent=1) + "\n"
 
 
-def _measured(time: WorkTime) -> dict[str, Any]:
-    return {field.name: getattr(time, field.name) for field in fields(time) if field.name != "work"}
+def _measured(time: WorkloadTime) -> dict[str, Any]:
+    return {field.name: getattr(time, field.name) for field in fields(time) if field.name != "workload"}
 
 
 def read_latency_table(path: Path) -> LatencyTable:
@@ -142,23 +159,26 @@ def read_latency_table(path: Path) -> LatencyTable:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One of `times` in the file: the fields of `Work` and of `WorkTime` side by side."""
+    """One of `times` in the file: the fields of `Workload` and of `WorkloadTime` side by side."""
 
-    kind: str
-    channels_in: int
-    channels_out: int
-    height: int
-    width: int
-    stride: int
+    operator: str
+    input: Shape
+    output: Shape
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    groups: int
+    parts: int
     median_us: float
     p10_us: float
     p90_us: float
     runs: int
 
     @property
-    def time(self) -> WorkTime:
-        work = Work(self.kind, self.channels_in, self.channels_out, self.height, self.width, self.stride)
-        return WorkTime(work, self.median_us, self.p10_us, self.p90_us, self.runs)
+    def time(self) -> WorkloadTime:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        workload = Workload(**{each.name: values.pop(each.name) for each in fields(Workload)})
+        return WorkloadTime(workload, **values)
 
 
 @dataclass(frozen=True)
@@ -185,7 +205,11 @@ def _check_values(table: LatencyTable) -> None:
     for name in ("threads", "batch"):
         wanted(getattr(table, name) > 0, getattr(table, name), name, "at least 1")
     for i, time in enumerate(table.times):
-        wanted(time.work.kind in KINDS, time.work.kind, f"times[{i}].kind", f"one of {', '.join(KINDS)}")
+        workload = time.workload
+        known = workload.operator in OPERATORS
+        wanted(known, workload.operator, f"times[{i}].operator", f"one of {', '.join(OPERATORS)}")
+        for name in ("groups", "parts"):
+            wanted(getattr(workload, name) > 0, getattr(workload, name), f"times[{i}].{name}", "at least 1")
         wanted(time.runs > 0, time.runs, f"times[{i}].runs", "at least 1")
         for name in ("median_us", "p10_us", "p90_us"):
             # 0 is right: differences of measurements are cut off there when they are made.
@@ -196,9 +220,9 @@ def _other_file(path: Path, reason: str) -> BnasError:
     return BnasError(f"{path}: not {EXPECTED} ({reason})")
 
 
-def _refuse_twins(times: Iterable[WorkTime], path: Path) -> None:
-    seen: set[Work] = set()
+def _refuse_twins(times: Iterable[WorkloadTime], path: Path) -> None:
+    seen: set[Workload] = set()
     for time in times:
-        if time.work in seen:
-            raise BnasError(f"{path}: two times of {time.work}; the file was changed or damaged, measure again")
-        seen.add(time.work)
+        if time.workload in seen:
+            raise BnasError(f"{path}: two times of {time.workload}; the file was changed or damaged, measure again")
+        seen.add(time.workload)

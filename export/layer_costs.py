@@ -13,15 +13,18 @@ Shape = tuple[int, int, int]
 
 def layer_costs(model: ir.Model) -> list[LayerCost]:
     """Return the layers with weights of the packed `model`, in running order."""
-    return [_layer_cost(node) for node in model.graph if is_binary_conv(node) or _has_float_weights(node)]
+    return [layer_cost(node) for node in model.graph if has_weights(node)]
 
 
-def _has_float_weights(node: ir.Node) -> bool:
+def has_weights(node: ir.Node) -> bool:
+    """Tell whether `node` is a layer with weights, binary or float."""
     # torch.onnx writes a linear layer on more than two axes as a MatMul. Weights from the input are no layer's.
-    return node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and array_of(node.inputs[1]) is not None
+    is_float = node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and array_of(node.inputs[1]) is not None
+    return is_binary_conv(node) or is_float
 
 
-def _layer_cost(node: ir.Node) -> LayerCost:
+def layer_cost(node: ir.Node) -> LayerCost:
+    """Count a layer with weights, a node of a packed model."""
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     if node.op_type in {"Gemm", "MatMul"}:
@@ -30,13 +33,13 @@ def _layer_cost(node: ir.Node) -> LayerCost:
         # It does what the convolution from its output to its input does, backwards: as many weights and MACs.
         x, y = y, x
     binary = is_binary_conv(node)
-    channels = sum(_shape(part)[0] for part in activations_of(node)) if binary else _shape(x)[0]
+    channels = sum(shape_of(part)[0] for part in activations_of(node)) if binary else shape_of(x)[0]
     # Packed weights are (O, KH, KW, bytes), float ones (O, C/groups, KH, KW).
     kernel = constant_array(input_of(node, "W")).shape[1:3] if binary else constant_array(node.inputs[1]).shape[2:]
     return LayerCost(
         name=str(node.name),
-        input=(channels, *_shape(x)[1:]),
-        output=_shape(y),
+        input=(channels, *shape_of(x)[1:]),
+        output=shape_of(y),
         kernel=_pair(kernel),
         stride=_pair(node.attributes.get_ints("strides", (1,) * len(kernel))),
         dilation=_pair(node.attributes.get_ints("dilations", (1,) * len(kernel))),
@@ -45,7 +48,13 @@ def _layer_cost(node: ir.Node) -> LayerCost:
     )
 
 
-def _shape(value: ir.Value) -> Shape:
+def pair_of(node: ir.Node, name: str) -> tuple[int, int]:
+    """Return an attribute of a node, (vertical, horizontal), such as its strides; 1 where it is absent."""
+    return _pair(node.attributes.get_ints(name, (1, 1)))
+
+
+def shape_of(value: ir.Value) -> Shape:
+    """Return (channels, height, width) of a value (N, C, H, W); 1 where it has fewer axes."""
     channels, *rest = _sizes(value) or [1]
     return (channels, *_pair(rest))
 

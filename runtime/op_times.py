@@ -1,18 +1,17 @@
-"""How long each work of a network takes on this machine: what `bnas-deploy bench --ops` runs.
+"""How long each workload of a network takes on this machine: what `bnas-deploy bench --ops` runs.
 
-Every work is measured as it is in an exported network, in onnxruntime, with the operator library: the binary operations
-with BN, scale and ReLU folded in, float layers as onnxruntime optimises them. A run of onnxruntime costs some
-microseconds by itself, as much as a small work. So a model holds several copies of its work, side by side, and
+Every workload is measured as it is in an exported network, in onnxruntime, with the operator library: binary
+convolutions with BN, scale and ReLU folded in, float layers as onnxruntime optimises them. A run of onnxruntime costs
+some microseconds by itself, as much as a small workload. So a model holds several copies of one, side by side, and
 
-    time of a work = (time of the model - time of a model that does next to nothing) / copies
+    time of a workload = (time of the model - time of a model that does next to nothing) / copies
 
-All copies read one input, which stays in the cache, as what the work before has just written does in a network; the
-outputs are each copy's own, because a network writes to a place that it last used some works ago, and so are the
-weights. All models run in turns, so that a machine that slows down for a while slows all of them. docs/latency.md says
-how well the sum over a network agrees with the network.
+All copies read one input, which stays in the cache, as the result of the node before does in a network. The outputs
+are each copy's own, because a network writes to a place that it last used some nodes ago, and so are the weights. All
+models run in turns, so that a machine that slows down for a while slows all of them. docs/latency.md says how well the
+sum over a network agrees with the network.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +24,9 @@ from bnas_deploy.bits import sign
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.files import temporary_folder
-from bnas_deploy.latency import CONVOLUTIONS, RUN, Work, WorkTime
+from bnas_deploy.latency import RUN, Workload, WorkloadTime
 from bnas_deploy.runtime.engines import OrtRunner
-from bnas_deploy.runtime.layers import Problem, binary_convolution, conv_attributes, problem
+from bnas_deploy.runtime.layers import binary_convolution, conv_attributes, problem
 from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, interleave
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
 
@@ -41,7 +40,7 @@ NodesOfCopy = Callable[[str, str, str], list[NewNode]]
 
 @dataclass(frozen=True)
 class Probe:
-    """One work as nodes of a model.
+    """One workload as nodes of a model.
 
     `nodes` returns those of one copy, from the input `x` to the output `y`, with `prefix` before all other names;
     `constants` are of one copy, by their names without the prefix. `x` (N, C, H, W) float32 is what it reads, `answer`
@@ -58,23 +57,23 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Running:
-    work: Work
+    workload: Workload
     copies: int
     runner: OrtRunner = field(repr=False)
 
 
-def measure_works(
-    works: Sequence[Work],
+def measure_workloads(
+    workloads: Sequence[Workload],
     *,
     threads: int,
     batch: int,
     min_seconds: float,
     on_step: Callable[[str], object] = lambda step: None,
-) -> list[WorkTime]:
-    """Measure every work, in turns.
+) -> list[WorkloadTime]:
+    """Measure every workload, in turns.
 
     Args:
-        works: what to measure; `RUN` is measured in any case.
+        workloads: to measure; `RUN` is measured in any case.
         threads: threads that share the work of one operator.
         batch: images per run.
         min_seconds: how long to measure, at least.
@@ -84,9 +83,11 @@ def measure_works(
         RuntimeLibraryError: the operator library cannot be used, or an operation gives a wrong result.
     """
     with temporary_folder() as folder:
-        on_step(f"making {len(works)} operations and checking their results")
-        running = [_open(work, batch, threads, folder) for work in (RUN, *(each for each in works if each != RUN))]
-        on_step(f"measuring {len(works)} operations in turns")
+        on_step(f"making {len(workloads)} operations and checking their results")
+        running = [
+            _open(workload, batch, threads, folder) for workload in (RUN, *(each for each in workloads if each != RUN))
+        ]
+        on_step(f"measuring {len(workloads)} operations in turns")
         samples = _samples([each.runner for each in running], min_seconds)
     return _times(running, samples)
 
@@ -104,41 +105,44 @@ def _samples(runners: Sequence[OrtRunner], min_seconds: float) -> NDArray[np.int
 def time_models(
     models: Sequence[Path], images: NDArray[np.float32], *, threads: int, min_seconds: float
 ) -> list[float]:
-    """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the works are."""
+    """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the workloads are."""
     runners = [OrtRunner(model, images, threads=threads, library=True) for model in models]
     medians: list[float] = (np.median(_samples(runners, min_seconds), axis=0) / 1e6).tolist()
     return medians
 
 
-def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkTime]:
-    """Take the cost of what a model does besides off, round by round."""
-    columns = {each.work: samples_ns[:, i] for i, each in enumerate(running)}
+def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkloadTime]:
+    """Take the cost of everything else in a model off, round by round."""
+    columns = {each.workload: samples_ns[:, i] for i, each in enumerate(running)}
     return [
-        _work_time(RUN, columns[RUN] / 1000)
-        if each.work == RUN
-        else _work_time(each.work, np.maximum(columns[each.work] - columns[_base(each.work)], 0) / (1000 * each.copies))
+        _workload_time(
+            each.workload,
+            columns[RUN] / 1000
+            if each.workload == RUN
+            else np.maximum(columns[each.workload] - columns[_base(each.workload)], 0) / (1000 * each.copies),
+        )
         for each in running
     ]
 
 
-def _work_time(work: Work, us: NDArray[np.float64]) -> WorkTime:
+def _workload_time(workload: Workload, us: NDArray[np.float64]) -> WorkloadTime:
     p10, median, p90 = np.percentile(us, (10, 50, 90)).tolist()
-    return WorkTime(work, median, p10, p90, runs=len(us))
+    return WorkloadTime(workload, median, p10, p90, runs=len(us))
 
 
-def _open(work: Work, batch: int, threads: int, folder: Path) -> _Running:
-    """Write the model of a work, run it once and compare its results."""
-    probe = PROBES[work.kind](work, batch)
-    path = folder / "work.onnx"
+def _open(workload: Workload, batch: int, threads: int, folder: Path) -> _Running:
+    """Write the model of a workload, run it once and compare its results."""
+    probe = PROBES[workload.operator](workload, batch)
+    path = folder / "workload.onnx"
     path.write_bytes(_model(probe))
     runner = OrtRunner(path, probe.x, threads=threads, library=True)
     for output in runner.outputs:
         if output.shape != probe.answer.shape or not np.abs(output - probe.answer).max() <= probe.tolerance:
             raise RuntimeLibraryError(
-                f"{work}: gives a wrong result (threads: {threads}); nothing was measured, please report this with "
+                f"{workload}: gives a wrong result (threads: {threads}); nothing was measured, please report this with "
                 "your CPU's name"
             )
-    return _Running(work, probe.copies, runner)
+    return _Running(workload, probe.copies, runner)
 
 
 def _model(probe: Probe) -> bytes:
@@ -155,35 +159,36 @@ def _model(probe: Probe) -> bytes:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Probes: one function for each kind of work
+# Probes: one function for each operator
 
 
-def layer_of(work: Work) -> LayerCost:
-    """Return the convolution that a work is."""
-    kernel, dilation = CONVOLUTIONS.get(work.kind, (FLOAT_KERNELS.get(work.kind, 1), 1))
-    out = (work.channels_out, math.ceil(work.height / work.stride), math.ceil(work.width / work.stride))
-    bits = 1 if work.kind in CONVOLUTIONS else 32
-    kernels, strides, dilations = ((size, size) for size in (kernel, work.stride, dilation))
-    image = work.channels_in, work.height, work.width
-    return LayerCost(str(work), image, out, kernels, strides, dilations, 1, bits)
+def layer_of(workload: Workload) -> LayerCost:
+    """Return the convolution that a workload is."""
+    return LayerCost(
+        str(workload),
+        workload.input,
+        workload.output,
+        workload.kernel,
+        workload.stride,
+        workload.dilation,
+        workload.groups,
+        32 if workload.operator == "Conv" else 1,
+    )
 
 
-FLOAT_KERNELS = {"skip": 2, "stem_cifar": 3, "stem_imagenet": 3}
-
-
-def _binary(work: Work, batch: int) -> Probe:
-    given = problem(layer_of(work), batch)
+def _binary(workload: Workload, batch: int) -> Probe:
+    given = problem(layer_of(workload), batch)
     _, constants = binary_convolution(given)
     return Probe(
         lambda x, y, prefix: [binary_convolution(given, x, y, prefix)[0]], constants, given.x, given.binary_answer
     )
 
 
-def _fused_add(work: Work, batch: int) -> Probe:
+def _fused_add(workload: Workload, batch: int) -> Probe:
     """Add to the result of the convolution that `_base` is."""
-    given = problem(layer_of(_base(work)), batch)
+    given = problem(layer_of(_base(workload)), batch)
     _, constants = binary_convolution(given)
-    other = _activations(work, batch)
+    other = _activations(workload, batch)
 
     def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
         return [binary_convolution(given, x, y, prefix, added=(f"{prefix}other",))[0]]
@@ -191,116 +196,47 @@ def _fused_add(work: Work, batch: int) -> Probe:
     return Probe(nodes, {**constants, "other": other}, given.x, given.binary_answer + other)
 
 
-def _base(work: Work) -> Work:
-    """Return what a model does besides the work itself: with the same copies, for what is measured as a difference."""
-    return replace(work, kind="bin_conv_3x3") if work.kind == "fused_add" else RUN
+def _base(workload: Workload) -> Workload:
+    """Return what a model holds besides the workload: with the same copies where a difference is measured."""
+    return replace(workload, operator="BinaryConv2dRelu", kernel=(3, 3)) if workload.operator == "FusedAdd" else RUN
 
 
-def _skip(work: Work, batch: int) -> Probe:
-    given = problem(layer_of(work), batch)
-    # The BN before it is folded into its weights and its bias.
+def _convolution(workload: Workload, batch: int) -> Probe:
+    given = problem(layer_of(workload), batch)
     constants = {"W": given.signs * given.scale.reshape(-1, 1, 1, 1), "bias": given.bias}
-
-    def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
-        return [NewNode("Conv", (x, f"{prefix}W", f"{prefix}bias"), y, conv_attributes(given.layer))]
-
-    return Probe(nodes, constants, given.x, given.linear_answer, _copies(given.layer.macs * batch))
-
-
-def _copies(macs: int) -> int:
-    return max(1, min(MOST_COPIES, LARGE_MACS * MOST_COPIES // macs))
+    macs = given.layer.macs * batch
+    copies = max(1, min(MOST_COPIES, LARGE_MACS * MOST_COPIES // macs))
+    nodes = _standard("Conv", conv_attributes(given.layer), *constants)
+    return Probe(nodes, constants, given.x, given.linear_answer, copies)
 
 
-def _stem_cifar(work: Work, batch: int) -> Probe:
-    """BN on the image, which stays a product and a sum because of the padding behind it; convolution and ReLU."""
-    given = problem(layer_of(work), batch)
-    scale, shift = np.full((2, work.channels_in, 1, 1), 0.5, np.float32)
-    constants = {
-        "scale": scale,
-        "shift": shift,
-        "W": given.signs * given.scale.reshape(-1, 1, 1, 1),
-        "bias": given.bias,
-    }
-
-    def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
-        return [
-            NewNode("Mul", (x, f"{prefix}scale"), f"{prefix}scaled"),
-            NewNode("Add", (f"{prefix}scaled", f"{prefix}shift"), f"{prefix}shifted"),
-            NewNode(
-                "Conv",
-                (f"{prefix}shifted", f"{prefix}W", f"{prefix}bias"),
-                f"{prefix}sum",
-                conv_attributes(given.layer),
-            ),
-            NewNode("Relu", (f"{prefix}sum",), y),
-        ]
-
-    shifted = Problem(given.layer, given.x * scale + shift, given.signs, given.scale, given.bias)
-    return Probe(nodes, constants, given.x, shifted.float_answer, _copies(given.layer.macs * batch))
+def _max_pool(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)
+    taps = _taps(np.pad(x, _PADS, constant_values=-np.inf), workload)
+    return Probe(_standard("MaxPool", _pool_attributes(workload)), {}, x, np.max(taps, axis=0))
 
 
-def _stem_imagenet(work: Work, batch: int) -> Probe:
-    """Three convolutions of stride 2 with their BN folded in. All numbers are integers, so that nothing rounds."""
-    shapes = [(work.channels_in, work.channels_out // 2), (work.channels_out // 2, work.channels_out)]
-    shapes.append((work.channels_out, work.channels_out))
-    height, width = work.height, work.width
-    given = []
-    for channels_in, channels_out in shapes:
-        given.append(problem(layer_of(Work("stem_imagenet", channels_in, channels_out, height, width, 2)), batch))
-        height, width = math.ceil(height / 2), math.ceil(width / 2)
-    x = answer = sign(given[0].x)
-    for i, each in enumerate(given):
-        one, zero = np.ones_like(each.scale), np.zeros_like(each.bias)
-        stage = Problem(each.layer, answer, each.signs, one, zero)
-        answer = stage.linear_answer if i == len(given) - 1 else stage.float_answer
-    constants = {f"W{i}": each.signs for i, each in enumerate(given)}
-    constants |= {f"bias{i}": np.zeros_like(each.bias) for i, each in enumerate(given)}
-
-    def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
-        made, value = [], x
-        for i, each in enumerate(given):
-            last = i == len(given) - 1
-            result = y if last else f"{prefix}sum{i}"
-            inputs = (value, f"{prefix}W{i}", f"{prefix}bias{i}")
-            made.append(NewNode("Conv", inputs, result, conv_attributes(each.layer)))
-            if not last:
-                value = f"{prefix}relu{i}"
-                made.append(NewNode("Relu", (result,), value))
-        return made
-
-    return Probe(nodes, constants, x, answer, _copies(sum(each.layer.macs for each in given) * batch))
-
-
-def _max_pool(work: Work, batch: int) -> Probe:
-    x = _activations(work, batch)
-    taps = _taps(np.pad(x, _PADS, constant_values=-np.inf), work)
-    return Probe(_standard("MaxPool", _pool_attributes(work)), {}, x, np.max(taps, axis=0))
-
-
-def _average_pool(work: Work, batch: int) -> Probe:
-    x = _activations(work, batch)
-    counts = np.sum(_taps(np.pad(np.ones_like(x), _PADS), work), axis=0)
-    answer = np.sum(_taps(np.pad(x, _PADS), work), axis=0) / counts
+def _average_pool(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)
+    counts = np.sum(_taps(np.pad(np.ones_like(x), _PADS), workload), axis=0)
+    answer = np.sum(_taps(np.pad(x, _PADS), workload), axis=0) / counts
     # The sums are exact; a quotient, or a product with a reciprocal, is within two units in the last place.
     tolerance = 2 * 2.0**-23 * float(np.abs(answer).max())
-    attributes = {**_pool_attributes(work), "count_include_pad": 0}
+    attributes = {**_pool_attributes(workload), "count_include_pad": 0}
     return Probe(_standard("AveragePool", attributes), {}, x, answer, tolerance=tolerance)
 
 
 _PADS = [(0, 0), (0, 0), (1, 1), (1, 1)]
 
 
-def _taps(padded: NDArray[np.float32], work: Work) -> list[NDArray[np.float32]]:
+def _taps(padded: NDArray[np.float32], workload: Workload) -> list[NDArray[np.float32]]:
     """Return what each tap of a 3x3 window sees."""
-    rows, columns = (math.ceil(side / work.stride) for side in (work.height, work.width))
-    return [
-        padded[:, :, row :: work.stride, column :: work.stride][:, :, :rows, :columns]
-        for row, column in np.ndindex(3, 3)
-    ]
+    (_, rows, columns), (vertical, horizontal) = workload.output, workload.stride
+    return [padded[:, :, row::vertical, column::horizontal][:, :, :rows, :columns] for row, column in np.ndindex(3, 3)]
 
 
-def _pool_attributes(work: Work) -> dict[str, int | Sequence[int]]:
-    return {"kernel_shape": (3, 3), "strides": (work.stride,) * 2, "pads": (1, 1, 1, 1)}
+def _pool_attributes(workload: Workload) -> dict[str, int | Sequence[int]]:
+    return {"kernel_shape": (3, 3), "strides": workload.stride, "pads": (1, 1, 1, 1)}
 
 
 def _standard(op_type: str, attributes: Mapping[str, int | Sequence[int]], *inputs: str) -> NodesOfCopy:
@@ -308,77 +244,88 @@ def _standard(op_type: str, attributes: Mapping[str, int | Sequence[int]], *inpu
     return lambda x, y, prefix: [NewNode(op_type, (x, *(f"{prefix}{name}" for name in inputs)), y, attributes)]
 
 
-def _add(work: Work, batch: int) -> Probe:
-    x = _activations(work, batch)
+def _add(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)
     return Probe(_standard("Add", {}, "other"), {"other": x[:, ::-1].copy()}, x, x + x[:, ::-1])
 
 
-def _concat(work: Work, batch: int) -> Probe:
-    """Concatenate `channels_in` tensors, all but the first of one size."""
-    others, channels = work.channels_in - 1, work.channels_out // work.channels_in
-    first = replace(work, channels_in=work.channels_out - others * channels)
-    x = _activations(first, batch)
-    constants = {f"other{i}": np.full((batch, channels, work.height, work.width), i, np.float32) for i in range(others)}
+def _multiply(workload: Workload, batch: int) -> Probe:
+    """Multiply each channel by a number."""
+    x = _activations(workload, batch)
+    scale = np.full((workload.input[0], 1, 1), 0.5, np.float32)
+    return Probe(_standard("Mul", {}, "scale"), {"scale": scale}, x, x * scale)
+
+
+def _relu(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)
+    return Probe(_standard("Relu", {}), {}, x, np.maximum(x, np.float32(0)))
+
+
+def _concat(workload: Workload, batch: int) -> Probe:
+    """Concatenate `parts` tensors, all but the first of one size."""
+    total, height, width = workload.output
+    others, channels = workload.parts - 1, total // workload.parts
+    x = _activations(replace(workload, input=(total - others * channels, height, width)), batch)
+    constants = {f"other{i}": np.full((batch, channels, height, width), i, np.float32) for i in range(others)}
     return Probe(
         _standard("Concat", {"axis": 1}, *constants), constants, x, np.concatenate([x, *constants.values()], axis=1)
     )
 
 
-def _slice(work: Work, batch: int) -> Probe:
-    x = _activations(work, batch)
-    bounds = {"start": [0], "end": [work.channels_out], "axis": [1]}
+def _slice(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)
+    channels = workload.output[0]
+    bounds = {"start": [0], "end": [channels], "axis": [1]}
     constants = {name: np.array(value, np.int64) for name, value in bounds.items()}
-    return Probe(_standard("Slice", {}, *constants), constants, x, x[:, : work.channels_out])
+    return Probe(_standard("Slice", {}, *constants), constants, x, x[:, :channels])
 
 
-def _classifier(work: Work, batch: int) -> Probe:
-    x = _activations(work, batch)
+def _mean(workload: Workload, batch: int) -> Probe:
+    """Take the mean over all pixels."""
+    x = _activations(workload, batch)
+    constants = {"axes": np.array([2, 3], np.int64)}
+    answer = x.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
+    # The sum is exact; a quotient, or a product with a reciprocal, is within two units in the last place.
+    tolerance = 2 * 2.0**-23 * float(np.abs(answer).max())
+    return Probe(_standard("ReduceMean", {"keepdims": 0}, "axes"), constants, x, answer, tolerance=tolerance)
+
+
+def _matrix_product(workload: Workload, batch: int) -> Probe:
+    x = _activations(workload, batch)[:, :, 0, 0]
     rng = np.random.default_rng(0)
+    channels_in, channels_out = workload.input[0], workload.output[0]
     constants = {
-        "axes": np.array([2, 3], np.int64),
-        "W": sign(rng.normal(size=(work.channels_out, work.channels_in)).astype(np.float32)),
-        "bias": np.zeros(work.channels_out, np.float32),
+        "W": sign(rng.normal(size=(channels_out, channels_in)).astype(np.float32)),
+        "bias": np.zeros(channels_out, np.float32),
     }
-
-    def nodes(x: str, y: str, prefix: str) -> list[NewNode]:
-        mean = f"{prefix}mean"
-        return [
-            NewNode("ReduceMean", (x, f"{prefix}axes"), mean, {"keepdims": 0}),
-            NewNode("Gemm", (mean, f"{prefix}W", f"{prefix}bias"), y, {"transB": 1}),
-        ]
-
-    mean = x.mean(axis=(2, 3), dtype=np.float64)
-    answer = (mean @ constants["W"].T).astype(np.float32)
-    # A mean of p pixels rounds p times, a sum of c products c times, each by at most half a unit of the whole sum.
-    roundings = work.height * work.width + work.channels_in + 2
-    tolerance = roundings * 2.0**-24 * float(np.abs(x).mean(axis=(2, 3), dtype=np.float64).sum(axis=1).max())
-    return Probe(nodes, constants, x, answer, tolerance=tolerance)
+    return Probe(_standard("Gemm", {"transB": 1}, *constants), constants, x, x @ constants["W"].T)
 
 
-def _run(work: Work, batch: int) -> Probe:
-    """Return next to nothing: what is left is what a run costs."""
+def _run(workload: Workload, batch: int) -> Probe:
+    """Return next to nothing, so that the cost of a run is left."""
     x = np.ones((batch, 1, 1, 1), np.float32)
     return Probe(_standard("Relu", {}), {}, x, x, copies=1)
 
 
-def _activations(work: Work, batch: int) -> NDArray[np.float32]:
+def _activations(workload: Workload, batch: int) -> NDArray[np.float32]:
     """Return multiples of 1/16 below 8, whose sums are exact: (N, C, H, W)."""
-    shape = batch, work.channels_in, work.height, work.width
+    shape = batch, *workload.input
     return (np.random.default_rng(0).integers(-127, 128, shape) / 16).astype(np.float32)
 
 
-PROBES: dict[str, Callable[[Work, int], Probe]] = {
-    **dict.fromkeys(CONVOLUTIONS, _binary),
-    "fused_add": _fused_add,
-    "max_pool_3x3": _max_pool,
-    "avg_pool_3x3": _average_pool,
-    "skip": _skip,
-    "add": _add,
-    "concat": _concat,
-    "slice": _slice,
-    "stem_cifar": _stem_cifar,
-    "stem_imagenet": _stem_imagenet,
-    "classifier": _classifier,
-    "run": _run,
+PROBES: dict[str, Callable[[Workload, int], Probe]] = {
+    "BinaryConv2dRelu": _binary,
+    "FusedAdd": _fused_add,
+    "Conv": _convolution,
+    "Gemm": _matrix_product,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "ReduceMean": _mean,
+    "Add": _add,
+    "Mul": _multiply,
+    "Relu": _relu,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Run": _run,
 }
-"""How each kind of `bnas_deploy.latency.KINDS` is measured."""
+"""How each of `bnas_deploy.latency.OPERATORS` is measured."""

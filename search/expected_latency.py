@@ -6,8 +6,8 @@ that could lead to a node two are kept; as long as nothing is decided each with 
 
     E[T] = sum over cells k, edges e, operations o   2 / n(e) * p[e, o] * T(o in cell k)
 
-a linear function of the probabilities. What a network has besides its operations is left out, though a little of it
-depends on p too: Zeroise saves sums, and input channels of the next cell. `network_works` counts all of it, for the
+a linear function of the probabilities. Everything else in a network is left out, though a little of it depends on p
+too: Zeroise saves sums, and input channels of the next cell. `bnas_deploy.export.workloads` counts all of it, for the
 latencies that are reported.
 """
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import EDGES_PER_NODE, INPUT_NODES, OPERATIONS
-from bnas_deploy.latency import LatencyTable, Work
+from bnas_deploy.latency import LatencyTable
+from bnas_deploy.search.candidate_workloads import operation_workload
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.objective import Probabilities
 from bnas_deploy.search.positions import CellPosition, cell_positions
@@ -115,4 +116,4 @@ def _us(table: LatencyTable, operation: str, source: int, position: CellPosition
         return 0.0
     halves = position.reduction and source < INPUT_NODES
     image, stride = (position.image, 2) if halves else (position.output_image, 1)
-    return table.us(Work(operation, position.channels, position.channels, *image, stride))
+    return table.us(operation_workload(operation, position.channels, image, stride))

@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 from bnas_deploy.cli import main
 from bnas_deploy.commands.bench_ops import target_config
 from bnas_deploy.latency import read_latency_table
+from bnas_deploy.search.candidate_workloads import candidate_workloads
 from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network_works import all_works, network_works
 
 SMALL = ("--network", "BNAS-Mini", "--image-size", "8", "--in-channels", "1")
 
@@ -22,19 +22,19 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
     result = bench("--ops", *SMALL, "--min-seconds", "0", "--json", tmp_path / "device.json")
     assert result.exit_code == 0, result.output
     table = read_latency_table(tmp_path / "device.json")
-    assert table.total_us(network_works(target_config("BNAS-Mini", 8, 1))) > 0
+    assert table.total_us(dict.fromkeys(candidate_workloads(target_config("BNAS-Mini", 8, 1)), 1)) > 0
     assert NetworkConfig.from_json(dict(table.network), "the table") == target_config("BNAS-Mini", 8, 1)
     assert (table.threads, table.batch) == (1, 1)
     assert table.machine["onnxruntime"]
     for time in table.times:
-        assert str(time.work) in result.output
+        assert str(time.workload) in result.output
 
 
 def test_a_table_can_be_of_networks_without_the_skip() -> None:
     with_skip, without = (target_config("BNAS-Mini", 8, 1, no_skip=no_skip) for no_skip in (False, True))
     assert (with_skip.inter_cell_skip, without.inter_cell_skip) == (True, False)
-    assert "skip" in {work.kind for work in all_works(with_skip)}
-    assert "skip" not in {work.kind for work in all_works(without)}
+    assert (2, 2) in {workload.kernel for workload in candidate_workloads(with_skip)}
+    assert (2, 2) not in {workload.kernel for workload in candidate_workloads(without)}
 
 
 @pytest.mark.parametrize(

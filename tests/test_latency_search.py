@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
 from bnas_deploy.genotype import GENOTYPES
-from bnas_deploy.latency import LatencyTable, WorkTime
+from bnas_deploy.latency import LatencyTable, Workload, WorkloadTime
+from bnas_deploy.search.candidate_workloads import candidate_workloads
 from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network_works import all_works
 from bnas_deploy.search_history import read_history
 
 TINY = ("--cells", "3", "--channels", "1", "--epochs", "2", "--batch-size", "359", "--device", "cpu")
@@ -26,10 +26,14 @@ def device(tmp_path: Path) -> Path:
 
 
 def save_table(path: Path, network: NetworkConfig) -> Path:
-    us = {work: 100.0 if work.kind == SLOW else 1.0 for work in all_works(network)}
-    times = tuple(WorkTime(work, time, time, time, 10) for work, time in us.items())
+    us = {workload: 100.0 if is_slow(workload) else 1.0 for workload in candidate_workloads(network)}
+    times = tuple(WorkloadTime(workload, time, time, time, 10) for workload, time in us.items())
     path.write_text(LatencyTable({"cpu": "a processor"}, "generic", network.to_json(), 1, 1, times).to_json())
     return path
+
+
+def is_slow(workload: Workload) -> bool:
+    return (workload.operator, workload.kernel, workload.dilation) == ("BinaryConv2dRelu", (5, 5), (1, 1))
 
 
 def search(*arguments: str | Path) -> Result:
@@ -100,9 +104,9 @@ def test_a_table_of_other_images_is_told(device: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_table_stops_before_anything_is_written(device: Path, tmp_path: Path) -> None:
     data = json.loads(device.read_text())
-    data["times"] = [time for time in data["times"] if time["kind"] != "max_pool_3x3"]
+    data["times"] = [time for time in data["times"] if time["operator"] != "MaxPool"]
     device.write_text(json.dumps(data))
     result = search("--out", tmp_path / "search", "--latency-target", device, "--latency-weight", "1")
     assert result.exit_code == 1
-    assert "the latency table has no time of max_pool_3x3 8x8 4->4 s1" in result.output
+    assert "the latency table has no time of MaxPool 3x3 8x8 4->4" in result.output
     assert not (tmp_path / "search").exists()

@@ -9,23 +9,26 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
+from bnas_deploy.commands.pareto import exported_workloads
+from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import GENOTYPES, OPERATIONS, Genotype
-from bnas_deploy.latency import LatencyTable, Work, WorkTime, read_latency_table
+from bnas_deploy.latency import LatencyTable, Workload, WorkloadTime, read_latency_table
 from bnas_deploy.pareto import Candidate, front
 from bnas_deploy.runtime.machine import native_isa, read_machine
-from bnas_deploy.runtime.op_times import measure_works
+from bnas_deploy.runtime.op_times import measure_workloads
+from bnas_deploy.search.candidate_workloads import candidate_workloads, refuse_other_operations
 from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network_works import all_works, network_works
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
 EDGES = [[source, node] for node in range(2, 6) for source in range(node)]
 
 
 def table(cpu: str = "another processor", config: NetworkConfig = CONFIG) -> LatencyTable:
-    def us(work: Work) -> float:
-        return 1000.0 if work.kind.startswith("bin_") else 10.0
+    def us(workload: Workload) -> float:
+        return 1000.0 if workload.operator == "BinaryConv2dRelu" and workload.kernel != (1, 1) else 10.0
 
-    times = tuple(WorkTime(work, us(work), us(work), us(work), 10) for work in all_works(config))
+    workloads = candidate_workloads(config)
+    times = tuple(WorkloadTime(each, us(each), us(each), us(each), 10) for each in workloads)
     return LatencyTable({"cpu": cpu}, "generic", config.to_json(), 1, 1, times)
 
 
@@ -80,7 +83,7 @@ def test_searches_are_compared(searches: list[Path], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(files[1].read_text())
     slow, fast = (
-        table().total_us(network_works(NetworkConfig.from_json(CONFIG.to_json() | {"genotype": each.to_json()}, "")))
+        table().total_us(exported_workloads(replace(CONFIG, genotype=each)))
         for each in (GENOTYPES["imagenet"], GENOTYPES["cifar"])
     )
     rows = [(row["accuracy"], row["predicted_ms"], row["front"]) for row in found["candidates"]]
@@ -92,7 +95,7 @@ def test_searches_are_compared(searches: list[Path], tmp_path: Path) -> None:
 
 
 def test_predictions_are_compared_with_this_machine(searches: list[Path], tmp_path: Path) -> None:
-    times = measure_works(all_works(CONFIG), threads=1, batch=1, min_seconds=0)
+    times = measure_workloads(candidate_workloads(CONFIG), threads=1, batch=1, min_seconds=0)
     here = LatencyTable({"cpu": read_machine().cpu}, native_isa(), CONFIG.to_json(), 1, 1, tuple(times))
     (tmp_path / "here.json").write_text(here.to_json())
     figures = tmp_path / "front.json"
@@ -154,6 +157,12 @@ def test_operations_without_a_latency_are_named(tmp_path: Path, searches: list[P
     result = pareto(searches[0], "--latency-target", tmp_path / "device.json")
     assert result.exit_code == 1
     assert "tiny: no latency is known of skip_connect; it can be predicted for none, max_pool_3x3" in result.output
+
+
+def test_networks_with_k_have_no_latency() -> None:
+    with pytest.raises(BnasError) as refused:
+        refuse_other_operations(replace(CONFIG, k_map=True))
+    assert refused.value.message == "tiny: latencies are known of networks without the map K; leave --k-map out"
 
 
 def test_a_table_without_a_network_is_refused(tmp_path: Path, searches: list[Path]) -> None:

@@ -85,22 +85,23 @@ def measure_operations(
     min_seconds: float,
     on_step: Callable[[str], object],
 ) -> "LatencyTable":
-    """Measure everything that a network of the size of `config` can have."""
+    """Measure every workload that a network of the size of `config` can have."""
     from bnas_deploy.latency import LatencyTable
     from bnas_deploy.runtime.machine import native_isa, read_machine
-    from bnas_deploy.runtime.op_times import measure_works
-    from bnas_deploy.search.network_works import all_works
+    from bnas_deploy.runtime.op_times import measure_workloads
+    from bnas_deploy.search.candidate_workloads import candidate_workloads
 
     machine = read_machine()  # before measuring, so that the load is that of others
-    times = measure_works(all_works(config), threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)
+    workloads = candidate_workloads(config)
+    times = measure_workloads(workloads, threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)
     return LatencyTable(asdict(machine), native_isa(), config.to_json(), threads, batch, tuple(times))
 
 
 def describe(table: "LatencyTable") -> str:
-    """Show every work in a line: microseconds, and from the 10th to the 90th percentile."""
+    """Show every workload in a line: microseconds, and from the 10th to the 90th percentile."""
     lines = [f"{'operation':<36} {'µs':>8}   10 to 90 %"]
     lines += [
-        f"{time.work!s:<36} {time.median_us:>8.1f}   {time.p10_us:.1f} to {time.p90_us:.1f}" for time in table.times
+        f"{time.workload!s:<36} {time.median_us:>8.1f}   {time.p10_us:.1f} to {time.p90_us:.1f}" for time in table.times
     ]
     threads = "1 thread" if table.threads == 1 else f"{table.threads} threads"
     size = "x".join(map(str, table.network["image_size"]))

@@ -1,6 +1,8 @@
 """`bnas-deploy pareto`: searches with several latency weights, side by side."""
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from bnas_deploy.errors import BnasError
 from bnas_deploy.files import temporary_folder
 
 if TYPE_CHECKING:
-    from bnas_deploy.latency import LatencyTable
+    from bnas_deploy.latency import LatencyTable, Workload
     from bnas_deploy.pareto import Candidate
     from bnas_deploy.search.config import NetworkConfig
 
@@ -99,13 +101,26 @@ def _network(folder: Path, table: "LatencyTable", path: Path) -> "NetworkConfig"
 
 def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> "Candidate":
     from bnas_deploy.pareto import Candidate
-    from bnas_deploy.search.network_works import network_works
     from bnas_deploy.search_history import read_history
 
     best = read_history(folder / "history.json").best
     if best is None:
         raise BnasError(f"{folder}: no epoch was finished; go on with this search before it is compared")
-    return Candidate(str(folder), best.validation_accuracy, table.total_us(network_works(config)) / 1000)
+    return Candidate(str(folder), best.validation_accuracy, table.total_us(exported_workloads(config)) / 1000)
+
+
+@cache  # searches often find the same cells, and PyTorch captures a network in seconds
+def exported_workloads(config: "NetworkConfig") -> "Counter[Workload]":
+    """Return the workloads of a run of the exported network."""
+    from bnas_deploy.export.workloads import network_workloads
+    from bnas_deploy.latency import RUN
+    from bnas_deploy.search.candidate_workloads import refuse_other_operations
+    from bnas_deploy.search.untrained import untrained_checkpoint
+
+    refuse_other_operations(config)
+    click.echo(f"... exporting the graph of {config.name}", err=True)
+    network = untrained_checkpoint(config, seed=0).build()
+    return Counter([RUN]) + network_workloads(network, (config.in_channels, *config.image_size))
 
 
 def _train(runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, epochs: int, seed: int) -> list[float]:

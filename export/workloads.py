@@ -1,0 +1,83 @@
+"""What a network spends time on, read from its exported graph: any network, not only those of a search.
+
+    binary convolution   BinaryConv2d, with K and the activation in its name, and a FusedAdd for each sum that it takes;
+                         the parts of a concatenation are read where they lie, which costs nothing
+    Conv                 with the Relu behind it, since onnxruntime runs both at once
+    any other node       its operator, as it is
+
+Nodes that do not depend on the images are left out: shapes, which a free batch makes necessary, and what becomes of a
+state that is zero. onnxruntime runs them for every batch, but no table has times of them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+
+import onnx_ir as ir
+from torch import nn
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.capture import capture
+from bnas_deploy.export.graph import added_to, is_binary_conv, sole_consumer
+from bnas_deploy.export.layer_costs import has_weights, layer_cost, pair_of, shape_of
+from bnas_deploy.export.passes import PIPELINE
+from bnas_deploy.export.rewrite import run
+from bnas_deploy.latency import Workload
+
+
+def network_workloads(module: nn.Module, image_shape: Sequence[int]) -> Counter[Workload]:
+    """Return the workloads of `module`, made of the package's binary layers and torch's own, as export leaves it.
+
+    Nothing is run or compared. `image_shape` is (channels, height, width).
+
+    Raises:
+        ExportError: `module` cannot be captured.
+    """
+    captured = capture(module, image_shape, batch=1)
+    run(PIPELINE, captured.model)
+    return workloads(captured.model)
+
+
+def workloads(model: ir.Model) -> Counter[Workload]:
+    """Return the workloads of a finished graph, or of a file that `onnx_ir.load` has read, and how many of each."""
+    return Counter(chain.from_iterable(node_workloads(model).values()))
+
+
+def node_workloads(model: ir.Model) -> dict[str, tuple[Workload, ...]]:
+    """Return the workloads of each node by its name, in running order; nodes that are left out have no entry."""
+    found, of_images = {}, set[ir.Value | None](model.graph.inputs)
+    for node in model.graph:
+        if node.op_type == "Shape" or of_images.isdisjoint(node.inputs):
+            continue
+        of_images.update(node.outputs)
+        if not _is_run_by_convolution(node):
+            found[str(node.name)] = _workloads(node)
+    return found
+
+
+def _is_run_by_convolution(node: ir.Node) -> bool:
+    x = node.inputs[0] if node.op_type == "Relu" else None
+    maker = x.producer() if x is not None else None
+    return x is not None and maker is not None and maker.op_type == "Conv" and sole_consumer(x) is node
+
+
+def _workloads(node: ir.Node) -> tuple[Workload, ...]:
+    output = shape_of(node.outputs[0])
+    if has_weights(node):
+        added = len(added_to(node)) if is_binary_conv(node) else 0
+        return _layer(node), *([Workload("FusedAdd", output, output)] * added)
+    # Add and Mul may read a constant first; a Concat counts as the tensor that it makes.
+    x = node.inputs[0]
+    source = shape_of(x) if x is not None and x.const_value is None and node.op_type != "Concat" else output
+    kernel, stride, dilation = (pair_of(node, name) for name in ("kernel_shape", "strides", "dilations"))
+    parts = len(node.inputs) if node.op_type == "Concat" else 1
+    return (Workload(node.op_type, source, output, kernel, stride, dilation, parts=parts),)
+
+
+def _layer(node: ir.Node) -> Workload:
+    operator = node.op_type
+    if is_binary_conv(node):
+        row = opset.operator(node.op_type)
+        operator = opset.Operator(row.uses_k, row.activation).name
+    cost = layer_cost(node)
+    return Workload(operator, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)
