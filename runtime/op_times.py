@@ -16,6 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.latency import CONVOLUTIONS, RUN, Work, WorkTime
 from bnas_deploy.runtime.engines import OrtRunner
 from bnas_deploy.runtime.layers import Problem, binary_convolution, conv_attributes, problem
-from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, interleave
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
+from bnas_deploy.runtime.samples import MIN_RUNS, PATIENCE, WARMUP_NS, Column, Samples, interleave
+from bnas_deploy.runtime.waiting import Stopwatch
 
 MOST_COPIES = 8
 LARGE_MACS = 4_000_000
@@ -89,18 +91,20 @@ def measure_works(
             _open(work, batch, threads, Path(folder)) for work in (RUN, *(each for each in works if each != RUN))
         ]
         on_step(f"measuring {len(works)} operations in turns")
-        samples = _samples([each.runner for each in running], min_seconds)
+        samples = _samples([each.runner for each in running], threads, min_seconds)
     return _times(running, samples)
 
 
-def _samples(runners: Sequence[OrtRunner], min_seconds: float) -> NDArray[np.int64]:
-    """Run all in turns, each twice, and return the nanoseconds of the second runs, (rounds, runners).
+def _samples(runners: Sequence[OrtRunner], threads: int, min_seconds: float) -> Samples:
+    """Run all in turns, each twice, and return the samples of the second runs.
 
-    The first finds the caches full of what ran before it.
+    The first finds the caches full of what ran before it. All are of one engine, whose threads sleep between runs; so
+    that they need no processes of their own.
     """
-    calls = [runner.run for runner in runners for _ in range(2)]
+    stopwatch = Stopwatch(threads=threads)
+    calls = [partial(stopwatch.time_warm, runner.run) for runner in runners]
     interleave(calls, min_rounds=1, min_ns=WARMUP_NS)
-    return interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))[:, 1::2]
+    return interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9), patience=PATIENCE)
 
 
 def time_models(
@@ -108,24 +112,27 @@ def time_models(
 ) -> list[float]:
     """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the works are."""
     runners = [OrtRunner(model, images, threads=threads, library=True) for model in models]
-    medians: list[float] = (np.median(_samples(runners, min_seconds), axis=0) / 1e6).tolist()
-    return medians
+    samples = _samples(runners, threads, min_seconds)
+    return [float(np.median(samples.of(i).kept_ns()) / 1e6) for i in range(len(models))]
 
 
-def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkTime]:
-    """Take the cost of what a model does besides off, round by round."""
-    columns = {each.work: samples_ns[:, i] for i, each in enumerate(running)}
-    return [
-        _work_time(RUN, columns[RUN] / 1000)
-        if each.work == RUN
-        else _work_time(each.work, np.maximum(columns[each.work] - columns[_base(each.work)], 0) / (1000 * each.copies))
-        for each in running
-    ]
+def _times(running: Sequence[_Running], samples: Samples) -> list[WorkTime]:
+    """Take the cost of what a model does besides off, round by round, where neither was preempted."""
+    columns = {each.work: samples.of(i) for i, each in enumerate(running)}
+    return [_work_time(each, columns) for each in running]
 
 
-def _work_time(work: Work, us: NDArray[np.float64]) -> WorkTime:
+def _work_time(running: _Running, columns: Mapping[Work, Column]) -> WorkTime:
+    own = columns[running.work]
+    if running.work == RUN:
+        us = own.kept_ns() / 1000
+    else:
+        base = columns[_base(running.work)]
+        kept = own.undisturbed(base)
+        difference = own.ns - base.ns
+        us = np.maximum(difference if kept is None else difference[kept], 0) / (1000 * running.copies)
     p10, median, p90 = np.percentile(us, (10, 50, 90)).tolist()
-    return WorkTime(work, median, p10, p90, runs=len(us))
+    return WorkTime(running.work, median, p10, p90, runs=len(us))
 
 
 def _open(work: Work, batch: int, threads: int, folder: Path) -> _Running:

@@ -67,7 +67,11 @@ def read_report(path: Path) -> Report:
 
 
 def _without_nones(rows: Iterable[Record | Summary]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in asdict(each).items() if value is not None} for each in rows]
+    # None and False alone: 0 is a figure.
+    return [
+        {name: value for name, value in asdict(each).items() if value is not None and value is not False}
+        for each in rows
+    ]
 
 
 def _from_json(kind: Any, data: Any, name: str) -> Any:
