@@ -10,6 +10,12 @@ class BnasError(click.ClickException):
     """
 
 
+INSTALL_TRAINING = (
+    "run pip install '.[train]' in a clone of bnas-deploy, or pip install 'FILE.whl[train]' with its wheel"
+)
+"""What brings the packages that only training and exporting need; no index of packages has bnas-deploy."""
+
+
 class CheckpointError(BnasError):
     """A checkpoint cannot be read or does not fit."""
 

@@ -110,6 +110,10 @@ class Model:
     bundle: Bundle
     session: "onnxruntime.InferenceSession"
 
+    def __repr__(self) -> str:
+        """Say what it is in a line; the whole manifest is `bundle.manifest`."""
+        return f"<Model: {self.bundle.description}>"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""

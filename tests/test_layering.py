@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = {"search": set[str](), "export": {"search", "runtime"}, "runtime": set[str]()}
 """Each stage, and the other stages that it may import. Export checks its own work with runtime's verification."""
-CONTRACTS = ("bits", "bundle", "cost", "errors", "files", "genotype", "latency", "search_history")
+CONTRACTS = ("bits", "bundle", "cost", "errors", "files", "genotype", "latency", "names", "search_history")
 """The vocabulary that the stages share, modules of bnas_deploy."""
 JOINING = {path.stem for path in (ROOT / "bnas_deploy").iterdir()} - {*CONTRACTS, "__init__"}
 """All else in bnas_deploy joins the stages or shows what they return, and so may be imported by none of them."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 # These import no framework.
-from bnas_deploy.commands.options import no_skip_option
+from bnas_deploy.commands.options import Name, no_skip_option
 from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_NETWORK = "BNAS-A"
 
 _TARGET = (
-    click.option("--network", type=click.Choice(list(NETWORKS)), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
+    click.option("--network", type=Name(NETWORKS), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
     click.option("--image-size", type=click.IntRange(min=1), help="Height and width of the images. [default: its own]"),
     click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
     click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),

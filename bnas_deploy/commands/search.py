@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnas_deploy.commands.options import k_map_option, latency_target_option, no_skip_option, seed_option
+from bnas_deploy.commands.options import Name, k_map_option, latency_target_option, no_skip_option, seed_option
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
 from bnas_deploy.errors import BnasError
 
@@ -51,21 +51,21 @@ def _by_recipe(field: str) -> str:
 )
 @click.option(
     "--strategy",
-    type=click.Choice(list(STRATEGIES)),
+    type=Name(STRATEGIES),
     default="bnas",
     show_default=True,
     help="; ".join(f"{name}: {defaults.summary}" for name, defaults in STRATEGIES.items()) + ".",
 )
 @click.option(
     "--space",
-    type=click.Choice(list(SPACES)),
+    type=Name(SPACES),
     default="bnas",
     show_default=True,
     help="Which operations an edge may be: those of BNAS, of DARTS (separable convolutions) or of BATS (grouped ones).",
 )
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=Name(PRECISIONS),
     default="binary",
     show_default=True,
     help="Of the candidates. " + "; ".join(f"{name}: {summary}" for name, summary in PRECISIONS.items()) + ".",
@@ -103,7 +103,7 @@ def _by_recipe(field: str) -> str:
     "--like-official-code",
     "departures",
     multiple=True,
-    type=click.Choice(list(SEARCH_DEPARTURES)),
+    type=Name(SEARCH_DEPARTURES),
     metavar="NAME",
     help="Depart from the paper as the official code does; may be repeated. One of "
     + ", ".join(SEARCH_DEPARTURES)
@@ -122,9 +122,7 @@ def _by_recipe(field: str) -> str:
     show_default=_by_data("channels"),
     help="Channels of its first cell; in the space of BATS a multiple of 12.",
 )
-@click.option(
-    "--recipe", type=click.Choice(list(SEARCH_RECIPES)), show_default=_by_data("recipe"), help="Training scheme."
-)
+@click.option("--recipe", type=Name(SEARCH_RECIPES), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
 )
@@ -134,14 +132,14 @@ def _by_recipe(field: str) -> str:
 @seed_option("split, weights, alphas, order and augmentation")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Name(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="auto: the GPU if there is one.",
 )
 @click.option(
     "--arithmetic",
-    type=click.Choice(list(ARITHMETICS)),
+    type=Name(ARITHMETICS),
     default="float32",
     show_default=True,
     help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.options import (
+    Name,
     departures_option,
     genotype_option,
     k_map_option,
@@ -51,9 +52,7 @@ def _by_recipe(field: str) -> str:
     help="digits (comes with scikit-learn), cifar10:FOLDER or cifar100:FOLDER (the binary version), or "
     "imagefolder:FOLDER (train/CLASS/*.jpg, val/CLASS/*.jpg).",
 )
-@click.option(
-    "--network", type=click.Choice(list(NETWORKS)), show_default=_by_data("network"), help="Published size to train."
-)
+@click.option("--network", type=Name(NETWORKS), show_default=_by_data("network"), help="Published size to train.")
 @genotype_option
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
@@ -61,7 +60,7 @@ def _by_recipe(field: str) -> str:
 @k_map_option
 @no_skip_option
 @departures_option
-@click.option("--recipe", type=click.Choice(list(RECIPES)), show_default=_by_data("recipe"), help="Training scheme.")
+@click.option("--recipe", type=Name(RECIPES), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
 )
@@ -71,7 +70,7 @@ def _by_recipe(field: str) -> str:
 @seed_option("weights, order and augmentation")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Name(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="auto: the GPU if there is one. A GPU trains in mixed precision.",
@@ -204,7 +203,10 @@ class ProgressBar:
         )
 
     def _print(self, epoch: int, text: str) -> None:
-        self.progress.console.print(f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}", highlight=False)
+        console = self.progress.console
+        line = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}"
+        # A pipe or a file has no width: programs read lines there.
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
 
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)

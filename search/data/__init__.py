@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bnas_deploy.errors import DataError
+from bnas_deploy.names import did_you_mean, known_name
 from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, InMemoryDataSet
 from bnas_deploy.search.data.digits import open_digits
@@ -24,19 +25,21 @@ FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
 
 
 def open_data(name: str) -> DataSet:
-    """Open a data set by what `--data` gives: `digits` or KIND:FOLDER.
+    """Open a data set by what `--data` gives: `digits` or KIND:FOLDER, in any case.
 
     Raises:
         DataError: no such kind, or the folder is missing, truncated or of another format.
     """
-    kind, _, folder = name.partition(":")
-    if name == "digits":
+    given, _, folder = name.partition(":")
+    kind = known_name(given, FOLDER_KINDS) or given
+    if name.lower() == "digits":
         return open_digits()
     if kind in FOLDER_KINDS and not folder:
         raise DataError(f"data {kind!r} without its folder; give {kind}:FOLDER")
     if kind not in FOLDER_KINDS:
         kinds = ", ".join(["digits", *(f"{kind}:FOLDER" for kind in FOLDER_KINDS)])
-        raise DataError(f"unknown data {name!r}; expected one of {kinds}")
+        near = did_you_mean(given, ["digits", *FOLDER_KINDS])
+        raise DataError(f"unknown data {name!r}; expected one of {kinds}{near}")
     path = Path(folder).expanduser()
     if not path.is_dir():
         found = "not a folder" if path.exists() else "no such folder"
