@@ -24,7 +24,12 @@ def test_case_does_not_matter(given: str, name: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("bnas_a", "; did you mean BNAS-A?"), ("mini", "; did you mean BNAS-Mini?"), ("resnet", ""), ("bnas-mimi", "; did you mean BNAS-Mini?")],
+    [
+        ("bnas_a", "; did you mean BNAS-A?"),
+        ("mini", "; did you mean BNAS-Mini?"),
+        ("resnet", ""),
+        ("bnas-mimi", "; did you mean BNAS-Mini?"),
+    ],
 )
 def test_the_nearest_name_is_suggested(given: str, said: str) -> None:
     assert did_you_mean(given, NETWORKS) == said
