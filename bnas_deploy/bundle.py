@@ -152,6 +152,17 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        """Say what it is in a line; the manifest has a line for every layer."""
+        return f"<Bundle: {self.description}>"
+
+    @property
+    def description(self) -> str:
+        """Where it is, and from what to what its network goes."""
+        manifest = self.manifest
+        size = "x".join(map(str, manifest.input_shape))
+        return f"{self.path}, {manifest.network.get('name', 'a network')}, N x {size} to {len(manifest.labels)} classes"
+
     def file(self, name: str) -> Path:
         """Return the path of one file of the bundle, by the names above."""
         return self.path / name

@@ -21,7 +21,7 @@ from bnas_deploy.commands import (
     verify,
 )
 from bnas_deploy.commands.train import INTERRUPTED
-from bnas_deploy.errors import BnasError
+from bnas_deploy.errors import INSTALL_TRAINING, BnasError
 from bnas_deploy.files import NO_ROOM
 
 
@@ -50,8 +50,7 @@ class Commands(click.Group):
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise
             raise BnasError(
-                f"{ctx.invoked_subcommand} needs the package {error.name}, which is not installed; "
-                "run: pip install 'bnas-deploy[train]'"
+                f"{ctx.invoked_subcommand} needs the package {error.name}, which is not installed; {INSTALL_TRAINING}"
             ) from None
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from bnas_deploy.errors import BnasError
+from bnas_deploy.errors import INSTALL_TRAINING, BnasError
 from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
 from bnas_deploy.runtime.machine import cpu_flags, cpu_name, native_isa, usable_cpus
@@ -145,7 +145,7 @@ def _only_elsewhere() -> Iterator[Finding]:
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         text = f"not installed: {', '.join(missing)}; training, search, export and pictures need them, models do not"
-        yield Finding("training packages", None, text, "only to train or export: pip install 'bnas-deploy[train]'")
+        yield Finding("training packages", None, text, f"only to train or export: {INSTALL_TRAINING}")
     else:
         yield Finding("training packages", True, ", ".join(f"{name} {found}" for name, found in versions.items()))
     ssh = shutil.which("ssh")

@@ -17,6 +17,12 @@ class BnasError(click.ClickException):
         super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}")
 
 
+INSTALL_TRAINING = (
+    "run pip install '.[train]' in a clone of bnas-deploy, or pip install 'FILE.whl[train]' with its wheel"
+)
+"""What brings the packages that only training and exporting need; no index of packages has bnas-deploy."""
+
+
 class CheckpointError(BnasError):
     """A checkpoint cannot be read or does not fit."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from bnas_deploy.errors import BnasError
 from bnas_deploy.files import read_bytes
 from bnas_deploy.json_records import LARGEST_FILE, parse, shown, value_of
+from bnas_deploy.names import did_you_mean, known_name
 
 OPERATIONS = (
     "none",
@@ -181,13 +182,13 @@ GENOTYPES = {
 
 
 def read_genotype(name_or_path: str) -> Genotype:
-    """Return a published genotype by name, or the one in a JSON file.
+    """Return a published genotype by name, whose case does not matter, or the one in a JSON file.
 
     Raises:
         GenotypeError: neither, or the file is malformed.
     """
-    if name_or_path in GENOTYPES:
-        return GENOTYPES[name_or_path]
+    if known := known_name(name_or_path, GENOTYPES):
+        return GENOTYPES[known]
     if not name_or_path:  # Path("") would be the current folder
         raise GenotypeError(f"'': neither a published genotype ({', '.join(GENOTYPES)}) nor a file")
     path = Path(name_or_path)
@@ -196,6 +197,7 @@ def read_genotype(name_or_path: str) -> Genotype:
     except FileNotFoundError:
         raise GenotypeError(
             f"{name_or_path}: neither a published genotype ({', '.join(GENOTYPES)}) nor a file"
+            f"{did_you_mean(name_or_path, GENOTYPES)}"
         ) from None
     except OSError as error:
         raise GenotypeError(f"{path}: cannot be read: {error.strerror}; expected a JSON file") from None

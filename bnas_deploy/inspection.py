@@ -4,15 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnas_deploy.bundle import read_bundle
+from bnas_deploy.bundle import MANIFEST, read_bundle
 from bnas_deploy.cost import LayerCost, total
 from bnas_deploy.errors import BnasError
 from bnas_deploy.files import open_regular
-from bnas_deploy.genotype import INPUT_NODES, Cell, Genotype, read_genotype
+from bnas_deploy.genotype import GENOTYPES, INPUT_NODES, Cell, Genotype, read_genotype
+from bnas_deploy.names import did_you_mean, known_name
 
 
 def inspect(path: Path) -> str:
-    """Describe a checkpoint, a bundle or a genotype.
+    """Describe a checkpoint, a bundle or a genotype, which may be that of a search or a published one by its name.
 
     Raises:
         BnasError: the file is none of them.
@@ -25,10 +26,15 @@ def inspect(path: Path) -> str:
 
 def _inspect(path: Path) -> str:
     if path.is_dir():
-        return _bundle(path)
+        found = path / "genotype.json"  # of a search, as `draw` takes it
+        is_search = found.is_file() and not (path / MANIFEST).exists()
+        return _genotype(read_genotype(str(found))) if is_search else _bundle(path)
     if not path.exists():
+        if known_name(str(path), GENOTYPES):
+            return _genotype(read_genotype(str(path)))
         raise BnasError(
-            f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder) or a genotype (.json)"
+            f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder), a genotype (.json) or a "
+            f"published one ({', '.join(GENOTYPES)}){did_you_mean(str(path), GENOTYPES)}"
         )
     return _genotype(read_genotype(str(path))) if _is_json(path) else _checkpoint(path)
 

@@ -5,8 +5,8 @@ per channel, add a bias, ReLU. Its result is checked before it is timed. docs/be
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,13 @@ from bnas_deploy.bits import pack_signs, sign
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.files import temporary_folder
+from bnas_deploy.runtime.engine_process import EngineProcesses, OpenedModel
 from bnas_deploy.runtime.engines import BASELINE, LeftOut, OrtRunner
 from bnas_deploy.runtime.machine import cpu_flags, native_isa, vector_isa
-from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, Record, Setting, interleave_warm, layer_name, ratio, record
+from bnas_deploy.runtime.measure import Record, Setting, layer_name, ratio, record
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
 from bnas_deploy.runtime.peers import OpenVinoRunner, UnsupportedLayerError, openvino_is_installed
+from bnas_deploy.runtime.samples import MIN_RUNS, WARMUP_NS, Samples, interleave, measure_in_turns
 
 
 def same_convolution(
@@ -351,13 +353,28 @@ def missing_engines() -> list[LeftOut]:
 # Measuring
 
 
+@lru_cache(maxsize=1)
+def _drawn(layer: LayerCost, batch: int) -> Problem:
+    return problem(layer, batch)
+
+
+def open_variant(
+    engine: str, format: str | None, layer: Mapping[str, Any], batch: int, path: str, threads: int
+) -> LayerRunner:
+    """Open a layer, given as the fields of its LayerCost, in a variant: what an `EngineProcess` calls."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()}
+    cost = LayerCost(**fields)
+    (variant,) = (each for each in VARIANTS if (each.engine, each.format) == (engine, format))
+    return variant.open(_drawn(cost, batch), Path(path), threads)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A variant that is loaded, right, and ready to be timed with `threads`."""
 
     variant: Variant
     threads: int
-    runner: LayerRunner
+    model: OpenedModel
 
 
 def measure_layers(
@@ -387,40 +404,53 @@ def measure_layers(
     missing = {each.engine for each in left_out}
     variants = [variant for variant in VARIANTS if variant.engine not in missing]
     records: list[Record] = []
-    for layer in layers:
-        on_step(layer.name)
-        measured, wrong = _measure_layer(problem(layer, batch), variants, threads, min_seconds)
-        records += measured
-        left_out += wrong
+    with EngineProcesses() as processes:
+        for layer in layers:
+            on_step(layer.name)
+            measured, wrong = _measure_layer(processes, problem(layer, batch), variants, threads, min_seconds)
+            records += measured
+            left_out += wrong
+            processes.forget()
     return sorted(records, key=lambda each: threads.index(each.threads)), left_out
 
 
 def _measure_layer(
-    given: Problem, variants: Sequence[Variant], threads: Sequence[int], min_seconds: float
+    processes: EngineProcesses,
+    given: Problem,
+    variants: Sequence[Variant],
+    threads: Sequence[int],
+    min_seconds: float,
 ) -> tuple[list[Record], list[LeftOut]]:
     with temporary_folder() as folder:
-        entries, left_out = _open_all(given, variants, threads, folder)
-        calls = [entry.runner.run for entry in entries]
-        entries = _fastest(entries, interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=WARMUP_NS))
-        calls = [entry.runner.run for entry in entries]
-        samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
+        entries, left_out = _open_all(processes, given, variants, threads, folder)
+        calls = [entry.model.run for entry in entries]
+        entries = _fastest(entries, interleave(calls, min_rounds=MIN_RUNS, min_ns=WARMUP_NS).ns)
+        samples = measure_in_turns([entry.model.run for entry in entries], min_seconds)
     return list(_records(given, entries, samples)), left_out
 
 
 def _open_all(
-    given: Problem, variants: Sequence[Variant], threads: Sequence[int], folder: Path
+    processes: EngineProcesses, given: Problem, variants: Sequence[Variant], threads: Sequence[int], folder: Path
 ) -> tuple[list[Entry], list[LeftOut]]:
     """Load every variant with every number of threads; engines that cannot, or give a wrong result, are left out."""
     entries: list[Entry] = []
     left_out: dict[str, LeftOut] = {}
     for variant, count in product(variants, threads):
         try:
-            entry = Entry(variant, count, variant.open(given, folder / f"{variant.engine}.onnx", count))
+            model = processes.of(variant.engine, count).open(
+                open_variant,
+                engine=variant.engine,
+                format=variant.format,
+                layer=asdict(given.layer),
+                batch=len(given.x),
+                path=str(folder / f"{variant.engine}.onnx"),
+                threads=count,
+            )
         except UnsupportedLayerError:
             left_out[variant.engine] = LeftOut(variant.engine, given.layer.name, NOT_SUPPORTED)
             continue
-        if variant.is_right(given, entry.runner.output):
-            entries.append(entry)
+        if variant.is_right(given, model.output):
+            entries.append(Entry(variant, count, model))
         elif variant.engine == "bnas":
             raise RuntimeLibraryError(
                 f"{given.layer.name}: the operator library ({variant.isa()}, threads: {count}) gives a wrong result; "
@@ -444,8 +474,8 @@ def _fastest(entries: Sequence[Entry], samples_ns: NDArray[np.int64]) -> list[En
     return [entry for _, entry in best.values()]
 
 
-def _records(given: Problem, entries: Sequence[Entry], samples_ns: NDArray[np.int64]) -> Iterator[Record]:
-    columns = {(entry.variant.engine, entry.threads): samples_ns[:, i] for i, entry in enumerate(entries)}
+def _records(given: Problem, entries: Sequence[Entry], samples: Samples) -> Iterator[Record]:
+    columns = {(entry.variant.engine, entry.threads): samples.of(i) for i, entry in enumerate(entries)}
     for entry in entries:
         engine, threads, batch = entry.variant.engine, entry.threads, len(given.x)
         baseline = columns.get((BASELINE, threads))

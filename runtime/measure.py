@@ -4,8 +4,8 @@ This module returns numbers and knows nothing of text; `bnas_deploy.report` show
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,21 +17,16 @@ from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.files import temporary_folder
 from bnas_deploy.npz import read_arrays
-from bnas_deploy.runtime.engines import BASELINE, Engine, Runner
+from bnas_deploy.runtime.engine_process import EngineProcesses, OpenedModel
+from bnas_deploy.runtime.engines import BASELINE, Engine, open_engine, open_profiled_engine
 from bnas_deploy.runtime.graph import Node, read_nodes, uses_k
 from bnas_deploy.runtime.memory import PeakMemory, peak_memory
 from bnas_deploy.runtime.profile import NodeTime, kind_of_node, layer_of, original_nodes
+from bnas_deploy.runtime.samples import WARMUP_ROUNDS, Column, interleave, measure_in_turns
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
 NETWORK = "network"
 """The subject of a record that is about a whole network."""
-
-MIN_RUNS = 10
-"""However slow a network is: with fewer runs a 90th percentile says nothing."""
-
-WARMUP_ROUNDS = 3
-WARMUP_NS = 200_000_000
-"""A processor needs some tenths of a second to raise its clock; the first runs also fill onnxruntime's arena."""
 
 CREATIONS = 5
 """Sessions whose median creation time counts, after one that loads what the process keeps."""
@@ -42,17 +37,27 @@ PROFILED_RUNS = 100
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than `baseline`: percentiles over rounds of the ratio of two neighbouring runs."""
+    """How many times faster than `baseline`: percentiles over rounds of the ratio of two neighbouring runs.
+
+    `pairs` of runs count, None in the file of an older version; in `preempted` further ones another program had the
+    processor. Where it left too few, `disturbed` is set, and the preempted ones are among those that count.
+    """
 
     baseline: str
     p10: float
     median: float
     p90: float
+    pairs: int | None = None
+    preempted: int = 0
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
 class Record:
     """How long one subject took in one engine, over `runs` runs.
+
+    In `preempted` further runs another program had the processor; None where the system does not tell. Where these left
+    too few, `disturbed` is set, and they are among those that count.
 
     `subject` is `network`, a node's name in the file (or, of a node that onnxruntime added, in its profile), or a
     layer such as `56x56 64->64 k3 s1 d1`. What follows `p99_ms` is None where it does not apply: `ratio` is of a
@@ -86,6 +91,8 @@ class Record:
     batch_scaling: Ratio | None = None
     macs: int | None = None
     format: str | None = None
+    preempted: int | None = None
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,54 +140,31 @@ class Setting:
     batch: int
 
 
-def interleave(
-    calls: Sequence[Callable[[], object]],
-    *,
-    min_rounds: int,
-    min_ns: int = 0,
-    clock: Callable[[], int] = time.perf_counter_ns,
-) -> NDArray[np.int64]:
-    """Call A, B, A, B, ... and return how long each took: nanoseconds, (rounds, calls).
-
-    In turns, because what slows a machine down for a while then slows all of them. Ends when there were `min_rounds`
-    rounds and they took `min_ns`.
-    """
-    start = clock()
-    rounds: list[list[int]] = []
-    while len(rounds) < min_rounds or clock() - start < min_ns:
-        rounds.append([_time(call, clock) for call in calls])
-    return np.array(rounds, np.int64)
+def record(subject: str, setting: Setting, samples: Column) -> Record:
+    """Describe the runs that were not preempted; percentiles are interpolated linearly, as numpy does."""
+    used = samples.kept_ns()
+    median, p90, p99 = (np.percentile(used, (50, 90, 99)) / 1e6).tolist()
+    preempted = int(samples.preempted.sum()) if samples.told else None
+    return Record(
+        subject,
+        **asdict(setting),
+        runs=len(used),
+        median_ms=median,
+        p90_ms=p90,
+        p99_ms=p99,
+        preempted=preempted,
+        disturbed=samples.undisturbed() is None,
+    )
 
 
-def interleave_warm(calls: Sequence[Callable[[], object]], *, min_rounds: int, min_ns: int) -> NDArray[np.int64]:
-    """Like `interleave`, but each call runs twice, and the second run counts.
-
-    The first finds the caches full of another's data, and the threads of that still looking for work: a layer of 12
-    million MACs took up to a third longer after OpenVINO than after onnxruntime.
-    """
-    twice = [call for call in calls for _ in range(2)]
-    return interleave(twice, min_rounds=min_rounds, min_ns=min_ns)[:, 1::2]
-
-
-def _time(call: Callable[[], object], clock: Callable[[], int]) -> int:
-    start = clock()
-    call()
-    return clock() - start
-
-
-def record(subject: str, setting: Setting, samples_ns: Sequence[int] | NDArray[np.int64]) -> Record:
-    """Describe samples in nanoseconds; percentiles are interpolated linearly, as numpy does."""
-    median, p90, p99 = (np.percentile(samples_ns, (50, 90, 99)) / 1e6).tolist()
-    return Record(subject, **asdict(setting), runs=len(samples_ns), median_ms=median, p90_ms=p90, p99_ms=p99)
-
-
-Nanoseconds = NDArray[np.int64] | NDArray[np.float64]
-
-
-def ratio(baseline: str, baseline_ns: Nanoseconds, samples_ns: Nanoseconds) -> Ratio:
-    """Compare round by round: both arrays are (rounds,)."""
-    p10, median, p90 = np.percentile(baseline_ns / samples_ns, (10, 50, 90)).tolist()
-    return Ratio(baseline, p10, median, p90)
+def ratio(baseline: str, baseline_samples: Column, samples: Column) -> Ratio:
+    """Compare round by round, where neither run was preempted."""
+    kept = samples.undisturbed(baseline_samples)
+    ratios = baseline_samples.ns / samples.ns
+    used = ratios if kept is None else ratios[kept]
+    p10, median, p90 = np.percentile(used, (10, 50, 90)).tolist()
+    preempted = int((samples.preempted | baseline_samples.preempted).sum())
+    return Ratio(baseline, p10, median, p90, len(used), preempted, kept is None)
 
 
 def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
@@ -226,9 +210,10 @@ def check_twins(bundle: Bundle, engines: Sequence[Engine]) -> list[TwinCheck]:
     """
     images = np.ascontiguousarray(read_images(bundle)[0], np.float32)
     compared = [engine for engine in engines if engine.name == BASELINE or engine.file == INT8_TWIN]
-    runners = [engine.open(bundle.file(engine.file), images, threads=1) for engine in compared]
-    _refuse_other_shapes(bundle, compared, runners)
-    answers = {engine.name: runner.output for engine, runner in zip(compared, runners, strict=True)}
+    with Subject.of(bundle, {len(images): images}) as subject:
+        opened = [subject.open(engine, Workload(threads=1, batch=len(images))) for engine in compared]
+    _refuse_other_shapes(bundle, compared, opened)
+    answers = {engine.name: model.output for engine, model in zip(compared, opened, strict=True)}
     wanted = answers.pop(BASELINE)
     return [_twin_check(name, answer, wanted) for name, answer in answers.items()]
 
@@ -274,21 +259,35 @@ def measure_bundle(
         BundleError: a file of the bundle is missing, damaged, or not the same network.
     """
     images = {batch: _batch_of(read_images(bundle)[0], batch) for batch in batches}
+    with Subject.of(bundle, images) as subject:
+        return _measure_subject(subject, engines, threads, min_seconds, on_step)
+
+
+def _measure_subject(
+    subject: "Subject",
+    engines: Sequence[Engine],
+    threads: Sequence[int],
+    min_seconds: float,
+    on_step: Callable[[str], object],
+) -> list[Record]:
+    bundle, batches = subject.bundle, list(subject.images)
     on_step("creation of sessions")
-    creation_ms = _creation_ms(bundle, engines, images[batches[0]])
-    scalings = _measure_scalings(bundle, engines[0], images, threads, min_seconds, on_step)
+    creation_ms = _creation_ms(subject, engines, batches[0])
+    scalings = _measure_scalings(subject, engines[0], threads, min_seconds, on_step)
     records: list[Record] = []
     for batch in batches:
         where = f", batch {batch}" if len(batches) > 1 else ""
         on_step(f"peak memory{where}")
         memory = {
-            engine.name: peak_memory(engine.name, bundle.file(engine.file), images[batch].shape) for engine in engines
+            engine.name: peak_memory(engine.name, bundle.file(engine.file), subject.images[batch].shape)
+            for engine in engines
         }
         for count in threads:
             on_step(f"{_count(count)}{where}: whole network")
-            networks = _measure_networks(bundle, engines, images[batch], count, min_seconds)
+            workload = Workload(count, batch)
+            networks = _measure_networks(subject, engines, workload, min_seconds)
             on_step(f"{_count(count)}{where}: layer by layer")
-            nodes = _profile_nodes(bundle, engines, images[batch], count, runs=min(networks[0].runs, PROFILED_RUNS))
+            nodes = _profile_nodes(subject, engines, workload, runs=min(networks[0].runs, PROFILED_RUNS))
             for network in networks:
                 name = network.engine
                 whole = replace(network, memory=memory[name], creation_ms=creation_ms[name])
@@ -296,16 +295,6 @@ def measure_bundle(
                     whole = _with_scaling(whole, scalings)
                 records += [whole, *nodes.get(name, ())]
     return records
-
-
-def _creation_ms(bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32]) -> dict[str, float]:
-    """Make sessions with one thread, engine by engine in turns, and return the median milliseconds of each."""
-    rounds = [
-        [engine.open(bundle.file(engine.file), images, threads=1).creation_ns for engine in engines]
-        for _ in range(1 + CREATIONS)
-    ]
-    medians: NDArray[np.float64] = np.median(rounds[1:], axis=0) / 1e6
-    return dict(zip((engine.name for engine in engines), medians.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -316,29 +305,79 @@ class Workload:
     batch: int
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A bundle, its images by their number, where these are in files, and the processes that run it."""
+
+    bundle: Bundle
+    images: Mapping[int, NDArray[np.float32]]
+    folder: Path
+    processes: EngineProcesses
+
+    @classmethod
+    @contextmanager
+    def of(cls, bundle: Bundle, images: Mapping[int, NDArray[np.float32]]) -> "Iterator[Subject]":
+        """Write the images to a folder, which is gone at the end, as are the processes."""
+        with temporary_folder() as folder, EngineProcesses() as processes:
+            subject = cls(bundle, images, folder, processes)
+            for batch, array in images.items():
+                np.save(subject._file_of(batch), array)
+            yield subject
+
+    def open(self, engine: Engine, workload: Workload, profile_to: Path | None = None) -> OpenedModel:
+        """Open the engine's model in its process; with `profile_to` so that it tells the time of every node.
+
+        Raises:
+            BundleError: the file is missing or damaged.
+        """
+        process = self.processes.of(engine.name, workload.threads)
+        given = {
+            "engine": engine.name,
+            "model": str(self.bundle.file(engine.file)),
+            "images": str(self._file_of(workload.batch)),
+            "threads": workload.threads,
+        }
+        if profile_to:
+            return process.open(open_profiled_engine, **given, profile_to=str(profile_to))
+        return process.open(open_engine, **given)
+
+    def _file_of(self, batch: int) -> Path:
+        return self.folder / f"{batch}.npy"
+
+
+def _creation_ms(subject: Subject, engines: Sequence[Engine], batch: int) -> dict[str, float]:
+    """Make sessions with one thread, engine by engine in turns, and return the median milliseconds of each."""
+    rounds: list[list[int]] = []
+    for _ in range(1 + CREATIONS):
+        opened = [subject.open(engine, Workload(1, batch)) for engine in engines]
+        rounds.append([model.creation_ns for model in opened if model.creation_ns is not None])
+        subject.processes.forget()
+    medians: NDArray[np.float64] = np.median(rounds[1:], axis=0) / 1e6
+    return dict(zip((engine.name for engine in engines), medians.tolist(), strict=True))
+
+
 def _measure_scalings(
-    bundle: Bundle,
+    subject: Subject,
     engine: Engine,
-    images: Mapping[int, NDArray[np.float32]],
     threads: Sequence[int],
     min_seconds: float,
     on_step: Callable[[str], object],
-) -> dict[Workload, NDArray[np.float64]]:
-    """Run one engine with all numbers of threads and images in turns: nanoseconds per image, (rounds,) each.
+) -> dict[Workload, Column]:
+    """Run one engine with all numbers of threads and images in turns: nanoseconds per image.
 
     In a measurement of its own, because those of the engines come one after the other, and the machine changes.
     """
-    workloads = [Workload(count, batch) for batch in images for count in threads]
+    workloads = [Workload(count, batch) for batch in subject.images for count in threads]
     if len(workloads) < 2:
         return {}
     on_step(f"{engine.name}: threads and batches in turns")
-    calls = [engine.open(bundle.file(engine.file), images[each.batch], threads=each.threads).run for each in workloads]
-    interleave_warm(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
-    samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
-    return {each: samples[:, i] / each.batch for i, each in enumerate(workloads)}
+    samples = measure_in_turns([subject.open(engine, each).run for each in workloads], min_seconds)
+    subject.processes.forget()
+    columns = {each: samples.of(i) for i, each in enumerate(workloads)}
+    return {each: replace(column, ns=column.ns / each.batch) for each, column in columns.items()}
 
 
-def _with_scaling(network: Record, scalings: Mapping[Workload, NDArray[np.float64]]) -> Record:
+def _with_scaling(network: Record, scalings: Mapping[Workload, Column]) -> Record:
     if not scalings:
         return network
     own = Workload(network.threads, network.batch)
@@ -351,9 +390,7 @@ def _with_scaling(network: Record, scalings: Mapping[Workload, NDArray[np.float6
     )
 
 
-def _scaling(
-    name: str, scalings: Mapping[Workload, NDArray[np.float64]], baseline: Workload, own: Workload
-) -> Ratio | None:
+def _scaling(name: str, scalings: Mapping[Workload, Column], baseline: Workload, own: Workload) -> Ratio | None:
     return None if baseline == own else ratio(name, scalings[baseline], scalings[own])
 
 
@@ -399,58 +436,66 @@ def _batch_of(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
 
 
 def _measure_networks(
-    bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32], threads: int, min_seconds: float
+    subject: Subject, engines: Sequence[Engine], workload: Workload, min_seconds: float
 ) -> list[Record]:
-    runners = [engine.open(bundle.file(engine.file), images, threads=threads) for engine in engines]
-    _refuse_other_shapes(bundle, engines, runners)
-    calls = [runner.run for runner in runners]
-    interleave_warm(calls, min_rounds=WARMUP_ROUNDS, min_ns=WARMUP_NS)
-    samples = interleave_warm(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))
-    columns = {engine.name: samples[:, i] for i, engine in enumerate(engines)}
+    opened = [subject.open(engine, workload) for engine in engines]
+    _refuse_other_shapes(subject.bundle, engines, opened)
+    samples = measure_in_turns([model.run for model in opened], min_seconds)
+    subject.processes.forget()
+    columns = {engine.name: samples.of(i) for i, engine in enumerate(engines)}
     return [
         replace(
-            record(NETWORK, _setting(engine, threads, len(images)), columns[engine.name]),
-            file_bytes=bundle.file(engine.file).stat().st_size,
+            record(NETWORK, _setting(engine, workload), columns[engine.name]),
+            file_bytes=subject.bundle.file(engine.file).stat().st_size,
             ratio=None if engine.name == BASELINE else ratio(BASELINE, columns[BASELINE], columns[engine.name]),
         )
         for engine in engines
     ]
 
 
-def _refuse_other_shapes(bundle: Bundle, engines: Sequence[Engine], runners: Sequence[Runner]) -> None:
+def _refuse_other_shapes(bundle: Bundle, engines: Sequence[Engine], opened: Sequence[OpenedModel]) -> None:
     """A twin that answers with another shape is another network, and no time of it means anything."""
-    shapes = {engine.file: runner.output.shape for engine, runner in zip(engines, runners, strict=True)}
+    shapes = {engine.file: model.output.shape for engine, model in zip(engines, opened, strict=True)}
     if len(set(shapes.values())) > 1:
         given = ", ".join(f"{file} {shape}" for file, shape in shapes.items())
         raise BundleError(f"{bundle.path}: its models answer with different shapes: {given}; export the model again")
 
 
 def _profile_nodes(
-    bundle: Bundle, engines: Sequence[Engine], images: NDArray[np.float32], threads: int, *, runs: int
+    subject: Subject, engines: Sequence[Engine], workload: Workload, *, runs: int
 ) -> Mapping[str, list[Record]]:
+    profiled = [engine for engine in engines if engine.open_profiled]
     with temporary_folder() as folder:
-        runners = {
-            engine: engine.open_profiled(bundle.file(engine.file), images, threads=threads, profile_to=folder)
-            for engine in engines
-            if engine.open_profiled
-        }
-        interleave([runner.run for runner in runners.values()], min_rounds=WARMUP_ROUNDS + runs)
-        times = {engine: runner.node_times(skip=WARMUP_ROUNDS) for engine, runner in runners.items()}
-    layers = {layer.name: layer_name(layer) for layer in bundle.manifest.layers}
+        opened = [subject.open(engine, workload, profile_to=folder) for engine in profiled]
+        samples = interleave([model.run_twice for model in opened], min_rounds=WARMUP_ROUNDS + runs)
+        # Of each two runs the second counts, here as elsewhere.
+        times = [model.node_times(skip=2 * WARMUP_ROUNDS) for model in opened]
+    subject.processes.forget()
+    layers = {layer.name: layer_name(layer) for layer in subject.bundle.manifest.layers}
     return {
-        engine.name: _node_records(bundle.file(engine.file), _setting(engine, threads, len(images)), found, layers)
-        for engine, found in times.items()
+        engine.name: _node_records(
+            subject.bundle.file(engine.file),
+            _setting(engine, workload),
+            [replace(time, runs_us=time.runs_us[1::2]) for time in found],
+            samples.of(i).since(WARMUP_ROUNDS),
+            layers,
+        )
+        for i, (engine, found) in enumerate(zip(profiled, times, strict=True))
     }
 
 
-def _node_records(model: Path, setting: Setting, times: Sequence[NodeTime], layers: Mapping[str, str]) -> list[Record]:
+def _node_records(
+    model: Path, setting: Setting, times: Sequence[NodeTime], runs: Column, layers: Mapping[str, str]
+) -> list[Record]:
     nodes = original_nodes(times, read_nodes(model))
-    return [_node_record(time, node, setting, layers) for time, node in zip(times, nodes, strict=True)]
+    return [_node_record(time, node, setting, runs, layers) for time, node in zip(times, nodes, strict=True)]
 
 
-def _node_record(time: NodeTime, node: Node | None, setting: Setting, layers: Mapping[str, str]) -> Record:
+def _node_record(
+    time: NodeTime, node: Node | None, setting: Setting, runs: Column, layers: Mapping[str, str]
+) -> Record:
     subject = layer_of(node.name if node else time.name)
-    measured = record(subject, setting, [1000 * us for us in time.runs_us])
+    measured = record(subject, setting, replace(runs, ns=1000 * np.array(time.runs_us)))
     return replace(measured, kind=kind_of_node(time, node, layers), layer=layers.get(subject))
 
 
@@ -471,8 +516,8 @@ def _pair(numbers: tuple[int, int]) -> str:
     return str(vertical) if vertical == horizontal else f"{vertical}x{horizontal}"
 
 
-def _setting(engine: Engine, threads: int, batch: int) -> Setting:
-    return Setting(engine.name, engine.isa(), threads, batch)
+def _setting(engine: Engine, workload: Workload) -> Setting:
+    return Setting(engine.name, engine.isa(), workload.threads, workload.batch)
 
 
 def _count(threads: int) -> str:

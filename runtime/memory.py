@@ -43,7 +43,7 @@ def peak_memory(engine: str, model: Path, input_shape: tuple[int, ...]) -> PeakM
 
 def _ask(what: str, engine: str, model: Path, input_shape: tuple[int, ...]) -> dict[str, int | None]:
     arguments = json.dumps({"what": what, "engine": engine, "model": str(model), "input_shape": input_shape})
-    # -P: the current folder may hold a package of the same name, such as this repository's bnas_deploy.
+    # -P: the current folder may hold modules that have the names of packages.
     command = [sys.executable, "-P", "-m", "bnas_deploy.runtime.memory", arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     answer: dict[str, int | None] = json.loads(run.stdout)

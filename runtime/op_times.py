@@ -14,6 +14,7 @@ sum over a network agrees with the network.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from bnas_deploy.files import temporary_folder
 from bnas_deploy.latency import RUN, Workload, WorkloadTime
 from bnas_deploy.runtime.engines import OrtRunner
 from bnas_deploy.runtime.layers import binary_convolution, conv_attributes, problem
-from bnas_deploy.runtime.measure import MIN_RUNS, WARMUP_NS, interleave
 from bnas_deploy.runtime.model_writer import NewNode, Value, model_bytes
+from bnas_deploy.runtime.samples import MIN_RUNS, PATIENCE, WARMUP_NS, Column, Samples, interleave
+from bnas_deploy.runtime.waiting import Stopwatch
 
 MOST_COPIES = 8
 LARGE_MACS = 4_000_000
@@ -88,18 +90,20 @@ def measure_workloads(
             _open(workload, batch, threads, folder) for workload in (RUN, *(each for each in workloads if each != RUN))
         ]
         on_step(f"measuring {len(workloads)} operations in turns")
-        samples = _samples([each.runner for each in running], min_seconds)
+        samples = _samples([each.runner for each in running], threads, min_seconds)
     return _times(running, samples)
 
 
-def _samples(runners: Sequence[OrtRunner], min_seconds: float) -> NDArray[np.int64]:
-    """Run all in turns, each twice, and return the nanoseconds of the second runs, (rounds, runners).
+def _samples(runners: Sequence[OrtRunner], threads: int, min_seconds: float) -> Samples:
+    """Run all in turns, each twice, and return the samples of the second runs.
 
-    The first finds the caches full of what ran before it.
+    The first finds the caches full of what ran before it. All are of one engine, whose threads sleep between runs; so
+    that they need no processes of their own.
     """
-    calls = [runner.run for runner in runners for _ in range(2)]
+    stopwatch = Stopwatch(threads=threads)
+    calls = [partial(stopwatch.time_warm, runner.run) for runner in runners]
     interleave(calls, min_rounds=1, min_ns=WARMUP_NS)
-    return interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9))[:, 1::2]
+    return interleave(calls, min_rounds=MIN_RUNS, min_ns=round(min_seconds * 1e9), patience=PATIENCE)
 
 
 def time_models(
@@ -107,27 +111,27 @@ def time_models(
 ) -> list[float]:
     """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the workloads are."""
     runners = [OrtRunner(model, images, threads=threads, library=True) for model in models]
-    medians: list[float] = (np.median(_samples(runners, min_seconds), axis=0) / 1e6).tolist()
-    return medians
+    samples = _samples(runners, threads, min_seconds)
+    return [float(np.median(samples.of(i).kept_ns()) / 1e6) for i in range(len(models))]
 
 
-def _times(running: Sequence[_Running], samples_ns: NDArray[np.int64]) -> list[WorkloadTime]:
-    """Take the cost of everything else in a model off, round by round."""
-    columns = {each.workload: samples_ns[:, i] for i, each in enumerate(running)}
-    return [
-        _workload_time(
-            each.workload,
-            columns[RUN] / 1000
-            if each.workload == RUN
-            else np.maximum(columns[each.workload] - columns[_base(each.workload)], 0) / (1000 * each.copies),
-        )
-        for each in running
-    ]
+def _times(running: Sequence[_Running], samples: Samples) -> list[WorkloadTime]:
+    """Take the cost of what a model does besides off, round by round, where neither was preempted."""
+    columns = {each.workload: samples.of(i) for i, each in enumerate(running)}
+    return [_workload_time(each, columns) for each in running]
 
 
-def _workload_time(workload: Workload, us: NDArray[np.float64]) -> WorkloadTime:
+def _workload_time(running: _Running, columns: Mapping[Workload, Column]) -> WorkloadTime:
+    own = columns[running.workload]
+    if running.workload == RUN:
+        us = own.kept_ns() / 1000
+    else:
+        base = columns[_base(running.workload)]
+        kept = own.undisturbed(base)
+        difference = own.ns - base.ns
+        us = np.maximum(difference if kept is None else difference[kept], 0) / (1000 * running.copies)
     p10, median, p90 = np.percentile(us, (10, 50, 90)).tolist()
-    return WorkloadTime(workload, median, p10, p90, runs=len(us))
+    return WorkloadTime(running.workload, median, p10, p90, runs=len(us))
 
 
 def _open(workload: Workload, batch: int, threads: int, folder: Path) -> _Running:

@@ -54,7 +54,7 @@ class SelfTest:
 
 def run_selftest(isa: str | None = None) -> SelfTest:
     """Run the self-test with the kernels of `isa`, or with those that the library picks."""
-    # -P: the current folder may hold a package of the same name, such as this repository's bnas_deploy.
+    # -P: the current folder may hold modules that have the names of packages.
     command = [sys.executable, "-P", "-m", "bnas_deploy.runtime.selftest"]
     environment = {**os.environ, "BNAS_ISA": isa} if isa else None
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
 """From a model on disk to answers, with numpy and onnxruntime: what an app needs.
 
-    from bnas_deploy.runtime.session import open_bundle
+    import bnas_deploy
 
-    model = open_bundle("bundle")
+    model = bnas_deploy.open_bundle("bundle")
     logits = model.predict(model.preprocess(images))
 
 The operator library is registered by `session_options` and nowhere else; a second registration is refused.
@@ -121,6 +121,10 @@ class Model:
 
     bundle: Bundle
     session: "onnxruntime.InferenceSession"
+
+    def __repr__(self) -> str:
+        """Say what it is in a line; the whole manifest is `bundle.manifest`."""
+        return f"<Model: {self.bundle.description}>"
 
     @property
     def labels(self) -> tuple[str, ...]:

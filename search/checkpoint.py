@@ -71,7 +71,7 @@ class Checkpoint:
     """
 
     network: NetworkConfig
-    state: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] = field(repr=False)
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     data: str

@@ -7,6 +7,7 @@ from typing import Any
 from bnas_deploy.errors import BnasError
 from bnas_deploy.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.json_records import from_json
+from bnas_deploy.names import did_you_mean, known_name
 
 DEPARTURES = {
     "centre-weights": "before each step, subtract from each binary weight the mean over its input channels",
@@ -178,14 +179,19 @@ def published_config(
 ) -> NetworkConfig:
     """Return the configuration of a published size, as published or fitted to other images.
 
+    The case of `name` does not matter.
+
     Raises:
         BnasError: no such network, or the images do not fit it.
     """
-    if name not in NETWORKS:
-        raise BnasError(f"unknown network {name!r}; the networks are {', '.join(NETWORKS)}")
-    size = NETWORKS[name]
+    known = known_name(name, NETWORKS)
+    if known is None:
+        raise BnasError(
+            f"unknown network {name!r}; the networks are {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}"
+        )
+    size = NETWORKS[known]
     return NetworkConfig(
-        name=name,
+        name=known,
         cells=size.cells,
         channels=size.channels,
         stem=size.stem,

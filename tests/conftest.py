@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# `python -m pytest` puts the repository's root first on the path, where the folder bnas_deploy/ would hide the
-# installed package, which has search/, export/ and runtime/ inside. What is tested is what was installed.
+# `python -m pytest` puts the repository's root first on the path, from where `import search` works, too, and makes a
+# second module of each file. What is tested is what was installed.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 # pytest-xdist runs a process of tests per processor. Libraries that start a thread per processor in each of them would
@@ -154,7 +154,7 @@ def _python_with(folder: Path, *requirements: str) -> RunPython:
         pytest.skip(f"{' and '.join(requirements)} cannot be installed here: {reason}")
 
     def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        # -P, because in the repository's root the folder bnas_deploy would hide an installed package.
+        # -P: nothing of the current folder.
         command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(folder)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -33,7 +33,7 @@ from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
 from bnas_deploy.export.quantization import quantize
-from bnas_deploy.runtime import engines, layers
+from bnas_deploy.runtime import engines, layers, samples
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.measure import check_answers, read_images
 from bnas_deploy.runtime.peers import openvino_is_installed
@@ -163,7 +163,13 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("timed before everything was checked")
 
-    monkeypatch.setattr("bnas_deploy.runtime.measure.interleave", refuse)
+    monkeypatch.setattr("bnas_deploy.runtime.samples.interleave", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _no_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every run as undisturbed: what other programs do is not what is tested here."""
+    monkeypatch.setattr("bnas_deploy.runtime.waiting.HARMLESS_NS", 10**15)
 
 
 FILES = {"bnas": MODEL, "ort-fp32": FLOAT_TWIN, "ort-int8": INT8_TWIN, "openvino-int8": INT8_TWIN}
@@ -292,6 +298,7 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure two small layers, and not for long."""
     monkeypatch.setattr(layers, "LAYERS", (layers.same_convolution(7, 5, 8, 3), layers.same_convolution(8, 16, 4, 1)))
     monkeypatch.setattr(layers, "WARMUP_NS", 0)
+    monkeypatch.setattr(samples, "WARMUP_NS", 0)
     monkeypatch.setattr(layers, "openvino_is_installed", lambda: False)
 
 

@@ -28,7 +28,8 @@ def test_a_command_without_its_packages_says_what_to_install() -> None:
     run = subprocess.run([sys.executable, "-P", "-c", hidden], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr == (
-        "Error: init needs the package torch, which is not installed; run: pip install 'bnas-deploy[train]'\n"
+        "Error: init needs the package torch, which is not installed; run pip install '.[train]' in a clone of "
+        "bnas-deploy, or pip install 'FILE.whl[train]' with its wheel\n"
     )
 
 

@@ -162,7 +162,10 @@ def test_training_packages_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> No
     finding = found("training packages", diagnosis)
     assert finding.works is None
     assert finding.text.startswith("not installed: onnx-ir, torch; training, search, export and pictures need them")
-    assert finding.advice == "only to train or export: pip install 'bnas-deploy[train]'"
+    assert finding.advice == (
+        "only to train or export: run pip install '.[train]' in a clone of bnas-deploy, or "
+        "pip install 'FILE.whl[train]' with its wheel"
+    )
     assert found("TVM", diagnosis).text.startswith("not installed; needed only where the package is built")
 
 

@@ -210,8 +210,22 @@ def test_nonsense(name: str, content: bytes, message: str, tmp_path: Path) -> No
 def test_a_file_that_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     assert refusal_of(path) == (
-        f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder) or a genotype (.json)"
+        f"{path}: no such file; expected a checkpoint (.safetensors), a bundle (folder), a genotype (.json) or a "
+        "published one (cifar, imagenet)"
     )
+
+
+@pytest.mark.parametrize("name", ["cifar", "CIFAR", "imagenet"])
+def test_a_published_genotype_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cell.json").write_text(json.dumps(GENOTYPES[name.lower()].to_json()))
+    assert text_of(Path(name)) == text_of(tmp_path / "cell.json")
+    assert refusal_of(Path("cifer")).endswith("published one (cifar, imagenet); did you mean cifar?")
+
+
+def test_the_genotype_of_a_search_as_it_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_text(json.dumps(GENOTYPES["cifar"].to_json()))
+    assert text_of(tmp_path) == text_of(tmp_path / "genotype.json")
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
+import bnas_deploy
 import bnas_deploy.commands
-import bnas_deploy.runtime
+import bnas_deploy.runtime.session
 
 FRAMEWORKS = {
     *("PIL", "matplotlib", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich", "safetensors", "sklearn"),
@@ -26,10 +27,22 @@ def _modules_of(package: ModuleType) -> list[str]:
 def _loaded_by(*modules: str) -> set[str]:
     """Return the names of all modules that importing these leaves in a fresh Python."""
     code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]; print(*sys.modules)"
-    # -P, because in the repository's root the folder bnas_deploy would hide an installed package.
+    # -P: nothing of the current folder.
     run = subprocess.run([sys.executable, "-P", "-c", code, *modules], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
+
+
+def test_the_package_by_itself_loads_nothing() -> None:
+    others = {name for name in _loaded_by("bnas_deploy") - _loaded_by() if name.partition(".")[0] == "bnas_deploy"}
+    assert others == {"bnas_deploy"}
+    assert not FRAMEWORKS & _loaded_by("bnas_deploy")
+
+
+def test_open_bundle_is_there_when_it_is_asked_for() -> None:
+    assert bnas_deploy.open_bundle is bnas_deploy.runtime.session.open_bundle
+    with pytest.raises(AttributeError, match="module 'bnas_deploy' has no attribute 'open_bundel'"):
+        bnas_deploy.open_bundel  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_the_command_line_loads_no_framework() -> None:

@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -108,24 +109,66 @@ def test_the_wheel_fits_every_python_on_one_platform(wheel: Path) -> None:
     assert f"Tag: py3-none-{platform}" in lines
 
 
-def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
+WHERE = "import bnas_deploy; from bnas_deploy.runtime.library import library_path; print(library_path())"
+
+
+def python_in(
+    folder: Path, *arguments: str, path: Path | None = None, site: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, which it looks into first; without `site` it knows of nothing that is installed."""
+    command = [sys.executable, *([] if site else ["-S"]), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    if path:
+        environment["PYTHONPATH"] = str(path)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = (
-        "import onnxruntime; from bnas_deploy.runtime.library import library_path;"
-        "onnxruntime.SessionOptions().register_custom_ops_library(str(library_path())); print(library_path())"
+    return tmp_path
+
+
+def test_the_installed_wheel_works(installed: Path) -> None:
+    code = f"import onnxruntime; {WHERE}; onnxruntime.SessionOptions().register_custom_ops_library(str(library_path()))"
+    run = python_in(installed, "-P", "-c", code, path=installed)
+    assert run.stdout.strip() == str(installed / LIBRARY), run.stderr
+
+
+def test_in_the_root_of_a_clone_python_finds_what_was_installed(installed: Path, clone: Path) -> None:
+    code = f"{WHERE}; print(bnas_deploy.__file__, bnas_deploy.bundle.__file__, bnas_deploy.open_bundle.__module__)"
+    run = python_in(clone, "-c", f"import bnas_deploy.bundle; {code}", path=installed)
+    package = installed / "bnas_deploy"
+    wanted = [installed / LIBRARY, package / "__init__.py", package / "bundle.py", "bnas_deploy.runtime.session"]
+    assert run.stdout.split() == list(map(str, wanted)), run.stderr
+    run = python_in(clone, "-m", "bnas_deploy", "inspect", "nothing", path=installed)
+    assert run.stderr.startswith("Error: nothing: no such file"), run.stderr
+
+
+@pytest.mark.parametrize("arguments", [("-c", "import bnas_deploy"), ("-m", "bnas_deploy", "--help")])
+def test_in_the_root_of_a_clone_with_nothing_installed_python_says_what_to_run(
+    arguments: tuple[str, ...], clone: Path
+) -> None:
+    run = python_in(clone, *arguments, site=False)
+    message = (
+        f"bnas-deploy is not installed, and {clone} is a clone of its sources; run there: pip install '.[train]', or "
+        "pip install . on a device"
     )
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.stdout.strip() == str(tmp_path / LIBRARY), run.stderr
+    assert run.returncode == 1
+    assert message in run.stderr.splitlines()[-1]
+    assert ("Traceback" in run.stderr) == ("-c" in arguments)
 
 
 def test_an_editable_install_puts_the_library_beside_the_code(clone: Path, tmp_path: Path) -> None:
     built = call_hook(clone, "build_editable", tmp_path / "dist")
     assert "-py3-none-" in built.name
-    assert (clone / "runtime/libbnas_ort.so").is_file()
+    library = clone / "runtime/libbnas_ort.so"
+    assert library.is_file()
     assert not (clone / "build").exists()
+    zipfile.ZipFile(built).extractall(tmp_path)
+    # The finder of this installation, and not that of the one that is tested, with the packages that it depends on.
+    packages = str(Path(click.__file__).parents[1])
+    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); sys.path.append({packages!r})"
+    for folder in (clone, tmp_path):
+        run = python_in(folder, "-c", f"{code}; {WHERE}; print(bnas_deploy.__file__)", site=False)
+        assert run.stdout.split() == [str(library), str(clone / "bnas_deploy/__init__.py")], run.stderr

@@ -1,6 +1,7 @@
 """`bnas-deploy quickstart`, with a smaller network and a shorter training, from its first line to its last."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(config.NETWORKS, "BNAS-Mini", tiny)
     monkeypatch.setitem(config.NETWORKS, quickstart.FULL_SIZE, tiny)
     monkeypatch.setitem(recipes.RECIPES, "digits", replace(recipes.RECIPES["digits"], epochs=1, batch_size=256))
+    # What other programs do is not what is tested here.
+    monkeypatch.setattr("bnas_deploy.runtime.waiting.HARMLESS_NS", 10**15)
     (min_seconds,) = (option for option in bench.command.params if option.name == "min_seconds")
     monkeypatch.setattr(min_seconds, "default", 0.1)
 
@@ -30,6 +33,14 @@ def test_it_goes_the_whole_way(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for step in range(1, 5):
         assert f"[{step}/4]" in result.output
+    # The network that shows the gain comes first, and its result is also the first of the last lines.
+    places = [
+        result.output.index(text) for text in ("BNAS-A, 32x32 images", "Train a binary network on", "In short:\n")
+    ]
+    assert places == sorted(places)
+    short = result.output[places[-1] :].splitlines()
+    assert re.fullmatch(r"  BNAS-A: bnas with 1 thread: \d+\.\d\d times as fast as ort-fp32 \(.*\)\.", short[1])
+    assert any(line.startswith("  digits: bnas with 1 thread") for line in short)
     for bundle in ("digits-bundle", "bnas-a-bundle"):
         assert read_bundle(out / bundle).manifest.verification.layers
     for report in ("digits.json", "bnas-a.json"):

@@ -15,11 +15,15 @@ from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
 from bnas_deploy.search.untrained import untrained_checkpoint
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,13 @@ def test_python_runs(
     assert ("print(" in code) == bool(printed)
 
 
-COMMANDS = re.findall(r"bnas-deploy [a-z][^#`&\n]*", "\n".join(blocks("sh")))
+COMMANDS = [
+    line.strip()
+    for page in PAGES
+    for block in blocks("sh", page)
+    for line in re.findall(r"bnas-deploy [a-z][^#`&|\n]*", block.replace("\\\n", " "))
+    if "$" not in line  # a variable of the shell
+]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -51,6 +61,21 @@ def test_command_lines_parse(line: str) -> None:
     command = main.commands[name]
     command.make_context(name, arguments, resilient_parsing=False)
     assert isinstance(command, click.Command)
+
+
+def advice() -> list[str]:
+    """Commands that messages, help texts, comments and pages name, with the options that follow at once."""
+    sources = [path for part in ("bnas_deploy", "search", "export", "runtime") for path in (ROOT / part).rglob("*.py")]
+    text = "\n".join([*PAGES, *(path.read_text(encoding="utf-8") for path in sources)])
+    return sorted(set(re.findall(r"(?:`|run: |&& )bnas-deploy ([a-z][a-z-]*(?: --?[a-z][a-z-]*)*)", text)))
+
+
+@pytest.mark.parametrize("words", advice())
+def test_what_is_advised_exists(words: str) -> None:
+    name, *options = words.split()
+    assert name in main.commands
+    known = {option for parameter in main.commands[name].params for option in parameter.opts}
+    assert set(options) <= known | {"--help"}
 
 
 def test_the_table_of_networks_is_right() -> None:

@@ -47,7 +47,7 @@ LAYER = "56x56 64->64 k3 s1 d1"
 
 def binary(subject: str, median_ms: float, **fields: object) -> Record:
     times = {"median_ms": median_ms, "p90_ms": median_ms * 1.1, "p99_ms": median_ms * 1.2}
-    return replace(Record(subject, "bnas", "portable", 1, 1, 50, **times), **fields)
+    return replace(Record(subject, "bnas", "portable", 1, 1, 50, **times, preempted=0), **fields)
 
 
 def twin(subject: str, median_ms: float, **fields: object) -> Record:
@@ -98,10 +98,11 @@ def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
 def test_json_has_the_promised_fields(tmp_path: Path) -> None:
     data = json.loads(REPORT.to_json())
     assert data.keys() == {"machine", "summary", "records"}
-    always = {"subject", "engine", "isa", "threads", "batch", "runs", "median_ms", "p90_ms", "p99_ms"}
+    always = {"subject", "engine", "isa", "threads", "batch", "runs", "median_ms", "p90_ms", "p99_ms", "preempted"}
     network, node, *_ = data["records"]
     assert network.keys() == always | {"ratio", "file_bytes", "memory", "creation_ms"}
-    assert network["ratio"] == {"baseline": "ort-fp32", "p10": 3.9, "median": 4.0, "p90": 4.1}
+    ratio = {"baseline": "ort-fp32", "p10": 3.9, "median": 4.0, "p90": 4.1}
+    assert network["ratio"] == {**ratio, "pairs": None, "preempted": 0, "disturbed": False}
     assert node.keys() == always | {"kind", "layer"}
     assert node["median_ms"] == 1.0
     assert data["machine"]["cpu"] == "Cortex-A72 | rev 3"
@@ -216,6 +217,8 @@ def test_the_summary_is_made_of_the_records() -> None:
         "ort-int8": Work(binary_us=0.0, other_layers_us=3000.0, glue_us=1000.0),
     }
     assert found.glue_share == 0.2
+    assert found.nodes_of_run == {"bnas": 1.0, "ort-fp32": 19.25 / 20, "ort-int8": 0.4}
+    assert found.disturbed == ()
     # With 3 of 5 parts of the time for nothing, 2 are left: 5 / 2 times as fast. So on for the others.
     assert found.ceilings == Ceilings("ort-fp32", free_binary=10.0, free_glue=5.0, free_both=20.0)
     assert found.file_bytes == {"bnas": 250_000, "ort-fp32": 8_000_000}
@@ -227,7 +230,9 @@ def test_the_summary_is_made_of_the_records() -> None:
 def test_the_summary_is_in_the_file_and_what_does_not_apply_is_not() -> None:
     (written,) = json.loads(REPORT.to_json())["summary"]
     (made,) = REPORT.summaries
-    assert written == {name: value for name, value in asdict(made).items() if value is not None}
+    assert written == json.loads(
+        json.dumps({k: v for k, v in asdict(made).items() if v is not None})
+    )  # tuples as lists
     assert "thread_scaling" not in written
     assert "summary" not in json.loads(LAYERS.to_json())
 
@@ -263,6 +268,7 @@ def test_what_a_terminal_shows(tmp_path: Path) -> None:
     assert "glue 1000 20.0 % 250 1.3 %" in lines
     assert "fc (classifier) 1 500 500 1.00" in lines
     assert "all nodes 5000 100.0 % 19250 100.0 %" in lines
+    assert "run, not profiled 5000 100.0 % 20000 103.9 %" in lines
     assert "governor performance" in lines
     assert "clock 1500 MHz, at most 1800 MHz" in lines
     assert lines[-1] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."
@@ -396,6 +402,71 @@ def test_names_are_no_markup() -> None:
 def test_a_wide_spread_is_pointed_out(p90: float, said: bool) -> None:
     network = binary(NETWORK, 5.0, ratio=Ratio("ort-fp32", 3.9, 4.0, p90))
     assert ("The ratios spread widely" in report.markdown(Report(MACHINE, (network,)))) is said
+
+
+DISTURBED = Ratio("ort-fp32", 0.91, 2.02, 91.0, pairs=40, preempted=33, disturbed=True)
+
+
+def test_preempted_runs_are_counted_where_there_were_some() -> None:
+    assert "reempted" not in report.markdown(REPORT)
+    network = replace(RECORDS[0], runs=38, preempted=12)
+    lines = report.markdown(Report(MACHINE, (network, *RECORDS[1:]))).splitlines()
+    cells = ("1", "bnas", "portable", "5.000", "5.500", "6.000", "38", "12", "4.00", "3.90 to 4.10")
+    assert f"| {' | '.join(f'**{cell}**' for cell in cells)} |" in lines
+    assert "| 1 | ort-fp32 | neon | 20.00 | 22.00 | 24.00 | 50 | 0 | - | - |" in lines
+    said = "Preempted: runs in which another program had the processor; they are left out."
+    assert any(said in line for line in lines)
+    assert lines[2] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."
+
+
+def test_where_too_few_runs_were_undisturbed_the_headline_has_no_figure() -> None:
+    network = replace(RECORDS[0], runs=40, preempted=30, disturbed=True, ratio=DISTURBED)
+    other = replace(INT8_TWIN[0], ratio=replace(DISTURBED, disturbed=False))
+    made = Report(MACHINE, (network, *RECORDS[1:], other))
+    lines = report.markdown(made).splitlines()
+    why = "not to be told, because other programs had the processor in 33 of 40 pairs of runs"
+    assert lines[2:4] == [
+        f"bnas with 1 thread against {other}: {why}. Measure again on a quiet machine."
+        for other in ("ort-fp32", "ort-int8")
+    ]
+    assert "| **times as fast as ort-fp32** | **2.02?** |" in lines
+    assert "Where these leave fewer than 10, they count, too." in report.markdown(made)
+    assert made.summaries[0].disturbed == ("ort-fp32", "ort-int8")
+    assert json.loads(made.to_json())["records"][0]["disturbed"] is True
+
+
+def test_a_twin_that_was_disturbed_has_no_figure_either() -> None:
+    other = replace(INT8_TWIN[0], ratio=DISTURBED)
+    lines = report.headline(Report(MACHINE, (*RECORDS, other))).splitlines()
+    assert lines[0] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."
+    assert lines[1].startswith("bnas with 1 thread against ort-int8: not to be told, because other programs had the")
+
+
+def test_where_preempted_runs_are_not_told_apart_it_is_said() -> None:
+    records = tuple(replace(each, preempted=None) for each in RECORDS)
+    said = "It is not known in which runs other programs had the processor; all count."
+    assert said in report.markdown(Report(MACHINE, records))
+    assert said not in report.markdown(REPORT)
+
+
+@pytest.mark.parametrize(("median_ms", "warned"), [(3.9, False), (3.8, True)])
+def test_nodes_that_add_up_to_more_than_the_run_are_warned_of(median_ms: float, warned: bool) -> None:
+    shown = report.markdown(Report(MACHINE, (replace(RECORDS[0], median_ms=median_ms), *RECORDS[1:])))
+    assert f"All nodes are {5 / median_ms:.2f} times the run of bnas, 0.96 times the run of ort-fp32." in shown
+    assert ("WARNING: that is more than 1.3 for bnas; the profiler or other programs slowed" in shown) is warned
+
+
+def test_single_layers_that_were_disturbed_are_marked_and_not_in_the_headline() -> None:
+    records = [
+        replace(each, ratio=DISTURBED) if each.subject == LAYER and each.ratio else each for each in LAYERS.records
+    ]
+    shown = report.markdown(replace(LAYERS, records=tuple(records))).splitlines()
+    layers = "(1 layer; 1 more not to be told, because of other programs)"
+    assert shown[2] == f"bnas with 1 thread: 10.00 to 10.00 times as fast as ort-fp32 {layers}."
+    assert "bnas with 2 threads against ort-fp32: not to be told, because other programs had the processor in most" in (
+        " ".join(shown)
+    )
+    assert f"| {LAYER} | 48 | 2.02? | 1.00? | 1.00? |" in shown
 
 
 def test_what_the_system_does_not_tell_is_said() -> None:

@@ -1,5 +1,6 @@
 """The command is tried on digits with the smallest published network, one epoch at most."""
 
+import io
 import itertools
 import os
 import signal
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
-from bnas_deploy.commands.train import command, resume_command
+from bnas_deploy.commands.train import ProgressBar, command, resume_command
 from bnas_deploy.export import export_checkpoint
 from bnas_deploy.export.images import verification_images
 from bnas_deploy.runtime.session import open_bundle
@@ -22,6 +25,7 @@ from bnas_deploy.search.checkpoint import load_checkpoint
 from bnas_deploy.search.config import NETWORKS
 from bnas_deploy.search.memory import Limit
 from bnas_deploy.search.recipes import DEFAULTS, RECIPES
+from bnas_deploy.search.train import EpochRecord
 
 FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
 
@@ -70,6 +74,16 @@ def test_help_imports_no_framework():
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_a_line_stays_a_line_where_nobody_looks():
+    written = io.StringIO()
+    with Progress(console=Console(file=written, width=40), transient=True) as progress:
+        bar = ProgressBar(progress)
+        bar.started(epochs=200, steps=10, done=0)
+        bar.evaluated(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
+    lines = [line for line in written.getvalue().splitlines() if line.startswith("epoch   7/200")]
+    assert lines == ["epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s)"]
 
 
 def test_ctrl_c_then_resume(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 # These import no framework.
-from bnas_deploy.commands.options import image_size_option, no_skip_option
+from bnas_deploy.commands.options import Name, image_size_option, no_skip_option
 from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_NETWORK = "BNAS-A"
 
 _TARGET = (
-    click.option("--network", type=click.Choice(list(NETWORKS)), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
+    click.option("--network", type=Name(NETWORKS), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
     image_size_option("Height and width of the images. [default: its own]"),
     click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
     click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),

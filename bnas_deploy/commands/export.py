@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from bnas_deploy.commands.options import data_option, output_option
+from bnas_deploy.commands.options import Name, data_option, output_option
 from bnas_deploy.errors import CheckpointError
 
 
@@ -21,7 +21,7 @@ from bnas_deploy.errors import CheckpointError
 )
 @click.option(
     "--float-layers",
-    type=click.Choice(["float", "int8"]),
+    type=Name(["float", "int8"]),
     default="float",
     show_default=True,
     help="How to compute what is not binary; int8 is faster and changes the outputs a little, which is reported.",

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.options import (
+    Name,
     departures_option,
     genotype_option,
     image_size_option,
@@ -19,9 +20,7 @@ from bnas_deploy.search.config import NETWORKS, published_config
 
 
 @click.command("init")
-@click.option(
-    "--network", type=click.Choice(list(NETWORKS)), default="BNAS-A", show_default=True, help="Published size."
-)
+@click.option("--network", type=Name(NETWORKS), default="BNAS-A", show_default=True, help="Published size.")
 @genotype_option
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @image_size_option("Height and width of the images. [default: as published, 32 or 224]")

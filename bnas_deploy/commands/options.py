@@ -4,10 +4,12 @@ import os.path
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bnas_deploy.files import check_writable
+from bnas_deploy.names import did_you_mean, known_name
 
 # These import no framework.
 from bnas_deploy.search.config import DEPARTURES
@@ -49,6 +51,21 @@ in_channels_option: Decorator = click.option(
 )
 
 
+class Name(click.Choice[str]):
+    """One of some names, in any case; the nearest is suggested where it is none of them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(list(names))  # click's own way of taking any case shows names in small letters
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as it is written."""
+        try:
+            return super().convert(known_name(str(value), self.choices) or value, param, ctx)
+        except click.BadParameter as error:
+            error.message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
+            raise
+
+
 genotype_option: Decorator = click.option(
     "--genotype",
     metavar="cifar|imagenet|FILE",
@@ -73,7 +90,7 @@ departures_option: Decorator = click.option(
     "--like-official-code",
     "departures",
     multiple=True,
-    type=click.Choice(list(DEPARTURES)),
+    type=Name(DEPARTURES),
     metavar="NAME",
     help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.options import (
+    Name,
     arithmetic_option,
     image_size_option,
     in_channels_option,
@@ -62,21 +63,21 @@ def _by_recipe(field: str) -> str:
 @in_channels_option
 @click.option(
     "--strategy",
-    type=click.Choice(list(STRATEGIES)),
+    type=Name(STRATEGIES),
     default="bnas",
     show_default=True,
     help="; ".join(f"{name}: {defaults.summary}" for name, defaults in STRATEGIES.items()) + ".",
 )
 @click.option(
     "--space",
-    type=click.Choice(list(SPACES)),
+    type=Name(SPACES),
     default="bnas",
     show_default=True,
     help="Which operations an edge may be: those of BNAS, of DARTS (separable convolutions) or of BATS (grouped ones).",
 )
 @click.option(
     "--precision",
-    type=click.Choice(list(PRECISIONS)),
+    type=Name(PRECISIONS),
     default="binary",
     show_default=True,
     help="Of the candidates. " + "; ".join(f"{name}: {summary}" for name, summary in PRECISIONS.items()) + ".",
@@ -114,7 +115,7 @@ def _by_recipe(field: str) -> str:
     "--like-official-code",
     "departures",
     multiple=True,
-    type=click.Choice(list(SEARCH_DEPARTURES)),
+    type=Name(SEARCH_DEPARTURES),
     metavar="NAME",
     help="Depart from the paper as the official code does; may be repeated. One of "
     + ", ".join(SEARCH_DEPARTURES)
@@ -133,9 +134,7 @@ def _by_recipe(field: str) -> str:
     show_default=_by_data("channels"),
     help="Channels of its first cell; in the space of BATS a multiple of 12.",
 )
-@click.option(
-    "--recipe", type=click.Choice(list(SEARCH_RECIPES)), show_default=_by_data("recipe"), help="Training scheme."
-)
+@click.option("--recipe", type=Name(SEARCH_RECIPES), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
 )
@@ -145,7 +144,7 @@ def _by_recipe(field: str) -> str:
 @seed_option("split, weights, alphas, order and augmentation")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Name(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="auto: the GPU if there is one.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.options import (
+    Name,
     arithmetic_option,
     departures_option,
     genotype_option,
@@ -56,9 +57,7 @@ def _by_recipe(field: str) -> str:
 )
 @image_size_option("Height and width that the images of a folder are made. [default: 224]")
 @in_channels_option
-@click.option(
-    "--network", type=click.Choice(list(NETWORKS)), show_default=_by_data("network"), help="Published size to train."
-)
+@click.option("--network", type=Name(NETWORKS), show_default=_by_data("network"), help="Published size to train.")
 @genotype_option
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
@@ -66,7 +65,7 @@ def _by_recipe(field: str) -> str:
 @k_map_option
 @no_skip_option
 @departures_option
-@click.option("--recipe", type=click.Choice(list(RECIPES)), show_default=_by_data("recipe"), help="Training scheme.")
+@click.option("--recipe", type=Name(RECIPES), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
 )
@@ -76,7 +75,7 @@ def _by_recipe(field: str) -> str:
 @seed_option("weights, order and augmentation")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Name(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="auto: the GPU if there is one.",
@@ -215,7 +214,10 @@ class ProgressBar:
         )
 
     def _print(self, epoch: int, text: str) -> None:
-        self.progress.console.print(f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}", highlight=False)
+        console = self.progress.console
+        line = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}"
+        # A pipe or a file has no width: programs read lines there.
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
 
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)

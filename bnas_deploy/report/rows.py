@@ -37,7 +37,7 @@ class Work:
 
     def share(self, us: float) -> float:
         """Return which part of the whole `us` is; of nothing, none."""
-        return us / self.total_us if us else 0.0
+        return us / self.total_us if self.total_us else 0.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class SingleRow:
     """One layer that was measured by itself: microseconds by engine, and how many times as fast the first engine is.
 
     `macs` are of one run. `times_as_fast` has an entry for each other engine, and `scaling` is how many times as fast
-    the first engine is as with the fewest threads of the report, None where these are they.
+    the first engine is as with the fewest threads of the report, None where these are they. `disturbed` are the engines
+    where other programs left too few runs to tell how many times.
     """
 
     layer: str
@@ -112,6 +113,7 @@ class SingleRow:
     us: Mapping[str, float]
     times_as_fast: Mapping[str, float]
     scaling: float | None
+    disturbed: tuple[str, ...] = ()
 
     @property
     def gmacs_per_second(self) -> Mapping[str, float]:
@@ -142,6 +144,7 @@ def _single_row(layer: str, records: Sequence[Record], threads: int) -> SingleRo
         {each.engine: 1000 * each.median_ms for each in here},
         {other.engine: times_as_fast(first, other) for other in others},
         None if fewest is first else fewest.median_ms / first.median_ms,
+        tuple(other.engine for other in others if is_disturbed(first, other)),
     )
 
 
@@ -155,6 +158,13 @@ def times_as_fast(first: Record, other: Record) -> float:
     if first.ratio and other.ratio:
         return first.ratio.median / other.ratio.median
     return other.median_ms / first.median_ms
+
+
+def is_disturbed(first: Record, other: Record) -> bool:
+    """Tell whether other programs left too few runs to tell how many times as fast the first is."""
+    compared = [each.ratio for each in (first, other) if each.ratio]
+    # Without ratios it is the medians that are compared.
+    return any(each.disturbed for each in compared or (first, other))
 
 
 def _mean_us(records: Iterable[Record]) -> dict[str, float]:

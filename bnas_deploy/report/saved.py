@@ -80,7 +80,11 @@ def _report(data: Any, where: str) -> Report:
 
 
 def _without_nones(rows: Iterable[Record | Summary]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in asdict(each).items() if value is not None} for each in rows]
+    # None and False alone: 0 is a figure.
+    return [
+        {name: value for name, value in asdict(each).items() if value is not None and value is not False}
+        for each in rows
+    ]
 
 
 def _check_values(report: Report) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bnas_deploy.report.rows import Work, times_as_fast, work_by_engine
+from bnas_deploy.report.rows import Work, is_disturbed, times_as_fast, work_by_engine
 from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
 
 
@@ -26,8 +26,9 @@ class Summary:
     """What was measured of one network with one number of threads and of images per run.
 
     `engine` is the one that all is about, and the others are its twins. `times_as_fast` is how many times as fast it
-    is as each twin, and `file_share` its file's size over each twin's. The work is that of one run, from the profile.
-    Memory and creation are with one thread.
+    is as each twin; in `disturbed` are those where other programs left too few runs to tell. `file_share` is its file's
+    size over each twin's. The work is that of one run, from the profile, and `nodes_of_run` the sum of all nodes over
+    the run that was measured without a profiler. Memory and creation are with one thread.
     """
 
     engine: str
@@ -37,7 +38,9 @@ class Summary:
     median_ms: Mapping[str, float]
     image_ms: Mapping[str, float]
     times_as_fast: Mapping[str, float]
+    disturbed: tuple[str, ...]
     work: Mapping[str, Work]
+    nodes_of_run: Mapping[str, float]
     glue_share: float | None
     ceilings: Ceilings | None
     file_bytes: Mapping[str, int]
@@ -72,7 +75,13 @@ def _summary(networks: Sequence[Record], records: Sequence[Record]) -> Summary:
         median_ms={each.engine: each.median_ms for each in networks},
         image_ms={each.engine: each.median_ms / each.batch for each in networks},
         times_as_fast={twin.engine: times_as_fast(own, twin) for twin in twins},
+        disturbed=tuple(twin.engine for twin in twins if is_disturbed(own, twin)),
         work=work,
+        nodes_of_run={
+            each.engine: work[each.engine].total_us / (1000 * each.median_ms)
+            for each in networks
+            if each.engine in work
+        },
         glue_share=work[own.engine].share(work[own.engine].glue_us) if own.engine in work else None,
         ceilings=_ceilings(own.ratio, work.get(own.engine)),
         file_bytes=file_bytes,

@@ -14,6 +14,7 @@ from bnas_deploy.runtime.layers import WRONG_RESULT
 from bnas_deploy.runtime.machine import Machine
 from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
 from bnas_deploy.runtime.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
+from bnas_deploy.runtime.samples import MIN_RUNS
 
 T = TypeVar("T")
 
@@ -94,10 +95,22 @@ def _network_headlines(report: Report) -> Iterator[str]:
         own = next(one for one in networks if (one.threads, one.batch) == (each.threads, each.batch))
         subject = f"{each.engine} with {_workload(each, networks)}"
         for other, ratio in each.times_as_fast.items():
+            if other in each.disturbed:
+                runs = _preempted_of(own.ratio)
+                yield f"{subject} against {other}: {NOT_TOLD}{runs}. Measure again on a quiet machine."
+                continue
             spread = ""
             if own.ratio and own.ratio.baseline == other:
                 spread = f" ({own.ratio.p10:.2f} to {own.ratio.p90:.2f})"
             yield f"{subject}: {ratio:.2f} times as fast as {other}{spread}."
+
+
+NOT_TOLD = "not to be told, because other programs had the processor"
+
+
+def _preempted_of(ratio: Ratio | None) -> str:
+    """Say in how many pairs of runs; nothing where there is no ratio that counted them."""
+    return f" in {ratio.preempted} of {ratio.pairs} pairs of runs" if ratio and ratio.disturbed else ""
 
 
 def _layer_headlines(report: Report) -> Iterator[str]:
@@ -116,10 +129,16 @@ def _workload(one: Record | Summary, among: Sequence[Record]) -> str:
 def _layers_headline(rows: Sequence[SingleRow], where: str) -> Iterator[str]:
     first = next(iter(rows[0].us))
     for other in dict.fromkeys(engine for row in rows for engine in row.times_as_fast):
-        ratios = [row.times_as_fast[other] for row in rows if other in row.times_as_fast]
+        compared = [row for row in rows if other in row.times_as_fast]
+        ratios = [row.times_as_fast[other] for row in compared if other not in row.disturbed]
+        if not ratios:
+            yield f"{first} with {where} against {other}: {NOT_TOLD} in most runs. Measure again on a quiet machine."
+            continue
+        disturbed = len(compared) - len(ratios)
         yield (
             f"{first} with {where}: {min(ratios):.2f} to {max(ratios):.2f} times as fast as {other} "
-            f"({len(ratios)} {'layer' if len(ratios) == 1 else 'layers'})."
+            f"({len(ratios)} {'layer' if len(ratios) == 1 else 'layers'}"
+            f"{f'; {disturbed} more not to be told, because of other programs' if disturbed else ''})."
         )
 
 
@@ -128,6 +147,7 @@ def _network_table(networks: Sequence[Record], left_out: Sequence[LeftOut]) -> T
         return Table("", (), ())
     batches = sorted({each.batch for each in networks})
     several = len(batches) > 1
+    preempted = any(each.preempted for each in networks)
     rows = [
         (
             str(each.threads),
@@ -139,20 +159,26 @@ def _network_table(networks: Sequence[Record], left_out: Sequence[LeftOut]) -> T
             figures.milliseconds(each.p90_ms),
             figures.milliseconds(each.p99_ms),
             str(each.runs),
+            *((str(each.preempted or 0),) if preempted else ()),
             *_ratio(each.ratio),
         )
         for each in networks
     ]
-    columns = ("threads", "batch", "engine", "ISA", "median ms", "ms an\nimage", "p90", "p99", "runs", "ratio")
+    columns = ("threads", "batch", "engine", "ISA", "median ms", "ms an\nimage", "p90", "p99", "runs")
     shown = [column for column in columns if several or column not in {"batch", "ms an\nimage"}]
+    shown += ["preempted"] if preempted else []
     return Table(
         f"Whole network, batch {' and '.join(map(str, batches))}",
-        (*shown, "10 to 90 %"),
+        (*shown, "ratio", "10 to 90 %"),
         tuple(rows),
         left=frozenset({shown.index("engine"), shown.index("ISA")}),
         strong=frozenset(i for i, each in enumerate(networks) if each.engine == networks[0].engine),
         note=" ".join(
-            (*_ratio_notes([each.ratio for each in networks if each.ratio]), *_left_out_notes(left_out)),
+            (
+                *_ratio_notes([each.ratio for each in networks if each.ratio]),
+                *_preempted_notes(networks),
+                *_left_out_notes(left_out),
+            ),
         ),
         spare=("runs", "p99", "p90"),
     )
@@ -165,7 +191,10 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
     twins = list(dict.fromkeys(engine for each in summaries for engine in each.times_as_fast))
     lines: list[tuple[str, list[str]]] = [
         *(
-            (f"times as fast as {twin}", [figures.factor(each.times_as_fast.get(twin)) for each in summaries])
+            (
+                f"times as fast as {twin}",
+                [_doubtful(figures.factor(each.times_as_fast.get(twin)), twin in each.disturbed) for each in summaries],
+            )
             for twin in twins
         ),
         ("glue, of the time of all nodes", [figures.percent(each.glue_share) for each in summaries]),
@@ -177,19 +206,28 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
         *_scaling_lines(summaries),
     ]
     ceilings = [each.ceilings for each in summaries if each.ceilings]
-    note = (
-        f"Ceiling: times as fast as {ceilings[0].baseline} if that work took no time (Amdahl's law on the profile)."
-        if ceilings
-        else ""
+    notes = (
+        *(
+            f"Ceiling: times as fast as {each.baseline} if that work took no time (Amdahl's law on the profile)."
+            for each in ceilings[:1]
+        ),
+        *([DOUBT] if any("?" in cell for _, cells in lines for cell in cells) else []),
     )
     return Table(
         "In short",
         ("", *(f"{figures.threads(each.threads)},\nbatch {each.batch}" for each in summaries)),
         tuple((name, *cells) for name, cells in lines if set(cells) != {"-"}),
         strong=frozenset(range(len(twins))),
-        note=note,
+        note=" ".join(notes),
         wraps=True,
     )
+
+
+DOUBT = "?: other programs had the processor in so many runs that too few others are left."
+
+
+def _doubtful(figure: str, doubtful: bool) -> str:
+    return f"{figure}?" if doubtful else figure
 
 
 def _ceiling_lines(summaries: Sequence[Summary]) -> Iterator[tuple[str, list[str]]]:
@@ -208,7 +246,7 @@ def _scaling_lines(summaries: Sequence[Summary]) -> Iterator[tuple[str, list[str
         baseline = next((each.baseline for each in scalings if each), "")
         yield (
             f"times the images a second of {baseline}",
-            [figures.factor(each.median if each else None) for each in scalings],
+            [_doubtful(figures.factor(each.median), each.disturbed) if each else "-" for each in scalings],
         )
 
 
@@ -220,6 +258,18 @@ def _ratio_notes(ratios: Sequence[Ratio]) -> Iterator[str]:
         )
     if any(each.p90 > WIDE_SPREAD * each.p10 for each in ratios):
         yield "The ratios spread widely: other work was running. Measure again on a quiet machine."
+
+
+def _preempted_notes(records: Sequence[Record]) -> Iterator[str]:
+    if any(each.preempted is None for each in records):
+        yield "It is not known in which runs other programs had the processor; all count."
+    elif any(each.disturbed for each in records):
+        yield (
+            "Preempted: runs in which another program had the processor. Where these leave fewer than "
+            f"{MIN_RUNS}, they count, too."
+        )
+    elif any(each.preempted for each in records):
+        yield "Preempted: runs in which another program had the processor; they are left out."
 
 
 def _layer_table(records: Sequence[Record], where: str) -> Table:
@@ -262,6 +312,8 @@ def _kind_table(records: Sequence[Record], where: str) -> Table:
     engines = list(work)
     if not engines:
         return Table("", (), ())
+    whole_us = {each.engine: 1000 * each.median_ms for each in records if each.subject == NETWORK}
+    whole_us = {engine: us for engine, us in whole_us.items() if engine in work}
 
     def cells(us: Mapping[str, float | None]) -> list[str]:
         return [cell for engine in engines for cell in _time_and_share(us.get(engine), work.get(engine))]
@@ -276,11 +328,35 @@ def _kind_table(records: Sequence[Record], where: str) -> Table:
             ("glue", *cells({engine: each.glue_us for engine, each in work.items()})),
             *((f"  {row.kind}", *cells(row.us)) for row in glue),
             ("all nodes", *cells({engine: each.total_us for engine, each in work.items()})),
+            *([("run, not profiled", *cells(whole_us))] if whole_us else []),
         ),
         strong=frozenset({len(layers), 1 + len(layers) + len(glue)}),
-        note="Sums of the nodes' medians; they were measured with onnxruntime's profiler, which slows each node a "
-        "little. What was fused into a convolution counts as part of it.",
+        note=" ".join(
+            (
+                "Sums of the nodes' medians; they were measured with onnxruntime's profiler, which slows each node a "
+                "little. What was fused into a convolution counts as part of it.",
+                *_sum_notes(work, whole_us),
+            )
+        ),
     )
+
+
+SLOWED = 1.3
+"""Where the nodes add up to this many times the run, a profile says more about what disturbed it than about the run."""
+
+
+def _sum_notes(work: Mapping[str, Work], whole_us: Mapping[str, float]) -> Iterator[str]:
+    """Compare the sum of the nodes with the run that was measured without a profiler."""
+    times = {engine: each.total_us / whole_us[engine] for engine, each in work.items() if engine in whole_us}
+    if times:
+        sums = ", ".join(f"{figures.factor(factor)} times the run of {engine}" for engine, factor in times.items())
+        yield f"All nodes are {sums}."
+    slowed = [engine for engine, factor in times.items() if factor > SLOWED]
+    if slowed:
+        yield (
+            f"WARNING: that is more than {SLOWED} for {', '.join(slowed)}; the profiler or other programs slowed the "
+            "nodes there, and neither their times nor their shares hold. Measure again on a quiet machine."
+        )
 
 
 def _single_time_table(
@@ -306,7 +382,7 @@ def _single_time_table(
         f"Microseconds of single layers, {where}",
         ("layer", "MMAC", *map(_breakable, engines)),
         tuple(cells),
-        note=" ".join((_kernels_note(records), *_left_out_notes(left_out))),
+        note=" ".join((_kernels_note(records), *_preempted_notes(records), *_left_out_notes(left_out))),
         spare=("MMAC",),
     )
 
@@ -339,7 +415,7 @@ def _single_speed_table(rows: Sequence[SingleRow], records: Sequence[Record], wh
         (
             row.layer,
             f"{row.gmacs_per_second[first]:.0f}",
-            *(figures.factor(row.times_as_fast.get(other)) for other in others),
+            *(_doubtful(figures.factor(row.times_as_fast.get(other)), other in row.disturbed) for other in others),
             *((figures.factor(row.scaling),) if scaled else ()),
         )
         for row in rows
@@ -353,6 +429,7 @@ def _single_speed_table(rows: Sequence[SingleRow], records: Sequence[Record], wh
             (
                 "GMAC/s: billions of multiply-accumulates a second. The other columns: how many times as fast as that.",
                 *wide,
+                *([DOUBT] if any(row.disturbed for row in rows) else []),
             )
         ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bnas_deploy.errors import DataError
+from bnas_deploy.names import did_you_mean, known_name
 from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, InMemoryDataSet
 from bnas_deploy.search.data.digits import open_digits
@@ -25,7 +26,7 @@ FOLDER_KINDS: Mapping[str, Callable[[Path], DataSet]] = {
 
 
 def open_data(name: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None) -> DataSet:
-    """Open a data set by what `--data` gives: `digits` or KIND:FOLDER.
+    """Open a data set by what `--data` gives: `digits` or KIND:FOLDER, in any case.
 
     `image_size` (height, width) and `in_channels` are those of `open_image_folder`; other data have their own.
 
@@ -33,16 +34,18 @@ def open_data(name: str, *, image_size: tuple[int, int] | None = None, in_channe
         DataError: no such kind, or the folder is missing, truncated or of another format; or images are asked for in a
             size that they do not have.
     """
-    kind, _, folder = name.partition(":")
+    given, _, folder = name.partition(":")
+    kind = known_name(given, ["digits", *FOLDER_KINDS]) or given
     if kind != "imagefolder" and (image_size or in_channels):
         raise DataError(f"--data {name}: --image-size and --in-channels are for image folders; leave them out")
-    if name == "digits":
+    if name.lower() == "digits":
         return open_digits()
     if kind in FOLDER_KINDS and not folder:
         raise DataError(f"data {kind!r} without its folder; give {kind}:FOLDER")
     if kind not in FOLDER_KINDS:
         kinds = ", ".join(["digits", *(f"{kind}:FOLDER" for kind in FOLDER_KINDS)])
-        raise DataError(f"unknown data {name!r}; expected one of {kinds}")
+        near = did_you_mean(given, ["digits", *FOLDER_KINDS])
+        raise DataError(f"unknown data {name!r}; expected one of {kinds}{near}")
     path = Path(os.path.expanduser(folder))
     if not os.path.isdir(path):
         found = "not a folder" if os.path.exists(path) else "no such folder"

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from bnas_deploy.errors import DataError
+from bnas_deploy.errors import INSTALL_TRAINING, DataError
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 
 _WHITE = 16  # pixels are counts of dark dots in a 4x4 block, 0 to 16
@@ -21,9 +21,7 @@ def open_digits() -> InMemoryDataSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(
-            "digits: scikit-learn holds these images and is not installed; run pip install 'bnas-deploy[train]'"
-        ) from None
+        raise DataError(f"digits: scikit-learn holds these images and is not installed; {INSTALL_TRAINING}") from None
     digits = load_digits()
     pixels = torch.from_numpy(np.floor(digits.images * 255 / _WHITE).astype(np.uint8))[:, None]
     labels = torch.from_numpy(digits.target.astype(np.int64))

@@ -15,7 +15,8 @@ from native_kernels import Counting, NativeKernels, aligned, build, generated_co
 
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant
 from bnas_deploy.runtime.kernels.variants import Counting as Way
-from bnas_deploy.runtime.measure import interleave, ratio
+from bnas_deploy.runtime.measure import ratio
+from bnas_deploy.runtime.samples import interleave, timed
 
 INPUTS = (324, 576, 1152, 2304, 4608)  # of one output: 36, 64, 128, 256 and 512 channels under a kernel of 3 x 3
 TILES = (1, 2, 3, 4)  # vectors of pixels
@@ -95,10 +96,10 @@ def row(kernels: NativeKernels, variant: Variant, inputs: int, vectors: int, rou
         partial(kernels.repeat_count, calls, symbol, given, check(kernels, symbol, given, variant))
         for symbol in (generated_count(variant), yardstick_count(variant))
     ]
-    interleave(turns, min_rounds=2)
-    times = interleave(turns, min_rounds=rounds)
-    rates = calls * operations / np.median(times, axis=0)
-    faster = ratio("C", times[:, 1], times[:, 0])
+    interleave(timed(turns, threads=1), min_rounds=2)
+    times = interleave(timed(turns, threads=1), min_rounds=rounds)
+    rates = calls * operations / np.median(times.ns, axis=0)
+    faster = ratio("C", times.of(1), times.of(0))
     return (
         f"| {variant.isa} | {inputs} | {vectors} | {rates[0]:.0f} | {rates[1]:.0f} "
         f"| {faster.median:.2f} | {faster.p10:.2f} to {faster.p90:.2f} |"

@@ -15,7 +15,7 @@ from bnas_deploy.bits import pack_signs
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.runtime.kernels.variants import VARIANTS
 from bnas_deploy.runtime.layers import LAYERS, problem, same_padding
-from bnas_deploy.runtime.measure import interleave
+from bnas_deploy.runtime.samples import interleave, timed
 
 ROUNDS = 300
 
@@ -53,8 +53,8 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
 def row(made: Call, layer: LayerCost, rounds: int) -> str:
     """Measure one layer: a row of the table."""
     parts: list[Parts] = []
-    interleave([made.run], min_rounds=3)
-    times = interleave([lambda: parts.append(made.run())], min_rounds=rounds)
+    interleave(timed([made.run], threads=1), min_rounds=3)
+    times = interleave(timed([lambda: parts.append(made.run())], threads=1), min_rounds=rounds)
     ticks = {name: np.array([getattr(part, name) for part in parts], float) for name, _ in Parts._fields_}
     whole = ticks["prepare"] + ticks["pack"] + ticks["k_map"] + ticks["convolve"]
     shares = (
@@ -65,7 +65,7 @@ def row(made: Call, layer: LayerCost, rounds: int) -> str:
         whole - ticks["count"],
     )
     cells = (f"{100 * np.median(share / whole):.1f}" for share in shares)
-    return f"| {layer.name} | {1e-3 * np.median(times):.0f} | {' | '.join(cells)} |"
+    return f"| {layer.name} | {1e-3 * np.median(times.ns):.0f} | {' | '.join(cells)} |"
 
 
 def main() -> None:

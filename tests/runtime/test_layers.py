@@ -1,7 +1,9 @@
 """Single layers of every engine: each result against the numpy meaning of the operator, and what is left out."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from bnas_deploy.bits import pack_signs
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.export import opset
-from bnas_deploy.runtime import layers
+from bnas_deploy.runtime import layers, samples
+from bnas_deploy.runtime.engine_process import OpenedModel
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.layers import (
     LAYERS,
@@ -41,6 +44,7 @@ EVERY_LAYER = pytest.mark.parametrize("layer", SMALL, ids=lambda layer: layer.na
 @pytest.fixture(autouse=True)
 def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "WARMUP_NS", 0)
+    monkeypatch.setattr(samples, "WARMUP_NS", 0)
 
 
 def reference(given: Problem) -> np.ndarray:
@@ -138,11 +142,11 @@ def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variant_with_the_shortest_run_is_kept() -> None:
-    runner = _Runner(np.zeros(0))
+    model: Any = None  # not run
     u8s8, s8s8, inner, _ = (variant for variant in VARIANTS if variant.format in {"U8S8", "S8S8"})
-    entries = [Entry(u8s8, 1, runner), Entry(s8s8, 1, runner), Entry(inner, 1, runner), Entry(u8s8, 2, runner)]
-    samples = np.array([[9, 7, 1, 5], [3, 4, 1, 5], [9, 7, 1, 5]])
-    assert layers._fastest(entries, samples) == [entries[0], entries[2], entries[3]]
+    entries = [Entry(u8s8, 1, model), Entry(s8s8, 1, model), Entry(inner, 1, model), Entry(u8s8, 2, model)]
+    shortest = np.array([[9, 7, 1, 5], [3, 4, 1, 5], [9, 7, 1, 5]])
+    assert layers._fastest(entries, shortest) == [entries[0], entries[2], entries[3]]
 
 
 @dataclasses.dataclass
@@ -151,6 +155,37 @@ class _Runner:
 
     def run(self) -> None:
         """Do nothing."""
+
+
+class _Here:
+    """What EngineProcesses is, in this process, where a test can change the variants."""
+
+    def __enter__(self) -> "_Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is to be ended."""
+
+    def of(self, engine: str, threads: int) -> "_Here":
+        return self
+
+    def open(self, opener: Callable[..., Any], **arguments: Any) -> OpenedModel:
+        made = opener(**arguments)
+        process: Any = self
+        self.run = made.run
+        return OpenedModel(process, 0, made.output, None)
+
+    def ask(self, do: str, **request: Any) -> dict[str, int | None]:
+        self.run()
+        return {"ns": 1000, "waited_ns": None}
+
+    def forget(self) -> None:
+        """Keep nothing."""
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "EngineProcesses", _Here)
 
 
 def wrong(engine: str) -> list[Variant]:
@@ -164,6 +199,7 @@ def wrong(engine: str) -> list[Variant]:
     ]
 
 
+@pytest.mark.usefixtures("here")
 def test_an_engine_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "VARIANTS", wrong("ort-fp32"))
     monkeypatch.setattr(layers, "missing_engines", list)
@@ -173,6 +209,7 @@ def test_an_engine_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPa
     assert not any(each.ratio for each in records)
 
 
+@pytest.mark.usefixtures("here")
 def test_an_engine_that_cannot_run_a_layer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(given: Problem, path: Path, threads: int) -> _Runner:
         raise UnsupportedLayerError("could not create a primitive")
@@ -185,6 +222,7 @@ def test_an_engine_that_cannot_run_a_layer_is_left_out(monkeypatch: pytest.Monke
     assert {each.engine for each in records} == {"bnas"}
 
 
+@pytest.mark.usefixtures("here")
 def test_a_wrong_result_of_the_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "VARIANTS", wrong("bnas"))
     message = r"7x7 64->3 k3 s1 d1: the operator library \(.*, threads: 1\) gives a wrong result; nothing more was"

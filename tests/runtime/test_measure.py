@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 
 from bnas_deploy.cost import LayerCost
-from bnas_deploy.runtime.measure import (
-    Ratio,
-    Setting,
-    Workload,
-    _with_scaling,
-    interleave,
-    interleave_warm,
-    layer_name,
-    ratio,
-    record,
-)
+from bnas_deploy.runtime.measure import Ratio, Setting, Workload, _with_scaling, layer_name, ratio, record
+from bnas_deploy.runtime.samples import Column, interleave
+from bnas_deploy.runtime.waiting import Run
 
 SETTING = Setting(engine="bnas", isa="portable", threads=2, batch=3)
+PREEMPTED_NS = 1_000_000
+
+
+def column(*ns: float, preempted: tuple[int, ...] = (), told: bool = True) -> Column:
+    """Samples of which those at the places `preempted` were preempted."""
+    return Column(np.array(ns), np.isin(np.arange(len(ns)), preempted), told)
 
 
 class Clock:
@@ -32,24 +30,35 @@ class Clock:
     def __call__(self) -> int:
         return self.now
 
-    def call(self, name: str, *durations: int) -> Callable[[], None]:
+    def call(self, name: str, *durations: int, waited_ns: int | None = 0) -> Callable[[], Run]:
         """Return a callable that takes the durations in turn, and the last one from then on."""
         left = list(durations)
 
-        def run() -> None:
+        def run() -> Run:
             self.called.append(name)
-            self.now += left.pop(0) if len(left) > 1 else left[0]
+            duration = left.pop(0) if len(left) > 1 else left[0]
+            self.now += duration
+            return Run(duration, waited_ns)
 
         return run
 
 
 def test_calls_take_turns() -> None:
     clock = Clock()
-    calls = [clock.call("A", 10, 11, 12), clock.call("B", 100, 110, 120)]
+    calls = [clock.call("A", 10, 11, 12), clock.call("B", 100, 110, 120, waited_ns=PREEMPTED_NS)]
     samples = interleave(calls, min_rounds=3, clock=clock)
     assert clock.called == ["A", "B"] * 3
-    assert samples.tolist() == [[10, 100], [11, 110], [12, 120]]
-    assert samples.dtype == np.int64
+    assert samples.ns.tolist() == [[10, 100], [11, 110], [12, 120]]
+    assert samples.ns.dtype == np.int64
+    assert samples.preempted.tolist() == [[False, True]] * 3
+    assert samples.told
+
+
+def test_what_the_system_does_not_tell_is_not_told() -> None:
+    clock = Clock()
+    samples = interleave([clock.call("A", 10), clock.call("B", 10, waited_ns=None)], min_rounds=2, clock=clock)
+    assert not samples.told
+    assert not samples.preempted.any()
 
 
 @pytest.mark.parametrize(
@@ -60,27 +69,27 @@ def test_calls_take_turns() -> None:
 def test_it_goes_on_for_both_minima(min_rounds: int, min_ns: int, rounds: int) -> None:
     clock = Clock()
     samples = interleave([clock.call("A", 40), clock.call("B", 60)], min_rounds=min_rounds, min_ns=min_ns, clock=clock)
-    assert samples.shape == (rounds, 2)
+    assert samples.ns.shape == (rounds, 2)
 
 
-def test_the_second_of_two_runs_counts() -> None:
-    called: list[str] = []
-    samples = interleave_warm([lambda: called.append("A"), lambda: called.append("B")], min_rounds=2, min_ns=0)
-    assert called == ["A", "A", "B", "B"] * 2
-    assert samples.shape == (2, 2)
+@pytest.mark.parametrize(("waited_ns", "rounds"), [(0, 4), (PREEMPTED_NS, 12)], ids=["undisturbed", "disturbed"])
+def test_it_goes_on_where_too_few_runs_were_undisturbed(waited_ns: int, rounds: int) -> None:
+    clock = Clock()
+    calls = [clock.call("A", 40), clock.call("B", 60, waited_ns=waited_ns)]
+    assert interleave(calls, min_rounds=3, min_ns=400, patience=3, clock=clock).ns.shape == (rounds, 2)
 
 
 def test_scaling_is_by_threads_with_the_same_batch_and_by_batch_with_the_same_threads() -> None:
     ns_per_image = {
-        Workload(threads=1, batch=1): np.full(3, 800.0),
-        Workload(threads=2, batch=1): np.full(3, 500.0),
-        Workload(threads=1, batch=8): np.full(3, 600.0),
-        Workload(threads=2, batch=8): np.full(3, 400.0),
+        Workload(threads=1, batch=1): column(800, 800, 800),
+        Workload(threads=2, batch=1): column(500, 500, 500),
+        Workload(threads=1, batch=8): column(600, 600, 600),
+        Workload(threads=2, batch=8): column(400, 400, 400),
     }
-    network = record("network", replace(SETTING, threads=2, batch=8), [3200])
+    network = record("network", replace(SETTING, threads=2, batch=8), column(3200))
     scaled = _with_scaling(network, ns_per_image)
-    assert scaled.thread_scaling == Ratio("1 thread", 1.5, 1.5, 1.5)
-    assert scaled.batch_scaling == Ratio("batch 1", 1.25, 1.25, 1.25)
+    assert scaled.thread_scaling == Ratio("1 thread", 1.5, 1.5, 1.5, pairs=3)
+    assert scaled.batch_scaling == Ratio("batch 1", 1.25, 1.25, 1.25, pairs=3)
     smallest = _with_scaling(replace(network, threads=1, batch=1), ns_per_image)
     assert (smallest.thread_scaling, smallest.batch_scaling) == (None, None)
     assert _with_scaling(network, {}) == network
@@ -88,37 +97,60 @@ def test_scaling_is_by_threads_with_the_same_batch_and_by_batch_with_the_same_th
 
 def test_percentiles_are_those_of_numpy(rng: np.random.Generator) -> None:
     samples = rng.integers(1_000_000, 9_000_000, 101)
-    measured = record("network", SETTING, samples)
+    measured = record("network", SETTING, column(*samples))
     # Of 101 samples the percentiles are samples: the 51st, the 91st and the 100th in order.
     ordered = np.sort(samples) / 1e6
     assert (measured.median_ms, measured.p90_ms, measured.p99_ms) == (ordered[50], ordered[90], ordered[99])
-    assert (measured.subject, measured.runs) == ("network", 101)
+    assert (measured.subject, measured.runs, measured.preempted) == ("network", 101, 0)
     assert (measured.engine, measured.isa, measured.threads, measured.batch) == ("bnas", "portable", 2, 3)
 
 
 def test_percentiles_between_samples_are_interpolated() -> None:
-    measured = record("network", SETTING, [1_000_000, 2_000_000])
+    measured = record("network", SETTING, column(1_000_000, 2_000_000))
     assert measured.median_ms == 1.5
     assert measured.p90_ms == pytest.approx(1.9, rel=1e-15)
 
 
 def test_figures_are_plain_numbers() -> None:
-    measured = record("network", SETTING, np.array([5, 6, 7]))
+    measured = record("network", SETTING, column(5, 6, 7))
     assert type(measured.median_ms) is float
     assert type(measured.runs) is int
+
+
+def test_preempted_runs_are_left_out() -> None:
+    # Ten runs of 2 ms, and three that took a hundred times as long because something else had the processor.
+    samples = column(*[2_000_000] * 10, *[200_000_000] * 3, preempted=(10, 11, 12))
+    measured = record("network", SETTING, samples)
+    assert (measured.median_ms, measured.p99_ms) == (2.0, 2.0)
+    assert (measured.runs, measured.preempted, measured.disturbed) == (10, 3, False)
+    baseline = column(*[4_000_000] * 13, preempted=(0, 10))
+    # Without the first pair, too, only nine are left: then all count, and that is said.
+    assert ratio("ort-fp32", baseline, samples) == Ratio("ort-fp32", 0.02, 2.0, 2.0, 13, 4, disturbed=True)
+    steady = ratio("ort-fp32", column(*[4_000_000] * 13), samples)
+    assert steady == Ratio("ort-fp32", 2.0, 2.0, 2.0, pairs=10, preempted=3)
+
+
+def test_where_too_few_runs_were_undisturbed_all_count_and_it_is_said() -> None:
+    measured = record("network", SETTING, column(*[2_000_000] * 9, *[8_000_000] * 20, preempted=tuple(range(9, 29))))
+    assert (measured.median_ms, measured.runs, measured.preempted, measured.disturbed) == (8.0, 29, 20, True)
+
+
+def test_what_is_not_told_has_no_count() -> None:
+    assert record("network", SETTING, column(5, 6, 7, told=False)).preempted is None
 
 
 def test_the_ratio_is_taken_round_by_round() -> None:
     # The machine was three times slower in the second round and nine times in the third: every pair says 2, although
     # the ratio of a slow run to a quick one could be anything from 0.2 to 18.
-    baseline = np.array([200, 600, 1800])
-    assert ratio("ort-fp32", baseline, baseline // 2) == Ratio("ort-fp32", 2.0, 2.0, 2.0)
+    slow, quick = column(200, 600, 1800), column(100, 300, 900)
+    assert ratio("ort-fp32", slow, quick) == Ratio("ort-fp32", 2.0, 2.0, 2.0, pairs=3)
 
 
 def test_the_spread_of_the_ratio() -> None:
     ratios = np.arange(1, 12)  # so that the 10th percentile is the second and the 90th the last but one
-    assert ratio("ort-fp32", ratios * 10, np.full(11, 10)) == Ratio("ort-fp32", 2.0, 6.0, 10.0)
-    assert type(ratio("ort-fp32", ratios, ratios).median) is float
+    found = ratio("ort-fp32", column(*ratios * 10), column(*[10] * 11))
+    assert found == Ratio("ort-fp32", 2.0, 6.0, 10.0, pairs=11)
+    assert type(found.median) is float
 
 
 @pytest.mark.parametrize(

@@ -513,7 +513,9 @@ def test_taps_that_are_far_apart_are_exact(about: str, isa: str) -> None:
     same = inputs | {"W": inputs["W"][:, rows, columns], "bias": np.zeros_like(inputs["bias"])}
     finite = np.isfinite(inputs["X"]).all(axis=1, keepdims=True)
     inputs["X"] = same["X"] = np.where(finite, inputs["X"], 1).astype(np.float32)
-    session = native_session(one_node_model(row.name, inputs | {"bias": same["bias"]}, case.attributes | FAR_APART[about]))
+    session = native_session(
+        one_node_model(row.name, inputs | {"bias": same["bias"]}, case.attributes | FAR_APART[about])
+    )
     (y,) = session.run(None, feeds(inputs))
     # One rounding of K and two of Y on either side.
     np.testing.assert_allclose(y, expected(row, same, middle) * taps / 9, rtol=6 * 2.0**-24, atol=0)
@@ -810,7 +812,9 @@ def test_more_pixels_than_the_kernels_index_are_refused(monkeypatch: pytest.Monk
     case = Case(kernel=(1, 1), channels_out=1, pads=(1, 0, 0, 0))
     row = OPERATORS[0]
     session = native_session(one_node_model(row.name, random_inputs(row, case, 0), case.attributes))
-    with pytest.raises(REFUSED, match="image, output or weights are larger than the kernels can work on; use a smaller"):
+    with pytest.raises(
+        REFUSED, match="image, output or weights are larger than the kernels can work on; use a smaller"
+    ):
         session.run(None, {"X": np.zeros((1, 5, 0, 2**27), np.float32)})  # an output that nobody touches
 
 

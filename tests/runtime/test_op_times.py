@@ -10,6 +10,7 @@ from bnas_deploy.errors import RuntimeLibraryError
 from bnas_deploy.latency import OPERATORS, RUN, Workload
 from bnas_deploy.runtime import op_times
 from bnas_deploy.runtime.op_times import PROBES, Probe, layer_of, measure_workloads
+from bnas_deploy.runtime.samples import Samples
 
 
 def workload(operator: str, channels: int, side: int, channels_out: int, kernel: int = 1, stride: int = 1) -> Workload:
@@ -79,11 +80,25 @@ def test_a_wrong_result_is_refused(given: Workload, monkeypatch: pytest.MonkeyPa
     )
 
 
+def undisturbed(ns: np.ndarray) -> Samples:
+    return Samples(ns, np.zeros(ns.shape, np.bool_), told=True)
+
+
+def test_preempted_runs_are_left_out_on_either_side() -> None:
+    pool = workload("MaxPool", 5, 8, 5, 3)
+    running = [op_times._Running(RUN, 1, None), op_times._Running(pool, 8, None)]  # type: ignore[arg-type]  # not run
+    ns = np.array([[2_000, 18_000]] * 12)
+    ns[0, 0] = ns[1, 1] = 9_000_000
+    run, time = op_times._times(running, Samples(ns, ns > 1_000_000, told=True))
+    assert (run.runs, run.p90_us) == (11, 2.0)
+    assert (time.runs, time.p10_us, time.p90_us) == (10, 2.0, 2.0)
+
+
 def test_the_cost_of_a_run_is_taken_off_and_shared_by_the_copies() -> None:
     pool = workload("MaxPool", 5, 8, 5, 3)
     running = [op_times._Running(RUN, 1, None), op_times._Running(pool, 8, None)]  # type: ignore[arg-type]  # not run
     samples = np.array([[2_000, 18_000], [3_000, 27_000], [2_000, 1_000]])
-    run, time = op_times._times(running, samples)
+    run, time = op_times._times(running, undisturbed(samples))
     assert (run.median_us, time.runs) == (2.0, 3)
     assert time.median_us == 2.0  # of 16, 24 and 0 microseconds (no time is negative) for eight copies
 
@@ -91,7 +106,7 @@ def test_the_cost_of_a_run_is_taken_off_and_shared_by_the_copies() -> None:
 def test_a_fused_sum_takes_what_the_convolution_takes_longer() -> None:
     added, convolution = workload("FusedAdd", 5, 9, 5), workload("BinaryConv2dRelu", 5, 9, 5, 3)
     running = [op_times._Running(each, 8, None) for each in (RUN, added, convolution)]  # type: ignore[arg-type]  # not run
-    _, time, _ = op_times._times(running, np.array([[2_000, 34_000, 18_000]]))
+    _, time, _ = op_times._times(running, undisturbed(np.array([[2_000, 34_000, 18_000]])))
     assert time.median_us == 2.0
 
 

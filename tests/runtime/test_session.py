@@ -107,6 +107,15 @@ def test_three_lines_from_images_to_answers(
     np.testing.assert_array_equal(logits, opset.reference("BinaryConv2d", [pixels, *constants.values()], ATTRIBUTES))
 
 
+def test_it_says_what_it_is_in_a_line(model: onnx.ModelProto, write_bundle: Callable[..., Path]) -> None:
+    path = write_bundle(model)
+    opened = open_bundle(path)
+    size = "x".join(map(str, opened.bundle.manifest.input_shape))
+    said = f"{path}, a network, N x {size} to {len(opened.labels)} classes"
+    assert repr(opened) == f"<Model: {said}>"
+    assert repr(opened.bundle) == f"<Bundle: {said}>"
+
+
 def test_grey_images_need_no_channel_axis(
     model: onnx.ModelProto, images: np.ndarray, write_bundle: Callable[..., Path]
 ) -> None:

@@ -89,6 +89,12 @@ def test_what_is_saved_comes_back(tmp_path, config):
     assert all(torch.equal(loaded.build().state_dict()[name], tensor) for name, tensor in saved.state.items())
 
 
+def test_it_does_not_print_its_weights(path):
+    said = repr(load_checkpoint(path))
+    assert "tensor(" not in said
+    assert "network=NetworkConfig(" in said
+
+
 def test_the_network_is_built_for_use_and_no_random_number_is_spent(path):
     before = torch.get_rng_state()
     checkpoint = load_checkpoint(path)
