@@ -9,8 +9,8 @@ It holds
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
                              layers were quantised, `logits` are what model.onnx answered when it was exported, and
                              `float_logits` what it answered before they were
-    test_vectors/layers.onnx every binary convolution of model.onnx, each with an input and an output of its own
-    test_vectors/layers.npz  for layer L, what PyTorch fed to it (`L.x`, `L.added1`) and what it answered (`L.y`)
+    test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
+                             model.onnx, and how far from them a piece may be (`NAME|tolerance`, by channel)
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 
-FORMAT_VERSION = 2
-"""1, of bnas-deploy 0.1.0, had no `quantization`."""
+FORMAT_VERSION = 3
+"""1, of bnas-deploy 0.1.0, had no `quantization`. 1 and 2 had vectors of binary convolutions alone, with a copy of the
+model to run them with; they are read without those."""
 
 MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
 INT8_TWIN = "int8.onnx"
 MANIFEST = "manifest.json"
 IMAGES = "test_vectors/images.npz"
-LAYERS_MODEL = "test_vectors/layers.onnx"
-LAYERS = "test_vectors/layers.npz"
-FILES = (MODEL, FLOAT_TWIN, IMAGES, LAYERS_MODEL, LAYERS)
-"""Every bundle has these besides the manifest."""
+PIECES = "test_vectors/pieces.npz"
+FILES = (MODEL, FLOAT_TWIN, IMAGES, PIECES)
+"""Every bundle has these besides the manifest; those of formats 1 and 2 have no pieces."""
 
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
@@ -65,29 +65,41 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class LayerCheck:
-    """One binary convolution of the model and how its test vector is compared.
+class Corner:
+    """A value of model.onnx, and the first `shape[i]` along each axis i of the array that stands for it."""
 
-    `name` is the node's name. Only the first `rows` by `columns` outputs are compared: the vector's input is a
-    corner of PyTorch's activation, and outputs past these would read beyond it. `tolerance` is 0 where
-    the arithmetic is the same as PyTorch's, else the derived bound on the absolute difference.
+    value: str
+    array: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PieceCheck:
+    """A part of the model between values that PyTorch recorded, and what it is compared with.
+
+    `name` is that of the node that makes the output. A piece that looks at a neighbourhood is fed corners of PyTorch's
+    values; it then makes something of the shape `made`, of which the corner `output` is compared, since values past it
+    would depend on more than was fed.
     """
 
     name: str
-    rows: int
-    columns: int
-    tolerance: float
+    inputs: tuple[Corner, ...]
+    output: Corner
+    made: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Verification:
     """What `verify` needs besides the test vectors.
 
-    `output_tolerance` is the largest difference of a logit that float rounding can explain.
+    `output_tolerance` is how far a logit moves when every value carries its rounding: what it says depends on how much
+    a network amplifies that. `ties` are, for each binary convolution that has some, the activations of one image that
+    equal the threshold or lie within rounding of it, so that another machine may give them the other sign.
     """
 
     output_tolerance: float
-    layers: tuple[LayerCheck, ...]
+    pieces: tuple[PieceCheck, ...]
+    ties: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -327,14 +339,21 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
         raise BundleError(
             f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
         )
-    if version == 1:
-        data = {"quantization": None, **data}
     try:
+        if version < FORMAT_VERSION:
+            data = _of_older_format(data)
         manifest: Manifest = _from_json(Manifest, data, "manifest")
         _check_values(manifest)
     except (ValueError, RecursionError) as error:  # the second while a nested value is shown
         raise BundleError(f"{where}: {error}; export the model again") from None
     return manifest
+
+
+def _of_older_format(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 1 or 2 as one of today, without pieces."""
+    old = _wanted(isinstance(data.get("verification"), dict), data.get("verification"), "verification", "an object")
+    verification = {name: value for name, value in old.items() if name != "layers"}
+    return {"quantization": None, **data, "verification": {**verification, "pieces": [], "ties": {}}}
 
 
 def _from_json(kind: Any, data: Any, name: str) -> Any:
@@ -401,20 +420,11 @@ def _check_values(manifest: Manifest) -> None:
     preprocessing, verification = manifest.preprocessing, manifest.verification
     for index, layer in enumerate(manifest.layers):
         _check_layer(layer, f"layers[{index}]")
-    for index, check in enumerate(verification.layers):
-        _wanted(
-            check.rows > 0 and check.columns > 0,
-            [check.rows, check.columns],
-            f"verification.layers[{index}]: rows, columns",
-            "at least 1",
-        )
-        _wanted(check.tolerance >= 0, check.tolerance, f"verification.layers[{index}].tolerance", "0 or more")
     _wanted(
         verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
     )
-    binary = sorted(layer.name for layer in manifest.layers if layer.is_binary)
-    checked = sorted(check.name for check in verification.layers)
-    _wanted(checked == binary, checked, "verification.layers", f"the binary layers, {json.dumps(binary)}")
+    if manifest.format == FORMAT_VERSION:
+        _check_pieces(manifest)
     shape = list(manifest.input_shape)
     _wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
     channels, *size = shape
@@ -423,8 +433,21 @@ def _check_values(manifest: Manifest) -> None:
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         _wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
     _wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
-    for name in FILES:
+    for name in FILES if manifest.format == FORMAT_VERSION else FILES[:-1]:
         _wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+
+
+def _check_pieces(manifest: Manifest) -> None:
+    """Refuse shapes that are none, and binary layers without a piece."""
+    pieces = manifest.verification.pieces
+    for index, piece in enumerate(pieces):
+        for name, shape in (("output", piece.output.shape), ("made", piece.made)):
+            got = [list(piece.output.shape), list(piece.made)]
+            fits = len(piece.made) == len(piece.output.shape) and min(shape, default=1) > 0
+            _wanted(fits, got, f"verification.pieces[{index}].{name}", "two shapes of one rank, at least 1 each")
+    binary = {layer.name for layer in manifest.layers if layer.is_binary}
+    missing = sorted(binary - {piece.name for piece in pieces})
+    _wanted(not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{missing} among them")
 
 
 def _check_layer(layer: LayerCost, name: str) -> None:

@@ -17,7 +17,6 @@ import bnas_deploy
 from bnas_deploy import bundle as files
 from bnas_deploy.bundle import (
     Bundle,
-    LayerCheck,
     Manifest,
     Preprocessing,
     Quantization,
@@ -34,9 +33,10 @@ from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.quantization import quantize, quantize_layers
 from bnas_deploy.export.rewrite import RewriteLog, run
-from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
+from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.runtime.verify import VerifyResult, verify_bundle, verify_layers
+from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.checkpoint import Checkpoint
 from bnas_deploy.search.layers import BinaryConv2d
 from bnas_deploy.search.network import build_network
@@ -64,7 +64,7 @@ class Description:
 class ExportResult:
     """The bundle, what the passes did, and how it compares with PyTorch on this machine.
 
-    Before that, every binary convolution was compared on whole activations of one image, more than the bundle keeps.
+    Before that, every piece was compared on whole values of one image, more than the bundle keeps.
     `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
     int8 twin's to the float twin's.
     """
@@ -143,9 +143,8 @@ def export_module(
     _check_answers("the float twin", _answers(twin, images.pixels[:1]), 1, len(description.labels))
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
-        rewritten, log, checks = _write_model(module, folder, images.pixels)
+        rewritten, log, verification = _write_model(module, folder, images.pixels)
         twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
-        verification = Verification(output_tolerance(module, images.pixels), checks)
         manifest = _manifest(rewritten, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
@@ -158,22 +157,36 @@ def export_module(
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference)
 
 
-def _write_model(
-    module: nn.Module, folder: Path, images: Tensor
-) -> tuple[ir.Model, RewriteLog, tuple[LayerCheck, ...]]:
-    """Capture, rewrite and write the model and the vectors of its layers; compare them on whole activations."""
+def _write_model(module: nn.Module, folder: Path, images: Tensor) -> tuple[ir.Model, RewriteLog, Verification]:
+    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values."""
     captured = capture(module, images.shape[1:])
     values = captured.values_of(images[:1])
     if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
         _refuse([f"the captured program answers differently from {type(module).__name__}"])
     log = run(PIPELINE, captured.model)
-    model = finish(captured.model)
-    onnx.save(model, folder / files.MODEL)
-    onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
-    _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
-    vectors = layer_vectors(captured.model, values)
-    np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
-    return captured.model, log, tuple(vector.check for vector in vectors)
+    path = folder / files.MODEL
+    onnx.save(finish(captured.model), path)
+    vectors = _compared(path, Vectors.of(captured.model, values, path))
+    checks = vectors.corner_checks(path)
+    np.savez_compressed(folder / files.PIECES, allow_pickle=False, **vectors.kept(checks))
+    generator = torch.Generator().manual_seed(0)
+    tolerance = output_tolerance(
+        module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator)
+    )
+    return captured.model, log, Verification(tolerance, tuple(checks), vectors.ties())
+
+
+def _compared(model: Path, vectors: Vectors) -> Vectors:
+    """Compare every piece with PyTorch on whole values; return the vectors with the bounds that hold."""
+    found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    failed = {piece.check.output.value for piece in found.pieces if not piece.passed}
+    if failed:
+        vectors = vectors.with_worst(failed)
+        found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    _refuse(found.failures)
+    if not found.alike:
+        _refuse(["the library and plain onnxruntime answer differently"])
+    return vectors
 
 
 def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
@@ -264,14 +277,6 @@ def _answers(module: nn.Module, images: Tensor) -> Tensor:
     return answers
 
 
-def _check_whole_layers(model: Path, vectors: list[LayerVector]) -> None:
-    """Compare every binary convolution with PyTorch on the whole activations of one image."""
-    layers, alike = verify_layers(model, [vector.check for vector in vectors], _named(vectors))
-    _refuse([layer.failure for layer in layers if not layer.passed])
-    if not alike:
-        _refuse(["the library and plain onnxruntime answer differently"])
-
-
 def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
     """Export the float twin and the int8 twin.
 
@@ -294,11 +299,6 @@ def _run(path: Path, images: Tensor, *, library: bool) -> NDArray[np.float32]:
     session = create_session(path, session_options(library=library))
     answers: NDArray[np.float32] = session.run(None, {INPUT: images.numpy()})[0]
     return answers
-
-
-def _named(vectors: list[LayerVector]) -> dict[str, NDArray[np.float32]]:
-    """Return the arrays by the names of the inputs and outputs of `layers_model`."""
-    return {f"{vector.check.name}.{part}": data for vector in vectors for part, data in vector.arrays.items()}
 
 
 def _image_arrays(images: Images, answers: Tensor) -> dict[str, NDArray[Any]]:

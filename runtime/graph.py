@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL_GRAPH = 7
-GRAPH_NODE = 1
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE = 1, 2, 3, 4
+TENSOR_NAME, VALUE_NAME = 8, 1
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -43,39 +44,58 @@ def read_nodes(path: Path) -> tuple[Node, ...]:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         memoryview(data) as view,
     ):
-        return tuple(_node(node) for graph in _payloads(view, MODEL_GRAPH) for node in _payloads(graph, GRAPH_NODE))
+        return tuple(node_of(node) for graph in payloads(view, MODEL_GRAPH) for node in payloads(graph, GRAPH_NODE))
 
 
-def _node(data: memoryview) -> Node:
+def node_of(data: memoryview) -> Node:
+    """Read a node."""
     return Node(
         # Absent strings are empty, as protocol buffers have it.
-        name="".join(_texts(data, NODE_NAME)),
-        op_type="".join(_texts(data, NODE_OP_TYPE)),
-        inputs=_texts(data, NODE_INPUT),
-        outputs=_texts(data, NODE_OUTPUT),
+        name="".join(texts(data, NODE_NAME)),
+        op_type="".join(texts(data, NODE_OP_TYPE)),
+        inputs=texts(data, NODE_INPUT),
+        outputs=texts(data, NODE_OUTPUT),
     )
 
 
-def _texts(data: memoryview, number: int) -> tuple[str, ...]:
-    return tuple(str(payload, "utf-8") for payload in _payloads(data, number))
+def texts(data: memoryview, number: int) -> tuple[str, ...]:
+    """Read every string `number`; bytes that are no UTF-8 stay what they are when the text is written again."""
+    return tuple(str(payload, "utf-8", "surrogateescape") for payload in payloads(data, number))
 
 
-def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
+def payloads(data: memoryview, number: int) -> Iterator[memoryview]:
     """Yield the payload of every field `number`, which is a string or a message."""
+    for field in fields(data):
+        if field.number == number and field.payload is not None:
+            yield field.payload
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a message: its bytes as they stand in the file, and of a string or message what is in it."""
+
+    number: int
+    whole: memoryview
+    payload: memoryview | None
+
+
+def fields(data: memoryview) -> Iterator[Field]:
+    """Yield the fields of a message, in order."""
     at = 0
     while at < len(data):
+        start = at
         key, at = _varint(data, at)
-        field, wire_type = key >> 3, key & 7
+        number, wire_type = key >> 3, key & 7
+        payload = None
         if wire_type == VARINT:
             _, at = _varint(data, at)
-            continue
-        if wire_type == BYTES:
+        elif wire_type == BYTES:
             length, at = _varint(data, at)
+            payload = data[at : at + length]
+            at += length
         else:
-            length = {FIXED64: 8, FIXED32: 4}[wire_type]
-        if field == number:
-            yield data[at : at + length]
-        at += length
+            at += {FIXED64: 8, FIXED32: 4}[wire_type]
+        yield Field(number, data[start:at], payload)
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

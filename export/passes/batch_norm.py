@@ -61,6 +61,12 @@ class BatchNorm:
         slope = self.gamma.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
         return slope, self.beta - slope * self.mean
 
+    def bias_terms(self) -> NDArray[np.float64]:
+        """Return the magnitudes that the shift (C) is the sum of."""
+        slope, _ = self.affine()
+        terms: NDArray[np.float64] = np.abs(slope * self.mean) + np.abs(self.beta)
+        return terms
+
 
 _VECTOR_PIXELS = 64
 
@@ -166,7 +172,7 @@ def _norm_before(node: ir.Node) -> ir.Node | None:
 
 
 BIAS_TERMS = "bias_terms"
-"""Key of a node's note for `export.vectors`: the magnitudes that a folded bias (O) is the sum of."""
+"""Key of a node's note for `export.bounds`: the magnitudes that a folded bias (O) is the sum of."""
 
 
 class FoldBatchNormAfterBinaryConv:
@@ -200,7 +206,7 @@ class FoldBatchNormAfterBinaryConv:
         for name, data in folded.items():
             rounded = constant(model.graph, f"{convolution.name}.{name}", data.astype(np.float32))
             set_input(convolution, name, rounded)
-        convolution.meta[BIAS_TERMS] = np.abs(bias) + np.abs(slope * norm.mean) + np.abs(norm.beta)
+        convolution.meta[BIAS_TERMS] = np.abs(bias) + norm.bias_terms()
         _take_over_output(model.graph, convolution, node)
 
 
@@ -220,9 +226,12 @@ class FoldBatchNormAfterConv:
         """Fold and remove the BN."""
         convolution = node_before(node)
         assert convolution is not None
-        slope, shift = BatchNorm.of(node).affine()
+        norm = BatchNorm.of(node)
+        slope, shift = norm.affine()
         weight, bias = _conv_parameters(convolution)
+        terms = np.abs(slope) * _bias_terms(convolution, bias) + norm.bias_terms()
         _set_conv_parameters(model.graph, convolution, slope[:, None, None, None] * weight, slope * bias + shift)
+        convolution.meta[BIAS_TERMS] = terms
         _take_over_output(model.graph, convolution, node)
 
 
@@ -247,8 +256,11 @@ class FoldBatchNormBeforeConv:
         """Fold the BN and make the convolution read what the BN reads."""
         convolution = sole_consumer(node.outputs[0])
         assert convolution is not None
-        slope, shift = BatchNorm.of(node).affine()
+        norm = BatchNorm.of(node)
+        slope, shift = norm.affine()
         weight, bias = _conv_parameters(convolution)
+        shifted = (np.abs(weight) * norm.bias_terms()[:, None, None]).sum(axis=(1, 2, 3))
+        convolution.meta[BIAS_TERMS] = _bias_terms(convolution, bias) + shifted
         _set_conv_parameters(
             model.graph,
             convolution,
@@ -274,7 +286,8 @@ class BatchNormToConstants:
         x, y = node.inputs[0], node.outputs[0]
         assert x is not None
         assert y.shape is not None
-        slope, shift = (part.astype(np.float32) for part in BatchNorm.of(node).affine())
+        norm = BatchNorm.of(node)
+        slope, shift = (part.astype(np.float32) for part in norm.affine())
         shape = (channels_of(y), *(1,) * (len(y.shape) - 2))
         scaled = ir.Value(name=f"{y.name}.scaled", shape=y.shape, type=y.type)
         shifted = ir.Value(name=y.name, shape=y.shape, type=y.type)
@@ -286,6 +299,7 @@ class BatchNormToConstants:
             "", "Add", [scaled, constant(model.graph, f"{y.name}.shift", shift.reshape(shape))], outputs=[shifted]
         )
         product.name, total.name = f"{y.name}.scale", f"{y.name}.shift"
+        total.meta[BIAS_TERMS] = norm.bias_terms()
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [product, total], [y], [shifted])
 
 
@@ -332,6 +346,12 @@ def _conv_parameters(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.flo
     weight = constant_array(node.inputs[1]).astype(np.float64)
     bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+
+
+def _bias_terms(node: ir.Node, bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the magnitudes that the bias (O) of a convolution was summed from so far."""
+    terms: NDArray[np.float64] = node.meta.get(BIAS_TERMS, np.abs(bias))
+    return terms
 
 
 def _set_conv_parameters(graph: ir.Graph, node: ir.Node, weight: NDArray[Any], bias: NDArray[Any]) -> None:

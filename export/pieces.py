@@ -1,0 +1,204 @@
+"""The pieces of a rewritten graph: between values that PyTorch recorded, mostly one node each.
+
+A value is recorded if it has the name of a value of the captured program, or comes from channels of one (`Origin`);
+then PyTorch's own is what a piece that reads it is fed, and what a piece that makes it is compared with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas_deploy.bundle import Corner, PieceCheck
+from bnas_deploy.export.graph import CHANNEL_AXIS, added_to, array_of, input_of, is_binary_conv, origin_of
+from bnas_deploy.runtime.model_writer import ELEMENTS
+
+Array = NDArray[np.generic]
+
+CORNER = 6
+"""Rows and columns of a value that are kept and compared."""
+
+WINDOWS = ("Conv", "MaxPool", "AveragePool")
+"""Operators beside binary convolutions each of whose outputs depends on a window of the input."""
+
+ELEMENTWISE = frozenset(
+    "Abs Add Clip Ceil Div Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
+    "PRelu Reciprocal Relu Round Selu Sigmoid Sign Softplus Sqrt Sub Tanh Where Equal Greater GreaterOrEqual Less "
+    "LessOrEqual And Or Not Sum DequantizeLinear QuantizeLinear".split()
+)
+"""Operators each of whose outputs depends on one element of each input."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Nodes in running order, the recorded values that they read, and the one that the last makes."""
+
+    nodes: tuple[ir.Node, ...]
+    inputs: tuple[ir.Value, ...]
+    output: ir.Value
+
+    @property
+    def name(self) -> str:
+        """Name of the node that makes the output."""
+        return str(self.nodes[-1].name)
+
+
+class Recorded:
+    """What PyTorch computed for one image, by the values of the rewritten graph."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        """`values` are those of the captured program, by name; the first image is used."""
+        self._values = values
+
+    def __contains__(self, value: ir.Value) -> bool:
+        """Tell whether `value` is recorded, with the type and the shape that the graph says."""
+        origin = origin_of(value)
+        if origin.name not in self._values or value.type is None:
+            return False
+        data = self[value]
+        sizes = data.shape if value.shape is None else tuple(value.shape)
+        alike = len(sizes) == data.ndim and all(
+            not isinstance(size, int) or size == got for size, got in zip(sizes, data.shape, strict=True)
+        )
+        return alike and data.dtype.name in ELEMENTS and value.type.dtype.numpy() == data.dtype and data.size > 0
+
+    def __getitem__(self, value: ir.Value) -> Array:
+        """Return what `value` is for one image."""
+        origin = origin_of(value)
+        data: Array = self._values[origin.name].detach().numpy()
+        return data if origin.channels is None else data[:, list(origin.channels)]
+
+
+def pieces_of(model: ir.Model, recorded: Recorded) -> list[Piece]:
+    """Cut the graph at every recorded value, in running order."""
+    cuts = {value for node in model.graph for value in node.outputs if value in recorded} | set(model.graph.inputs)
+    order = {node: number for number, node in enumerate(model.graph)}
+    return [
+        _piece(output, cuts, order)
+        for node in model.graph
+        for output in node.outputs
+        if output in cuts and (output.uses() or output.is_graph_output())
+    ]
+
+
+def _piece(output: ir.Value, cuts: set[ir.Value], order: Mapping[ir.Node, int]) -> Piece:
+    nodes: set[ir.Node] = set()
+    inputs: dict[ir.Value, None] = {}
+    needed = [output]
+    while needed:
+        value = needed.pop()
+        if value in cuts and value is not output:
+            inputs[value] = None
+        elif (node := value.producer()) is not None and node not in nodes:
+            nodes.add(node)
+            needed += [each for each in node.inputs if each is not None]
+    return Piece(tuple(sorted(nodes, key=order.__getitem__)), tuple(inputs), output)
+
+
+def whole_check(piece: Piece, recorded: Recorded) -> PieceCheck:
+    """Compare the piece on whole values."""
+    inputs = tuple(_corner(value, recorded[value].shape) for value in piece.inputs)
+    made = recorded[piece.output].shape
+    return PieceCheck(piece.name, inputs, _corner(piece.output, made), made)
+
+
+def corner_check(piece: Piece, recorded: Recorded) -> PieceCheck:
+    """Compare the piece on a corner of each value if that is enough to compute a corner of the result.
+
+    What the piece makes of the corners, `made`, is left to be found by running it.
+    """
+    whole = whole_check(piece, recorded)
+    if len(whole.made) != 4:
+        return whole
+    wanted = _within(whole.made, (CORNER, CORNER))
+    shapes = _window_inputs(piece, recorded, wanted) or _elementwise_inputs(piece, recorded, wanted)
+    if shapes is None:
+        return whole
+    inputs = tuple(_corner(value, shape) for value, shape in shapes.items())
+    return PieceCheck(piece.name, inputs, _corner(piece.output, wanted), whole.made)
+
+
+Shapes = dict[ir.Value, tuple[int, ...]]
+
+
+def _window_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) -> Shapes | None:
+    """Return what to feed to a piece of one convolution or pool to get `wanted`; None if it is none."""
+    (node, *others) = piece.nodes
+    binary = is_binary_conv(node)
+    if others or not (binary or node.op_type in WINDOWS) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    if binary and array_of(input_of(node, "offset")).shape[1:] != (1, 1):  # type: ignore[union-attr] # constant
+        return None  # a map of offsets belongs to the whole image
+    reach = (_reach(node, 0, wanted[2]), _reach(node, 1, wanted[3]))
+    added = added_to(node) if binary else []
+    read = [value for value in piece.inputs if value not in added]
+    shapes = {value: _within(recorded[value].shape, reach) for value in read}
+    if len({shape[2:] for shape in shapes.values()}) != 1 or set(read) & set(added):
+        return None
+    rows, columns = next(iter(shapes.values()))[2:]
+    made = (_made(node, 0, rows), _made(node, 1, columns))
+    return shapes | {value: _within(recorded[value].shape, made) for value in added}
+
+
+def _elementwise_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) -> Shapes | None:
+    """Return what to feed to a piece that treats every pixel by itself to get `wanted`; None if it does not."""
+    if not all(_is_pixelwise(node) for node in piece.nodes):
+        return None
+    shapes = {value: recorded[value].shape for value in piece.inputs}
+    if any(len(shape) not in (0, 4) for shape in shapes.values()):
+        return None
+    return {value: _within(shape, wanted[2:]) if shape else shape for value, shape in shapes.items()}
+
+
+def _is_pixelwise(node: ir.Node) -> bool:
+    """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
+    constants = [array_of(value) for value in node.inputs if value is not None]
+    shapes = [data.shape for data in constants if data is not None]
+    if node.op_type in ("Concat", "Split"):
+        return node.attributes.get_int("axis", 0) == CHANNEL_AXIS
+    if node.op_type == "Slice":  # data, starts, ends, axes, steps
+        axes = array_of(node.inputs[3]) if len(node.inputs) > 3 else None
+        return axes is not None and axes.tolist() == [CHANNEL_AXIS]
+    # A constant of one row or column holds for every pixel; so does one number. Zero points have one axis.
+    return node.op_type in ELEMENTWISE and all(
+        np.prod(shape[-2:], dtype=int) == 1 or node.op_type.endswith("Linear") for shape in shapes
+    )
+
+
+def _within(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (N, C, H, W) with at most so many rows and columns."""
+    return (*shape[:2], *(min(have, want) for have, want in zip(shape[2:], size, strict=True)))
+
+
+def _corner(value: ir.Value, shape: tuple[int, ...]) -> Corner:
+    return Corner(str(value.name), str(value.name), shape)
+
+
+def _kernel(node: ir.Node, axis: int) -> int:
+    if is_binary_conv(node):
+        return node.attributes.get_ints("weight_shape")[1 + axis]
+    if node.op_type == "Conv":
+        weight = node.inputs[1]
+        assert weight is not None
+        assert weight.shape is not None
+        return int(weight.shape[2 + axis])  # type: ignore[arg-type] # of a constant
+    return node.attributes.get_ints("kernel_shape")[axis]
+
+
+def _reach(node: ir.Node, axis: int, outputs: int) -> int:
+    """Return how many input rows (axis 0) or columns (axis 1) the first `outputs` rows or columns read."""
+    stride = node.attributes.get_ints("strides", (1, 1))[axis]
+    dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
+    before = node.attributes.get_ints("pads", (0, 0, 0, 0))[axis]
+    return max(1, (outputs - 1) * stride + dilation * (_kernel(node, axis) - 1) + 1 - before)
+
+
+def _made(node: ir.Node, axis: int, inputs: int) -> int:
+    """Return how many rows (axis 0) or columns (axis 1) of outputs so many rows or columns of inputs give."""
+    stride = node.attributes.get_ints("strides", (1, 1))[axis]
+    dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
+    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    return (inputs + pads[axis] + pads[2 + axis] - dilation * (_kernel(node, axis) - 1) - 1) // stride + 1
