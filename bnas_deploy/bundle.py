@@ -447,7 +447,7 @@ def _check_pieces(manifest: Manifest) -> None:
             _wanted(fits, got, f"verification.pieces[{index}].{name}", "two shapes of one rank, at least 1 each")
     binary = {layer.name for layer in manifest.layers if layer.is_binary}
     missing = sorted(binary - {piece.name for piece in pieces})
-    _wanted(not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{missing} among them")
+    _wanted(not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{json.dumps(missing)} among them")
 
 
 def _check_layer(layer: LayerCost, name: str) -> None:

@@ -62,20 +62,23 @@ def _pieces(result: "VerifyResult", *, every_layer: bool) -> list[str]:
     if result.pieces is None:
         reason = "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again for that"
         return [_line("pieces", reason)]
-    lines = [
-        _line(name, _agreement([piece for piece in result.pieces.pieces if piece.binary == binary], result))
-        for name, binary in (("binary convolutions", True), ("everything else", False))
-    ]
+    pieces = result.pieces.pieces
+    groups = {
+        "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch"),
+        "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch"),
+        "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model"),
+    }
+    lines = [_line(name, _agreement(*group)) for name, group in groups.items() if group[0]]
     if every_layer:
-        lines += [_line("", _piece(piece)) for piece in result.pieces.pieces]
+        lines += [_line("", _piece(piece)) for piece in pieces]
     return lines + [_line("FAULT", fault) for fault in result.pieces.faults]
 
 
-def _agreement(pieces: "Sequence[PieceResult]", result: "VerifyResult") -> str:
+def _agreement(pieces: "Sequence[PieceResult]", reference: str) -> str:
     exact = sum(piece.exact for piece in pieces)
     rounded = sum(piece.passed and not piece.exact for piece in pieces)
     wrong = sum(not piece.passed for piece in pieces)
-    text = f"{exact} of {len(pieces)} bit-exact against {result.reference}"
+    text = f"{exact} of {len(pieces)} bit-exact against {reference}"
     text += f", {rounded} within the rounding of their own arithmetic" if rounded else ""
     return text + (f", {wrong} WRONG" if wrong else "")
 

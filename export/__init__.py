@@ -1,7 +1,7 @@
 """From a PyTorch module to a bundle that runs without PyTorch."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from bnas_deploy import bundle as files
 from bnas_deploy.bundle import (
     Bundle,
     Manifest,
+    PieceCheck,
     Preprocessing,
     Quantization,
     Verification,
@@ -27,11 +28,11 @@ from bnas_deploy.bundle import (
 )
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
-from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
-from bnas_deploy.export.quantization import quantize, quantize_layers
+from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
@@ -143,22 +144,27 @@ def export_module(
     _check_answers("the float twin", _answers(twin, images.pixels[:1]), 1, len(description.labels))
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
-        rewritten, log, verification = _write_model(module, folder, images.pixels)
+        captured, values, log, verification = _write_model(module, folder, images.pixels)
         twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
-        manifest = _manifest(rewritten, description, verification, folder)
+        manifest = _manifest(captured.model, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
         if float_layers == "int8":
-            manifest = _quantize_float_layers(Bundle(folder, manifest), images)
+            manifest = _quantize_float_layers(Bundle(folder, manifest), images, captured.model, values)
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference)
 
 
-def _write_model(module: nn.Module, folder: Path, images: Tensor) -> tuple[ir.Model, RewriteLog, Verification]:
-    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values."""
+def _write_model(
+    module: nn.Module, folder: Path, images: Tensor
+) -> tuple[CapturedModel, Mapping[str, Tensor], RewriteLog, Verification]:
+    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values.
+
+    Returns the rewritten model, PyTorch's values for one image, and what is to be said of both.
+    """
     captured = capture(module, images.shape[1:])
     values = captured.values_of(images[:1])
     if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
@@ -166,14 +172,23 @@ def _write_model(module: nn.Module, folder: Path, images: Tensor) -> tuple[ir.Mo
     log = run(PIPELINE, captured.model)
     path = folder / files.MODEL
     onnx.save(finish(captured.model), path)
-    vectors = _compared(path, Vectors.of(captured.model, values, path))
-    checks = vectors.corner_checks(path)
-    np.savez_compressed(folder / files.PIECES, allow_pickle=False, **vectors.kept(checks))
+    vectors, checks = _write_vectors(captured.model, values, folder)
     generator = torch.Generator().manual_seed(0)
     tolerance = output_tolerance(
         module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator)
     )
-    return captured.model, log, Verification(tolerance, tuple(checks), vectors.ties())
+    return captured, values, log, Verification(tolerance, checks, vectors.ties())
+
+
+def _write_vectors(
+    graph: ir.Model, values: Mapping[str, Tensor], folder: Path
+) -> tuple[Vectors, tuple[PieceCheck, ...]]:
+    """Compare the pieces of the model, whose graph is `graph`, on whole values, and write corners of them."""
+    path = folder / files.MODEL
+    vectors = _compared(path, Vectors.of(graph, values, path))
+    checks = vectors.corner_checks(path)
+    np.savez_compressed(folder / files.PIECES, allow_pickle=False, **vectors.kept(checks))
+    return vectors, tuple(checks)
 
 
 def _compared(model: Path, vectors: Vectors) -> Vectors:
@@ -189,10 +204,13 @@ def _compared(model: Path, vectors: Vectors) -> Vectors:
     return vectors
 
 
-def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
-    """Replace the verified model by one whose float layers are in 8 bits; return its manifest.
+def _quantize_float_layers(
+    bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]
+) -> Manifest:
+    """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
 
-    From then on the new model's own answers are what it has to give again on other machines.
+    From then on the new model's own answers are what it has to give again on other machines, as a whole and of each
+    layer in 8 bits. The other pieces are compared with PyTorch's `values` as before.
     """
     path, manifest = bundle.file(files.MODEL), bundle.manifest
     before = _run(path, images.pixels, library=True)
@@ -202,6 +220,7 @@ def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
             "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
         )
     onnx.save(model, path)
+    _, checks = _write_vectors(with_origins(ir.from_proto(model), graph, names), values, bundle.path)
     session = create_session(path)
 
     def answer(pixels: Tensor) -> Tensor:
@@ -214,7 +233,9 @@ def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
     return replace(
         manifest,
         layers=tuple(replace(layer, weight_bits=8) if layer.name in names else layer for layer in manifest.layers),
-        verification=replace(manifest.verification, output_tolerance=output_tolerance(answer, images.pixels)),
+        verification=replace(
+            manifest.verification, output_tolerance=output_tolerance(answer, images.pixels), pieces=checks
+        ),
         quantization=Quantization(
             largest_difference=float(difference.max()),
             mean_difference=float(difference.mean()),

@@ -18,6 +18,9 @@ Where a BN was folded, PyTorch rounds its own products and sums: beta acc, 1 / s
 sqrt(var + eps), the shift beta - slope mean, their product and sum; here weights, bias, product and sum are rounded. That
 is at most `FOLD` roundings, relative to the terms before they cancel, whose magnitudes the pass notes (`BIAS_TERMS`).
 
+A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
+where the output is not rounded (a classifier), one step of one input times the largest weight.
+
 Anything else (Sigmoid, Softmax, Resize, normalisation over channels, what torch.onnx made several operators of) is
 measured: the piece is run on PyTorch's values with relative noise of `NOISE` = 16 u in each, which is more than its own
 roundings do. The bound is `MARGIN` times the largest change of the channel, and 32 u |y|. No sign amplifies it, since a
@@ -36,7 +39,7 @@ from torch.nn import functional as F
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import added_to, array_of, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
-from bnas_deploy.export.pieces import Array, Piece, Recorded
+from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
 
 ROUNDING = 2.0**-24
 """Half the distance of 1.0 to the next float32: the relative error of one rounding."""
@@ -72,6 +75,8 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
 
     `worst` is for pieces whose roundings all go one way.
     """
+    if is_quantized(piece):
+        return _quantized_bound(piece, recorded)
     rounding = [node for node in piece.nodes if not _rounds_nothing(node)]
     if not rounding:
         return np.zeros(())
@@ -85,17 +90,46 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
     return bound if last is piece.nodes[-1] else np.full((), bound.max())
 
 
-def measured_bound(
-    piece: Piece, recorded: Recorded, answer: Callable[[Mapping[str, Array]], Array], generator: np.random.Generator
-) -> Bound:
-    """Return what noise in the inputs of a piece makes of its output; `answer` runs it on arrays by name."""
-    values = {str(value.name): recorded[value] for value in piece.inputs}
-    quiet = answer(values).astype(np.float64)
-    moved = np.zeros(quiet.shape)
+def is_quantized(piece: Piece) -> bool:
+    """Tell whether a piece computes in 8 bits."""
+    return any(node.op_type in QUANTIZATION for node in piece.nodes)
+
+
+def _quantized_bound(piece: Piece, recorded: Recorded) -> Bound:
+    *_, last = piece.nodes
+    if last.op_type in QUANTIZATION:
+        return np.full((), 1.001 * float(constant_array(last.inputs[1])))
+    x = last.inputs[0]
+    assert x is not None
+    dequantize = x.producer()
+    assert dequantize is not None
+    weight = np.abs(weight_of(last).astype(np.float64))
+    if last.op_type == "MatMul" or not last.attributes.get_int("transB", 1):
+        weight = weight.T  # (classes, features)
+    terms = weight.reshape(len(weight), -1)
+    largest = max(float(np.abs(recorded[value]).max()) for value in piece.inputs)
+    step = float(constant_array(dequantize.inputs[1]))
+    rounded = roundings(terms.shape[1], worst=True) * ROUNDING * terms.sum(axis=1) * largest
+    return step * terms.max(axis=1) + rounded + 32 * ROUNDING * np.abs(recorded[piece.output]).max()
+
+
+def measured_bounds(
+    pieces: Sequence[Piece], recorded: Recorded, answers: Callable[[Mapping[str, Array]], Sequence[Array]]
+) -> list[Bound]:
+    """Return what noise in the inputs of pieces makes of their outputs; `answers` runs them on arrays by name."""
+    generator = np.random.default_rng(0)
+    values = {str(value.name): recorded[value] for piece in pieces for value in piece.inputs}
+    values |= {str(piece.output.name): recorded[piece.output] for piece in pieces}
+    quiet = answers(values)
+    moved = [np.zeros(each.shape) for each in quiet]
     for _ in range(NOISE_RUNS):
-        noisy = {name: _with_noise(data, generator) for name, data in values.items()}
-        moved = np.maximum(moved, np.abs(answer(noisy) - quiet))
-    y = recorded[piece.output]
+        noisy = answers({name: _with_noise(data, generator) for name, data in values.items()})
+        changes = (np.abs(np.subtract(left, right, dtype=np.float64)) for left, right in zip(noisy, quiet, strict=True))
+        moved = [np.maximum(*both) for both in zip(moved, changes, strict=True)]
+    return [_measured(recorded[piece.output], each) for piece, each in zip(pieces, moved, strict=True)]
+
+
+def _measured(y: Array, moved: Bound) -> Bound:
     axes = tuple(axis for axis in range(y.ndim) if axis != 1)
     largest: Bound = moved.max(axis=axes, keepdims=True) if y.ndim > 1 else moved.max(keepdims=True)
     return np.nan_to_num(MARGIN * largest + 32 * ROUNDING * np.abs(y.astype(np.float64)))

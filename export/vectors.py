@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.bundle import PieceCheck
-from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, measured_bound
+from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
 from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv, origin_of
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
 from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
+
+OWN = "{}|answer"
+"""Name of what a piece in 8 bits made of PyTorch's values when the model was exported; {} is the value."""
 
 NOISE = 2.0**-13
 """Relative change of every pixel when the network's response to rounding is measured.
@@ -35,18 +38,31 @@ NOISE_IMAGES = 16
 
 @dataclass(frozen=True)
 class Vectors:
-    """The pieces of a model, and for each the bound of every value that it makes of whole values."""
+    """The pieces of a model, and for each the bound of every value that it makes of whole values.
+
+    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values.
+    """
 
     pieces: tuple[Piece, ...]
     recorded: Recorded
     bounds: tuple[Bound, ...]
+    own: Mapping[str, Array]
 
     @classmethod
     def of(cls, graph: ir.Model, values: Mapping[str, Tensor], model: Path) -> "Vectors":
         """Cut `graph`, whose file is `model`, at `values`, those of the captured program for at least one image."""
         recorded = Recorded(values)
         pieces = tuple(pieces_of(graph, recorded))
-        return cls(pieces, recorded, tuple(_bound(piece, recorded, model) for piece in pieces))
+        bounds = {piece.output: bound_of(piece, recorded) for piece in pieces}
+        if unknown := [piece for piece in pieces if bounds[piece.output] is None]:
+            checks = [whole_check(piece, recorded) for piece in unknown]
+            measured = measured_bounds(unknown, recorded, lambda arrays: answers_of(model, checks, arrays))
+            bounds |= {piece.output: bound for piece, bound in zip(unknown, measured, strict=True)}
+        quantized = [piece for piece in pieces if is_quantized(piece)]
+        checks = [whole_check(piece, recorded) for piece in quantized]
+        answers = answers_of(model, checks, recorded.of_pieces(quantized))
+        own = {check.output.value: answer for check, answer in zip(checks, answers, strict=True)}
+        return cls(pieces, recorded, tuple(bound for bound in bounds.values() if bound is not None), own)
 
     def with_worst(self, failed: set[str]) -> "Vectors":
         """Let pieces, by the names of their outputs, have the bound of roundings that all go one way."""
@@ -58,23 +74,28 @@ class Vectors:
 
     def whole_checks(self) -> list[PieceCheck]:
         """Return how the pieces are compared on whole values."""
-        return [whole_check(piece, self.recorded) for piece in self.pieces]
+        return [self._with_own(whole_check(piece, self.recorded)) for piece in self.pieces]
 
     def corner_checks(self, model: Path) -> list[PieceCheck]:
         """Return how they are compared on what a bundle keeps; `model` is the file."""
-        checks = [corner_check(piece, self.recorded) for piece in self.pieces]
+        checks = [self._with_own(corner_check(piece, self.recorded)) for piece in self.pieces]
         made = answers_of(model, checks, self.arrays())
         return [replace(check, made=answer.shape) for check, answer in zip(checks, made, strict=True)]
 
+    def _with_own(self, check: PieceCheck) -> PieceCheck:
+        if check.output.value not in self.own:
+            return check
+        return replace(check, output=replace(check.output, array=OWN.format(check.output.value)))
+
     def arrays(self) -> dict[str, Array]:
         """Return whole values and bounds, by name."""
-        values = {str(value.name): value for piece in self.pieces for value in (*piece.inputs, piece.output)}
-        bounds = {
-            TOLERANCE.format(piece.output.name): _rounded_up(bound)
-            for piece, bound in zip(self.pieces, self.bounds, strict=True)
-            if bound.any()
-        }
-        return {name: self.recorded[value] for name, value in values.items()} | bounds
+        own = {OWN.format(name): answer for name, answer in self.own.items()}
+        bounds = {}
+        for piece, bound in zip(self.pieces, self.bounds, strict=True):
+            name = str(piece.output.name)
+            if bound.any():
+                bounds[TOLERANCE.format(OWN.format(name) if name in self.own else name)] = _rounded_up(bound)
+        return {**self.recorded.of_pieces(self.pieces), **own, **bounds}
 
     def kept(self, checks: Sequence[PieceCheck]) -> dict[str, Array]:
         """Return what a bundle keeps: of each value what some piece reads or makes, and a bound for each channel."""
@@ -113,15 +134,6 @@ class Vectors:
             if count:
                 counts[str(node.name)] = count
         return counts
-
-
-def _bound(piece: Piece, recorded: Recorded, model: Path) -> Bound:
-    bound = bound_of(piece, recorded)
-    if bound is not None:
-        return bound
-    check = whole_check(piece, recorded)
-    generator = np.random.default_rng(0)
-    return measured_bound(piece, recorded, lambda arrays: answers_of(model, [check], arrays)[0], generator)
 
 
 def _first(array: Array, size: tuple[int, ...]) -> Array:

@@ -23,6 +23,7 @@ from bnas_deploy.runtime.graph import (
     GRAPH_OUTPUT,
     MODEL_GRAPH,
     NODE_INPUT,
+    NODE_NAME,
     NODE_OUTPUT,
     TENSOR_NAME,
     VALUE_NAME,
@@ -69,11 +70,17 @@ class PieceResult:
         return self.difference == 0
 
     @property
+    def in_8_bits(self) -> bool:
+        """Tell whether the piece is compared with what it answered when it was exported, and not with PyTorch."""
+        return self.check.output.array != self.check.output.value
+
+    @property
     def failure(self) -> str:
         """Say what is wrong with the piece."""
         kind = "layer" if self.binary else "piece"
+        reference = "what it gave when it was exported" if self.in_8_bits else "PyTorch"
         return (
-            f"{kind} {self.check.name} differs from PyTorch by {self.difference:.3g}, "
+            f"{kind} {self.check.name} differs from {reference} by {self.difference:.3g}, "
             f"rounding explains {self.allowed:.3g}"
         )
 
@@ -199,7 +206,8 @@ def run_pieces(
 
 def _cut(graph: Graph, checks: Sequence[PieceCheck]) -> list[_Cut]:
     """Find the nodes of each piece: all that its output depends on, back to values that PyTorch recorded."""
-    recorded = {check.output.value for check in checks} | set(graph.inputs)
+    read = {corner.value for check in checks for corner in check.inputs}
+    recorded = {check.output.value for check in checks} | read | set(graph.inputs)
     makers = {output: number for number, node in enumerate(graph.nodes) for output in node.outputs if output}
     return [_piece(graph, makers, recorded, check) for check in checks]
 
@@ -261,11 +269,14 @@ def _model_of(data: bytes, graph: Graph, cuts: Sequence[_Cut], feeds: Mapping[st
         write_bytes(GRAPH_OUTPUT, write_text(VALUE_NAME, _named(number, cut.check.output.value)))
         for number, cut in enumerate(cuts)
     ]
+    read = {name for cut in cuts for node in cut.nodes for name in graph.nodes[node].inputs}
     constants = [
         field.whole
         for old in payloads(memoryview(data), MODEL_GRAPH)
         for field in fields(old)
         if field.number == GRAPH_INITIALIZER
+        and field.payload is not None
+        and not read.isdisjoint(texts(field.payload, TENSOR_NAME))
     ]
     name = write_text(GRAPH_NAME, "pieces")
     rest = [field.whole for field in fields(memoryview(data)) if field.number != MODEL_GRAPH]
@@ -273,15 +284,16 @@ def _model_of(data: bytes, graph: Graph, cuts: Sequence[_Cut], feeds: Mapping[st
 
 
 def _renamed(graph: Graph, node: int, piece: int) -> bytes:
-    """Write a node with the names that its values have in the piece."""
-    kept = [field.whole for field in fields(graph.raw[node]) if field.number not in (NODE_INPUT, NODE_OUTPUT)]
+    """Write a node with the names that it and its values have in the piece; two pieces may share it."""
+    written_anew = (NODE_INPUT, NODE_OUTPUT, NODE_NAME)
+    kept = [field.whole for field in fields(graph.raw[node]) if field.number not in written_anew]
 
     def name(value: str) -> str:
         return value if value in graph.initializers or value == "" else _named(piece, value)
 
     inputs = [write_text(NODE_INPUT, name(value)) for value in graph.nodes[node].inputs]
     outputs = [write_text(NODE_OUTPUT, name(value)) for value in graph.nodes[node].outputs]
-    return b"".join((*inputs, *outputs, *kept))
+    return b"".join((*inputs, *outputs, write_text(NODE_NAME, _named(piece, graph.nodes[node].name)), *kept))
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------
