@@ -441,13 +441,15 @@ def _check_pieces(manifest: Manifest) -> None:
     """Refuse shapes that are none, and binary layers without a piece."""
     pieces = manifest.verification.pieces
     for index, piece in enumerate(pieces):
-        for name, shape in (("output", piece.output.shape), ("made", piece.made)):
-            got = [list(piece.output.shape), list(piece.made)]
-            fits = len(piece.made) == len(piece.output.shape) and min(shape, default=1) > 0
-            _wanted(fits, got, f"verification.pieces[{index}].{name}", "two shapes of one rank, at least 1 each")
+        shapes = piece.output.shape, piece.made
+        fits = len(shapes[0]) == len(shapes[1]) and min((*shapes[0], *shapes[1]), default=1) > 0
+        where = f"verification.pieces[{index}]: output, made"
+        _wanted(fits, [list(shape) for shape in shapes], where, "two shapes of one rank, at least 1 each")
     binary = {layer.name for layer in manifest.layers if layer.is_binary}
     missing = sorted(binary - {piece.name for piece in pieces})
-    _wanted(not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{json.dumps(missing)} among them")
+    _wanted(
+        not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{json.dumps(missing)} among them"
+    )
 
 
 def _check_layer(layer: LayerCost, name: str) -> None:

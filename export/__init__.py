@@ -174,9 +174,7 @@ def _write_model(
     onnx.save(finish(captured.model), path)
     vectors, checks = _write_vectors(captured.model, values, folder)
     generator = torch.Generator().manual_seed(0)
-    tolerance = output_tolerance(
-        module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator)
-    )
+    tolerance = output_tolerance(module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator))
     return captured, values, log, Verification(tolerance, checks, vectors.ties())
 
 
@@ -204,9 +202,7 @@ def _compared(model: Path, vectors: Vectors) -> Vectors:
     return vectors
 
 
-def _quantize_float_layers(
-    bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]
-) -> Manifest:
+def _quantize_float_layers(bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]) -> Manifest:
     """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
 
     From then on the new model's own answers are what it has to give again on other machines, as a whole and of each

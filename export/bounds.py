@@ -15,8 +15,9 @@ lies outside, the terms are alike (a constant image, equal weights) and the roun
 is the bound, for that piece alone.
 
 Where a BN was folded, PyTorch rounds its own products and sums: beta acc, 1 / sqrt(var + eps), the slope gamma /
-sqrt(var + eps), the shift beta - slope mean, their product and sum; here weights, bias, product and sum are rounded. That
-is at most `FOLD` roundings, relative to the terms before they cancel, whose magnitudes the pass notes (`BIAS_TERMS`).
+sqrt(var + eps), the shift beta - slope mean, their product and sum; here weights, bias, product and sum are rounded.
+That is at most `FOLD` roundings, relative to the terms before they cancel, whose magnitudes the pass notes
+(`BIAS_TERMS`).
 
 A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
 where the output is not rounded (a classifier), one step of one input times the largest weight.
@@ -54,20 +55,26 @@ NOISE_RUNS = 2
 Bound = NDArray[np.float64]
 """The largest absolute difference of each value, or of values that broadcast to them."""
 
-MOVES = frozenset(
-    "Abs Clip Concat Constant ConstantOfShape DepthToSpace Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min "
-    "Neg Pad ReduceMax ReduceMin Relu Reshape Shape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
-)
+MOVES = frozenset({
+    "Abs", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape",
+    "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
 """Operators that round nothing, and whose result changes by no more than what they read."""
 
-CHOICES = frozenset(
-    "And ArgMax ArgMin Cast Ceil Equal Floor Greater GreaterOrEqual Less LessOrEqual Not Or Round Sign Where".split()
-)
+CHOICES = frozenset({
+    "And", "ArgMax", "ArgMin", "Cast", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Not", "Or", "Round", "Sign", "Where",
+})  # fmt: skip
 """Operators that round nothing, but jump."""
 
-ROUNDED_ONCE = frozenset("Add Div LeakyRelu Mul PRelu Reciprocal Sqrt Sub".split())
+ROUNDED_ONCE = frozenset({
+    "Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub",
+})  # fmt: skip
 
-AVERAGES = frozenset("AveragePool GlobalAveragePool ReduceMean ReduceSum".split())
+AVERAGES = frozenset({
+    "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum",
+})  # fmt: skip
 
 
 def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound | None:
@@ -110,7 +117,8 @@ def _quantized_bound(piece: Piece, recorded: Recorded) -> Bound:
     largest = max(float(np.abs(recorded[value]).max()) for value in piece.inputs)
     step = float(constant_array(dequantize.inputs[1]))
     rounded = roundings(terms.shape[1], worst=True) * ROUNDING * terms.sum(axis=1) * largest
-    return step * terms.max(axis=1) + rounded + 32 * ROUNDING * np.abs(recorded[piece.output]).max()
+    bound: Bound = step * terms.max(axis=1) + rounded + 32 * ROUNDING * float(np.abs(recorded[piece.output]).max())
+    return bound
 
 
 def measured_bounds(
@@ -138,7 +146,8 @@ def _measured(y: Array, moved: Bound) -> Bound:
 def _with_noise(data: Array, generator: np.random.Generator) -> Array:
     if data.dtype != np.float32:
         return data
-    return (data * (1 + NOISE * generator.uniform(-1, 1, data.shape))).astype(np.float32)
+    noisy: Array = (data.astype(np.float64) * (1 + NOISE * generator.uniform(-1, 1, data.shape))).astype(np.float32)
+    return noisy
 
 
 def _rounds_nothing(node: ir.Node) -> bool:
@@ -247,17 +256,17 @@ class _Known:
         number = roundings(terms, worst=self.worst) * ROUNDING * (1 if average else terms)
         if node.op_type in ("AveragePool", "GlobalAveragePool"):
             largest = x.flatten(2).amax(dim=2).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
-            return (number * largest).numpy()  # type: ignore[no-any-return] # numpy() is Any
+            return (number * largest).numpy()
         return np.full((), number * float(x.max()))
 
     def of_batch_norm(self, rounding: Sequence[ir.Node]) -> Bound | None:
-        """x * slope + shift, as BatchNormToConstants writes it."""
+        """X * slope + shift, as BatchNormToConstants writes it."""
         product, total = rounding
         x, slope = (self.magnitude(value) for value in product.inputs)
         if x is None or slope is None:
             return None
         terms = torch.from_numpy(np.asarray(total.meta[BIAS_TERMS], np.float64)).reshape(slope.shape)
-        return (FOLD * ROUNDING * (x * slope + terms)).numpy()  # type: ignore[no-any-return] # numpy() is Any
+        return (FOLD * ROUNDING * (x * slope + terms)).numpy()
 
     def of_binary_convolution(self, node: ir.Node) -> Bound:
         """Return 0 for plain ones, which do what PyTorch does, in the same order.
@@ -288,4 +297,5 @@ class _Known:
         if row.activation == "PRelu":
             steepest = np.maximum(1, np.abs(constant_array(input_of(node, "slope")))).astype(np.float64)
         largest = (FOLD + k_roundings) * ROUNDING * steepest * (products + node.meta[BIAS_TERMS])
-        return largest.reshape(-1, 1, 1) + additions
+        bound: Bound = largest.reshape(-1, 1, 1) + additions
+        return bound

@@ -55,7 +55,6 @@ class CapturedModel:
         recorder.values[OUTPUT] = logits
         return recorder.values
 
-
     def with_noise(self, images: Tensor, slack: Mapping[str, NDArray[Any]], generator: torch.Generator) -> Tensor:
         """Run the program with uniform noise in the values that `slack` names, up to so much in each channel."""
         noisy = _Noisy(self.program.module(), slack, generator)

@@ -36,11 +36,12 @@ WINDOWS = ("Conv", "MaxPool", "AveragePool")
 QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 """Operators around a layer in 8 bits; they treat every element by itself."""
 
-ELEMENTWISE = frozenset(
-    "Abs Add Clip Ceil Div Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
-    "PRelu Reciprocal Relu Round Selu Sigmoid Sign Softplus Sqrt Sub Tanh Where Equal Greater GreaterOrEqual Less "
-    "LessOrEqual And Or Not Sum".split()
-)
+ELEMENTWISE = frozenset({
+    "Abs", "Add", "Clip", "Ceil", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "PRelu", "Reciprocal", "Relu",
+    "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Equal", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Sum",
+})  # fmt: skip
 """Operators each of whose outputs depends on one element of each input."""
 
 
@@ -237,8 +238,8 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
         return None  # a map of offsets belongs to the whole image
     stride = node.attributes.get_ints("strides", (1, 1))[axis]
     dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
-    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
-    return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, pads[axis], pads[2 + axis])
+    around = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
 
 
 def _window_of_slice(node: ir.Node, axis: int) -> _Window | None:
@@ -258,5 +259,5 @@ def _kernel(node: ir.Node, axis: int) -> int:
     if is_binary_conv(node):
         return node.attributes.get_ints("weight_shape")[1 + axis]
     if node.op_type == "Conv":
-        return weight_of(node).shape[2 + axis]
+        return int(weight_of(node).shape[2 + axis])
     return node.attributes.get_ints("kernel_shape")[axis]

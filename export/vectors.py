@@ -66,10 +66,10 @@ class Vectors:
 
     def with_worst(self, failed: set[str]) -> "Vectors":
         """Let pieces, by the names of their outputs, have the bound of roundings that all go one way."""
-        bounds = [
-            worst if piece.output.name in failed and (worst := bound_of(piece, self.recorded, worst=True)) else bound
-            for piece, bound in zip(self.pieces, self.bounds, strict=True)
-        ]
+        bounds = list(self.bounds)
+        for number, piece in enumerate(self.pieces):
+            worst = bound_of(piece, self.recorded, worst=True) if piece.output.name in failed else None
+            bounds[number] = bounds[number] if worst is None else worst
         return replace(self, bounds=tuple(bounds))
 
     def whole_checks(self) -> list[PieceCheck]:

@@ -166,7 +166,7 @@ def compare_pieces(
     results, alike = [], True
     for cut, left, right in zip(whole, native, plain, strict=True):
         operators = [graph.nodes[number].op_type for number in cut.nodes]
-        tolerance = vectors.get(TOLERANCE.format(cut.check.output.array), np.float32(0))
+        tolerance = vectors.get(TOLERANCE.format(cut.check.output.array), np.zeros((), np.float32))
         binary = any(map(is_binary_convolution, operators))
         wanted = _array(cut.check.output, vectors, where)
         results.append(_result(cut.check, binary, left, wanted, tolerance))

@@ -16,7 +16,6 @@ from bnas_deploy.runtime.graph import read_nodes, uses_k
 from bnas_deploy.runtime.pieces import PiecesResult, compare_pieces
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
-
 DISPUTED = 4
 """How many times as much as rounding explains the best class has to lead by, so that another answer is a fault."""
 
@@ -25,15 +24,15 @@ DISPUTED = 4
 class VerifyResult:
     """What `verify_bundle` found.
 
-    `pieces` are None in bundles of formats 1 and 2, which have no vectors of them. `identical` tells whether the library
-    and plain onnxruntime (function bodies) answer alike, piece by piece and in the outputs: to the bit, but where K
-    enters, whose sum has no defined order, within the tolerance.
+    `pieces` are None in bundles of formats 1 and 2, which have no vectors of them. `identical` tells whether the
+    library and plain onnxruntime (function bodies) answer alike, piece by piece and in the outputs: to the bit, but
+    where K enters, whose sum has no defined order, within the tolerance.
 
     `difference` is the largest of an output to what `reference` gave, `tolerance` what rounding explains of it, and
     `spread` the range of the outputs: where the tolerance is of its size, the comparison says nothing. `faults` are
     sentences on outputs that are wrong all the same. `agreement` of `images` images have the reference's most likely
-    class. `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8 bits,
-    `reference` is the model as it answered when it was exported, and stands for PyTorch.
+    class. `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8
+    bits, `reference` is the model as it answered when it was exported, and stands for PyTorch.
     """
 
     pieces: PiecesResult | None
@@ -84,7 +83,7 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
             f"{bundle.file(files.IMAGES)}: labels of shape {labels.shape} for {len(images)} images; "
             "export the model again"
         )
-    alike = _largest_difference(*answers) <= may_differ or bool(np.array_equal(*answers, equal_nan=True))
+    alike = _largest_difference(*answers) <= may_differ or np.array_equal(answers[0], answers[1], equal_nan=True)
     return VerifyResult(
         pieces=pieces,
         identical=alike and (pieces is None or pieces.alike),

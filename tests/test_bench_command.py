@@ -35,7 +35,7 @@ from bnas_deploy.cost import LayerCost
 from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
 from bnas_deploy.export.quantization import quantize
-from bnas_deploy.runtime import engines, layers
+from bnas_deploy.runtime import engines, layers, pieces
 from bnas_deploy.runtime.engines import LeftOut
 from bnas_deploy.runtime.measure import check_answers, read_images
 from bnas_deploy.runtime.peers import openvino_is_installed
@@ -142,7 +142,10 @@ def _values(model: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(shown.SerializeToString(), session_options(threads=1))
-    return {"images": images, **dict(zip(names, session.run(names, {"images": images}), strict=True))}
+    values = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    # A piece by itself is laid out otherwise than in the whole model, and rounds otherwise.
+    tolerances = {pieces.TOLERANCE.format(name): np.full((), TOLERANCE, np.float32) for name in names}
+    return {"images": images, **values, **tolerances}
 
 
 def _pieces(folder: Path) -> tuple[PieceCheck, ...]:

@@ -133,7 +133,7 @@ def test_a_bundle(bundle: Path) -> None:
         "float.onnx: 12,345 bytes\n"
         "model.onnx: 12,345 bytes\n"
         "test_vectors/images.npz: 12,345 bytes\n"
-        "test_vectors/layers.npz: 12,345 bytes\n"
+        "test_vectors/pieces.npz: 12,345 bytes\n"
         'metrics: {"accuracy": 0.5}\n'
         "\n" + TABLE
     )

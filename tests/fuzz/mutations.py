@@ -70,7 +70,10 @@ def resnet20(width: int = 16, blocks: int = 3) -> nn.Module:
     body: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.Hardtanh()]
     for stage in range(3):
         channels = width * 2**stage
-        body += [Block(channels // 2, channels, 2) if stage and not i else Block(channels, channels, 1) for i in range(blocks)]
+        body += [
+            Block(channels // 2, channels, 2) if stage and not i else Block(channels, channels, 1)
+            for i in range(blocks)
+        ]
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4 * width), nn.Linear(4 * width, CLASSES))
     return _randomised(nn.Sequential(*body, *head))
 
@@ -193,7 +196,9 @@ def zero_classifier(graph: onnx.GraphProto, rng: np.random.Generator) -> str | N
 
 def noise_for_first_convolution(graph: onnx.GraphProto, rng: np.random.Generator) -> str | None:
     """The weights of the first convolution are noise."""
-    return _fill(next(node for node in graph.node if node.op_type == "Conv"), graph, lambda shape: rng.normal(size=shape))
+    return _fill(
+        next(node for node in graph.node if node.op_type == "Conv"), graph, lambda shape: rng.normal(size=shape)
+    )
 
 
 CHANGES: tuple[Change, ...] = (
@@ -279,7 +284,10 @@ def _same(left: NDArray[Any], right: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A change that was tried: `found` is what was said of it, `counts` the value that it moves by more than the bound."""
+    """A change that was tried.
+
+    `found` is what was said of it, `counts` a value that it moves by more than the bound, if nothing was said.
+    """
 
     text: str
     found: str | None
@@ -321,7 +329,9 @@ def main() -> int:
             for name, judge in judges.items():
                 for outcome in try_changes(judge, seed):
                     kind = outcome.text.split()[2].rstrip(":")
-                    counts[f"{kind}: {'found' if outcome.found else 'SURVIVED' if outcome.counts else 'changes nothing'}"] += 1
+                    counts[
+                        f"{kind}: {'found' if outcome.found else 'SURVIVED' if outcome.counts else 'changes nothing'}"
+                    ] += 1
                     if outcome.counts:
                         survivors += 1
                         print(f"{name}: {outcome.text}: {outcome.counts} changes, and nothing is said", flush=True)
