@@ -9,8 +9,8 @@ It holds
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
                              layers were quantised, `logits` are what model.onnx answered when it was exported, and
                              `float_logits` what it answered before they were
-    test_vectors/layers.onnx every binary convolution of model.onnx, each with an input and an output of its own
-    test_vectors/layers.npz  for layer L, what PyTorch fed to it (`L.x`, `L.added1`) and what it answered (`L.y`)
+    test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
+                             model.onnx, and how far from them a piece may be (`NAME|tolerance`, by channel)
 """
 
 import hashlib
@@ -31,18 +31,18 @@ from bnas_deploy.files import NO_ROOM, open_regular, read_bytes
 from bnas_deploy.json_records import LARGEST_FILE, from_json, parse, wanted
 from bnas_deploy.partial import partial_folder, put_folder, remove_leftovers
 
-FORMAT_VERSION = 2
-"""1, of bnas-deploy 0.1.0, had no `quantization`."""
+FORMAT_VERSION = 3
+"""1, of bnas-deploy 0.1.0, had no `quantization`. 1 and 2 had vectors of binary convolutions alone, with a copy of the
+model to run them with; they are read without those."""
 
 MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
 INT8_TWIN = "int8.onnx"
 MANIFEST = "manifest.json"
 IMAGES = "test_vectors/images.npz"
-LAYERS_MODEL = "test_vectors/layers.onnx"
-LAYERS = "test_vectors/layers.npz"
-FILES = (MODEL, FLOAT_TWIN, IMAGES, LAYERS_MODEL, LAYERS)
-"""Every bundle has these besides the manifest."""
+PIECES = "test_vectors/pieces.npz"
+FILES = (MODEL, FLOAT_TWIN, IMAGES, PIECES)
+"""Every bundle has these besides the manifest; those of formats 1 and 2 have no pieces."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,41 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class LayerCheck:
-    """One binary convolution of the model and how its test vector is compared.
+class Corner:
+    """A value of model.onnx, and the first `shape[i]` along each axis i of the array that stands for it."""
 
-    `name` is the node's name. Only the first `rows` by `columns` outputs are compared: the vector's input is a
-    corner of PyTorch's activation, and outputs past these would read beyond it. `tolerance` is 0 where
-    the arithmetic is the same as PyTorch's, else the derived bound on the absolute difference.
+    value: str
+    array: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PieceCheck:
+    """A part of the model between values that PyTorch recorded, and what it is compared with.
+
+    `name` is that of the node that makes the output. A piece that looks at a neighbourhood is fed corners of PyTorch's
+    values; it then makes something of the shape `made`, of which the corner `output` is compared, since values past it
+    would depend on more than was fed.
     """
 
     name: str
-    rows: int
-    columns: int
-    tolerance: float
+    inputs: tuple[Corner, ...]
+    output: Corner
+    made: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Verification:
     """What `verify` needs besides the test vectors.
 
-    `output_tolerance` is the largest difference of a logit that float rounding can explain.
+    `output_tolerance` is how far a logit moves when every value carries its rounding: what it says depends on how much
+    a network amplifies that. `ties` are, for each binary convolution that has some, the activations of one image that
+    equal the threshold or lie within rounding of it, so that another machine may give them the other sign.
     """
 
     output_tolerance: float
-    layers: tuple[LayerCheck, ...]
+    pieces: tuple[PieceCheck, ...]
+    ties: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -342,9 +354,9 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
         raise BundleError(
             f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
         )
-    if version == 1:
-        data = {"quantization": None, **data}
     try:
+        if version < FORMAT_VERSION:
+            data = _of_older_format(data)
         manifest: Manifest = from_json(Manifest, data)
         _check_values(manifest)
     except ValueError as error:
@@ -352,25 +364,23 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
     return manifest
 
 
+def _of_older_format(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 1 or 2 as one of today, without pieces."""
+    old = wanted(isinstance(data.get("verification"), dict), data.get("verification"), "verification", "an object")
+    verification = {name: value for name, value in old.items() if name != "layers"}
+    return {"quantization": None, **data, "verification": {**verification, "pieces": [], "ties": {}}}
+
+
 def _check_values(manifest: Manifest) -> None:
     """Raise ValueError where fields are right each for itself, and the manifest is not."""
     preprocessing, verification = manifest.preprocessing, manifest.verification
     for index, layer in enumerate(manifest.layers):
         _check_layer(layer, f"layers[{index}]")
-    for index, check in enumerate(verification.layers):
-        wanted(
-            check.rows > 0 and check.columns > 0,
-            [check.rows, check.columns],
-            f"verification.layers[{index}]: rows, columns",
-            "at least 1",
-        )
-        wanted(check.tolerance >= 0, check.tolerance, f"verification.layers[{index}].tolerance", "0 or more")
     wanted(
         verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
     )
-    binary = sorted(layer.name for layer in manifest.layers if layer.is_binary)
-    checked = sorted(check.name for check in verification.layers)
-    wanted(checked == binary, checked, "verification.layers", f"the binary layers, {json.dumps(binary)}")
+    if manifest.format == FORMAT_VERSION:
+        _check_pieces(manifest)
     shape = list(manifest.input_shape)
     wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
     channels, *size = shape
@@ -379,8 +389,23 @@ def _check_values(manifest: Manifest) -> None:
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
     wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
-    for name in FILES:
+    for name in FILES if manifest.format == FORMAT_VERSION else FILES[:-1]:
         wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+
+
+def _check_pieces(manifest: Manifest) -> None:
+    """Refuse shapes that are none, and binary layers without a piece."""
+    pieces = manifest.verification.pieces
+    for index, piece in enumerate(pieces):
+        shapes = piece.output.shape, piece.made
+        fits = len(shapes[0]) == len(shapes[1]) and min((*shapes[0], *shapes[1]), default=1) > 0
+        where = f"verification.pieces[{index}]: output, made"
+        wanted(fits, [list(shape) for shape in shapes], where, "two shapes of one rank, at least 1 each")
+    binary = {layer.name for layer in manifest.layers if layer.is_binary}
+    missing = sorted(binary - {piece.name for piece in pieces})
+    wanted(
+        not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{json.dumps(missing)} among them"
+    )
 
 
 def _check_layer(layer: LayerCost, name: str) -> None:

@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
     from bnas_deploy.export.doubts import Doubts, LikelyBinary
     from bnas_deploy.export.rewrite import Refusal
-    from bnas_deploy.runtime.verify import LayerResult, VerifyResult
+    from bnas_deploy.runtime.pieces import PieceResult
+    from bnas_deploy.runtime.verify import VerifyResult
 
 NAME_WIDTH = 24
 FEW_LAYERS = 3
+
+POWERLESS = 0.25
+"""Where rounding moves outputs by more than this part of their spread, a comparison of them says nothing."""
 
 
 def describe_export(result: "ExportResult") -> str:
@@ -65,21 +69,11 @@ def _refusals(refusals: "Sequence[Refusal]") -> list[str]:
 
 def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = False) -> str:
     """Say what `verify_bundle` found, a line for each thing."""
-    exact = sum(layer.exact for layer in result.layers)
-    rounded = [layer for layer in result.layers if layer.passed and not layer.exact]
-    layers = f"{exact} of {len(result.layers)} bit-exact against PyTorch"
-    if rounded:
-        layers += f", {len(rounded)} within what the rounding of K or of a folded BN explains"
-    lines = [_line("binary convolutions", layers)]
-    if every_layer:
-        lines += [_line("", _layer(layer)) for layer in result.layers]
-    lines += [
+    lines = [
+        *_pieces(result, every_layer=every_layer),
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
-        _line(
-            "outputs",
-            f"differ from {result.reference} by at most {result.difference:.2g}; "
-            f"rounding explains {result.tolerance:.2g}",
-        ),
+        *_ties(bundle.manifest),
+        _line("outputs, for information", _outputs(result)),
         _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
         _line("still float", _float_layers(bundle.manifest.still_float)),
         *_quantized(bundle.manifest),
@@ -88,11 +82,57 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
     return "\n".join(lines)
 
 
-def _layer(layer: "LayerResult") -> str:
+def _pieces(result: "VerifyResult", *, every_layer: bool) -> list[str]:
+    if result.pieces is None:
+        reason = "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again for that"
+        return [_line("pieces", reason)]
+    pieces = result.pieces.pieces
+    groups = {
+        "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch"),
+        "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch"),
+        "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model"),
+    }
+    lines = [_line(name, _agreement(*group)) for name, group in groups.items() if group[0]]
+    if every_layer:
+        lines += [_line("", _piece(piece)) for piece in pieces]
+    return lines + [_line("FAULT", fault) for fault in result.pieces.faults]
+
+
+def _agreement(pieces: "Sequence[PieceResult]", reference: str) -> str:
+    exact = sum(piece.exact for piece in pieces)
+    rounded = sum(piece.passed and not piece.exact for piece in pieces)
+    wrong = sum(not piece.passed for piece in pieces)
+    text = f"{exact} of {len(pieces)} bit-exact against {reference}"
+    text += f", {rounded} within the rounding of their own arithmetic" if rounded else ""
+    return text + (f", {wrong} WRONG" if wrong else "")
+
+
+def _piece(piece: "PieceResult") -> str:
     found = "bit-exact"
-    if not layer.exact:
-        found = f"differs by {layer.difference:.2g}, rounding explains {layer.check.tolerance:.2g}"
-    return f"{layer.check.name}: {found} on {layer.compared} outputs"
+    if not piece.exact:
+        found = f"differs by {piece.difference:.2g}, rounding explains {piece.allowed:.2g}"
+    return f"{piece.check.name}: {found} on {piece.compared} values"
+
+
+def _ties(manifest: Manifest) -> list[str]:
+    ties = manifest.verification.ties
+    if not ties:
+        return []
+    most = max(ties, key=ties.__getitem__)
+    text = f"{sum(ties.values()):,} activations of an image equal a threshold or lie within rounding of it, in "
+    text += f"{len(ties)} layers, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
+    return [_line("ties", text)]
+
+
+def _outputs(result: "VerifyResult") -> str:
+    """Say how far the outputs are from the reference's, and what that is worth."""
+    text = f"differ from {result.reference} by at most {result.difference:.2g}"
+    explained = f"rounding explains {result.tolerance:.2g} of a spread of {result.spread:.2g}"
+    if result.tolerance > POWERLESS * result.spread:
+        return f"{text}; {explained}: this says nothing, the pieces do"
+    if result.difference > result.tolerance:
+        return f"{text}; {explained}: more than that, as ties in front of a sign can make of it"
+    return f"{text}; {explained}"
 
 
 def _correct(result: "VerifyResult") -> str:

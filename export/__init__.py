@@ -1,6 +1,6 @@
 """From a PyTorch module to a bundle that runs without PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,8 @@ import bnas_deploy
 from bnas_deploy import bundle as files
 from bnas_deploy.bundle import (
     Bundle,
-    LayerCheck,
     Manifest,
+    PieceCheck,
     Preprocessing,
     Quantization,
     Verification,
@@ -27,18 +27,19 @@ from bnas_deploy.bundle import (
 )
 from bnas_deploy.errors import ExportError
 from bnas_deploy.export import opset
-from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.doubts import Doubts, find_doubts
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
-from bnas_deploy.export.quantization import quantize, quantize_layers
+from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
 from bnas_deploy.export.rewrite import RewriteLog, run
-from bnas_deploy.export.vectors import LayerVector, layer_vectors, layers_model, output_tolerance
+from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.runtime.verify import VerifyResult, verify_bundle, verify_layers
+from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.checkpoint import Checkpoint
 from bnas_deploy.search.layers import BinaryConv2d
 from bnas_deploy.search.network import build_network
@@ -66,7 +67,7 @@ class Description:
 class ExportResult:
     """The bundle, what the passes did, and how it compares with PyTorch on this machine.
 
-    Before that, every binary convolution was compared on whole activations of one image, more than the bundle keeps.
+    Before that, every piece was compared on whole values of one image, more than the bundle keeps.
     `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
     int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees.
     """
@@ -149,15 +150,14 @@ def export_module(
     _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
-        rewritten, log, checks, doubts = _write_model(module, folder, images.pixels)
+        captured, values, log, verification, doubts = _write_model(module, folder, images.pixels)
         twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
-        verification = Verification(output_tolerance(module, images.pixels), checks)
-        manifest = _manifest(rewritten, description, verification, folder)
+        manifest = _manifest(captured.model, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
         if float_layers == "int8":
-            manifest = _quantize_float_layers(Bundle(folder, manifest), images)
+            manifest = _quantize_float_layers(Bundle(folder, manifest), images, captured.model, values)
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
@@ -166,8 +166,11 @@ def export_module(
 
 def _write_model(
     module: nn.Module, folder: Path, images: Tensor
-) -> tuple[ir.Model, RewriteLog, tuple[LayerCheck, ...], Doubts]:
-    """Capture, rewrite and write the model and the vectors of its layers; compare them on whole activations."""
+) -> tuple[CapturedModel, Mapping[str, Tensor], RewriteLog, Verification, Doubts]:
+    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values.
+
+    Returns the rewritten model, PyTorch's values for one image, and what is to be said of both.
+    """
     captured = capture(module, images.shape[1:])
     values = captured.values_of(images[:1])
     if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
@@ -178,19 +181,43 @@ def _write_model(
     log = run(PIPELINE, captured.model)
     if found := check_activations(captured.model, (captured.values_of(image[None]) for image in images)):
         log.notes.append(str(found))
-    model = finish(captured.model)
-    onnx.save(model, folder / files.MODEL)
-    onnx.save(layers_model(model), folder / files.LAYERS_MODEL)
-    _check_whole_layers(folder / files.LAYERS_MODEL, layer_vectors(captured.model, values, corner=None))
-    vectors = layer_vectors(captured.model, values)
-    np.savez_compressed(folder / files.LAYERS, allow_pickle=False, **_named(vectors))
-    return captured.model, log, tuple(vector.check for vector in vectors), doubts
+    path = folder / files.MODEL
+    onnx.save(finish(captured.model), path)
+    vectors, checks = _write_vectors(captured.model, values, folder)
+    generator = torch.Generator().manual_seed(0)
+    tolerance = output_tolerance(module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator))
+    return captured, values, log, Verification(tolerance, checks, vectors.ties()), doubts
 
 
-def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
-    """Replace the verified model by one whose float layers are in 8 bits; return its manifest.
+def _write_vectors(
+    graph: ir.Model, values: Mapping[str, Tensor], folder: Path
+) -> tuple[Vectors, tuple[PieceCheck, ...]]:
+    """Compare the pieces of the model, whose graph is `graph`, on whole values, and write corners of them."""
+    path = folder / files.MODEL
+    vectors = _compared(path, Vectors.of(graph, values, path))
+    checks = vectors.corner_checks(path)
+    np.savez_compressed(folder / files.PIECES, allow_pickle=False, **vectors.kept(checks))
+    return vectors, tuple(checks)
 
-    From then on the new model's own answers are what it has to give again on other machines.
+
+def _compared(model: Path, vectors: Vectors) -> Vectors:
+    """Compare every piece with PyTorch on whole values; return the vectors with the bounds that hold."""
+    found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    failed = {piece.check.output.value for piece in found.pieces if not piece.passed}
+    if failed:
+        vectors = vectors.with_worst(failed)
+        found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    _refuse(found.failures)
+    if not found.alike:
+        _refuse(["the library and plain onnxruntime answer differently"])
+    return vectors
+
+
+def _quantize_float_layers(bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]) -> Manifest:
+    """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
+
+    From then on the new model's own answers are what it has to give again on other machines, as a whole and of each
+    layer in 8 bits. The other pieces are compared with PyTorch's `values` as before.
     """
     path, manifest = bundle.file(files.MODEL), bundle.manifest
     before = _run(path, images.pixels, library=True)
@@ -200,6 +227,7 @@ def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
             "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
         )
     onnx.save(model, path)
+    _, checks = _write_vectors(with_origins(ir.from_proto(model), graph, names), values, bundle.path)
     session = create_session(path)
 
     def answer(pixels: Tensor) -> Tensor:
@@ -212,7 +240,9 @@ def _quantize_float_layers(bundle: Bundle, images: Images) -> Manifest:
     return replace(
         manifest,
         layers=tuple(replace(layer, weight_bits=8) if layer.name in names else layer for layer in manifest.layers),
-        verification=replace(manifest.verification, output_tolerance=output_tolerance(answer, images.pixels)),
+        verification=replace(
+            manifest.verification, output_tolerance=output_tolerance(answer, images.pixels), pieces=checks
+        ),
         quantization=Quantization(
             largest_difference=float(difference.max()),
             mean_difference=float(difference.mean()),
@@ -280,14 +310,6 @@ def _answers(module: nn.Module, images: Tensor) -> Tensor:
     return answers
 
 
-def _check_whole_layers(model: Path, vectors: list[LayerVector]) -> None:
-    """Compare every binary convolution with PyTorch on the whole activations of one image."""
-    layers, alike = verify_layers(model, [vector.check for vector in vectors], _named(vectors))
-    _refuse([layer.failure for layer in layers if not layer.passed])
-    if not alike:
-        _refuse(["the library and plain onnxruntime answer differently"])
-
-
 def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
     """Export the float twin and the int8 twin.
 
@@ -310,11 +332,6 @@ def _run(path: Path, images: Tensor, *, library: bool) -> NDArray[np.float32]:
     session = create_session(path, session_options(library=library))
     answers: NDArray[np.float32] = session.run(None, {INPUT: images.numpy()})[0]
     return answers
-
-
-def _named(vectors: list[LayerVector]) -> dict[str, NDArray[np.float32]]:
-    """Return the arrays by the names of the inputs and outputs of `layers_model`."""
-    return {f"{vector.check.name}.{part}": data for vector in vectors for part, data in vector.arrays.items()}
 
 
 def _image_arrays(images: Images, answers: Tensor) -> dict[str, NDArray[Any]]:

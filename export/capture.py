@@ -16,7 +16,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ import onnx
 import onnx_ir as ir
 import onnxscript
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
@@ -55,6 +56,30 @@ class CapturedModel:
         recorder.values[INPUT] = images
         recorder.values[OUTPUT] = logits
         return recorder.values
+
+    def with_noise(self, images: Tensor, slack: Mapping[str, NDArray[Any]], generator: torch.Generator) -> Tensor:
+        """Run the program with uniform noise in the values that `slack` names, up to so much in each channel."""
+        noisy = _Noisy(self.program.module(), slack, generator)
+        with torch.no_grad():
+            logits: Tensor = noisy.run(images)
+        return logits
+
+
+class _Noisy(torch.fx.Interpreter):
+    """Runs an FX program and adds noise to some of the values that it computes."""
+
+    def __init__(
+        self, module: torch.fx.GraphModule, slack: Mapping[str, NDArray[Any]], generator: torch.Generator
+    ) -> None:
+        super().__init__(module)
+        self.slack = {name: torch.from_numpy(np.array(bound, np.float32)) for name, bound in slack.items()}
+        self.generator = generator
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name not in self.slack:
+            return result
+        return result + self.slack[n.name] * (2 * torch.rand(result.shape, generator=self.generator) - 1)
 
 
 class _Recorder(torch.fx.Interpreter):

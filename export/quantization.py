@@ -11,11 +11,13 @@ from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from bnas_deploy.export.finish import finish_proto
+from bnas_deploy.export.graph import Origin, node_before, origin_of
 from bnas_deploy.files import temporary_folder
 
 CALIBRATION_BATCH = 8
@@ -83,6 +85,28 @@ def _read_unrounded(graph: onnx.GraphProto, layers: Container[str]) -> None:
         if node.name not in layers:
             for i, name in enumerate(node.input):
                 node.input[i] = unrounded.get(name, name)
+
+
+def with_origins(quantized: ir.Model, model: ir.Model, layers: Container[str]) -> ir.Model:
+    """Note in `quantized` where its values come from, as `model` does, and what the passes noted of its nodes.
+
+    What a layer in 8 bits gives is what comes out of its rounding.
+    """
+    origins = {value.name: origin_of(value) for node in model.graph for value in node.outputs}
+    notes = {node.name: node.meta for node in model.graph}
+    for node in quantized.graph:
+        node.meta.update(notes.get(node.name, {}))
+        for value in node.outputs:
+            if value.name in origins:
+                value.meta["origin"] = origins[value.name]
+    for node in quantized.graph:
+        quantize = node_before(node) if node.op_type == "DequantizeLinear" else None
+        maker = None if quantize is None else node_before(quantize)
+        if maker is not None and maker.name in layers:
+            rounded, raw = node.outputs[0], maker.outputs[0]
+            rounded.meta["origin"] = raw.meta["origin"]
+            raw.meta["origin"] = Origin(f"{raw.name} before it is rounded")  # which PyTorch does not know
+    return quantized
 
 
 _LAYERS = ("Conv", "Gemm", "MatMul")

@@ -1,41 +1,29 @@
-"""Test vectors: what PyTorch fed to each binary convolution and what it answered.
+"""Test vectors: what PyTorch computed between the pieces of a model, and how far from it each piece may be.
 
-A whole network cannot be compared bit for bit: onnxruntime and PyTorch round the float convolutions differently, and a
-value that lies on a threshold then falls on the other side. So each binary convolution is compared by itself, on
-PyTorch's own activations, where the answer has to be the same to the bit; and the outputs of the network are compared
-within what the network itself makes of rounding noise (`output_tolerance`).
+A whole network cannot be compared bit for bit: onnxruntime and PyTorch round the float layers differently, and a value
+that lies on a threshold then falls on the other side. So each piece is compared by itself, on PyTorch's own values,
+within the roundings of its own arithmetic (`export.bounds`); a binary convolution has to be the same to the bit. What
+rounding makes of the whole network's outputs is measured beside that (`output_tolerance`), and says how much a
+comparison of them is worth.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bnas_deploy.bundle import LayerCheck
-from bnas_deploy.export import opset
-from bnas_deploy.export.finish import set_opsets
-from bnas_deploy.export.graph import (
-    CHANNEL_AXIS,
-    activations_of,
-    added_to,
-    array_of,
-    constant_array,
-    input_of,
-    is_binary_conv,
-    origin_of,
-)
-from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.bundle import PieceCheck
+from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
+from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
+from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
 
-CORNER = 6
-"""Rows and columns of outputs that a stored vector covers."""
-
-ROUNDING = 2.0**-24
-"""Half the distance of 1.0 to the next float32: the relative error of one rounding."""
+OWN = "{}|answer"
+"""Name of what a piece in 8 bits made of PyTorch's values when the model was exported; {} is the value."""
 
 NOISE = 2.0**-13
 """Relative change of every pixel when the network's response to rounding is measured.
@@ -49,177 +37,134 @@ NOISE_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class LayerVector:
-    """Input (1, C, H, W) and answer (1, O, rows, columns) of one binary convolution, from PyTorch.
+class Vectors:
+    """The pieces of a model, and for each the bound of every value that it makes of whole values.
 
-    `added` are what it adds to its result, (1, O, OH, OW), where OH and OW are what the operator makes of `x`.
+    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values.
     """
 
-    check: LayerCheck
-    x: NDArray[np.float32]
-    y: NDArray[np.float32]
-    added: tuple[NDArray[np.float32], ...]
+    pieces: tuple[Piece, ...]
+    recorded: Recorded
+    bounds: tuple[Bound, ...]
+    own: Mapping[str, Array]
 
-    @property
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The arrays, by what follows the layer's name in the names of inputs and outputs of `layers_model`."""
-        return {"x": self.x, "y": self.y, **{f"added{i}": each for i, each in enumerate(self.added, 1)}}
+    @classmethod
+    def of(cls, graph: ir.Model, values: Mapping[str, Tensor], model: Path) -> "Vectors":
+        """Cut `graph`, whose file is `model`, at `values`, those of the captured program for at least one image."""
+        recorded = Recorded(values)
+        pieces = tuple(pieces_of(graph, recorded))
+        bounds = {piece.output: bound_of(piece, recorded) for piece in pieces}
+        if unknown := [piece for piece in pieces if bounds[piece.output] is None]:
+            checks = [whole_check(piece, recorded) for piece in unknown]
+            measured = measured_bounds(unknown, recorded, lambda arrays: answers_of(model, checks, arrays))
+            bounds |= {piece.output: bound for piece, bound in zip(unknown, measured, strict=True)}
+        quantized = [piece for piece in pieces if is_quantized(piece)]
+        checks = [whole_check(piece, recorded) for piece in quantized]
+        answers = answers_of(model, checks, recorded.of_pieces(quantized))
+        own = {check.output.value: answer for check, answer in zip(checks, answers, strict=True)}
+        return cls(pieces, recorded, tuple(bound for bound in bounds.values() if bound is not None), own)
+
+    def with_worst(self, failed: set[str]) -> "Vectors":
+        """Let pieces, by the names of their outputs, have the bound of roundings that all go one way."""
+        bounds = list(self.bounds)
+        for number, piece in enumerate(self.pieces):
+            worst = bound_of(piece, self.recorded, worst=True) if piece.output.name in failed else None
+            bounds[number] = bounds[number] if worst is None else worst
+        return replace(self, bounds=tuple(bounds))
+
+    def whole_checks(self) -> list[PieceCheck]:
+        """Return how the pieces are compared on whole values."""
+        return [self._with_own(whole_check(piece, self.recorded)) for piece in self.pieces]
+
+    def corner_checks(self, model: Path) -> list[PieceCheck]:
+        """Return how they are compared on what a bundle keeps; `model` is the file."""
+        checks = [self._with_own(corner_check(piece, self.recorded)) for piece in self.pieces]
+        made = answers_of(model, checks, self.arrays())
+        return [replace(check, made=answer.shape) for check, answer in zip(checks, made, strict=True)]
+
+    def _with_own(self, check: PieceCheck) -> PieceCheck:
+        if check.output.value not in self.own:
+            return check
+        return replace(check, output=replace(check.output, array=OWN.format(check.output.value)))
+
+    def arrays(self) -> dict[str, Array]:
+        """Return whole values and bounds, by name."""
+        own = {OWN.format(name): answer for name, answer in self.own.items()}
+        bounds = {}
+        for piece, bound in zip(self.pieces, self.bounds, strict=True):
+            name = str(piece.output.name)
+            if bound.any():
+                bounds[TOLERANCE.format(OWN.format(name) if name in self.own else name)] = _rounded_up(bound)
+        return {**self.recorded.of_pieces(self.pieces), **own, **bounds}
+
+    def kept(self, checks: Sequence[PieceCheck]) -> dict[str, Array]:
+        """Return what a bundle keeps: of each value what some piece reads or makes, and a bound for each channel."""
+        arrays = self.arrays()
+        sizes: dict[str, tuple[int, ...]] = {}
+        for corner in (corner for check in checks for corner in (*check.inputs, check.output)):
+            sizes[corner.array] = tuple(map(max, corner.shape, sizes.get(corner.array, corner.shape)))
+        bounds = {
+            TOLERANCE.format(name): _by_channel(arrays[TOLERANCE.format(name)], check.output.shape)
+            for check in checks
+            if TOLERANCE.format(name := check.output.array) in arrays
+        }
+        return {name: _first(arrays[name], size) for name, size in sizes.items()} | bounds
+
+    def slack(self) -> dict[str, Array]:
+        """Return the largest bound of each channel of PyTorch's own values, by their names."""
+        slack = {}
+        for piece, bound in zip(self.pieces, self.bounds, strict=True):
+            origin, shape = origin_of(piece.output), self.recorded[piece.output].shape
+            if origin.channels is None and bound.any():
+                slack[origin.name] = _by_channel(bound, shape)
+        return slack
+
+    def ties(self) -> dict[str, int]:
+        """Return how many activations of each binary convolution lie within rounding of its threshold."""
+        bounds = {piece.output: bound for piece, bound in zip(self.pieces, self.bounds, strict=True)}
+        counts = {}
+        for node in (piece.nodes[-1] for piece in self.pieces if is_binary_conv(piece.nodes[-1])):
+            threshold, first, count = constant_array(input_of(node, "threshold")), 0, 0
+            for part in activations_of(node):
+                x = self.recorded[part] if part in self.recorded else np.zeros((1, 0, 1, 1))
+                distance = np.abs(x - threshold[first : first + x.shape[1]].reshape(-1, 1, 1))
+                bound = np.broadcast_to(bounds.get(part, np.zeros(())), x.shape)
+                count += int(((distance <= bound) & (bound > 0)).sum())
+                first += x.shape[1]
+            if count:
+                counts[str(node.name)] = count
+        return counts
 
 
-def layer_vectors(model: ir.Model, values: dict[str, Tensor], *, corner: int | None = CORNER) -> list[LayerVector]:
-    """Take the vectors of every binary convolution of the packed `model`.
-
-    Args:
-        model: the rewritten graph.
-        values: every value of the captured program by name, for at least one image; the first image is used.
-        corner: rows and columns of outputs to keep; None for all.
-    """
-    return [_layer_vector(node, values, corner) for node in model.graph if is_binary_conv(node)]
+def _first(array: Array, size: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(array[tuple(slice(each) for each in size)])
 
 
-def _layer_vector(node: ir.Node, values: dict[str, Tensor], corner: int | None) -> LayerVector:
-    x = np.concatenate([_value(values, part) for part in activations_of(node)], axis=1)
-    y = _value(values, node.outputs[0])
-    added = [_value(values, value) for value in added_to(node)]
-    tolerance = _tolerance(node, x, y, added)
-    if corner is not None and constant_array(input_of(node, "offset")).shape[1:] == (1, 1):
-        # A map of offsets belongs to the whole image, so there the vector is the whole image too.
-        rows, columns = min(corner, y.shape[2]), min(corner, y.shape[3])
-        x = x[:, :, : _reach(node, 0, rows), : _reach(node, 1, columns)]
-        y = y[:, :, :rows, :columns]
-        made = [_made(node, axis, x.shape[2 + axis]) for axis in (0, 1)]
-        added = [each[:, :, : made[0], : made[1]] for each in added]
-    check = LayerCheck(str(node.name), y.shape[2], y.shape[3], tolerance)
-    x, y, *added = (np.ascontiguousarray(each) for each in (x, y, *added))
-    return LayerVector(check, x, y, tuple(added))
+def _by_channel(bound: Array, shape: tuple[int, ...]) -> Array:
+    """Return the largest bound of each channel in the first `shape` values, of their rank."""
+    padded = bound.reshape((1,) * (len(shape) - bound.ndim) + bound.shape)
+    corner = padded[tuple(slice(size) for size in shape)]
+    largest: Array = corner.max(axis=tuple(axis for axis in range(len(shape)) if axis != 1), keepdims=True)
+    return largest
 
 
-def _value(values: dict[str, Tensor], value: ir.Value) -> NDArray[np.float32]:
-    known = array_of(value)
-    if known is not None:
-        return known[:1]
-    origin = origin_of(value)
-    tensor = values[origin.name][:1]
-    data: NDArray[np.float32] = tensor.detach().numpy()
-    return data if origin.channels is None else data[:, list(origin.channels)]
+def _rounded_up(bound: Bound) -> Array:
+    return np.nextafter(bound.astype(np.float32), np.float32(np.inf))
 
 
-def _reach(node: ir.Node, axis: int, outputs: int) -> int:
-    """Return how many input rows (axis 0) or columns (axis 1) the first `outputs` rows or columns read."""
-    kernel = node.attributes.get_ints("weight_shape")[1 + axis]
-    stride = node.attributes.get_ints("strides", (1, 1))[axis]
-    dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
-    before = node.attributes.get_ints("pads", (0, 0, 0, 0))[axis]
-    return max(1, (outputs - 1) * stride + dilation * (kernel - 1) + 1 - before)
-
-
-def _made(node: ir.Node, axis: int, inputs: int) -> int:
-    """Return how many rows (axis 0) or columns (axis 1) of outputs so many rows or columns of inputs give."""
-    kernel = node.attributes.get_ints("weight_shape")[1 + axis]
-    stride = node.attributes.get_ints("strides", (1, 1))[axis]
-    dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
-    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
-    return (inputs + pads[axis] + pads[2 + axis] - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _tolerance(
-    node: ir.Node, x: NDArray[np.float32], y: NDArray[np.float32], added: Sequence[NDArray[np.float32]]
+def output_tolerance(
+    network: Callable[[Tensor], Tensor], images: Tensor, noisy: Callable[[Tensor], Tensor] | None = None
 ) -> float:
-    """Return the largest difference to PyTorch that the roundings of this node can explain; 0 for plain ones.
-
-    A plain node does what PyTorch does, in the same order. With K, the mean over C channels and KH KW taps is summed in
-    another order: at most C + KH KW + 3 roundings, relative to the value.
-
-    With a BN folded behind, PyTorch rounds beta acc, its sum with the layer's own bias, 1 / sqrt(var + eps), the slope
-    gamma / sqrt(var + eps), the shift beta - slope mean, their product and sum; here scale, bias, their product and sum
-    are rounded. That is at most 11 roundings, relative to the terms before they cancel: |scale| n K with K at most the
-    largest |x|, and what the bias was summed from. A PReLU multiplies that by its slope.
-
-    What is added at the end is the same in both. Where the terms before it are equal, so are the sums; where they are
-    not, each addition rounds two sums that differ, to within twice half a unit of their last place. No value on the way
-    is larger than the largest |y| plus the largest of each |added|.
-    """
-    row = opset.operator(node.op_type)
-    _, height, width, channels = node.attributes.get_ints("weight_shape")
-    k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.uses_k else 0
-    magnitude = float(np.abs(y).max()) + sum(float(np.abs(each).max()) for each in added)
-    if BIAS_TERMS not in node.meta:
-        return (k_roundings + (2 * len(added) if k_roundings else 0)) * ROUNDING * magnitude
-    scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
-    products = scale * (channels * height * width + offset.max(axis=(1, 2)))
-    if row.uses_k:
-        products *= np.abs(x).max()
-    steepest = 1.0
-    if row.activation == "PRelu":
-        steepest = max(1.0, float(np.abs(constant_array(input_of(node, "slope"))).max()))
-    before_added = (11 + k_roundings) * ROUNDING * steepest * float((products + node.meta[BIAS_TERMS]).max())
-    return before_added + 2 * len(added) * ROUNDING * magnitude
-
-
-def layers_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model of every binary convolution L of `model`, each by itself.
-
-    It has the inputs `L.x`, which is split where the operator reads several parts, and `L.added1`, `L.added2` as far as
-    L adds something, and the output `L.y`.
-    """
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    channels = _channels(model.graph)
-    inputs, outputs, nodes, used = [], [], [], {}
-    for node in model.graph.node:
-        if node.domain != opset.DOMAIN:
-            continue
-        row = opset.operator(node.op_type)
-        named = dict(zip(row.inputs, node.input, strict=True))
-        fed = {name: f"{node.name}.{name}" for name in (*row.activations, *row.added_inputs)}
-        if row.parts == 1:
-            fed["X"] = f"{node.name}.x"
-        else:
-            counts = np.array([channels[named[part]] for part in row.activations], np.int64)
-            sizes = onnx.numpy_helper.from_array(counts, f"{node.name}.channels")
-            used[sizes.name] = sizes
-            parts = [fed[part] for part in row.activations]
-            nodes.append(onnx.helper.make_node("Split", [f"{node.name}.x", sizes.name], parts, axis=CHANNEL_AXIS))
-        nodes.append(_fed_by(node, [fed.get(name, value) for name, value in named.items()]))
-        used |= {value: initializers[value] for name, value in named.items() if name not in fed}
-        inputs += [_image_info(name) for name in (f"{node.name}.x", *(fed[name] for name in row.added_inputs))]
-        outputs.append(_image_info(f"{node.name}.y"))
-    graph = onnx.helper.make_graph(nodes, "layers", inputs, outputs, list(used.values()))
-    layers = onnx.helper.make_model(graph, functions=model.functions, ir_version=model.ir_version)
-    set_opsets(layers, {"": opset.ONNX_OPSET, opset.DOMAIN: opset.VERSION})
-    return layers
-
-
-def _fed_by(node: onnx.NodeProto, inputs: Sequence[str]) -> onnx.NodeProto:
-    alone = onnx.NodeProto()
-    alone.CopyFrom(node)
-    del alone.input[:]
-    alone.input.extend(inputs)
-    alone.output[0] = f"{node.name}.y"
-    return alone
-
-
-def _channels(graph: onnx.GraphProto) -> dict[str, int]:
-    """Return the channels of every value (N, C, H, W) by name."""
-    values = (*graph.input, *graph.value_info, *graph.output)
-    sizes = {value.name: value.type.tensor_type.shape.dim for value in values}
-    return {name: dims[CHANNEL_AXIS].dim_value for name, dims in sizes.items() if len(dims) == 4}
-
-
-def _image_info(name: str) -> onnx.ValueInfoProto:
-    sizes = [f"{name}.{axis}" for axis in ("batch", "channels", "height", "width")]
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
-
-
-def output_tolerance(network: Callable[[Tensor], Tensor], images: Tensor) -> float:
     """Measure how far the network's own outputs move when its input carries rounding noise.
 
-    A difference that onnxruntime shows against PyTorch is put down to rounding only up to twice that, plus the rounding
-    of the outputs themselves.
+    `noisy` is the network with noise inside, too. Where it is given, so is what ties in front of a sign make of the
+    outputs: noise of the input alone never moves them. The result is twice the largest change, and the rounding of the
+    outputs themselves.
     """
     generator = torch.Generator().manual_seed(0)
     images = images[:NOISE_IMAGES]
     with torch.no_grad():
         answer = network(images)
         noises = [2 * torch.rand(images.shape, generator=generator) - 1 for _ in range(NOISE_RUNS)]
-        moved = [(network(images * (1 + NOISE * noise)) - answer).abs().max() for noise in noises]
+        moved = [((noisy or network)(images * (1 + NOISE * noise)) - answer).abs().max() for noise in noises]
     return 2 * float(torch.stack(moved).max()) + 2**10 * ROUNDING * float(answer.abs().max())

@@ -13,8 +13,9 @@ from bnas_deploy.errors import BundleError
 from bnas_deploy.files import open_regular
 
 MODEL_GRAPH = 7
-GRAPH_NODE = 1
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE = 1, 2, 3, 4
+TENSOR_NAME, VALUE_NAME = 8, 1
 
 VARINT, BYTES = 0, 2  # wire types
 FIXED_BYTES = {1: 8, 5: 4}  # wire types, and how many bytes their values have
@@ -51,51 +52,76 @@ def read_nodes(path: Path) -> tuple[Node, ...]:
         with open_regular(path) as file:
             # Closed with the last view of it, one of which an exception may hold.
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return tuple(_node(node) for graph in _payloads(data, MODEL_GRAPH) for node in _payloads(graph, GRAPH_NODE))
+        return tuple(node_of(node) for graph in payloads(data, MODEL_GRAPH) for node in payloads(graph, GRAPH_NODE))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}; copy or export the bundle again") from None
     except ValueError as error:
         raise BundleError(f"{path}: not an ONNX file ({error}); copy or export the bundle again") from None
 
 
-def _node(data: memoryview) -> Node:
+def node_of(data: memoryview) -> Node:
+    """Read a node."""
     return Node(
         # Absent strings are empty, as protocol buffers have it.
-        name="".join(_texts(data, NODE_NAME)),
-        op_type="".join(_texts(data, NODE_OP_TYPE)),
-        inputs=_texts(data, NODE_INPUT),
-        outputs=_texts(data, NODE_OUTPUT),
+        name="".join(texts(data, NODE_NAME)),
+        op_type="".join(texts(data, NODE_OP_TYPE)),
+        inputs=texts(data, NODE_INPUT),
+        outputs=texts(data, NODE_OUTPUT),
     )
 
 
-def _texts(data: memoryview, number: int) -> tuple[str, ...]:
-    return tuple(str(payload, "utf-8", errors="backslashreplace") for payload in _payloads(data, number))
+def texts(data: memoryview, number: int) -> tuple[str, ...]:
+    """Read every string `number`; bytes that are no UTF-8 stay what they are when the text is written again."""
+    return tuple(str(payload, "utf-8", "surrogateescape") for payload in payloads(data, number))
 
 
-def _payloads(data: memoryview, number: int) -> Iterator[memoryview]:
+def payloads(data: memoryview, number: int) -> Iterator[memoryview]:
     """Yield the payload of every field `number`, which is a string or a message.
+
+    Raises:
+        ValueError: the data is no message.
+    """
+    for field in fields(data):
+        if field.number == number and field.payload is not None:
+            yield field.payload
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a message: its bytes as they stand in the file, and of a string or message what is in it."""
+
+    number: int
+    whole: memoryview
+    payload: memoryview | None
+
+
+def fields(data: memoryview) -> Iterator[Field]:
+    """Yield the fields of a message, in order.
 
     Raises:
         ValueError: the data is no message.
     """
     at = 0
     while at < len(data):
+        start = at
         key, at = _varint(data, at)
-        field, wire_type = key >> 3, key & 7
+        number, wire_type = key >> 3, key & 7
+        payload = None
         if wire_type == VARINT:
             _, at = _varint(data, at)
-            continue
-        if wire_type == BYTES:
+        elif wire_type == BYTES:
             length, at = _varint(data, at)
+            if length > len(data) - at:
+                raise ValueError("a field that ends past the end")
+            payload = data[at : at + length]
+            at += length
         elif wire_type in FIXED_BYTES:
-            length = FIXED_BYTES[wire_type]
+            if FIXED_BYTES[wire_type] > len(data) - at:
+                raise ValueError("a field that ends past the end")
+            at += FIXED_BYTES[wire_type]
         else:
             raise ValueError(f"a field of the wire type {wire_type}")
-        if length > len(data) - at:
-            raise ValueError("a field that ends past the end")
-        if field == number:
-            yield data[at : at + length]
-        at += length
+        yield Field(number, data[start:at], payload)
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -62,9 +62,11 @@ def session_options(*, threads: int | None = None, library: bool = True) -> "onn
 
 
 def create_session(
-    model: str | Path, options: "onnxruntime.SessionOptions | None" = None
+    model: str | Path, options: "onnxruntime.SessionOptions | None" = None, *, data: bytes | None = None
 ) -> "onnxruntime.InferenceSession":
     """Return a CPU session of the ONNX file `model`; `options` default to `session_options()`.
+
+    `data` are the bytes of a model that was made of the file, and are used in its place.
 
     Raises:
         BundleError: the file is missing, no ONNX file, or damaged.
@@ -80,7 +82,8 @@ def create_session(
     if options is None:
         options = session_options()
     try:
-        return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        source = str(model) if data is None else data
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except _errors(runtime) as error:
         raise BundleError(
             f"{model}: onnxruntime {runtime.__version__} cannot use it: {_said(error)}; copy or export the bundle again"
@@ -89,7 +92,7 @@ def create_session(
 
 def run_session(
     session: "onnxruntime.InferenceSession", model: Path, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[Any]]:
     """Return the outputs of `session`, which is one of the file `model`, by their names.
 
     Raises:
@@ -107,7 +110,7 @@ def run_session(
             f"{sorted(inputs)} and outputs {sorted(outputs)}; export the model again"
         )
     try:
-        answers: list[NDArray[np.float32]] = session.run(outputs, inputs)
+        answers: list[NDArray[Any]] = session.run(outputs, inputs)
     except _errors(import_onnxruntime()) as error:
         raise BundleError(
             f"{model}: onnxruntime cannot run it: {_said(error)}; copy or export the bundle again"

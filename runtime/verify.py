@@ -1,79 +1,57 @@
 """Check a bundle on this machine, from its test vectors alone: numpy and onnxruntime."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy import bundle as files
-from bnas_deploy.bundle import Bundle, LayerCheck
+from bnas_deploy.bundle import Bundle
 from bnas_deploy.errors import BundleError
 from bnas_deploy.npz import read_arrays
 from bnas_deploy.runtime.graph import read_nodes, uses_k
-from bnas_deploy.runtime.session import Model, create_session, run_session, session_options
+from bnas_deploy.runtime.pieces import PiecesResult, compare_pieces
+from bnas_deploy.runtime.session import Model, create_session, session_options
 
-
-@dataclass(frozen=True)
-class LayerResult:
-    """One binary convolution against PyTorch: on `compared` outputs, the largest absolute difference."""
-
-    check: LayerCheck
-    compared: int
-    difference: float
-
-    @property
-    def exact(self) -> bool:
-        """Tell whether every output is the same to the bit."""
-        return self.difference == 0
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether every output is what PyTorch answered, within the bound that was derived for the layer."""
-        return self.difference <= self.check.tolerance
-
-    @property
-    def failure(self) -> str:
-        """Say what is wrong with the layer."""
-        allowed = f"{self.check.tolerance:.3g}"
-        return f"layer {self.check.name} differs from PyTorch by {self.difference:.3g}, rounding explains {allowed}"
+DISPUTED = 4
+"""How many times as much as rounding explains the best class has to lead by, so that another answer is a fault."""
 
 
 @dataclass(frozen=True)
 class VerifyResult:
     """What `verify_bundle` found.
 
-    `identical` tells whether the library and plain onnxruntime (function bodies) answer alike, layer by layer and in
-    the outputs: to the bit, but where K enters, whose sum has no defined order, within the tolerance. `agreement` of
-    `images` images have PyTorch's most likely class; `disputed` of the others are decided by more than the tolerance.
-    `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8 bits,
-    `reference` is the model as it answered when it was exported, and stands for PyTorch.
+    `pieces` are None in bundles of formats 1 and 2, which have no vectors of them. `identical` tells whether the
+    library and plain onnxruntime (function bodies) answer alike, piece by piece and in the outputs: to the bit, but
+    where K enters, whose sum has no defined order, within the tolerance.
+
+    `difference` is the largest of an output to what `reference` gave, `tolerance` what rounding explains of it, and
+    `spread` the range of the outputs: where the tolerance is of its size, the comparison says nothing. `faults` are
+    sentences on outputs that are wrong all the same. `agreement` of `images` images have the reference's most likely
+    class. `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8
+    bits, `reference` is the model as it answered when it was exported, and stands for PyTorch.
     """
 
-    layers: tuple[LayerResult, ...]
+    pieces: PiecesResult | None
     identical: bool
     difference: float
     tolerance: float
+    spread: float
+    faults: tuple[str, ...]
     images: int
     agreement: int
-    disputed: int
     correct: int | None
     reference: str = "PyTorch"
 
     @property
     def failures(self) -> list[str]:
         """Return a sentence for each thing that does not hold."""
-        failures = [layer.failure for layer in self.layers if not layer.passed]
+        failures = [] if self.pieces is None else self.pieces.failures
         if not self.identical:
             failures.append("the library and plain onnxruntime answer differently")
-        if not self.difference <= self.tolerance:
-            failures.append(
-                f"outputs differ from {self.reference} by {self.difference:.3g}, rounding explains {self.tolerance:.3g}"
-            )
-        if self.disputed:
-            failures.append(f"{self.disputed} of {self.images} images get another class than in {self.reference}")
-        return failures
+        return [*failures, *self.faults]
 
 
 def verify_bundle(bundle: Bundle) -> VerifyResult:
@@ -82,11 +60,6 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
     Raises:
         BundleError: the model or the test vectors cannot be read, or do not belong together.
     """
-    layer_vectors = _arrays(bundle.file(files.LAYERS))
-    _check_layer_vectors(bundle, layer_vectors)
-    layers, layers_alike = verify_layers(
-        bundle.file(files.LAYERS_MODEL), bundle.manifest.verification.layers, layer_vectors
-    )
     vectors = _arrays(bundle.file(files.IMAGES))
     images, logits = (_required(vectors, name, bundle.file(files.IMAGES)) for name in ("images", "logits"))
     model = bundle.file(files.MODEL)
@@ -99,8 +72,9 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
             f"{bundle.file(files.IMAGES)}: logits of shape {logits.shape}, the model answers {answers[0].shape}; "
             "export the model again"
         )
+    pieces = verify_pieces(bundle)
     tolerance = bundle.manifest.verification.output_tolerance
-    may_differ = tolerance if _with_k(model) else 0.0
+    may_differ = tolerance if any(uses_k(node.op_type) for node in read_nodes(model)) else 0.0
     agrees = answers[0].argmax(axis=1) == logits.argmax(axis=1)
     labels = vectors.get("labels")
     if labels is not None and labels.shape != (len(images),):
@@ -108,73 +82,55 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
             f"{bundle.file(files.IMAGES)}: labels of shape {labels.shape} for {len(images)} images; "
             "export the model again"
         )
+    alike = _largest_difference(*answers) <= may_differ or np.array_equal(answers[0], answers[1], equal_nan=True)
     return VerifyResult(
-        layers=layers,
-        identical=layers_alike and _largest_difference(*answers) <= may_differ,
+        pieces=pieces,
+        identical=alike and (pieces is None or pieces.alike),
         difference=_largest_difference(answers[0], logits),
         tolerance=tolerance,
+        spread=float(logits.max() - logits.min()),
+        faults=tuple(output_faults(bundle, answers[0], logits)),
         images=len(images),
         agreement=int(agrees.sum()),
-        disputed=int((~agrees & (_margin(logits) > 2 * tolerance)).sum()),
         correct=None if labels is None else int((answers[0].argmax(axis=1) == labels).sum()),
         reference=bundle.manifest.reference,
     )
 
 
-def verify_layers(
-    model: Path, checks: Sequence[LayerCheck], vectors: dict[str, NDArray[np.float32]]
-) -> tuple[tuple[LayerResult, ...], bool]:
-    """Run each binary convolution on what PyTorch fed to it.
+def verify_pieces(bundle: Bundle) -> PiecesResult | None:
+    """Compare every piece of the model with what PyTorch computed; None in bundles that have no vectors of them.
 
-    Args:
-        model: a file with an input `L.x` and an output `L.y` for each layer L, and an input for each tensor it adds.
-        checks: the layers.
-        vectors: `L.x` (1, C, H, W), `L.y` (1, O, rows, columns) and what is added, by name.
-
-    Returns:
-        The result of each layer, and whether the library and plain onnxruntime answer alike.
+    Raises:
+        BundleError: as for `verify_bundle`.
     """
-    if not checks:
-        return (), True
-    names = [f"{check.name}.y" for check in checks]
-    feeds = {name: _required(vectors, name, model) for name in vectors if name not in names}
-    native, plain = (
-        run_session(create_session(model, session_options(library=library)), model, names, feeds)
-        for library in (True, False)
-    )
-    results, alike = [], True
-    with_k = _with_k(model)
-    for check, left, right in zip(checks, native, plain, strict=True):
-        wanted = _required(vectors, f"{check.name}.y", model)
-        difference = _largest_difference(left[:, :, : check.rows, : check.columns], wanted)
-        results.append(LayerResult(check, wanted.size, difference))
-        alike &= _largest_difference(left, right) <= (check.tolerance if check.name in with_k else 0.0)
-    return tuple(results), alike
+    checks, path = bundle.manifest.verification.pieces, bundle.file(files.PIECES)
+    return compare_pieces(bundle.file(files.MODEL), checks, _arrays(path), path) if checks else None
 
 
-def _with_k(model: Path) -> set[str]:
-    """Return the names of the binary convolutions of an ONNX file that use K."""
-    return {node.name for node in read_nodes(model) if uses_k(node.op_type)}
+def output_faults(bundle: Bundle, answers: NDArray[np.float32], logits: NDArray[np.float32]) -> list[str]:
+    """Say what is wrong with outputs (N, classes) that should be `logits`.
+
+    How far they differ is none where the pieces are compared: rounding in front of a sign, and more so a tie, can make
+    anything of it. Faults are what it does not make: no number, or another class where the best one leads by far more
+    than rounding moves the outputs.
+    """
+    reference, tolerance = bundle.manifest.reference, bundle.manifest.verification.output_tolerance
+    if answers.shape != logits.shape:
+        return [f"outputs have the shape {answers.shape}, {reference} gave {logits.shape}"]
+    difference = _largest_difference(answers, logits)
+    if not bundle.manifest.verification.pieces and not difference <= tolerance:
+        return [f"outputs differ from {reference} by {difference:.3g}, rounding explains {tolerance:.3g}"]
+    if not (np.isfinite(answers) | ~np.isfinite(logits)).all():
+        return [f"outputs are no numbers where {reference} gave some"]
+    others = (answers.argmax(axis=1) != logits.argmax(axis=1)) & (_margin(logits) > DISPUTED * tolerance)
+    if others.any():
+        return [f"{others.sum()} of {len(logits)} images get another class than in {reference}"]
+    return []
 
 
 def _largest_difference(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     """Return the largest absolute difference; infinity where the shapes differ, NaN where there is a NaN."""
     return float(np.abs(left - right).max()) if left.shape == right.shape else float("inf")
-
-
-def _check_layer_vectors(bundle: Bundle, vectors: dict[str, NDArray[np.float32]]) -> None:
-    """Refuse vectors of other layers, which onnxruntime would not run."""
-    where = bundle.file(files.LAYERS)
-    for layer in bundle.manifest.layers:
-        if layer.is_binary:
-            for part, channels in (("x", layer.input[0]), ("y", layer.output[0])):
-                name = f"{layer.name}.{part}"
-                got = _required(vectors, name, where).shape
-                if len(got) != 4 or got[1] != channels:
-                    raise BundleError(
-                        f"{where}: {name} has the shape {got}, the layer has {channels} channels there; "
-                        "export the model again"
-                    )
 
 
 def _margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -183,7 +139,7 @@ def _margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return best[:, -1] - best[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf, np.float32)
 
 
-def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return read_arrays(path)
     except OSError as error:
@@ -192,7 +148,7 @@ def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
         raise BundleError(f"{path}: cannot be read: {error}; export the model again") from None
 
 
-def _required(vectors: dict[str, NDArray[np.float32]], name: str, where: Path) -> NDArray[np.float32]:
+def _required(vectors: dict[str, NDArray[Any]], name: str, where: Path) -> NDArray[np.float32]:
     if name not in vectors:
         raise BundleError(f"{where}: no test vector {name!r}; export the model again")
     vector = vectors[name]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from bnas_deploy.bundle import (
     IMAGES,
     MANIFEST,
     MODEL,
+    PIECES,
+    Corner,
     FileRecord,
-    LayerCheck,
     Manifest,
+    PieceCheck,
     Preprocessing,
     Quantization,
     Verification,
@@ -36,6 +38,7 @@ from bnas_deploy.errors import BundleError
 
 BINARY = LayerCost("conv", (8, 4, 4), (8, 4, 4), (3, 3), (1, 1), (1, 1), groups=1, weight_bits=1)
 STILL_FLOAT = replace(BINARY, name="stem", weight_bits=32)
+PIECE = PieceCheck("conv", (Corner("x", "x", (1, 8, 4, 4)),), Corner("y", "y", (1, 8, 3, 3)), (1, 8, 4, 4))
 NO_BUNDLE = "expected the folder that `bnas-deploy export -o` wrote"
 TOO_LONG = 300 * "x"
 """No file can have this name, whoever asks; tests may run as root, whom permissions do not stop."""
@@ -52,7 +55,7 @@ def manifest_of(folder: Path) -> Manifest:
         labels=("cat", "dog"),
         preprocessing=Preprocessing(4, 4, mean=(0.5,) * 8, std=(0.25,) * 8),
         layers=(STILL_FLOAT, BINARY),
-        verification=Verification(1e-5, (LayerCheck("conv", 2, 3, 0.0),)),
+        verification=Verification(1e-5, (PIECE,)),
         metrics={"accuracy": 0.5},
         files=describe_files(folder),
     )
@@ -185,14 +188,19 @@ def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
     assert read_bundle(path).manifest.labels == ("cat", "dog")
 
 
-def test_a_bundle_of_the_first_format_is_read(bundle: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_bundle_of_an_older_format_is_read(version: int, bundle: Path) -> None:
     data = json.loads((bundle / MANIFEST).read_text())
-    del data["quantization"]  # which came with format 2
-    (bundle / MANIFEST).write_text(json.dumps({**data, "format": 1}))
+    if version == 1:
+        del data["quantization"]  # which came with format 2
+    data["verification"] = {"output_tolerance": 0.5, "layers": [{"name": "conv", "rows": 2}]}
+    files = {name: record for name, record in data["files"].items() if name != PIECES}
+    (bundle / MANIFEST).write_text(json.dumps({**data, "files": files, "format": version}))
 
     manifest = read_bundle(bundle).manifest
 
-    assert (manifest.quantization, manifest.reference) == (None, "PyTorch")
+    assert (manifest.quantization, manifest.reference, manifest.format) == (None, "PyTorch", version)
+    assert manifest.verification == Verification(0.5, ())
 
 
 def test_what_8_bits_changed_is_kept(bundle: Path) -> None:
@@ -398,8 +406,8 @@ def test_json_that_is_no_manifest(data: object, bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (FORMAT_VERSION + 1, "format version 3, this bnas-deploy reads up to 2; upgrade bnas-deploy"),
-        (0, "format version 0, expected 1 to 2; export the model again"),
+        (FORMAT_VERSION + 1, "format version 4, this bnas-deploy reads up to 3; upgrade bnas-deploy"),
+        (0, "format version 0, expected 1 to 3; export the model again"),
     ],
 )
 def test_another_format(version: int, message: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
@@ -420,7 +428,7 @@ def test_a_manifest_without_a_field(name: str, bundle: Path, change_manifest: Ca
     assert refusal_of(bundle) == f"{bundle / MANIFEST}: the field {name!r} is missing; export the model again"
 
 
-CHECK = {"name": "conv", "rows": 2, "columns": 3, "tolerance": 0}
+CHECK = {**asdict(PIECE), "name": "other"}
 RECORD = {"bytes": 1, "sha256": "0"}
 
 
@@ -449,7 +457,7 @@ RECORD = {"bytes": 1, "sha256": "0"}
         (["layers", 0, "kernel"], [0, 3], "layers[0].kernel: got [0, 3], wanted at least 1 each"),
         (["layers", 0, "groups"], 0, "layers[0].groups: got 0, wanted at least 1"),
         (["layers", 0, "weight_bits"], 2, "layers[0].weight_bits: got 2, wanted 1, 8 or 32"),
-        (["verification"], {"layers": []}, "verification: the field 'output_tolerance' is missing"),
+        (["verification"], {"pieces": [], "ties": {}}, "verification: the field 'output_tolerance' is missing"),
         (["verification", "output_tolerance"], "a", 'verification.output_tolerance: got "a", wanted a number'),
         (["verification", "output_tolerance"], float("nan"), "verification.output_tolerance: got NaN, wanted a number"),
         (
@@ -459,20 +467,20 @@ RECORD = {"bytes": 1, "sha256": "0"}
         ),
         (["verification", "output_tolerance"], 10**400, "verification.output_tolerance: got 1000"),
         (["verification", "output_tolerance"], -1, "verification.output_tolerance: got -1.0, wanted 0 or more"),
-        (["verification", "layers"], [], 'verification.layers: got [], wanted the binary layers, ["conv"]'),
-        (["verification", "layers"], [CHECK, CHECK], 'verification.layers: got ["conv", "conv"], wanted the binary'),
-        (["verification", "layers", 0, "rows"], "a", 'verification.layers[0].rows: got "a", wanted an integer'),
+        (["verification", "pieces"], [], 'verification.pieces: got [], wanted ["conv"] among them'),
+        (["verification", "pieces"], [CHECK], 'verification.pieces: got ["other"], wanted ["conv"] among them'),
+        (["verification", "pieces", 0, "made"], "a", 'verification.pieces[0].made: got "a", wanted a list'),
         (
-            ["verification", "layers", 0, "rows"],
-            0,
-            "verification.layers[0]: rows, columns: got [0, 3], wanted at least",
+            ["verification", "pieces", 0, "made"],
+            [1, 8],
+            "verification.pieces[0]: output, made: got [[1, 8, 3, 3], [1, 8]], wanted two shapes of one rank",
         ),
-        (["verification", "layers", 0, "tolerance"], "a", 'verification.layers[0].tolerance: got "a", wanted a number'),
         (
-            ["verification", "layers", 0, "tolerance"],
-            -1,
-            "verification.layers[0].tolerance: got -1.0, wanted 0 or more",
+            ["verification", "pieces", 0, "output", "shape"],
+            [1, 8, 0, 3],
+            "verification.pieces[0]: output, made: got [[1, 8, 0, 3], [1, 8, 4, 4]], wanted two shapes of one rank",
         ),
+        (["verification", "ties"], {"conv": "a"}, "verification.ties['conv']: got \"a\", wanted an integer"),
         (["files"], [], "files: got [], wanted an object"),
         (["files"], {MODEL: 1}, "files['model.onnx']: got 1, wanted an object"),
         (["files"], {MODEL: {"bytes": 1}}, "files['model.onnx']: the field 'sha256' is missing"),

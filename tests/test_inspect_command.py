@@ -11,8 +11,9 @@ from bnas_deploy.bundle import (
     FILES,
     MANIFEST,
     MODEL,
-    LayerCheck,
+    Corner,
     Manifest,
+    PieceCheck,
     Preprocessing,
     Verification,
     describe_files,
@@ -97,7 +98,7 @@ def bundle(tmp_path: Path) -> Path:
             labels=tuple("0123456789"),
             preprocessing=Preprocessing(8, 8, (0.5,) * 3, (0.25,) * 3),
             layers=LAYERS,
-            verification=Verification(0.0, (LayerCheck("conv", 2, 2, 0.0),)),
+            verification=Verification(0.0, (PieceCheck("conv", (), Corner("y", "y", (1,)), (1,)),)),
             metrics={"accuracy": 0.5},
             files=describe_files(folder),
         )
@@ -132,8 +133,7 @@ def test_a_bundle(bundle: Path) -> None:
         "float.onnx: 12,345 bytes\n"
         "model.onnx: 12,345 bytes\n"
         "test_vectors/images.npz: 12,345 bytes\n"
-        "test_vectors/layers.npz: 12,345 bytes\n"
-        "test_vectors/layers.onnx: 12,345 bytes\n"
+        "test_vectors/pieces.npz: 12,345 bytes\n"
         'metrics: {"accuracy": 0.5}\n'
         "\n" + TABLE
     )

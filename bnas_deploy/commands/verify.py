@@ -7,12 +7,13 @@ import click
 
 @click.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--layers", is_flag=True, help="Print a line for every binary convolution.")
+@click.option("--layers", is_flag=True, help="Print a line for every piece of the model.")
 def command(bundle: Path, layers: bool) -> None:
     """Check BUNDLE on this machine against what PyTorch computed: needs numpy and onnxruntime only.
 
-    Every binary convolution has to give PyTorch's answer to the bit, with the operator library and without it; the
-    outputs have to agree within what rounding explains. If anything does not hold, the exit code is 1.
+    The model is cut at every value that PyTorch recorded. Each binary convolution has to give PyTorch's answer to the
+    bit, with the operator library and without it; everything else has to agree within the rounding of its own
+    arithmetic. If anything does not hold, the exit code is 1.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import verification

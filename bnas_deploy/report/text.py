@@ -16,7 +16,7 @@ def answer(check: AnswerCheck) -> str:
     return (
         f"Answer checked on {check.images} images: the operator library {agreement} onnxruntime without it,\n"
         f"and the largest difference of a logit from {check.reference}'s is {check.largest_difference:.2g} "
-        f"({check.tolerance:.2g} is allowed)."
+        f"(rounding explains {check.tolerance:.2g})."
     )
 
 

@@ -61,6 +61,12 @@ class BatchNorm:
         slope = self.gamma.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
         return slope, self.beta - slope * self.mean
 
+    def bias_terms(self) -> NDArray[np.float64]:
+        """Return the magnitudes that the shift (C) is the sum of."""
+        slope, _ = self.affine()
+        terms: NDArray[np.float64] = np.abs(slope * self.mean) + np.abs(self.beta)
+        return terms
+
 
 _VECTOR_PIXELS = 64
 
@@ -180,7 +186,7 @@ def _norm_before(node: ir.Node) -> ir.Node | None:
 
 
 BIAS_TERMS = "bias_terms"
-"""Key of a node's note for `export.vectors`: the magnitudes that a folded bias (O) is the sum of."""
+"""Key of a node's note for `export.bounds`: the magnitudes that a folded bias (O) is the sum of."""
 
 
 class FoldBatchNormAfterBinaryConv:
@@ -214,7 +220,7 @@ class FoldBatchNormAfterBinaryConv:
         for name, data in folded.items():
             rounded = constant(model.graph, f"{convolution.name}.{name}", data.astype(np.float32))
             set_input(convolution, name, rounded)
-        convolution.meta[BIAS_TERMS] = np.abs(bias) + np.abs(slope * norm.mean) + np.abs(norm.beta)
+        convolution.meta[BIAS_TERMS] = np.abs(bias) + norm.bias_terms()
         _take_over_output(model.graph, convolution, node)
 
 
@@ -238,10 +244,13 @@ class FoldBatchNormAfterConv:
         """Fold and remove the BN."""
         convolution = node_before(node)
         assert convolution is not None
-        slope, shift = BatchNorm.of(node).affine()
+        norm = BatchNorm.of(node)
+        slope, shift = norm.affine()
         weight, bias = _conv_parameters(convolution)
+        terms = np.abs(slope) * _bias_terms(convolution, bias) + norm.bias_terms()
         per_output = slope.reshape(-1, *(1,) * (weight.ndim - 1))
         _set_conv_parameters(model.graph, convolution, per_output * weight, slope * bias + shift)
+        convolution.meta[BIAS_TERMS] = terms
         _take_over_output(model.graph, convolution, node)
 
 
@@ -268,10 +277,16 @@ class FoldBatchNormBeforeConv:
         """Fold the BN and make the convolution read what the BN reads."""
         convolution = _convolution_of(node)
         assert convolution is not None
+        norm = BatchNorm.of(node)
         weight, bias = _conv_parameters(convolution)
-        # An axis for each of the kernel's, so that both stand along the input channels, whatever the rank.
-        slope, shift = (part.reshape(-1, *(1,) * (weight.ndim - 2)) for part in BatchNorm.of(node).affine())
-        moved = (weight * shift).reshape(len(weight), -1).sum(axis=1)
+        # An axis for each of the kernel's, so that all stand along the input channels, whatever the rank.
+        along = (-1, *(1,) * (weight.ndim - 2))
+        slope, shift = (part.reshape(along) for part in norm.affine())
+        moved, terms = (
+            (part * weights).reshape(len(weight), -1).sum(axis=1)
+            for part, weights in ((shift, weight), (norm.bias_terms().reshape(along), np.abs(weight)))
+        )
+        convolution.meta[BIAS_TERMS] = _bias_terms(convolution, bias) + terms
         _set_conv_parameters(model.graph, convolution, weight * slope, bias + moved)
         convolution.replace_input_with(0, node.inputs[0])
 
@@ -292,7 +307,8 @@ class BatchNormToConstants:
         x, y = node.inputs[0], node.outputs[0]
         assert x is not None
         assert y.shape is not None
-        slope, shift = (part.astype(np.float32) for part in BatchNorm.of(node).affine())
+        norm = BatchNorm.of(node)
+        slope, shift = (part.astype(np.float32) for part in norm.affine())
         shape = (channels_of(y), *(1,) * (len(y.shape) - 2))
         scaled = ir.Value(name=f"{y.name}.scaled", shape=y.shape, type=y.type)
         shifted = ir.Value(name=y.name, shape=y.shape, type=y.type)
@@ -304,6 +320,7 @@ class BatchNormToConstants:
             "", "Add", [scaled, constant(model.graph, f"{y.name}.shift", shift.reshape(shape))], outputs=[shifted]
         )
         product.name, total.name = f"{y.name}.scale", f"{y.name}.shift"
+        total.meta[BIAS_TERMS] = norm.bias_terms()
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [product, total], [y], [shifted])
 
 
@@ -358,6 +375,12 @@ def _conv_parameters(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.flo
     weight = constant_array(node.inputs[1]).astype(np.float64)
     bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+
+
+def _bias_terms(node: ir.Node, bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the magnitudes that the bias (O) of a convolution was summed from so far."""
+    terms: NDArray[np.float64] = node.meta.get(BIAS_TERMS, np.abs(bias))
+    return terms
 
 
 def _set_conv_parameters(graph: ir.Graph, node: ir.Node, weight: NDArray[Any], bias: NDArray[Any]) -> None:

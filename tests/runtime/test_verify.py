@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bnas_deploy.bundle import IMAGES, LAYERS, LAYERS_MODEL, MANIFEST, MODEL, describe_files, read_bundle
+from bnas_deploy.bundle import IMAGES, MANIFEST, MODEL, PIECES, describe_files, read_bundle
 from bnas_deploy.cli import main
 from bnas_deploy.errors import BundleError
 from bnas_deploy.runtime.verify import verify_bundle
@@ -96,19 +96,13 @@ def _flip_bit(data: NDArray) -> None:
     data[0, 0, 0, 0] ^= 1
 
 
-def _swap(first: str, second: str) -> Callable[[Arrays], None]:
-    def swap(arrays: Arrays) -> None:
-        arrays[first], arrays[second] = arrays[second], arrays[first]
-
-    return swap
-
-
 def test_an_untouched_bundle_passes(bundle: Path) -> None:
     result = _verify(bundle)
 
     assert result.exit_code == 0, result.output
-    assert "3 of 3 bit-exact against PyTorch" in result.output
-    assert "0: bit-exact on 144 outputs" in result.output
+    assert "binary convolutions      3 of 3 bit-exact against PyTorch" in result.output
+    assert "everything else          " in result.output
+    assert "0: bit-exact on 144 values" in result.output
     assert "5 of 5 images" in result.output
 
 
@@ -116,9 +110,13 @@ def test_what_verification_returns(bundle: Path) -> None:
     result = verify_bundle(read_bundle(bundle))
 
     assert result.failures == []
-    assert [layer.check.name for layer in result.layers] == ["0", "3", "5"]
-    assert all(layer.exact and layer.check.tolerance == 0 for layer in result.layers)
-    assert (result.identical, result.images, result.agreement, result.disputed) == (True, 5, 5, 0)
+    assert result.pieces is not None
+    binary = [piece for piece in result.pieces.pieces if piece.binary]
+    assert [piece.check.name for piece in binary] == ["0", "3", "5"]
+    assert all(piece.exact and piece.allowed == 0 for piece in binary)
+    assert (result.pieces.faults, result.pieces.alike) == ((), True)
+    assert (result.identical, result.images, result.agreement, result.faults) == (True, 5, 5, ())
+    assert result.spread > result.tolerance
     assert result.correct is not None
 
 
@@ -133,60 +131,95 @@ def test_labels_may_be_unknown(bundle: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_weight(bundle: Path) -> None:
-    _change_constant(bundle / LAYERS_MODEL, "3", 1, _flip_bit)
-    _accept(bundle)
-
-    _assert_refused(bundle, "does not agree with PyTorch", "layer 3 differs from PyTorch by", "rounding explains 0")
-
-
-def test_a_flipped_bit_that_moves_the_outputs(bundle: Path) -> None:
-    # layers.onnx has weights of its own; a bit of model.onnx is seen in the outputs, or not at all but by its hash.
     _change_constant(bundle / MODEL, "3", 1, _flip_bit)
     _accept(bundle)
 
-    _assert_refused(bundle, "3 of 3 bit-exact against PyTorch", "outputs differ from PyTorch by")
+    _assert_refused(bundle, "does not agree with PyTorch", "layer 3 differs from PyTorch by", "rounding explains 0")
 
 
 def test_a_changed_scale(bundle: Path) -> None:
     def change(scale: NDArray) -> None:
         scale[3] = np.nextafter(scale[3], np.float32(2))
 
-    _change_constant(bundle / LAYERS_MODEL, "0", 4, change)
+    _change_constant(bundle / MODEL, "0", 4, change)
     _accept(bundle)
 
-    _assert_refused(bundle, "layer 0 differs from PyTorch by", "2 of 3 bit-exact against PyTorch")
+    _assert_refused(bundle, "layer 0 differs from PyTorch by", "2 of 3 bit-exact against PyTorch, 1 WRONG")
 
 
-def test_changed_outputs(bundle: Path) -> None:
+def test_a_changed_bias_of_the_classifier(bundle: Path) -> None:
     def change(bias: NDArray) -> None:
-        bias += [1, -1, 0]
+        bias += [1e-4, 0, 0]
 
-    model = onnx.load(bundle / MODEL)
-    head = next(node.name for node in model.graph.node if node.op_type == "Gemm")
-    _change_constant(bundle / MODEL, head, 2, change)
+    _change_constant(bundle / MODEL, _head(bundle), 2, change)
     _accept(bundle)
 
-    _assert_refused(bundle, "outputs differ from PyTorch by 1, rounding explains")
+    _assert_refused(bundle, f"piece {_head(bundle)} differs from PyTorch by 0.0001, rounding explains")
 
 
-@pytest.mark.parametrize("file", [MODEL, LAYERS_MODEL])
-def test_a_changed_file_is_told_by_its_hash(bundle: Path, file: str) -> None:
-    data = bytearray((bundle / file).read_bytes())
+def _head(bundle: Path) -> str:
+    return next(node.name for node in onnx.load(bundle / MODEL).graph.node if node.op_type == "Gemm")
+
+
+def test_a_wire_that_leads_elsewhere(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL)
+    first, second = (node for node in model.graph.node if node.name in ("0", "3"))
+    (value,) = second.input[:1]
+    second.input[0] = first.input[0]
+    onnx.save(model, bundle / MODEL)
+    _accept(bundle)
+
+    _assert_refused(bundle, f"piece 3 reads ['images'], what was exported reads ['{value}']")
+
+
+def test_a_value_that_is_made_no_more(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL)
+    head = next(node for node in model.graph.node if node.op_type == "Gemm")
+    (before,) = (node for node in model.graph.node if head.input[0] in node.output)
+    value, head.input[0] = head.input[0], before.output[0] + "?"
+    before.output[0] += "?"
+    onnx.save(model, bundle / MODEL)
+    _accept(bundle)
+
+    _assert_refused(bundle, f": no node of the model makes '{value}'")
+
+
+def test_what_lies_in_no_piece(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL)
+    extra = numpy_helper.from_array(np.zeros(3, np.float32), "extra")
+    model.graph.initializer.append(extra)
+    model.graph.node.append(onnx.helper.make_node("Relu", ["images"], ["extra.relu"], name="extra.relu"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("extra.relu", 1, None))
+    onnx.save(model, bundle / MODEL)
+    _accept(bundle)
+
+    found = verify_bundle(read_bundle(bundle)).failures
+
+    assert found == [
+        "nodes extra.relu of the model in no piece",
+        "constants extra of the model in no piece",
+        "outputs extra.relu of the model in no piece",
+    ]
+
+
+def test_a_changed_file_is_told_by_its_hash(bundle: Path) -> None:
+    data = bytearray((bundle / MODEL).read_bytes())
     data[len(data) // 2] ^= 1
-    (bundle / file).write_bytes(data)
+    (bundle / MODEL).write_bytes(data)
 
-    _assert_refused(bundle, f"{bundle / file}: its SHA-256 is not the one in the manifest")
+    _assert_refused(bundle, f"{bundle / MODEL}: its SHA-256 is not the one in the manifest")
 
 
 def test_a_packed_weight_of_the_wrong_length(bundle: Path) -> None:
-    model = onnx.load(bundle / LAYERS_MODEL)
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == model.graph.node[0].input[1])
+    model = onnx.load(bundle / MODEL)
+    node = next(node for node in model.graph.node if node.name == "0")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
     data = numpy_helper.to_array(tensor)
     tensor.CopyFrom(numpy_helper.from_array(np.concatenate((data, data), axis=3), tensor.name))
-    onnx.save(model, bundle / LAYERS_MODEL)
+    onnx.save(model, bundle / MODEL)
     _accept(bundle)
 
-    _assert_refused(bundle, f"{bundle / LAYERS_MODEL}: onnxruntime", "cannot use it")
+    _assert_refused(bundle, f"{bundle / MODEL}: onnxruntime", "cannot use it")
 
 
 def test_a_truncated_model(bundle: Path) -> None:
@@ -200,35 +233,54 @@ def test_a_truncated_model(bundle: Path) -> None:
 # --- the test vectors -----------------------------------------------------------------------------------------------
 
 
-def test_swapped_vectors_of_like_layers(bundle: Path) -> None:
-    _change_arrays(bundle / LAYERS, _swap("0.x", "3.x"))
+def test_the_vector_of_another_value(bundle: Path) -> None:
+    made = {check.name: check.output.array for check in read_bundle(bundle).manifest.verification.pieces}
+
+    def change(arrays: Arrays) -> None:
+        arrays[made["0"]] = arrays[made["0"]][:, ::-1].copy()
+
+    _change_arrays(bundle / PIECES, change)
     _accept(bundle)
 
-    _assert_refused(bundle, "layer 0 differs from PyTorch by", "layer 3 differs from PyTorch by")
+    _assert_refused(bundle, "layer 0 differs from PyTorch by")
 
 
-def test_swapped_vectors_of_unlike_layers(bundle: Path) -> None:
-    _change_arrays(bundle / LAYERS, _swap("0.y", "5.y"))
+def test_a_vector_of_another_shape(bundle: Path) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["images"] = arrays["images"][:, :, :5]
+
+    _change_arrays(bundle / PIECES, change)
     _accept(bundle)
 
-    _assert_refused(bundle, f"{bundle / LAYERS}: 0.y has the shape (1, 6, 6, 6), the layer has 4 channels there")
+    _assert_refused(
+        bundle,
+        f"{bundle / PIECES}: the test vector 'images' is float32 (1, 4, 5, 8), wanted numbers of at least (1, 4, 7",
+    )
 
 
 def test_a_missing_vector(bundle: Path) -> None:
-    _change_arrays(bundle / LAYERS, lambda arrays: arrays.pop("3.y"))
+    _change_arrays(bundle / PIECES, lambda arrays: arrays.pop("images"))
     _accept(bundle)
 
-    _assert_refused(bundle, f"{bundle / LAYERS}: no test vector '3.y'; export the model again")
+    _assert_refused(bundle, f"{bundle / PIECES}: no test vector 'images'; export the model again")
 
 
-def test_swapped_images(bundle: Path) -> None:
-    def change(arrays: Arrays) -> None:
-        arrays["images"] = arrays["images"][::-1].copy()
-
-    _change_arrays(bundle / IMAGES, change)
+def test_other_answers_than_pytorchs(bundle: Path) -> None:
+    _change_arrays(bundle / IMAGES, lambda arrays: arrays.update(logits=-arrays["logits"]))
     _accept(bundle)
 
-    _assert_refused(bundle, "outputs differ from PyTorch by")
+    _assert_refused(bundle, "5 of 5 images get another class than in PyTorch")
+
+
+def test_how_far_the_outputs_are_is_information(bundle: Path) -> None:
+    _change_arrays(bundle / IMAGES, lambda arrays: arrays.update(logits=arrays["logits"] + np.float32(1)))
+    _accept(bundle)
+
+    result = _verify(bundle)
+
+    assert result.exit_code == 0, result.output
+    assert "outputs, for information differ from PyTorch by at most 1; rounding explains" in result.output
+    assert "more than that, as ties in front of a sign can make of it" in result.output
 
 
 def test_images_of_another_size(bundle: Path) -> None:
@@ -251,7 +303,7 @@ def test_logits_of_another_shape(bundle: Path) -> None:
     _assert_refused(bundle, f"{bundle / IMAGES}: logits of shape (5, 2), the model answers (5, 3)")
 
 
-@pytest.mark.parametrize(("file", "name"), [(IMAGES, "images"), (IMAGES, "logits"), (LAYERS, "3.x"), (LAYERS, "5.y")])
+@pytest.mark.parametrize(("file", "name"), [(IMAGES, "images"), (IMAGES, "logits")])
 def test_vectors_that_are_no_numbers_or_none(bundle: Path, file: str, name: str) -> None:
     def leave_none(arrays: Arrays) -> None:
         arrays[name] = arrays[name][:0]
@@ -272,7 +324,7 @@ def test_labels_of_other_images(bundle: Path) -> None:
     _assert_refused(bundle, f"{bundle / IMAGES}: labels of shape (2,) for 5 images; export the model again")
 
 
-@pytest.mark.parametrize("file", [IMAGES, LAYERS])
+@pytest.mark.parametrize("file", [IMAGES, PIECES])
 @pytest.mark.parametrize("bytes_left", [0, 100, -200], ids=["empty", "head", "without its end"])
 def test_a_truncated_archive(bundle: Path, file: str, bytes_left: int) -> None:
     data = (bundle / file).read_bytes()
@@ -284,12 +336,12 @@ def test_a_truncated_archive(bundle: Path, file: str, bytes_left: int) -> None:
 
 
 def test_a_damaged_archive(bundle: Path) -> None:
-    data = bytearray((bundle / LAYERS).read_bytes())
+    data = bytearray((bundle / PIECES).read_bytes())
     data[len(data) // 3 : len(data) // 3 + 40] = bytes(40)
-    (bundle / LAYERS).write_bytes(data)
+    (bundle / PIECES).write_bytes(data)
     _accept(bundle)
 
-    _assert_refused(bundle, f"{bundle / LAYERS}: cannot be read:")
+    _assert_refused(bundle, f"{bundle / PIECES}: cannot be read:")
 
 
 # --- the manifest ---------------------------------------------------------------------------------------------------
@@ -297,15 +349,37 @@ def test_a_damaged_archive(bundle: Path) -> None:
 
 def test_layers_without_a_check(bundle: Path) -> None:
     def change(manifest: dict) -> None:
-        del manifest["verification"]["layers"][1]
+        pieces = manifest["verification"]["pieces"]
+        pieces[:] = [piece for piece in pieces if piece["name"] != "3"]
 
     _change_manifest(bundle, change)
 
-    _assert_refused(
-        bundle,
-        f'{bundle / MANIFEST}: verification.layers: got ["0", "5"], wanted the binary layers, ["0", "3", "5"]; '
-        "export the model again",
-    )
+    _assert_refused(bundle, f"{bundle / MANIFEST}: verification.pieces: got [", 'wanted ["3"] among them; export')
+
+
+def test_a_piece_without_a_check(bundle: Path) -> None:
+    def change(manifest: dict) -> None:
+        pieces = manifest["verification"]["pieces"]
+        pieces[:] = [piece for piece in pieces if piece["name"] != _head(bundle)]
+
+    _change_manifest(bundle, change)
+
+    _assert_refused(bundle, f"nodes {_head(bundle)} of the model in no piece; outputs logits of the model in no piece")
+
+
+def test_a_bundle_of_an_older_format_is_compared_as_a_whole(bundle: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["format"] = 2
+        manifest["verification"] = {"output_tolerance": manifest["verification"]["output_tolerance"], "layers": []}
+
+    _change_manifest(bundle, change)
+    result = _verify(bundle)
+    assert result.exit_code == 0, result.output
+    assert "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again" in result.output
+
+    _change_constant(bundle / MODEL, _head(bundle), 2, lambda bias: np.add(bias, [1, -1, 0], out=bias))
+    _accept(bundle)
+    _assert_refused(bundle, "outputs differ from PyTorch by 1, rounding explains")
 
 
 @pytest.mark.parametrize("name", ["input_name", "output_name"])
@@ -315,32 +389,15 @@ def test_a_name_that_the_model_does_not_have(name: str, bundle: Path) -> None:
     _assert_refused(bundle, f"{bundle / MODEL}: has the inputs ['images'] and outputs ['logits']; the bundle wants")
 
 
-def test_a_layer_that_the_layers_model_does_not_have(bundle: Path) -> None:
-    def change(manifest: dict) -> None:
-        manifest["layers"][0]["name"] = manifest["verification"]["layers"][0]["name"] = "first"
-
-    def rename(arrays: Arrays) -> None:
-        arrays["first.x"], arrays["first.y"] = arrays.pop("0.x"), arrays.pop("0.y")
-
-    _change_arrays(bundle / LAYERS, rename)
-    _change_manifest(bundle, change)
-    _accept(bundle)
-
-    _assert_refused(bundle, f"{bundle / LAYERS_MODEL}: has the inputs ['0.x', '3.x', '5.x'] and outputs")
-
-
 def test_answers_that_are_not_numbers_do_not_pass(bundle: Path) -> None:
-    def change(arrays: Arrays) -> None:
-        arrays["logits"][0, 0] = np.nan
-
-    _change_arrays(bundle / IMAGES, change)
+    _change_constant(bundle / MODEL, _head(bundle), 2, lambda bias: bias.fill(np.nan))
     _accept(bundle)
 
-    _assert_refused(bundle, "outputs differ from PyTorch by nan")
+    _assert_refused(bundle, "outputs are no numbers where PyTorch gave some", "differs from PyTorch by nan")
 
 
 def test_the_error_is_a_bundle_error(bundle: Path) -> None:
-    _change_arrays(bundle / LAYERS, lambda arrays: arrays.clear())
+    _change_arrays(bundle / PIECES, lambda arrays: arrays.clear())
     _accept(bundle)
 
     with pytest.raises(BundleError, match="no test vector"):

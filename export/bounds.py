@@ -1,0 +1,301 @@
+"""How far a piece may be from PyTorch: what the roundings of its own arithmetic can explain, value by value.
+
+Both compute the same in float32 and round otherwise; u = 2^-24 is the relative error of one rounding.
+
+Moves and choices (Relu, MaxPool, Concat, Reshape, Clip, comparisons, ...) round nothing: the bound is 0. One addition,
+product or quotient is rounded once by both, so they agree but where one of them divides by multiplying with a
+reciprocal: 4 u |y|.
+
+A sum of n products, such as a convolution, is rounded n times by each, in an order of its own. At worst that is n u M
+for each, where M is the sum of the magnitudes: |W| * |x| + |b|. Roundings go both ways, though, and those of a sum
+grow like sqrt(n): the largest seen for one order is about sqrt(n) / 3 in units of u M, where all terms have one sign
+and the partial sums are largest. The difference of two orders is then at most sqrt(2) of that, and `SPREAD` sqrt(n) is
+eight times as much. The bound is the smaller of both, with `FEW` roundings for the bias and the weights. Where a value
+lies outside, the terms are alike (a constant image, equal weights) and the roundings all go one way; there n of each
+is the bound, for that piece alone.
+
+Where a BN was folded, PyTorch rounds its own products and sums: beta acc, its sum with the layer's own bias,
+1 / sqrt(var + eps), the slope gamma / sqrt(var + eps), the shift beta - slope mean, their product and sum; here
+weights, bias, product and sum are rounded. That is at most `FOLD` roundings, relative to the terms before they cancel, whose magnitudes the pass notes
+(`BIAS_TERMS`).
+
+A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
+where the output is not rounded (a classifier), one step of one input times the largest weight.
+
+Anything else (Sigmoid, Softmax, Resize, normalisation over channels, what torch.onnx made several operators of) is
+measured: the piece is run on PyTorch's values with relative noise of `NOISE` = 16 u in each, which is more than its own
+roundings do. The bound is `MARGIN` times the largest change of the channel, and 32 u |y|. No sign amplifies it, since a
+sign reads a recorded value.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod, sqrt
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from bnas_deploy.export import opset
+from bnas_deploy.export.graph import added_to, array_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
+
+ROUNDING = 2.0**-24
+"""Half the distance of 1.0 to the next float32: the relative error of one rounding."""
+
+SPREAD = 4
+FEW = 4
+FOLD = 11
+NOISE = 2.0**-20
+MARGIN = 4
+NOISE_RUNS = 2
+
+Bound = NDArray[np.float64]
+"""The largest absolute difference of each value, or of values that broadcast to them."""
+
+MOVES = frozenset({
+    "Abs", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape",
+    "Shape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators that round nothing, and whose result changes by no more than what they read."""
+
+CHOICES = frozenset({
+    "And", "ArgMax", "ArgMin", "Cast", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Not", "Or", "Round", "Sign", "Where",
+})  # fmt: skip
+"""Operators that round nothing, but jump."""
+
+ROUNDED_ONCE = frozenset({
+    "Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub",
+})  # fmt: skip
+
+AVERAGES = frozenset({
+    "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum",
+})  # fmt: skip
+
+
+def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound | None:
+    """Return the bound of a piece; None if it has to be measured.
+
+    `worst` is for pieces whose roundings all go one way.
+    """
+    if is_quantized(piece):
+        return _quantized_bound(piece, recorded)
+    rounding = [node for node in piece.nodes if not _rounds_nothing(node)]
+    if not rounding:
+        return np.zeros(())
+    last = rounding[-1]
+    if any(node.op_type in CHOICES and node.domain == "" and not _is_integer(node) for node in piece.nodes):
+        return None
+    known = _Known(piece, recorded, worst)
+    bound = known.of_batch_norm(rounding) if BIAS_TERMS in last.meta and last.op_type == "Add" else known.of(rounding)
+    if bound is None:
+        return None
+    return bound if last is piece.nodes[-1] else np.full((), bound.max())
+
+
+def is_quantized(piece: Piece) -> bool:
+    """Tell whether a piece computes in 8 bits."""
+    return any(node.op_type in QUANTIZATION for node in piece.nodes)
+
+
+def _quantized_bound(piece: Piece, recorded: Recorded) -> Bound:
+    *_, last = piece.nodes
+    if last.op_type in QUANTIZATION:
+        return np.full((), 1.001 * float(constant_array(last.inputs[1])))
+    x = last.inputs[0]
+    assert x is not None
+    dequantize = x.producer()
+    assert dequantize is not None
+    weight = np.abs(weight_of(last).astype(np.float64))
+    if last.op_type == "MatMul" or not last.attributes.get_int("transB", 1):
+        weight = weight.T  # (classes, features)
+    terms = weight.reshape(len(weight), -1)
+    largest = max(float(np.abs(recorded[value]).max()) for value in piece.inputs)
+    step = float(constant_array(dequantize.inputs[1]))
+    rounded = roundings(terms.shape[1], worst=True) * ROUNDING * terms.sum(axis=1) * largest
+    bound: Bound = step * terms.max(axis=1) + rounded + 32 * ROUNDING * float(np.abs(recorded[piece.output]).max())
+    return bound
+
+
+def measured_bounds(
+    pieces: Sequence[Piece], recorded: Recorded, answers: Callable[[Mapping[str, Array]], Sequence[Array]]
+) -> list[Bound]:
+    """Return what noise in the inputs of pieces makes of their outputs; `answers` runs them on arrays by name."""
+    generator = np.random.default_rng(0)
+    values = {str(value.name): recorded[value] for piece in pieces for value in piece.inputs}
+    values |= {str(piece.output.name): recorded[piece.output] for piece in pieces}
+    quiet = answers(values)
+    moved = [np.zeros(each.shape) for each in quiet]
+    for _ in range(NOISE_RUNS):
+        noisy = answers({name: _with_noise(data, generator) for name, data in values.items()})
+        changes = (np.abs(np.subtract(left, right, dtype=np.float64)) for left, right in zip(noisy, quiet, strict=True))
+        moved = [np.maximum(*both) for both in zip(moved, changes, strict=True)]
+    return [_measured(recorded[piece.output], each) for piece, each in zip(pieces, moved, strict=True)]
+
+
+def _measured(y: Array, moved: Bound) -> Bound:
+    axes = tuple(axis for axis in range(y.ndim) if axis != 1)
+    largest: Bound = moved.max(axis=axes, keepdims=True) if y.ndim > 1 else moved.max(keepdims=True)
+    return np.nan_to_num(MARGIN * largest + 32 * ROUNDING * np.abs(y.astype(np.float64)))
+
+
+def _with_noise(data: Array, generator: np.random.Generator) -> Array:
+    if data.dtype != np.float32:
+        return data
+    noisy: Array = (data.astype(np.float64) * (1 + NOISE * generator.uniform(-1, 1, data.shape))).astype(np.float32)
+    return noisy
+
+
+def _rounds_nothing(node: ir.Node) -> bool:
+    exact = node.domain == "" and node.op_type in MOVES | CHOICES
+    return exact or _is_integer(node)
+
+
+def _is_integer(node: ir.Node) -> bool:
+    """Tell whether a node computes on integers, such as sizes."""
+    return all(value.type is not None and not value.type.dtype.is_floating_point() for value in node.outputs)
+
+
+def roundings(terms: int, *, worst: bool) -> float:
+    """Return how many roundings two sums of so many products may differ by, relative to the sum of magnitudes."""
+    most = 2 * terms
+    return FEW + (most if worst else min(most, SPREAD * sqrt(terms)))
+
+
+class _Known:
+    """The rules for one piece."""
+
+    def __init__(self, piece: Piece, recorded: Recorded, worst: bool) -> None:
+        self.piece = piece
+        self.recorded = recorded
+        self.worst = worst
+        self.y = np.abs(recorded[piece.output].astype(np.float64))
+
+    def of(self, rounding: Sequence[ir.Node]) -> Bound | None:
+        """Return the bound of one operator, or of a convolution to which a constant is added."""
+        node, *others = rounding
+        if [each.op_type for each in others] == ["Add"] and node.op_type == "Conv":
+            added = next((data for value in others[0].inputs if (data := array_of(value)) is not None), None)
+            bound = self.of([node])
+            return None if added is None or bound is None else bound + 4 * ROUNDING * (self.y + np.abs(added))
+        if others:
+            return None
+        if is_binary_conv(node):
+            return self.of_binary_convolution(node)
+        if node.domain != "":
+            return None
+        if node.op_type in ROUNDED_ONCE:
+            return 4 * ROUNDING * self.y
+        if node.op_type in AVERAGES:
+            return self.of_average(node)
+        return self.of_products(node) if node.op_type in ("Conv", "Gemm", "MatMul") else None
+
+    def magnitude(self, value: ir.Value | None) -> torch.Tensor | None:
+        """Return the magnitudes of a recorded value or a constant, float64."""
+        data = array_of(value)
+        if data is None:
+            if value is None or value not in self.piece.inputs:
+                return None
+            data = self.recorded[value]
+        return torch.from_numpy(np.abs(data.astype(np.float64)))
+
+    def of_products(self, node: ir.Node) -> Bound | None:
+        """(roundings of n terms + those of a fold) u (|W| * |x| + what the bias was summed from)."""
+        x, weight = (self.magnitude(value) for value in node.inputs[:2])
+        if x is None or weight is None:
+            return None
+        bias = self.magnitude(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+        terms = torch.zeros(()) if bias is None else bias
+        folded = BIAS_TERMS in node.meta
+        if folded:
+            terms = torch.from_numpy(np.asarray(node.meta[BIAS_TERMS], np.float64))
+        if node.op_type == "Conv":
+            products, count = self._convolved(node, x, weight), prod(weight.shape[1:])
+            if products is None:
+                return None
+            terms = terms.reshape(-1, *(1,) * (products.ndim - 2))
+        elif node.op_type == "Gemm":
+            alpha, beta = (abs(node.attributes.get_float(name, 1.0)) for name in ("alpha", "beta"))
+            left = x.T if node.attributes.get_int("transA", 0) else x
+            right = weight.T if node.attributes.get_int("transB", 0) else weight
+            products, count, terms = alpha * (left @ right), left.shape[-1], beta * terms
+        else:
+            products, count = x @ weight, x.shape[-1]
+        number = roundings(count, worst=self.worst) + FOLD * folded
+        bound: Bound = (number * ROUNDING * (products + terms)).numpy()
+        return bound
+
+    def _convolved(self, node: ir.Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        rank = weight.ndim - 2
+        if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or rank > 3:
+            return None
+        pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+        sides = [pads[axis + end] for axis in reversed(range(rank)) for end in (0, rank)]
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+        return convolve(
+            F.pad(x, sides),
+            weight,
+            stride=tuple(node.attributes.get_ints("strides", (1,) * rank)),
+            dilation=tuple(node.attributes.get_ints("dilations", (1,) * rank)),
+            groups=node.attributes.get_int("group", 1),
+        )
+
+    def of_average(self, node: ir.Node) -> Bound | None:
+        """(roundings of n terms) u, relative to the largest magnitude of the channel: a mean is no larger."""
+        x = self.magnitude(node.inputs[0])
+        if x is None or x.ndim < 2:
+            return None
+        if node.op_type == "AveragePool":
+            terms, average = prod(node.attributes.get_ints("kernel_shape")), True
+        else:
+            terms, average = max(1, round(x.numel() / self.y.size)), node.op_type != "ReduceSum"
+        number = roundings(terms, worst=self.worst) * ROUNDING * (1 if average else terms)
+        if node.op_type in ("AveragePool", "GlobalAveragePool"):
+            largest = x.flatten(2).amax(dim=2).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+            return (number * largest).numpy()
+        return np.full((), number * float(x.max()))
+
+    def of_batch_norm(self, rounding: Sequence[ir.Node]) -> Bound | None:
+        """X * slope + shift, as BatchNormToConstants writes it."""
+        product, total = rounding
+        x, slope = (self.magnitude(value) for value in product.inputs)
+        if x is None or slope is None:
+            return None
+        terms = torch.from_numpy(np.asarray(total.meta[BIAS_TERMS], np.float64)).reshape(slope.shape)
+        return (FOLD * ROUNDING * (x * slope + terms)).numpy()
+
+    def of_binary_convolution(self, node: ir.Node) -> Bound:
+        """Return 0 for plain ones, which do what PyTorch does, in the same order.
+
+        With K, the mean over C channels and KH KW taps is summed in another order: at most C + KH KW + 3 roundings,
+        relative to the value.
+
+        With a BN folded behind, the roundings of a fold are relative to |scale| n K with K at most the largest |x|,
+        and to what the bias was summed from. A PReLU multiplies that by its slope.
+
+        What is added at the end is the same in both. Where the terms before it are equal, so are the sums; where they
+        are not, each addition rounds two sums that differ, to within twice half a unit of their last place. No value on
+        the way is larger than |y| plus each |added|.
+        """
+        row = opset.operator(node.op_type)
+        _, height, width, channels = node.attributes.get_ints("weight_shape")
+        k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.uses_k else 0
+        added = [self.magnitude(value) for value in added_to(node)]
+        magnitude = self.y + sum(each.numpy() for each in added if each is not None)
+        additions = 2 * len(added) * ROUNDING * magnitude
+        if BIAS_TERMS not in node.meta:
+            return k_roundings * ROUNDING * magnitude + additions if k_roundings else np.zeros(())
+        scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
+        products = scale.astype(np.float64) * (channels * height * width + offset.max(axis=(1, 2)))
+        if row.uses_k:
+            products *= max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
+        steepest = np.float64(1)
+        if row.activation == "PRelu":
+            steepest = np.maximum(1, np.abs(constant_array(input_of(node, "slope")))).astype(np.float64)
+        largest = (FOLD + k_roundings) * ROUNDING * steepest * (products + node.meta[BIAS_TERMS])
+        bound: Bound = largest.reshape(-1, 1, 1) + additions
+        return bound
