@@ -98,9 +98,12 @@ def _leave_last_two_real(network: Network) -> None:
     There a cell's skip stands before its edges. Only where the last cell reduces, in a network of 3 cells, can the skip
     be one of the two.
     """
-    parts = [part for cell in network.cells for part in (cell.preprocess0, cell.preprocess1, cell.skip, cell.edges)]
-    modules = [module for part in parts if part is not None for module in part.modules()]
-    convolutions = [module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d)]
+    convolutions: list[nn.Module] = []
+    for cell in network.cells:
+        assert isinstance(cell, SearchedCell)
+        parts = [part for part in (cell.preprocess0, cell.preprocess1, cell.skip, cell.edges) if part is not None]
+        modules = (module for part in parts for module in part.modules())
+        convolutions += (module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d))
     for convolution in convolutions[-2:]:
         if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
             convolution.real_weights = True

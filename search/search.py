@@ -602,8 +602,8 @@ def _check_memory(config: SearchConfig, device: torch.device) -> None:
 
     def forward(supernet: nn.Module, images: Tensor) -> Tensor:
         # Of a step that would move both, which takes no less than either.
-        tables = (torch.zeros(len(EDGES), len(ran.space.operations), requires_grad=True) for _ in range(2))
-        logits: Tensor = supernet(images, Mixture(*tables))
+        normal, reduction = (torch.zeros(len(EDGES), len(ran.space.operations)) for _ in range(2))
+        logits: Tensor = supernet(images, Mixture(normal.requires_grad_(), reduction.requires_grad_()))
         return logits
 
     need = training_need(lambda: Supernet(ran), forward, (network.in_channels, *network.image_size))

@@ -18,29 +18,22 @@ from bnas_deploy.search.recipes import ARITHMETICS
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-class ImageSize(click.ParamType):
-    """HxW, or N for NxN: (height, width)."""
-
-    name = "N|HxW"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Read it."""
-        if isinstance(value, tuple):  # from code, as quickstart calls other commands
-            height, width = value
-            return height, width
-        sides = str(value).lower().split("x")
-        # Not isdecimal alone, which takes other alphabets' digits; and no more digits than int() reads.
-        if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 10 for side in sides):
-            self.fail(f"{value!r} is neither N nor HxW, such as 32 or 24x32", param, ctx)
-        numbers = [int(side) for side in sides]
-        if min(numbers) < 1:
-            self.fail(f"{value!r} has a side of 0, at least 1 is needed", param, ctx)
-        return numbers[0], numbers[-1]
-
-
 def image_size_option(help_text: str) -> Decorator:
-    """Return the option --image-size; it arrives as (height, width)."""
-    return click.option("--image-size", type=ImageSize(), help=help_text)
+    """Return the option --image-size, N or HxW; it arrives as (height, width)."""
+    return click.option("--image-size", metavar="N|HxW", callback=_image_size, help=help_text)
+
+
+def _image_size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    # Not isdecimal alone, which takes other alphabets' digits; and no more digits than int() reads.
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 10 for side in sides):
+        raise click.BadParameter(f"{value!r} is neither N nor HxW, such as 32 or 24x32")
+    numbers = [int(side) for side in sides]
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{value!r} has a side of 0, at least 1 is needed")
+    return numbers[0], numbers[-1]
 
 
 in_channels_option: Decorator = click.option(

@@ -262,7 +262,8 @@ def resume_command(context: click.Context) -> str:
         if parameter.name == "resume":
             continue
         # An option that may be repeated has a tuple of values, empty by default.
-        for value in given if isinstance(parameter, click.Option) and parameter.multiple else (given,):
+        repeated = isinstance(parameter, click.Option) and parameter.multiple
+        for value in (given or ()) if repeated else (given,):
             if value is None or value == parameter.get_default(context):
                 continue
             if isinstance(value, bool):

@@ -229,7 +229,8 @@ def _photos(folder: Path, classes: tuple[str, ...], passed_over: list[str]) -> t
     suffixes = image_suffixes()
     photos: list[Photo] = []
     for label, name in enumerate(classes):
-        images, others = [], []
+        images: list[os.DirEntry[str]] = []
+        others: list[os.DirEntry[str]] = []
         for entry in _entries(folder / name):
             # Not a pipe or a device, which would be waited for.
             is_image = Path(entry.name).suffix.lower() in suffixes and entry.is_file()
