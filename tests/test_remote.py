@@ -31,13 +31,13 @@ import bnas_deploy
 import bnas_deploy.export
 import bnas_deploy.runtime
 import bnas_deploy.search
-from bnas_deploy import device_agent, report
+from bnas_deploy import device_agent, remote, report
 from bnas_deploy.bundle import IMAGES, MANIFEST, describe_files, read_bundle
 from bnas_deploy.commands.bench import command
 from bnas_deploy.errors import BnasError, DeviceError
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.genotype import GENOTYPES
-from bnas_deploy.remote import connect, measure_on
+from bnas_deploy.remote import Connection, Done, Measured, State, connect, measure_on, probe
 from bnas_deploy.runtime.layers import LAYERS
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.untrained import untrained_checkpoint
@@ -343,7 +343,7 @@ def test_a_file_that_does_not_arrive_whole_is_not_kept(sshd: Sshd, tmp_path: Pat
     with connect(HOST, sshd.port, BARE_PYTHON, print) as connection:
         request = {"do": "put", "files": [("0" * 64, len(b"other bytes"))]}
         with pytest.raises(DeviceError, match="failed there: a file did not arrive whole"):
-            connection.ask(request, [tmp_path / "file"])
+            connection.ask(Done, request, [tmp_path / "file"])
     assert not (sshd.cache / "files" / ("0" * 64)).exists()
     assert not sshd.work_folders()
 
@@ -353,13 +353,13 @@ def test_two_at_once_are_refused(sshd: Sshd) -> None:
     with (sshd.cache / "lock").open("w") as lock, connect(HOST, sshd.port, BARE_PYTHON, print) as connection:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DeviceError, match="another `bnas-deploy bench --host` is at work on this device"):
-            connection.ask({"do": "put", "files": []})
+            connection.ask(Done, {"do": "put", "files": []})
 
 
 def test_what_was_left_by_a_device_that_was_switched_off_is_removed(sshd: Sshd) -> None:
     (sshd.cache / "work.old").mkdir(parents=True)
     with connect(HOST, sshd.port, BARE_PYTHON, print) as connection:
-        connection.ask({"do": "put", "files": []})
+        connection.ask(Done, {"do": "put", "files": []})
     assert not sshd.work_folders()
 
 
@@ -445,7 +445,67 @@ def test_a_wheel_for_another_device(sshd: Sshd, tmp_path: Path, wheel: Path) -> 
 
 def test_a_shell_that_talks(sshd: Sshd, tmp_path: Path) -> None:
     said = refusal(sshd, python=fake_python(tmp_path / "python", "Have a nice day!"))
-    assert said == f"{HOST}: answered 'Have a nice day!', wanted JSON; its login shell may print something of its own"
+    assert said == (
+        f"{HOST}: answered 'Have a nice day!', wanted JSON of Device (Expecting value: line 1 column 1 (char 0)); "
+        "its login shell may print something of its own"
+    )
+
+
+ODD_ANSWERS = {
+    "nothing": ("", "Expecting value"),
+    "a list": ("[]", "the answer: got [], wanted an object"),
+    "null": ("null", "the answer: got null, wanted an object"),
+    "a number": ("5", "the answer: got 5, wanted an object"),
+    "text": ('"x"', 'the answer: got "x", wanted an object'),
+    "no field": ("{}", "the field 'python' is missing"),
+    "one field less": ("{libc}", "the field 'libc' is missing"),
+    "a version that is text": ("{python}", 'the answer.python: got "3.12", wanted a list of 2'),
+    "a version in three parts": ("{three}", "the answer.python: got [3, 12, 1], wanted a list of 2"),
+    "a huge version": ("{huge}", "the answer.python[0]: got 1000"),
+    "a system that is none": ("{system}", "the answer.system: got 3, wanted text"),
+    "nested": (100_000 * "[", "nested too deeply"),
+    "half of a surrogate pair": ('{"python": "\\ud800"}', "half of a surrogate pair"),
+    "a glibc of millions": ("{glibc}", "Linux with glibc 2.300000; there are kernels and an onnxruntime for Linux"),
+    "another glibc": ("{third}", "Linux with glibc 3.1; there are kernels"),
+}
+PROBES: dict[str, dict[str, object]] = {
+    "{libc}": {"libc": ...},
+    "{python}": {"python": "3.12"},
+    "{three}": {"python": [3, 12, 1]},
+    "{huge}": {"python": [10**400, 1]},
+    "{system}": {"system": 3},
+    "{glibc}": {"libc": "glibc 2.300000"},
+    "{third}": {"libc": "glibc 3.1"},
+}
+
+
+@pytest.mark.parametrize(("answer", "message"), ODD_ANSWERS.values(), ids=ODD_ANSWERS.keys())
+def test_an_odd_answer_is_shown(answer: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if answer in PROBES:
+        said = {**json.loads(probe_of()), **PROBES[answer]}
+        answer = json.dumps({key: value for key, value in said.items() if value is not ...})
+    monkeypatch.setattr(Connection, "_run", lambda *arguments: f"a line of its shell\n{answer}\n")
+    with pytest.raises(DeviceError) as error:
+        probe(Connection(HOST, None, tmp_path, "python3", print))
+    assert error.value.message.startswith(f"{HOST}: ")
+    assert message in error.value.message
+    assert len(error.value.message) < 1000
+
+
+@pytest.mark.parametrize("kind", [State, Measured])
+@pytest.mark.parametrize("answer", ["[]", "null", "{}", '{"missing": 1, "installed": 2, "report": 3}'])
+def test_an_odd_answer_of_the_agent(
+    kind: type[object], answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Connection, "_run", lambda *arguments: answer)
+    with pytest.raises(DeviceError, match=rf"answered .* wanted JSON of {kind.__name__} \(the answer"):
+        Connection(HOST, None, tmp_path, "python3", print).ask(kind, {"do": "look"})
+
+
+def test_an_answer_without_end_is_cut(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LARGEST_FILE", 1000)
+    said = refusal(sshd, python=fake_python(tmp_path / "python", 2000 * "x"))
+    assert said == f"{HOST}: answered more than 1,000 bytes, no report"
 
 
 @pytest.mark.parametrize("option", [("--port", "22"), ("--python", "python3"), ("--wheel", "a.whl")])
