@@ -74,7 +74,7 @@ def test_one_slope_serves_every_channel(load, binary_conv) -> None:
         (f"c = bnas.BinaryConv2dRelu {INPUTS} y = Relu (c) z = Relu (y)", "c has an activation already"),
         (
             f"c = bnas.BinaryConv2d {INPUTS} y = PRelu (c, slope) z = Relu (y)",
-            "its slope is neither one number nor one per channel",
+            "its slope is computed from the input, or neither one number nor one per channel",
         ),
     ],
     ids=["two activations", "read by another", "activated", "slope per column"],
