@@ -16,8 +16,8 @@ is the bound, for that piece alone.
 
 Where a BN was folded, PyTorch rounds its own products and sums: beta acc, its sum with the layer's own bias,
 1 / sqrt(var + eps), the slope gamma / sqrt(var + eps), the shift beta - slope mean, their product and sum; here
-weights, bias, product and sum are rounded. That is at most `FOLD` roundings, relative to the terms before they cancel, whose magnitudes the pass notes
-(`BIAS_TERMS`).
+weights, bias, product and sum are rounded. That is at most `FOLD` roundings, relative to the terms before they cancel,
+whose magnitudes the pass notes (`BIAS_TERMS`).
 
 A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
 where the output is not rounded (a classifier), one step of one input times the largest weight.

@@ -55,8 +55,8 @@ class Name(click.Choice[str]):
         try:
             return super().convert(known_name(str(value), self.choices) or value, param, ctx)
         except click.BadParameter as error:
-            error.message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
-            raise
+            near = did_you_mean(str(value), self.choices)
+            raise click.BadParameter(f"{error.message.rstrip('.')}{near}", ctx, param) from None
 
 
 genotype_option: Decorator = click.option(
