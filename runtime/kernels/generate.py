@@ -2,16 +2,15 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
-# This runs before the package is installed: let `bnas_deploy` find runtime/ at the top of the repository.
+# This runs before the package is installed. A module in its place lets `bnas_deploy.runtime` be found at the top of the
+# repository; the package itself would look for its installation.
 ROOT = Path(__file__).parents[2]
-sys.path[0] = str(ROOT)
+sys.modules["bnas_deploy"] = package = ModuleType("bnas_deploy")
+package.__path__ = [str(ROOT)]
 
-import bnas_deploy  # noqa: E402  # after the path was set
-
-bnas_deploy.__path__.append(str(ROOT))
-
-from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: E402
+from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: E402  # the package was made above
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, POPCOUNT, VARIANTS, function_name  # noqa: E402
 
