@@ -64,7 +64,7 @@ class Recorded:
     """What PyTorch computed for one image, by the values of the rewritten graph."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
-        """`values` are those of the captured program, by name; the first image is used."""
+        """`values` are those of the captured program for one image, by name."""
         self._values = values
 
     def __contains__(self, value: ir.Value) -> bool:

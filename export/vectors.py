@@ -50,7 +50,7 @@ class Vectors:
 
     @classmethod
     def of(cls, graph: ir.Model, values: Mapping[str, Tensor], model: Path) -> "Vectors":
-        """Cut `graph`, whose file is `model`, at `values`, those of the captured program for at least one image."""
+        """Cut `graph`, whose file is `model`, at `values`, those of the captured program for one image."""
         recorded = Recorded(values)
         pieces = tuple(pieces_of(graph, recorded))
         bounds = {piece.output: bound_of(piece, recorded) for piece in pieces}

@@ -6,16 +6,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bnas_deploy.bits import pack_signs
 from bnas_deploy.bundle import (
     FLOAT_TWIN,
     IMAGES,
     INT8_TWIN,
-    LAYERS,
-    LAYERS_MODEL,
     MANIFEST,
     MODEL,
+    PIECES,
     Preprocessing,
     read_bundle,
 )
@@ -133,10 +134,12 @@ def test_verification_passes(exported: tuple[str, ExportResult]) -> None:
 
     assert result.verification.failures == []
     assert result.verification.agreement == result.verification.images == 4
-    folded = [layer for layer in result.verification.layers if layer.check.tolerance > 0]
+    assert result.verification.pieces is not None
+    binary = [piece for piece in result.verification.pieces.pieces if piece.binary]
+    folded = [layer for layer in binary if layer.allowed > 0]
     assert len(folded) == result.log.applied["FoldBatchNormAfterBinaryConv"]
-    assert all(layer.exact for layer in result.verification.layers if layer not in folded)
-    assert all(layer.check.tolerance < 1e-3 for layer in folded)  # the values are of the order of 10
+    assert all(layer.exact for layer in binary if layer not in folded)
+    assert all(layer.allowed < 1e-3 for layer in folded)  # the values are of the order of 10
 
 
 def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
@@ -145,7 +148,7 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
     manifest = bundle.manifest
 
     files = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
-    assert files == {MODEL, FLOAT_TWIN, INT8_TWIN, MANIFEST, IMAGES, LAYERS, LAYERS_MODEL}
+    assert files == {MODEL, FLOAT_TWIN, INT8_TWIN, MANIFEST, IMAGES, PIECES}
     assert set(manifest.files) == files - {MANIFEST}
     assert (manifest.network, manifest.labels, manifest.metrics) == (
         DESCRIPTION.network,
@@ -153,13 +156,14 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
         DESCRIPTION.metrics,
     )
     assert (manifest.input_shape, manifest.preprocessing) == ((3, 8, 8), DESCRIPTION.preprocessing)
-    binary = [layer.name for layer in manifest.layers if layer.is_binary]
-    assert binary == [check.name for check in manifest.verification.layers]
-    with np.load(bundle.file(LAYERS)) as vectors:
-        wanted = {f"{name}.{part}" for name in binary for part in ("x", "y")}
-        added = {f"{name}.added1" for name in binary if f"{name}.added1" in vectors}
-        assert set(vectors) == wanted | added
-        assert len(added) == result.log.applied["FuseAddition"]
+    binary = {layer.name for layer in manifest.layers if layer.is_binary}
+    checks = manifest.verification.pieces
+    assert binary <= {check.name for check in checks}
+    with np.load(bundle.file(PIECES)) as vectors:
+        corners = {corner.array for check in checks for corner in (*check.inputs, check.output)}
+        tolerances = {name for name in vectors if name.endswith("|tolerance")}
+        assert set(vectors) == corners | tolerances
+        assert {name.removesuffix("|tolerance") for name in tolerances} < {check.output.array for check in checks}
 
 
 def test_no_float_copy_and_no_batch_normalisation_is_left(exported: tuple[str, ExportResult]) -> None:
@@ -222,9 +226,13 @@ def test_an_export_that_disagrees_leaves_the_old_bundle(tmp_path: Path, monkeypa
     path = tmp_path / "bundle"
     module = nn.Sequential(BinaryConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     first = _export(module, path)
-    monkeypatch.setattr("bnas_deploy.export.output_tolerance", lambda network, images: -1.0)
 
-    with pytest.raises(ExportError, match="nothing was written, since the export does not agree with PyTorch: "):
+    def flipped(signs: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return pack_signs(-signs)
+
+    monkeypatch.setattr("bnas_deploy.export.passes.pack_weights.pack_signs", flipped)
+    refusal = "nothing was written, since the export does not agree with PyTorch: layer 0 differs from PyTorch by"
+    with pytest.raises(ExportError, match=refusal):
         _export(module, path)
 
     assert read_bundle(path).manifest == first.bundle.manifest

@@ -1,51 +1,84 @@
-"""What is stored of each binary convolution, and how far it may be off."""
+"""What is stored of each piece, and how far it may be off."""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from bnas_deploy.export.bounds import ROUNDING, bound_of, roundings
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin
-from bnas_deploy.export.passes import FoldBatchNormAfterBinaryConv, FuseActivation, FuseAddition, PackWeights
+from bnas_deploy.export.passes import (
+    BatchNormToConstants,
+    FoldBatchNormAfterBinaryConv,
+    FoldBatchNormAfterConv,
+    FoldBatchNormBeforeConv,
+    FuseActivation,
+    FuseAddition,
+    PackWeights,
+)
+from bnas_deploy.export.pieces import CORNER, Piece, Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
-from bnas_deploy.export.vectors import CORNER, ROUNDING, layer_vectors, layers_model, output_tolerance
-from bnas_deploy.runtime.session import create_session
+from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.runtime.pieces import compare_pieces
 
 INPUTS = "W, threshold, offset, scale, bias"
 
 Floats = NDArray[np.float32]
 
 
-def _values(evaluate, model, x: Floats) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, {"x": x}).items()}
+def _values(evaluate, model, feeds: Floats | Mapping[str, Floats]) -> dict[str, torch.Tensor]:
+    fed = feeds if isinstance(feeds, Mapping) else {"x": feeds}
+    return {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, fed).items()}
+
+
+def _only(model: ir.Model, values: Mapping[str, torch.Tensor]) -> tuple[Piece, Recorded]:
+    recorded = Recorded(values)
+    (piece,) = pieces_of(model, recorded)
+    return piece, recorded
+
+
+def _vectors(model: ir.Model, values: Mapping[str, torch.Tensor], folder: Path) -> tuple[Vectors, Path]:
+    path = folder / "model.onnx"
+    onnx.save(finish(model), path)
+    return Vectors.of(model, values, path), path
+
+
+# --- corners --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("pad", [0, 1, 2])
 @pytest.mark.parametrize("size", [7, 20])
+@pytest.mark.parametrize("binary", [True, False])
 def test_a_corner_is_all_that_its_outputs_read(
-    load, evaluate, binary_conv, rng, tmp_path, stride: int, dilation: int, pad: int, size: int
+    load, evaluate, binary_conv, rng, tmp_path, stride: int, dilation: int, pad: int, size: int, binary: bool
 ) -> None:
-    attributes = f"strides = [{stride}, 1], dilations = [{dilation}, 1], pads = [{pad}, {pad}, {pad}, {pad}]"
+    attributes = f"strides = [{stride}, 1], dilations = [{dilation}, 1], pads = [{pad}, {pad}, {pad}, {pad}], group = 1"
+    operator = f"bnas.BinaryConv2d <{attributes}> (x, {INPUTS})" if binary else f"Conv <{attributes}> (x, W)"
     model = load(
-        f"(float[N,5,{size},{size}] x) => (float[N,3,H,W] y) "
-        f"{{ y = bnas.BinaryConv2d <{attributes}, group = 1> (x, {INPUTS}) }}",
-        **binary_conv(5, 3, kernel=3),
+        f"(float[N,5,{size},{size}] x) => (float[N,3,H,W] y) {{ y = {operator} }}", **binary_conv(5, 3, kernel=3)
     )
-    values = _values(evaluate, model, rng.normal(size=(2, 5, size, size)).astype(np.float32))
+    values = _values(evaluate, model, rng.normal(size=(1, 5, size, size)).astype(np.float32))
     run([PackWeights()], model)
 
-    (vector,) = layer_vectors(model, values)
+    vectors, path = _vectors(model, values, tmp_path)
+    (check,) = vectors.corner_checks(path)
+    kept = vectors.kept([check])
 
     rows, columns = (min(CORNER, side) for side in values["y"].shape[2:])
-    assert (vector.check.rows, vector.check.columns, vector.check.tolerance) == (rows, columns, 0)
-    assert (vector.y == values["y"][:1, :, :rows, :columns].numpy()).all()
-    assert vector.x.shape[2] <= (rows - 1) * stride + 2 * dilation + 1
-    (tmp_path / "layers.onnx").write_bytes(layers_model(finish(model)).SerializeToString())
-    got = create_session(tmp_path / "layers.onnx").run(["y.y"], {"y.x": vector.x})[0]
-    assert (got[:, :, :rows, :columns] == vector.y).all()
+    assert check.output.shape == (1, 3, rows, columns)
+    assert (kept["y"] == values["y"][:1, :, :rows, :columns].numpy()).all()
+    assert kept["x"].shape[2] <= (rows - 1) * stride + 2 * dilation + 1
+    found = compare_pieces(path, [check], kept)
+    assert (found.failures, found.alike) == ([], True)
+    assert found.pieces[0].exact or not binary
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -60,30 +93,59 @@ def test_parts_and_what_is_added_are_stored_too(
         f"{{ y = bnas.BinaryConv2dAddConcat2 <{attributes}> (x, z, {INPUTS}, a) }}",
         **binary_conv(5, 3, kernel=3),
     )
-    fed = {value.name: rng.normal(size=(2, *value.shape[1:])).astype(np.float32) for value in model.graph.inputs}
-    values = {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, fed).items()}
+    fed = {value.name: rng.normal(size=(1, *value.shape[1:])).astype(np.float32) for value in model.graph.inputs}
+    values = _values(evaluate, model, fed)
     run([PackWeights()], model)
 
-    (vector,) = layer_vectors(model, values)
+    vectors, path = _vectors(model, values, tmp_path)
+    checks = vectors.corner_checks(path)
+    kept = vectors.kept(checks)
 
-    assert vector.check.tolerance == 0
-    (tmp_path / "layers.onnx").write_bytes(layers_model(finish(model)).SerializeToString())
-    named = {f"y.{name}": data for name, data in vector.arrays.items()}
-    want = named.pop("y.y")
-    assert named.keys() == {"y.x", "y.added1"}
-    got = create_session(tmp_path / "layers.onnx").run(["y.y"], named)[0]
-    assert (got[:, :, : want.shape[2], : want.shape[3]] == want).all()
+    assert kept.keys() == {"x", "z", "a", "y"}
+    assert compare_pieces(path, checks, kept).pieces[0].exact
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rows"),
+    [
+        ("y = Relu (x)", 6),
+        ("y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)", 12),
+        ("y = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)", 12),
+        ("y = Slice (x, zero, end, axis, two)", 11),
+        ("y = Pad (x, around)", 5),
+        ("y = Add (x, x)", 6),
+        ("y = Add (x, map)", 20),
+        ("y = Transpose <perm = [0, 1, 3, 2]> (x)", 20),
+        ("y = Slice (x, zero, minus, axis, two)", 20),
+        ("y = Concat <axis = 1> (x, x)", 6),
+        ("y = Concat <axis = 2> (x, x)", 20),
+    ],
+)
+def test_how_many_rows_are_fed(nodes: str, rows: int) -> None:
+    constants = {"zero": [0], "end": [99], "minus": [-1], "axis": [2], "two": [2], "around": [0, 0, 1, 1, 0, 0, 1, 1]}
+    text = f'<ir_version: 9, opset_import: ["": 18]> graph (float[1,4,20,20] x) => (float[N,C,H,W] y) {{ {nodes} }}'
+    proto = onnx.parser.parse_model(text)
+    for name, data in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(data, np.int64), name))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1, 20, 20), np.float32), "map"))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    shape = tuple(size if isinstance(size, int) else 20 for size in model.graph.outputs[0].shape)
+    piece, recorded = _only(model, {"x": torch.zeros(1, 4, 20, 20), "y": torch.zeros(shape)})
+
+    check = corner_check(piece, recorded)
+
+    assert [corner.shape[2] for corner in check.inputs] == [rows]
 
 
 def test_a_map_of_offsets_needs_the_whole_image(load, evaluate, binary_conv, rng) -> None:
     constants = binary_conv(2, 3) | {"offset": np.arange(300, dtype=np.float32).reshape(3, 10, 10)}
     model = load(f"(float[N,2,10,10] x) => (float[N,3,10,10] y) {{ y = bnas.BinaryConv2d (x, {INPUTS}) }}", **constants)
-    values = _values(evaluate, model, rng.normal(size=(2, 2, 10, 10)).astype(np.float32))
+    values = _values(evaluate, model, rng.normal(size=(1, 2, 10, 10)).astype(np.float32))
     run([PackWeights()], model)
 
-    (vector,) = layer_vectors(model, values)
+    check = corner_check(*_only(model, values))
 
-    assert (vector.x.shape, vector.y.shape) == ((1, 2, 10, 10), (1, 3, 10, 10))
+    assert (check.inputs[0].shape, check.output.shape) == ((1, 2, 10, 10), (1, 3, 10, 10))
 
 
 def test_vectors_are_what_pytorch_had_at_the_origin(load, evaluate, binary_conv, rng) -> None:
@@ -91,12 +153,23 @@ def test_vectors_are_what_pytorch_had_at_the_origin(load, evaluate, binary_conv,
         f"(float[N,2,4,4] x) => (float[N,3,4,4] y) {{ y = bnas.BinaryConv2d (x, {INPUTS}) }}", **binary_conv(2, 3)
     )
     model.graph.inputs[0].meta["origin"] = Origin("cat", (5, 1))
-    cat = torch.from_numpy(rng.normal(size=(2, 8, 4, 4)).astype(np.float32))
-    run([PackWeights()], model)
+    cat = torch.from_numpy(rng.normal(size=(1, 8, 4, 4)).astype(np.float32))
 
-    (vector,) = layer_vectors(model, {"cat": cat, "y": torch.zeros(2, 3, 4, 4)}, corner=None)
+    piece, recorded = _only(model, {"cat": cat, "y": torch.zeros(1, 3, 4, 4)})
 
-    assert (vector.x == cat[:1, [5, 1]].numpy()).all()
+    assert (recorded[piece.inputs[0]] == cat[:, [5, 1]].numpy()).all()
+
+
+def test_what_pytorch_did_not_record_lies_inside_a_piece(load, evaluate, rng) -> None:
+    model = load("(float[N,2,4,4] x) => (float[N,2,4,4] y) { a = Relu (x) b = Add (a, x) y = Relu (b) }")
+    values = _values(evaluate, model, rng.normal(size=(1, 2, 4, 4)).astype(np.float32))
+
+    pieces = pieces_of(model, Recorded({name: values[name] for name in ("x", "b", "y")}))
+
+    assert [[node.op_type for node in piece.nodes] for piece in pieces] == [["Relu", "Add"], ["Relu"]]
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
 
 
 def _folded(load, binary_conv, operator: str = "BinaryConv2d", activation: str = "Relu (n)"):
@@ -115,19 +188,21 @@ def _folded(load, binary_conv, operator: str = "BinaryConv2d", activation: str =
 
 @pytest.mark.parametrize("activation", ["Identity (n)", "Relu (n)", "PRelu (n, slope)"])
 @pytest.mark.parametrize("operator", ["BinaryConv2d", "BinaryConv2dK"])
-def test_roundings_of_a_fold_are_within_the_tolerance_and_near_it(
+def test_roundings_of_a_fold_are_within_the_bound_and_near_it(
     load, evaluate, binary_conv, rng, operator: str, activation: str
 ) -> None:
     model = _folded(load, binary_conv, operator, activation)
     x = (100 * rng.normal(size=(1, 64, 4, 4))).astype(np.float32)
-    values = _values(evaluate, model, x)
+    values = {name: value for name, value in _values(evaluate, model, x).items() if name not in ("c", "n")}
     run([FoldBatchNormAfterBinaryConv(), FuseActivation(), PackWeights()], model)
 
-    vectors = layer_vectors(model, values, corner=None)
+    pieces = pieces_of(model, recorded := Recorded(values))
 
-    difference = np.abs(evaluate(model, {"x": x})["y"] - vectors[0].y).max()
-    assert 0 < difference <= vectors[0].check.tolerance
-    assert vectors[0].check.tolerance < 1e4 * difference
+    bound = bound_of(pieces[0], recorded)
+    difference = np.abs(evaluate(model, {"x": x})["y"] - values["y"].numpy())
+    assert difference.max() > 0
+    assert (difference <= bound).all()
+    assert bound.max() < 1e4 * difference.max()
 
 
 def test_an_addition_behind_a_fold_adds_its_own_roundings(load, evaluate, binary_conv, rng) -> None:
@@ -142,14 +217,15 @@ def test_an_addition_behind_a_fold_adds_its_own_roundings(load, evaluate, binary
     )
     feeds = {"x": rng.normal(size=(1, 64, 4, 4)), "a": 1e4 * rng.normal(size=(1, 3, 4, 4))}
     feeds = {name: data.astype(np.float32) for name, data in feeds.items()}
-    values = {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, feeds).items()}
+    values = _values(evaluate, model, feeds)
     run([FoldBatchNormAfterBinaryConv(), FuseAddition(), PackWeights()], model)
 
-    (vector,) = layer_vectors(model, values, corner=None)
+    bound = bound_of(*_only(model, values))
 
-    largest = np.abs(vector.y).max() + np.abs(feeds["a"]).max()
-    assert 2 * ROUNDING * largest < vector.check.tolerance < 4 * ROUNDING * largest
-    assert np.abs(evaluate(model, feeds)["y"] - vector.y).max() <= vector.check.tolerance
+    largest = np.abs(values["y"].numpy()) + np.abs(feeds["a"])
+    assert (2 * ROUNDING * largest < bound).all()
+    assert bound.max() < 4 * ROUNDING * largest.max()
+    assert (np.abs(evaluate(model, feeds)["y"] - values["y"].numpy()) <= bound).all()
 
 
 def test_k_alone_may_differ_by_the_roundings_of_its_sum(load, evaluate, binary_conv, rng) -> None:
@@ -160,9 +236,146 @@ def test_k_alone_may_differ_by_the_roundings_of_its_sum(load, evaluate, binary_c
     values = _values(evaluate, model, rng.normal(size=(1, 5, 4, 4)).astype(np.float32))
     run([PackWeights()], model)
 
-    (vector,) = layer_vectors(model, values)
+    bound = bound_of(*_only(model, values))
 
-    assert vector.check.tolerance == pytest.approx((5 + 9 + 3) * ROUNDING * np.abs(vector.y).max())
+    assert bound == pytest.approx((5 + 9 + 3) * ROUNDING * np.abs(values["y"].numpy()))
+
+
+BATCH_NORM = "BatchNormalization <epsilon = 1e-5>"
+NORM = {
+    "gamma": np.float32([1.1, -0.7, 2.3]),
+    "beta": np.float32([0.3, 55, -7]),
+    "mean": np.float32([77.7, -3333.3, 0.1]),
+    "var": np.float32([0.3, 1.7, 3]),
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rewrite"),
+    [
+        ("c = Conv (x, W) y = BatchNormalization <epsilon = 1e-5> (c, gamma, beta, mean, var)", FoldBatchNormAfterConv),
+        (
+            "c = BatchNormalization <epsilon = 1e-5> (x, gamma, beta, mean, var) y = Conv (c, W)",
+            FoldBatchNormBeforeConv,
+        ),
+        ("y = BatchNormalization <epsilon = 1e-5> (x, gamma, beta, mean, var)", BatchNormToConstants),
+    ],
+    ids=["behind", "before", "alone"],
+)
+def test_the_roundings_of_a_float_fold(load, evaluate, rng, nodes: str, rewrite: type) -> None:
+    weights = rng.normal(size=(3, 3, 3, 3)).astype(np.float32)
+    model = load(f"(float[N,3,8,8] x) => (float[N,3,H,W] y) {{ {nodes} }}", W=weights, **NORM)
+    x = (100 * rng.normal(size=(1, 3, 8, 8))).astype(np.float32)
+    values = {name: value for name, value in _values(evaluate, model, x).items() if name in ("x", "y")}
+    run([rewrite()], model)
+
+    bound = bound_of(*_only(model, values))
+
+    difference = np.abs(evaluate(model, {"x": x})["y"] - values["y"].numpy())
+    assert difference.max() > 0
+    assert (difference <= bound).all()
+    assert bound.max() < 1e3 * difference.max()
+
+
+@pytest.mark.parametrize("terms", [9, 144, 1152])
+@pytest.mark.parametrize("signs", ["random", "positive"])
+def test_two_orders_of_a_sum_are_within_the_bound(rng, terms: int, signs: str) -> None:
+    # The orders of most different roundings: one after another, and from the exact sum.
+    products = rng.normal(size=(500, terms)).astype(np.float32)
+    products = np.abs(products) if signs == "positive" else products
+    one_by_one = np.zeros(500, np.float32)
+    for column in products.T:
+        one_by_one += column
+    exact = products.astype(np.float64).sum(axis=1)
+
+    difference = np.abs(one_by_one - exact).max() / (ROUNDING * np.abs(products.astype(np.float64)).sum(axis=1).max())
+
+    assert difference < roundings(terms, worst=False) / 2
+    assert roundings(terms, worst=False) <= roundings(terms, worst=True)
+
+
+def test_sums_that_round_one_way_have_the_larger_bound(load, rng, tmp_path) -> None:
+    model = load(
+        "(float[N,2304,1,1] x) => (float[N,1,1,1] y) { y = Conv (x, W) }", W=np.ones((1, 2304, 1, 1), np.float32)
+    )
+    x = np.full((1, 2304, 1, 1), 0.1, np.float32)
+    exact, off = 2304 * np.float64(np.float32(0.1)), 1000 * ROUNDING * 230.4
+    values = {"x": torch.from_numpy(x), "y": torch.full((1, 1, 1, 1), float(exact + off))}
+    vectors, path = _vectors(model, values, tmp_path)
+    assert not compare_pieces(path, vectors.whole_checks(), vectors.arrays()).pieces[0].passed
+
+    vectors = vectors.with_worst({"y"})
+
+    assert compare_pieces(path, vectors.whole_checks(), vectors.arrays()).pieces[0].passed
+
+
+@pytest.mark.parametrize(
+    "nodes", ["y = Relu (x)", "y = MaxPool <kernel_shape = [2, 2]> (x)", "y = Concat <axis = 1> (x, x)"]
+)
+def test_moves_and_choices_round_nothing(load, evaluate, rng, nodes: str) -> None:
+    model = load(f"(float[N,2,4,4] x) => (float[N,C,H,W] y) {{ {nodes} }}")
+    values = _values(evaluate, model, rng.normal(size=(1, 2, 4, 4)).astype(np.float32))
+
+    assert bound_of(*_only(model, values)) == 0
+
+
+def test_what_is_unknown_is_measured(load, tmp_path, rng) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 18]> graph (float[N,8] x) => (float[N,8] y) { y = Softmax <axis = 1> (x) }'
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    x = torch.from_numpy(rng.normal(size=(1, 8)).astype(np.float32))
+    values = {"x": x, "y": torch.softmax(x, 1)}
+
+    vectors = Vectors.of(ir.from_proto(proto), values, path)
+
+    assert compare_pieces(path, vectors.whole_checks(), vectors.arrays()).failures == []
+    assert ROUNDING < vectors.bounds[0].max() < 2**8 * ROUNDING
+
+
+# --- ties -----------------------------------------------------------------------------------------------------------
+
+
+def test_ties_are_counted(load, evaluate, binary_conv, tmp_path) -> None:
+    constants = binary_conv(1, 3) | {"threshold": np.float32([0.5])}
+    nodes = "p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)"
+    model = load(
+        f"(float[N,1,8,8] x) => (float[N,3,4,4] y) {{ {nodes} y = bnas.BinaryConv2d (p, {INPUTS}) }}", **constants
+    )
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    x[:, :, 0, :] = 1  # the first row of means is 0.5, as is the threshold
+    values = _values(evaluate, model, x)
+    run([PackWeights()], model)
+
+    vectors, _ = _vectors(model, values, tmp_path)
+
+    assert vectors.ties() == {"y": 4}
+
+
+def test_values_that_nothing_rounded_are_no_ties(load, evaluate, binary_conv, tmp_path) -> None:
+    model = load(
+        f"(float[N,1,4,4] x) => (float[N,3,4,4] y) {{ r = Relu (x) y = bnas.BinaryConv2d (r, {INPUTS}) }}",
+        **binary_conv(1, 3),
+    )
+    values = _values(evaluate, model, np.full((1, 1, 4, 4), -1, np.float32))
+    run([PackWeights()], model)
+
+    vectors, _ = _vectors(model, values, tmp_path)
+
+    assert vectors.ties() == {}
+
+
+# --- outputs --------------------------------------------------------------------------------------------------------
+
+
+def test_noise_inside_moves_what_noise_of_the_input_does_not() -> None:
+    images = torch.zeros(3, 1, 2, 2)
+
+    quiet = output_tolerance(lambda x: torch.zeros(len(x), 2), images)
+    noisy = output_tolerance(lambda x: torch.zeros(len(x), 2), images, lambda x: torch.ones(len(x), 2))
+
+    assert (quiet, noisy) == (0, 2)
 
 
 def test_the_tolerance_of_outputs_is_what_noise_moves_them(rng) -> None:
