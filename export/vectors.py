@@ -81,8 +81,7 @@ def _layer_vector(node: ir.Node, values: dict[str, Tensor], corner: int | None) 
     y = _value(values, node.outputs[0])
     added = [_value(values, value) for value in added_to(node)]
     tolerance = _tolerance(node, x, y, added)
-    if corner is not None and constant_array(input_of(node, "offset")).shape[1:] == (1, 1):
-        # A map of offsets belongs to the whole image, so there the vector is the whole image too.
+    if corner is not None:
         rows, columns = min(corner, y.shape[2]), min(corner, y.shape[3])
         x = x[:, :, : _reach(node, 0, rows), : _reach(node, 1, columns)]
         y = y[:, :, :rows, :columns]
@@ -142,7 +141,7 @@ def _tolerance(
     if BIAS_TERMS not in node.meta:
         return (k_roundings + (2 * len(added) if k_roundings else 0)) * ROUNDING * magnitude
     scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
-    products = scale * (channels * height * width + offset.max(axis=(1, 2)))
+    products = scale * (channels * height * width + offset.ravel())
     if row.uses_k:
         products *= np.abs(x).max()
     steepest = 1.0

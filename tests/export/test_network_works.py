@@ -61,7 +61,9 @@ def keys_of_file(model: onnx.ModelProto) -> Counter[Key]:
         match node.op_type:
             case name if node.domain == opset.DOMAIN:
                 shape, dilations, strides = (attributes[key] for key in ("weight_shape", "dilations", "strides"))
-                found["binary", shape[1], dilations[0], shape[3], y[1], *x[2:], strides[0]] += 1
+                (constant_channels,) = attributes.get("constant_channels", [0])
+                channels = shape[3] - constant_channels
+                found["binary", shape[1], dilations[0], channels, y[1], *x[2:], strides[0]] += 1
                 for _ in opset.operator(name).added_inputs:
                     found["fused_add", y[1], *y[2:]] += 1
             case "Conv" if node.name.endswith("skip.conv"):

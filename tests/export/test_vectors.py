@@ -5,8 +5,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bnas_deploy.export import opset
 from bnas_deploy.export.finish import finish
-from bnas_deploy.export.graph import Origin
+from bnas_deploy.export.graph import Origin, constant_array
 from bnas_deploy.export.passes import FoldBatchNormAfterBinaryConv, FuseActivation, FuseAddition, PackWeights
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import CORNER, ROUNDING, layer_vectors, layers_model, output_tolerance
@@ -75,15 +76,26 @@ def test_parts_and_what_is_added_are_stored_too(
     assert (got[:, :, : want.shape[2], : want.shape[3]] == want).all()
 
 
-def test_a_map_of_offsets_needs_the_whole_image(load, evaluate, binary_conv, rng) -> None:
-    constants = binary_conv(2, 3) | {"offset": np.arange(300, dtype=np.float32).reshape(3, 10, 10)}
-    model = load(f"(float[N,2,10,10] x) => (float[N,3,10,10] y) {{ y = bnas.BinaryConv2d (x, {INPUTS}) }}", **constants)
+def test_constant_channels_need_no_more_than_the_corner(load, evaluate, binary_conv, rng) -> None:
+    constants = binary_conv(5, 3, kernel=3) | {"threshold": np.zeros(2, np.float32)}
+    attributes = "pads = [1, 1, 1, 1], constant_channels = [3]"
+    model = load(
+        f"(float[N,2,10,10] x) => (float[N,3,10,10] y) {{ y = bnas.BinaryConv2d <{attributes}> (x, {INPUTS}) }}",
+        **constants,
+    )
     values = _values(evaluate, model, rng.normal(size=(2, 2, 10, 10)).astype(np.float32))
     run([PackWeights()], model)
 
     (vector,) = layer_vectors(model, values)
 
-    assert (vector.x.shape, vector.y.shape) == ((1, 2, 10, 10), (1, 3, 10, 10))
+    rows = vector.y.shape[2]
+    assert (vector.x.shape, vector.y.shape) == ((1, 2, rows + 1, rows + 1), (1, 3, rows, rows))
+    again = opset.reference(
+        "BinaryConv2d",
+        [vector.x, *(constant_array(value) for value in model.graph[0].inputs[1:])],
+        {name: attribute.value for name, attribute in model.graph[0].attributes.items()},
+    )
+    assert (again[:, :, :rows, :rows] == vector.y).all()
 
 
 def test_vectors_are_what_pytorch_had_at_the_origin(load, evaluate, binary_conv, rng) -> None:
