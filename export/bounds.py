@@ -290,7 +290,7 @@ class _Known:
         if BIAS_TERMS not in node.meta:
             return k_roundings * ROUNDING * magnitude + additions if k_roundings else np.zeros(())
         scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
-        products = scale.astype(np.float64) * (channels * height * width + offset.max(axis=(1, 2)))
+        products = scale.astype(np.float64) * (channels * height * width + offset.ravel())
         if row.uses_k:
             products *= max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
         steepest = np.float64(1)

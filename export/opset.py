@@ -88,10 +88,11 @@ ATTRIBUTES: dict[str, int | list[int] | None] = {
     "pads": [0, 0, 0, 0],
     "dilations": [1, 1],
     "group": 1,
+    "constant_channels": [0],
 }
 """Name and default of every attribute; `weight_shape` is required.
 
-A node should carry all of them: onnx's ReferenceEvaluator (1.23) does not look up the defaults of a function.
+A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) does not look up the defaults of one.
 """
 
 
@@ -117,6 +118,8 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     attributes = {**ATTRIBUTES, **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
     signs = sign(x, _per_channel(named["threshold"]))
+    constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
+    signs = np.concatenate([signs, constant], axis=1)
     accumulator = _convolve(signs, weights, attributes) + named["offset"]
     # A K of inf times an accumulator of 0 is NaN, as IEEE 754 has it; numpy need not warn of it.
     with np.errstate(invalid="ignore"):
@@ -173,12 +176,27 @@ def _convolve(x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, A
 
 # Not Sign(X - threshold): Where decides 0, -0.0 and NaN as the operator does.
 _SIGNS = """
-  plus = Constant <value = float {1.0}> ()
-  minus = Constant <value = float {-1.0}> ()
-  per_channel = Constant <value = int64[3] {-1, 1, 1}> ()
+  plus = Constant <value = float {{1.0}}> ()
+  minus = Constant <value = float {{-1.0}}> ()
+  per_channel = Constant <value = int64[3] {{-1, 1, 1}}> ()
   level = Reshape (threshold, per_channel)
   positive = GreaterOrEqual (X, level)
-  signs = Where (positive, plus, minus)
+  {signs} = Where (positive, plus, minus)
+"""
+
+# Only for files with such channels: to join them copies X. They come before the Conv pads, and are +1 on the image only.
+# The attribute is a list, because a Constant makes a shape of nothing else that onnx infers from.
+_CONSTANT_CHANNELS = """
+  count = Constant <value_ints: ints = @constant_channels> ()
+  ones = ConstantOfShape <value = float[1] {1.0}> (count)
+  axes = Constant <value = int64[3] {0, 2, 3}> ()
+  pixel = Unsqueeze (ones, axes)
+  zero = Constant <value = int64[1] {0}> ()
+  one = Constant <value = int64[1] {1}> ()
+  first = Slice (of_x, zero, one, one)
+  image = Abs (first)
+  constant = Mul (image, pixel)
+  signs = Concat <axis = 1> (of_x, constant)
 """
 
 # The channels are cut to length by the attribute, not by Shape(X), which onnxruntime would not fold; and the Slice
@@ -245,16 +263,20 @@ _ACTIVATION = {
 }
 
 
-def function(name: str) -> onnx.FunctionProto:
+def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProto:
     """Return operator `name` as a model-local function of standard operators, equal to it bit for bit (K: see above).
 
     onnxruntime runs a registered operator where there is one, else this body; so a file that carries it runs anywhere.
+    Without `constant_channels` the function has no such attribute.
     """
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
-    convolution = (joined, _SIGNS, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "")
+    signs = _SIGNS.format(signs="of_x" if constant_channels else "signs")
+    constants = _CONSTANT_CHANNELS if constant_channels else ""
+    convolution = (joined, signs, constants, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "")
     body = "".join((*convolution, _epilogue(row)))
-    attributes = ", ".join(_attribute_text(*item) for item in ATTRIBUTES.items())
+    declared = {key: value for key, value in ATTRIBUTES.items() if constant_channels or key != "constant_channels"}
+    attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
         f"{name} <{attributes}> ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"

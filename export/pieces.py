@@ -19,7 +19,6 @@ from bnas_deploy.export.graph import (
     added_to,
     array_of,
     constant_array,
-    input_of,
     is_binary_conv,
     is_recorded,
     origin_of,
@@ -235,8 +234,6 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
     binary = is_binary_conv(node)
     if not (binary or node.op_type in WINDOWS) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None
-    if binary and constant_array(input_of(node, "offset")).shape[1:] != (1, 1):
-        return None  # a map of offsets belongs to the whole image
     stride = node.attributes.get_ints("strides", (1, 1))[axis]
     dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
     around = node.attributes.get_ints("pads", (0, 0, 0, 0))

@@ -189,6 +189,5 @@ def _operator_model(
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     imports = [onnx.helper.make_opsetid("", opset.ONNX_OPSET), onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
-    return helper.make_model(
-        graph, opset_imports=imports, functions=[opset.function(name)], ir_version=opset.IR_VERSION
-    )
+    function = opset.function(name, constant_channels="constant_channels" in attributes)
+    return helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=opset.IR_VERSION)

@@ -171,7 +171,8 @@ class FoldBatchNormIntoThreshold:
         signs = constant_array(input_of(node, "W")).copy()
         group = node.attributes.get_int("group", 1)
         by_group = signs.reshape(group, -1, *signs.shape[1:])  # (G, O/G, C/G, KH, KW)
-        by_group *= np.where(threshold.flip, -1, 1).astype(np.float32).reshape(group, 1, -1, 1, 1)
+        channels = len(threshold.flip) // group  # those of X; constant channels are behind them
+        by_group[:, :, :channels] *= np.where(threshold.flip, -1, 1).astype(np.float32).reshape(group, 1, -1, 1, 1)
         set_input(node, "threshold", constant(model.graph, f"{node.name}.threshold", threshold.level))
         set_input(node, "W", constant(model.graph, f"{node.name}.signs", signs))
         x = before.inputs[0]

@@ -9,7 +9,8 @@ Where constant meets computed, only the computed part is kept:
     pool, BN, ReLU         are applied to the computed part; an average pool only where the constants are zeros
     concatenation          concatenates segments, and costs nothing
     float convolution      its constant channels become a bias, or a map (O, OH, OW) where padding makes them vary
-    binary convolution     its constant channels become the integers `offset`; exact, see docs/operators.md
+    binary convolution     its constant channels become the integers `offset`, or where padding makes these vary, the
+                           last `constant_channels` of its weights; both are exact, see docs/operators.md
     anything else          reads the whole value again, constants included
 
 What no consumer needs any more (the dead preprocess of a reduction cell, the Zeroise nodes) is left for DropUnused.
@@ -250,7 +251,7 @@ class _Evaluation:
         total = new_value(str(output.name), output, channels_of(output), origin_of(output))
         output.replace_all_uses_with(total, replace_graph_outputs=True)
         output.name = f"{total.name}.live_part"
-        border = constant(self.graph, f"{node.name}.constant_channels", added[None])
+        border = self.map_of(added[None], node, f"{node.name}.constant_channels")
         self.graph.insert_after(node, ir.Node("", "Add", [output, border], outputs=[total], name=f"{node.name}.add"))
 
     def binary_convolution(self, node: ir.Node) -> None:
@@ -267,18 +268,35 @@ class _Evaluation:
                 return np.sign(values)
             return sign(values, threshold[place])
 
-        offset = constant_array(input_of(node, "offset")) + self.contribution(node, x, weight, activation)
+        added = self.contribution(node, x, weight, activation)
+        offset = constant_array(input_of(node, "offset"))
         live = _live_channels(self.segments_of(x))
         if not live:
             scale, bias = (constant_array(input_of(node, name)) for name in ("scale", "bias"))
-            self.known(node, offset * scale[:, None, None] + bias[:, None, None])
+            self.known(node, (offset + added) * scale[:, None, None] + bias[:, None, None])
             return
-        uniform = _uniform(offset)
-        compact = offset if uniform is None else uniform.reshape(-1, 1, 1)
+        kept, uniform = weight[:, live], _uniform(added)
+        if uniform is None:
+            constants = self.constant_weights(x, weight, activation)
+            kept = np.concatenate([kept, constants], axis=1)
+            node.attributes["constant_channels"] = ir.AttrInt64s("constant_channels", [constants.shape[1]])
+        else:
+            offset = (offset + uniform.reshape(-1, 1, 1)).astype(np.float32)
         set_input(node, "X", self.live_part(x, node))
-        set_input(node, "W", constant(self.graph, f"{node.name}.live_signs", weight[:, live]))
+        set_input(node, "W", constant(self.graph, f"{node.name}.live_signs", kept))
         set_input(node, "threshold", constant(self.graph, f"{node.name}.live_threshold", threshold[live]))
-        set_input(node, "offset", constant(self.graph, f"{node.name}.offset", compact.astype(np.float32)))
+        set_input(node, "offset", constant(self.graph, f"{node.name}.offset", offset))
+
+    def constant_weights(self, x: ir.Value, weight: Floats, activation: Callable[[Floats, slice], Floats]) -> Floats:
+        """Return the weights (O, constant channels, KH, KW) with which channels of +1 add what those of x do."""
+        parts = []
+        for first, part in _positions(self.segments_of(x)):
+            if isinstance(part, Constant):
+                place = slice(first, first + part.count)
+                values = activation(part.array, place)
+                counted = values != 0  # where sign(0) is 0, a channel of zeros adds nothing
+                parts.append(weight[:, place][:, counted] * values[counted][:, None, None])
+        return np.concatenate(parts, axis=1)
 
     def whole(self, node: ir.Node) -> None:
         """Let `node` read its inputs in full."""
@@ -384,9 +402,24 @@ class _Evaluation:
         self.insert(node, ir.Node("", "Shape", [self.batch_source], first, outputs=[batch]))
         rest = constant(self.graph, f"{name}.rest", np.array([image.shape[1], *spatial_of(like)], np.int64))
         self.insert(node, ir.Node("", "Concat", [batch, rest], [ir.AttrInt64("axis", 0)], outputs=[shape]))
-        data = constant(self.graph, f"{name}.image", image)
+        data = self.map_of(image, node, f"{name}.image")
         self.insert(node, ir.Node("", "Expand", [data, shape], outputs=[output]))
         return output
+
+    def map_of(self, image: Floats, node: ir.Node | None, name: str) -> ir.Value:
+        """Return the constant (1, C, H, W), in the file as its different rows and columns where these are few."""
+        rows, row_class = np.unique(image, axis=2, return_inverse=True)
+        compact, column_class = np.unique(rows, axis=3, return_inverse=True)
+        if 2 * compact.size > image.size:
+            return constant(self.graph, name, image)
+        value = constant(self.graph, f"{name}.classes", compact)
+        for axis, classes in ((2, row_class), (3, column_class)):
+            indices = constant(self.graph, f"{name}.{axis}", classes.ravel().astype(np.int64))
+            shape = ir.Shape([*image.shape[: axis + 1], *compact.shape[axis + 1 :]])
+            output = ir.Value(name=f"{name}.along{axis}", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
+            self.insert(node, ir.Node("", "Gather", [value, indices], [ir.AttrInt64("axis", axis)], outputs=[output]))
+            value = output
+        return value
 
     def restricted(self, value: ir.Value | None, channels: int, live: Sequence[int]) -> ir.Value | None:
         """Return the part of a parameter, per channel or one number, that belongs to the computed channels."""

@@ -169,7 +169,7 @@ def finish(variant: Variant) -> Any:
 
     counts is (channels, variant.tile_lanes), totals and k (count); y, and as many of added1 and added2 as `added` says,
     (channels, y_stride). offset is 0 throughout where offset_stride is 0, a number per channel where it is 1, else a
-    map (channels, offset_stride), and offset_stride is y_stride. The sum of the signs is total - 2 * count.
+    number per channel and element of counts, (channels, offset_stride). The sum of the signs is total - 2 * count.
 
     Most calls are PLAIN or ADDED. What GENERAL leaves out it multiplies by 1 or adds as 0, which changes no bit: a sum
     of signs is never -0.0.
@@ -197,6 +197,7 @@ def finish(variant: Variant) -> Any:
                     T.Bind(bias[first + j]),
                     T.Bind(slope[first + j]) if kind == PRELU else None,
                     T.Bind(T.if_then_else(offset_stride == 1, offset[first + j], T.float32(0))) if general else None,
+                    T.Bind(T.Cast("int64", (first + j) * offset_stride)) if general else None,
                     T.Bind(T.Cast("int64", (first + j) * y_stride)),
                 )
                 for j in range(together)
@@ -208,14 +209,14 @@ def finish(variant: Variant) -> Any:
                 total = T.Bind(load(totals, i, lanes))
                 one = spread(T.float32(1), lanes)
                 magnitude = T.Bind(T.if_then_else(uses_k == 1, load(k, i, lanes), one)) if general else None
-                for j, (factor, shift, leak, constant, start) in enumerate(per_channel):
+                for j, (factor, shift, leak, constant, map_start, start) in enumerate(per_channel):
                     at = T.Bind(start + i)
                     differing = load(counts, counts_start + i + j * variant.tile_lanes, lanes)
                     sum_of_signs = total - cast("int32", differing, lanes) * spread(integer(2), lanes)
                     value = cast("float32", sum_of_signs, lanes)
                     if general:
                         value = T.Bind(value + spread(constant, lanes))
-                        value = T.if_then_else(has_map, value + load(offset, at, lanes), value)
+                        value = T.if_then_else(has_map, value + load(offset, map_start + i, lanes), value)
                     value = _rounded(value * spread(factor, lanes), lanes)
                     if general:
                         value = _rounded(value * magnitude, lanes)

@@ -215,17 +215,6 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
     return NULL;
 }
 
-static OrtStatus* check_offset_map(const Node* node, const BnasRun* run) {
-    const int64_t* map = run->conv->offset_shape;
-    if ((map[0] == 1 && map[1] == 1) || (map[0] == run->out_size[0] && map[1] == run->out_size[1])) {
-        return NULL;
-    }
-    return bnas_refuse(node,
-                       "offset is a map of %lld x %lld, but the output is %lld x %lld; use the image size that the model "
-                       "was exported for",
-                       (long long)map[0], (long long)map[1], (long long)run->out_size[0], (long long)run->out_size[1]);
-}
-
 /* Asking onnxruntime for the output also checks that its size fits. */
 static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* run) {
     const int64_t dims[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
@@ -328,7 +317,6 @@ static OrtStatus* run_stages(const Node* node, const OrtKernelContext* context, 
 static OrtStatus* run_with(const Node* node, OrtKernelContext* context, const Parameters* parameters) {
     BnasRun run = {.conv = &parameters->conv, .weights = parameters->weights};
     TRY(read_x(node, context, &run));
-    TRY(check_offset_map(node, &run));
     TRY(read_added(node, context, &run));
     TRY(get_y(node, context, &run));
     return run.batch == 0 ? NULL : run_stages(node, context, &run);

@@ -28,19 +28,27 @@ typedef struct BnasConv {
     int64_t parts; /* of X */
     int64_t added; /* inputs that are added at the end */
     int64_t channels_out;
-    int64_t channels_in; /* of one group */
+    int64_t channels_in; /* of one group, of X */
+    int64_t constant_channels; /* of the weights, behind those of X */
     int64_t groups;
     int64_t kernel[2]; /* height, width */
     int64_t strides[2];
     int64_t pads[4]; /* top, left, bottom, right */
     int64_t dilations[2];
     const float* threshold; /* (groups * channels_in) */
-    const float* offset;    /* (channels_out, offset_shape[0], offset_shape[1]) */
-    int64_t offset_shape[2]; /* 1, 1 or the output's height, width */
-    const float* scale;      /* (channels_out) */
-    const float* bias;       /* (channels_out) */
-    const float* slope;      /* (channels_out); NULL without PReLU */
+    const float* offset;    /* (channels_out) */
+    /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to the
+     * left of a corner between taps. NULL without constant channels. */
+    const int32_t* constants;
+    const float* scale; /* (channels_out) */
+    const float* bias;  /* (channels_out) */
+    const float* slope; /* (channels_out); NULL without PReLU */
 } BnasConv;
+
+/* From one tap's weights to the next, as the node has them. */
+static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
+    return (conv->channels_in + conv->constant_channels + 7) / 8;
+}
 
 /* One of the tensors that X is the concatenation of. */
 typedef struct BnasPart {
@@ -63,6 +71,21 @@ typedef struct BnasRun {
     void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
+
+/* Some consecutive things: from `first` up to `end`. */
+typedef struct Range {
+    int64_t first, end;
+} Range;
+
+static inline bool same_range(Range a, Range b) {
+    return a.first == b.first && a.end == b.end;
+}
+
+/* The taps of one axis (0 for rows) that fall on the image, at one position of the output. They follow one another. */
+Range bnas_taps_inside(const BnasRun* run, int axis, int64_t position);
+
+/* What is added to the accumulator of an output channel where these taps fall on the image. */
+float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns);
 
 /* Returns one channel of X, (height, width). */
 static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64_t channel) {

@@ -101,6 +101,21 @@ static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, cons
     return check_range(node, name, value, 1, 1);
 }
 
+static OrtStatus* check_constant_channels(const Node* node) {
+    const BnasConv* conv = &node->conv;
+    if (conv->constant_channels > 0 && (conv->uses_k || conv->groups != 1)) {
+        return bnas_refuse(node, "constant_channels is %lld, wanted 0 with K or groups; export the model again",
+                           (long long)conv->constant_channels);
+    }
+    if (conv->channels_in < 1) {
+        return bnas_refuse(node,
+                           "constant_channels is %lld, wanted fewer than the %lld of weight_shape; export the model again",
+                           (long long)conv->constant_channels,
+                           (long long)(conv->channels_in + conv->constant_channels));
+    }
+    return NULL;
+}
+
 OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
     BnasConv* conv = &node->conv;
     int64_t shape[RANK];
@@ -112,11 +127,12 @@ OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
     TRY(read_list(node, info, "strides", conv->strides, 2, 1));
     TRY(read_list(node, info, "pads", conv->pads, 4, 0));
     TRY(read_list(node, info, "dilations", conv->dilations, 2, 1));
+    TRY(read_list(node, info, "constant_channels", &conv->constant_channels, 1, 0));
     TRY(read_integer(node, info, "group", &conv->groups));
     conv->channels_out = shape[0];
     conv->kernel[0] = shape[1];
     conv->kernel[1] = shape[2];
-    conv->channels_in = shape[3];
+    conv->channels_in = shape[3] - conv->constant_channels;
     const int64_t taps = shape[1] * shape[2];
     if (taps >= most_terms || taps * shape[3] >= most_terms) {
         char text[SHAPE_SIZE];
@@ -134,5 +150,5 @@ OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
         return bnas_refuse(node, "group is %lld, but an operator with K has one group; use the operator without K",
                            (long long)conv->groups);
     }
-    return NULL;
+    return check_constant_channels(node);
 }

@@ -25,6 +25,7 @@ static const int64_t largest = INT32_MAX;
 typedef struct Parameters {
     BnasConv conv;  /* the node's, with its pointers set */
     void* weights;  /* prepacked */
+    int32_t* constants;
     float* numbers; /* threshold, offset, scale, bias and slope of conv, in one piece */
 } Parameters;
 

@@ -50,9 +50,39 @@ static bool has_shape(const Constant* constant, const int64_t* dims, size_t rank
     return constant->rank == rank && memcmp(constant->dims, dims, rank * sizeof *dims) == 0;
 }
 
+/* The sum of a tap's weights of the constant channels. */
+static int32_t tap_sum(const BnasConv* conv, const uint8_t* tap) {
+    int32_t sum = 0;
+    for (int64_t i = conv->channels_in; i < conv->channels_in + conv->constant_channels; ++i) {
+        sum += tap[i / 8] >> i % 8 & 1 ? 1 : -1;
+    }
+    return sum;
+}
+
+static OrtStatus* sum_constants(const Node* node, const uint8_t* weights, Parameters* parameters) {
+    BnasConv* conv = &parameters->conv;
+    const int64_t height = conv->kernel[0], width = conv->kernel[1], line = width + 1;
+    const size_t corners = bnas_product((size_t)conv->channels_out, (size_t)((height + 1) * line));
+    const size_t size = bnas_product(corners, sizeof *parameters->constants);
+    int32_t* corner = parameters->constants = size == SIZE_MAX ? NULL : calloc(1, size);
+    if (!corner) {
+        return bnas_out_of_memory(node, size);
+    }
+    conv->constants = corner;
+    for (int64_t channel = 0; channel < conv->channels_out; ++channel, corner += line) {
+        for (int64_t y = 0; y < height; ++y, ++corner) {
+            for (int64_t x = 0; x < width; ++x, ++corner, weights += bnas_weight_bytes(conv)) {
+                corner[line + 1] = corner[line] + corner[1] - corner[0] + tap_sum(conv, weights);
+            }
+        }
+    }
+    return NULL;
+}
+
 static OrtStatus* prepack_weights(const Node* node, InputSource source, Parameters* parameters) {
     const BnasConv* conv = &node->conv;
-    const int64_t shape[RANK] = {conv->channels_out, conv->kernel[0], conv->kernel[1], conv->channels_in};
+    const int64_t channels = conv->channels_in + conv->constant_channels;
+    const int64_t shape[RANK] = {conv->channels_out, conv->kernel[0], conv->kernel[1], channels};
     const int64_t wanted[RANK] = {shape[0], shape[1], shape[2], (shape[3] + 7) / 8};
     Constant weights;
     TRY(read_constant(node, source, W, &weights));
@@ -71,7 +101,7 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
         return bnas_out_of_memory(node, size);
     }
     node->kernel->prepack(conv, weights.data, parameters->weights);
-    return NULL;
+    return conv->constant_channels > 0 ? sum_constants(node, weights.data, parameters) : NULL;
 }
 
 static OrtStatus* read_vector(const Node* node, InputSource source, size_t index, int64_t length,
@@ -85,19 +115,16 @@ static OrtStatus* read_vector(const Node* node, InputSource source, size_t index
     return NULL;
 }
 
-static OrtStatus* read_offset(const Node* node, InputSource source, BnasConv* conv, Constant* offset) {
+static OrtStatus* read_offset(const Node* node, InputSource source, Constant* offset) {
+    const int64_t wanted[3] = {node->conv.channels_out, 1, 1};
     TRY(read_constant(node, source, OFFSET, offset));
-    const int64_t* dims = offset->dims;
-    if (offset->rank != 3 || dims[0] != node->conv.channels_out || dims[1] < 1 || dims[2] < 1) {
-        char got[SHAPE_SIZE];
+    if (!has_shape(offset, wanted, 3)) {
+        char got[SHAPE_SIZE], text[SHAPE_SIZE];
         return bnas_refuse(node,
-                           "offset has the shape %s, wanted [%lld, 1, 1] or [%lld, output height, output width]; export the "
-                           "model again",
-                           bnas_shape_text(dims, offset->rank, got), (long long)node->conv.channels_out,
-                           (long long)node->conv.channels_out);
+                           "offset has the shape %s, wanted %s, one value per output channel (older versions also wrote "
+                           "maps); export the model again, or run it without the library",
+                           bnas_shape_text(offset->dims, offset->rank, got), bnas_shape_text(wanted, 3, text));
     }
-    conv->offset_shape[0] = dims[1];
-    conv->offset_shape[1] = dims[2];
     return NULL;
 }
 
@@ -123,7 +150,7 @@ static OrtStatus* copy_numbers(const Node* node, InputSource source, Parameters*
     const bool prelu = conv->activation == BNAS_PRELU;
     Constant threshold, offset, scale, bias, slope;
     TRY(read_vector(node, source, THRESHOLD, conv->groups * conv->channels_in, "input", &threshold));
-    TRY(read_offset(node, source, conv, &offset));
+    TRY(read_offset(node, source, &offset));
     TRY(read_vector(node, source, SCALE, conv->channels_out, "output", &scale));
     TRY(read_vector(node, source, BIAS, conv->channels_out, "output", &bias));
     if (prelu) {
@@ -131,15 +158,14 @@ static OrtStatus* copy_numbers(const Node* node, InputSource source, Parameters*
     }
     /* All of these lie in memory already, so their sizes need no check against overflow. */
     const size_t inputs = (size_t)(conv->groups * conv->channels_in), outputs = (size_t)conv->channels_out;
-    const size_t offsets = outputs * (size_t)(conv->offset_shape[0] * conv->offset_shape[1]);
-    const size_t size = (inputs + offsets + (prelu ? 3 : 2) * outputs) * sizeof(float);
+    const size_t size = (inputs + (prelu ? 4 : 3) * outputs) * sizeof(float);
     float* end = parameters->numbers = malloc(size);
     if (!end) {
         return bnas_out_of_memory(node, size);
     }
     conv->threshold = append(&end, &threshold, inputs);
-    conv->offset = append(&end, &offset, offsets);
-    conv->has_offset = any(conv->offset, offsets);
+    conv->offset = append(&end, &offset, outputs);
+    conv->has_offset = any(conv->offset, outputs);
     conv->scale = append(&end, &scale, outputs);
     conv->bias = append(&end, &bias, outputs);
     conv->slope = prelu ? append(&end, &slope, outputs) : NULL;
@@ -154,5 +180,6 @@ OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters
 
 void bnas_free_parameters(Parameters* parameters) {
     free(parameters->weights);
+    free(parameters->constants);
     free(parameters->numbers);
 }

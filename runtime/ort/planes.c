@@ -45,7 +45,8 @@ static size_t scratch_bytes(const BnasRun* run, const Variant* variant) {
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
     const size_t planes = plan->layout == CODES ? bnas_aligned((size_t)(phases * plan->plane + plan->distances[1])) : 0;
     const size_t packing = bnas_sum(planes, (size_t)(larger(PACK_PIXELS, run->size[1]) + WIDEST));
-    const size_t convolving = bnas_sum(counts, plan->layout == GATHERED ? gathered : counts);
+    const size_t constants = (size_t)tile_constants(run->conv, variant) * sizeof(float);
+    const size_t convolving = bnas_sum(constants + counts, plan->layout == GATHERED ? gathered : counts);
     return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 

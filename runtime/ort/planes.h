@@ -173,7 +173,7 @@ typedef struct Plan {
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each part begins, in bytes. */
-    size_t offsets, positions, taps, totals, classes, class_tables, magnitudes, k, planes, end;
+    size_t offsets, positions, taps, totals, row_classes, constants, classes, class_tables, magnitudes, k, planes, end;
 } Plan;
 
 static inline const Plan* the_plan(const BnasRun* run) {
@@ -182,6 +182,11 @@ static inline const Plan* the_plan(const BnasRun* run) {
 
 static inline void* part(const BnasRun* run, size_t start) {
     return (char*)run->packed + start;
+}
+
+/* Floats of a thread's scratch for what constant channels add to a tile, which begin it. */
+static inline int64_t tile_constants(const BnasConv* conv, const Variant* variant) {
+    return conv->constants ? BLOCK_CHANNELS * tile_lanes(variant) : 0;
 }
 
 static inline uint8_t* group_of(const BnasRun* run, int64_t image, int64_t group) {
@@ -207,15 +212,7 @@ static inline int64_t elements_before(const BnasConv* conv, int axis, int64_t ph
     return end <= remainder ? 0 : parts(end - remainder, stride);
 }
 
-/* The elements of a phase that hold pixels: from `first` up to `end`. */
-typedef struct Range {
-    int64_t first, end;
-} Range;
-
-static inline bool same_range(Range a, Range b) {
-    return a.first == b.first && a.end == b.end;
-}
-
+/* The elements of a phase that hold pixels. */
 static inline Range pixels_of(const BnasRun* run, const Axis* axes, int axis, int64_t phase) {
     const int64_t before = run->conv->pads[axis];
     Range range = {elements_before(run->conv, axis, phase, before),

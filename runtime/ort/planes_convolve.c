@@ -54,30 +54,65 @@ static void subtract_runs(const BnasRun* run, const Variant* variant, Channels c
     }
 }
 
+/* What is added to the accumulators of some channels at some pixels of an image: 0 throughout where `stride` is 0, a
+ * number per channel where it is 1, else (channels, stride). */
+typedef struct Offset {
+    const float* first;
+    int64_t stride;
+} Offset;
+
+/* With constant channels it is as in the class of the pixel's row. Where pixels are of several rows, those are copied to
+ * `tile` one behind the other. */
+static Offset offset_at(const BnasRun* run, const Variant* variant, int64_t channel, int64_t channels, int64_t pixel,
+                        int64_t count, float* tile) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    if (!conv->constants) {
+        return (Offset){conv->offset + channel, conv->has_offset ? 1 : 0};
+    }
+    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
+    const int32_t* classes = part(run, plan->row_classes);
+    const float* constants = part(run, plan->constants);
+    int64_t y = pixel / width, x = pixel % width;
+    const float* row = constants + (classes[y] * conv->channels_out + channel) * width;
+    if (x + count <= width) {
+        return (Offset){row + x, width};
+    }
+    for (int64_t done = 0, length; done < count; done += length, x = 0, ++y) {
+        length = smaller(width - x, count - done);
+        row = constants + (classes[y] * conv->channels_out + channel) * width + x;
+        for (int64_t i = 0; i < channels; ++i) {
+            copy(tile + i * stride + done, row + i * width, length * (int64_t)sizeof *tile);
+        }
+    }
+    return (Offset){tile, stride};
+}
+
 /* Writes `count` pixels of one image, from `pixel` on. */
 static void finish_pixels(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, int64_t pixel,
-                          int64_t count, uint16_t* counts) {
+                          int64_t count, uint16_t* counts, float* constants) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
-    const int64_t map = conv->has_offset ? conv->offset_shape[0] * conv->offset_shape[1] : 0;
+    const Offset offset = offset_at(run, variant, channel, channels.count, pixel, count, constants);
     const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     if (plan->padding == RUNS) {
         subtract_runs(run, variant, channels, pixel, count, counts);
     }
-    variant->finish((int32_t)channels.count, (int32_t)count, conv->activation, conv->uses_k, (int32_t)map,
-                    (int32_t)conv->added, (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel,
-                    conv->offset + channel * map + (map > 1 ? pixel : 0), conv->scale + channel, conv->bias + channel,
-                    conv->slope ? conv->slope + channel : NULL, k, conv->added > 0 ? run->added[0] + at : NULL,
-                    conv->added > 1 ? run->added[1] + at : NULL, run->y + at);
+    variant->finish((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k,
+                    (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, counts,
+                    (const int32_t*)part(run, plan->totals) + pixel, offset.first, conv->scale + channel,
+                    conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
+                    conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL,
+                    run->y + at);
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short
  * ones are moved together first. */
 static void finish_rows(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, Range lanes,
-                        uint16_t* counts, uint16_t* joined) {
+                        uint16_t* counts, uint16_t* joined, float* constants) {
     const Plan* plan = the_plan(run);
     const int64_t width = run->out_size[1], stride = tile_lanes(variant);
     int64_t start = 0, count = 0;
@@ -88,7 +123,8 @@ static void finish_rows(const BnasRun* run, const Variant* variant, Channels cha
             continue;
         }
         if (width >= LONG_ROW) {
-            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first);
+            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first,
+                          constants);
             continue;
         }
         start = count == 0 ? pixel : start;
@@ -99,7 +135,7 @@ static void finish_rows(const BnasRun* run, const Variant* variant, Channels cha
         count += length;
     }
     if (count > 0) {
-        finish_pixels(run, variant, channels, image, start, count, joined);
+        finish_pixels(run, variant, channels, image, start, count, joined, constants);
     }
 }
 
@@ -110,13 +146,15 @@ static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t 
     const int64_t image = unit / plan->blocks / plan->tiles / run->conv->groups;
     const Channels channels = channels_of(run->conv, group, block);
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
-    uint16_t *counts = scratch, *joined = counts + BLOCK_CHANNELS * tile_lanes(variant);
+    float* constants = scratch;
+    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
+    uint16_t* joined = counts + BLOCK_CHANNELS * tile_lanes(variant);
     const uint8_t* pixels = group_of(run, image, group) + lanes.first;
     count_lanes(run, variant, channels, lanes, pixels, counts);
     if (plan->row == run->out_size[1]) {
-        finish_pixels(run, variant, channels, image, lanes.first, lanes.end - lanes.first, counts);
+        finish_pixels(run, variant, channels, image, lanes.first, lanes.end - lanes.first, counts, constants);
     } else {
-        finish_rows(run, variant, channels, image, lanes, counts, joined);
+        finish_rows(run, variant, channels, image, lanes, counts, joined, constants);
     }
 }
 
@@ -144,7 +182,8 @@ static void convolve_gathered(const BnasRun* run, const Variant* variant, int64_
     const int64_t group = unit % run->conv->groups, tile = unit / run->conv->groups;
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
-    uint16_t* counts = scratch;
+    float* constants = scratch;
+    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
     uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(variant));
     gather(run, group, lanes, gathered);
     for (int64_t block = 0; block < plan->blocks; ++block) {
@@ -152,7 +191,8 @@ static void convolve_gathered(const BnasRun* run, const Variant* variant, int64_
         count_lanes(run, variant, channels, lanes, gathered, counts);
         for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
             length = smaller(pixels - lane % pixels, lanes.end - lane);
-            finish_pixels(run, variant, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first);
+            finish_pixels(run, variant, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first,
+                          constants);
         }
     }
 }
@@ -167,7 +207,8 @@ static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t u
     const int64_t pixel = tile * plan->tile, lanes = tile_lanes(variant), first = block * lanes;
     const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
     const int64_t channels = smaller(lanes, group_channels(conv) - first);
-    uint16_t *counts = scratch, *transposed = counts + BLOCK_PIXELS * lanes;
+    float* constants = scratch;
+    uint16_t *counts = (uint16_t*)(constants + tile_constants(conv, variant)), *transposed = counts + BLOCK_PIXELS * lanes;
     variant->count_channels((int32_t)parts(channels, variant->vector_bytes), (int32_t)parts(pixels, 2),
                             (int32_t)plan->steps, bnas_channel_weights(run, variant, group, first),
                             codes_of(run, image, group, 0), part(run, plan->offsets),
@@ -176,7 +217,7 @@ static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t u
         const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
         variant->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
                            (int32_t)lanes, counts + done, transposed);
-        finish_pixels(run, variant, some, image, pixel, pixels, transposed);
+        finish_pixels(run, variant, some, image, pixel, pixels, transposed, constants);
     }
 }
 

@@ -51,26 +51,13 @@ static bool channels_pay(const BnasRun* run, const Variant* variant, int64_t lan
     return saved * steps_of(conv, variant) > run->batch * pixels * channels;
 }
 
-/* The taps along an axis that fall on the image. */
-static Range taps_inside(const BnasRun* run, int axis, int64_t position) {
-    const BnasConv* conv = run->conv;
-    Range taps = {0, 0};
-    for (int64_t tap = 0; tap < conv->kernel[axis]; ++tap) {
-        const int64_t at = position * conv->strides[axis] + tap * conv->dilations[axis] - conv->pads[axis];
-        if (at >= 0 && at < run->size[axis]) {
-            taps = (Range){taps.end == 0 ? tap : taps.first, tap + 1};
-        }
-    }
-    return taps;
-}
-
 /* Positions of the output whose taps inside are the same ones, one after the other. */
 static int64_t classes_along(const BnasRun* run, int axis) {
     int64_t classes = 0;
     Range last = {-1, -1};
     for (int64_t position = 0; position < run->out_size[axis]; ++position) {
-        const Range taps = taps_inside(run, axis, position);
-        classes += taps.first != last.first || taps.end != last.end;
+        const Range taps = bnas_taps_inside(run, axis, position);
+        classes += !same_range(taps, last);
         last = taps;
     }
     return classes;
@@ -143,6 +130,9 @@ static Plan plan_of(const BnasRun* run, const Variant* variant) {
     plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
+    const int64_t row_classes = conv->constants ? classes_along(run, 0) : 0;
+    plan.row_classes = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
+    plan.constants = place(&end, row_classes * conv->channels_out * run->out_size[1], sizeof(float));
     plan.padding = !counts_padding(variant) || plan.layout == CODES ? NOTHING : classed(run, variant) ? CLASSED : RUNS;
     plan.classes = place(&end, plan.padding == CLASSED ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
     plan.class_tables = place(&end, plan.padding == CLASSED ? conv->channels_out * CLASSES : 0, sizeof(uint16_t));
@@ -209,7 +199,7 @@ static void write_taps(const BnasRun* run, const Plan* plan) {
     Range* taps = part(run, plan->taps);
     for (int axis = 0; axis < 2; ++axis) {
         for (int64_t position = 0; position < run->out_size[axis]; ++position) {
-            *taps++ = taps_inside(run, axis, position);
+            *taps++ = bnas_taps_inside(run, axis, position);
         }
     }
 }
@@ -284,11 +274,37 @@ static void write_classes(const BnasRun* run, const Variant* variant, const Plan
     }
 }
 
+/* constants: what is added to the accumulators of a row of the output, for each class of rows and each channel.
+ * row_classes: the class of each row. */
+static void write_constants(const BnasRun* run, const Plan* plan) {
+    const BnasConv* conv = run->conv;
+    const int64_t height = run->out_size[0], width = run->out_size[1];
+    const Range *rows = part(run, plan->taps), *columns = rows + height;
+    int32_t* row_classes = part(run, plan->row_classes);
+    float* constants = part(run, plan->constants);
+    int32_t class = -1;
+    for (int64_t y = 0; y < height; ++y) {
+        if (y == 0 || !same_range(rows[y], rows[y - 1])) {
+            ++class;
+            for (int64_t channel = 0; channel < conv->channels_out; ++channel, constants += width) {
+                for (int64_t x = 0; x < width; ++x) {
+                    const bool as_before = x > 0 && same_range(columns[x], columns[x - 1]);
+                    constants[x] = as_before ? constants[x - 1] : bnas_offset_of(conv, channel, rows[y], columns[x]);
+                }
+            }
+        }
+        row_classes[y] = class;
+    }
+}
+
 void bnas_prepare_run(const BnasRun* run, const Variant* variant) {
     const Plan* plan = the_plan(run);
     write_offsets(run, variant, plan);
     write_taps(run, plan);
     write_totals(run, plan);
+    if (run->conv->constants) {
+        write_constants(run, plan);
+    }
     if (plan->layout == CODES) {
         prepare_codes(run, variant, plan);
         return;

@@ -79,7 +79,7 @@ static unsigned weight_bits(const BnasConv* conv, const Variant* variant, const 
     if (first % 8 + present > 8) {
         bits |= (unsigned)tap[first / 8 + 1] << 8;
     }
-    return bits >> first % 8 & ((1u << present) - 1u); /* the function body cuts the rest off as well */
+    return bits >> first % 8 & ((1u << present) - 1u); /* behind these are constant channels, and bits that mean nothing */
 }
 
 static unsigned ones_of_byte(unsigned byte) {
@@ -89,7 +89,7 @@ static unsigned ones_of_byte(unsigned byte) {
 /* ones: uint16 (kernel height + 1, kernel width + 1, channels_out). An element counts the ones in the weights of the
  * taps above and to the left of a corner between taps. */
 static void sum_ones(const BnasConv* conv, const Variant* variant, const uint8_t* weights, uint16_t* ones) {
-    const int64_t bytes = (conv->channels_in + 7) / 8, outputs = conv->channels_out;
+    const int64_t bytes = bnas_weight_bytes(conv), outputs = conv->channels_out;
     const int64_t line = (conv->kernel[1] + 1) * outputs;
     memset(ones, 0, (size_t)((conv->kernel[0] + 1) * line) * sizeof *ones);
     for (int64_t y = 0; y < conv->kernel[0]; ++y) {
@@ -108,7 +108,7 @@ static void sum_ones(const BnasConv* conv, const Variant* variant, const uint8_t
 }
 
 void bnas_prepack_weights(const BnasConv* conv, const Variant* variant, const uint8_t* weights, uint8_t* prepacked) {
-    const int64_t taps = taps_of(conv), bytes = (conv->channels_in + 7) / 8, steps = steps_of(conv, variant);
+    const int64_t taps = taps_of(conv), bytes = bnas_weight_bytes(conv), steps = steps_of(conv, variant);
     const int64_t lanes = channel_lanes(conv, variant), block = tile_lanes(variant);
     uint8_t* rows = prepacked + channel_weights_size(conv, variant);
     memset(prepacked, 0, ones_start(conv, variant));

@@ -40,7 +40,7 @@ static const int32_t* ones_of(const BnasConv* conv, const void* prepacked) {
 }
 
 static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacked) {
-    const int64_t bytes = (conv->channels_in + 7) / 8, words = words_per_pixel(conv);
+    const int64_t bytes = (conv->channels_in + 7) / 8, step = bnas_weight_bytes(conv), words = words_per_pixel(conv);
     const int64_t taps = conv->channels_out * taps_of(conv);
     const unsigned tail_bits = (unsigned)(conv->channels_in % 8);
     uint64_t* words_out = prepacked;
@@ -50,9 +50,9 @@ static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacke
         memset(word, 0, (size_t)words * sizeof *word);
         ones_out[tap] = 0;
         for (int64_t i = 0; i < bytes; ++i) {
-            uint64_t byte = weights[tap * bytes + i];
+            uint64_t byte = weights[tap * step + i];
             if (i == bytes - 1 && tail_bits) {
-                byte &= (1u << tail_bits) - 1u; /* the function body cuts these bits off as well */
+                byte &= (1u << tail_bits) - 1u; /* the rest are constant channels, and bits that mean nothing */
             }
             word[i / 8] |= byte << (8 * (i % 8));
             ones_out[tap] += __builtin_popcountll(byte);
@@ -173,6 +173,7 @@ typedef struct Tile {
     int64_t border_count;
     uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in the padding */
     int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without the padding */
+    Range rows[CONVOLVE_TILE], columns[CONVOLVE_TILE]; /* of taps that fall on the image; with constant channels only */
     float k[CONVOLVE_TILE];
 } Tile;
 
@@ -215,6 +216,13 @@ static void locate(const BnasRun* run, int64_t first, Tile* tile) {
         if (border) {
             tile->border_taps[tile->border_count++] = tap;
         }
+    }
+}
+
+static void locate_taps(const BnasRun* run, int64_t first, Tile* tile) {
+    for (int64_t p = 0; p < tile->count; ++p) {
+        tile->rows[p] = bnas_taps_inside(run, 0, (first + p) / run->out_size[1]);
+        tile->columns[p] = bnas_taps_inside(run, 1, (first + p) % run->out_size[1]);
     }
 }
 
@@ -284,14 +292,12 @@ static void forget_padding(const Tile* tile, const int32_t* ones, int32_t* diffe
 }
 
 /* One loop per rounding, in the order of docs/operators.md. */
-static void finish(const BnasRun* run, const Tile* tile, int64_t channel, int64_t first, const int32_t* differing,
-                   float* y) {
+static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const int32_t* differing, float* y) {
     const BnasConv* conv = run->conv;
-    const int64_t count = tile->count, offset_plane = conv->offset_shape[0] * conv->offset_shape[1];
-    const int64_t step = offset_plane > 1 ? 1 : 0;
-    const float* offset = conv->offset + channel * offset_plane + step * first;
+    const int64_t count = tile->count;
     for (int64_t p = 0; p < count; ++p) {
-        y[p] = (float)(tile->total[p] - 2 * differing[p]) + offset[step * p];
+        y[p] = (float)(tile->total[p] - 2 * differing[p]) +
+               bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
     }
     for (int64_t p = 0; p < count; ++p) {
         y[p] *= conv->scale[channel];
@@ -334,6 +340,9 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     tile.sources = (int64_t*)scratch + words * CONVOLVE_TILE;
     tile.border_taps = tile.sources + taps * CONVOLVE_TILE;
     locate(run, first, &tile);
+    if (conv->constants) {
+        locate_taps(run, first, &tile);
+    }
     if (conv->uses_k) {
         compute_k(run, magnitudes_of(run, image), first, &tile);
     }
@@ -344,7 +353,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
             count_differing(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, differing);
             forget_padding(&tile, ones + channel * taps, differing);
             float* y = run->y + (image * conv->channels_out + channel) * pixels + first;
-            finish(run, &tile, channel, first, differing, y);
+            finish(run, &tile, channel, differing, y);
         }
     }
 }

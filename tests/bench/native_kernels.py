@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bnas_deploy.bits import unpack_signs
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name, variants_of
 from bnas_deploy.runtime.machine import cpu_flags
 
@@ -43,6 +44,7 @@ class Conv(ctypes.Structure):
         ("added", _i64),
         ("channels_out", _i64),
         ("channels_in", _i64),
+        ("constant_channels", _i64),
         ("groups", _i64),
         ("kernel", _i64 * 2),
         ("strides", _i64 * 2),
@@ -50,7 +52,7 @@ class Conv(ctypes.Structure):
         ("dilations", _i64 * 2),
         ("threshold", _pointer),
         ("offset", _pointer),
-        ("offset_shape", _i64 * 2),
+        ("constants", _pointer),
         ("scale", _pointer),
         ("bias", _pointer),
         ("slope", _pointer),
@@ -154,6 +156,10 @@ class Call:
         self._library = kernels.library
         self.memory = {name: _copy(value, allocate) for name, value in inputs.items()}
         channels_out, *kernel, channels_in = attributes["weight_shape"]
+        (constant_channels,) = attributes.get("constant_channels", [0])
+        if constant_channels:
+            table = _constants(inputs["W"], channels_in, constant_channels)
+            self.memory["constants"] = _copy(table, allocate)
         parts, added = ([name for name in inputs if name.startswith(start)] for start in ("X", "added"))
         batch, _, *size = inputs[parts[0]].shape
         self.y = allocate(4 * batch * channels_out * out_size[0] * out_size[1], 4).view(np.float32)
@@ -166,10 +172,11 @@ class Call:
             parts=len(parts),
             added=len(added),
             channels_out=channels_out,
-            channels_in=channels_in,
+            channels_in=channels_in - constant_channels,
+            constant_channels=constant_channels,
             groups=attributes["group"],
             kernel=tuple(kernel),
-            offset_shape=inputs["offset"].shape[1:],
+            constants=self._at("constants") if constant_channels else None,
             **{name: tuple(attributes[name]) for name in ("strides", "pads", "dilations")},
             **{name: self._at(name) for name in ("threshold", "offset", "scale", "bias", "slope") if name in inputs},
         )
@@ -213,6 +220,12 @@ class Call:
             raise OutOfBoundsError(
                 f"accessed byte {address - self._at(nearest)} of {nearest}, which has {self.memory[nearest].nbytes}"
             )
+
+
+def _constants(weights: np.ndarray, channels: int, constant_channels: int) -> np.ndarray:
+    """Sum the last channels over the taps above and to the left: int32 (O, KH + 1, KW + 1)."""
+    sums = unpack_signs(weights, channels)[..., -constant_channels:].sum(axis=-1).astype(np.int32)
+    return np.pad(sums, ((0, 0), (1, 0), (1, 0))).cumsum(axis=1).cumsum(axis=2).astype(np.int32)
 
 
 def _copy(value: np.ndarray, allocate: Allocate) -> np.ndarray:

@@ -162,6 +162,7 @@ _OPERATIONS = {
     "Identity": lambda node, x: x,
     "Concat": lambda node, *parts: torch.cat(parts, node.attributes.get_int("axis")),
     "Slice": _slice,
+    "Gather": lambda node, x, indices: x.index_select(node.attributes.get_int("axis"), indices),
     "Shape": _shape,
     "Expand": lambda node, x, shape: x.expand(*shape.tolist()).clone(),
     "MaxPool": lambda node, x: F.max_pool2d(x, *_window(node)),

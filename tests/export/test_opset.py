@@ -43,16 +43,17 @@ class Geometry:
     pads: tuple[int, int, int, int] = (1, 1, 1, 1)
     dilations: tuple[int, int] = (1, 1)
     group: int = 1
-    offset_per_pixel: bool = False
+    constant_channels: int = 0
 
     @property
     def attributes(self) -> dict[str, Any]:
         return {
-            "weight_shape": [self.channels_out, *self.kernel, self.channels // self.group],
+            "weight_shape": [self.channels_out, *self.kernel, self.channels // self.group + self.constant_channels],
             "strides": list(self.strides),
             "pads": list(self.pads),
             "dilations": list(self.dilations),
             "group": self.group,
+            **({"constant_channels": [self.constant_channels]} if self.constant_channels else {}),
         }
 
     @property
@@ -63,9 +64,16 @@ class Geometry:
 GEOMETRIES = {
     "one of everything": Geometry(1, 1, (1, 1), (1, 1), kernel=(1, 1), pads=(0, 0, 0, 0)),
     "padding around one pixel": Geometry(3, 2, (1, 1), (1, 1)),
-    "one bit in the second byte": Geometry(9, 5, (6, 7), (6, 7), offset_per_pixel=True),
+    "one bit in the second byte": Geometry(9, 5, (6, 7), (6, 7)),
     "stride 2": Geometry(7, 3, (7, 8), (4, 4), strides=(2, 2)),
-    "dilation 2": Geometry(8, 4, (7, 9), (7, 9), pads=(2, 2, 2, 2), dilations=(2, 2), offset_per_pixel=True),
+    "dilation 2": Geometry(8, 4, (7, 9), (7, 9), pads=(2, 2, 2, 2), dilations=(2, 2)),
+    "constant channels": Geometry(6, 5, (6, 7), (6, 7), constant_channels=3),
+    "constant channels on every side": Geometry(
+        8, 7, (8, 9), (5, 4), kernel=(3, 2), strides=(2, 3), pads=(2, 0, 1, 3), dilations=(1, 2), constant_channels=9
+    ),
+    "constant channels under a kernel larger than the image": Geometry(
+        3, 2, (1, 2), (3, 4), kernel=(3, 3), pads=(2, 2, 2, 2), constant_channels=1
+    ),
     "every side differs": Geometry(
         5, 7, (8, 9), (5, 4), kernel=(3, 2), strides=(2, 3), pads=(2, 0, 1, 3), dilations=(1, 2)
     ),
@@ -81,18 +89,17 @@ CASES = [
     pytest.param(operator, geometry, id=f"{operator.name}, {name}")
     for operator in PLAIN
     for name, geometry in GEOMETRIES.items()
-    if geometry.group == 1 or not operator.uses_k
+    if (geometry.group == 1 and not geometry.constant_channels) or not operator.uses_k
 ]
 each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
 
 
 def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator) -> Inputs:
     channels, channels_out = geometry.channels, geometry.channels_out
-    offset_size = geometry.size_out if geometry.offset_per_pixel else (1, 1)
     constants = {
         "W": pack_signs(rng.standard_normal(geometry.attributes["weight_shape"])),
         "threshold": rng.normal(0, 0.3, channels),
-        "offset": rng.integers(-9, 10, (channels_out, *offset_size)),
+        "offset": rng.integers(-9, 10, (channels_out, 1, 1)),
         "scale": rng.standard_normal(channels_out),
         "bias": rng.standard_normal(channels_out),
         "slope": rng.standard_normal(channels_out),
@@ -197,9 +204,9 @@ def test_onnxruntime_1_17_computes_the_reference(
     with_onnxruntime_1_17: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    geometry = GEOMETRIES["every side differs"]
     wanted = {}
     for operator in PLAIN:
+        geometry = GEOMETRIES["every side differs" if operator.uses_k else "constant channels on every side"]
         constants = _constants(operator, geometry, rng)
         images = _images(geometry, constants, rng)
         model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
@@ -303,6 +310,17 @@ def test_the_reference_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("BinaryConv2dPRelu", [x, *constants], {"weight_shape": [1, 1, 1, 1]})
     # sign -, +, +, -, +, -; accumulator 9 or 11; twice that minus 20 is -2 or 2; the slope halves what is negative.
     assert y.tolist() == [[[[-1, 2, 2, -1, 2, -1]]]]
+
+
+def test_constant_channels_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1, -1, 1]]]])
+    one = np.ones(1, np.float32)
+    # A kernel of 1 x 3 whose weights are + + + for X, and + - - and - - - for two channels of +1: 0, -2 and -2 together.
+    constants = [np.uint8([[[[0b011], [0b001], [0b001]]]]), 0 * one, 0 * one.reshape(1, 1, 1), one, 0 * one]
+    attributes = {"weight_shape": [1, 1, 3, 3], "pads": [0, 1, 0, 1], "constant_channels": [2]}
+    y = opset.reference("BinaryConv2d", [x, *constants], attributes)
+    # Signs + - +, so 0, 1 and 0 for X; the first tap falls on padding at the left, and the last at the right.
+    assert y.tolist() == [[[[0 - 4, 1 - 4, 0 - 2]]]]
 
 
 def test_the_reference_of_k_on_numbers_worked_out_by_hand() -> None:

@@ -137,15 +137,23 @@ def test_how_many_rows_are_fed(nodes: str, rows: int) -> None:
     assert [corner.shape[2] for corner in check.inputs] == [rows]
 
 
-def test_a_map_of_offsets_needs_the_whole_image(load, evaluate, binary_conv, rng) -> None:
-    constants = binary_conv(2, 3) | {"offset": np.arange(300, dtype=np.float32).reshape(3, 10, 10)}
-    model = load(f"(float[N,2,10,10] x) => (float[N,3,10,10] y) {{ y = bnas.BinaryConv2d (x, {INPUTS}) }}", **constants)
+def test_constant_channels_need_no_more_than_the_corner(load, evaluate, binary_conv, rng, tmp_path) -> None:
+    constants = binary_conv(5, 3, kernel=3) | {"threshold": np.zeros(2, np.float32)}
+    attributes = "pads = [1, 1, 1, 1], constant_channels = [3]"
+    model = load(
+        f"(float[N,2,10,10] x) => (float[N,3,10,10] y) {{ y = bnas.BinaryConv2d <{attributes}> (x, {INPUTS}) }}",
+        **constants,
+    )
     values = _values(evaluate, model, rng.normal(size=(1, 2, 10, 10)).astype(np.float32))
     run([PackWeights()], model)
 
     check = corner_check(*_only(model, values))
 
-    assert (check.inputs[0].shape, check.output.shape) == ((1, 2, 10, 10), (1, 3, 10, 10))
+    (corner,) = check.inputs
+    assert (corner.shape, check.output.shape) == ((1, 2, CORNER + 1, CORNER + 1), (1, 3, CORNER, CORNER))
+    vectors, path = _vectors(model, values, tmp_path)
+    checks = vectors.corner_checks(path)
+    assert compare_pieces(path, checks, vectors.kept(checks)).pieces[0].exact
 
 
 def test_vectors_are_what_pytorch_had_at_the_origin(load, evaluate, binary_conv, rng) -> None:

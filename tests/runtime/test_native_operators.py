@@ -48,7 +48,7 @@ REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxrunt
 
 @dataclass(frozen=True)
 class Case:
-    """One convolution; `offset` is a number per channel, or a map (`offset_map`), or 0 throughout (`no_offset`)."""
+    """One convolution; `channels` are those of X. With `no_offset` the offset is 0 throughout."""
 
     channels: int = 5
     channels_out: int = 3
@@ -58,7 +58,7 @@ class Case:
     pads: tuple[int, int, int, int] = (1, 1, 1, 1)
     dilations: tuple[int, int] = (1, 1)
     group: int = 1
-    offset_map: bool = False
+    constant_channels: int = 0
     no_offset: bool = False
 
     @property
@@ -74,12 +74,17 @@ class Case:
     @property
     def attributes(self) -> dict[str, Any]:
         return {
-            "weight_shape": [self.channels_out, *self.kernel, self.channels // self.group],
+            "weight_shape": [self.channels_out, *self.kernel, self.weight_channels],
             "strides": list(self.strides),
             "pads": list(self.pads),
             "dilations": list(self.dilations),
             "group": self.group,
+            **({"constant_channels": [self.constant_channels]} if self.constant_channels else {}),
         }
+
+    @property
+    def weight_channels(self) -> int:
+        return self.channels // self.group + self.constant_channels
 
 
 EDGES = {
@@ -119,9 +124,27 @@ EDGES = {
     "no offset, long rows": Case(size=(3, 61), channels_out=18, no_offset=True),
     "no offset, few pixels": Case(size=(3, 2), channels_out=9, no_offset=True),
     "no offset, channel lanes": Case(size=(7, 7), channels=66, channels_out=69, no_offset=True),
-    "offset map": Case(offset_map=True),
-    "offset map, stride 2": Case(offset_map=True, strides=(2, 2), channels_out=7),
-    "offset map of one pixel": Case(offset_map=True, size=(1, 1)),
+    # What constant channels add has few classes of rows; tiles are within a row, or of several rows.
+    **{f"{n} constant channels": Case(constant_channels=n) for n in (1, 3, 4, 8, 13)},
+    "constant channels, stride 2": Case(constant_channels=5, strides=(2, 2), channels_out=7),
+    "constant channels, stride 3x1": Case(constant_channels=5, strides=(3, 1), size=(10, 12), pads=(0, 2, 2, 1)),
+    "constant channels, dilation 2x3": Case(constant_channels=5, dilations=(2, 3), pads=(2, 3, 3, 1)),
+    "constant channels, one pixel": Case(constant_channels=2, size=(1, 1)),
+    "constant channels, one column": Case(constant_channels=2, size=(9, 1), kernel=(3, 1), pads=(1, 0, 1, 0)),
+    "constant channels, a large kernel": Case(constant_channels=9, kernel=(7, 5), size=(4, 3), pads=(3, 2, 3, 2)),
+    "constant channels, no image": Case(constant_channels=9, size=(0, 5), pads=(2, 2, 2, 2)),
+    "constant channels, taps around the image": Case(
+        constant_channels=9, kernel=(2, 2), size=(1, 1), dilations=(2, 2), pads=(3, 3, 3, 3)
+    ),
+    "constant channels, long rows": Case(constant_channels=20, channels=36, channels_out=35, size=(11, 61)),
+    "constant channels, no gaps": Case(
+        constant_channels=20, channels=36, channels_out=35, size=(11, 61), kernel=(3, 1), pads=(1, 0, 1, 0)
+    ),
+    "constant channels, gathered": Case(constant_channels=36, size=(8, 8), channels=40, channels_out=150),
+    "constant channels, channel lanes": Case(constant_channels=30, size=(7, 7), channels=66, channels_out=509),
+    "constant channels, more than 16 bits": Case(
+        constant_channels=3, size=(2, 2), channels=22000, channels_out=2, pads=(1, 1, 0, 0)
+    ),
     # Tiles have 128 and 16 pixels.
     "many tiles": Case(size=(19, 17), channels=40, channels_out=2),
     # Tiles of the other kernels have up to 256 pixels and 16 channels, and sum 252 bits before they widen.
@@ -135,7 +158,7 @@ EDGES = {
     "dense": Case(size=(1, 1), channels=70, channels_out=330, kernel=(1, 1), pads=(0, 0, 0, 0)),
     "dense under padding": Case(size=(1, 1), channels=37, channels_out=64),
     "channel lanes": Case(size=(6, 6), channels=255, channels_out=128),
-    "channel lanes, odd rows": Case(size=(7, 7), channels=66, channels_out=509, offset_map=True),
+    "channel lanes, odd rows": Case(size=(7, 7), channels=66, channels_out=509),
     "channel lanes, one column": Case(size=(9, 1), channels=36, channels_out=64, kernel=(3, 1), pads=(1, 0, 1, 0)),
     "channel lanes, one column left": Case(size=(9, 5), channels=36, channels_out=64, kernel=(3, 5), pads=(1, 0, 1, 0)),
     "channel lanes, stride 2": Case(size=(9, 7), channels=60, channels_out=128, strides=(2, 2)),
@@ -182,14 +205,13 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     np.put(x, rng.choice(x.size, min(len(odd), x.size), replace=False), odd)
     threshold = (rng.integers(-8, 9, channels) / 8).astype(np.float32)
     np.put(threshold, rng.integers(0, channels, 3), np.float32([np.inf, -np.inf, -0.0])[:channels])
-    signs = np.where(rng.random((channels_out, *case.kernel, channels // case.group)) < 0.5, 1, -1)
-    offset_size = case.out_size if case.offset_map else (1, 1)
+    signs = np.where(rng.random((channels_out, *case.kernel, case.weight_channels)) < 0.5, 1, -1)
     ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
     inputs = {
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
         "W": pack_signs(signs),
         "threshold": threshold,
-        "offset": rng.integers(-9, 10, (channels_out, *offset_size)).astype(np.float32) * (not case.no_offset),
+        "offset": rng.integers(-9, 10, (channels_out, 1, 1)).astype(np.float32) * (not case.no_offset),
         "scale": rng.normal(size=channels_out).astype(np.float32),
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
@@ -269,8 +291,8 @@ def problems_of_every_operator(name: str) -> tuple[Problem, ...]:
 
 
 def possible(row: Operator, case: Case) -> bool:
-    """Tell whether there is such an operator: none has both K and groups."""
-    return not (row.uses_k and case.group > 1)
+    """Tell whether there is such an operator: none has K and groups, or K and constant channels."""
+    return not (row.uses_k and (case.group > 1 or case.constant_channels))
 
 
 @cache
@@ -319,7 +341,7 @@ OF_EVERY_OPERATOR = (
     "channels 36",
     "tiles of long rows",
     "no offset",
-    "offset map",
+    "constant channels, stride 2",
     "gathered",
     "groups of more than a word",
 )
@@ -443,7 +465,7 @@ def cases(draw: st.DrawFn) -> Case:
         pads=(pads[0], pads[1], pads[2], pads[3]),
         dilations=dilations,
         group=group,
-        offset_map=draw(st.booleans()),
+        constant_channels=draw(st.integers(0, 20)) if group == 1 else 0,
         no_offset=draw(st.booleans()),
     )
 
@@ -452,8 +474,8 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(), row=st.sampled_from(OPERATORS), seed=st.integers(0, 999))
 def test_random_shapes_agree_with_the_reference(isa: str, case: Case, row: Operator, seed: int) -> None:
-    if row.uses_k and case.group > 1:
-        case = replace(case, group=1)
+    if row.uses_k:
+        case = replace(case, group=1, constant_channels=0)
     inputs = random_inputs(row, case, seed, batch=2)
     (y,) = native_session(one_node_model(row.name, inputs, case.attributes), threads=2).run(None, feeds(inputs))
     np.testing.assert_array_equal(y, expected(row, inputs, case))
@@ -672,7 +694,10 @@ def resized(name: str, shape: tuple[int, ...]) -> Change:
 
 AGAIN = "; export the model again"
 LENGTH_4 = "attribute pads is not a list of 4 integers" + AGAIN
-OFFSET_WANTED = ", wanted [3, 1, 1] or [3, output height, output width]" + AGAIN
+OFFSET_WANTED = (
+    ", wanted [3, 1, 1], one value per output channel (older versions also wrote maps); export the model again, or run it "
+    "without the library"
+)
 REFUSALS: dict[str, tuple[Change, str]] = {
     "no weight_shape": (without("weight_shape"), "attribute weight_shape is missing" + AGAIN),
     "short weight_shape": (
@@ -722,6 +747,23 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     "flat offset": (resized("offset", (3,)), "offset has the shape [3]" + OFFSET_WANTED),
     "offset of other channels": (resized("offset", (2, 1, 1)), "offset has the shape [2, 1, 1]" + OFFSET_WANTED),
     "empty offset": (resized("offset", (3, 0, 1)), "offset has the shape [3, 0, 1]" + OFFSET_WANTED),
+    "offset map": (resized("offset", (3, 7, 5)), "offset has the shape [3, 7, 5]" + OFFSET_WANTED),
+    "all channels constant": (
+        attribute("constant_channels", [5]),
+        "constant_channels is 5, wanted fewer than the 5 of weight_shape" + AGAIN,
+    ),
+    "negative constant channels": (
+        attribute("constant_channels", [-1]),
+        "attribute constant_channels has the value -1, wanted 0 to 2147483647" + AGAIN,
+    ),
+    "constant channels without a list": (
+        attribute("constant_channels", 1),
+        "attribute constant_channels is not a list of 1 integers" + AGAIN,
+    ),
+    "constant channels of groups": (
+        lambda inputs, attributes: attributes.update(weight_shape=[3, 3, 3, 5], constant_channels=[2], group=3),
+        "constant_channels is 2, wanted 0 with K or groups" + AGAIN,
+    ),
 }  # fmt: skip
 
 
@@ -758,11 +800,6 @@ def test_k_with_groups_is_refused() -> None:
             "X has the shape [1, 5, 3, 3], too small for a kernel of 3 x 3 with dilation 1 x 2 and pads [0, 0, 0, 1]; "
             "use a larger image",
         ),
-        (
-            Case(offset_map=True),
-            (1, 5, 8, 5),
-            "offset is a map of 7 x 5, but the output is 8 x 5; use the image size that the model was exported for",
-        ),
         # An empty array takes no memory, so that its other sizes may be anything.
         (
             Case(),
@@ -775,7 +812,7 @@ def test_k_with_groups_is_refused() -> None:
             "X has the shape [0, 1099511627776, 7, 5], wanted channels and sides up to 2147483647",
         ),
     ],
-    ids=["channels", "rank", "too small", "offset map", "endless side", "endless channels"],
+    ids=["channels", "rank", "too small", "endless side", "endless channels"],
 )
 def test_edges_of_a_wrong_x_are_refused_when_it_comes(case: Case, x_shape: tuple[int, ...], reason: str) -> None:
     row = OPERATORS[0]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import (
     Origin,
     activations_of,
@@ -17,7 +18,14 @@ from bnas_deploy.export.graph import (
     is_binary_conv,
     origin_of,
 )
-from bnas_deploy.export.passes import PIPELINE, DropConstantChannels, DropUnused
+from bnas_deploy.export.passes import (
+    PIPELINE,
+    DropConstantChannels,
+    DropUnused,
+    FoldBatchNormIntoThreshold,
+    PackWeights,
+)
+from bnas_deploy.export.passes.constant_channels import _Evaluation
 from bnas_deploy.export.rewrite import Rewrite, Sweep, run
 
 Floats = NDArray[np.float32]
@@ -107,13 +115,12 @@ def test_only_what_varies_is_computed(load, listing, evaluate, rng, graph: str, 
     assert (evaluate(model, feeds)["o"] == wanted).all()
 
 
-@pytest.mark.parametrize(
-    ("pad", "offset_shape"), [(0, (3, 1, 1)), (1, (3, 4, 4))], ids=["one offset", "map of offsets"]
-)
-def test_constant_channels_of_a_binary_convolution_become_its_offset(
-    load, listing, evaluate, binary_conv, rng, pad: int, offset_shape: tuple[int, ...]
+@pytest.mark.parametrize("pad", [0, 1])
+def test_constant_channels_of_a_binary_convolution_are_not_computed(
+    load, listing, evaluate, binary_conv, rng, pad: int
 ) -> None:
-    constants = binary_conv(4, 3, kernel=3)
+    # The sign of the zeros is +1 in one of the constant channels and -1 in the other.
+    constants = binary_conv(4, 3, kernel=3) | {"threshold": np.float32([0, 0, 0, 1])}
     model = load(
         f"(float[N,2,4,4] x) => (float[N,3,H,W] y) {{ z = {ZERO} (x) c = Concat <axis = 1> (x, z) "
         f"y = bnas.BinaryConv2d <pads = [{pad}, {pad}, {pad}, {pad}]> (c, {BINARY_INPUTS}) }}",
@@ -125,11 +132,90 @@ def test_constant_channels_of_a_binary_convolution_become_its_offset(
     run([DropConstantChannels(), DropUnused()], model)
 
     assert listing(model) == ["y = BinaryConv2d(x)"]
-    offset = constant_array(input_of(model.graph[0], "offset"))
-    assert offset.shape == offset_shape
-    middle = offset[:, 1, 1] if pad else offset[:, 0, 0]
-    assert (middle == constants["W"][:, 2:].sum(axis=(1, 2, 3))).all()  # the sign of 0 is +1
+    node = model.graph[0]
+    weights = constants["W"] * np.float32([1, 1, 1, -1]).reshape(-1, 1, 1)
+    added = weights[:, 2:].sum(axis=(1, 2, 3))
+    assert added.any()
+    offset = constant_array(input_of(node, "offset"))
+    assert (offset == (0 if pad else added.reshape(3, 1, 1))).all()
+    assert node.attributes.get_ints("constant_channels", ()) == ((2,) if pad else ())
+    assert (constant_array(input_of(node, "W")) == (weights if pad else constants["W"][:, :2])).all()
+    assert constant_array(input_of(node, "threshold")).shape == (2,)
     assert (evaluate(model, feeds)["y"] == wanted).all()
+
+
+def test_a_bn_in_front_of_the_computed_channels_leaves_the_constant_ones(load, evaluate, binary_conv, rng) -> None:
+    model = load(
+        f"(float[N,2,4,4] x) => (float[N,3,4,4] y) {{ z = {ZERO} (x) c = Concat <axis = 1> (z, x) "
+        f"n = BatchNormalization <epsilon = 1e-5> (c, gamma, beta, mean, var) "
+        f"y = bnas.BinaryConv2d {PADDED} (n, {BINARY_INPUTS}) }}",
+        gamma=np.float32([1, -1, -2, 3]),
+        beta=np.float32([1, -1, 0.5, 0.25]),
+        mean=np.zeros(4, np.float32),
+        var=np.ones(4, np.float32),
+        **binary_conv(4, 3, kernel=3),
+    )
+    feeds = {"x": rng.normal(size=(3, 2, 4, 4)).astype(np.float32)}
+    wanted = evaluate(model, feeds)["y"]
+
+    run([DropConstantChannels(), DropUnused(), FoldBatchNormIntoThreshold(), DropUnused(), PackWeights()], model)
+
+    assert [node.op_type for node in model.graph] == ["BinaryConv2d"]
+    assert model.graph[0].attributes.get_ints("weight_shape") == (3, 3, 3, 4)
+    assert (evaluate(model, feeds)["y"] == wanted).all()
+
+
+def _file_size(load, constants: dict[str, NDArray], live: int, geometry: str, size: str) -> int:
+    model = load(
+        f"(float[N,{live},112,112] x) => (float[N,8,{size}] y) {{ z = {ZERO} (x) c = Concat <axis = 1> (x, z) "
+        f"y = bnas.BinaryConv2d <{geometry}, group = 1> (c, {BINARY_INPUTS}) }}",
+        **constants,
+    )
+    run(PIPELINE, model)
+    return len(finish(model).SerializeToString())
+
+
+@pytest.mark.parametrize("live", [1, 9])
+@pytest.mark.parametrize(
+    ("geometry", "size"),
+    [
+        ("strides = [1, 1], pads = [1, 1, 1, 1], dilations = [1, 1]", "112,112"),
+        ("strides = [3, 2], pads = [2, 1, 0, 1], dilations = [2, 1]", "37,56"),
+        ("strides = [1, 1], pads = [0, 0, 0, 0], dilations = [1, 1]", "110,110"),
+    ],
+    ids=["padded", "uneven", "no padding"],
+)
+def test_a_file_is_never_larger_than_with_the_constant_channels_in_it(
+    load, binary_conv, monkeypatch: pytest.MonkeyPatch, live: int, geometry: str, size: str
+) -> None:
+    constants = binary_conv(2 * live, 8, kernel=3)
+    without = _file_size(load, constants, live, geometry, size)
+    monkeypatch.setattr(_Evaluation, "binary_convolution", _Evaluation.whole)
+    assert without <= _file_size(load, constants, live, geometry, size)
+
+
+@pytest.mark.parametrize("size", [4, 30])
+def test_maps_of_constants_are_stored_as_their_different_rows_and_columns(load, evaluate, rng, size: int) -> None:
+    # Ones under a padded convolution: a map that Gather unfolds when a session is made, where it is large.
+    model = load(
+        f"(float[N,2,{size},{size}] x) => (float[N,3,{size},{size}] y, float[N,3,{size},{size}] o) {{ {HALF_ONE} "
+        f"y = Conv {PADDED} (n, half) b = {NORM} (z, twos, ones, ones, ones) o = Conv {PADDED} (b, whole) }}",
+        half=rng.integers(-3, 4, (3, 4, 3, 3)).astype(np.float32),
+        whole=rng.integers(-3, 4, (3, 2, 3, 3)).astype(np.float32),
+        twos=np.full(2, 2, np.float32),
+        ones=np.ones(2, np.float32),
+        **CONSTANTS,
+    )
+    feeds = {"x": rng.integers(-4, 5, (2, 2, size, size)).astype(np.float32)}
+    wanted = evaluate(model, feeds)
+
+    run([DropConstantChannels(), DropUnused()], model)
+
+    shapes = [tuple(value.shape) for value in model.graph.initializers.values()]
+    assert shapes.count((1, 3, size, size)) == (2 if size == 4 else 0)
+    assert shapes.count((1, 3, 3, 3)) == (0 if size == 4 else 2)
+    values = evaluate(model, feeds)
+    assert all((values[name] == wanted[name]).all() for name in ("y", "o"))
 
 
 def test_a_binary_convolution_of_constants_alone_is_one(load, listing, evaluate, binary_conv, rng) -> None:
