@@ -302,8 +302,8 @@ class _Run:
                 f"{self.folder}: already holds a run ({', '.join(there)}), which was left alone; "
                 "add --resume to go on with it, or choose another output folder"
             )
+        self.save_place()  # first: if the rest fails, the run can be resumed all the same
         self.save_checkpoint(LAST, {"epoch": 0})
-        self.save_place()
 
     def go_on(self, stop: Callable[[], bool]) -> bool:
         """Train until the last epoch, or until `stop` answers True; return whether it was the last epoch."""

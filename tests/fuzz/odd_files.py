@@ -8,6 +8,8 @@ import argparse
 import json
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -18,7 +20,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -139,19 +141,19 @@ def _report() -> Report:
     return Report(read_machine(), records, (LeftOut("openvino", None, "not installed"),), "tiny, 8x8")
 
 
-def _train(world: Path, *, resume: bool = False) -> None:
+def _train(world: Path, folder: str = "training", *, resume: bool = False) -> None:
     """Begin to train, or go on; stop after one batch."""
     recipe = replace(RECIPES["digits"], epochs=1)
-    train(open_data("digits"), TINY, recipe, world / "training", resume=resume, stop=lambda: True)
+    train(open_data("digits"), TINY, recipe, world / folder, resume=resume, stop=lambda: True)
 
 
-def _search(world: Path, *, resume: bool = False) -> None:
+def _search(world: Path, folder: str = "search", *, resume: bool = False) -> None:
     """Begin to search, or go on; stop after one batch."""
     data = open_data("digits")
     assert isinstance(data, InMemoryDataSet)
     recipe = replace(SEARCH_RECIPES["digits"], epochs=1)
     config = SearchConfig(SupernetConfig(SPACES["bnas"], 3, 4, 10, 1, (8, 8)), recipe)
-    search(data, config, world / "search", resume=resume, stop=lambda: True)
+    search(data, config, world / folder, resume=resume, stop=lambda: True)
 
 
 def _images(world: Path) -> None:
@@ -168,6 +170,8 @@ def _expected_latency(world: Path) -> None:
 
 
 FUNCTIONS: Mapping[str, Callable[[Path], object]] = {
+    "begin to train": lambda world: _train(world, "out/training"),
+    "begin to search": lambda world: _search(world, "out/search"),
     "resume training": lambda world: _train(world, resume=True),
     "resume a search": lambda world: _search(world, resume=True),
     "read images": _images,
@@ -563,6 +567,62 @@ def _in_place_of(path: Path, place: Place, world: Path, make: Make, good: bytes)
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# A full disk
+
+WRITERS = (
+    "init --network BNAS-Mini -o {}/out/x.safetensors",
+    EXPORT,
+    f"{EXPORT} --float-layers int8",
+    "draw cifar -o {}/out/x.svg",
+    "draw {}/run -o {}/out/x.png",
+    "report {}/report.json --html {}/out/x.html --markdown {}/out/x.md",
+    "ops-library -o {}/out/x.so",
+    "ops-library --wheel {}/a.whl -o {}/out/x.so",
+    PARETO,
+    "begin to train",
+    "begin to search",
+)
+FULL_AT = (0, 3000)
+"""Bytes that a file may have: a disk that is full from the start, and one on which a part of what is written fits."""
+
+
+def try_full_disk(command: str, world: Path, full_at: Sequence[int] = FULL_AT) -> tuple[dict[int, int], list[str]]:
+    """Run a command that writes where files cannot grow; return as `try_place` does."""
+    codes = {0: 0, 1: 0, 2: 0}
+    failures: list[str] = []
+    before = _look(world)
+    for most in full_at:
+        try:
+            with _files_of_at_most(most):
+                code, said = run(command, world)
+            codes[code] += 1
+            if code == 0:
+                continue
+            assert code == 1, said
+            assert re.fullmatch(r"(?s).*Error: [^\n]*: cannot be written: File too large[^\n]*\n", said), said
+            left = {name for name in _look(world).keys() - before.keys() if not os.path.isdir(world / name)}
+            # A report in two formats may have one of them, whole.
+            assert not {name for name in left if not name.endswith((".md", ".html", "pareto.json"))}, left
+            assert not {name for name in left if not (world / name).stat().st_size}, left
+        except Exception:  # every other size is tried too
+            failures.append(f"{command}, files of at most {most} bytes\n{traceback.format_exc(limit=-4)}")
+        finally:
+            _tidy(world)
+    return codes, failures
+
+
+@contextmanager
+def _files_of_at_most(most: int) -> Iterator[None]:
+    """Let files not grow beyond `most` bytes, which fails as a full disk does: File too large."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Random damage
 
 
@@ -665,6 +725,10 @@ def main() -> None:
         for place in PLACES:
             codes, failures = try_place(place, world, random.Random(options.seed), options.most)
             print(f"{place}: exit codes {codes}", *failures, sep="\n", flush=True)
+            failed += len(failures)
+        for command in WRITERS:
+            codes, failures = try_full_disk(command, world, range(0, 40_000, 2500))
+            print(f"full disk: {command}: exit codes {codes}", *failures, sep="\n", flush=True)
             failed += len(failures)
     if failed:
         sys.exit(f"{failed} commands did not end with a sentence")

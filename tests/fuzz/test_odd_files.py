@@ -39,3 +39,10 @@ def test_an_odd_file_is_a_sentence(place, world: Path) -> None:
     codes, failures = NET.try_place(place, world, random.Random(0), MOST)
     assert not failures, "\n".join(failures)
     assert codes[1] > 5
+
+
+@pytest.mark.parametrize("command", NET.WRITERS)
+def test_a_full_disk_is_a_sentence(command: str, world: Path) -> None:
+    codes, failures = NET.try_full_disk(command, world)
+    assert not failures, "\n".join(failures)
+    assert codes[1] >= 1

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnas_deploy.errors import BundleError
 from bnas_deploy.export.opset import OPERATORS, Operator
 from bnas_deploy.runtime.graph import Node, is_binary_convolution, read_nodes, uses_k
 
@@ -50,6 +51,24 @@ def test_nodes_of_functions_are_not_of_the_graph(operator_model, tmp_path: Path)
     model = operator_model("BinaryConv2d", constants, {"weight_shape": [5, 3, 3, 3]}, (3, 6, 6), (5, 4, 4))
     onnx.save(model, tmp_path / "model.onnx")
     assert [node.op_type for node in read_nodes(tmp_path / "model.onnx")] == ["BinaryConv2d"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not an ONNX file (cannot mmap an empty file)"),
+        (b"\x3a\xff\xff\xff\xff\x0f", "not an ONNX file (a field that ends past the end)"),
+        (b"\x3a\x05abc", "not an ONNX file (a field that ends past the end)"),
+        (b"\x3a", "not an ONNX file (a number that does not end)"),
+        (100 * b"\xff", "not an ONNX file (a number that does not end)"),
+        (b"\x3b\x00", "not an ONNX file (a field of the wire type 3)"),
+    ],
+)
+def test_what_is_no_protocol_buffer(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(BundleError) as refusal:
+        read_nodes(tmp_path / "model.onnx")
+    assert refusal.value.message == f"{tmp_path / 'model.onnx'}: {message}; copy or export the bundle again"
 
 
 @pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)

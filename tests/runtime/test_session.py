@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from bnas_deploy.export import opset
 from bnas_deploy.runtime import session
 from bnas_deploy.runtime.library import kernel_rows, library_path
 from bnas_deploy.runtime.machine import native_isa
-from bnas_deploy.runtime.session import create_session, open_bundle, session_options
+from bnas_deploy.runtime.session import create_session, open_bundle, run_session, session_options
 from bnas_deploy.search.data.digits import open_digits
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
@@ -259,6 +260,32 @@ def test_a_missing_file(tmp_path: Path) -> None:
         match=r"absent\.onnx: cannot be read: No such file or directory; expected an ONNX file such as model\.onnx",
     ):
         create_session(tmp_path / "absent.onnx", session_options(library=False))
+
+
+def test_a_pipe_instead_of_a_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx: cannot be read: it is a pipe, and only files are read; save"):
+        create_session(tmp_path / "model.onnx", session_options(library=False))
+
+
+@pytest.mark.parametrize(("op_type", "again"), [("Relu", "run"), ("Nothing", "use")])
+def test_a_name_that_is_no_utf_8(op_type: str, again: str, tmp_path: Path) -> None:
+    """Its message has the name too, of which onnxruntime's own Python makes a UnicodeDecodeError."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op_type, ["x"], ["XXXX"], name="XXXX")],
+        "graph",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("XXXX", onnx.TensorProto.FLOAT, [1])],
+    )
+    opsets = [onnx.helper.make_opsetid("", opset.ONNX_OPSET)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=opset.IR_VERSION)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"XXXX", b"\xffXX\xfe"))
+    with pytest.raises(BundleError) as refusal:
+        run_session(create_session(path, session_options(library=False)), path, ["y"], {"x": np.zeros(1, np.float32)})
+    assert refusal.value.message.startswith(f"{path}: ")
+    assert r"\xffXX\xfe" in refusal.value.message
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,29 @@ def test_a_truncated_cifar_file_is_refused(cifar10):
         open_data(f"cifar10:{folder}")
 
 
+def test_the_size_of_a_cifar_file_is_looked_at_before_it_is_read(cifar10):
+    folder, _ = cifar10
+    write_sparse(folder / "data_batch_2.bin", b"", 1 << 40)
+    with pytest.raises(DataError, match=r"data_batch_2\.bin: 1099511627776 bytes, expected 30730000 \(10000 images"):
+        open_data(f"cifar10:{folder}")
+
+
+def test_a_pipe_among_cifar_files_is_refused(cifar10):
+    folder, _ = cifar10
+    for name in ("batches.meta.txt", "test_batch.bin"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match=rf"{name}: cannot be read: it is a pipe, and only files are read"):
+            open_data(f"cifar10:{folder}")
+        (folder / name).unlink()
+        (folder / name).write_text("\n".join(CIFAR10_NAMES))
+
+
+def test_a_home_that_nobody_has_is_no_folder():
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/x: no such folder; expected the folder of the data set"):
+        open_data("cifar10:~nobody-of-this-name/x")
+
+
 def test_a_missing_cifar_file_is_named(cifar10):
     folder, _ = cifar10
     (folder / "test_batch.bin").unlink()
