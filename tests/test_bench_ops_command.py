@@ -22,8 +22,8 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
     result = bench("--ops", *SMALL, "--min-seconds", "0", "--json", tmp_path / "device.json")
     assert result.exit_code == 0, result.output
     table = read_latency_table(tmp_path / "device.json")
-    assert table.total_us(dict.fromkeys(candidate_workloads(target_config("BNAS-Mini", 8, 1)), 1)) > 0
-    assert NetworkConfig.from_json(dict(table.network), "the table") == target_config("BNAS-Mini", 8, 1)
+    assert table.total_us(dict.fromkeys(candidate_workloads(target_config("BNAS-Mini", (8, 8), 1)), 1)) > 0
+    assert NetworkConfig.from_json(dict(table.network), "the table") == target_config("BNAS-Mini", (8, 8), 1)
     assert (table.threads, table.batch) == (1, 1)
     assert table.machine["onnxruntime"]
     for time in table.times:
@@ -31,7 +31,7 @@ def test_the_table_has_every_time_that_a_network_needs(tmp_path: Path) -> None:
 
 
 def test_a_table_can_be_of_networks_without_the_skip() -> None:
-    with_skip, without = (target_config("BNAS-Mini", 8, 1, no_skip=no_skip) for no_skip in (False, True))
+    with_skip, without = (target_config("BNAS-Mini", (8, 8), 1, no_skip=no_skip) for no_skip in (False, True))
     assert (with_skip.inter_cell_skip, without.inter_cell_skip) == (True, False)
     assert (2, 2) in {workload.kernel for workload in candidate_workloads(with_skip)}
     assert (2, 2) not in {workload.kernel for workload in candidate_workloads(without)}

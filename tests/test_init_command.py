@@ -57,6 +57,12 @@ def test_every_option_reaches_the_network(output: Path) -> None:
     )
 
 
+def test_images_of_any_shape(output: Path) -> None:
+    assert init(output, "--image-size", "24x32", "--in-channels", "1").exit_code == 0
+    network = load_checkpoint(output).network
+    assert network == published_config("BNAS-Mini", image_size=(24, 32), in_channels=1)
+
+
 def test_the_skip_can_be_left_out(output: Path) -> None:
     assert init(output, "--no-skip").exit_code == 0
     network = load_checkpoint(output).network
@@ -95,7 +101,7 @@ def test_help_names_the_defaults() -> None:
         (("--image-size", "10"), "BNAS-Mini: images of 10x10; the cifar stem .* need multiples of 4"),
         (
             ("--network", "BNAS-D", "--image-size", "100"),
-            "BNAS-D: images of 100x100; the imagenet stem .* need multiples of 32",
+            r"BNAS-D: images of 100x100; the imagenet stem .* need multiples of 32 \(of 4 with the cifar stem of .*\)",
         ),
         (
             ("--genotype", "missing.json"),
