@@ -27,8 +27,8 @@ class Name(click.Choice[str]):
         try:
             return super().convert(known_name(str(value), self.choices) or value, param, ctx)
         except click.BadParameter as error:
-            error.message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
-            raise
+            said = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
+            raise click.BadParameter(said, ctx=ctx, param=param) from None
 
 
 genotype_option: Decorator = click.option(
