@@ -69,6 +69,7 @@ class OrtRunner:
         inputs = [value.name for value in self._session.get_inputs()]
         # Where the shapes of the outputs are known from.
         self.outputs = self._session.run(None, dict.fromkeys(inputs, images))
+        self._images = images  # its memory is bound, and nothing else may keep it
         self.output = self.outputs[0]
         self._binding = self._bind(inputs, images)
 

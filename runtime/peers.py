@@ -52,6 +52,7 @@ class OpenVinoRunner:
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise UnsupportedLayerError(str(error)) from None
+        self._x = x  # its memory is shared, and nothing else may keep it
         self._request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
         self._request.set_output_tensor(openvino.Tensor(self.output, shared_memory=True))
         self.run()
@@ -77,6 +78,7 @@ class OpenVinoNetwork:
         self.creation_ns = time.perf_counter_ns() - start
         self.output = np.zeros(tuple(compiled.output(0).shape), np.float32)
         self._request = compiled.create_infer_request()
+        self._images = images  # as above
         self._request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
         self._request.set_output_tensor(openvino.Tensor(self.output, shared_memory=True))
         self.run()

@@ -1,7 +1,9 @@
 """`bnas-deploy bench` on a small bundle: every refusal, and one whole run."""
 
+import gc
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,19 @@ def test_openvino_is_measured_where_it_is_installed(bundle: Path, tmp_path: Path
         r"openvino-int8 against the float twin: logits differ by at most [\d.e-]+, in the mean", result.output
     )
     assert re.search(r"bnas with 1 thread: \d+\.\d\d times as fast as openvino-int8", result.output)
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES, ids=lambda engine: engine.name)
+def test_an_engine_keeps_the_images_that_it_reads(engine: engines.Engine, bundle: Path) -> None:
+    if engine.package == "openvino" and not openvino_is_installed():
+        pytest.skip("the package openvino is not installed")
+    images = np.zeros((1, 3, SIZE, SIZE), np.float32)
+    kept = weakref.ref(images)
+    runner = engine.open(bundle / engine.file, images, threads=1)
+    del images
+    gc.collect()
+    assert kept() is not None
+    runner.run()
 
 
 @pytest.fixture

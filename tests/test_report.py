@@ -319,6 +319,16 @@ def test_a_file_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.getvalue().splitlines() == text(LONG_NAME, 1000).splitlines()
 
 
+def test_a_coloured_file_has_no_width_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = text(LONG_NAME, 1000)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as where a log is shown on a page
+    written = io.StringIO()
+    report.print_report(LONG_NAME, written)
+    assert "\x1b[1m" in written.getvalue()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue()) == wide
+
+
 def test_markdown(tmp_path: Path) -> None:
     lines = report.markdown(report.read_report(save(tmp_path / "bench.json", REPORT))).splitlines()
     assert lines[2] == "bnas with 1 thread: 4.00 times as fast as ort-fp32 (3.90 to 4.10)."

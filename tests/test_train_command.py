@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,13 +77,16 @@ def test_help_imports_no_framework():
     assert (done.returncode, done.stderr) == (0, "set()\n")
 
 
-def test_a_line_stays_a_line_where_nobody_looks():
+@pytest.mark.parametrize("terminal", [False, True], ids=["plain", "coloured"])
+def test_a_line_stays_a_line_where_nobody_looks(terminal):
     written = io.StringIO()
-    with Progress(console=Console(file=written, width=40), transient=True) as progress:
+    console = Console(file=written, width=40, force_terminal=terminal)  # which FORCE_COLOR does
+    with Progress(console=console, transient=True) as progress:
         bar = ProgressBar(progress)
         bar.started(epochs=200, steps=10, done=0)
         bar.evaluated(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
-    lines = [line for line in written.getvalue().splitlines() if line.startswith("epoch   7/200")]
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in written.getvalue().splitlines()]
+    lines = [line for line in lines if line.startswith("epoch   7/200")]
     assert lines == ["epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s)"]
 
 

@@ -217,7 +217,7 @@ class ProgressBar:
         console = self.progress.console
         line = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}"
         # A pipe or a file has no width: programs read lines there.
-        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(line, highlight=False, soft_wrap=not console.file.isatty())
 
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)

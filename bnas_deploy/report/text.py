@@ -47,7 +47,8 @@ def _print(shown: Iterable[Table], result: str, file: TextIO | None, width: int 
     from rich.console import Console
 
     console = Console(file=file, width=width, highlight=False)
-    room = console.width if width is not None or console.is_terminal else UNLIMITED
+    # Not console.is_terminal, which FORCE_COLOR makes true of a pipe, too.
+    room = console.width if width is not None or console.file.isatty() else UNLIMITED
     for each in shown:
         table = _fitting(each, room)
         console.width = max(room, _width(table))

@@ -1,6 +1,8 @@
 """Single layers of every engine: each result against the numpy meaning of the operator, and what is left out."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,21 @@ def test_every_engine_gives_the_right_result(variant: Variant, layer: LayerCost,
     # And the check sees one output that is three steps of 8 bits off.
     runner.output.flat[-1] += 3 if runner.output.dtype.kind != "f" else given.float_answer.max() / 85
     assert not variant.is_right(given, runner.output)
+
+
+@pytest.mark.parametrize("engine", ["bnas", "ort-fp32", "openvino-binary"])
+def test_a_runner_keeps_the_memory_that_it_reads(engine: str, tmp_path: Path) -> None:
+    """In a process of its own nothing else keeps it."""
+    if engine == "openvino-binary" and not openvino_is_installed():
+        pytest.skip("the package openvino is not installed")
+    variant = next(each for each in VARIANTS if each.engine == engine)
+    given = problem(SMALL[0], batch=1)
+    x = weakref.ref(given.x)
+    runner = variant.open(given, tmp_path / "layer.onnx", 1)
+    del given
+    gc.collect()
+    assert x() is not None
+    runner.run()
 
 
 def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
