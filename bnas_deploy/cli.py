@@ -21,8 +21,8 @@ from bnas_deploy.commands import (
     verify,
 )
 from bnas_deploy.commands.train import INTERRUPTED
-from bnas_deploy.errors import INSTALL_TRAINING, BnasError
-from bnas_deploy.files import NO_ROOM
+from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
+from bnas_deploy.core.files import NO_ROOM
 
 
 class Commands(click.Group):

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from bnas_deploy.errors import INSTALL_TRAINING, BnasError
+from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
+from bnas_deploy.runtime.bench.machine import cpu_flags, cpu_name, native_isa, usable_cpus
 from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
-from bnas_deploy.runtime.machine import cpu_flags, cpu_name, native_isa, usable_cpus
 from bnas_deploy.runtime.selftest import SelfTest, run_selftest
 from bnas_deploy.runtime.session import OLDEST_ONNXRUNTIME
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import bnas_deploy
-from bnas_deploy import bundle as files
-from bnas_deploy.bundle import (
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import (
     Bundle,
     Manifest,
     PieceCheck,
@@ -25,7 +25,7 @@ from bnas_deploy.bundle import (
     new_bundle,
     read_bundle,
 )
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.doubts import Doubts, find_doubts
@@ -40,9 +40,9 @@ from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
-from bnas_deploy.search.checkpoint import Checkpoint
-from bnas_deploy.search.layers import BinaryConv2d
-from bnas_deploy.search.network import build_network
+from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _manifest(model: ir.Model, description: Description, verification: Verificat
 def _check_module(module: nn.Module) -> None:
     if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
         raise ExportError(
-            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.layers, "
+            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.nn.layers, "
             "or export float networks with torch.onnx"
         )
 

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, set_input
 from bnas_deploy.export.module_checks import NORMS, failure, own_doing, refuse_dropped
-from bnas_deploy.search.binarize import activation_scale
-from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, with_extra_padding
+from bnas_deploy.search.nn.estimators import activation_scale
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, with_extra_padding
 
 INPUT = "images"
 OUTPUT = "logits"

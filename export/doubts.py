@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.export.capture import CapturedModel
 from bnas_deploy.export.graph import array_of, input_of, is_binary_conv
-from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 
 BATCH = 8
 """Images that are run at once while zeros are counted."""

@@ -2,10 +2,10 @@
 
 import torch
 
-from bnas_deploy.errors import DataError
+from bnas_deploy.core.errors import DataError
 from bnas_deploy.export import Images
-from bnas_deploy.search.checkpoint import Checkpoint
 from bnas_deploy.search.data import open_data
+from bnas_deploy.search.training.checkpoint import Checkpoint
 
 MOST_IMAGES = 64
 MOST_BYTES = 4 * 2**20  # what the images may take in the bundle

@@ -5,7 +5,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from bnas_deploy.cost import LayerCost
+from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.export.graph import activations_of, array_of, constant_array, input_of, is_binary_conv
 
 Shape = tuple[int, int, int]

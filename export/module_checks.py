@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from bnas_deploy.errors import ExportError
-from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 

@@ -14,7 +14,7 @@ import onnx
 import onnx.parser
 from numpy.typing import NDArray
 
-from bnas_deploy.bits import sign, unpack_signs
+from bnas_deploy.core.bits import sign, unpack_signs
 
 DOMAIN = "bnas"
 VERSION = 1

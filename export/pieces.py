@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnas_deploy.bundle import Corner, PieceCheck
+from bnas_deploy.core.bundle import Corner, PieceCheck
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
@@ -23,7 +23,7 @@ from bnas_deploy.export.graph import (
     is_recorded,
     origin_of,
 )
-from bnas_deploy.runtime.model_writer import ELEMENTS
+from bnas_deploy.runtime.onnx_file.writer import ELEMENTS
 
 Array = NDArray[np.generic]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.export.finish import finish_proto
 from bnas_deploy.export.graph import Origin, node_before, origin_of
-from bnas_deploy.files import temporary_folder
 
 CALIBRATION_BATCH = 8
 """Images that are run at once: enough to keep the threads busy, few enough for all activations to lie in memory."""

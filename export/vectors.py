@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from bnas_deploy.bundle import PieceCheck
+from bnas_deploy.core.bundle import PieceCheck
 from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
 from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv, origin_of
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check

@@ -16,13 +16,13 @@ from itertools import chain
 import onnx_ir as ir
 from torch import nn
 
+from bnas_deploy.core.latency_table import Workload
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.graph import added_to, is_binary_conv, sole_consumer
 from bnas_deploy.export.layer_costs import has_weights, layer_cost, pair_of, shape_of
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
-from bnas_deploy.latency import Workload
 
 
 def network_workloads(module: nn.Module, image_shape: Sequence[int]) -> Counter[Workload]:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnas_deploy.errors import RuntimeLibraryError
-from bnas_deploy.files import read_bytes
+from bnas_deploy.core.errors import RuntimeLibraryError
+from bnas_deploy.core.files import read_bytes
 
 LIBRARY = "libbnas_ort.so"
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.bundle import Corner, PieceCheck
-from bnas_deploy.errors import BundleError
-from bnas_deploy.runtime.graph import (
+from bnas_deploy.core.bundle import Corner, PieceCheck
+from bnas_deploy.core.errors import BundleError
+from bnas_deploy.runtime.onnx_file.reader import (
     GRAPH_INITIALIZER,
     GRAPH_INPUT,
     GRAPH_NODE,
@@ -35,7 +35,7 @@ from bnas_deploy.runtime.graph import (
     texts,
     uses_k,
 )
-from bnas_deploy.runtime.model_writer import ELEMENTS, GRAPH_NAME, Value, write_bytes, write_text, write_value
+from bnas_deploy.runtime.onnx_file.writer import ELEMENTS, GRAPH_NAME, Value, write_bytes, write_text, write_value
 from bnas_deploy.runtime.session import create_session, run_session, session_options
 
 if TYPE_CHECKING:

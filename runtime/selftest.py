@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from bnas_deploy.errors import BnasError
-from bnas_deploy.files import temporary_folder
-from bnas_deploy.runtime.layers import open_bnas, open_standard, problem, same_convolution
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.files import temporary_folder
+from bnas_deploy.runtime.bench.layers import open_bnas, open_standard, problem, same_convolution
 from bnas_deploy.runtime.session import import_onnxruntime
 
 LAYERS = (

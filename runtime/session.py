@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnas_deploy.bundle import MODEL, Bundle, read_bundle
-from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
-from bnas_deploy.files import open_regular
+from bnas_deploy.core.bundle import MODEL, Bundle, read_bundle
+from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.core.files import open_regular
 from bnas_deploy.runtime.library import ISA_VARIABLE, check_forced_isa, library_path
 
 if TYPE_CHECKING:

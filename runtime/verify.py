@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy import bundle as files
-from bnas_deploy.bundle import Bundle
-from bnas_deploy.errors import BundleError
-from bnas_deploy.npz import read_arrays
-from bnas_deploy.runtime.graph import read_nodes, uses_k
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import Bundle
+from bnas_deploy.core.errors import BundleError
+from bnas_deploy.core.npz import read_arrays
+from bnas_deploy.runtime.onnx_file.reader import read_nodes, uses_k
 from bnas_deploy.runtime.pieces import PiecesResult, compare_pieces
 from bnas_deploy.runtime.session import Model, create_session, session_options
 

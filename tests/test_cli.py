@@ -59,7 +59,7 @@ def test_ctrl_c_while_measuring() -> None:
     code = """
 import os, signal
 from bnas_deploy.cli import main
-from bnas_deploy.runtime import layers
+from bnas_deploy.runtime.bench import layers
 layers.measure_layers = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
 main(["bench", "--layers"])
 """

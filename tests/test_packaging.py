@@ -136,8 +136,8 @@ def test_the_installed_wheel_works(installed: Path) -> None:
 
 
 def test_in_the_root_of_a_clone_python_finds_what_was_installed(installed: Path, clone: Path) -> None:
-    code = f"{WHERE}; print(bnas_deploy.__file__, bnas_deploy.bundle.__file__, bnas_deploy.open_bundle.__module__)"
-    run = python_in(clone, "-c", f"import bnas_deploy.bundle; {code}", path=installed)
+    code = f"{WHERE}; print(bnas_deploy.__file__, bnas_deploy.core.bundle.__file__, bnas_deploy.open_bundle.__module__)"
+    run = python_in(clone, "-c", f"import bnas_deploy.core.bundle; {code}", path=installed)
     package = installed / "bnas_deploy"
     wanted = [installed / LIBRARY, package / "__init__.py", package / "bundle.py", "bnas_deploy.runtime.session"]
     assert run.stdout.split() == list(map(str, wanted)), run.stderr

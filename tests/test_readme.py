@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bnas_deploy.cli import main
+from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Images, export_checkpoint
-from bnas_deploy.genotype import GENOTYPES
-from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,8 +79,8 @@ def test_what_is_advised_exists(words: str) -> None:
 
 
 def test_the_table_of_networks_is_right() -> None:
-    from bnas_deploy.cost import total
-    from bnas_deploy.search.layer_costs import layer_costs
+    from bnas_deploy.core.layer_cost import total
+    from bnas_deploy.search.models.layer_costs import layer_costs
 
     rows = re.findall(
         r"^\| (BNAS-\w+) \| (\d+)x\d+ \| (\d+), (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", README, re.M

@@ -11,14 +11,14 @@ import click
 
 from bnas_deploy.commands import bench_ops
 from bnas_deploy.commands.options import check_outputs, host_options
-from bnas_deploy.errors import BundleError
+from bnas_deploy.core.errors import BundleError
 
 if TYPE_CHECKING:
-    from bnas_deploy.bundle import Bundle
+    from bnas_deploy.core.bundle import Bundle
     from bnas_deploy.report import Report
-    from bnas_deploy.runtime.engines import LeftOut
-    from bnas_deploy.runtime.machine import Machine
-    from bnas_deploy.runtime.measure import Record
+    from bnas_deploy.runtime.bench.engines import LeftOut
+    from bnas_deploy.runtime.bench.machine import Machine
+    from bnas_deploy.runtime.bench.networks import Record
 
 
 MOST_IMAGES = 4096
@@ -116,8 +116,8 @@ def command(
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
-    from bnas_deploy.files import write_whole
-    from bnas_deploy.runtime.machine import after_measuring, read_machine
+    from bnas_deploy.core.files import write_whole
+    from bnas_deploy.runtime.bench.machine import after_measuring, read_machine
 
     if not math.isfinite(min_seconds):
         raise click.UsageError(f"--min-seconds is {min_seconds}; give a number of seconds, such as 4")
@@ -166,8 +166,8 @@ def command(
 def _measure_on(
     host: str, path: Path | None, arguments: list[str], *, port: int | None, python: str, wheel: Path | None
 ) -> "Report":
-    from bnas_deploy.bundle import read_bundle
-    from bnas_deploy.remote import measure_on
+    from bnas_deploy.core.bundle import read_bundle
+    from bnas_deploy.remote.session import measure_on
     from bnas_deploy.report import parse_report
 
     if path:
@@ -182,10 +182,10 @@ def _measure_bundle(
     machine: "Machine", path: Path, threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
 ) -> "Report":
     from bnas_deploy import report
-    from bnas_deploy.bundle import read_bundle
-    from bnas_deploy.runtime.engines import LeftOut, engines_for
-    from bnas_deploy.runtime.machine import usable_cpus
-    from bnas_deploy.runtime.measure import check_answers, check_twins, measure_bundle
+    from bnas_deploy.core.bundle import read_bundle
+    from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
+    from bnas_deploy.runtime.bench.machine import usable_cpus
+    from bnas_deploy.runtime.bench.networks import check_answers, check_twins, measure_bundle
 
     _refuse_checkpoint(path)
     bundle = read_bundle(path)
@@ -214,8 +214,8 @@ def _measure_layers(
     machine: "Machine", threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
 ) -> "Report":
     from bnas_deploy.report import Report
-    from bnas_deploy.runtime.layers import LAYERS, measure_layers
-    from bnas_deploy.runtime.machine import usable_cpus
+    from bnas_deploy.runtime.bench.layers import LAYERS, measure_layers
+    from bnas_deploy.runtime.bench.machine import usable_cpus
 
     counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))
     records: list[Record] = []

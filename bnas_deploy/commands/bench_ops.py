@@ -9,10 +9,10 @@ import click
 
 # These import no framework.
 from bnas_deploy.commands.options import Name, image_size_option, no_skip_option
-from bnas_deploy.search.config import NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.models.bnas.config import NETWORKS, NetworkConfig, published_config
 
 if TYPE_CHECKING:
-    from bnas_deploy.latency import LatencyTable
+    from bnas_deploy.core.latency_table import LatencyTable
 
 DEFAULT_NETWORK = "BNAS-A"
 
@@ -59,7 +59,7 @@ def run(
     on_step: Callable[[str], object],
 ) -> None:
     """Do what `bench --ops` does."""
-    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.core.files import check_writable, write_whole
 
     counts = threads or (1,)
     for what, numbers in (("threads", counts), ("images", batches)):
@@ -86,10 +86,10 @@ def measure_operations(
     on_step: Callable[[str], object],
 ) -> "LatencyTable":
     """Measure every workload that a network of the size of `config` can have."""
-    from bnas_deploy.latency import LatencyTable
-    from bnas_deploy.runtime.machine import native_isa, read_machine
-    from bnas_deploy.runtime.op_times import measure_workloads
-    from bnas_deploy.search.candidate_workloads import candidate_workloads
+    from bnas_deploy.core.latency_table import LatencyTable
+    from bnas_deploy.runtime.bench.machine import native_isa, read_machine
+    from bnas_deploy.runtime.bench.operations import measure_workloads
+    from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 
     machine = read_machine()  # before measuring, so that the load is that of others
     workloads = candidate_workloads(config)

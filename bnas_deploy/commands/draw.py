@@ -18,11 +18,11 @@ def command(source: str, output: Path) -> None:
     boxes give. Zeroise is dashed, the inter-cell skip is red.
     """
     # Imported here so that --help does not wait for the frameworks.
+    from bnas_deploy.core.genotype import read_genotype
+    from bnas_deploy.core.history import read_history
     from bnas_deploy.drawing.cells import genotype_figure
     from bnas_deploy.drawing.history import history_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
-    from bnas_deploy.genotype import read_genotype
-    from bnas_deploy.search_history import read_history
 
     check_picture(output)
     if os.path.isdir(source):

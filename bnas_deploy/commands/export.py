@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from bnas_deploy.commands.options import Name, data_option, output_option
-from bnas_deploy.errors import CheckpointError
+from bnas_deploy.core.errors import CheckpointError
 
 
 @click.command("export")
@@ -39,10 +39,10 @@ def command(
     # Imported here so that --help does not wait for the frameworks.
     from rich.console import Console
 
-    from bnas_deploy import verification
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
-    from bnas_deploy.search.checkpoint import load_checkpoint
+    from bnas_deploy.report import verification
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     chosen = verification_images(loaded, data, images)

@@ -16,7 +16,7 @@ from bnas_deploy.commands.options import (
 )
 
 # Imports no framework.
-from bnas_deploy.search.config import NETWORKS, published_config
+from bnas_deploy.search.models.bnas.config import NETWORKS, published_config
 
 
 @click.command("init")
@@ -47,9 +47,9 @@ def command(
     Latency does not depend on the weights, so this is all it takes to measure a network: init, export, bench.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy.genotype import read_genotype
-    from bnas_deploy.search.checkpoint import save_checkpoint
-    from bnas_deploy.search.untrained import untrained_checkpoint
+    from bnas_deploy.core.genotype import read_genotype
+    from bnas_deploy.search.models.untrained import untrained_checkpoint
+    from bnas_deploy.search.training.checkpoint import save_checkpoint
 
     config = published_config(
         network,

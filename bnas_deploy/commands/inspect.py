@@ -13,6 +13,6 @@ def command(file: Path) -> None:
     FILE may also be the folder of a search, or the name of a published genotype, cifar or imagenet.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy import inspection
+    from bnas_deploy.report import inspection
 
     click.echo(inspection.inspect(file), nl=False)

@@ -20,10 +20,10 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
     # Imported here so that --help does not wait for numpy.
     import platform
 
-    from bnas_deploy import wheels
-    from bnas_deploy.files import check_writable, write_whole
+    from bnas_deploy.core.files import check_writable, write_whole
+    from bnas_deploy.remote import wheels
     from bnas_deploy.runtime.library import library_path
-    from bnas_deploy.targets import TARGETS
+    from bnas_deploy.runtime.targets import TARGETS
 
     if target is not None and target not in TARGETS:
         raise click.UsageError(f"--target is {target!r}; there are {' and '.join(TARGETS)}")

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from bnas_deploy.files import check_writable
-from bnas_deploy.names import did_you_mean, known_name
+from bnas_deploy.core.files import check_writable
+from bnas_deploy.core.names import did_you_mean, known_name
 
 # These import no framework.
-from bnas_deploy.search.config import DEPARTURES
-from bnas_deploy.search.recipes import ARITHMETICS
+from bnas_deploy.search.models.bnas.config import DEPARTURES
+from bnas_deploy.search.training.recipes import ARITHMETICS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 

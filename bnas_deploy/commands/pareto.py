@@ -10,13 +10,13 @@ import click
 
 from bnas_deploy.commands.options import check_outputs, latency_target_option, seed_option
 from bnas_deploy.commands.train import find_device
-from bnas_deploy.errors import BnasError
-from bnas_deploy.files import temporary_folder
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.files import temporary_folder
 
 if TYPE_CHECKING:
-    from bnas_deploy.latency import LatencyTable, Workload
-    from bnas_deploy.pareto import Candidate
-    from bnas_deploy.search.config import NetworkConfig
+    from bnas_deploy.core.latency_table import LatencyTable, Workload
+    from bnas_deploy.report.pareto import Candidate
+    from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 SECONDS = 1.0
 """For how long each network is measured."""
@@ -62,11 +62,11 @@ def command(
     # Imported here so that --help does not wait for the frameworks.
     from dataclasses import replace
 
-    from bnas_deploy import pareto
+    from bnas_deploy.core.files import write_whole
+    from bnas_deploy.core.latency_table import read_latency_table
     from bnas_deploy.drawing.pareto import pareto_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
-    from bnas_deploy.files import write_whole
-    from bnas_deploy.latency import read_latency_table
+    from bnas_deploy.report import pareto
 
     if output:
         check_picture(output)
@@ -92,16 +92,16 @@ def _network(folder: Path, table: "LatencyTable", path: Path) -> "NetworkConfig"
     """Return the network that the table is of, with the cells of a search."""
     from dataclasses import replace
 
-    from bnas_deploy.genotype import read_genotype
-    from bnas_deploy.search.config import NetworkConfig
+    from bnas_deploy.core.genotype import read_genotype
+    from bnas_deploy.search.models.bnas.config import NetworkConfig
 
     config = NetworkConfig.from_json(table.network, f"{path}: network")
     return replace(config, genotype=read_genotype(str(folder / "genotype.json")))
 
 
 def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> "Candidate":
-    from bnas_deploy.pareto import Candidate
-    from bnas_deploy.search_history import read_history
+    from bnas_deploy.core.history import read_history
+    from bnas_deploy.report.pareto import Candidate
 
     best = read_history(folder / "history.json").best
     if best is None:
@@ -112,10 +112,10 @@ def _candidate(folder: Path, config: "NetworkConfig", table: "LatencyTable") -> 
 @cache  # searches often find the same cells, and PyTorch captures a network in seconds
 def exported_workloads(config: "NetworkConfig") -> "Counter[Workload]":
     """Return the workloads of a run of the exported network."""
+    from bnas_deploy.core.latency_table import RUN
     from bnas_deploy.export.workloads import network_workloads
-    from bnas_deploy.latency import RUN
-    from bnas_deploy.search.candidate_workloads import refuse_other_operations
-    from bnas_deploy.search.untrained import untrained_checkpoint
+    from bnas_deploy.search.cells.candidate_workloads import refuse_other_operations
+    from bnas_deploy.search.models.untrained import untrained_checkpoint
 
     refuse_other_operations(config)
     click.echo(f"... exporting the graph of {config.name}", err=True)
@@ -128,8 +128,8 @@ def _train(runs: Sequence[Path], configs: "Sequence[NetworkConfig]", name: str, 
     from dataclasses import replace
 
     from bnas_deploy.search.data import open_in_memory
-    from bnas_deploy.search.recipes import RECIPES, defaults_of
-    from bnas_deploy.search.train import TrainError, train
+    from bnas_deploy.search.training.recipes import RECIPES, defaults_of
+    from bnas_deploy.search.training.train import TrainError, train
 
     kind, image_size = name.partition(":")[0], configs[0].image_size
     of_folder = kind == "imagefolder"  # other images have a size of their own
@@ -156,9 +156,9 @@ def _measure(configs: "Sequence[NetworkConfig]", table: "LatencyTable", path: Pa
     """Export every network with random weights, and return the milliseconds that each takes here, in turns."""
     import numpy as np
 
-    from bnas_deploy.bundle import MODEL
-    from bnas_deploy.runtime.machine import native_isa, read_machine
-    from bnas_deploy.runtime.op_times import time_models
+    from bnas_deploy.core.bundle import MODEL
+    from bnas_deploy.runtime.bench.machine import native_isa, read_machine
+    from bnas_deploy.runtime.bench.operations import time_models
 
     here = read_machine()
     if (here.cpu, native_isa()) != (table.machine.get("cpu"), table.isa):
@@ -178,7 +178,7 @@ def _measure(configs: "Sequence[NetworkConfig]", table: "LatencyTable", path: Pa
 def _export(config: "NetworkConfig", path: Path) -> Path:
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
-    from bnas_deploy.search.untrained import untrained_checkpoint
+    from bnas_deploy.search.models.untrained import untrained_checkpoint
 
     click.echo(f"... exporting {config.name}", err=True)
     checkpoint = untrained_checkpoint(config, seed=0)

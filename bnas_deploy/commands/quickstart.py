@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands import bench, export, init, train
-from bnas_deploy.errors import BnasError
+from bnas_deploy.core.errors import BnasError
 
 FULL_SIZE = "BNAS-A"
 

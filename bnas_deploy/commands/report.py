@@ -21,7 +21,7 @@ def command(files: tuple[Path, ...], markdown_path: Path | None, html_path: Path
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report
-    from bnas_deploy.files import write_whole
+    from bnas_deploy.core.files import write_whole
 
     check_outputs({"--markdown": markdown_path, "--html": html_path}, inputs=files)
     reports = [report.read_report(file) for file in files]

@@ -18,11 +18,8 @@ from bnas_deploy.commands.options import (
     seed_option,
 )
 from bnas_deploy.commands.train import INTERRUPTED, find_device, progress_bar, resume_command
-from bnas_deploy.errors import BnasError
-
-# These import no framework.
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.search_config import (
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.search.cells.config import (
     FOLDER_IMAGES,
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
@@ -33,11 +30,14 @@ from bnas_deploy.search.search_config import (
     SearchConfig,
     SupernetConfig,
 )
-from bnas_deploy.search.space import SPACES
+from bnas_deploy.search.cells.space import SPACES
+
+# These import no framework.
+from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 if TYPE_CHECKING:
-    from bnas_deploy.search.objective import Objective
-    from bnas_deploy.search.search import SearchResult
+    from bnas_deploy.search.cells.objective import Objective
+    from bnas_deploy.search.cells.search import SearchResult
 
 
 def _by_data(field: str) -> str:
@@ -209,9 +209,9 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.search import draw_search
+    from bnas_deploy.search.cells.search import search
     from bnas_deploy.search.data import open_in_memory
-    from bnas_deploy.search.resume import stop_on_signals
-    from bnas_deploy.search.search import search
+    from bnas_deploy.search.training.resume import stop_on_signals
 
     check_library()
     kind = data.partition(":")[0]
@@ -275,9 +275,9 @@ def _objectives(target: Path | None, weight: float | None, config: SearchConfig)
     """Return the latency term, if there is a device to aim at."""
     if target is None or weight is None:
         return {}
-    from bnas_deploy.latency import read_latency_table
-    from bnas_deploy.search.expected_latency import ExpectedLatency
-    from bnas_deploy.search.space import EDGES
+    from bnas_deploy.core.latency_table import read_latency_table
+    from bnas_deploy.search.cells.expected_latency import ExpectedLatency
+    from bnas_deploy.search.cells.space import EDGES
 
     if config.network.k_map:
         raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")

@@ -20,19 +20,19 @@ from bnas_deploy.commands.options import (
     no_skip_option,
     seed_option,
 )
-from bnas_deploy.errors import BnasError
+from bnas_deploy.core.errors import BnasError
 
 # These import no framework.
-from bnas_deploy.genotype import read_genotype
-from bnas_deploy.search.config import NETWORKS, published_config
-from bnas_deploy.search.recipes import DEFAULTS, RECIPES, defaults_of
+from bnas_deploy.core.genotype import read_genotype
+from bnas_deploy.search.models.bnas.config import NETWORKS, published_config
+from bnas_deploy.search.training.recipes import DEFAULTS, RECIPES, defaults_of
 
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-    from bnas_deploy.search.train import EpochRecord, TrainResult
-    from bnas_deploy.search_history import Epoch
+    from bnas_deploy.core.history import Epoch
+    from bnas_deploy.search.training.train import EpochRecord, TrainResult
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -122,8 +122,8 @@ def command(
         )
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
-    from bnas_deploy.search.resume import stop_on_signals
-    from bnas_deploy.search.train import train
+    from bnas_deploy.search.training.resume import stop_on_signals
+    from bnas_deploy.search.training.train import train
 
     images = open_data(data, image_size=image_size, in_channels=in_channels)
     click.echo(images.summary)

@@ -16,9 +16,9 @@ def command(bundle: Path, layers: bool) -> None:
     arithmetic. If anything does not hold, the exit code is 1.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy import verification
-    from bnas_deploy.bundle import read_bundle
-    from bnas_deploy.errors import BundleError
+    from bnas_deploy.core.bundle import read_bundle
+    from bnas_deploy.core.errors import BundleError
+    from bnas_deploy.report import verification
     from bnas_deploy.runtime.verify import verify_bundle
 
     opened = read_bundle(bundle)

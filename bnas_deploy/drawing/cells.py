@@ -15,8 +15,8 @@ from its source and then right to the box. A dot is where wires are joined; with
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, Cell, Edge, Genotype
 from bnas_deploy.drawing.colours import LINE, SKIP, TEXT, colour_of
-from bnas_deploy.genotype import INNER_NODES, INPUT_NODES, Cell, Edge, Genotype
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

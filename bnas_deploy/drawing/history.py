@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bnas_deploy.search_history import History, Table
+    from bnas_deploy.core.history import History, Table
 
 
 def mean_probabilities(tables: "Sequence[Table]", operation: int) -> list[float]:

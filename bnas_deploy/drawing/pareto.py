@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnas_deploy.drawing.colours import LINE, SKIP
-from bnas_deploy.pareto import Candidate, front
+from bnas_deploy.report.pareto import Candidate, front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas_deploy.errors import BnasError
-from bnas_deploy.files import write_whole
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from bnas_deploy.core.genotype import Genotype
+from bnas_deploy.core.history import History
 from bnas_deploy.drawing.cells import genotype_figure
 from bnas_deploy.drawing.history import history_figure
 from bnas_deploy.drawing.pictures import FORMATS, save_picture
-from bnas_deploy.genotype import Genotype
-from bnas_deploy.search_history import History
 
 
 def draw_search(folder: Path, genotype: Genotype, history: History, *, skip: bool) -> None:

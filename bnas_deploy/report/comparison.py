@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bnas_deploy.errors import BnasError
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.report import figures
 from bnas_deploy.report.rows import SingleRow, kind_rows, layer_rows, single_rows, work_by_engine
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.report.tables import LAYER_MARKS
-from bnas_deploy.runtime.measure import NETWORK, Ratio, Record, Workload
-from bnas_deploy.runtime.profile import LAYER_KINDS
+from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record, Workload
+from bnas_deploy.runtime.bench.profile import LAYER_KINDS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from bnas_deploy.report.html import element, page, picture_part, table_part
 from bnas_deploy.report.picture import Bar, BarGroup, BarRow, Part
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.tables import Table
-from bnas_deploy.runtime.measure import Workload
+from bnas_deploy.runtime.bench.networks import Workload
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

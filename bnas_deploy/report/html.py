@@ -15,8 +15,8 @@ from bnas_deploy.report.rows import kind_rows, layer_rows, layers_by_name, singl
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.report.tables import LAYER_MARKS, Table, detail_tables, headline, overview_tables
-from bnas_deploy.runtime.measure import Record
-from bnas_deploy.runtime.profile import BINARY, LAYER_KINDS
+from bnas_deploy.runtime.bench.networks import Record
+from bnas_deploy.runtime.bench.profile import BINARY, LAYER_KINDS
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --dim: #5c5c5c; --paper: #ffffff; --line: #d8d8d8; }

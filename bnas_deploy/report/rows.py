@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnas_deploy.runtime.measure import Record
-from bnas_deploy.runtime.profile import BINARY, LAYER_KINDS
+from bnas_deploy.runtime.bench.networks import Record
+from bnas_deploy.runtime.bench.profile import BINARY, LAYER_KINDS
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnas_deploy.errors import BnasError
-from bnas_deploy.json_records import from_json, parse, read_json, wanted
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.json_records import from_json, parse, read_json, wanted
 from bnas_deploy.report.summary import Summary, summaries
-from bnas_deploy.runtime.engines import LeftOut
-from bnas_deploy.runtime.machine import Machine
-from bnas_deploy.runtime.measure import Record
+from bnas_deploy.runtime.bench.engines import LeftOut
+from bnas_deploy.runtime.bench.machine import Machine
+from bnas_deploy.runtime.bench.networks import Record
 
 EXPECTED = "a file of `bnas-deploy bench --json`"
 

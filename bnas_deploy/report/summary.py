@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bnas_deploy.report.rows import Work, is_disturbed, times_as_fast, work_by_engine
-from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from bnas_deploy.report import figures
 from bnas_deploy.report.rows import SingleRow, Work, kind_rows, layer_rows, single_rows, work_by_engine
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
-from bnas_deploy.runtime.engines import LeftOut
-from bnas_deploy.runtime.layers import WRONG_RESULT
-from bnas_deploy.runtime.machine import Machine
-from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
-from bnas_deploy.runtime.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
-from bnas_deploy.runtime.samples import MIN_RUNS
+from bnas_deploy.runtime.bench.engines import LeftOut
+from bnas_deploy.runtime.bench.layers import WRONG_RESULT
+from bnas_deploy.runtime.bench.machine import Machine
+from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.profile import CLASSIFIER, FLOAT, INT8, LAYER_KINDS
+from bnas_deploy.runtime.bench.samples import MIN_RUNS
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from bnas_deploy.report.comparison import Comparison
 from bnas_deploy.report.comparison_views import comparison_headline, comparison_tables
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.tables import Table, headline, tables
-from bnas_deploy.runtime.measure import AnswerCheck, TwinCheck
+from bnas_deploy.runtime.bench.networks import AnswerCheck, TwinCheck
 
 
 def answer(check: AnswerCheck) -> str:

@@ -26,7 +26,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from bnas_deploy.bits import sign
+from bnas_deploy.core.bits import sign
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from bnas_deploy.bits import pack_signs
+from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv, set_input
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import Tensor
 
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.graph import SIGN_OF_ZERO, Origin, constant_array, input_of, is_binary_conv, origin_of
 
 _READS = "reads"

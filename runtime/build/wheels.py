@@ -13,7 +13,7 @@ from pathlib import Path
 import native
 
 ROOT = native.SOURCES.parents[1]
-TARGETS = "bnas_deploy/targets.py"
+TARGETS = "runtime/targets.py"
 """Read by its path: nothing of the package is installed here."""
 
 

@@ -118,5 +118,5 @@ def variants_of(architecture: str) -> tuple[Variant, ...]:
 
 
 def function_name(variant: Variant, function: str) -> str:
-    """Return the symbol of one function of plain C; runtime/ort/planes.h declares it."""
+    """Return the symbol of one function of plain C; runtime/ort/blocked.h declares it."""
     return f"bnas_{variant.isa}_{function}"

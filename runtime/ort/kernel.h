@@ -120,7 +120,7 @@ typedef struct BnasKernel {
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;
 
-/* The rows of the dispatch table in kernels.c. */
+/* The rows of the dispatch table in dispatch.c. */
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
 #define BNAS_PLANES(isa, ...) extern const BnasKernel bnas_##isa##_kernel;

@@ -8,8 +8,8 @@ import os.path
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bnas_deploy.errors import DataError
-from bnas_deploy.names import did_you_mean, known_name
+from bnas_deploy.core.errors import DataError
+from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.data.cifar import open_cifar10, open_cifar100
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, InMemoryDataSet
 from bnas_deploy.search.data.digits import open_digits

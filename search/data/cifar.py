@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bnas_deploy.errors import DataError
-from bnas_deploy.files import open_regular
+from bnas_deploy.core.errors import DataError
+from bnas_deploy.core.files import open_regular
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 
 _SHAPE = (3, 32, 32)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnas_deploy.bundle import Preprocessing
-from bnas_deploy.errors import DataError
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip_half, shift
-from bnas_deploy.search.recipes import Augmentation
+from bnas_deploy.search.training.recipes import Augmentation
 
 
 class Batch(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from bnas_deploy.errors import INSTALL_TRAINING, DataError
+from bnas_deploy.core.errors import INSTALL_TRAINING, DataError
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 
 _WHITE = 16  # pixels are counts of dark dots in a 4x4 block, 0 to 16

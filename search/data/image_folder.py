@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bnas_deploy.errors import DataError
+from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import centre_box, flip, jitter_colours, random_crop, shift_image
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, Images, InMemoryDataSet, generator
 from bnas_deploy.search.data.pixels import describe_image, image_suffixes, read_image
-from bnas_deploy.search.recipes import SMALL, Augmentation
+from bnas_deploy.search.training.recipes import SMALL, Augmentation
 
 _SIZE = (224, 224)
 _MARGIN = 256 / 224  # shorter side of a large test image before its centre is cut out, over that of the centre

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from bnas_deploy.errors import DataError
-from bnas_deploy.files import open_regular
+from bnas_deploy.core.errors import DataError
+from bnas_deploy.core.files import open_regular
 
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """Formats of images as cameras and programs keep them. Pillow knows others, some of which run other programs."""

@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from bnas_deploy.bundle import MODEL
+from bnas_deploy.core.bundle import MODEL
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.export.capture import INPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session
-from bnas_deploy.search.config import published_config
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import published_config
+from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 HERE = Path(__file__).parent
 OPERATOR_TESTS = HERE.parent / "runtime/test_native_operators.py"

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from native_kernels import Counting, NativeKernels, aligned, build, generated_count, runnable_variants, yardstick_count
 
+from bnas_deploy.runtime.bench.networks import ratio
+from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant
 from bnas_deploy.runtime.kernels.variants import Counting as Way
-from bnas_deploy.runtime.measure import ratio
-from bnas_deploy.runtime.samples import interleave, timed
 
 INPUTS = (324, 576, 1152, 2304, 4608)  # of one output: 36, 64, 128, 256 and 512 channels under a kernel of 3 x 3
 TILES = (1, 2, 3, 4)  # vectors of pixels
-PAIRS = 8  # of output channels, as many as runtime/ort/planes.h says
+PAIRS = 8  # of output channels, as many as runtime/ort/blocked.h says
 TAPS = 3
 ROW = 57  # bytes from one row of a plane to the next: 56 pixels and their padding
 SAMPLE_OPERATIONS = 200_000_000  # multiply-adds in one timing, some 200 us: longer than a call from Python takes
@@ -28,7 +28,7 @@ ROUNDS = 60
 
 
 def counting(variant: Variant, inputs: int, vectors: int) -> Counting:
-    """Make random planes as planes_pack.c has them for a kernel of 3 x 3, read in place, a tenth of them padding."""
+    """Make random planes as blocked_pack.c has them for a kernel of 3 x 3, read in place, a tenth of them padding."""
     rng = np.random.default_rng(inputs)
     way = variant.counting
     lanes = vectors * variant.vector_bytes

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from bnas_deploy.bits import unpack_signs
+from bnas_deploy.core.bits import unpack_signs
+from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name, variants_of
-from bnas_deploy.runtime.machine import cpu_flags
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

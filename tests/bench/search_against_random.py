@@ -16,20 +16,20 @@ import click
 import numpy as np
 import torch
 
-from bnas_deploy.genotype import Cell, Edge, Genotype
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.data import InMemoryDataSet, open_data
-from bnas_deploy.search.recipes import RECIPES
-from bnas_deploy.search.search import search
-from bnas_deploy.search.search_config import (
+from bnas_deploy.core.genotype import Cell, Edge, Genotype
+from bnas_deploy.search.cells.config import (
     PUBLISHED_DIVERSITY_SHARE,
     SEARCH_DEFAULTS,
     SEARCH_RECIPES,
     SearchConfig,
     SupernetConfig,
 )
-from bnas_deploy.search.space import SPACES
-from bnas_deploy.search.train import train
+from bnas_deploy.search.cells.search import search
+from bnas_deploy.search.cells.space import SPACES
+from bnas_deploy.search.data import InMemoryDataSet, open_data
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.train import train
 
 
 def find(data: InMemoryDataSet, epochs: int, seed: int) -> Genotype:

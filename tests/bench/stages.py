@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from native_kernels import Call, NativeKernels, Parts, aligned, build, runnable_variants
 
-from bnas_deploy.bits import pack_signs
-from bnas_deploy.cost import LayerCost
+from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.runtime.bench.layers import LAYERS, problem, same_padding
+from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.variants import VARIANTS
-from bnas_deploy.runtime.layers import LAYERS, problem, same_padding
-from bnas_deploy.runtime.samples import interleave, timed
 
 ROUNDS = 300
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from bnas_deploy.runtime.bench.layers import LAYERS
+from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import Variant, variants_of
-from bnas_deploy.runtime.layers import LAYERS
-from bnas_deploy.runtime.machine import cpu_flags
 
 VARIANTS = [row for row in variants_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
 RUNNABLE = [row.isa for row in VARIANTS]
@@ -77,7 +77,7 @@ def test_the_stages_of_every_layer_are_measured(kernels: Any) -> None:
 
 
 def test_a_wrong_result_ends_the_measuring_of_stages(kernels: Any) -> None:
-    code = "import bnas_deploy.bits as bits, stages; stages.pack_signs = lambda signs: 0 * bits.pack_signs(signs)"
+    code = "import bnas_deploy.core.bits as bits, stages; stages.pack_signs = lambda signs: 0 * bits.pack_signs(signs)"
     done = run(f"{code}\nstages.main()", "--rounds", "1", built=kernels.path)
     assert done.returncode == 1
     assert done.stderr == f"{RUNNABLE[0]}: wrong result on 56x56 64->64 k3 s1 d1\n"

@@ -18,12 +18,12 @@ from bnas_deploy.export.capture import INPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
+from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import variants_of
-from bnas_deploy.runtime.machine import cpu_flags
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.config import published_config
-from bnas_deploy.search.network import Network, build_network
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import published_config
+from bnas_deploy.search.models.bnas.network import Network, build_network
+from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL]
 

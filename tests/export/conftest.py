@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bnas_deploy.bits import pack_signs
+from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import array_of, is_binary_conv
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture, freeze
 from bnas_deploy.export.graph import constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import layer_vectors
-from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
 
 SHAPE = (4, 6, 6)
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.bundle import Preprocessing
+from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.doubts import Doubts, LikelyBinary, ZeroActivations, find_doubts
-from bnas_deploy.search.layers import BinaryConv2d, BinaryWeightConv2d
-from bnas_deploy.verification import describe_export
+from bnas_deploy.report.verification import describe_export
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 
 
 class Theirs(nn.Conv2d):
@@ -128,8 +128,8 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     text = " ".join(describe_export(result).split())
     assert (
         "WARNING: look binary theirs (weights ±s, input ±s), functional (weights ±s, input ±s), up (input ±s), "
-        "head (weights ±s): binary layers that are not the package's? Make them of bnas_deploy.search.layers, or they "
-        "stay float" in text
+        "head (weights ±s): binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or "
+        "they stay float" in text
     )
     assert (
         f"activations of exactly 0 {zeros.zeros:,} of {zeros.activations:,} before after_relu; sign(0) is +1 here, and "

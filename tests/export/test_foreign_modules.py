@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from bnas_deploy.bundle import Preprocessing
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
-from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, Zeroise
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 
 CLASSES = 5
 SHAPE = (3, 8, 8)

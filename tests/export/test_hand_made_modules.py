@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnas_deploy.bits import pack_signs
-from bnas_deploy.bundle import (
+from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.bundle import (
     FLOAT_TWIN,
     IMAGES,
     INT8_TWIN,
@@ -20,9 +20,9 @@ from bnas_deploy.bundle import (
     Preprocessing,
     read_bundle,
 )
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, ExportResult, Images, export_module
-from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear
 
 CLASSES = 5
 DESCRIPTION = Description(
@@ -206,7 +206,7 @@ class AnswersDifferently(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (_twin, "Sequential: no binary layer in it; build it of bnas_deploy.search.layers"),
+        (_twin, "Sequential: no binary layer in it; build it of bnas_deploy.search.nn.layers"),
         (DependsOnData, "DependsOnData cannot be captured by torch.export: .*control flow that depends on data"),
         (
             AnswersDifferently,

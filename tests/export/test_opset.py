@@ -17,8 +17,8 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from bnas_deploy.bits import pack_signs
-from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.export import opset
 from bnas_deploy.export.opset import OPERATORS, Operator
 from bnas_deploy.runtime.session import session_options

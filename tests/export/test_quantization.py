@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bnas_deploy.bits import pack_signs
+from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish, finish_proto
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
 from bnas_deploy.export.quantization import CALIBRATION_BATCH, FEWEST_CHANNELS, quantize, quantize_layers
 from bnas_deploy.export.rewrite import run
-from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network import build_network
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 IMAGE = (3, 32, 32)
 IMAGES = CALIBRATION_BATCH + 1  # more than one batch, the last of them not whole

@@ -17,7 +17,7 @@ from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.quantization import quantize
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.layers import BinaryConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d
 
 CHANNELS = 12
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.vectors import Vectors, output_tolerance
-from bnas_deploy.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
 from bnas_deploy.runtime.pieces import PieceResult, compare_pieces
 from bnas_deploy.runtime.session import create_session
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.network import Network, build_network
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import Network, build_network
+from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 CHANNELS = 4
 IMAGE_SIZE = (8, 8)

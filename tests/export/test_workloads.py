@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
+from bnas_deploy.core.latency_table import Workload
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.workloads import network_workloads, node_workloads, workloads
-from bnas_deploy.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
-from bnas_deploy.latency import Workload
-from bnas_deploy.runtime.graph import read_nodes
-from bnas_deploy.runtime.profile import original_nodes, read_profile
+from bnas_deploy.runtime.bench.profile import original_nodes, read_profile
+from bnas_deploy.runtime.onnx_file.reader import read_nodes
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.candidate_workloads import candidate_workloads
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.layers import BinaryConv2d
-from bnas_deploy.search.network import Network
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import Network
+from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.nn.layers import BinaryConv2d
 
 IMAGES = (3, 16, 16)
 FUSIONS = ("BASIC", "EXTENDED")

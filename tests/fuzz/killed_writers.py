@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnas_deploy import partial
-from bnas_deploy.bundle import (
+from bnas_deploy.core import partial
+from bnas_deploy.core.bundle import (
     FILES,
     MANIFEST,
     MODEL,
@@ -36,9 +36,9 @@ from bnas_deploy.bundle import (
     new_bundle,
     read_bundle,
 )
-from bnas_deploy.cost import LayerCost
-from bnas_deploy.errors import BnasError
-from bnas_deploy.files import write_whole
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.layer_cost import LayerCost
 
 STEPS = {
     *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "os.scandir"),

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy import bundle as files
 from bnas_deploy import export
-from bnas_deploy.bundle import Preprocessing
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.layers import BinaryConv2d, BinaryLinear, Zeroise
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 
 CLASSES = 5
 IMAGES = 2

@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from bnas_deploy import bundle as files
-from bnas_deploy.bundle import Bundle, PieceCheck, Preprocessing, read_bundle
-from bnas_deploy.errors import BnasError
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import Bundle, PieceCheck, Preprocessing, read_bundle
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.runtime.pieces import TOLERANCE
 from bnas_deploy.runtime.session import session_options
 from bnas_deploy.runtime.verify import verify_bundle
-from bnas_deploy.search.config import published_config
-from bnas_deploy.search.layers import BinaryConv2d
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import published_config
+from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.nn.layers import BinaryConv2d
 
 CLASSES = 10
 SIZE = 32

@@ -32,7 +32,8 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from bnas_deploy.bundle import (
+from bnas_deploy.cli import main as bnas_deploy
+from bnas_deploy.core.bundle import (
     FILES,
     FLOAT_TWIN,
     IMAGES,
@@ -43,30 +44,29 @@ from bnas_deploy.bundle import (
     MODEL,
     describe_files,
 )
-from bnas_deploy.cli import main as bnas_deploy
-from bnas_deploy.errors import BnasError
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS
+from bnas_deploy.core.history import Epoch, History, Tables
+from bnas_deploy.core.latency_table import LatencyTable, WorkTime, read_latency_table
 from bnas_deploy.export import Images, export_checkpoint
-from bnas_deploy.genotype import GENOTYPES, OPERATIONS
-from bnas_deploy.latency import LatencyTable, WorkTime, read_latency_table
+from bnas_deploy.remote.wheels import LIBRARY_IN_WHEEL
 from bnas_deploy.report import Report
-from bnas_deploy.runtime.engines import LeftOut
+from bnas_deploy.runtime.bench.engines import LeftOut
+from bnas_deploy.runtime.bench.machine import read_machine
+from bnas_deploy.runtime.bench.memory import PeakMemory
+from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.runtime.machine import read_machine
-from bnas_deploy.runtime.measure import NETWORK, Ratio, Record
-from bnas_deploy.runtime.memory import PeakMemory
-from bnas_deploy.search.checkpoint import save_checkpoint
-from bnas_deploy.search.config import NetworkConfig
+from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
+from bnas_deploy.search.cells.expected_latency import ExpectedLatency
+from bnas_deploy.search.cells.network_works import all_works
+from bnas_deploy.search.cells.search import search
+from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data import InMemoryDataSet, open_data
-from bnas_deploy.search.expected_latency import ExpectedLatency
-from bnas_deploy.search.network_works import all_works
-from bnas_deploy.search.recipes import RECIPES
-from bnas_deploy.search.search import search
-from bnas_deploy.search.search_config import SEARCH_RECIPES, SearchConfig, SupernetConfig
-from bnas_deploy.search.space import EDGES, SPACES
-from bnas_deploy.search.train import train
-from bnas_deploy.search.untrained import untrained_checkpoint
-from bnas_deploy.search_history import Epoch, History, Tables
-from bnas_deploy.wheels import LIBRARY_IN_WHEEL
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.checkpoint import save_checkpoint
+from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.train import train
 
 LIMIT_S = 120
 """A command that takes as long hangs: each takes a second or so, and a machine may be busy."""

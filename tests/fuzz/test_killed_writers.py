@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bnas_deploy.files import write_whole
-from bnas_deploy.partial import partial_file, partial_folder
+from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.partial import partial_file, partial_folder
 
 NET = Path(__file__).with_name("killed_writers.py")
 
@@ -22,7 +22,7 @@ def test_every_step_of_a_writer() -> None:
 
 def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     with partial_file(tmp_path) as (file, _), partial_folder(tmp_path) as folder:
-        code = "import sys; from pathlib import Path; from bnas_deploy.files import write_whole\n"
+        code = "import sys; from pathlib import Path; from bnas_deploy.core.files import write_whole\n"
         code += "write_whole(Path(sys.argv[1]), b'')"
         subprocess.run([sys.executable, "-P", "-c", code, tmp_path / "other"], check=True)
         assert sorted(tmp_path.iterdir()) == sorted([file, folder, tmp_path / "other"])

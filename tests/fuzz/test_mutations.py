@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bnas_deploy import export
-from bnas_deploy.bundle import read_bundle
-from bnas_deploy.errors import BundleError, ExportError
+from bnas_deploy.core.bundle import read_bundle
+from bnas_deploy.core.errors import BundleError, ExportError
 from bnas_deploy.export.finish import finish
 
 SEEDS = range(3)

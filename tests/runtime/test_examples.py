@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from bnas_deploy.export.opset import reference
+from bnas_deploy.remote.wheels import library_in
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.wheels import library_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

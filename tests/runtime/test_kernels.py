@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant, function_name, variants_of
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.runtime.machine import cpu_flags
 
 ROOT = Path(__file__).parents[2]
 CALLED = {"memcpy", "memset"}

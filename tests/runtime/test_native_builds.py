@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from bnas_deploy.errors import RuntimeLibraryError
+from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.runtime import library
 
 ROOT = Path(__file__).parents[2]

@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
-from bnas_deploy.bits import pack_signs
+from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.export.opset import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
+from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.runtime.machine import cpu_flags
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays, dict[str, Any]], None]

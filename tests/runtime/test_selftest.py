@@ -1,4 +1,4 @@
-"""The self-test notices a wrong bit; tests/test_doctor_command.py runs it for every kernel."""
+"""The self-test notices a wrong bit; tests/commands/test_doctor.py runs it for every kernel."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_deploy.runtime import selftest
-from bnas_deploy.runtime.layers import LayerRunner, Problem, open_bnas
+from bnas_deploy.runtime.bench.layers import LayerRunner, Problem, open_bnas
 from bnas_deploy.runtime.selftest import LAYERS, run_selftest
 
 

@@ -18,13 +18,13 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-from bnas_deploy.bits import pack_signs
-from bnas_deploy.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
-from bnas_deploy.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
+from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
 from bnas_deploy.export import opset
 from bnas_deploy.runtime import session
+from bnas_deploy.runtime.bench.machine import native_isa
 from bnas_deploy.runtime.library import kernel_rows, library_path
-from bnas_deploy.runtime.machine import native_isa
 from bnas_deploy.runtime.session import create_session, open_bundle, run_session, session_options
 from bnas_deploy.search.data.digits import open_digits
 
@@ -384,7 +384,7 @@ def test_an_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch)
 def test_onnxruntime_1_16_is_refused_before_it_is_imported(with_onnxruntime_1_16: RunPython) -> None:
     run = with_onnxruntime_1_16("from bnas_deploy.runtime.session import open_bundle; open_bundle('nowhere')")
     assert run.stderr.splitlines()[-1] == (
-        "bnas_deploy.errors.RuntimeLibraryError: onnxruntime 1.16.3 is too old: bnas-deploy needs 1.17 or newer; "
+        "bnas_deploy.core.errors.RuntimeLibraryError: onnxruntime 1.16.3 is too old: bnas-deploy needs 1.17 or newer; "
         "pip install --upgrade onnxruntime"
     )
 

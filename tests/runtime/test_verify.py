@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bnas_deploy.bundle import IMAGES, MANIFEST, MODEL, PIECES, describe_files, read_bundle
 from bnas_deploy.cli import main
-from bnas_deploy.errors import BundleError
+from bnas_deploy.core.bundle import IMAGES, MANIFEST, MODEL, PIECES, describe_files, read_bundle
+from bnas_deploy.core.errors import BundleError
 from bnas_deploy.runtime.verify import verify_bundle
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -27,9 +27,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from torch import nn
 
-    from bnas_deploy.bundle import Preprocessing
+    from bnas_deploy.core.bundle import Preprocessing
     from bnas_deploy.export import Description, Images, export_module
-    from bnas_deploy.search.layers import BinaryConv2d
+    from bnas_deploy.search.nn.layers import BinaryConv2d
 
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)

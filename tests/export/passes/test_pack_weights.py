@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bnas_deploy.bits import unpack_signs
+from bnas_deploy.core.bits import unpack_signs
 from bnas_deploy.export.graph import constant, constant_array, input_of, set_input
 from bnas_deploy.export.passes import DropUnused, PackWeights
 from bnas_deploy.export.rewrite import run

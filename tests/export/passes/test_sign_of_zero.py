@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy import verification
-from bnas_deploy.bundle import Preprocessing
-from bnas_deploy.errors import ExportError
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Description, ExportResult, Images, export_checkpoint, export_module
-from bnas_deploy.genotype import GENOTYPES
+from bnas_deploy.report import verification
 from bnas_deploy.runtime.session import open_bundle
-from bnas_deploy.search.checkpoint import Checkpoint
-from bnas_deploy.search.config import NetworkConfig
-from bnas_deploy.search.layers import BinaryConv2d, Zeroise
-from bnas_deploy.search.network import Network
-from bnas_deploy.search.untrained import untrained_checkpoint
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import Network
+from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
+from bnas_deploy.search.training.checkpoint import Checkpoint
 
 
 class HalfZero(nn.Module):

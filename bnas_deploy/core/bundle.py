@@ -1,0 +1,417 @@
+"""The folder that is deployed: models, manifest and test vectors; how it is written, read and checked.
+
+It holds
+
+    model.onnx               the binary network; its binary convolutions are operators of the domain `bnas`
+    float.onnx               the float twin: the same architecture with real weights and no sign
+    int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1.0 have none
+    manifest.json            what is described by `Manifest`
+    test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
+                             layers were quantised, `logits` are what model.onnx answered when it was exported, and
+                             `float_logits` what it answered before they were
+    test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
+                             model.onnx, and how far from them a piece may be (`NAME|tolerance`, by channel)
+"""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from types import FrameType
+from typing import Any
+
+from bnas_deploy.core.errors import BundleError
+from bnas_deploy.core.files import NO_ROOM, open_regular, read_bytes
+from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse, wanted
+from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.partial import partial_folder, put_folder, remove_leftovers
+
+FORMAT_VERSION = 3
+"""1, of bnas-deploy 0.1.0, had no `quantization`. 1 and 2 had vectors of binary convolutions alone, with a copy of the
+model to run them with; they are read without those."""
+
+MODEL = "model.onnx"
+FLOAT_TWIN = "float.onnx"
+INT8_TWIN = "int8.onnx"
+MANIFEST = "manifest.json"
+IMAGES = "test_vectors/images.npz"
+PIECES = "test_vectors/pieces.npz"
+FILES = (MODEL, FLOAT_TWIN, IMAGES, PIECES)
+"""Every bundle has these besides the manifest; those of formats 1 and 2 have no pieces."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and SHA-256 of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an input: resize, scale to 0..1, (value - mean) / std per channel."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """A value of model.onnx, and the first `shape[i]` along each axis i of the array that stands for it."""
+
+    value: str
+    array: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PieceCheck:
+    """A part of the model between values that PyTorch recorded, and what it is compared with.
+
+    `name` is that of the node that makes the output. A piece that looks at a neighbourhood is fed corners of PyTorch's
+    values; it then makes something of the shape `made`, of which the corner `output` is compared, since values past it
+    would depend on more than was fed.
+    """
+
+    name: str
+    inputs: tuple[Corner, ...]
+    output: Corner
+    made: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` needs besides the test vectors.
+
+    `output_tolerance` is how far a logit moves when every value carries its rounding: what it says depends on how much
+    a network amplifies that. `ties` are, for each binary convolution that has some, the activations of one image that
+    equal the threshold or lie within rounding of it, so that another machine may give them the other sign.
+    """
+
+    output_tolerance: float
+    pieces: tuple[PieceCheck, ...]
+    ties: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What it changed to compute in 8 bits what is not binary, on the `images` of the export.
+
+    Differences are those of a logit to the same network with float layers; `agreement` images kept their most likely
+    class.
+    """
+
+    largest_difference: float
+    mean_difference: float
+    images: int
+    agreement: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says about itself; `network` and `metrics` are shown to people, not interpreted.
+
+    The keys of `files` are paths inside the bundle, with forward slashes.
+    """
+
+    bnas_deploy: str
+    network: dict[str, Any]
+    opset: dict[str, int]
+    input_name: str
+    input_shape: tuple[int, ...]  # (channels, height, width); the batch is free
+    output_name: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    layers: tuple[LayerCost, ...]
+    verification: Verification
+    quantization: Quantization | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    format: int = FORMAT_VERSION
+
+    @property
+    def still_float(self) -> tuple[LayerCost, ...]:
+        """Return the layers whose weights stayed float."""
+        return tuple(layer for layer in self.layers if layer.weight_bits == 32)
+
+    @property
+    def reference(self) -> str:
+        """Name, in a sentence, whose answers the test vectors are."""
+        return "PyTorch" if self.quantization is None else "the exported model"
+
+    @property
+    def in_8_bits(self) -> tuple[LayerCost, ...]:
+        """Return the layers whose weights have 8 bits."""
+        return tuple(layer for layer in self.layers if layer.weight_bits == 8)
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest was read and whose files are there."""
+
+    path: Path
+    manifest: Manifest
+
+    def __repr__(self) -> str:
+        """Say what it is in a line; the manifest has a line for every layer."""
+        return f"<Bundle: {self.description}>"
+
+    @property
+    def description(self) -> str:
+        """Where it is, and from what to what its network goes."""
+        manifest = self.manifest
+        size = "x".join(map(str, manifest.input_shape))
+        return f"{self.path}, {manifest.network.get('name', 'a network')}, N x {size} to {len(manifest.labels)} classes"
+
+    def file(self, name: str) -> Path:
+        """Return the path of one file of the bundle, by the names above."""
+        return self.path / name
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read the bundle in folder `path` and compare every file with its size and SHA-256 in the manifest.
+
+    Raises:
+        BundleError: the folder is no bundle, of a newer format, or a file is missing or was changed.
+    """
+    try:
+        if not path.is_dir():
+            raise BundleError(f"{path}: not a folder; expected the folder that `bnas-deploy export -o` wrote")
+        manifest = _read_manifest(path / MANIFEST)
+        for name, record in manifest.files.items():
+            _check_file(path, name, record)
+    except OSError as error:
+        raise BundleError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
+    return Bundle(path, manifest)
+
+
+@contextmanager
+def new_bundle(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, and put it at `path` when the block ends without an error.
+
+    Whoever looks at `path` sees a whole bundle, the old one or the new one (`put_folder` has the exception). After an
+    error the old one is still there and nothing else is left, folders made on the way included; so it is after SIGTERM.
+    A killed process leaves a hidden folder beside `path`, which the next write there removes.
+
+    Raises:
+        BundleError: `path` exists and is no bundle or holds other files too, or cannot be written; or the block ran
+            out of room.
+    """
+    with _sigterm_as_exit():
+        yield from _new_bundle(path)
+
+
+def _new_bundle(path: Path) -> Iterator[Path]:
+    made: list[Path] = []
+    try:
+        with ExitStack() as until_it_is_there:
+            with _as_unwritable(path):
+                remove_leftovers(path.parent)  # one of them may hold the bundle that was here
+                _check_replaceable(path)
+                made += (folder for folder in path.parents if not folder.exists())  # innermost first
+                path.parent.mkdir(parents=True, exist_ok=True)
+                work = until_it_is_there.enter_context(partial_folder(path.parent))
+                fresh = work / "new"
+                (fresh / "test_vectors").mkdir(parents=True)
+            with _as_unwritable(path, NO_ROOM):
+                yield fresh
+            with _as_unwritable(path):
+                _check_replaceable(path)  # again, because minutes may have passed
+                _sync(fresh)
+                put_folder(fresh, path, work)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty: the bundle lies in it
+                folder.rmdir()
+
+
+def describe_files(folder: Path) -> dict[str, FileRecord]:
+    """Return the size and hash of every file below `folder` but the manifest."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return {
+        file.relative_to(folder).as_posix(): FileRecord(
+            file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()
+        )
+        for file in files
+    }
+
+
+@contextmanager
+def _as_unwritable(path: Path, errors: Collection[int] | None = None) -> Iterator[None]:
+    """Turn what the system reports in the block, or those `errors` of it, into a BundleError."""
+    try:
+        yield
+    except OSError as error:
+        if errors is not None and error.errno not in errors:
+            raise
+        raise BundleError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk take all files, or a power cut could leave a bundle of empty files; a full disk shows here too."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Make SIGTERM raise SystemExit in the block, so that what the block has to clean up is cleaned up.
+
+    What the system does with SIGTERM by default ends the process without any `finally`, and `kill`, a job queue and a
+    shutdown send it. A handler that somebody else has set is left as it is.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # Python sets handlers only there
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # the exit code that a shell gives to a process ended by this signal
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse a path whose replacement would remove anything but a bundle, or cannot succeed."""
+    left_alone = "it was left alone, choose another folder"
+    here = Path.cwd()
+    if Path(os.path.realpath(path)) in (here, *here.parents):
+        raise BundleError(f"{path}: the current folder lies in it; {left_alone}")
+    if os.path.ismount(path):
+        raise BundleError(f"{path}: a mount point, which cannot be replaced; {left_alone}")
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        manifest = _read_manifest(path / MANIFEST)
+    except (BundleError, OSError):
+        raise BundleError(f"{path}: exists and is not a bundle; {left_alone}") from None
+    if others := sorted(_files_of_others(path, manifest)):
+        raise BundleError(f"{path}: holds files that are not of the bundle, such as {others[0]}; {left_alone}")
+
+
+def _files_of_others(path: Path, manifest: Manifest) -> set[str]:
+    """Return what is below `path` and neither of the bundle nor a folder for it."""
+    ours = {MANIFEST, *manifest.files}
+    ours |= {folder.as_posix() for name in ours for folder in PurePosixPath(name).parents}
+    return {file.relative_to(path).as_posix() for file in path.rglob("*")} - ours
+
+
+def _check_file(bundle: Path, name: str, record: FileRecord) -> None:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise BundleError(
+            f"{bundle / MANIFEST}: lists the file {name!r}, which is not inside the bundle; export the model again"
+        )
+    path = bundle / name
+    try:
+        opened = open_regular(path)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: missing, but the manifest lists it; export the model again") from None
+    with opened as file:
+        got = os.fstat(file.fileno()).st_size
+        if got != record.bytes:
+            raise BundleError(f"{path}: {got} bytes, the manifest says {record.bytes}; copy or export the bundle again")
+        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            raise BundleError(f"{path}: its SHA-256 is not the one in the manifest; copy or export the bundle again")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        data = parse(read_bytes(path, LARGEST_FILE))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path.parent}: no {MANIFEST} in it; expected the folder that `bnas-deploy export -o` wrote"
+        ) from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not a JSON file: {error}; export the model again") from None
+    return _manifest_from_json(data, path)
+
+
+def _manifest_from_json(data: Any, where: Path) -> Manifest:
+    if not isinstance(data, dict) or type(data.get("format")) is not int:  # True is an int too
+        raise BundleError(f"{where}: not a manifest: no integer `format`; export the model again")
+    version = data["format"]
+    if version < 1:
+        raise BundleError(f"{where}: format version {version}, expected 1 to {FORMAT_VERSION}; export the model again")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
+        )
+    try:
+        if version < FORMAT_VERSION:
+            data = _of_older_format(data)
+        manifest: Manifest = from_json(Manifest, data)
+        _check_values(manifest)
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}; export the model again") from None
+    return manifest
+
+
+def _of_older_format(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of format 1 or 2 as one of today, without pieces."""
+    old = wanted(isinstance(data.get("verification"), dict), data.get("verification"), "verification", "an object")
+    verification = {name: value for name, value in old.items() if name != "layers"}
+    return {"quantization": None, **data, "verification": {**verification, "pieces": [], "ties": {}}}
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raise ValueError where fields are right each for itself, and the manifest is not."""
+    preprocessing, verification = manifest.preprocessing, manifest.verification
+    for index, layer in enumerate(manifest.layers):
+        _check_layer(layer, f"layers[{index}]")
+    wanted(
+        verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
+    )
+    if manifest.format == FORMAT_VERSION:
+        _check_pieces(manifest)
+    shape = list(manifest.input_shape)
+    wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
+    channels, *size = shape
+    got = [preprocessing.height, preprocessing.width]
+    wanted(got == size, got, "preprocessing: height, width", f"{size}, as in input_shape")
+    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
+    wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
+    for name in FILES if manifest.format == FORMAT_VERSION else FILES[:-1]:
+        wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+
+
+def _check_pieces(manifest: Manifest) -> None:
+    """Refuse shapes that are none, and binary layers without a piece."""
+    pieces = manifest.verification.pieces
+    for index, piece in enumerate(pieces):
+        shapes = piece.output.shape, piece.made
+        fits = len(shapes[0]) == len(shapes[1]) and min((*shapes[0], *shapes[1]), default=1) > 0
+        where = f"verification.pieces[{index}]: output, made"
+        wanted(fits, [list(shape) for shape in shapes], where, "two shapes of one rank, at least 1 each")
+    binary = {layer.name for layer in manifest.layers if layer.is_binary}
+    missing = sorted(binary - {piece.name for piece in pieces})
+    wanted(
+        not missing, sorted(piece.name for piece in pieces), "verification.pieces", f"{json.dumps(missing)} among them"
+    )
+
+
+def _check_layer(layer: LayerCost, name: str) -> None:
+    """Refuse what has no weights, or no number of them."""
+    for key in ("input", "output", "kernel", "stride", "dilation"):
+        sizes = getattr(layer, key)
+        wanted(min(sizes) > 0, list(sizes), f"{name}.{key}", "at least 1 each")
+    wanted(layer.groups > 0, layer.groups, f"{name}.groups", "at least 1")
+    wanted(layer.weight_bits in (1, 8, 32), layer.weight_bits, f"{name}.weight_bits", "1, 8 or 32")

@@ -1,0 +1,169 @@
+"""What `export` and `verify` found, as text; the only place that rounds it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bnas_deploy.core.bundle import Bundle, Manifest
+from bnas_deploy.core.layer_cost import LayerCost
+
+if TYPE_CHECKING:
+    from bnas_deploy.export import ExportResult
+    from bnas_deploy.export.doubts import Doubts, LikelyBinary
+    from bnas_deploy.export.rewrite import Refusal
+    from bnas_deploy.runtime.pieces import PieceResult
+    from bnas_deploy.runtime.verify import VerifyResult
+
+NAME_WIDTH = 24
+FEW_LAYERS = 3
+
+POWERLESS = 0.25
+"""Where rounding moves outputs by more than this part of their spread, a comparison of them says nothing."""
+
+
+def describe_export(result: "ExportResult") -> str:
+    """Say what was exported and how it compares with PyTorch."""
+    passes = ", ".join(f"{name} {count}" for name, count in result.log.applied.items() if count)
+    lines = [
+        describe(result.bundle, result.verification),
+        _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
+        _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}"),
+        _line("rewrites", passes),
+        *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
+        *(_line("note", note) for note in result.log.notes),
+        *_doubts(result.doubts),
+        f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
+    ]
+    return "\n".join(lines)
+
+
+def _doubts(doubts: "Doubts") -> list[str]:
+    """Say which float layers look binary, and where sign(0) decides."""
+    lines = []
+    if doubts.likely_binary:
+        names = ", ".join(f"{layer.name} ({_looks(layer)})" for layer in doubts.likely_binary)
+        advice = (
+            "binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or they stay float"
+        )
+        lines.append(_line("WARNING: look binary", f"{names}: {advice}"))
+    if doubts.zero_activations:
+        zeros = doubts.zero_activations
+        counts = [f"{layer.zeros:,} of {layer.activations:,} before {layer.name}" for layer in zeros[:FEW_LAYERS]]
+        counts += [f"and before {len(zeros) - FEW_LAYERS} layers more"] * (len(zeros) > FEW_LAYERS)
+        lines.append(_line("activations of exactly 0", f"{', '.join(counts)}; sign(0) is +1 here, and 0 in torch.sign"))
+    return lines
+
+
+def _looks(layer: "LikelyBinary") -> str:
+    found = {"weights ±s": layer.weights, "input ±s": layer.input}
+    return ", ".join(text for text, true in found.items() if true)
+
+
+def _refusals(refusals: "Sequence[Refusal]") -> list[str]:
+    """Return a sentence for each reason, with the first node that it was given for and how many more."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for refusal in refusals:
+        nodes.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.node)
+    return [
+        f"{rewrite}: {first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for (rewrite, reason), (first, *others) in nodes.items()
+    ]
+
+
+def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = False) -> str:
+    """Say what `verify_bundle` found, a line for each thing."""
+    lines = [
+        *_pieces(result, every_layer=every_layer),
+        _line("with and without library", "identical" if result.identical else "DIFFERENT"),
+        *_ties(bundle.manifest),
+        _line("outputs, for information", _outputs(result)),
+        _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
+        _line("still float", _float_layers(bundle.manifest.still_float)),
+        *_quantized(bundle.manifest),
+        *_sizes(bundle),
+    ]
+    return "\n".join(lines)
+
+
+def _pieces(result: "VerifyResult", *, every_layer: bool) -> list[str]:
+    if result.pieces is None:
+        reason = "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again for that"
+        return [_line("pieces", reason)]
+    pieces = result.pieces.pieces
+    groups = {
+        "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch"),
+        "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch"),
+        "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model"),
+    }
+    lines = [_line(name, _agreement(*group)) for name, group in groups.items() if group[0]]
+    if every_layer:
+        lines += [_line("", _piece(piece)) for piece in pieces]
+    return lines + [_line("FAULT", fault) for fault in result.pieces.faults]
+
+
+def _agreement(pieces: "Sequence[PieceResult]", reference: str) -> str:
+    exact = sum(piece.exact for piece in pieces)
+    rounded = sum(piece.passed and not piece.exact for piece in pieces)
+    wrong = sum(not piece.passed for piece in pieces)
+    text = f"{exact} of {len(pieces)} bit-exact against {reference}"
+    text += f", {rounded} within the rounding of their own arithmetic" if rounded else ""
+    return text + (f", {wrong} WRONG" if wrong else "")
+
+
+def _piece(piece: "PieceResult") -> str:
+    found = "bit-exact"
+    if not piece.exact:
+        found = f"differs by {piece.difference:.2g}, rounding explains {piece.allowed:.2g}"
+    return f"{piece.check.name}: {found} on {piece.compared} values"
+
+
+def _ties(manifest: Manifest) -> list[str]:
+    ties = manifest.verification.ties
+    if not ties:
+        return []
+    most = max(ties, key=ties.__getitem__)
+    text = f"{sum(ties.values()):,} activations of an image equal a threshold or lie within rounding of it, in "
+    text += f"{len(ties)} layers, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
+    return [_line("ties", text)]
+
+
+def _outputs(result: "VerifyResult") -> str:
+    """Say how far the outputs are from the reference's, and what that is worth."""
+    text = f"differ from {result.reference} by at most {result.difference:.2g}"
+    explained = f"rounding explains {result.tolerance:.2g} of a spread of {result.spread:.2g}"
+    if result.tolerance > POWERLESS * result.spread:
+        return f"{text}; {explained}: this says nothing, the pieces do"
+    if result.difference > result.tolerance:
+        return f"{text}; {explained}: more than that, as ties in front of a sign can make of it"
+    return f"{text}; {explained}"
+
+
+def _correct(result: "VerifyResult") -> str:
+    return " (random, not real ones)" if result.correct is None else f"; {result.correct} classified correctly"
+
+
+def _quantized(manifest: Manifest) -> list[str]:
+    change = manifest.quantization
+    if change is None:
+        return []
+    return [
+        _line("in 8 bits", _float_layers(manifest.in_8_bits)),
+        _line(
+            "change by 8 bits",
+            f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
+            f"{change.mean_difference:.2g}; same class for {change.agreement} of {change.images} images",
+        ),
+    ]
+
+
+def _float_layers(layers: tuple[LayerCost, ...]) -> str:
+    weights, macs = sum(layer.weights for layer in layers), sum(layer.macs for layer in layers)
+    names = ", ".join(layer.name for layer in layers)
+    return f"{names} ({weights:,} weights, {macs / 1e6:.1f} MMAC)" if layers else "nothing"
+
+
+def _sizes(bundle: Bundle) -> list[str]:
+    return [_line(name, f"{record.bytes / 1000:,.1f} kB") for name, record in bundle.manifest.files.items()]
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{NAME_WIDTH}} {text}"

@@ -1,0 +1,120 @@
+"""How much memory an engine takes at most, asked of a process that does nothing else.
+
+The figures are from VmHWM of /proc/self/status: the most physical memory that the process ever held. Not ru_maxrss of
+getrusage, which a new process inherits from the one that started it.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas_deploy.runtime.bench.engines import ENGINES, Engine, Runner
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peak resident memory of a process that loaded and ran a model, and its peak before it loaded the model.
+
+    `activation_bytes` is the most that a run held at once besides the loaded model, its input and its output: the
+    values between the nodes, and what the operators need for themselves. It is known to some 128 kB. None where the
+    system does not tell, or the engine takes no memory in a run because it took it when it loaded the model.
+    """
+
+    peak_bytes: int | None
+    import_bytes: int | None
+    activation_bytes: int | None = None
+
+
+def peak_memory(engine: str, model: Path, input_shape: tuple[int, ...]) -> PeakMemory:
+    """Run `model` in `engine` with one thread on zeros of `input_shape`, batch included, in fresh processes."""
+    whole = _ask("whole", engine, model, input_shape)
+    return PeakMemory(**whole, **_ask("activations", engine, model, input_shape))
+
+
+def _ask(what: str, engine: str, model: Path, input_shape: tuple[int, ...]) -> dict[str, int | None]:
+    arguments = json.dumps({"what": what, "engine": engine, "model": str(model), "input_shape": input_shape})
+    # -P: the current folder may hold modules that have the names of packages.
+    command = [sys.executable, "-P", "-m", "bnas_deploy.runtime.bench.memory", arguments]
+    run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    answer: dict[str, int | None] = json.loads(run.stdout)
+    return answer
+
+
+def _answer(what: str, engine: str, model: str, input_shape: list[int]) -> dict[str, int | None]:
+    (row,) = (row for row in ENGINES if row.name == engine)
+    importlib.import_module(row.package)  # part of what is there before the model is
+    images = np.zeros(input_shape, np.float32)
+    return (_run_alone if what == "whole" else _run_without_arena)(row, Path(model), images)
+
+
+def _run_alone(engine: Engine, model: Path, images: NDArray[np.float32]) -> dict[str, int | None]:
+    import_bytes = _status_bytes("VmHWM")
+    engine.open(model, images, threads=1).run()
+    return {"peak_bytes": _status_bytes("VmHWM"), "import_bytes": import_bytes}
+
+
+def _run_without_arena(engine: Engine, model: Path, images: NDArray[np.float32]) -> dict[str, int | None]:
+    """Measure how far a run raises the peak above what was resident before it.
+
+    Every block goes back to the system when it is freed, so that no reserve hides what a run takes.
+    """
+    # Linux counts pages by processor and adds up what is known to some 32 pages each: on one, that is 128 kB.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if engine.open_without_arena is None or not _return_freed_blocks():
+        return {"activation_bytes": None}
+    runner = engine.open_without_arena(model, images, threads=1)
+    grown = [_growth_of(runner) for _ in range(GROWTHS)]
+    known = [each for each in grown if each is not None]
+    return {"activation_bytes": statistics.median_low(known) or None if known else None}
+
+
+def _growth_of(runner: Runner) -> int | None:
+    before = _status_bytes("VmRSS")
+    if before is None or not _forget_peak():
+        return None
+    runner.run()
+    peak = _status_bytes("VmHWM")
+    return None if peak is None else max(0, peak - before)
+
+
+GROWTHS = 5
+"""Runs whose median counts: the first of them touches code that the others find in place."""
+
+SMALLEST_BLOCK = 4096
+"""Bytes of a page: what is smaller cannot go back to the system by itself."""
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
+def _return_freed_blocks() -> bool:
+    """Make malloc map each block by itself, from a page up; tell whether it does so."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, SMALLEST_BLOCK))
+
+
+def _forget_peak() -> bool:
+    """Set VmHWM to what is resident now; tell whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int | None:
+    match = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(**json.loads(sys.argv[1]))))

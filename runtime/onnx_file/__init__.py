@@ -1,0 +1,1 @@
+"""ONNX files without the package onnx, which a device does not have."""

@@ -1,0 +1,235 @@
+/* Convolution: tiles of lanes are counted, and finished while their counts are in the first-level cache. */
+#include "blocked.h"
+
+/* Some consecutive output channels of one group. */
+typedef struct Channels {
+    int64_t group, first, count;
+} Channels;
+
+static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) {
+    const int64_t first = block * BLOCK_CHANNELS, left = group_channels(conv) - first;
+    return (Channels){group, first, smaller(BLOCK_CHANNELS, left)};
+}
+
+/* Counts what differs in `lanes`, the first of which lies at `pixels`. */
+static void count_lanes(const BnasRun* run, const Variant* variant, Channels channels, Range lanes,
+                        const uint8_t* pixels, uint16_t* counts) {
+    const Plan* plan = the_plan(run);
+    const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
+    const int64_t row = channels.group * rows_of(run->conv, variant) + channels.first / variant->outputs;
+    const int64_t channel = channels.group * group_channels(run->conv) + channels.first;
+    const int32_t vectors = (int32_t)parts(lanes.end - lanes.first, variant->vector_bytes);
+    variant->count(vectors, (int32_t)parts(channels.count, variant->outputs), (int32_t)plan->steps, pixels, offsets,
+                   bnas_row_weights(run, variant) + row * plan->steps * step_bytes(variant), variant->tables, counts);
+    if (plan->padding == CLASSED) {
+        variant->subtract((int32_t)channels.count, vectors, (const uint16_t*)part(run, plan->classes) + lanes.first,
+                          (const uint16_t*)part(run, plan->class_tables) + channel * CLASSES, counts);
+    }
+}
+
+/* Subtracts what the padded taps of `count` pixels have counted, in runs of pixels with the same taps inside. */
+static void subtract_runs(const BnasRun* run, const Variant* variant, Channels channels, int64_t pixel, int64_t count,
+                          uint16_t* counts) {
+    const BnasConv* conv = run->conv;
+    const int64_t width = run->out_size[1];
+    const Range *all_rows = part(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
+    const uint16_t* ones = bnas_ones_of(run, variant, channels.group * group_channels(conv) + channels.first);
+    for (int64_t done = 0, length; done < count; done += length, pixel += length) {
+        const int64_t y = pixel / width, x = pixel % width, end = smaller(width, x + count - done);
+        const Range rows = all_rows[y], columns = all_columns[x];
+        for (length = 1; x + length < end && same_range(all_columns[x + length], columns);) {
+            ++length;
+        }
+        if ((rows.end - rows.first) * (columns.end - columns.first) == taps_of(conv)) {
+            continue;
+        }
+        uint16_t padded[BLOCK_CHANNELS];
+        bnas_write_padded_ones(conv, ones, rows, columns, channels.count, padded, 1);
+        for (int64_t channel = 0; channel < channels.count; ++channel) {
+            uint16_t* lane = counts + channel * tile_lanes(variant) + done;
+            for (int64_t i = 0; i < length; ++i) {
+                lane[i] = (uint16_t)(lane[i] - padded[channel]);
+            }
+        }
+    }
+}
+
+/* What is added to the accumulators of some channels at some pixels of an image: 0 throughout where `stride` is 0, a
+ * number per channel where it is 1, else (channels, stride). */
+typedef struct Offset {
+    const float* first;
+    int64_t stride;
+} Offset;
+
+/* With constant channels it is as in the class of the pixel's row. Where pixels are of several rows, those are copied to
+ * `tile` one behind the other. */
+static Offset offset_at(const BnasRun* run, const Variant* variant, int64_t channel, int64_t channels, int64_t pixel,
+                        int64_t count, float* tile) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    if (!conv->constants) {
+        return (Offset){conv->offset + channel, conv->has_offset ? 1 : 0};
+    }
+    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
+    const int32_t* classes = part(run, plan->row_classes);
+    const float* constants = part(run, plan->constants);
+    int64_t y = pixel / width, x = pixel % width;
+    const float* row = constants + (classes[y] * conv->channels_out + channel) * width;
+    if (x + count <= width) {
+        return (Offset){row + x, width};
+    }
+    for (int64_t done = 0, length; done < count; done += length, x = 0, ++y) {
+        length = smaller(width - x, count - done);
+        row = constants + (classes[y] * conv->channels_out + channel) * width + x;
+        for (int64_t i = 0; i < channels; ++i) {
+            copy(tile + i * stride + done, row + i * width, length * (int64_t)sizeof *tile);
+        }
+    }
+    return (Offset){tile, stride};
+}
+
+/* Writes `count` pixels of one image, from `pixel` on. */
+static void finish_pixels(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, int64_t pixel,
+                          int64_t count, uint16_t* counts, float* constants) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    const int64_t pixels = run->out_size[0] * run->out_size[1];
+    const int64_t channel = channels.group * group_channels(conv) + channels.first;
+    const Offset offset = offset_at(run, variant, channel, channels.count, pixel, count, constants);
+    const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
+    const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
+    if (plan->padding == RUNS) {
+        subtract_runs(run, variant, channels, pixel, count, counts);
+    }
+    variant->finish((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k,
+                    (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, counts,
+                    (const int32_t*)part(run, plan->totals) + pixel, offset.first, conv->scale + channel,
+                    conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
+                    conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL,
+                    run->y + at);
+}
+
+/* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short
+ * ones are moved together first. */
+static void finish_rows(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, Range lanes,
+                        uint16_t* counts, uint16_t* joined, float* constants) {
+    const Plan* plan = the_plan(run);
+    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
+    int64_t start = 0, count = 0;
+    for (int64_t y = lanes.first / plan->row; y * plan->row < lanes.end; ++y) {
+        const int64_t from = larger(lanes.first, y * plan->row), to = smaller(lanes.end, y * plan->row + width);
+        const int64_t pixel = y * width + from - y * plan->row, length = to - from;
+        if (length <= 0) {
+            continue;
+        }
+        if (width >= LONG_ROW) {
+            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first,
+                          constants);
+            continue;
+        }
+        start = count == 0 ? pixel : start;
+        for (int64_t channel = 0; channel < channels.count; ++channel) {
+            copy(joined + channel * stride + count, counts + channel * stride + from - lanes.first,
+                 length * (int64_t)sizeof *counts);
+        }
+        count += length;
+    }
+    if (count > 0) {
+        finish_pixels(run, variant, channels, image, start, count, joined, constants);
+    }
+}
+
+static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+    const Plan* plan = the_plan(run);
+    const int64_t block = unit % plan->blocks, tile = unit / plan->blocks % plan->tiles;
+    const int64_t group = unit / plan->blocks / plan->tiles % run->conv->groups;
+    const int64_t image = unit / plan->blocks / plan->tiles / run->conv->groups;
+    const Channels channels = channels_of(run->conv, group, block);
+    const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
+    float* constants = scratch;
+    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
+    uint16_t* joined = counts + BLOCK_CHANNELS * tile_lanes(variant);
+    const uint8_t* pixels = group_of(run, image, group) + lanes.first;
+    count_lanes(run, variant, channels, lanes, pixels, counts);
+    if (plan->row == run->out_size[1]) {
+        finish_pixels(run, variant, channels, image, lanes.first, lanes.end - lanes.first, counts, constants);
+    } else {
+        finish_rows(run, variant, channels, image, lanes, counts, joined, constants);
+    }
+}
+
+/* gathered: (steps, tile + WIDEST), the bytes of pixels `lanes` of all images together. Copies are whole vectors:
+ * what they write too much, the next row overwrites, or lies in the room behind the tile. */
+static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gathered) {
+    const Plan* plan = the_plan(run);
+    const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
+    const int32_t* offsets = part(run, plan->offsets);
+    for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
+        const int64_t image = lane / pixels, y = lane % pixels / width, x = lane % width;
+        length = smaller(width - x, lanes.end - lane);
+        const uint8_t* from = group_of(run, image, group) + y * plan->row + x;
+        uint8_t* to = gathered + lane - lanes.first;
+        for (int64_t step = 0; step < plan->steps; ++step) {
+            for (int64_t i = 0; i < length; i += 16) {
+                memcpy(to + step * (plan->tile + WIDEST) + i, from + offsets[step] + i, 16);
+            }
+        }
+    }
+}
+
+static void convolve_gathered(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+    const Plan* plan = the_plan(run);
+    const int64_t group = unit % run->conv->groups, tile = unit / run->conv->groups;
+    const int64_t pixels = run->out_size[0] * run->out_size[1];
+    const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
+    float* constants = scratch;
+    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
+    uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(variant));
+    gather(run, group, lanes, gathered);
+    for (int64_t block = 0; block < plan->blocks; ++block) {
+        const Channels channels = channels_of(run->conv, group, block);
+        count_lanes(run, variant, channels, lanes, gathered, counts);
+        for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
+            length = smaller(pixels - lane % pixels, lanes.end - lane);
+            finish_pixels(run, variant, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first,
+                          constants);
+        }
+    }
+}
+
+/* Lanes are channels: their counts are transposed before they are finished, as many channels at a time as elsewhere. */
+static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    const int64_t tile = unit % plan->tiles, block = unit / plan->tiles % plan->blocks;
+    const int64_t group = unit / plan->tiles / plan->blocks % conv->groups;
+    const int64_t image = unit / plan->tiles / plan->blocks / conv->groups;
+    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(variant), first = block * lanes;
+    const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
+    const int64_t channels = smaller(lanes, group_channels(conv) - first);
+    float* constants = scratch;
+    uint16_t *counts = (uint16_t*)(constants + tile_constants(conv, variant)), *transposed = counts + BLOCK_PIXELS * lanes;
+    variant->count_channels((int32_t)parts(channels, variant->vector_bytes), (int32_t)parts(pixels, 2),
+                            (int32_t)plan->steps, bnas_channel_weights(run, variant, group, first),
+                            codes_of(run, image, group, 0), part(run, plan->offsets),
+                            (const int32_t*)part(run, plan->positions) + pixel / 2, variant->pair_tables, counts);
+    for (int64_t done = 0; done < channels; done += BLOCK_CHANNELS) {
+        const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
+        variant->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
+                           (int32_t)lanes, counts + done, transposed);
+        finish_pixels(run, variant, some, image, pixel, pixels, transposed, constants);
+    }
+}
+
+int64_t bnas_convolve_units(const BnasRun* run) {
+    const Plan* plan = the_plan(run);
+    return run->conv->groups * plan->tiles * (plan->layout == GATHERED ? 1 : run->batch * plan->blocks);
+}
+
+void bnas_convolve_unit(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+    switch (the_plan(run)->layout) {
+        case PLANES: convolve_planes(run, variant, unit, scratch); break;
+        case GATHERED: convolve_gathered(run, variant, unit, scratch); break;
+        case CODES: convolve_codes(run, variant, unit, scratch); break;
+    }
+}

@@ -1,0 +1,1 @@
+"""The search for the cells of a network: BNAS, DARTS, SNAS, GDAS."""

@@ -1,0 +1,442 @@
+"""The network being searched: every edge of a cell is a mixture of all candidate operations.
+
+    y_j = sum over edges (i, j) of sum over operations o of w_ijo * o(x_i)          (DARTS, Eq. 2)
+
+The alphas, from which a strategy makes the weights w, are shared by all normal cells and by all reduction cells.
+
+A cell has 14 edges and 7 operations, and running them one by one is mostly overhead. What the edges that leave one
+state have in common is done once for all of them, which changes no value:
+
+* Their inputs are the same, and the BN of a candidate has no gamma and beta, so one BN and one sign serve them all,
+  and each pooling is done once.
+* Convolutions with the same geometry are one convolution whose output channels are those of all the edges.
+* relu(beta * acc) * w = relu(acc) * (beta * w), since beta >= 0: scale and mixing weight are multiplied once.
+* Zeroise adds nothing.
+
+What has nothing to do with the images is done before them, once for all cells (`Supernet.prepare`): mixing weights are
+picked out of the tables together, and the weights of a cell's convolutions of one kernel size are binarised together,
+because centring, beta and sign treat every output channel by itself.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, LEARNABLE
+from bnas_deploy.search.cells.config import SupernetConfig
+from bnas_deploy.search.cells.space import EDGES, ZEROISE
+from bnas_deploy.search.models.bnas.cell import ReductionSkip
+from bnas_deploy.search.models.bnas.network import CifarStem
+from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, binary_conv
+from bnas_deploy.search.nn.estimators import activation_scale, centred_and_clamped, sign_activation
+from bnas_deploy.search.nn.layers import BinaryConv2d
+
+_FANS = INPUT_NODES + INNER_NODES - 1  # of a cell: the last node is read by none
+_ALPHA_STD = 1e-3  # of the initial alphas, as in DARTS's code
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """The mixing weights of both cells, (edges, operations) each.
+
+    `single`: each edge has exactly one weight other than 0, and only that operation runs.
+    """
+
+    normal: Tensor
+    reduction: Tensor
+    single: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A node's value as the operations that read it need it, (N, C, H, W) each.
+
+    `binary` is sign(`normed`), or `normed` itself in float.
+    """
+
+    value: Tensor
+    normed: Tensor
+    binary: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a candidate needs to run on some of the edges that leave a state.
+
+    Attributes:
+        edges: which of them, ascending.
+        factor: what the results are multiplied by: of convolutions mixing weight times scale, (edges * C); of others
+            the mixing weight, (edges).
+        kernels: of a convolution, (edges * C, C, KH, KW).
+    """
+
+    edges: Sequence[int]
+    factor: Tensor
+    kernels: Tensor | None = None
+
+
+Term = tuple[Sequence[int], Tensor, Tensor]
+"""Edges, what an operation gives for each of them (or for all of them alike), and what that is multiplied by."""
+
+
+class Convolutions(nn.Module):
+    """One candidate, [sign ->] convolution -> ReLU, for all `edges` that leave a state."""
+
+    def __init__(
+        self, channels: int, edges: int, stride: int, config: SupernetConfig, *, kernel_size: int, dilation: int
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.edges = edges
+        padding = dilation * (kernel_size - 1) // 2
+        geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
+        self.conv: BinaryConv2d | nn.Conv2d
+        if config.real:
+            self.conv = nn.Conv2d(*geometry, bias=False)
+        else:
+            self.conv = binary_conv(*geometry, config=config)
+        # The first edge whose weights are real: all of them, none, or the departure "real-last-convolutions".
+        self.real_from = 0 if config.precision != "binary" else edges
+
+    def weights_of(self, edges: Sequence[int]) -> Tensor:
+        """Return the weights of some edges, (edges * C, C, KH, KW)."""
+        if len(edges) == self.edges:
+            return self.conv.weight
+        return torch.cat([self.conv.weight[edge * self.channels : (edge + 1) * self.channels] for edge in edges])
+
+    def renew_weights(self) -> None:
+        """Centre and clamp in place the weights that are binary, as far as the departures ask for it."""
+        conv = self.conv
+        if isinstance(conv, BinaryConv2d) and (conv.centre_weights or conv.clamp_weights):
+            with torch.no_grad():
+                binary = conv.weight[: self.real_from * self.channels]
+                binary.copy_(centred_and_clamped(binary, centre=conv.centre_weights, clamp=conv.clamp_weights))
+
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return relu(conv(x)), (N, edges, C, H', W'), and its factor (edges, C, 1, 1)."""
+        assert part.kernels is not None
+        conv = self.conv
+        y = F.relu(F.conv2d(state.binary, part.kernels, None, conv.stride, conv.padding, conv.dilation))
+        if isinstance(conv, BinaryConv2d) and conv.k_map:
+            y = y * activation_scale(state.normed, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        return torch.unflatten(y, 1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
+
+
+class Pooling(nn.Module):
+    """A pooling and the BN that follows it in the supernet; the same for all edges that leave a state."""
+
+    def __init__(self, pool: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return pool(x), (N, 1, C, H', W'), and its factor (edges, 1, 1, 1)."""
+        y: Tensor = self.norm(self.pool(state.value))
+        return y[:, None], part.factor[:, None, None, None]
+
+
+class Identities(nn.Module):
+    """The state itself, for all edges."""
+
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return x, (N, 1, C, H, W), and its factor (edges, 1, 1, 1)."""
+        return state.value[:, None], part.factor[:, None, None, None]
+
+
+class Separately(nn.Module):
+    """A candidate whose edges have nothing in common that is worth sharing: a module for each of them."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(modules)
+
+    def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
+        """Return op(x) of each edge, (N, edges, C, H', W'), and its factor (edges, 1, 1, 1)."""
+        y = torch.stack([self.edges[edge](state.value) for edge in part.edges], dim=1)
+        return y, part.factor[:, None, None, None]
+
+
+class Fan(nn.Module):
+    """All edges that leave one state, mixed."""
+
+    def __init__(self, channels: int, edges: int, stride: int, config: SupernetConfig) -> None:
+        super().__init__()
+        self.channels = channels
+        self.edges = edges
+        self.stride = stride
+        self.real = config.real
+        self.sign_of_zero = "sign-of-zero" in config.departures
+        names = [name for name in config.space.operations if name != ZEROISE]
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
+
+    def forward(self, x: Tensor, parts: Mapping[str, Part], single: bool) -> Tensor:
+        """Map a state (N, C, H, W) to what each edge adds, (N, edges, C, H', W'), with what runs of `operations`."""
+        normed = self.norm(x)
+        binary = normed if self.real else sign_activation(normed, sign_of_zero=self.sign_of_zero)
+        state = State(x, normed, binary)
+        terms: list[Term] = [(part.edges, *self.operations[name](state, part)) for name, part in parts.items()]
+        return self._chosen(x, terms) if single else _weighted_sum(terms)
+
+    def _chosen(self, x: Tensor, terms: Sequence[Term]) -> Tensor:
+        """Put the one operation that each edge has, if it is not Zeroise, in the edge's place."""
+        outputs = [torch.zeros_like(x[:, :, :: self.stride, :: self.stride])] * self.edges
+        for edges, y, factor in terms:
+            for edge, output in zip(edges, (y * factor).unbind(1), strict=True):
+                outputs[edge] = output
+        return torch.stack(outputs, dim=1)
+
+
+def _weighted_sum(terms: Sequence[Term]) -> Tensor:
+    (_, first, factor), *others = terms
+    total = first * factor
+    for _, y, factor in others:
+        total = total + y * factor  # not addcmul, whose gradient takes two operations more
+    return total
+
+
+class MixedCell(nn.Module):
+    """A cell of the supernet; inputs, output and skip as in `cell.SearchedCell`."""
+
+    def __init__(
+        self,
+        *,
+        before_previous: int,
+        previous: int,
+        channels: int,
+        reduction: bool,
+        after_reduction: bool,
+        skip: bool,
+        config: SupernetConfig,
+    ) -> None:
+        super().__init__()
+        self.reduction = reduction
+        real = replace(config, precision="float")
+        kernel, stride = (3, 2) if after_reduction else (1, 1)
+        self.preprocess0 = ConvBlock(before_previous, channels, real, kernel_size=kernel, stride=stride, affine=False)
+        self.preprocess1 = ConvBlock(previous, channels, real, kernel_size=1, affine=False)
+        self.fans = nn.ModuleList(
+            Fan(channels, len(rows_from(source)), 2 if reduction and source < INPUT_NODES else 1, config)
+            for source in range(_FANS)
+        )
+        self.skip: nn.Module | None = None
+        if skip:
+            self.skip = ReductionSkip(previous, INNER_NODES * channels, real) if reduction else nn.Identity()
+
+    def forward(
+        self, before_previous: Tensor, previous: Tensor, parts: Sequence[Mapping[str, Part]], single: bool
+    ) -> Tensor:
+        """Map c_{k-2}, c_{k-1} and what each fan needs to c_k, (N, 4 C, H, W) or half the resolution."""
+        first, second, *others = zip(self.fans, parts, strict=True)
+        # What the states so far add to the nodes that are not ready yet, (N, C, H', W') each.
+        added = first[0](self.preprocess0(before_previous), first[1], single)
+        added = added + second[0](self.preprocess1(previous), second[1], single)
+        node, *pending = added.unbind(1)
+        nodes = [node]
+        for fan, fan_parts in others:
+            added = fan(node, fan_parts, single).unbind(1)
+            node, *pending = (before + now for before, now in zip(pending, added, strict=True))
+            nodes.append(node)
+        y = torch.cat(nodes, dim=1)
+        return y if self.skip is None else y + self.skip(previous)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A candidate of a fan, and where the mixing weights of its edges are.
+
+    `fan` counts the fans of all cells; `positions` count in the normal table, row by row, then in the reduction table.
+    """
+
+    operation: nn.Module
+    fan: int
+    name: str
+    positions: tuple[int, ...]
+
+
+Running = Sequence[tuple[Slot, Sequence[int]]]
+"""Candidates, and which of their edges run."""
+
+
+def _running(slot: Slot, table: Sequence[float]) -> list[int]:
+    return [edge for edge, position in enumerate(slot.positions) if table[position]]
+
+
+def _parts(group: Running, weights: Tensor) -> Iterator[Part]:
+    """Yield a `Part` for each of a group of candidates; `weights` are the mixing weights of all that runs of them."""
+    convolutions = [(slot.operation, edges) for slot, edges in group if isinstance(slot.operation, Convolutions)]
+    if convolutions:
+        yield from _convolution_parts(convolutions, weights)
+        return
+    for (_, edges), factor in zip(group, torch.split(weights, [len(edges) for _, edges in group]), strict=True):
+        yield Part(edges, factor)
+
+
+def _convolution_parts(convolutions: Sequence[tuple[Convolutions, Sequence[int]]], weights: Tensor) -> Iterator[Part]:
+    """Yield them for convolutions whose kernels have the same shape."""
+    first, channels = convolutions[0][0].conv, convolutions[0][0].channels
+    lengths = [channels * len(edges) for _, edges in convolutions]
+    real = [edge >= each.real_from for each, edges in convolutions for edge in edges]
+    kernels: Sequence[Tensor] = [each.weights_of(edges) for each, edges in convolutions]
+    scale = weights.new_ones(channels)
+    if not all(real):
+        assert isinstance(first, BinaryConv2d)
+        latent = torch.cat(list(kernels))
+        signs, scale = first.binarised(latent)
+        if any(real):
+            stays = torch.tensor(real, device=latent.device).repeat_interleave(channels)
+            signs = torch.where(stays[:, None, None, None], latent, signs)
+            scale = torch.where(stays, 1.0, scale)
+        kernels = torch.split(signs, lengths)
+    factors = torch.split((weights[:, None] * scale.view(-1, channels)).flatten(), lengths)
+    for (_, edges), factor, kernel in zip(convolutions, factors, kernels, strict=True):
+        yield Part(edges, factor, kernel)
+
+
+class Supernet(nn.Module):
+    """A stack of mixed cells between the stem and the classifier of a CIFAR network."""
+
+    every_position: Tensor
+
+    def __init__(self, config: SupernetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = CifarStem(config.in_channels, config.channels)
+        before_previous, previous = self.stem.out_channels
+        channels = config.channels
+        after_reduction = False
+        self.cells = nn.ModuleList()
+        for index in range(config.cells):
+            reduction = index in config.reduction_cells
+            channels *= 2 if reduction else 1
+            cell = MixedCell(
+                before_previous=before_previous,
+                previous=previous,
+                channels=channels,
+                reduction=reduction,
+                after_reduction=after_reduction,
+                skip=config.inter_cell_skip and index > 0,
+                config=config,
+            )
+            self.cells.append(cell)
+            before_previous, previous = previous, INNER_NODES * channels
+            after_reduction = reduction
+        self.classifier = nn.Linear(previous, config.classes)
+        shape = (len(EDGES), len(config.space.operations))
+        self.alphas = nn.ParameterDict(
+            {name: _ALPHA_STD * torch.randn(shape) for name in ("normal", "reduction")}  # made parameters by the dict
+        )
+        if config.precision == "binary-activations":
+            for module in self.modules():
+                if isinstance(module, BinaryConv2d):
+                    module.real_weights = True
+        if "real-last-convolutions" in config.departures:
+            _leave_last_real(self)
+        slots: dict[object, list[Slot]] = {}
+        for slot in self._all_slots():
+            # Not across cells: tensors of tens of megabytes miss a CPU's caches, and save a GPU few operations more.
+            weight = slot.operation.conv.weight if isinstance(slot.operation, Convolutions) else None
+            slots.setdefault(None if weight is None else (slot.fan // _FANS, weight.shape[1:]), []).append(slot)
+        # Convolutions first: the sum of what an edge's operations give takes over the memory layout of its first term.
+        self._groups = sorted(slots.values(), key=lambda group: not isinstance(group[0].operation, Convolutions))
+        every_position = [position for group in self._groups for slot in group for position in slot.positions]
+        self.register_buffer("every_position", torch.tensor(every_position), persistent=False)
+
+    def _all_slots(self) -> Iterator[Slot]:
+        operations = self.config.space.operations
+        for fan, (cell, source) in enumerate((cell, source) for cell in self.cells for source in range(_FANS)):
+            first = len(EDGES) * len(operations) if cell.reduction else 0
+            for name, operation in cell.get_submodule(f"fans.{source}.operations").named_children():
+                column = operations.index(name)
+                positions = (first + row * len(operations) + column for row in rows_from(source))
+                yield Slot(operation, fan, name, tuple(positions))
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return all parameters but the alphas."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
+
+    def renew_weights(self) -> None:
+        """Do to the weights in place what departures do before each step; see `BinaryConv2d`, which does so itself."""
+        for module in self.modules():
+            if isinstance(module, Convolutions):
+                module.renew_weights()
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """Return the alphas of both cells."""
+        return list(self.alphas.values())
+
+    def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
+        parts = self.prepare(mixture)
+        before_previous, previous = self.stem(x)
+        for index, cell in enumerate(self.cells):
+            y = cell(before_previous, previous, parts[index * _FANS : (index + 1) * _FANS], mixture.single)
+            before_previous, previous = previous, y
+        logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
+        return logits
+
+    def prepare(self, mixture: Mixture) -> list[dict[str, Part]]:
+        """Return what the operations that run need besides their input, by name, for each fan of each cell."""
+        table = torch.cat([mixture.normal.flatten(), mixture.reduction.flatten()])
+        positions = self.every_position
+        groups: list[Running] = [[(slot, range(len(slot.positions))) for slot in group] for group in self._groups]
+        if mixture.single:
+            positions = positions[table[positions] != 0]
+            runs: list[float] = table.tolist()
+            groups = [[(slot, _running(slot, runs)) for slot in group] for group in self._groups]
+            groups = [[pair for pair in group if pair[1]] for group in groups]
+        picked = torch.split(table[positions], [sum(len(edges) for _, edges in group) for group in groups])
+        parts: list[dict[str, Part]] = [{} for _ in range(_FANS * len(self.cells))]
+        for group, weights in zip(groups, picked, strict=True):
+            for (slot, _), part in zip(group, _parts(group, weights), strict=True):
+                parts[slot.fan][slot.name] = part
+        return parts
+
+
+def rows_from(source: int) -> list[int]:
+    """Return which of `EDGES` leave a state, in the order of the nodes that they enter."""
+    return [row for row, (start, _) in enumerate(EDGES) if start == source]
+
+
+def candidate(name: str, channels: int, edges: int, stride: int, config: SupernetConfig) -> nn.Module:
+    """Return a candidate operation for all edges that leave a state."""
+    if name == "skip_connect" and stride == 1:
+        return Identities()
+    if name in _CONVOLUTIONS:
+        kernel_size, dilation = _CONVOLUTIONS[name]
+        return Convolutions(channels, edges, stride, config, kernel_size=kernel_size, dilation=dilation)
+    if name in LEARNABLE:
+        return Separately(OPERATION_BUILDERS[name](channels, stride, config, affine=False) for _ in range(edges))
+    return Pooling(OPERATION_BUILDERS[name](channels, stride, config), channels)
+
+
+_CONVOLUTIONS = {
+    "bin_dil_conv_3x3": (3, 2),
+    "bin_dil_conv_5x5": (5, 2),
+    "bin_conv_3x3": (3, 1),
+    "bin_conv_5x5": (5, 1),
+    "skip_connect": (3, 1),  # where the stride is 2
+}
+"""Name -> kernel size and dilation."""
+
+
+def _leave_last_real(network: Supernet) -> None:
+    """Leave the weights of the last 2 L + 2 candidate convolutions real, in the order of edges, then operations.
+
+    The official code counts all convolutions, but skips stem, preprocessing and skips when it numbers those to
+    binarise: 1 + 2 L + 2 of them, of which it allows for the stem.
+    """
+    left = 2 * network.config.cells + 2
+    numbered = [
+        (operation, rows_from(source).index(row))
+        for cell in network.cells
+        for row, (source, _) in enumerate(EDGES)
+        for operation in cell.get_submodule(f"fans.{source}.operations").children()
+        if isinstance(operation, Convolutions)
+    ]
+    for operation, edge in numbered[-left:]:
+        operation.real_from = min(operation.real_from, edge)

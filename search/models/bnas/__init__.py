@@ -1,0 +1,1 @@
+"""The networks of BNAS v2."""

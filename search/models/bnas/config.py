@@ -1,0 +1,205 @@
+"""The size and the settings of a network, as a value that travels in checkpoints and bundles."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.genotype import GENOTYPES, Genotype, check_groups
+from bnas_deploy.core.json_records import from_json
+from bnas_deploy.core.names import did_you_mean, known_name
+
+DEPARTURES = {
+    "centre-weights": "before each step, subtract from each binary weight the mean over its input channels",
+    "clamp-weights": "before each step, clamp binary weights to -1..1 (after centring)",
+    "fan-in-gradient": "multiply the gradient of a binary weight by n (1 - 1/C), n = C KH KW; a learning-rate factor",
+    "real-last-two": "leave the weights of the last two convolutions real, a cell's skip counted before its edges; "
+    "the inputs of binary ones stay signs",
+    "binary-weight-skip": "give the 2x2 convolutions on the inter-cell skip binary weights, centred and clamped; "
+    "their inputs stay real",
+    "sign-of-zero": "take 0 for sign(0), of activations and of weights, instead of +1",
+}
+"""What the official BNAS code does and its paper does not say, by name. Off unless asked for.
+
+The code as published last has all but "binary-weight-skip", which its first release has as well. Which of the two the
+published checkpoints were trained with is not known. The two that change weights do so as the code does: in place,
+before each step of training, and the gradient passes them unchanged.
+"""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that `build_network` needs.
+
+    `channels` is C of the first cell; it doubles at the two reduction cells, after a third and after two thirds
+    of the cells. `image_size` is (height, width) of the input. `k_map` multiplies every binary convolution by the
+    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign. Without
+    `inter_cell_skip` no cell adds c_{k-1} to its output (the ablation of BNAS v2, section 4.2).
+    """
+
+    name: str
+    cells: int
+    channels: int
+    stem: str
+    genotype: Genotype
+    classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    k_map: bool = False
+    real: bool = False
+    departures: tuple[str, ...] = ()
+    inter_cell_skip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cells < 3:
+            raise BnasError(f"{self.name}: {self.cells} cells; at least 3 are needed, two of them reduce")
+        if self.stem not in STEM_STRIDES:
+            raise BnasError(f"{self.name}: unknown stem {self.stem!r}; the stems are {', '.join(STEM_STRIDES)}")
+        if min(self.channels, self.classes, self.in_channels) < 1:
+            raise BnasError(
+                f"{self.name}: channels, classes and in_channels must be positive, got "
+                f"{self.channels}, {self.classes} and {self.in_channels}"
+            )
+        self._check_upper_bounds()
+        check_groups(self.genotype.operations, self.channels, self.name)
+        if self.stem == "imagenet" and self.channels % 2:
+            raise BnasError(
+                f"{self.name}: the imagenet stem starts with channels/2, so {self.channels} channels must be even"
+            )
+        multiple = 4 * STEM_STRIDES[self.stem]
+        if any(side < multiple or side % multiple for side in self.image_size):
+            height, width = self.image_size
+            small = [name for name, size in NETWORKS.items() if size.stem == "cifar"]
+            others = f" (of 4 with the cifar stem of {', '.join(small[:-1])} and {small[-1]})"
+            raise BnasError(
+                f"{self.name}: images of {height}x{width}; the {self.stem} stem and two reduction cells need "
+                f"multiples of {multiple}{others if self.stem == 'imagenet' else ''}"
+            )
+        unknown = sorted(set(self.departures) - set(DEPARTURES))
+        if unknown:
+            raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
+        if "binary-weight-skip" in self.departures and not self.inter_cell_skip:
+            raise BnasError(
+                f"{self.name}: binary-weight-skip is about the inter-cell skip, which this network lacks; leave "
+                "binary-weight-skip or --no-skip out"
+            )
+
+    def _check_upper_bounds(self) -> None:
+        sides = {"height": self.image_size[0], "width": self.image_size[1]}
+        for name, most in UPPER_BOUNDS.items():
+            got = sides[name] if name in sides else getattr(self, name)
+            if got > most:
+                raise BnasError(f"{self.name}: {name} is {got}, at most {most} is supported; choose a smaller number")
+
+    @property
+    def reduction_cells(self) -> tuple[int, int]:
+        """Return the indices of the two cells that halve the resolution."""
+        return self.cells // 3, 2 * self.cells // 3
+
+    def float_twin(self) -> "NetworkConfig":
+        """Return the same architecture with real weights and no sign."""
+        return replace(self, real=True, k_map=False, departures=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {**asdict(self), "genotype": self.genotype.to_json()}
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> "NetworkConfig":
+        """Build a configuration from parsed JSON; `where` names its origin in errors."""
+        if isinstance(data, Mapping):
+            data = {**ADDED_FIELDS, **data}
+        try:
+            config: NetworkConfig = from_json(cls, data)
+        except ValueError as error:
+            raise BnasError(f"{where}: {error}") from None
+        return config
+
+
+ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True}
+"""Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
+
+UPPER_BOUNDS = {
+    "cells": 1000,
+    "channels": 65_536,
+    "classes": 1_000_000,
+    "in_channels": 65_536,
+    "height": 65_536,
+    "width": 65_536,
+}
+"""Far above every network in use; a damaged file that claims more is refused before memory is asked for."""
+
+STEM_STRIDES = {"cifar": 1, "imagenet": 8}
+"""How much each stem reduces the resolution."""
+
+
+@dataclass(frozen=True)
+class PublishedSize:
+    """One row of BNAS v2, Table 5, and the images and the genotype that it was published with."""
+
+    cells: int
+    channels: int
+    stem: str
+    genotype: str
+    image_size: tuple[int, int]
+    classes: int
+
+
+def _cifar(cells: int, channels: int) -> PublishedSize:
+    return PublishedSize(cells, channels, "cifar", "cifar", (32, 32), 10)
+
+
+def _imagenet(cells: int, channels: int) -> PublishedSize:
+    return PublishedSize(cells, channels, "imagenet", "imagenet", (224, 224), 1000)
+
+
+NETWORKS = {
+    "BNAS-Mini": _cifar(10, 24),
+    "BNAS-A": _cifar(20, 36),
+    "BNAS-B": _cifar(12, 64),
+    "BNAS-C": _cifar(16, 108),
+    "BNAS-D": _imagenet(12, 64),
+    "BNAS-E": _imagenet(12, 68),
+    "BNAS-F": _imagenet(15, 68),
+    "BNAS-G": _imagenet(11, 74),
+    "BNAS-H": _imagenet(16, 128),
+}
+
+
+def published_config(
+    name: str,
+    *,
+    genotype: Genotype | None = None,
+    classes: int | None = None,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    departures: tuple[str, ...] = (),
+    k_map: bool = False,
+    inter_cell_skip: bool = True,
+) -> NetworkConfig:
+    """Return the configuration of a published size, as published or fitted to other images.
+
+    The case of `name` does not matter.
+
+    Raises:
+        BnasError: no such network, or the images do not fit it.
+    """
+    known = known_name(name, NETWORKS)
+    if known is None:
+        raise BnasError(
+            f"unknown network {name!r}; the networks are {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}"
+        )
+    size = NETWORKS[known]
+    return NetworkConfig(
+        name=known,
+        cells=size.cells,
+        channels=size.channels,
+        stem=size.stem,
+        genotype=genotype or GENOTYPES[size.genotype],
+        classes=size.classes if classes is None else classes,
+        in_channels=in_channels,
+        image_size=image_size or size.image_size,
+        k_map=k_map,
+        departures=departures,
+        inter_cell_skip=inter_cell_skip,
+    )

@@ -1,0 +1,132 @@
+"""The finished network: stem, cells, classifier."""
+
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.core.genotype import INNER_NODES
+from bnas_deploy.search.models.bnas.cell import SearchedCell
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+
+
+class CifarStem(nn.Module):
+    """BN on the image -> 3x3 convolution to 3 C channels -> ReLU; all float. Both cell inputs are its output."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.out_channels = stem_channels("cifar", channels)
+        self.conv = nn.Conv2d(in_channels, self.out_channels[0], 3, padding=1, bias=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, in_channels, H, W) to c_{-2} = c_{-1}, (N, 3 C, H, W)."""
+        y: Tensor = self.relu(self.conv(self.norm(x)))
+        return y, y
+
+
+class ImageNetStem(nn.Module):
+    """Three float 3x3 convolutions of stride 2; c_{-2} is taken after two of them, c_{-1} after three."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv0 = nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False)
+        self.norm0 = nn.BatchNorm2d(half)
+        self.conv1 = nn.Conv2d(half, channels, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.out_channels = stem_channels("imagenet", channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (N, in_channels, H, W) to c_{-2}, (N, C, H/4, W/4), and c_{-1}, (N, C, H/8, W/8)."""
+        y = self.relu(self.norm0(self.conv0(x)))
+        before_previous: Tensor = self.norm1(self.conv1(y))
+        previous: Tensor = self.norm2(self.conv2(self.relu(before_previous)))
+        return before_previous, previous
+
+
+STEMS: dict[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+
+
+class Network(nn.Module):
+    """A stack of cells; C doubles at the reduction cells."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = STEMS[config.stem](config.in_channels, config.channels)
+        positions = cell_positions(config)
+        self.cells = nn.ModuleList(
+            SearchedCell(
+                config.genotype.reduction if position.reduction else config.genotype.normal,
+                before_previous=position.before_previous,
+                previous=position.previous,
+                channels=position.channels,
+                reduction=position.reduction,
+                after_reduction=position.after_reduction,
+                skip=position.skip,
+                config=config,
+            )
+            for position in positions
+        )
+        self.classifier = nn.Linear(INNER_NODES * positions[-1].channels, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
+        before_previous, previous = self.stem(x)
+        for cell in self.cells:
+            before_previous, previous = previous, cell(before_previous, previous)
+        logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
+        return logits
+
+
+def build_network(config: NetworkConfig) -> Network:
+    """Return the network of `config` with torch's default initialisation."""
+    network = Network(config)
+    if "real-last-two" in config.departures and not config.real:
+        _leave_last_two_real(network)
+    return network
+
+
+def _leave_last_two_real(network: Network) -> None:
+    """Leave the weights of the last two convolutions real, in the order that the official code has them in.
+
+    There a cell's skip stands before its edges. Only where the last cell reduces, in a network of 3 cells, can the skip
+    be one of the two.
+    """
+    convolutions: list[nn.Module] = []
+    for cell in network.cells:
+        assert isinstance(cell, SearchedCell)
+        parts = [part for part in (cell.preprocess0, cell.preprocess1, cell.skip, cell.edges) if part is not None]
+        modules = (module for part in parts for module in part.modules())
+        convolutions += (module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d))
+    for convolution in convolutions[-2:]:
+        if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
+            convolution.real_weights = True
+
+
+def randomise_statistics(network: nn.Module, seed: int) -> None:
+    """Give every BN statistics and parameters as a trained network has them: none trivial, a third of gammas negative.
+
+    Latency does not depend on weights, so an untrained network can be measured; its export should still meet what
+    a trained one has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            continue
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        shape = module.running_mean.shape
+        with torch.no_grad():
+            module.running_mean.copy_(0.5 * torch.randn(shape, generator=generator))
+            module.running_var.copy_(0.25 + torch.rand(shape, generator=generator))
+            if module.affine:
+                magnitude = 0.5 + torch.rand(shape, generator=generator)
+                negative = torch.rand(shape, generator=generator) < 1 / 3
+                module.weight.copy_(torch.where(negative, -magnitude, magnitude))
+                module.bias.copy_(0.5 * torch.randn(shape, generator=generator))

@@ -1,0 +1,48 @@
+"""Count the layers of a network in PyTorch, by running it on no data."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.nn.layers import BinaryConv2d
+
+Shape = tuple[int, int, int]
+
+
+def layer_costs(config: NetworkConfig) -> list[LayerCost]:
+    """Return the layers of the network of `config`, in running order; dead branches are counted like the others."""
+    with torch.device("meta"):  # shapes without data
+        network = build_network(config).eval()
+        images = torch.empty(1, config.in_channels, *config.image_size)
+    layers: list[LayerCost] = []
+    for name, module in network.named_modules():
+        if isinstance(module, BinaryConv2d | nn.Conv2d | nn.Linear):
+            module.register_forward_hook(partial(_record, name, layers.append))
+    network(images)
+    return layers
+
+
+def _record(
+    name: str, keep: Callable[[LayerCost], None], module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    geometry: dict[str, Any] = {"kernel": (1, 1), "stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    if isinstance(module, BinaryConv2d | nn.Conv2d):
+        geometry = {
+            "kernel": module.kernel_size,
+            "stride": module.stride,
+            "dilation": module.dilation,
+            "groups": module.groups,
+        }
+    binary = isinstance(module, BinaryConv2d) and not module.real_weights
+    keep(LayerCost(name, _shape(inputs[0]), _shape(output), weight_bits=1 if binary else 32, **geometry))
+
+
+def _shape(x: Tensor) -> Shape:
+    channels, height, width = (*x.shape[1:], 1, 1)[:3]
+    return channels, height, width

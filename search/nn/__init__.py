@@ -1,0 +1,1 @@
+"""Binary layers and their gradient estimators."""

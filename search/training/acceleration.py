@@ -1,0 +1,93 @@
+"""How steps are computed: in float32 or in what a GPU does faster, operation by operation or as compiled code.
+
+Operands of binary convolutions are +1, -1 and 0, which TF32 (11 significant bits) and bfloat16 (8) hold exactly, and
+sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit; what is rounded
+are the operands of float convolutions, and incoming gradients in the backward ones. With bfloat16 the results are
+rounded as well: sums of more than 256 are no longer exact.
+"""
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.search.training.recipes import check_known
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let GPUs round the operands of float32 convolutions and products to TF32, or not.
+
+    PyTorch by itself lets cuDNN do so.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """Return what computes the same as `network`, from code that is made when it is first called, per shape.
+
+    On a GPU the code runs as CUDA graphs, which are launched as a whole.
+    """
+    if device.type != "cuda":
+        return torch.compile(network, dynamic=False)
+    graphs = torch.compile(network, mode="reduce-overhead", dynamic=False)
+
+    def run(*inputs: Any) -> Any:
+        # What the call before returned may be overwritten from here on.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return graphs(*inputs)
+
+    return run
+
+
+def check_arithmetic(arithmetic: str, device: torch.device) -> None:
+    """Make sure that a device can compute so.
+
+    Raises:
+        BnasError: it cannot, or there is no such arithmetic.
+    """
+    check_known(arithmetic)
+    if arithmetic == "tf32" and device.type != "cuda":
+        raise BnasError("--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda")
+    if arithmetic != "float32" and device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < _AMPERE:
+            raise BnasError(
+                f"--arithmetic {arithmetic}: {torch.cuda.get_device_name(device)} has compute capability "
+                f"{major}.{minor}, and {_AMPERE}.0 is needed; use float32"
+            )
+
+
+_AMPERE = 8
+
+
+def check_compiler(device: torch.device) -> None:
+    """Make sure that torch.compile has what it needs to make code for a device.
+
+    Raises:
+        BnasError: something is missing.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing, mend = "Triton", "install it with pip install triton"
+    elif shutil.which(compiler) is None:
+        missing, mend = f"a C++ compiler ({compiler})", "install one (Debian: apt install g++) or name one in CXX"
+    elif not header.exists():
+        missing, mend = f"{header}", "install Python's headers (Debian: apt install python3-dev)"
+    else:
+        return
+    raise BnasError(f"--compile: PyTorch needs {missing}, which is not here; {mend}, or leave --compile out")

@@ -1,0 +1,306 @@
+"""A network with its weights in one safetensors file, and everything that export and use need beside them.
+
+The file's metadata has one entry, `bnas_deploy`, a JSON object:
+
+    format           2; in format 1 `network` lacks `inter_cell_skip`, and the network has it
+    bnas_deploy      version that wrote the file
+    network          the fields of `NetworkConfig`, genotype included
+    data             name of the data set
+    labels           class names, in the order of the logits
+    preprocessing    height, width, mean, std
+    metrics          what training measured, for people to read
+
+Nothing is ever unpickled.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import bnas_deploy
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import BnasError, CheckpointError
+from bnas_deploy.core.files import open_regular, read_bytes, write_whole
+from bnas_deploy.core.json_records import from_json, parse, value_of
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import Network, build_network
+
+FORMAT_VERSION = 2
+METADATA_KEY = "bnas_deploy"
+
+EXPECTED = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
+
+_LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
+_LARGEST_HEADER = 100_000_000  # what the package safetensors reads
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The JSON object in the file's metadata."""
+
+    format: int
+    bnas_deploy: str
+    network: NetworkConfig
+    data: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network and its weights.
+
+    Attributes:
+        network: what to build.
+        state: the state dict of that network.
+        preprocessing: how an image becomes an input.
+        labels: the class of logit i is labels[i].
+        data: name of the data set it was trained on.
+        metrics: what training measured; shown to people, not interpreted.
+        version: of the bnas-deploy that made it.
+    """
+
+    network: NetworkConfig
+    state: Mapping[str, Tensor] = field(repr=False)
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    data: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    version: str = bnas_deploy.__version__
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.network.classes:
+            raise CheckpointError(
+                f"{len(self.labels)} labels, but {self.network.name} has {self.network.classes} classes"
+            )
+        size = (self.preprocessing.height, self.preprocessing.width)
+        if size != self.network.image_size:
+            raise CheckpointError(
+                f"preprocessing to {size}, but {self.network.name} takes images of {self.network.image_size}"
+            )
+        for name, values in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
+            if len(values) != self.network.in_channels:
+                raise CheckpointError(
+                    f"{len(values)} values in {name}, but {self.network.name} takes {self.network.in_channels} channels"
+                )
+            if not all(map(math.isfinite, values)):
+                raise CheckpointError(f"{name} is {list(values)}, expected finite numbers")
+        if min(self.preprocessing.std) <= 0:
+            raise CheckpointError(f"std is {list(self.preprocessing.std)}, expected positive numbers")
+
+    def build(self) -> Network:
+        """Return the network with these weights, on the CPU, in evaluation mode."""
+        with torch.random.fork_rng(devices=[]):  # its random initialisation is overwritten and must leave no trace
+            network = build_network(self.network)
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Whoever looks at `path` sees the old file or the new one, whole.
+
+    Raises:
+        CheckpointError: `path` cannot be written.
+    """
+    description = {
+        "format": FORMAT_VERSION,
+        "bnas_deploy": checkpoint.version,
+        "network": checkpoint.network.to_json(),
+        "data": checkpoint.data,
+        "labels": checkpoint.labels,
+        "preprocessing": asdict(checkpoint.preprocessing),
+        "metrics": dict(checkpoint.metrics),
+    }
+    write_tensors(path, checkpoint.state, METADATA_KEY, description)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against the network that it describes.
+
+    Raises:
+        CheckpointError: `path` is no checkpoint of bnas-deploy, of a newer format, damaged, or its tensors are not
+            those of its network or hold values that no training gives.
+    """
+    state, description = read_tensors(path, METADATA_KEY)
+    check_format(path, description, FORMAT_VERSION)
+    try:
+        told: _Description = from_json(_Description, description)
+        checkpoint = Checkpoint(
+            network=told.network,
+            state=state,
+            preprocessing=told.preprocessing,
+            labels=told.labels,
+            data=told.data,
+            metrics=told.metrics,
+            version=told.bnas_deploy,
+        )
+    except (BnasError, ValueError) as error:
+        reason = error.message if isinstance(error, BnasError) else str(error)
+        raise CheckpointError(f"{path}: {reason}; the file is damaged, copy or train it again") from None
+    with torch.device("meta"):  # shapes without memory
+        wanted = build_network(checkpoint.network).state_dict()
+    misfits = find_misfits(state, wanted)
+    if misfits:
+        raise CheckpointError(
+            f"{path}: its tensors are not those of the {checkpoint.network.name} that it describes: "
+            f"{'; '.join(misfits)}; copy or train it again"
+        )
+    _check_values(path, state)
+    return checkpoint
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:
+    """Write tensors with a JSON object under `key` in the metadata; same input, same bytes.
+
+    Raises:
+        CheckpointError: `path` cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain, {key: json.dumps(description)})
+    try:
+        write_whole(path, data)
+    except BnasError as error:
+        raise CheckpointError(error.message) from None
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: the tensors and the JSON object under `key`.
+
+    Raises:
+        CheckpointError: `path` cannot be read, or was written by something else or for something else.
+    """
+    try:
+        data = _read(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}") from None
+    try:
+        tensors = safetensors.torch.load(data)
+        header = parse(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_bytes(data)])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy or train it again") from None
+    metadata = header.get("__metadata__", {})
+    if key not in metadata:
+        kinds = ", ".join(metadata) or "none"
+        raise CheckpointError(
+            f"{path}: a safetensors file, but without the metadata {key!r} (it has: {kinds}); "
+            "expected a file that `bnas-deploy train` or `init` wrote, such as best.safetensors"
+        )
+    try:
+        description = parse(metadata[key])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata {key!r} is not JSON ({error}); copy or train it again") from None
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path}: its metadata {key!r} is not a JSON object; copy or train it again")
+    return tensors, description
+
+
+def check_format(path: Path, description: Mapping[str, Any], newest: int) -> None:
+    """Refuse a description whose `format` this version cannot read.
+
+    Raises:
+        CheckpointError: the format is newer, or there is none.
+    """
+    version = description.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{path}: format version {version!r}, expected 1 to {newest}; copy or train it again")
+    if version > newest:
+        raise CheckpointError(
+            f"{path}: format version {version}, this bnas-deploy reads up to {newest}; upgrade bnas-deploy"
+        )
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a safetensors file. Its header is looked at first: any file may be given, of any size.
+
+    Raises:
+        CheckpointError: it is something else, or is cut short.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(_LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
+        start += file.read(min(length, _LARGEST_HEADER))
+    if refusal := _refusal_of(start, size):
+        raise CheckpointError(f"{path}: {refusal}")
+    return read_bytes(path)
+
+
+def _refusal_of(start: bytes, size: int) -> str | None:
+    """Say what a file is that is no whole safetensors file, and what to do; `start` is its header with the length."""
+    if not size:
+        return f"empty; {EXPECTED}"
+    # After the length a safetensors file has "{". This comes first: a length may look like another format's magic.
+    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        promised = _promised_bytes(start)
+        if promised is None or size < promised:
+            told = "its header is incomplete" if promised is None else f"its header promises {promised}"
+            return f"cut short: {size} bytes, {told}; copy or train it again"
+        return (
+            None
+            if size == promised
+            else f"damaged: {size} bytes, its header promises {promised}; copy or train it again"
+        )
+    if size <= _LENGTH_BYTES:  # the rest of a length may look like any magic; a model takes more bytes than that
+        return f"not a safetensors file; {EXPECTED}"
+    if start[:2] == b"PK":
+        return f"a zip file, probably from torch.save, which holds pickles; they are never loaded, {EXPECTED}"
+    if start[:1] == b"\x80":
+        return f"a pickle, probably from torch.save; pickles are never loaded, {EXPECTED}"
+    return f"not a safetensors file; {EXPECTED}"
+
+
+def _header_bytes(data: bytes) -> int:
+    return int.from_bytes(data[:_LENGTH_BYTES], "little")
+
+
+def _promised_bytes(data: bytes) -> int | None:
+    """Return the size that a safetensors header implies, or None where the header itself is cut or no JSON."""
+    start = _LENGTH_BYTES + _header_bytes(data)
+    try:
+        header = parse(data[_LENGTH_BYTES:start])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return start + max(value_of(tuple[int, ...], ends, "data_offsets"), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse values that make every answer NaN."""
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; copy or train it again")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: tensor {name} holds a negative variance; copy or train it again")
+
+
+def find_misfits(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Compare names, shapes and types of tensors; return a phrase per kind of difference."""
+    other = [
+        f"{name} is {_kind(got[name])}, expected {_kind(wanted[name])}"
+        for name in wanted
+        if name in got and _kind(got[name]) != _kind(wanted[name])
+    ]
+    return [
+        f"{len(names)} {what} (first: {names[0]})"
+        for what, names in (
+            ("missing", [name for name in wanted if name not in got]),
+            ("unexpected", [name for name in got if name not in wanted]),
+            ("of another shape or type", other),
+        )
+        if names
+    ]
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

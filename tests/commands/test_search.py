@@ -1,0 +1,162 @@
+"""The command is tried on digits with the smallest supernet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from bnas_deploy.commands.search import command
+from bnas_deploy.core.genotype import read_genotype
+from bnas_deploy.core.history import read_history
+from bnas_deploy.search.cells.config import SEARCH_DEFAULTS, SEARCH_DEPARTURES, SEARCH_RECIPES, STRATEGIES
+
+TINY = ("--cells", 3, "--channels", 1, "--epochs", 1, "--batch-size", 359, "--device", "cpu")
+
+
+def invoke(*words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def settings(folder):
+    return read_history(folder / "history.json").settings["search"]
+
+
+def test_help_shows_every_default():
+    text = " ".join(invoke("--help").output.split()).replace("- ", "-")  # lines break after hyphens
+    for kind, defaults in SEARCH_DEFAULTS.items():
+        for value in (defaults.cells, defaults.channels, defaults.recipe):
+            assert f"{kind} {value}" in text
+    for recipe in SEARCH_RECIPES.values():
+        assert f"{recipe.name} {recipe.epochs}" in text
+        assert f"{recipe.name} {recipe.batch_size}" in text
+    for name, strategy in STRATEGIES.items():
+        assert f"{name}: {strategy.summary}" in text
+    for name in (*SEARCH_DEPARTURES, "runs/search-DATA", "7.7 for every 50 epochs", "with the strategy bnas only"):
+        assert name in text
+
+
+def test_defaults_are_those_of_data_and_strategy(tmp_path):
+    for strategy, defaults in STRATEGIES.items():
+        out = tmp_path / strategy
+        result = invoke(*TINY, "--strategy", strategy, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert f"Next: bnas-deploy train --genotype {out / 'genotype.json'}" in result.output.replace("\n", " ")
+        made = settings(out)
+        assert (made["strategy"], made["diversity"], made["zeroise"]) == (
+            strategy,
+            defaults.diversity,
+            defaults.zeroise,
+        )
+        assert made["diversity_epochs"] == pytest.approx(7.7 / 50)  # of one epoch
+
+
+def test_every_option_reaches_the_search(tmp_path):
+    out = tmp_path / "search"
+    words = ("--space", "darts", "--precision", "float", "--no-dilated", "--no-skip", "--zeroise", "--gamma", 3)
+    words += ("--diversity", 0.5, "--diversity-epochs", 2, "--k-map", "--like-official-code", "stale-entropy-index")
+    result = invoke(*TINY, *words, "--seed", 7, "--out", out)
+    assert result.exit_code == 0, result.output
+    made = settings(out)
+    network = made["network"]
+    assert "skip_connect" in network["space"]["operations"]
+    assert not [name for name in network["space"]["operations"] if "_dil_" in name]
+    assert (network["precision"], network["k_map"], network["inter_cell_skip"]) == ("float", True, False)
+    assert (network["cells"], network["channels"], network["departures"]) == (3, 1, ["stale-entropy-index"])
+    assert (made["gamma"], made["diversity"], made["diversity_epochs"], made["zeroise"]) == (3.0, 0.5, 2.0, True)
+    assert (made["recipe"]["epochs"], made["recipe"]["batch_size"]) == (1, 359)
+    assert read_history(out / "history.json").settings["seed"] == 7
+    assert "genotype.json --no-skip" in " ".join(result.output.split())
+    assert "skip</text>" not in (out / "cells.svg").read_text()
+
+
+def test_separable_convolutions_can_be_added(tmp_path):
+    assert invoke(*TINY, "--separable", "--out", tmp_path / "search").exit_code == 0
+    assert settings(tmp_path / "search")["network"]["space"]["operations"][-1] == "bin_sep_conv_5x5"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--data", "nowhere"), 1, "unknown data 'nowhere'; expected one of digits, cifar10:FOLDER"),
+        (("--data", "imagefolder"), 1, "data 'imagefolder' without its folder; give imagefolder:FOLDER"),
+        (("--data", "imagefolder:x"), 1, "x: no such folder; expected the folder of the data set imagefolder"),
+        (
+            ("--image-size", "16"),
+            1,
+            "--data digits: --image-size and --in-channels are for image folders; leave them out",
+        ),
+        (("--data", "cifar10"), 1, "data 'cifar10' without its folder; give cifar10:FOLDER"),
+        (("--batch-size", "720"), 1, "each half of a search has 719, fewer than one batch of 720; use a larger"),
+        (
+            ("--space", "bats", "--channels", "13"),
+            1,
+            "the supernet (--channels): 13 channels cannot be shared among the 12 groups of bats_conv_3x3; choose a "
+            "multiple of 12, such as 24",
+        ),
+        (("--gamma", "0"), 2, "0.0 is not in the range x>0"),
+        (
+            ("--latency-target", "d", "--latency-weight", "nan"),
+            2,
+            "--latency-weight is nan; give a number, such as 0.1",
+        ),
+        (
+            ("--latency-target", "d", "--latency-weight", "0", "--k-map"),
+            1,
+            "--k-map: d has no times of convolutions with",
+        ),
+        (("--resume",), 1, "no resume.safetensors in it, so there is no search to resume"),
+    ],
+)
+def test_refusals(tmp_path, words, code, message):
+    result = invoke(*words, "--out", tmp_path / "search")
+    assert result.exit_code == code
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "search").exists()
+
+
+def test_ctrl_c_then_resume(tmp_path):
+    folder = tmp_path / "my search"
+    options = [str(word) for word in (*TINY, "--out", folder)]
+    options[options.index("359")] = "16"  # 44 steps
+    code = "from bnas_deploy.cli import main; main(prog_name='bnas-deploy')"
+    searching = subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", code, "search", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "resume.safetensors").exists():
+        assert searching.poll() is None, searching.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    searching.send_signal(signal.SIGINT)
+    output, _ = searching.communicate(timeout=120)
+    assert searching.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"Stopped before the first epoch was finished; the place is saved in {folder}" in output
+    wanted = "bnas-deploy search --cells 3 --channels 1 --epochs 1 --batch-size 16 --device cpu"
+    assert f"Go on with: {wanted} --out '{folder}' --resume" in output
+
+    result = invoke(*options, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "Finished after 1 epochs; best validation accuracy" in result.output
+    pictures = {f"{name}.{kind}" for name in ("cells", "history") for kind in ("svg", "png")}
+    files = {"genotype.json", "history.json", "resume.safetensors"}
+    assert {file.name for file in folder.iterdir()} == files | pictures
+    again = invoke(*options, "--resume", "--gamma", 2)
+    assert "other settings: search.gamma (1.0 before, 2.0 now)" in " ".join(again.output.split())
+
+
+def test_what_was_found_can_be_trained(tmp_path):
+    """The genotype file is what `train --genotype` reads; training itself is tested elsewhere."""
+    assert invoke(*TINY, "--out", tmp_path / "search").exit_code == 0
+    genotype = read_genotype(str(tmp_path / "search" / "genotype.json"))
+    history = json.loads((tmp_path / "search" / "history.json").read_text())
+    assert genotype.to_json() == history["epochs"][history["best_epoch"] - 1]["genotype"]

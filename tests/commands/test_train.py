@@ -1,0 +1,288 @@
+"""The command is tried on digits with the smallest published network, one epoch at most."""
+
+import io
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from bnas_deploy.commands.train import ProgressBar, command, resume_command
+from bnas_deploy.export import export_checkpoint
+from bnas_deploy.export.images import verification_images
+from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.search.models.bnas.config import NETWORKS
+from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.memory import Limit
+from bnas_deploy.search.training.recipes import DEFAULTS, RECIPES
+from bnas_deploy.search.training.train import EpochRecord
+
+FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+
+
+def invoke(*words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def process(*words):
+    """Start the command in a process of its own; Ctrl-C can be sent to it."""
+    code = "from bnas_deploy.commands.train import command; command(prog_name='bnas-deploy train')"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", code, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # One thread: several slow each other down where other tests run beside this one.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_help_shows_every_default():
+    text = " ".join(invoke("--help").output.split())
+    for kind, defaults in DEFAULTS.items():
+        assert f"{kind} {defaults.network}" in text
+        assert f"{kind} {defaults.recipe}" in text
+    for recipe in RECIPES.values():
+        assert f"{recipe.name} {recipe.epochs}" in text
+        assert f"{recipe.name} {recipe.batch_size}" in text
+    for default in (
+        "default: digits",
+        "default: auto",
+        "default: float32",
+        "default: 0",
+        "runs/NETWORK-DATA",
+        "was published with",
+    ):
+        assert default in text
+    assert all(network in text for network in NETWORKS)
+
+
+def test_help_imports_no_framework():
+    code = (
+        "import sys; from bnas_deploy.commands.train import command; command(['--help'], standalone_mode=False); "
+        "print({'torch', 'numpy', 'PIL', 'sklearn', 'safetensors', 'rich'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["plain", "coloured"])
+def test_a_line_stays_a_line_where_nobody_looks(terminal):
+    written = io.StringIO()
+    console = Console(file=written, width=40, force_terminal=terminal)  # which FORCE_COLOR does
+    with Progress(console=console, transient=True) as progress:
+        bar = ProgressBar(progress)
+        bar.started(epochs=200, steps=10, done=0)
+        bar.evaluated(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in written.getvalue().splitlines()]
+    lines = [line for line in lines if line.startswith("epoch   7/200")]
+    assert lines == ["epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s)"]
+
+
+def test_ctrl_c_then_resume(tmp_path):
+    """Ctrl-C in the first epoch, then resume: the run is finished, and the message said how."""
+    folder = tmp_path / "my run"
+    options = ("--epochs", 1, "--batch-size", 64, "--device", "cpu", "--out", folder)
+    training = process(*options)
+    deadline = time.monotonic() + 120
+    while not (folder / "resume.safetensors").exists():
+        assert training.poll() is None, training.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    training.send_signal(signal.SIGINT)
+    output, _ = training.communicate(timeout=120)
+    assert training.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"Stopped before the first epoch was finished; the place is saved in {folder}" in output
+    wanted = f"bnas-deploy train --epochs 1 --batch-size 64 --device cpu --out '{folder}' --resume"
+    assert f"Go on with: {wanted}" in output
+
+    resumed = process(*options, "--resume")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "Finished after 1 epochs; best test accuracy" in output
+    assert sorted(file.name for file in folder.iterdir()) == FILES
+
+
+def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
+    """As quickstart calls it: the options come from code, not from a command line."""
+
+    @contextmanager
+    def stopped_at_once():
+        yield lambda: True
+
+    @click.command()
+    @click.pass_context
+    def other(context):
+        context.invoke(
+            command, out=tmp_path, k_map=True, no_skip=True, seed=0, departures=("clamp-weights", "real-last-two")
+        )
+
+    monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
+    departures = "--k-map --no-skip --like-official-code clamp-weights --like-official-code real-last-two"
+    result = CliRunner().invoke(other)
+    assert result.exit_code == 130
+    assert f"train {departures} --out {tmp_path} --resume\n" in result.output
+
+
+def test_zero_and_no_are_options_too():
+    @click.command()
+    @click.option("--weight", type=float)
+    @click.option("--share", type=float, default=0.0)
+    @click.option("--keep/--drop", default=None)
+    @click.option("--fast/--slow", default=True)
+    @click.option("--quiet", is_flag=True)
+    @click.option("--resume", is_flag=True)
+    @click.pass_context
+    def other(context, **options):
+        click.echo(resume_command(context))
+
+    def told(*words):
+        return CliRunner().invoke(other, words).output.strip()
+
+    assert told("--weight", "0", "--drop", "--slow") == "bnas-deploy other --weight 0.0 --drop --slow --resume"
+    assert told("--share", "0", "--fast", "--quiet") == "bnas-deploy other --quiet --resume"
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path):
+    (tmp_path / "last.safetensors").write_text("mine")
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 1
+    assert "already holds a run (last.safetensors), which was left alone; add --resume" in result.output
+    assert (tmp_path / "last.safetensors").read_text() == "mine"
+
+
+def test_nothing_to_resume_is_refused(tmp_path):
+    result = invoke("--out", tmp_path, "--resume")
+    assert result.exit_code == 1
+    assert "no run to resume" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "mnist"], "unknown data 'mnist'; expected one of digits, cifar10:FOLDER"),
+        (["--data", "cifar10:nowhere"], "nowhere: no such folder"),
+        (["--genotype", "nothing.json"], "nothing.json: neither a published genotype (cifar, imagenet) nor a file"),
+        (["--network", "BNAS-D"], "BNAS-D: images of 8x8; the imagenet stem and two reduction cells need multiples"),
+        (["--recipe", "imagenet"], "digits: the recipe crops by area or jitters colours"),
+        (["--network", "BNAS-Z"], "'BNAS-Z' is not one of 'BNAS-Mini'"),
+        (["--genotype", ""], "'': neither a published genotype (cifar, imagenet) nor a file"),
+        (["--float-twin", "--k-map"], "--float-twin and --k-map exclude each other: the float twin has nothing binary"),
+        (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
+        (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
+        (["--epochs", "0"], "0 is not in the range x>=1"),
+        (["--image-size", "8"], "--data digits: --image-size and --in-channels are for image folders; leave them out"),
+        (["--image-size", "8x8x8"], "'8x8x8' is neither N nor HxW, such as 32 or 24x32"),
+        (["--image-size", "-8"], "'-8' is neither N nor HxW"),
+        (["--image-size", "8x0"], "'8x0' has a side of 0, at least 1 is needed"),
+        (["--in-channels", "2"], "'2' is not one of '1', '3'"),
+        (["--arithmetic", "tf32", "--device", "cpu"], "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16"),
+        (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_used_is_refused(tmp_path, words, message):
+    result = invoke("--out", tmp_path / "run", *words)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)  # no traceback
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def grey(tmp_path):
+    """An image folder of grey stripes of 12x16, two classes."""
+    random = np.random.default_rng(0)
+    for part, (label, name) in itertools.product(("train", "val"), enumerate(("upper", "lower"))):
+        folder = tmp_path / "grey" / part / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(100, size=(12, 16), dtype=np.uint8)
+            pixels[6 * label : 6 * label + 6] += 120
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "grey" / "train" / "upper" / "notes.txt").write_text("")
+    return tmp_path / "grey"
+
+
+def test_a_folder_of_small_grey_images_from_training_to_an_app(tmp_path, grey):
+    """The size is shown, nothing is resized, and the bundle takes the same images."""
+    run = tmp_path / "run"
+    words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--network", "BNAS-Mini", "--device", "cpu")
+    result = invoke(*words, "--epochs", 1, "--batch-size", 16, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(
+        "image folder grey: 16 training and 16 test images of 12x16, grey, 2 classes\n"
+        "  every image becomes 12x16; the first of them is 12x16\n"
+        "  every image is grey, so there is 1 channel; --in-channels 1 or 3 decides otherwise\n"
+        "  passed over, since no images: 1 (train/upper/notes.txt)\n"
+    )
+    checkpoint = load_checkpoint(run / "last.safetensors")
+    assert (checkpoint.network.in_channels, checkpoint.network.image_size) == (1, (12, 16))
+    assert (checkpoint.preprocessing.height, checkpoint.preprocessing.width) == (12, 16)
+    chosen = verification_images(checkpoint, f"imagefolder:{grey}", None)
+    export_checkpoint(checkpoint, tmp_path / "bundle", chosen)
+    model = open_bundle(tmp_path / "bundle")
+    pixels = np.stack([np.asarray(Image.open(grey / "val" / "lower" / f"{number}.png")) for number in range(8)])
+    inputs = model.preprocess(pixels)
+    # The labels are sorted: lower, upper; these are the first eight test images. One float32 rounding differs.
+    np.testing.assert_allclose(inputs, chosen.pixels[:8].numpy(), rtol=0, atol=1e-6)
+    assert model.predict(inputs).shape == (8, 2)
+
+
+def test_how_to_go_on_with_images_of_a_size(tmp_path, grey, monkeypatch):
+    @contextmanager
+    def stopped_at_once():
+        yield lambda: True
+
+    monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
+    words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--in-channels", "3", "--network", "BNAS-Mini")
+    result = invoke(
+        *words, "--recipe", "digits", "--arithmetic", "bfloat16", "--device", "cpu", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 130, result.output
+    told = result.output.splitlines()[-1]
+    assert told == (
+        f"Go on with: bnas-deploy train --data imagefolder:{grey} --image-size 12x16 --in-channels 3 "
+        f"--network BNAS-Mini --recipe digits --device cpu --arithmetic bfloat16 --out {tmp_path / 'run'} --resume"
+    )
+
+
+def test_a_folder_of_small_images_has_defaults_of_its_own(tmp_path, grey):
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "10", "--out", tmp_path / "run")
+    assert "BNAS-A: images of 10x10; the cifar stem and two reduction cells need multiples of 4" in result.output
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "65", "--out", tmp_path / "run")
+    assert (
+        "BNAS-D: images of 65x65; the imagenet stem and two reduction cells need multiples of 32 (of 4 with the cifar "
+        "stem of BNAS-Mini, BNAS-A, BNAS-B and BNAS-C)"
+    ) in result.output
+
+
+def test_what_would_not_fit_into_memory_is_refused(tmp_path, grey, monkeypatch):
+    monkeypatch.setattr("bnas_deploy.search.training.memory.memory_limit", lambda: Limit(10**8, "this machine has"))
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "Error: BNAS-A on images of 12x16 with 16 images a step takes about " in result.output
+    assert "and this machine has 100 MB; no --batch-size would fit, or lower --image-size, or choose" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = invoke("--out", tmp_path / "run", "--device", "cuda")
+    assert result.exit_code == 1
+    assert "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu" in result.output
+    assert not (tmp_path / "run").exists()

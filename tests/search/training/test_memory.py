@@ -1,0 +1,181 @@
+"""What steps need and what there is; the docstring of `memory` has the estimate against real processes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.genotype import GENOTYPES
+from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
+from bnas_deploy.search.cells.search import search
+from bnas_deploy.search.cells.space import SPACES
+from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.training import memory
+from bnas_deploy.search.training.memory import Limit, Need, check_memory, memory_limit, training_need
+from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.train import train
+
+CPU = torch.device("cpu")
+GIGABYTE = 10**9
+
+
+def test_what_is_kept_is_counted_once() -> None:
+    """By hand: what the convolution reads, what it gives and the next layer reads, the softmax, and the label."""
+    image, channels, classes = 6 * 4, 3, 5
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, channels, 1, bias=False), nn.Flatten(), nn.Linear(channels * image, classes, bias=False)
+        )
+
+    need = training_need(build, lambda network, images: network(images), (1, 6, 4))
+    per_image = 4 * (image + channels * image + classes) + 8
+    assert need.per_image == pytest.approx(memory.WORKING * per_image)
+    weights = 4 * (channels + channels * image * classes)
+    # Cross-entropy keeps a number more, whatever the batch.
+    assert need.fixed == pytest.approx(memory.STARTING + 3 * weights, abs=100)
+    assert need.bytes(7) == need.fixed + 7 * need.per_image
+
+
+def test_a_network_needs_more_for_more_pixels_and_channels() -> None:
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
+
+    def per_image(config: NetworkConfig) -> float:
+        shape = (config.in_channels, *config.image_size)
+        return training_need(lambda: build_network(config), lambda network, x: network(x), shape).per_image
+
+    small = per_image(config)
+    assert per_image(replace(config, image_size=(16, 16))) == pytest.approx(4 * small, rel=0.01)
+    assert per_image(replace(config, channels=8)) == pytest.approx(2 * small, rel=0.1)
+
+
+# ---- what there is
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMORY = {"proc__meminfo": "MemTotal:       8000 kB\nMemFree:         10 kB\n"}
+MACHINE = Limit(8000 * 1024, "this machine has")
+
+
+def group(count: int) -> Limit:
+    return Limit(count, "this process may have (its control group)")
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        (MEMORY, MACHINE),
+        (MEMORY | {"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__memory_dot_max": "max\n"}, MACHINE),
+        (MEMORY | {"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__memory_dot_max": "5000\n"}, group(5000)),
+        (MEMORY | {"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__memory_dot_max": "9000000\n"}, MACHINE),
+        (
+            # A group above has less than the one that the process is in.
+            MEMORY
+            | {
+                "proc__self__cgroup": "0::/a/b\n",
+                "sys__fs__cgroup__a__b__memory_dot_max": "7000\n",
+                "sys__fs__cgroup__a__memory_dot_max": "6000\n",
+                "sys__fs__cgroup__memory_dot_max": "max\n",
+            },
+            group(6000),
+        ),
+        (
+            # Version 1, seen from a container: the path is that of the machine outside.
+            MEMORY
+            | {
+                "proc__self__cgroup": "5:cpu,cpuacct:/x\n4:memory:/docker/1\n",
+                "sys__fs__cgroup__memory__memory_dot_limit_in_bytes": "4000\n",
+            },
+            group(4000),
+        ),
+    ],
+    ids=["unknown", "machine", "no limit", "limit", "larger limit", "nested", "version 1"],
+)
+def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], limit: Limit | None) -> None:
+    assert memory_limit(write(tmp_path, **files)) == limit
+
+
+def test_this_machine_tells() -> None:
+    limit = memory_limit()
+    assert limit is not None
+    assert limit.bytes > memory._resident_bytes() > 10**6
+
+
+# ---- refusals
+
+
+@pytest.fixture
+def two_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(2 * GIGABYTE, "this machine has"))
+
+
+@pytest.fixture
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(5 * 10**8, "this process may have (its control group)"))
+    monkeypatch.setattr(memory, "_resident_bytes", lambda: 5 * 10**8)
+
+
+@pytest.mark.usefixtures("two_gigabytes")
+def test_what_does_not_fit_is_refused_with_what_would() -> None:
+    need = Need(GIGABYTE / 2, GIGABYTE / 100, held=GIGABYTE // 2)
+    check_memory("it", need, 100, CPU)
+    with pytest.raises(BnasError) as refusal:
+        check_memory("BNAS-Z on images of 8x8", need, 101, CPU)
+    assert refusal.value.message == (
+        "BNAS-Z on images of 8x8 with 101 images a step takes about 2.0 GB of memory, and this machine has 2.0 GB; "
+        "--batch-size 100 would fit, or lower --image-size, or choose a smaller network"
+    )
+    with pytest.raises(BnasError, match=r"takes about 10\.1 GB of memory, and .*; no --batch-size would fit, or lower"):
+        check_memory("it", Need(10 * GIGABYTE, GIGABYTE / 100), 10, CPU)
+
+
+def test_nothing_is_refused_where_the_limit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+    check_memory("it", Need(1e18, 1e18), 100, CPU)
+
+
+def make_data() -> InMemoryDataSet:
+    description = DataDescription("some", ("a", "b", "c"), 1, (8, 8), (0.5,), (0.5,))
+    images = Images(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), torch.arange(12) % 3)
+    return InMemoryDataSet(description, images, images)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_training_that_does_not_fit_leaves_no_run_behind(tmp_path: Path) -> None:
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
+    recipe = replace(RECIPES["digits"], batch_size=1000)
+    with pytest.raises(BnasError) as refusal:
+        train(make_data(), config, recipe, tmp_path / "run")
+    # There are no more images than 12.
+    assert refusal.value.message.startswith("tiny on images of 8x8 with 12 images a step takes about 53")
+    assert refusal.value.message.endswith(
+        " MB of memory, and this process may have (its control group) 500 MB; no --batch-size would fit, or lower "
+        "--image-size, or choose a smaller network"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("strategy", ["bnas", "gdas"])
+@pytest.mark.usefixtures("nothing_left")
+def test_a_search_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, strategy: str) -> None:
+    config = SearchConfig(
+        network=SupernetConfig(SPACES["bnas"], cells=3, channels=4, classes=3, in_channels=1, image_size=(8, 8)),
+        recipe=replace(SEARCH_RECIPES["digits"], batch_size=4),
+        strategy=strategy,
+    )
+    with pytest.raises(BnasError, match=r"^a search with 3 cells on images of 8x8 with 4 images a step takes about 53"):
+        search(make_data(), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,593 @@
+"""Runs are of a tiny network on random images, where an epoch takes milliseconds."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
+from bnas_deploy.core.genotype import GENOTYPES
+from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.training import train as module
+from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
+from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Recipe
+from bnas_deploy.search.training.resume import stop_on_signals
+from bnas_deploy.search.training.train import TrainError, evaluate, train
+
+CONFIG = NetworkConfig(
+    name="tiny",
+    cells=3,
+    channels=4,
+    stem="cifar",
+    genotype=GENOTYPES["imagenet"],
+    classes=3,
+    in_channels=1,
+    image_size=(8, 8),
+)
+RECIPE = Recipe(
+    "quick", epochs=3, batch_size=8, scheme=RECIPES["digits"].scheme, augmentation=Augmentation(shift=1, flip=True)
+)
+STEPS = 5  # of an epoch
+FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+
+
+def make_data(train_size=36, test_size=11):
+    """Images whose class is the row that is bright."""
+    random = torch.Generator().manual_seed(0)
+
+    def images(count):
+        labels = torch.randint(3, (count,), generator=random)
+        pixels = torch.randint(100, (count, 1, 8, 8), generator=random, dtype=torch.uint8)
+        pixels[torch.arange(count), 0, 2 * labels + 1] = 255
+        return Images(pixels, labels)
+
+    description = DataDescription("rows", ("top", "middle", "bottom"), 1, (8, 8), (0.4,), (0.3,))
+    return InMemoryDataSet(description, images(train_size), images(test_size))
+
+
+DATA = make_data()
+
+
+class Recorder:
+    """A listener that notes what it is told, and asks to stop after some steps of this session."""
+
+    def __init__(self, stop_after=None):
+        self.asked = 0
+        self.stop_after = stop_after
+        self.told = []
+
+    def stop(self):
+        self.asked += 1
+        return self.asked == self.stop_after
+
+    def started(self, *, epochs, steps, done):
+        self.told.append(("started", epochs, steps, done))
+
+    def stepped(self, *, done, loss):
+        assert loss >= 0
+        self.told.append(("stepped", done))
+
+    def evaluated(self, record):
+        self.told.append(("evaluated", record.epoch))
+
+
+def run(folder, *, stop_after=None, **changes):
+    listener = Recorder(stop_after)
+    values = {"data": DATA, "config": CONFIG, "recipe": RECIPE, "stop": listener.stop, "listener": listener} | changes
+    result = train(values.pop("data"), values.pop("config"), values.pop("recipe"), folder, **values)
+    return result, listener.told
+
+
+def assert_same_runs(left, right):
+    """Same bytes in both checkpoints, same history but for the time."""
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+    histories = [
+        [{**json.loads(line), "duration_s": 0} for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (left, right)
+    ]
+    assert histories[0] == histories[1]
+
+
+# ---- a whole run
+
+
+def test_a_run_leaves_its_four_files(tmp_path):
+    result, told = run(tmp_path / "some" / "run")
+    assert result.finished
+    assert [record.epoch for record in result.history] == [1, 2, 3]
+    assert sorted(file.name for file in result.folder.iterdir()) == FILES
+    assert told == [
+        ("started", 3, STEPS, 0),
+        ("stepped", 5),
+        ("evaluated", 1),
+        ("stepped", 10),
+        ("evaluated", 2),
+        ("stepped", 15),
+        ("evaluated", 3),
+    ]
+
+
+def test_the_checkpoints_say_what_was_trained_and_how_well(tmp_path):
+    result, _ = run(tmp_path)
+    last, best = (load_checkpoint(tmp_path / name) for name in ("last.safetensors", "best.safetensors"))
+    assert last.network == CONFIG
+    assert (last.data, last.labels, last.preprocessing.mean) == ("rows", ("top", "middle", "bottom"), (0.4,))
+    assert last.metrics["test_accuracy"] == result.history[-1].test_accuracy
+    assert best.metrics["epoch"] == result.best.epoch
+    assert result.best.test_accuracy == max(record.test_accuracy for record in result.history)
+    measured = evaluate(best.build(), DATA, batch_size=RECIPE.batch_size)
+    assert (measured.accuracy, measured.loss) == (result.best.test_accuracy, result.best.test_loss)
+
+
+def test_it_learns(tmp_path):
+    result, _ = run(tmp_path, recipe=replace(RECIPE, epochs=15, augmentation=Augmentation()))
+    assert result.best.test_accuracy > 0.9
+    assert result.history[-1].train_loss < result.history[0].train_loss / 2
+
+
+def test_the_float_twin_learns(tmp_path):
+    result, _ = run(
+        tmp_path, config=CONFIG.float_twin(), recipe=replace(RECIPE, epochs=15, augmentation=Augmentation())
+    )
+    assert result.best.test_accuracy > 0.9
+
+
+def test_the_seed_decides(tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.manual_seed(len(name))  # the global generator does not matter
+        run(tmp_path / name, seed=seed)
+    assert_same_runs(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "last.safetensors").read_bytes() != (tmp_path / "c" / "last.safetensors").read_bytes()
+
+
+def test_the_global_generator_is_put_back(tmp_path):
+    before = torch.get_rng_state()
+    run(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_photos_train(tmp_path):
+    random = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "val"), ("cat", "dog")):
+        (tmp_path / "photos" / part / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(256, size=(50, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{number}.jpg")
+    data = open_data(f"imagefolder:{tmp_path / 'photos'}")
+    config = replace(CONFIG, stem="imagenet", classes=2, in_channels=3, image_size=(224, 224))
+    result, _ = run(
+        tmp_path / "run", data=data, config=config, recipe=replace(RECIPES["imagenet"], epochs=1, batch_size=3)
+    )
+    assert result.finished
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").data == "image folder photos"
+
+
+# ---- stopping and resuming
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder)
+    return folder
+
+
+# `stop` is asked after each of 5 training batches and 2 test batches of an epoch.
+@pytest.mark.parametrize(
+    ("stop_after", "epochs"),
+    [(1, 0), (3, 0), (5, 0), (6, 0), (7, 0), (8, 1), (19, 2), (21, 2)],
+    ids=["first-step", "middle", "last-step", "evaluation", "last-test-batch", "next-epoch", "third-epoch", "very-end"],
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, uninterrupted, stop_after, epochs):
+    stopped, _ = run(tmp_path, stop_after=stop_after)
+    assert (stopped.finished, len(stopped.history)) == (False, epochs)
+    load_checkpoint(tmp_path / "last.safetensors")
+    resumed, told = run(tmp_path, resume=True)
+    assert resumed.finished
+    assert told[0] == ("started", 3, STEPS, epochs * STEPS + min(stop_after - 7 * epochs, STEPS))
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_a_run_can_be_stopped_again_and_again(tmp_path, uninterrupted):
+    finished, first = False, True
+    while not finished:
+        result, _ = run(tmp_path, stop_after=4, resume=not first)
+        finished, first = result.finished, False
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, uninterrupted):
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
+
+    class KillError(Exception):
+        pass
+
+    def killed():
+        place = read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_run")[1]["place"]
+        if place["step"] == 2:
+            raise KillError
+        return False
+
+    with pytest.raises(KillError):
+        run(tmp_path, stop=killed)
+    _, told = run(tmp_path, resume=True)
+    assert told[0] == ("started", 3, STEPS, 2)
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_a_run_killed_between_two_of_its_files_does_the_epoch_again(tmp_path, monkeypatch, uninterrupted):
+    def no_room(path, data):
+        raise CheckpointError(f"{path}: cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_whole", no_room)  # the history comes after both checkpoints
+        with pytest.raises(CheckpointError):
+            run(tmp_path)
+    _, told = run(tmp_path, resume=True)
+    assert told[0] == ("started", 3, STEPS, 0)
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
+    before = {name: (uninterrupted / name).read_bytes() for name in FILES}
+    result, told = run(uninterrupted, resume=True)
+    assert result.finished
+    assert told == [("started", 3, STEPS, 15)]
+    assert {name: (uninterrupted / name).read_bytes() for name in FILES} == before
+
+
+def test_a_run_stopped_at_once_leaves_a_checkpoint(tmp_path):
+    run(tmp_path, stop_after=1)
+    checkpoint = load_checkpoint(tmp_path / "last.safetensors")
+    assert checkpoint.metrics == {"epoch": 0, "arithmetic": "float32"}
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+# ---- refusals
+
+
+def test_a_folder_with_a_run_is_left_alone(tmp_path):
+    (tmp_path / "best.safetensors").write_text("mine")
+    with pytest.raises(
+        TrainError, match=r"already holds a run \(best\.safetensors\), which was left alone; add --resume"
+    ):
+        run(tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("best.safetensors", "mine")]
+
+
+def test_other_files_in_the_folder_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    run(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(
+        TrainError, match=r"no resume\.safetensors in it, so there is no run to resume; leave out --resume"
+    ):
+        run(tmp_path, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainError, match="file/run: cannot be made: Not a directory; choose another output folder"):
+        run(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every folder")
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: cannot be written: Permission denied"):
+        run(tmp_path)
+
+
+def test_a_write_protected_file_system_is_refused():
+    with pytest.raises((TrainError, CheckpointError), match=r"/proc.*: cannot be (made|written): "):
+        run(module.Path("/proc/self/run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, r"seed \(0 before, 1 now\)"),
+        (
+            {"recipe": replace(RECIPE, epochs=4, batch_size=9)},
+            r"recipe.epochs \(3 .*4 now\); recipe.batch_size \(8 .*9 now\)",
+        ),
+        ({"recipe": replace(RECIPE, augmentation=Augmentation(shift=2, flip=True))}, r"recipe.augmentation.shift \(1 "),
+        (
+            {"config": replace(CONFIG, channels=6)},
+            r"network.channels \(4 before, 6 now\); resume it with the same ones",
+        ),
+        ({"config": replace(CONFIG, inter_cell_skip=False)}, r"network.inter_cell_skip \(True before, False now\)"),
+        ({"config": CONFIG.float_twin()}, r"network.real \(False before, True now\)"),
+        (
+            {"config": replace(CONFIG, genotype=GENOTYPES["cifar"])},
+            r"network\.genotype\.normal; network\.genotype\.reduction; resume",
+        ),
+        ({"data": make_data(train_size=37)}, r"data.train_size \(36 before, 37 now\)"),
+        ({"arithmetic": "bfloat16"}, r"arithmetic \(float32 before, bfloat16 now\)"),
+    ],
+    ids=["seed", "recipe", "augmentation", "channels", "skip", "twin", "genotype", "data", "arithmetic"],
+)
+def test_other_settings_are_named(uninterrupted, changes, message):
+    before = (uninterrupted / "resume.safetensors").read_bytes()
+    with pytest.raises(TrainError, match=rf"resume\.safetensors: the run was begun with other settings: .*{message}"):
+        run(uninterrupted, resume=True, **changes)
+    assert (uninterrupted / "resume.safetensors").read_bytes() == before
+
+
+def test_a_run_of_before_the_skip_could_be_left_out_goes_on(tmp_path, uninterrupted):
+    run(tmp_path, stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    assert description["settings"]["network"].pop("inter_cell_skip") is True
+    write_tensors(path, tensors, "bnas_deploy_run", description)
+    with pytest.raises(TrainError, match=r"network.inter_cell_skip \(True before, False now\)"):
+        run(tmp_path, resume=True, config=replace(CONFIG, inter_cell_skip=False))
+    run(tmp_path, resume=True)
+    assert (tmp_path / "last.safetensors").read_bytes() == (uninterrupted / "last.safetensors").read_bytes()
+
+
+def saved_by_0_1_0(path, *, on_gpu, scaler):
+    """Take away what 0.1.0 did not write, and add what it did."""
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    assert description["settings"].pop("arithmetic") == "float32"
+    if on_gpu:
+        tensors["random.cuda"] = torch.zeros(16, dtype=torch.uint8)
+        description["tensors"].append("random.cuda")
+    write_tensors(path, tensors, "bnas_deploy_run", description | {"scaler": scaler})
+
+
+def test_a_run_of_before_arithmetic_could_be_chosen_goes_on(tmp_path, uninterrupted):
+    run(tmp_path, stop_after=1)
+    saved_by_0_1_0(tmp_path / "resume.safetensors", on_gpu=False, scaler={})
+    with pytest.raises(TrainError, match=r"arithmetic \(float32 before, bfloat16 now\)"):
+        run(tmp_path, resume=True, arithmetic="bfloat16")
+    run(tmp_path, resume=True)
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_a_mixed_run_of_a_gpu_goes_on_as_one(tmp_path):
+    run(tmp_path, stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    before = path.read_bytes()
+    saved_by_0_1_0(path, on_gpu=True, scaler={})
+    with pytest.raises(TrainError, match=r"arithmetic \(bfloat16 before, float32 now\)"):
+        run(tmp_path, resume=True)
+    result, _ = run(tmp_path, resume=True, arithmetic="bfloat16")
+    assert result.finished
+    assert load_checkpoint(tmp_path / "last.safetensors").metrics["arithmetic"] == "bfloat16"
+    path.write_bytes(before)
+    saved_by_0_1_0(path, on_gpu=True, scaler={"scale": 65536.0})
+    with pytest.raises(TrainError, match=r"arithmetic \(float16 before, float32 now\)"):
+        run(tmp_path, resume=True)
+
+
+def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
+    seen = []
+    step = module._Run.train_step
+
+    def watched(self, images, labels):
+        # The last convolution of the network, whatever it is.
+        handle = self.network.cells[-1].skip.conv.register_forward_hook(lambda layer, x, y: seen.append(y.dtype))
+        step(self, images, labels)
+        handle.remove()
+
+    monkeypatch.setattr(module._Run, "train_step", watched)
+    for arithmetic, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        seen.clear()
+        run(tmp_path / arithmetic, arithmetic=arithmetic, stop_after=2)
+        assert seen == [dtype] * 2
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "message"),
+    [
+        ("tf32", "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda"),
+        ("float16", "unknown arithmetic 'float16'; there are float32, tf32, bfloat16"),
+    ],
+)
+def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmetic, message):
+    with pytest.raises(BnasError) as refusal:
+        run(tmp_path / "run", arithmetic=arithmetic)
+    assert refusal.value.message == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_run_is_refused(tmp_path):
+    run(tmp_path, stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors: cut short"):
+        run(tmp_path, resume=True)
+
+
+def without(data, key):
+    return {name: value for name, value in data.items() if name != key}
+
+
+MOMENTUM = "optimizer.0.momentum_buffer"
+DAMAGES = {
+    "no-settings": (None, lambda run: without(run, "settings"), "KeyError: 'settings'"),
+    "settings": (None, lambda run: run | {"settings": []}, "TypeError: settings are not an object"),
+    "no-place": (None, lambda run: without(run, "place"), "KeyError: 'place'"),
+    "no-history": (None, lambda run: without(run, "history"), "KeyError: 'history'"),
+    "no-list": (None, lambda run: without(run, "tensors"), "KeyError: 'tensors'"),
+    "unknown": (None, lambda run: run | {"tensors": ["optimizer.x"]}, "KeyError: 'optimizer.x'"),
+    "schedule": (None, lambda run: run | {"schedule": [1]}, "TypeError: schedule is of another kind"),
+    "late": (None, lambda run: run | {"schedule": run["schedule"] | {"last_epoch": 99}}, "the schedule is at another"),
+    "groups": (None, lambda run: run | {"optimizer": [{}]}, "TypeError: optimizer.0 is of another kind"),
+    "before": (None, lambda run: run | {"place": run["place"] | {"epoch": -1}}, "the schedule is at another|no place"),
+    "half": (None, lambda run: run | {"place": run["place"] | {"step": 3.0}}, "TypeError: place counts in fractions"),
+    "images": (None, lambda run: run | {"place": run["place"] | {"images": 0}}, "ValueError: no place of this run"),
+    "missing": (lambda state: without(state, "network.classifier.weight"), None, r"1 missing \(first: network.classif"),
+    "random": (lambda state: without(state, "random.cpu"), None, r"1 missing \(first: random.cpu\)"),
+    "cut-random": (lambda state: state | {"random.cpu": state["random.cpu"][1:]}, None, "random.cpu is uint8"),
+    "bad-random": (
+        lambda state: state | {"random.cpu": torch.full_like(state["random.cpu"], 255)},
+        None,
+        "ValueError: random numbers: ",
+    ),
+    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing \(first: {MOMENTUM}\)"),
+    "shape": (lambda state: state | {MOMENTUM: torch.zeros(7)}, None, rf"{MOMENTUM} is float32 \[7\], expected"),
+    "other": (lambda state: state | {"other": torch.zeros(1)}, None, r"1 unexpected \(first: other\)"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "description", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_place_is_refused(tmp_path, tensors, description, message):
+    run(tmp_path, stop_after=3)
+    path = tmp_path / "resume.safetensors"
+    state, saved = read_tensors(path, "bnas_deploy_run")
+    write_tensors(
+        path,
+        tensors(state) if tensors else state,
+        "bnas_deploy_run",
+        description(saved) if description else saved,
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"resume\.safetensors: damaged \(.*({message}).*; copy it again, or begin"
+    ):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_a_run_without_one_of_its_checkpoints_is_refused(tmp_path, name):
+    run(tmp_path, stop_after=8)
+    (tmp_path / name).unlink()
+    message = f"{name} of the 1 finished epochs not found; put them back, or begin a run in another output folder"
+    with pytest.raises(TrainError, match=message):
+        run(tmp_path, resume=True)
+
+
+def test_a_checkpoint_is_not_a_run_and_a_run_is_not_a_checkpoint(tmp_path):
+    run(tmp_path, stop_after=1)
+    with pytest.raises(CheckpointError, match=r"without the metadata 'bnas_deploy' \(it has: bnas_deploy_run\)"):
+        load_checkpoint(tmp_path / "resume.safetensors")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    scheme = replace(RECIPE.scheme, peak_learning_rate=1e30, start_learning_rate=1e30)
+    with pytest.raises(
+        TrainError, match=r"the training loss is (nan|inf) in epoch \d, step \d, at a learning rate of 1e\+30"
+    ):
+        run(tmp_path, recipe=replace(RECIPE, scheme=scheme))
+    for tensors in (
+        load_checkpoint(tmp_path / "last.safetensors").state,
+        read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_run")[0],
+    ):
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 4}, "tiny has classes 4, but rows has 3; build it for this data set"),
+        ({"in_channels": 3}, "tiny has channels in 3, but rows has 1"),
+        ({"image_size": (16, 16)}, r"tiny has image size \(16, 16\), but rows has \(8, 8\)"),
+    ],
+)
+def test_a_network_for_other_images_is_refused(tmp_path, change, message):
+    with pytest.raises(TrainError, match=message):
+        run(tmp_path, config=replace(CONFIG, **change))
+
+
+def test_a_recipe_that_does_not_suit_leaves_no_run_behind(tmp_path):
+    recipe = replace(RECIPE, augmentation=Augmentation(jitter=ColourJitter(0.1, 0.1, 0.1, 0.1)))
+    with pytest.raises(DataError, match="jitters colours"):
+        run(tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_acts_as_usual(number):
+    acted = []
+    usual = signal.signal(number, lambda *_: acted.append(True))
+    try:
+        with stop_on_signals() as stop:
+            assert not stop()
+            signal.raise_signal(number)
+            assert stop()
+            assert not acted
+            signal.raise_signal(number)
+            assert acted
+    finally:
+        signal.signal(number, usual)
+
+
+def test_signals_act_as_usual_afterwards():
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+ENDLESS = """
+import sys
+import torch
+from dataclasses import replace
+from pathlib import Path
+from importlib.util import module_from_spec, spec_from_file_location
+
+torch.set_num_threads(1)
+spec = spec_from_file_location("runs", sys.argv[1])
+runs = module_from_spec(spec)
+spec.loader.exec_module(runs)
+runs.run(Path(sys.argv[2]), recipe=replace(runs.RECIPE, epochs=100_000), resume=len(sys.argv) > 3)
+"""
+
+
+def test_a_kill_leaves_files_that_can_be_read(tmp_path):
+    """Each epoch takes about as long as writing its files, so the kill often hits a write."""
+    folder = tmp_path / "run"
+    epochs = 0
+    for flags in ([], ["resume"]):
+        process = subprocess.Popen([sys.executable, "-P", "-c", ENDLESS, __file__, str(folder), *flags])
+        deadline = time.monotonic() + 60
+        while _finished_epochs(folder) < epochs + 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        for name in ("best.safetensors", "last.safetensors"):
+            load_checkpoint(folder / name)
+        epochs = read_tensors(folder / "resume.safetensors", "bnas_deploy_run")[1]["place"]["epoch"]
+        assert epochs >= 1
+
+
+def _finished_epochs(folder):
+    path = folder / "history.jsonl"
+    return len([json.loads(line) for line in path.read_text().splitlines()]) if path.exists() else 0
+
+
+# ---- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU")
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_gpu_trains_and_resumes(tmp_path, arithmetic):
+    device = torch.device("cuda")
+    recipe = replace(RECIPE, epochs=15, augmentation=Augmentation())
+    run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, stop_after=20)
+    result, _ = run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, resume=True)
+    assert result.best.test_accuracy > 0.9
+    network = load_checkpoint(tmp_path / "best.safetensors").build()
+    assert evaluate(network, DATA, batch_size=8).accuracy == pytest.approx(result.best.test_accuracy, abs=0.1)
