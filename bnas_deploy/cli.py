@@ -39,17 +39,19 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped. Files that were finished are kept, the others are as they were.", err=True)
             ctx.exit(INTERRUPTED)
+        except BnasError as error:
+            raise click.ClickException(error.message) from None
         except OSError as error:
             # What is written by this package says so itself; this is the screen, or the file that the shell put there.
             if error.errno not in NO_ROOM:
                 raise
-            raise BnasError(
+            raise click.ClickException(
                 f"{error.filename or 'the output'}: cannot be written: {error.strerror}; make room"
             ) from None
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise
-            raise BnasError(
+            raise click.ClickException(
                 f"{ctx.invoked_subcommand} needs the package {error.name}, which is not installed; {INSTALL_TRAINING}"
             ) from None
 

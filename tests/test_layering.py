@@ -7,25 +7,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"search": set[str](), "export": {"search", "runtime"}, "runtime": set[str]()}
-"""Each stage, and the other stages that it may import. Export checks its own work with runtime's verification."""
-CONTRACTS = (
-    "bits",
-    "bundle",
-    "cost",
-    "errors",
-    "files",
-    "genotype",
-    "json_records",
-    "latency",
-    "names",
-    "npz",
-    "partial",
-    "search_history",
+STAGES = ("search", "export", "runtime")
+"""The folders at the top of the repository that are imported as part of bnas_deploy."""
+
+FLOORS = (
+    ("core",),  # the contracts: what the stages hand to each other
+    ("search", "runtime"),
+    ("export",),  # reads networks of the search, and checks its own work with the runtime's verification
+    ("report", "remote", "doctor"),
+    ("drawing",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
 )
-"""The vocabulary that the stages share, modules of bnas_deploy."""
-JOINING = {path.stem for path in (ROOT / "bnas_deploy").iterdir()} - {*CONTRACTS, "__init__"}
-"""All else in bnas_deploy joins the stages or shows what they return, and so may be imported by none of them."""
+"""The rooms of the package, lowest first. A room imports from the floors below it, never from its own floor."""
+
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def _imported(path: Path) -> set[str]:
@@ -40,31 +37,39 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _parts_of_the_package(names: set[str]) -> set[str]:
-    """Return x for every imported bnas_deploy.x."""
-    return {name.split(".")[1] for name in names if name.startswith("bnas_deploy.")}
+def _rooms(names: set[str]) -> set[str]:
+    """Return x for every imported bnas_deploy.x; the package itself holds its version."""
+    return {name.split(".")[1] for name in names if name.startswith("bnas_deploy.")} - {"__version__"}
 
 
 def _third_party(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names} - {"bnas_deploy"} - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_only_what_it_may(stage: str) -> None:
-    for path in (ROOT / stage).rglob("*.py"):
-        forbidden = (STAGES.keys() - STAGES[stage] - {stage}) | JOINING
-        assert not forbidden & _parts_of_the_package(_imported(path)), path
+def _files_of(room: str) -> list[Path]:
+    folder = ROOT / room if room in STAGES else ROOT / "bnas_deploy" / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("module", CONTRACTS)
-def test_a_contract_imports_no_stage(module: str) -> None:
-    names = _imported(ROOT / "bnas_deploy" / f"{module}.py")
-    assert _parts_of_the_package(names) <= set(CONTRACTS)
-    assert _third_party(names) <= {"click", "numpy"}
+def test_every_room_has_a_floor() -> None:
+    entries = {path.stem for path in (ROOT / "bnas_deploy").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert entries - {"__init__", "__pycache__"} | {*STAGES} == FLOOR.keys()
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_a_room_imports_from_the_floors_below(room: str) -> None:
+    for path in _files_of(room):
+        above = {other for other in _rooms(_imported(path)) - {room} if FLOOR[other] >= FLOOR[room]}
+        assert not above, f"{path} imports {above}"
+
+
+def test_the_contracts_need_numpy_only() -> None:
+    for path in _files_of("core"):
+        assert _third_party(_imported(path)) <= {"numpy"}, path
 
 
 def test_the_package_itself_names_what_an_app_needs_and_no_more() -> None:
-    assert _parts_of_the_package(_imported(ROOT / "bnas_deploy/__init__.py")) == {"runtime"}
+    assert _rooms(_imported(ROOT / "bnas_deploy/__init__.py")) == {"runtime"}
 
 
 def test_the_runtime_needs_numpy_and_onnxruntime_only() -> None:
@@ -79,5 +84,5 @@ def test_the_runtime_needs_numpy_and_onnxruntime_only() -> None:
 def test_stages_are_imported_by_their_full_name() -> None:
     for folder in ("bnas_deploy", *STAGES, "tests"):
         for path in (ROOT / folder).rglob("*.py"):
-            short = {name.partition(".")[0] for name in _imported(path)} & STAGES.keys()
+            short = {name.partition(".")[0] for name in _imported(path)} & {*STAGES}
             assert not short, f"{path}: import it as bnas_deploy.{short.pop()}"

@@ -9,6 +9,7 @@ import pytest
 
 import bnas_deploy
 import bnas_deploy.commands
+import bnas_deploy.core
 import bnas_deploy.runtime.session
 
 FRAMEWORKS = {
@@ -52,3 +53,7 @@ def test_the_command_line_loads_no_framework() -> None:
 @pytest.mark.parametrize("module", _modules_of(bnas_deploy.runtime))
 def test_the_runtime_loads_nothing_that_a_device_lacks(module: str) -> None:
     assert not NOT_ON_A_DEVICE & _loaded_by(module)
+
+
+def test_the_contracts_load_no_framework_but_numpy() -> None:
+    assert not (FRAMEWORKS - {"numpy"} | {"click"}) & _loaded_by(*_modules_of(bnas_deploy.core))

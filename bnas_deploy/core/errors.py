@@ -1,20 +1,20 @@
 """Errors that a user can cause. The command line prints them without a traceback; bugs keep theirs."""
 
-import click
 
 LONGEST_MESSAGE = 3000
 """Characters: a file may hold a name of any length, and a message may show it."""
 
 
-class BnasError(click.ClickException):
+class BnasError(Exception):
     """Something the user gave cannot be used.
 
-    The message says what, where, got, wanted, and what to do. A very long one loses its middle.
+    `message` says what, where, got, wanted, and what to do. A very long one loses its middle.
     """
 
     def __init__(self, message: str) -> None:
         half = LONGEST_MESSAGE // 2
-        super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}")
+        self.message = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
+        super().__init__(self.message)
 
 
 INSTALL_TRAINING = (
