@@ -197,25 +197,11 @@ class ProgressBar:
         """Move the bar."""
         self._show(done, loss=f"loss {loss:.3f}")
 
-    def evaluated(self, record: "EpochRecord") -> None:
-        """Print what an epoch of training measured."""
-        self._print(
-            record.epoch,
-            f"loss {record.train_loss:.3f}  accuracy: training {record.train_accuracy:.2%}, "
-            f"test {record.test_accuracy:.2%}  ({record.duration_s:.1f} s)",
-        )
-
-    def searched(self, epoch: "Epoch") -> None:
-        """Print what an epoch of searching measured."""
-        self._print(
-            epoch.epoch,
-            f"loss {epoch.train_loss:.3f}  accuracy: training {epoch.train_accuracy:.2%}, validation "
-            f"{epoch.validation_accuracy:.2%}  entropy {epoch.entropy:.3f}  ({epoch.duration_s:.1f} s)",
-        )
-
-    def _print(self, epoch: int, text: str) -> None:
+    def finished(self, record: "EpochRecord | Epoch") -> None:
+        """Print what an epoch measured."""
         console = self.progress.console
-        line = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {text}"
+        epoch = f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        line = f"{epoch}  {record.summary}  ({record.duration_s:.1f} s)"
         # A pipe or a file has no width: programs read lines there.
         console.print(line, highlight=False, soft_wrap=not console.file.isatty())
 

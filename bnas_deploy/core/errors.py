@@ -1,6 +1,5 @@
 """Errors that a user can cause. The command line prints them without a traceback; bugs keep theirs."""
 
-
 LONGEST_MESSAGE = 3000
 """Characters: a file may hold a name of any length, and a message may show it."""
 

@@ -76,6 +76,14 @@ class Epoch:
     genotype: Genotype
     duration_s: float
 
+    @property
+    def summary(self) -> str:
+        """Return losses, accuracies and entropy, as a line of progress shows them."""
+        return (
+            f"loss {self.train_loss:.3f}  accuracy: training {self.train_accuracy:.2%}, validation "
+            f"{self.validation_accuracy:.2%}  entropy {self.entropy:.3f}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return what `History.from_json` reads."""
         return {**asdict(self), "terms": dict(self.terms), "genotype": self.genotype.to_json()}

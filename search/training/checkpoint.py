@@ -204,18 +204,25 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, description
 
 
-def check_format(path: Path, description: Mapping[str, Any], newest: int) -> None:
+def check_format(path: Path, description: Mapping[str, Any], newest: int, oldest: int = 1) -> None:
     """Refuse a description whose `format` this version cannot read.
 
     Raises:
-        CheckpointError: the format is newer, or there is none.
+        CheckpointError: the format is newer or older, or there is none.
     """
     version = description.get("format")
-    if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"{path}: format version {version!r}, expected 1 to {newest}; copy or train it again")
+    if type(version) is not int or version < 1:
+        raise CheckpointError(
+            f"{path}: format version {version!r}, expected {oldest} to {newest}; copy or train it again"
+        )
     if version > newest:
         raise CheckpointError(
             f"{path}: format version {version}, this bnas-deploy reads up to {newest}; upgrade bnas-deploy"
+        )
+    if version < oldest:
+        raise CheckpointError(
+            f"{path}: format version {version}, this bnas-deploy reads {oldest} and later; go on with the bnas-deploy "
+            f"that wrote it ({description.get('bnas_deploy')})"
         )
 
 

@@ -45,18 +45,30 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def optimizer_tensors(state: Mapping[int, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors of an optimiser's state by PREFIX.PARAMETER.STATE; what has no value yet is left out."""
+    """Return the tensors of an optimiser's state by PREFIX.PARAMETER.STATE."""
     return {
         f"{prefix}.{index}.{name}": value
         for index, values in state.items()
         for name, value in values.items()
-        if value is not None
+        if isinstance(value, Tensor)
     }
 
 
-def optimizer_state(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state dict of an optimiser from tensors named PARAMETER.STATE."""
-    state: dict[int, dict[str, Tensor]] = {}
+def optimizer_numbers(state: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what is no tensor in an optimiser's state, by parameter and state; what has no value yet is left out."""
+    return {
+        str(index): {
+            name: value for name, value in values.items() if value is not None and not isinstance(value, Tensor)
+        }
+        for index, values in state.items()
+    }
+
+
+def optimizer_state(
+    tensors: Mapping[str, Tensor], numbers: Mapping[str, Mapping[str, float]], groups: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the state dict of an optimiser from tensors named PARAMETER.STATE and from `optimizer_numbers`."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in numbers.items()}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor

@@ -68,8 +68,8 @@ class Recorder:
         assert loss >= 0
         self.told.append(("stepped", done))
 
-    def searched(self, epoch):
-        self.told.append(("searched", epoch.epoch))
+    def finished(self, record):
+        self.told.append(("searched", record.epoch))
 
 
 def run(folder, *, stop_after=None, **changes):
@@ -177,7 +177,7 @@ def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, mon
     moved = []
 
     def watch(name, others):
-        step = getattr(module._Run, name)
+        step = getattr(module._SearchRun, name)
 
         def watched(self, images, labels):
             before = [parameter.detach().clone() for parameter in getattr(self, others)]
@@ -185,7 +185,7 @@ def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, mon
             after = getattr(self, others)
             moved.append(any(not torch.equal(left, right) for left, right in zip(before, after, strict=True)))
 
-        monkeypatch.setattr(module._Run, name, watched)
+        monkeypatch.setattr(module._SearchRun, name, watched)
 
     watch("alpha_step", "weights")
     watch("weight_step", "alphas")
@@ -197,14 +197,14 @@ def test_weights_and_alphas_see_different_images(tmp_path, monkeypatch):
     seen = {}
 
     def watch(name):
-        step = getattr(module._Run, name)
+        step = getattr(module._SearchRun, name)
         seen[name] = []
 
         def watched(self, images, labels):
             seen[name].append(images.clone())
             step(self, images, labels)
 
-        monkeypatch.setattr(module._Run, name, watched)
+        monkeypatch.setattr(module._SearchRun, name, watched)
 
     watch("alpha_step")
     watch("weight_step")
@@ -357,7 +357,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path, finished, 
 
 
 def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, finished):
-    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("bnas_deploy.search.training.run.SAVE_EVERY_S", 0.0)
 
     class KillError(Exception):
         pass
@@ -517,12 +517,16 @@ DAMAGES = {
     "no-history": (None, lambda run: without(run, "history"), "KeyError: 'history'"),
     "history": (None, lambda run: run | {"history": {}}, "ValueError: .*not the history of a search"),
     "long-history": (None, lambda run: run | {"place": run["place"] | {"epoch": 1}}, "history is not of 1 epochs"),
-    "genotype": (None, lambda run: run | {"start_genotype": {}}, "ValueError: .*a genotype is"),
+    "genotype": (None, lambda run: run | {"extra": {"start_genotype": {}}}, "ValueError: .*a genotype is"),
     "no-list": (None, lambda run: without(run, "tensors"), "KeyError: 'tensors'"),
-    "unknown": (None, lambda run: run | {"tensors": ["weights.x"]}, "KeyError: 'weights.x'"),
+    "unknown": (None, lambda run: run | {"tensors": ["weights.x"]}, "ValueError: not enough values to unpack"),
     "groups": (None, lambda run: run | {"optimizers": {"weights": [{}], "alphas": [{}]}}, "TypeError: optimizers.weig"),
     "half": (None, lambda run: run | {"place": run["place"] | {"step": 2.0}}, "TypeError: place counts in fractions"),
-    "images": (None, lambda run: run | {"place": run["place"] | {"train_images": 0}}, "ValueError: no place of this s"),
+    "images": (
+        None,
+        lambda run: run | {"place": run["place"] | {"images": run["place"]["images"] | {"train": 0}}},
+        "ValueError: no place of this s",
+    ),
     "missing": (lambda state: without(state, "network.alphas.normal"), None, r"1 missing \(first: network.alphas.norm"),
     "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing \(first: {MOMENTUM}\)"),
     "shape": (lambda state: state | {MOMENTUM: torch.zeros(7)}, None, rf"{MOMENTUM} is float32 \[7\], expected"),

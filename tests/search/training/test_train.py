@@ -78,7 +78,7 @@ class Recorder:
         assert loss >= 0
         self.told.append(("stepped", done))
 
-    def evaluated(self, record):
+    def finished(self, record):
         self.told.append(("evaluated", record.epoch))
 
 
@@ -209,7 +209,7 @@ def test_a_run_can_be_stopped_again_and_again(tmp_path, uninterrupted):
 
 
 def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, uninterrupted):
-    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("bnas_deploy.search.training.run.SAVE_EVERY_S", 0.0)
 
     class KillError(Exception):
         pass
@@ -330,56 +330,21 @@ def test_other_settings_are_named(uninterrupted, changes, message):
     assert (uninterrupted / "resume.safetensors").read_bytes() == before
 
 
-def test_a_run_of_before_the_skip_could_be_left_out_goes_on(tmp_path, uninterrupted):
+def test_a_run_of_an_older_format_is_left_to_the_version_that_wrote_it(tmp_path):
     run(tmp_path, stop_after=1)
     path = tmp_path / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_run")
-    assert description["settings"]["network"].pop("inter_cell_skip") is True
-    write_tensors(path, tensors, "bnas_deploy_run", description)
-    with pytest.raises(TrainError, match=r"network.inter_cell_skip \(True before, False now\)"):
-        run(tmp_path, resume=True, config=replace(CONFIG, inter_cell_skip=False))
-    run(tmp_path, resume=True)
-    assert (tmp_path / "last.safetensors").read_bytes() == (uninterrupted / "last.safetensors").read_bytes()
-
-
-def saved_by_0_1_0(path, *, on_gpu, scaler):
-    """Take away what 0.1.0 did not write, and add what it did."""
-    tensors, description = read_tensors(path, "bnas_deploy_run")
-    assert description["settings"].pop("arithmetic") == "float32"
-    if on_gpu:
-        tensors["random.cuda"] = torch.zeros(16, dtype=torch.uint8)
-        description["tensors"].append("random.cuda")
-    write_tensors(path, tensors, "bnas_deploy_run", description | {"scaler": scaler})
-
-
-def test_a_run_of_before_arithmetic_could_be_chosen_goes_on(tmp_path, uninterrupted):
-    run(tmp_path, stop_after=1)
-    saved_by_0_1_0(tmp_path / "resume.safetensors", on_gpu=False, scaler={})
-    with pytest.raises(TrainError, match=r"arithmetic \(float32 before, bfloat16 now\)"):
-        run(tmp_path, resume=True, arithmetic="bfloat16")
-    run(tmp_path, resume=True)
-    assert_same_runs(tmp_path, uninterrupted)
-
-
-def test_a_mixed_run_of_a_gpu_goes_on_as_one(tmp_path):
-    run(tmp_path, stop_after=1)
-    path = tmp_path / "resume.safetensors"
-    before = path.read_bytes()
-    saved_by_0_1_0(path, on_gpu=True, scaler={})
-    with pytest.raises(TrainError, match=r"arithmetic \(bfloat16 before, float32 now\)"):
-        run(tmp_path, resume=True)
-    result, _ = run(tmp_path, resume=True, arithmetic="bfloat16")
-    assert result.finished
-    assert load_checkpoint(tmp_path / "last.safetensors").metrics["arithmetic"] == "bfloat16"
-    path.write_bytes(before)
-    saved_by_0_1_0(path, on_gpu=True, scaler={"scale": 65536.0})
-    with pytest.raises(TrainError, match=r"arithmetic \(float16 before, float32 now\)"):
+    write_tensors(path, tensors, "bnas_deploy_run", description | {"format": 1, "bnas_deploy": "0.1.0"})
+    message = (
+        r"format version 1, this bnas-deploy reads 2 and later; go on with the bnas-deploy that wrote it \(0.1.0\)"
+    )
+    with pytest.raises(CheckpointError, match=message):
         run(tmp_path, resume=True)
 
 
 def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
     seen = []
-    step = module._Run.train_step
+    step = module._TrainingRun.train_step
 
     def watched(self, images, labels):
         # The last convolution of the network, whatever it is.
@@ -387,7 +352,7 @@ def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
         step(self, images, labels)
         handle.remove()
 
-    monkeypatch.setattr(module._Run, "train_step", watched)
+    monkeypatch.setattr(module._TrainingRun, "train_step", watched)
     for arithmetic, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         seen.clear()
         run(tmp_path / arithmetic, arithmetic=arithmetic, stop_after=2)
@@ -427,13 +392,25 @@ DAMAGES = {
     "no-place": (None, lambda run: without(run, "place"), "KeyError: 'place'"),
     "no-history": (None, lambda run: without(run, "history"), "KeyError: 'history'"),
     "no-list": (None, lambda run: without(run, "tensors"), "KeyError: 'tensors'"),
-    "unknown": (None, lambda run: run | {"tensors": ["optimizer.x"]}, "KeyError: 'optimizer.x'"),
-    "schedule": (None, lambda run: run | {"schedule": [1]}, "TypeError: schedule is of another kind"),
-    "late": (None, lambda run: run | {"schedule": run["schedule"] | {"last_epoch": 99}}, "the schedule is at another"),
-    "groups": (None, lambda run: run | {"optimizer": [{}]}, "TypeError: optimizer.0 is of another kind"),
+    "unknown": (None, lambda run: run | {"tensors": ["optimizer.x"]}, "ValueError: not enough values to unpack"),
+    "schedule": (None, lambda run: run | {"schedules": {"schedule": [1]}}, "schedules.schedule is of another kind"),
+    "late": (
+        None,
+        lambda run: run | {"schedules": {"schedule": run["schedules"]["schedule"] | {"last_epoch": 99}}},
+        "the schedule is at another",
+    ),
+    "groups": (
+        None,
+        lambda run: run | {"optimizers": {"optimizer": [{}]}},
+        "TypeError: optimizers.optimizer.0 is of another",
+    ),
     "before": (None, lambda run: run | {"place": run["place"] | {"epoch": -1}}, "the schedule is at another|no place"),
     "half": (None, lambda run: run | {"place": run["place"] | {"step": 3.0}}, "TypeError: place counts in fractions"),
-    "images": (None, lambda run: run | {"place": run["place"] | {"images": 0}}, "ValueError: no place of this run"),
+    "images": (
+        None,
+        lambda run: run | {"place": run["place"] | {"images": {"train": 0}}},
+        "ValueError: no place of this run",
+    ),
     "missing": (lambda state: without(state, "network.classifier.weight"), None, r"1 missing \(first: network.classif"),
     "random": (lambda state: without(state, "random.cpu"), None, r"1 missing \(first: random.cpu\)"),
     "cut-random": (lambda state: state | {"random.cpu": state["random.cpu"][1:]}, None, "random.cpu is uint8"),

@@ -1,0 +1,46 @@
+"""Loss and accuracy on the test images of a data set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bnas_deploy.search.data import DataSet
+from bnas_deploy.search.training.resume import Stopped, never
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and share of right answers over the test images."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(
+    network: nn.Module,
+    data: DataSet,
+    *,
+    batch_size: int,
+    device: torch.device | None = None,
+    stop: Callable[[], bool] = never,
+) -> Evaluation:
+    """Evaluate a network, which must be on `device`, on all test images, in float32; it is left in evaluation mode.
+
+    Raises:
+        Stopped: `stop` answered True.
+        DataError: an image cannot be read.
+    """
+    device = device or torch.device("cpu")
+    network.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.no_grad():
+        for images, labels in data.test_batches(batch_size, device=device):
+            logits = network(images)
+            loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(dim=1) == labels).sum()
+            if stop():
+                raise Stopped
+    return Evaluation(loss.item() / data.test_size, correct.item() / data.test_size)
