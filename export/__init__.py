@@ -40,7 +40,7 @@ from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
-from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 

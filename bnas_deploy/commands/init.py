@@ -10,17 +10,18 @@ from bnas_deploy.commands.options import (
     genotype_option,
     image_size_option,
     k_map_option,
+    network_options,
     no_skip_option,
     output_option,
     seed_option,
 )
 
 # Imports no framework.
-from bnas_deploy.search.models.bnas.config import NETWORKS, published_config
+from bnas_deploy.search.models.registry import configure, network_names
 
 
 @click.command("init")
-@click.option("--network", type=Name(NETWORKS), default="BNAS-A", show_default=True, help="Published size.")
+@click.option("--network", type=Name(network_names()), default="BNAS-A", show_default=True, help="Published size.")
 @genotype_option
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @image_size_option("Height and width of the images. [default: as published, 32 or 224]")
@@ -47,19 +48,15 @@ def command(
     Latency does not depend on the weights, so this is all it takes to measure a network: init, export, bench.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy.core.genotype import read_genotype
     from bnas_deploy.search.models.untrained import untrained_checkpoint
     from bnas_deploy.search.training.checkpoint import save_checkpoint
 
-    config = published_config(
+    config = configure(
         network,
-        genotype=read_genotype(genotype) if genotype is not None else None,
         classes=classes,
         image_size=image_size,
         in_channels=in_channels,
-        departures=departures,
-        k_map=k_map,
-        inter_cell_skip=not no_skip,
+        options=network_options(genotype, departures, k_map=k_map, no_skip=no_skip),
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bnas_deploy.core.files import check_writable
+from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.names import did_you_mean, known_name
 
 # These import no framework.
@@ -96,6 +97,22 @@ arithmetic_option: Decorator = click.option(
     show_default=True,
     help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
 )
+
+
+def network_options(
+    genotype: str | None, departures: tuple[str, ...], *, k_map: bool, no_skip: bool
+) -> Mapping[str, Any]:
+    """Return the settings of a network by keyword, None where nothing was asked for.
+
+    Raises:
+        BnasError: the genotype cannot be read.
+    """
+    return {
+        "genotype": read_genotype(genotype) if genotype is not None else None,
+        "departures": departures or None,
+        "k_map": k_map or None,
+        "inter_cell_skip": False if no_skip else None,
+    }
 
 
 def seed_option(what: str) -> Decorator:

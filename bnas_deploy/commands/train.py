@@ -17,14 +17,14 @@ from bnas_deploy.commands.options import (
     image_size_option,
     in_channels_option,
     k_map_option,
+    network_options,
     no_skip_option,
     seed_option,
 )
 from bnas_deploy.core.errors import BnasError
 
 # These import no framework.
-from bnas_deploy.core.genotype import read_genotype
-from bnas_deploy.search.models.bnas.config import NETWORKS, published_config
+from bnas_deploy.search.models.registry import configure, network_names
 from bnas_deploy.search.training.recipes import DEFAULTS, RECIPES, defaults_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def _by_recipe(field: str) -> str:
 )
 @image_size_option("Height and width that the images of a folder are made. [default: 224]")
 @in_channels_option
-@click.option("--network", type=Name(NETWORKS), show_default=_by_data("network"), help="Published size to train.")
+@click.option(
+    "--network", type=Name(network_names()), show_default=_by_data("network"), help="Published size to train."
+)
 @genotype_option
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
@@ -129,15 +131,12 @@ def command(
     click.echo(images.summary)
     kind = data.partition(":")[0]
     defaults = defaults_of(kind, images.description.image_size)
-    config = published_config(
+    config = configure(
         network or defaults.network,
-        genotype=read_genotype(genotype) if genotype is not None else None,
         classes=images.description.classes,
         in_channels=images.description.in_channels,
         image_size=images.description.image_size,
-        departures=departures,
-        k_map=k_map,
-        inter_cell_skip=not no_skip,
+        options=network_options(genotype, departures, k_map=k_map, no_skip=no_skip),
     )
     if float_twin:
         config = config.float_twin()

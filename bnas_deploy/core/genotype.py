@@ -104,6 +104,14 @@ class Cell:
         first = EDGES_PER_NODE * (node - INPUT_NODES)
         return self.edges[first : first + EDGES_PER_NODE]
 
+    def describe(self) -> list[str]:
+        """Return a line per node, for people."""
+        nodes = range(INPUT_NODES, INPUT_NODES + len(self.edges) // EDGES_PER_NODE)
+        return [
+            f"node {node} = " + " + ".join(f"{edge.operation}({edge.source})" for edge in self.inputs_of(node))
+            for node in nodes
+        ]
+
 
 @dataclass(frozen=True)
 class Genotype:
@@ -116,6 +124,14 @@ class Genotype:
     def operations(self) -> set[str]:
         """Return the names of all operations in both cells."""
         return {edge.operation for cell in (self.normal, self.reduction) for edge in cell.edges}
+
+    def describe(self) -> list[str]:
+        """Return a line per node of both cells, for people."""
+        return [
+            line
+            for name, cell in (("normal", self.normal), ("reduction", self.reduction))
+            for line in (f"{name} cell", *(f"  {node}" for node in cell.describe()))
+        ]
 
     def to_json(self) -> dict[str, list[list[Any]]]:
         """Return what `from_json` reads."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from bnas_deploy.core.bundle import MANIFEST, read_bundle
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import open_regular
-from bnas_deploy.core.genotype import GENOTYPES, INPUT_NODES, Cell, Genotype, read_genotype
+from bnas_deploy.core.genotype import GENOTYPES, Genotype, read_genotype
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.core.names import did_you_mean, known_name
 
@@ -65,14 +65,14 @@ def _checkpoint(path: Path) -> str:
     checkpoint = load_checkpoint(path)
     config = checkpoint.network
     lines = [
-        f"checkpoint of {config.name}: {config.cells} cells, {config.channels} channels, {config.stem} stem, "
-        f"{config.classes} classes, {'float twin' if config.real else 'binary'}",
+        f"checkpoint of {config.name}: {config.summary}, {config.classes} classes, "
+        f"{'float twin' if config.real else 'binary'}",
         f"images {config.in_channels} x {config.image_size[0]} x {config.image_size[1]}, data {checkpoint.data}",
-        *([] if config.inter_cell_skip else ["without the skip from cell to cell"]),
-        *(f"departs from the paper: {name}" for name in config.departures),
+        *config.describe(),
         *_metrics(checkpoint.metrics),
+        "",
     ]
-    return "\n".join([*lines, "", _genotype(config.genotype), layer_table(layer_costs(config))])
+    return "\n".join([*lines, layer_table(layer_costs(config))])
 
 
 def _metrics(metrics: object) -> list[str]:
@@ -80,18 +80,7 @@ def _metrics(metrics: object) -> list[str]:
 
 
 def _genotype(genotype: Genotype) -> str:
-    return "".join(
-        f"{name} cell\n" + "".join(f"  {line}\n" for line in _cell(cell))
-        for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction))
-    )
-
-
-def _cell(cell: Cell) -> list[str]:
-    nodes = range(INPUT_NODES, INPUT_NODES + len(cell.edges) // 2)
-    return [
-        f"node {node} = " + " + ".join(f"{edge.operation}({edge.source})" for edge in cell.inputs_of(node))
-        for node in nodes
-    ]
+    return "\n".join(genotype.describe()) + "\n"
 
 
 def layer_table(layers: Sequence[LayerCost]) -> str:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
 Shape = tuple[int, int, int]
 
 
-def layer_costs(config: NetworkConfig) -> list[LayerCost]:
+def layer_costs(config: ModelConfig) -> list[LayerCost]:
     """Return the layers of the network of `config`, in running order; dead branches are counted like the others."""
     with torch.device("meta"):  # shapes without data
         network = build_network(config).eval()

@@ -1,17 +1,18 @@
 """A checkpoint of a network that was never trained, for everything that does not depend on its weights."""
 
 import torch
+from torch import nn
 
 from bnas_deploy.core.bundle import Preprocessing
-from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.bnas.network import build_network, randomise_statistics
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
 UNTRAINED = "none"
 """Name of the data set of an untrained network."""
 
 
-def untrained_checkpoint(config: NetworkConfig, seed: int) -> Checkpoint:
+def untrained_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
     """Return `config` with torch's initial weights and random batch-normalisation statistics, the same for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -27,3 +28,26 @@ def untrained_checkpoint(config: NetworkConfig, seed: int) -> Checkpoint:
         data=UNTRAINED,
         metrics={},
     )
+
+
+def randomise_statistics(network: nn.Module, seed: int) -> None:
+    """Give every BN statistics and parameters as a trained network has them: none trivial, a third of gammas negative.
+
+    Latency does not depend on weights, so an untrained network can be measured; its export should still meet what
+    a trained one has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            continue
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        shape = module.running_mean.shape
+        with torch.no_grad():
+            module.running_mean.copy_(0.5 * torch.randn(shape, generator=generator))
+            module.running_var.copy_(0.25 + torch.rand(shape, generator=generator))
+            if module.affine:
+                magnitude = 0.5 + torch.rand(shape, generator=generator)
+                negative = torch.rand(shape, generator=generator) < 1 / 3
+                module.weight.copy_(torch.where(negative, -magnitude, magnitude))
+                module.bias.copy_(0.5 * torch.randn(shape, generator=generator))

@@ -2,9 +2,10 @@
 
 The file's metadata has one entry, `bnas_deploy`, a JSON object:
 
-    format           2; in format 1 `network` lacks `inter_cell_skip`, and the network has it
+    format           3; formats 1 and 2 hold networks of the family "bnas" only
     bnas_deploy      version that wrote the file
-    network          the fields of `NetworkConfig`, genotype included
+    model            the family of the network, a name of `bnas_deploy.search.models.registry`
+    network          its configuration, such as the fields of `NetworkConfig`
     data             name of the data set
     labels           class names, in the order of the logits
     preprocessing    height, width, mean, std
@@ -24,20 +25,23 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import bnas_deploy
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.core.files import open_regular, read_bytes, write_whole
 from bnas_deploy.core.json_records import from_json, parse, value_of
-from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.bnas.network import Network, build_network
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.registry import build_network, read_config
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_KEY = "bnas_deploy"
 
 EXPECTED = "expected a safetensors file that `bnas-deploy train` or `init` wrote"
+
+_FIRST_WITH_MODEL = 3
+"""The first format that names the family of its network; before, there were BNAS networks only."""
 
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
 _LARGEST_HEADER = 100_000_000  # what the package safetensors reads
@@ -49,7 +53,8 @@ class _Description:
 
     format: int
     bnas_deploy: str
-    network: NetworkConfig
+    model: str
+    network: dict[str, Any]
     data: str
     labels: tuple[str, ...]
     preprocessing: Preprocessing
@@ -70,7 +75,7 @@ class Checkpoint:
         version: of the bnas-deploy that made it.
     """
 
-    network: NetworkConfig
+    network: ModelConfig
     state: Mapping[str, Tensor] = field(repr=False)
     preprocessing: Preprocessing
     labels: tuple[str, ...]
@@ -98,7 +103,7 @@ class Checkpoint:
         if min(self.preprocessing.std) <= 0:
             raise CheckpointError(f"std is {list(self.preprocessing.std)}, expected positive numbers")
 
-    def build(self) -> Network:
+    def build(self) -> nn.Module:
         """Return the network with these weights, on the CPU, in evaluation mode."""
         with torch.random.fork_rng(devices=[]):  # its random initialisation is overwritten and must leave no trace
             network = build_network(self.network)
@@ -115,6 +120,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     description = {
         "format": FORMAT_VERSION,
         "bnas_deploy": checkpoint.version,
+        "model": checkpoint.network.model,
         "network": checkpoint.network.to_json(),
         "data": checkpoint.data,
         "labels": checkpoint.labels,
@@ -134,9 +140,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state, description = read_tensors(path, METADATA_KEY)
     check_format(path, description, FORMAT_VERSION)
     try:
+        if description["format"] < _FIRST_WITH_MODEL:
+            description = {"model": "bnas", **description}
         told: _Description = from_json(_Description, description)
         checkpoint = Checkpoint(
-            network=told.network,
+            network=read_config(told.model, told.network, "network"),
             state=state,
             preprocessing=told.preprocessing,
             labels=told.labels,

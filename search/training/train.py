@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.search.data import DataSet
-from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.bnas.network import Network, build_network
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
@@ -79,7 +79,7 @@ class TrainResult:
 
 def train(
     data: DataSet,
-    config: NetworkConfig,
+    config: ModelConfig,
     recipe: Recipe,
     folder: Path,
     *,
@@ -173,7 +173,7 @@ class _TrainingRun(Run[EpochRecord]):
     def __init__(
         self,
         data: DataSet,
-        config: NetworkConfig,
+        config: ModelConfig,
         recipe: Recipe,
         folder: Path,
         *,
@@ -191,7 +191,7 @@ class _TrainingRun(Run[EpochRecord]):
         # The layout that a GPU's tensor cores work in. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.network: Network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
         self.optimizer, self.schedule = build_optimizer(recipe.scheme, self.network, steps)
         super().__init__(
@@ -211,6 +211,7 @@ class _TrainingRun(Run[EpochRecord]):
         """Return network, recipe, data, seed and arithmetic."""
         data = {name: value for name, value in asdict(self.data.description).items() if name != "name"}
         return {
+            "model": self.config.model,
             "network": self.config.to_json(),
             "recipe": asdict(self.recipe),
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
@@ -334,7 +335,7 @@ def _best(history: Sequence[EpochRecord]) -> EpochRecord | None:
     return max(history, key=lambda record: record.test_accuracy, default=None)
 
 
-def _check_fit(data: DataSet, config: NetworkConfig) -> None:
+def _check_fit(data: DataSet, config: ModelConfig) -> None:
     description = data.description
     for what, got, wanted in (
         ("classes", config.classes, description.classes),

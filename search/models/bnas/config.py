@@ -100,6 +100,26 @@ class NetworkConfig:
         """Return the same architecture with real weights and no sign."""
         return replace(self, real=True, k_map=False, departures=())
 
+    @property
+    def model(self) -> str:
+        """Return the name of the family."""
+        return "bnas"
+
+    @property
+    def summary(self) -> str:
+        """Return cells, channels and stem."""
+        return f"{self.cells} cells, {self.channels} channels, {self.stem} stem"
+
+    def describe(self) -> list[str]:
+        """Return what is unusual, and the genotype."""
+        return [
+            *(["multiplied by the map K"] if self.k_map else []),
+            *([] if self.inter_cell_skip else ["without the skip from cell to cell"]),
+            *(f"departs from the paper: {name}" for name in self.departures),
+            "",
+            *self.genotype.describe(),
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
         return {**asdict(self), "genotype": self.genotype.to_json()}

@@ -1,6 +1,5 @@
 """The finished network: stem, cells, classifier."""
 
-import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.genotype import INNER_NODES
@@ -107,26 +106,3 @@ def _leave_last_two_real(network: Network) -> None:
     for convolution in convolutions[-2:]:
         if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
             convolution.real_weights = True
-
-
-def randomise_statistics(network: nn.Module, seed: int) -> None:
-    """Give every BN statistics and parameters as a trained network has them: none trivial, a third of gammas negative.
-
-    Latency does not depend on weights, so an untrained network can be measured; its export should still meet what
-    a trained one has.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if not isinstance(module, nn.BatchNorm2d):
-            continue
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        shape = module.running_mean.shape
-        with torch.no_grad():
-            module.running_mean.copy_(0.5 * torch.randn(shape, generator=generator))
-            module.running_var.copy_(0.25 + torch.rand(shape, generator=generator))
-            if module.affine:
-                magnitude = 0.5 + torch.rand(shape, generator=generator)
-                negative = torch.rand(shape, generator=generator) < 1 / 3
-                module.weight.copy_(torch.where(negative, -magnitude, magnitude))
-                module.bias.copy_(0.5 * torch.randn(shape, generator=generator))

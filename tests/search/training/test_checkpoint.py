@@ -14,7 +14,8 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import CheckpointError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.bnas.network import build_network, randomise_statistics
+from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.models.untrained import randomise_statistics
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CONFIG = NetworkConfig(
@@ -184,12 +185,13 @@ def test_a_safetensors_file_of_something_else_is_refused(path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, description=lambda description: description | {"format": 3})
-    assert refusal(path) == "format version 3, this bnas-deploy reads up to 2; upgrade bnas-deploy"
+    rewrite(path, description=lambda description: description | {"format": 4})
+    assert refusal(path) == "format version 4, this bnas-deploy reads up to 3; upgrade bnas-deploy"
 
 
 def test_format_1_is_read(path):
     def as_before(description):
+        del description["model"]
         network = description["network"]
         return description | {"format": 1, "network": {name: network[name] for name in network if "skip" not in name}}
 
@@ -200,13 +202,30 @@ def test_format_1_is_read(path):
     assert now.network.inter_cell_skip
 
 
+def test_format_2_is_read(path):
+    def as_before(description):
+        del description["model"]
+        return description | {"format": 2}
+
+    now = load_checkpoint(path)
+    rewrite(path, description=as_before)
+    assert load_checkpoint(path).network == now.network
+
+
+def test_an_unknown_family_is_refused(path):
+    rewrite(path, description=lambda description: description | {"model": "resnet"})
+    assert refusal(path).startswith(
+        "network: unknown model 'resnet'; this bnas-deploy builds bnas; the file is damaged"
+    )
+
+
 @pytest.mark.parametrize("version", [None, "1", 0])
 def test_a_format_that_never_was_is_refused(path, version):
     rewrite(path, description=lambda description: description | {"format": version})
-    assert refusal(path) == f"format version {version!r}, expected 1 to 2; copy or train it again"
+    assert refusal(path) == f"format version {version!r}, expected 1 to 3; copy or train it again"
 
 
-@pytest.mark.parametrize("field", ["network", "data", "labels", "preprocessing", "metrics", "bnas_deploy"])
+@pytest.mark.parametrize("field", ["model", "network", "data", "labels", "preprocessing", "metrics", "bnas_deploy"])
 def test_a_missing_field_is_refused(path, field):
     rewrite(path, description=lambda description: {key: value for key, value in description.items() if key != field})
     assert refusal(path) == f"the field '{field}' is missing; the file is damaged, copy or train it again"

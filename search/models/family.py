@@ -1,0 +1,69 @@
+"""What every family of networks says about itself; `bnas_deploy.search.models.registry` lists them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ModelConfig(Protocol):
+    """What the configuration of any network says; the rest is the business of its family.
+
+    `model` is the name of the family, `name` that of the network. `image_size` is (height, width). `real` tells
+    whether it is a float twin, which has real weights and no sign.
+    """
+
+    @property
+    def model(self) -> str: ...  # noqa: D102  # the class says it, here and below
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def classes(self) -> int: ...  # noqa: D102
+    @property
+    def in_channels(self) -> int: ...  # noqa: D102
+    @property
+    def image_size(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def real(self) -> bool: ...  # noqa: D102
+
+    def float_twin(self) -> "ModelConfig":
+        """Return the same architecture with real weights and no sign; its parameters are among those of the network."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the family's `read` reads."""
+
+    @property
+    def summary(self) -> str:
+        """Return its size in a few words, for people."""
+
+    def describe(self) -> list[str]:
+        """Return what else `inspect` shows before the layers, in lines."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way to build networks from a configuration.
+
+    Attributes:
+        name: in checkpoints.
+        networks: the names that `--network` takes, as published.
+        options: the keywords that `configure` takes besides classes, in_channels and image_size.
+        configure: makes the configuration of a published network, fitted to other images where they are given.
+        read: makes a configuration of parsed JSON; the second argument names its origin in errors.
+        build: makes the network, with the initialisation that training starts from.
+
+    `configure` and `read` raise BnasError.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    options: frozenset[str]
+    configure: Callable[..., ModelConfig]
+    read: Callable[[object, str], ModelConfig]
+    build: Callable[[Any], "nn.Module"]
+
+
+Options = Mapping[str, Any]
+"""Settings of a network by keyword, as a command line gives them; None where nothing was given."""

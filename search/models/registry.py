@@ -1,0 +1,80 @@
+"""The networks that can be built by name: what `--network` offers and what a checkpoint may hold.
+
+A new family is a module of its own and a row here. No framework is imported before a network is built.
+"""
+
+from typing import TYPE_CHECKING
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.models.bnas.model import BNAS
+from bnas_deploy.search.models.family import Family, ModelConfig, Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES = {row.name: row for row in (BNAS,)}
+"""Every family by name."""
+
+
+def network_names() -> list[str]:
+    """Return the names of all published networks."""
+    return [network for family in FAMILIES.values() for network in family.networks]
+
+
+def configure(
+    network: str,
+    *,
+    classes: int | None = None,
+    in_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    options: Options | None = None,
+) -> ModelConfig:
+    """Return the configuration of a published network, as published or fitted to other images.
+
+    Args:
+        network: its name, in any case.
+        classes: how many; None: as published.
+        in_channels: of an image.
+        image_size: (height, width); None: as published.
+        options: settings by keyword; None stands for the default of the family.
+
+    Raises:
+        BnasError: no such network, an option that its family lacks, or images that do not fit it.
+    """
+    family = _family_of(network)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if foreign := sorted(given.keys() - family.options):
+        raise BnasError(
+            f"{network}: has no setting {foreign[0]!r}; leave it out, or choose a network that has it: "
+            f"{', '.join(_with_option(foreign[0])) or 'there is none'}"
+        )
+    return family.configure(network, classes=classes, in_channels=in_channels, image_size=image_size, **given)
+
+
+def read_config(model: object, data: object, where: str) -> ModelConfig:
+    """Build a configuration from what a checkpoint says; `where` names its origin in errors.
+
+    Raises:
+        BnasError: no such family, or not its configuration.
+    """
+    if not isinstance(model, str) or model not in FAMILIES:
+        raise BnasError(f"{where}: unknown model {model!r}; this bnas-deploy builds {', '.join(FAMILIES)}")
+    return FAMILIES[model].read(data, where)
+
+
+def build_network(config: ModelConfig) -> "nn.Module":
+    """Return the network of a configuration, with the initialisation that training starts from."""
+    return FAMILIES[config.model].build(config)
+
+
+def _family_of(network: str) -> Family:
+    for family in FAMILIES.values():
+        if known_name(network, family.networks):
+            return family
+    near = did_you_mean(network, network_names())
+    raise BnasError(f"unknown network {network!r}; the networks are {', '.join(network_names())}{near}")
+
+
+def _with_option(option: str) -> list[str]:
+    return [network for family in FAMILIES.values() if option in family.options for network in family.networks]

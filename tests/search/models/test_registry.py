@@ -1,0 +1,123 @@
+"""A family of networks that is only in this test goes the whole way by its row of the registry."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.report.inspection import inspect
+from bnas_deploy.search.models import registry
+from bnas_deploy.search.models.family import Family
+from bnas_deploy.search.models.registry import build_network, configure, network_names, read_config
+from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    name: str = "Plain"
+    classes: int = 3
+    in_channels: int = 1
+    image_size: tuple[int, int] = (8, 8)
+    width: int = 4
+    real: bool = False
+    model: str = "plain"
+    summary: str = "two convolutions"
+
+    def float_twin(self):
+        return replace(self, real=True)
+
+    def to_json(self):
+        return asdict(self)
+
+    def describe(self):
+        return [f"width {self.width}"]
+
+
+def _read(data, where):
+    return PlainConfig(**{**data, "image_size": tuple(data["image_size"])})
+
+
+def _configure(name, *, classes, in_channels, image_size, width=4):
+    return PlainConfig(name, classes or 3, in_channels, image_size or (8, 8), width)
+
+
+def _build(config):
+    inner = (nn.Conv2d if config.real else BinaryConv2d)(config.width, config.width, 3, padding=1, **_BIAS[config.real])
+    return nn.Sequential(
+        nn.Conv2d(config.in_channels, config.width, 3, padding=1),
+        nn.BatchNorm2d(config.width),
+        inner,
+        nn.BatchNorm2d(config.width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(config.width, config.classes),
+    )
+
+
+_BIAS = {True: {"bias": False}, False: {}}
+PLAIN = Family("plain", ("Plain",), frozenset({"width"}), _configure, _read, _build)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    monkeypatch.setitem(registry.FAMILIES, "plain", PLAIN)
+    return configure("Plain", in_channels=1, options={"width": 6, "genotype": None})
+
+
+def test_a_row_is_all_that_a_checkpoint_an_export_and_a_look_need(plain, tmp_path: Path) -> None:
+    from bnas_deploy.export import export_checkpoint
+    from bnas_deploy.export.images import verification_images
+
+    path = tmp_path / "plain.safetensors"
+    save_checkpoint(path, untrained_checkpoint(plain, seed=0))
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.network == plain
+    result = export_checkpoint(checkpoint, tmp_path / "bundle", verification_images(checkpoint, None, 2))
+    assert [layer.weight_bits for layer in result.bundle.manifest.layers] == [32, 1, 32]
+    text = inspect(path)
+    assert text.startswith("checkpoint of Plain: two convolutions, 3 classes, binary\nimages 1 x 8 x 8, data none\n")
+    assert "\nwidth 6\n" in text
+    assert "1-bit weights 324" in text
+
+
+def test_a_family_is_trained_by_its_row(plain, tmp_path: Path) -> None:
+    from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+    from bnas_deploy.search.training.recipes import RECIPES
+    from bnas_deploy.search.training.train import train
+
+    pixels = torch.randint(0, 256, (24, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = Images(pixels, torch.arange(24) % 3)
+    description = DataDescription("rows", ("a", "b", "c"), 1, (8, 8), (0.5,), (0.3,))
+    data = InMemoryDataSet(description, images, images)
+    result = train(data, plain, replace(RECIPES["digits"], epochs=1, batch_size=8), tmp_path)
+    assert result.finished
+    assert load_checkpoint(tmp_path / "last.safetensors").network == plain
+
+
+def test_its_names_are_offered(plain) -> None:
+    assert network_names()[-1] == "Plain"
+    assert network_names()[0] == "BNAS-Mini"
+
+
+def test_a_float_twin_takes_the_weights_of_its_network(plain) -> None:
+    twin = build_network(plain.float_twin()).state_dict()
+    assert twin.keys() <= build_network(plain).state_dict().keys()
+    assert twin["2.weight"].shape == torch.Size([6, 6, 3, 3])
+
+
+def test_a_setting_of_another_family_is_refused(plain) -> None:
+    message = "Plain: has no setting 'k_map'; leave it out, or choose a network that has it: BNAS-Mini, BNAS-A"
+    with pytest.raises(BnasError, match=message):
+        configure("Plain", options={"k_map": True})
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(BnasError, match="unknown network 'ResNet'; the networks are BNAS-Mini, "):
+        configure("ResNet")
+    with pytest.raises(BnasError, match=r"x: unknown model \['bnas'\]; this bnas-deploy builds bnas"):
+        read_config(["bnas"], {}, "x")
