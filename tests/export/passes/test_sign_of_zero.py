@@ -56,7 +56,8 @@ def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
     )
     assert result.log.notes == [note]
     assert note in verification.describe_export(result)
-    (layer,) = result.verification.layers
+    assert result.verification.pieces is not None
+    (layer,) = (piece for piece in result.verification.pieces.pieces if piece.binary)
     assert layer.exact
     images = torch.randn(3, 1, 6, 6)
     with torch.no_grad():
