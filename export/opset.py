@@ -121,8 +121,8 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
     signs = np.concatenate([signs, constant], axis=1)
     accumulator = _convolve(signs, weights, attributes) + named["offset"]
-    # A K of inf times an accumulator of 0 is NaN, as IEEE 754 has it; numpy need not warn of it.
-    with np.errstate(invalid="ignore"):
+    # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
+    with np.errstate(invalid="ignore", over="ignore"):
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
         if row.uses_k:
             y = y * _k_map(x, weights, attributes)
@@ -184,7 +184,7 @@ _SIGNS = """
   {signs} = Where (positive, plus, minus)
 """
 
-# Only for files with such channels: to join them copies X. They come before the Conv pads, and are +1 on the image only.
+# Only for files with such channels: to join them copies X. They come before the Conv pads, and are +1 on the image.
 # The attribute is a list, because a Constant makes a shape of nothing else that onnx infers from.
 _CONSTANT_CHANNELS = """
   count = Constant <value_ints: ints = @constant_channels> ()

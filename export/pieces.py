@@ -257,5 +257,8 @@ def _kernel(node: ir.Node, axis: int) -> int:
     if is_binary_conv(node):
         return node.attributes.get_ints("weight_shape")[1 + axis]
     if node.op_type == "Conv":
-        return int(weight_of(node).shape[2 + axis])
+        weight = node.inputs[1]  # which may be computed: its sizes are known all the same
+        assert weight is not None
+        assert weight.shape is not None
+        return int(weight.shape[2 + axis])
     return node.attributes.get_ints("kernel_shape")[axis]

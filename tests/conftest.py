@@ -130,7 +130,11 @@ def arm_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
         pytest.skip("this machine is aarch64: all the other tests run natively")
     script = ROOT / "tests/arm/make_environment.py"
     making, version = _module_of(script), hashlib.sha256(script.read_bytes()).hexdigest()[:8]
-    folder = pytestconfig.cache.mkdir("aarch64") if pytestconfig.cache else tmp_path_factory.mktemp("aarch64")
+    folder = (
+        pytestconfig.cache.mkdir("aarch64")
+        if getattr(pytestconfig, "cache", None)
+        else tmp_path_factory.mktemp("aarch64")
+    )
     try:
         python: Path = making.make(folder / version)
     except making.UnavailableError as error:

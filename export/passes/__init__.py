@@ -55,5 +55,9 @@ FLOAT_PIPELINE = (
 )
 """The same care for the float twin. A BN before a padded convolution stays: onnxruntime runs it in one pass."""
 
-INT8_PIPELINE = (BatchNormToConv(), DropUnused())
+INT8_PIPELINE = (
+    FoldConstants(),  # maps that are stored by rows and columns: in 8 bits onnxruntime would gather them in every run
+    BatchNormToConv(),
+    DropUnused(),
+)
 """From the float twin to what onnxruntime can quantise throughout."""

@@ -43,7 +43,7 @@ from bnas_deploy.export.graph import (
     set_input,
     spatial_of,
 )
-from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
+from bnas_deploy.export.passes.batch_norm import BIAS_TERMS, BatchNorm, has_known_parameters
 
 Floats = NDArray[np.float32]
 
@@ -236,6 +236,8 @@ class _Evaluation:
         if not live:
             self.known(node, added)
             return
+        terms = self.contribution(node, x, np.abs(weight), lambda values, _: np.abs(values)).max(axis=(1, 2))
+        node.meta[BIAS_TERMS] = terms if bias is None else terms + np.abs(bias)
         uniform = _uniform(added)
         bias = np.zeros(len(added), np.float32) if uniform is None else uniform
         node.resize_inputs(3)

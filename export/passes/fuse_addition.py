@@ -51,12 +51,12 @@ class FuseAddition:
         left, right = node.inputs
         assert left is not None
         assert right is not None
+        if not (is_recorded(left) and is_recorded(right)):
+            return "PyTorch's program has no value of its own for what is added"
         if left.shape is None or left.shape != right.shape:
             return f"{left.name} {left.shape} and {right.name} {right.shape} differ in shape"
         if not (_takes_addition(left) or _takes_addition(right)):
             return "each convolution that it reads is read elsewhere too, or adds twice already"
-        if not (is_recorded(left) and is_recorded(right)):
-            return "PyTorch's program has no value of its own for what is added"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:

@@ -61,8 +61,8 @@ typedef struct Offset {
     int64_t stride;
 } Offset;
 
-/* With constant channels it is as in the class of the pixel's row. Where pixels are of several rows, those are copied to
- * `tile` one behind the other. */
+/* With constant channels it is as in the class of the pixel's row. Where pixels are of several rows, those are copied
+ * to `tile` one behind the other. */
 static Offset offset_at(const BnasRun* run, const Variant* variant, int64_t channel, int64_t channels, int64_t pixel,
                         int64_t count, float* tile) {
     const BnasConv* conv = run->conv;
@@ -208,7 +208,8 @@ static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t u
     const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
     const int64_t channels = smaller(lanes, group_channels(conv) - first);
     float* constants = scratch;
-    uint16_t *counts = (uint16_t*)(constants + tile_constants(conv, variant)), *transposed = counts + BLOCK_PIXELS * lanes;
+    uint16_t* counts = (uint16_t*)(constants + tile_constants(conv, variant));
+    uint16_t* transposed = counts + BLOCK_PIXELS * lanes;
     variant->count_channels((int32_t)parts(channels, variant->vector_bytes), (int32_t)parts(pixels, 2),
                             (int32_t)plan->steps, bnas_channel_weights(run, variant, group, first),
                             codes_of(run, image, group, 0), part(run, plan->offsets),

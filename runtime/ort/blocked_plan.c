@@ -274,11 +274,26 @@ static void write_classes(const BnasRun* run, const Variant* variant, const Plan
     }
 }
 
-/* constants: what is added to the accumulators of a row of the output, for each class of rows and each channel.
- * row_classes: the class of each row. */
-static void write_constants(const BnasRun* run, const Plan* plan) {
+/* constants: (channels_out, width), what is added to the accumulators of a row of the output. */
+static void write_row_constants(const BnasRun* run, Range rows, const Range* columns, float* constants) {
     const BnasConv* conv = run->conv;
-    const int64_t height = run->out_size[0], width = run->out_size[1];
+    const int64_t width = run->out_size[1];
+    for (int64_t x = 0, end; x < width; x = end) {
+        for (end = x + 1; end < width && same_range(columns[end], columns[x]);) {
+            ++end;
+        }
+        for (int64_t channel = 0; channel < conv->channels_out; ++channel) {
+            const float offset = bnas_offset_of(conv, channel, rows, columns[x]);
+            for (int64_t i = x; i < end; ++i) {
+                constants[channel * width + i] = offset;
+            }
+        }
+    }
+}
+
+/* One such array for each class of rows; and the class of each row. */
+static void write_constants(const BnasRun* run, const Plan* plan) {
+    const int64_t height = run->out_size[0], size = run->conv->channels_out * run->out_size[1];
     const Range *rows = part(run, plan->taps), *columns = rows + height;
     int32_t* row_classes = part(run, plan->row_classes);
     float* constants = part(run, plan->constants);
@@ -286,12 +301,7 @@ static void write_constants(const BnasRun* run, const Plan* plan) {
     for (int64_t y = 0; y < height; ++y) {
         if (y == 0 || !same_range(rows[y], rows[y - 1])) {
             ++class;
-            for (int64_t channel = 0; channel < conv->channels_out; ++channel, constants += width) {
-                for (int64_t x = 0; x < width; ++x) {
-                    const bool as_before = x > 0 && same_range(columns[x], columns[x - 1]);
-                    constants[x] = as_before ? constants[x - 1] : bnas_offset_of(conv, channel, rows[y], columns[x]);
-                }
-            }
+            write_row_constants(run, rows[y], columns, constants + class * size);
         }
         row_classes[y] = class;
     }

@@ -79,7 +79,8 @@ static unsigned weight_bits(const BnasConv* conv, const Variant* variant, const 
     if (first % 8 + present > 8) {
         bits |= (unsigned)tap[first / 8 + 1] << 8;
     }
-    return bits >> first % 8 & ((1u << present) - 1u); /* behind these are constant channels, and bits that mean nothing */
+    /* Behind these are constant channels, and bits that mean nothing. */
+    return bits >> first % 8 & ((1u << present) - 1u);
 }
 
 static unsigned ones_of_byte(unsigned byte) {

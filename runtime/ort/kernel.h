@@ -37,8 +37,8 @@ typedef struct BnasConv {
     int64_t dilations[2];
     const float* threshold; /* (groups * channels_in) */
     const float* offset;    /* (channels_out) */
-    /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to the
-     * left of a corner between taps. NULL without constant channels. */
+    /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
+     * the left of a corner between taps. NULL without constant channels. */
     const int32_t* constants;
     const float* scale; /* (channels_out) */
     const float* bias;  /* (channels_out) */
@@ -85,7 +85,16 @@ static inline bool same_range(Range a, Range b) {
 Range bnas_taps_inside(const BnasRun* run, int axis, int64_t position);
 
 /* What is added to the accumulator of an output channel where these taps fall on the image. */
-float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns);
+static inline float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns) {
+    if (!conv->constants) {
+        return conv->offset[channel];
+    }
+    const int64_t line = conv->kernel[1] + 1;
+    const int32_t* corners = conv->constants + channel * (conv->kernel[0] + 1) * line;
+    const int32_t *top = corners + rows.first * line, *bottom = corners + rows.end * line;
+    return conv->offset[channel] +
+           (float)(bottom[columns.end] - bottom[columns.first] - top[columns.end] + top[columns.first]);
+}
 
 /* Returns one channel of X, (height, width). */
 static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64_t channel) {

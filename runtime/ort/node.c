@@ -109,7 +109,8 @@ static OrtStatus* check_constant_channels(const Node* node) {
     }
     if (conv->channels_in < 1) {
         return bnas_refuse(node,
-                           "constant_channels is %lld, wanted fewer than the %lld of weight_shape; export the model again",
+                           "constant_channels is %lld, wanted fewer than the %lld of weight_shape; export the model "
+                           "again",
                            (long long)conv->constant_channels,
                            (long long)(conv->channels_in + conv->constant_channels));
     }

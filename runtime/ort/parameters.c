@@ -121,8 +121,8 @@ static OrtStatus* read_offset(const Node* node, InputSource source, Constant* of
     if (!has_shape(offset, wanted, 3)) {
         char got[SHAPE_SIZE], text[SHAPE_SIZE];
         return bnas_refuse(node,
-                           "offset has the shape %s, wanted %s, one value per output channel (older versions also wrote "
-                           "maps); export the model again, or run it without the library",
+                           "offset has the shape %s, wanted %s, one value per output channel (older versions also "
+                           "wrote maps); export the model again, or run it without the library",
                            bnas_shape_text(offset->dims, offset->rank, got), bnas_shape_text(wanted, 3, text));
     }
     return NULL;

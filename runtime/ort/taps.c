@@ -1,4 +1,4 @@
-/* Which taps of a kernel fall on the image, and what constant channels add there. */
+/* Which taps of a kernel fall on the image. */
 #include "kernel.h"
 
 Range bnas_taps_inside(const BnasRun* run, int axis, int64_t position) {
@@ -11,15 +11,4 @@ Range bnas_taps_inside(const BnasRun* run, int axis, int64_t position) {
         }
     }
     return taps;
-}
-
-float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns) {
-    if (!conv->constants) {
-        return conv->offset[channel];
-    }
-    const int64_t line = conv->kernel[1] + 1;
-    const int32_t* corners = conv->constants + channel * (conv->kernel[0] + 1) * line;
-    const int32_t *top = corners + rows.first * line, *bottom = corners + rows.end * line;
-    return conv->offset[channel] +
-           (float)(bottom[columns.end] - bottom[columns.first] - top[columns.end] + top[columns.first]);
 }

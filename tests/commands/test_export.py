@@ -1,6 +1,5 @@
 """`bnas-deploy export`: what it prints and writes, and what it refuses."""
 
-import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
-from bnas_deploy.core.bundle import IMAGES, MANIFEST, read_bundle
+from bnas_deploy.core.bundle import IMAGES, read_bundle
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.data.digits import open_digits
@@ -49,8 +48,13 @@ def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path
     result = export(checkpoint, tmp_path / "bundle", "--images", "5")
     assert result.exit_code == 0, result.output
     lines = dict(line.split("  ", 1) for line in result.output.splitlines() if "  " in line)
-    count = len(json.loads((tmp_path / "bundle" / MANIFEST).read_text())["verification"]["layers"])
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    count = sum(layer.is_binary for layer in manifest.layers)
+    others = len(manifest.verification.pieces) - count
     assert lines["binary convolutions"].strip() == f"{count} of {count} bit-exact against PyTorch"
+    assert f" of {others} bit-exact against PyTorch, " in lines["everything else"]
+    assert lines["everything else"].endswith(" within the rounding of their own arithmetic")
+    assert "; rounding explains " in result.output
     assert "with and without library identical" in result.output
     assert lines["top-1 agreement"].strip() == "5 of 5 images (random, not real ones)"
     assert lines["still float"].strip().startswith("stem.conv, cells.1.skip.conv, cells.2.skip.conv, classifier (")
@@ -86,6 +90,7 @@ def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: 
     verified = CliRunner().invoke(main, ["verify", str(quantized)])
     assert verified.exit_code == 0, verified.output
     assert "bit-exact against PyTorch" in verified.output
+    assert "layers in 8 bits         3 of 3 bit-exact against the exported model" in verified.output
     assert "differ from the exported model by at most" in verified.output
 
 

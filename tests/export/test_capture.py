@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture, freeze
-from bnas_deploy.export.graph import constant_array, input_of, is_binary_conv
+from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes import PIPELINE
+from bnas_deploy.export.pieces import Recorded, pieces_of
 from bnas_deploy.export.rewrite import run
-from bnas_deploy.export.vectors import layer_vectors
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
 
 SHAPE = (4, 6, 6)
@@ -174,11 +174,13 @@ def test_every_result_of_an_operation_is_known_behind_the_passes() -> None:
 
     log = run(PIPELINE, captured.model)
 
-    vectors = {vector.check.name: vector for vector in layer_vectors(captured.model, values, corner=None)}
-    assert len(vectors) == 11
+    recorded = Recorded(values)
+    pieces = {piece.name: piece for piece in pieces_of(captured.model, recorded) if is_binary_conv(piece.nodes[-1])}
+    assert len(pieces) == 11
     chunks = values["conv2d"].chunk(2, 1)
     for name, chunk in zip(("four", "four#2"), chunks, strict=True):
-        assert (vectors[name].x == chunk.numpy()).all()
+        (x,) = activations_of(pieces[name].nodes[-1])
+        assert (recorded[x] == chunk.numpy()).all()
     reasons = {refusal.reason for refusal in log.refusals}
     assert "PyTorch's program has no value of its own for a part of node_stack" in reasons
     assert "PyTorch's program has no value of its own for what is added" in reasons

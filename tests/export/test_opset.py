@@ -315,7 +315,7 @@ def test_the_reference_on_numbers_worked_out_by_hand() -> None:
 def test_constant_channels_on_numbers_worked_out_by_hand() -> None:
     x = np.float32([[[[1, -1, 1]]]])
     one = np.ones(1, np.float32)
-    # A kernel of 1 x 3 whose weights are + + + for X, and + - - and - - - for two channels of +1: 0, -2 and -2 together.
+    # A kernel of 1 x 3: its weights are + + + for X, and + - - and - - - for two channels of +1, together 0 -2 -2.
     constants = [np.uint8([[[[0b011], [0b001], [0b001]]]]), 0 * one, 0 * one.reshape(1, 1, 1), one, 0 * one]
     attributes = {"weight_shape": [1, 1, 3, 3], "pads": [0, 1, 0, 1], "constant_channels": [2]}
     y = opset.reference("BinaryConv2d", [x, *constants], attributes)

@@ -15,6 +15,7 @@ from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin
 from bnas_deploy.export.passes import (
     BatchNormToConstants,
+    DropUnused,
     FoldBatchNormAfterBinaryConv,
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
@@ -66,7 +67,7 @@ def test_a_corner_is_all_that_its_outputs_read(
         f"(float[N,5,{size},{size}] x) => (float[N,3,H,W] y) {{ y = {operator} }}", **binary_conv(5, 3, kernel=3)
     )
     values = _values(evaluate, model, rng.normal(size=(1, 5, size, size)).astype(np.float32))
-    run([PackWeights()], model)
+    run([PackWeights(), DropUnused()], model)
 
     vectors, path = _vectors(model, values, tmp_path)
     (check,) = vectors.corner_checks(path)

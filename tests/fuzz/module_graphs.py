@@ -473,6 +473,8 @@ def main() -> None:
             elif outcome.kind == "refused":
                 print(f"seed {seed} refused: {outcome.text}", flush=True)
             seed += 1
+            if (seed - options.first) % 10 == 0:
+                print(f"{seed - options.first} networks: {dict(counts)}", flush=True)
     print(f"{seed - options.first} networks: {dict(counts)}")
 
 

@@ -38,16 +38,15 @@ from bnas_deploy.core.bundle import (
     FLOAT_TWIN,
     IMAGES,
     INT8_TWIN,
-    LAYERS,
-    LAYERS_MODEL,
     MANIFEST,
     MODEL,
+    PIECES,
     describe_files,
 )
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS
 from bnas_deploy.core.history import Epoch, History, Tables
-from bnas_deploy.core.latency_table import LatencyTable, WorkTime, read_latency_table
+from bnas_deploy.core.latency_table import LatencyTable, WorkloadTime, read_latency_table
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.remote.wheels import LIBRARY_IN_WHEEL
 from bnas_deploy.report import Report
@@ -56,9 +55,9 @@ from bnas_deploy.runtime.bench.machine import read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
 from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
 from bnas_deploy.runtime.library import library_path
+from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.expected_latency import ExpectedLatency
-from bnas_deploy.search.cells.network_works import all_works
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data import InMemoryDataSet, open_data
@@ -89,7 +88,7 @@ def make_world(world: Path) -> None:
     save_checkpoint(world / "net.safetensors", checkpoint)
     pixels = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     export_checkpoint(checkpoint, world / "bundle", Images(pixels, torch.tensor([1, 2])))
-    times = tuple(WorkTime(work, 10.0, 9.0, 11.0, 10) for work in all_works(TINY))
+    times = tuple(WorkloadTime(each, 10.0, 9.0, 11.0, 10) for each in candidate_workloads(TINY))
     (world / "device.json").write_text(LatencyTable({"cpu": "none"}, "generic", TINY.to_json(), 1, 1, times).to_json())
     (world / "run").mkdir()
     (world / "run/genotype.json").write_text(json.dumps(GENOTYPES["cifar"].to_json()))
@@ -221,7 +220,7 @@ PLACES = (
     *(Place(f"bundle/{name}", ("verify {}/bundle",)) for name in (*FILES, INT8_TWIN)),
     *(Place(f"bundle/{name}", ("verify {}/bundle", BENCH), signed=True) for name in (MODEL, IMAGES)),
     *(Place(f"bundle/{name}", (BENCH,), signed=True) for name in (FLOAT_TWIN, INT8_TWIN)),
-    *(Place(f"bundle/{name}", ("verify {}/bundle",), signed=True) for name in (LAYERS_MODEL, LAYERS)),
+    Place(f"bundle/{PIECES}", ("verify {}/bundle",), signed=True),
     Place(
         "device.json",
         (PARETO, "expect a latency"),

@@ -14,6 +14,7 @@ from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.runtime import library
 
 ROOT = Path(__file__).parents[2]
+NET = ROOT / "tests/fuzz/native_operators.py"
 OPERATOR_TESTS = Path(__file__).with_name("test_native_operators.py")
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -100,7 +101,13 @@ def test_the_sanitizers_find_nothing(
     native.build_library(built, ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
     # All tests but those with a library of their own. Leaks are not looked for: Python and onnxruntime leave much to
     # the end of the process.
-    run = run_tests("not memory", BNAS_TEST_LIBRARY=str(built), LD_PRELOAD=libraries, ASAN_OPTIONS="detect_leaks=0")
+    variables = {"BNAS_TEST_LIBRARY": str(built), "LD_PRELOAD": libraries, "ASAN_OPTIONS": "detect_leaks=0"}
+    run = run_tests("not memory", **variables)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    # Other seeds than those of tests/fuzz/test_native_operators.py.
+    rows = [row.isa for row in library.kernel_rows(library.library_path()) if row.runs_here]
+    net = [sys.executable, "-P", str(NET), "--first", "1000", "--count", "200", "--isa", rows[0], "generic"]
+    run = subprocess.run(net, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
 
 

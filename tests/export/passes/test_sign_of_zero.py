@@ -12,6 +12,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Description, ExportResult, Images, export_checkpoint, export_module
 from bnas_deploy.report import verification
+from bnas_deploy.runtime.pieces import PieceResult
 from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
@@ -47,6 +48,11 @@ def _export(module: nn.Module, folder: Path, images: Tensor | None = None) -> Ex
     return export_module(module, twin, folder / "bundle", Images(images), description)
 
 
+def _layers(result: ExportResult) -> list[PieceResult]:
+    assert result.verification.pieces is not None
+    return [piece for piece in result.verification.pieces.pieces if piece.binary]
+
+
 def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
     module = HalfZero(sign_of_zero=True).eval()
     result = _export(module, tmp_path)
@@ -56,7 +62,7 @@ def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
     )
     assert result.log.notes == [note]
     assert note in verification.describe_export(result)
-    (layer,) = result.verification.layers
+    (layer,) = _layers(result)
     assert layer.exact
     images = torch.randn(3, 1, 6, 6)
     with torch.no_grad():
@@ -71,7 +77,7 @@ def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
 
 def test_a_constant_other_than_zero_has_its_sign(tmp_path: Path) -> None:
     result = _export(HalfZero(sign_of_zero=True, shift=-0.5).eval(), tmp_path)
-    assert all(layer.exact for layer in result.verification.layers)
+    assert all(layer.exact for layer in _layers(result))
 
 
 def test_no_note_without_the_departure(tmp_path: Path) -> None:
@@ -111,7 +117,7 @@ def test_a_weight_of_zero_counts_as_one_without_the_departure(tmp_path: Path) ->
     module = HalfZero(sign_of_zero=False).eval()
     with torch.no_grad():
         module.conv.weight[0, :2, 0, 0] = 0
-    assert all(layer.exact for layer in _export(module, tmp_path).verification.layers)
+    assert all(layer.exact for layer in _layers(_export(module, tmp_path)))
 
 
 def _official(config: NetworkConfig) -> tuple[Checkpoint, Network]:
@@ -137,7 +143,7 @@ def test_the_zeros_of_the_cifar_cells_are_exact(tmp_path: Path) -> None:
         network(images)
     assert zeros[0].tolist() == [False] * 8 + [True] * 8
     result = export_checkpoint(checkpoint, tmp_path / "bundle", Images(images))
-    layers = {layer.check.name: layer for layer in result.verification.layers}
+    layers = {layer.check.name: layer for layer in _layers(result)}
     assert layers["cells.2.preprocess0.conv"].exact
     assert all(layer.exact for layer in layers.values())
     assert result.log.notes[0].startswith("sign(0) is 0 in PyTorch")

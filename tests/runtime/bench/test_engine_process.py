@@ -60,7 +60,7 @@ def test_errors_come_through(process: EngineProcess, tmp_path: Path) -> None:
     given = {"model": str(tmp_path / "none.onnx"), "images": str(tmp_path / "images.npy"), "threads": 2}
     with pytest.raises(BundleError) as refused:
         process.open(open_engine, engine="ort-fp32", **given)
-    assert refused.value.message.startswith(f"{tmp_path / 'none.onnx'}: no such file; expected an ONNX file")
+    assert refused.value.message.startswith(f"{tmp_path / 'none.onnx'}: cannot be read: No such file or directory")
     # And the process is as good as before.
     assert process.open(open_variant, **arguments(tmp_path)).run().ns > 0
 
