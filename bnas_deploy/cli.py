@@ -21,7 +21,7 @@ from bnas_deploy.commands import (
     verify,
 )
 from bnas_deploy.commands.train import INTERRUPTED
-from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
+from bnas_deploy.core.errors import INSTALL_TRAINING
 from bnas_deploy.core.files import NO_ROOM
 
 
@@ -39,8 +39,6 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped. Files that were finished are kept, the others are as they were.", err=True)
             ctx.exit(INTERRUPTED)
-        except BnasError as error:
-            raise click.ClickException(error.message) from None
         except OSError as error:
             # What is written by this package says so itself; this is the screen, or the file that the shell put there.
             if error.errno not in NO_ROOM:

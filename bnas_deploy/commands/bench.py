@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_deploy.commands import bench_ops
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import check_outputs, host_options
 from bnas_deploy.core.errors import BundleError
 
@@ -49,7 +50,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return count >= 1 and (self.most is None or count <= self.most)
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--layers", is_flag=True, help="Measure a fixed list of single layers; takes no BUNDLE.")
 @click.option(

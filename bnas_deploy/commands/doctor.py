@@ -2,8 +2,10 @@
 
 import click
 
+from bnas_deploy.commands.command import Command
 
-@click.command("doctor")
+
+@click.command("doctor", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(as_json: bool) -> None:
     """Show what this machine has to run models, what is missing, and the command that mends it.

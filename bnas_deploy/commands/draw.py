@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 
-@click.command("draw")
+
+@click.command("draw", cls=Command)
 @click.argument("source", metavar="GENOTYPE|RUN")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, FILE.svg or FILE.png."

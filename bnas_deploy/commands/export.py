@@ -6,11 +6,12 @@ from typing import Literal
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import Name, data_option, output_option
 from bnas_deploy.core.errors import CheckpointError
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @output_option("Folder")
 @data_option

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
     departures_option,
@@ -20,7 +21,7 @@ from bnas_deploy.commands.options import (
 from bnas_deploy.search.models.registry import configure, network_names
 
 
-@click.command("init")
+@click.command("init", cls=Command)
 @click.option("--network", type=Name(network_names()), default="BNAS-A", show_default=True, help="Published size.")
 @genotype_option
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")

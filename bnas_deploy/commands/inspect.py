@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 
-@click.command("inspect")
+
+@click.command("inspect", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
     """Show the layers of FILE (a checkpoint, a bundle or a genotype): shapes, weights, MACs, sizes.

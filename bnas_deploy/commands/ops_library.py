@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 
-@click.command("ops-library")
+
+@click.command("ops-library", cls=Command)
 @click.option("--target", metavar="x86_64-linux|aarch64-linux", help="For which machine. [default: this one]")
 @click.option(
     "--wheel", type=click.Path(path_type=Path), help="Take it from this wheel of bnas-deploy instead of building it."

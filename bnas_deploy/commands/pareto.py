@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import check_outputs, latency_target_option, seed_option
 from bnas_deploy.commands.train import find_device
 from bnas_deploy.core.errors import BnasError
@@ -22,7 +23,7 @@ SECONDS = 1.0
 """For how long each network is measured."""
 
 
-@click.command("pareto")
+@click.command("pareto", cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
 @latency_target_option(required=True)
 @click.option(

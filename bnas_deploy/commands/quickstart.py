@@ -6,12 +6,13 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands import bench, export, init, train
+from bnas_deploy.commands.command import Command
 from bnas_deploy.core.errors import BnasError
 
 FULL_SIZE = "BNAS-A"
 
 
-@click.command("quickstart")
+@click.command("quickstart", cls=Command)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import check_outputs
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="A.json [B.json ...]")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables, as Markdown.")
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
     arithmetic_option,
@@ -50,7 +51,7 @@ def _by_recipe(field: str) -> str:
     )
 
 
-@click.command("search")
+@click.command("search", cls=Command)
 @click.option(
     "--data",
     default="digits",

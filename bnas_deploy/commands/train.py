@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
     arithmetic_option,
@@ -46,7 +47,7 @@ def _by_recipe(field: str) -> str:
     return "that of the recipe: " + ", ".join(f"{name} {getattr(recipe, field)}" for name, recipe in RECIPES.items())
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @click.option(
     "--data",
     default="digits",

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from bnas_deploy.commands.command import Command
 
-@click.command("verify")
+
+@click.command("verify", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="Print a line for every piece of the model.")
 def command(bundle: Path, layers: bool) -> None:

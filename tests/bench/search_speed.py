@@ -88,11 +88,11 @@ class ProfileLater:
     def stepped(self, *, done: int, loss: float) -> None:
         """Wait."""
 
-    def searched(self, epoch: Epoch) -> None:
+    def finished(self, record: Epoch) -> None:
         """Begin after the first epoch, and end after the second."""
-        if epoch.epoch == 1:
+        if record.epoch == 1:
             self.profiler.start()
-        elif epoch.epoch == 2:
+        elif record.epoch == 2:
             self.profiler.stop()
 
 
