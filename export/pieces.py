@@ -260,5 +260,7 @@ def _kernel(node: ir.Node, axis: int) -> int:
         weight = node.inputs[1]  # which may be computed: its sizes are known all the same
         assert weight is not None
         assert weight.shape is not None
-        return int(weight.shape[2 + axis])
+        size = weight.shape[2 + axis]
+        assert isinstance(size, int)
+        return size
     return node.attributes.get_ints("kernel_shape")[axis]
