@@ -257,10 +257,16 @@ def _kernel(node: ir.Node, axis: int) -> int:
     if is_binary_conv(node):
         return node.attributes.get_ints("weight_shape")[1 + axis]
     if node.op_type == "Conv":
-        weight = node.inputs[1]  # which may be computed: its sizes are known all the same
-        assert weight is not None
-        assert weight.shape is not None
-        size = weight.shape[2 + axis]
-        assert isinstance(size, int)
-        return size
+        return _sizes_of_weight(node)[2 + axis]
     return node.attributes.get_ints("kernel_shape")[axis]
+
+
+def _sizes_of_weight(node: ir.Node) -> list[int]:
+    """Return the shape of a convolution's weights, which may be computed: their sizes are known all the same."""
+    weight = node.inputs[1]
+    assert weight is not None
+    maker = weight.producer()
+    if maker is None or maker.op_type in QUANTIZATION:
+        return list(weight_of(node).shape)
+    assert weight.shape is not None
+    return [size for size in weight.shape if isinstance(size, int)]
