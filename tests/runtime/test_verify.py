@@ -308,13 +308,21 @@ def test_vectors_that_are_no_numbers_or_none(bundle: Path, file: str, name: str)
     def leave_none(arrays: Arrays) -> None:
         arrays[name] = arrays[name][:0]
 
-    for change in (leave_none, lambda arrays: arrays.update({name: np.array([["a"]])})):
+    for change, message in (
+        (leave_none, f"{name} is float32 (0"),
+        (
+            lambda arrays: arrays.update({name: np.array([[1]])}),
+            f"{name} is int64 (1, 1), wanted float32 and something",
+        ),
+        (
+            lambda arrays: arrays.update({name: np.array([["a"]])}),
+            f"cannot be read: {name}.npy is no array of numbers in version 1.0 of numpy's format; export the model",
+        ),
+    ):
         _change_arrays(bundle / file, change)
         _accept(bundle)
 
-        _assert_refused(
-            bundle, f"{bundle / file}: {name} is ", ", wanted float32 and something in it; export the model"
-        )
+        _assert_refused(bundle, f"{bundle / file}: {message}")
 
 
 def test_labels_of_other_images(bundle: Path) -> None:
