@@ -31,7 +31,7 @@ def test_it_goes_the_whole_way(tmp_path: Path) -> None:
     for step in range(1, 5):
         assert f"[{step}/4]" in result.output
     for bundle in ("digits-bundle", "bnas-a-bundle"):
-        assert read_bundle(out / bundle).manifest.verification.layers
+        assert read_bundle(out / bundle).manifest.verification.pieces
     for report in ("digits.json", "bnas-a.json"):
         records = json.loads((out / report).read_text())["records"]
         assert {record["engine"] for record in records if record["subject"] == "network"} >= {
