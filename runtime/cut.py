@@ -173,7 +173,7 @@ Rename = Callable[[str], str]
 
 def _node_with(raw: memoryview, rename: Rename, without: tuple[int, ...] = ()) -> bytes:
     """Write a node with other names of values."""
-    parts = []
+    parts: list[bytes | memoryview] = []
     for field in fields(raw):
         if field.number in (NODE_INPUT, NODE_OUTPUT) and field.payload is not None:
             parts.append(write_text(field.number, rename(str(field.payload, "utf-8", "surrogateescape"))))
