@@ -112,8 +112,18 @@ def _piece(output: ir.Value, cuts: set[ir.Value], order: Mapping[ir.Node, int]) 
             inputs[value] = None
         elif (node := value.producer()) is not None and node not in nodes:
             nodes.add(node)
-            needed += [each for each in node.inputs if each is not None]
+            needed += _read(node)
     return Piece(tuple(sorted(nodes, key=order.__getitem__)), tuple(inputs), output)
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    """Return what a node reads, and what its branches read of the graph around it."""
+    read = [value for value in node.inputs if value is not None]
+    branches = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
+    for graph in branches:
+        own = {*graph.inputs, *graph.initializers.values(), *(value for each in graph for value in each.outputs)}
+        read += [value for each in graph for value in _read(each) if value not in own]
+    return read
 
 
 def whole_check(piece: Piece, recorded: Recorded) -> PieceCheck:

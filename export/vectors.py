@@ -137,7 +137,7 @@ class Vectors:
 
 
 def _first(array: Array, size: tuple[int, ...]) -> Array:
-    return np.ascontiguousarray(array[tuple(slice(each) for each in size)])
+    return np.array(array[tuple(slice(each) for each in size)], order="C")
 
 
 def _by_channel(bound: Array, shape: tuple[int, ...]) -> Array:

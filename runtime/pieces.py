@@ -1,12 +1,10 @@
 """A model cut into pieces: what its file computes between two values that PyTorch recorded.
 
 A piece is the smallest part of the graph between recorded values: mostly one node. The cut is made of the bytes of
-model.onnx itself, so that what is compared is what is deployed; nodes, weights and function bodies stay as they are in
-the file, only the names of values are written anew. The pieces lie side by side in one model: value V of piece I is
-called `I/V` there.
+model.onnx itself (`runtime.onnx_file.cut`), so that what is compared is what is deployed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +14,9 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import Corner, PieceCheck
 from bnas_deploy.core.errors import BundleError
-from bnas_deploy.runtime.onnx_file.reader import (
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NODE,
-    GRAPH_OUTPUT,
-    MODEL_GRAPH,
-    NODE_INPUT,
-    NODE_NAME,
-    NODE_OUTPUT,
-    TENSOR_NAME,
-    VALUE_NAME,
-    Node,
-    fields,
-    is_binary_convolution,
-    node_of,
-    payloads,
-    texts,
-    uses_k,
-)
-from bnas_deploy.runtime.onnx_file.writer import ELEMENTS, GRAPH_NAME, Value, write_bytes, write_text, write_value
+from bnas_deploy.runtime.onnx_file.cut import Cut, Graph, cut_graph, left_over, model_of, named
+from bnas_deploy.runtime.onnx_file.reader import is_binary_convolution, uses_k
+from bnas_deploy.runtime.onnx_file.writer import ELEMENTS
 from bnas_deploy.runtime.session import create_session, run_session, session_options
 
 if TYPE_CHECKING:
@@ -45,8 +26,6 @@ Vectors = Mapping[str, NDArray[Any]]
 
 TOLERANCE = "{}|tolerance"
 """Name of the array that says how far from array {} a piece may be; without one, its answer has to be the same."""
-
-FEW = 3
 
 
 @dataclass(frozen=True)
@@ -103,43 +82,6 @@ class PiecesResult:
         return [*self.faults, *(piece.failure for piece in self.pieces if not piece.passed)]
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The main graph of an ONNX file, as names; `raw` are the bytes of each node."""
-
-    nodes: tuple[Node, ...]
-    raw: tuple[memoryview, ...]
-    initializers: frozenset[str]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, data: bytes) -> "Graph":
-        """Read a file that onnxruntime accepts."""
-        graphs = tuple(payloads(memoryview(data), MODEL_GRAPH))
-
-        def names(number: int, name: int) -> tuple[str, ...]:
-            return tuple(text for graph in graphs for each in payloads(graph, number) for text in texts(each, name))
-
-        raw = tuple(node for graph in graphs for node in payloads(graph, GRAPH_NODE))
-        return cls(
-            nodes=tuple(map(node_of, raw)),
-            raw=raw,
-            initializers=frozenset(names(GRAPH_INITIALIZER, TENSOR_NAME)),
-            inputs=names(GRAPH_INPUT, VALUE_NAME),
-            outputs=names(GRAPH_OUTPUT, VALUE_NAME),
-        )
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A piece as it was found in a file: the numbers of its nodes, in order, or what is wrong with it."""
-
-    check: PieceCheck
-    nodes: tuple[int, ...]
-    fault: str | None = None
-
-
 def compare_pieces(
     model: Path, checks: Sequence[PieceCheck], vectors: Vectors, where: Path | None = None
 ) -> PiecesResult:
@@ -156,10 +98,10 @@ def compare_pieces(
     """
     data = model.read_bytes()
     graph = Graph.of(data)
-    cuts = _cut(graph, checks)
-    whole = [cut for cut in cuts if cut.fault is None]
+    cuts = cut_graph(graph, checks)
+    whole = [each for each in cuts if each.fault is None]
     where = where or model
-    feeds = _feeds([cut.check for cut in whole], vectors, where)
+    feeds = _feeds([each.check for each in whole], vectors, where)
     native, plain = (
         run_pieces(data, model, graph, whole, feeds, session_options(library=library)) for library in (True, False)
     )
@@ -171,7 +113,7 @@ def compare_pieces(
         wanted = _array(cut.check.output, vectors, where)
         results.append(_result(cut.check, binary, left, wanted, tolerance))
         alike &= _within(left, right, tolerance.max() if any(map(uses_k, operators)) else np.float32(0))
-    faults = (*(cut.fault for cut in cuts if cut.fault is not None), *_left_over(graph, cuts))
+    faults = (*(each.fault for each in cuts if each.fault is not None), *left_over(graph, cuts))
     return PiecesResult(tuple(results), faults, alike)
 
 
@@ -179,8 +121,8 @@ def answers_of(model: Path, checks: Sequence[PieceCheck], vectors: Vectors) -> l
     """Return what each piece, all of which are in `model`, makes of its arrays, with the library."""
     data = model.read_bytes()
     graph = Graph.of(data)
-    cuts = _cut(graph, checks)
-    faults = [cut.fault for cut in cuts if cut.fault is not None]
+    cuts = cut_graph(graph, checks)
+    faults = [each.fault for each in cuts if each.fault is not None]
     assert not faults, faults
     return run_pieces(data, model, graph, cuts, _feeds(checks, vectors, model), session_options())
 
@@ -189,111 +131,17 @@ def run_pieces(
     data: bytes,
     model: Path,
     graph: Graph,
-    cuts: Sequence[_Cut],
+    cuts: Sequence[Cut],
     feeds: Mapping[str, NDArray[Any]],
     options: "onnxruntime.SessionOptions",
 ) -> list[NDArray[Any]]:
     """Return what each piece makes of `feeds`, by their names in the cut model."""
     if not cuts:
         return []
-    session = create_session(model, options, data=_model_of(data, graph, cuts, feeds))
-    names = [_named(number, cut.check.output.value) for number, cut in enumerate(cuts)]
-    return run_session(session, model, names, dict(feeds))
-
-
-# --- cutting --------------------------------------------------------------------------------------------------------
-
-
-def _cut(graph: Graph, checks: Sequence[PieceCheck]) -> list[_Cut]:
-    """Find the nodes of each piece: all that its output depends on, back to values that PyTorch recorded."""
-    read = {corner.value for check in checks for corner in check.inputs}
-    recorded = {check.output.value for check in checks} | read | set(graph.inputs)
-    makers = {output: number for number, node in enumerate(graph.nodes) for output in node.outputs if output}
-    return [_piece(graph, makers, recorded, check) for check in checks]
-
-
-def _piece(graph: Graph, makers: Mapping[str, int], recorded: set[str], check: PieceCheck) -> _Cut:
-    nodes: set[int] = set()
-    read: set[str] = set()
-    needed = [check.output.value]
-    while needed:
-        name = needed.pop()
-        if name in graph.initializers or name == "":
-            continue
-        if name in recorded and name != check.output.value:
-            read.add(name)
-        elif name not in makers:
-            return _Cut(check, (), f"piece {check.name}: no node of the model makes {name!r}")
-        elif makers[name] not in nodes:
-            nodes.add(makers[name])
-            needed += graph.nodes[makers[name]].inputs
-    wanted = {corner.value for corner in check.inputs}
-    if read != wanted:
-        return _Cut(check, (), f"piece {check.name} reads {sorted(read)}, what was exported reads {sorted(wanted)}")
-    return _Cut(check, tuple(sorted(nodes)))
-
-
-def _left_over(graph: Graph, cuts: Iterable[_Cut]) -> list[str]:
-    """Say what of the graph lies in no piece."""
-    inside = {number for cut in cuts for number in cut.nodes}
-    # What a faulty piece would hold is told by its own fault.
-    nodes = [] if any(cut.fault for cut in cuts) else [n for i, n in enumerate(graph.nodes) if i not in inside]
-    read = {name for node in graph.nodes for name in node.inputs}
-    made = {cut.check.output.value for cut in cuts}
-    return [
-        f"{what} {', '.join(names[:FEW])}{' and others' * (len(names) > FEW)} of the model in no piece"
-        for what, names in (
-            ("nodes", [node.name or node.op_type for node in nodes]),
-            ("constants", sorted(graph.initializers - read)),
-            ("outputs", sorted(set(graph.outputs) - made)),
-        )
-        if names
-    ]
-
-
-def _named(number: int, value: str) -> str:
-    return f"{number}/{value}"
-
-
-def _model_of(data: bytes, graph: Graph, cuts: Sequence[_Cut], feeds: Mapping[str, NDArray[Any]]) -> bytes:
-    """Write the file `data` with the pieces instead of its graph; all else is as it was."""
-    nodes = [
-        write_bytes(GRAPH_NODE, _renamed(graph, node, number)) for number, cut in enumerate(cuts) for node in cut.nodes
-    ]
-    inputs = [
-        write_bytes(GRAPH_INPUT, write_value(Value(name, array.dtype.name, array.shape)))
-        for name, array in feeds.items()
-    ]
-    # Without a type: onnxruntime knows what a node makes.
-    outputs = [
-        write_bytes(GRAPH_OUTPUT, write_text(VALUE_NAME, _named(number, cut.check.output.value)))
-        for number, cut in enumerate(cuts)
-    ]
-    read = {name for cut in cuts for node in cut.nodes for name in graph.nodes[node].inputs}
-    constants = [
-        field.whole
-        for old in payloads(memoryview(data), MODEL_GRAPH)
-        for field in fields(old)
-        if field.number == GRAPH_INITIALIZER
-        and field.payload is not None
-        and not read.isdisjoint(texts(field.payload, TENSOR_NAME))
-    ]
-    name = write_text(GRAPH_NAME, "pieces")
-    rest = [field.whole for field in fields(memoryview(data)) if field.number != MODEL_GRAPH]
-    return b"".join((*rest, write_bytes(MODEL_GRAPH, b"".join((*nodes, name, *constants, *inputs, *outputs)))))
-
-
-def _renamed(graph: Graph, node: int, piece: int) -> bytes:
-    """Write a node with the names that it and its values have in the piece; two pieces may share it."""
-    written_anew = (NODE_INPUT, NODE_OUTPUT, NODE_NAME)
-    kept = [field.whole for field in fields(graph.raw[node]) if field.number not in written_anew]
-
-    def name(value: str) -> str:
-        return value if value in graph.initializers or value == "" else _named(piece, value)
-
-    inputs = [write_text(NODE_INPUT, name(value)) for value in graph.nodes[node].inputs]
-    outputs = [write_text(NODE_OUTPUT, name(value)) for value in graph.nodes[node].outputs]
-    return b"".join((*inputs, *outputs, write_text(NODE_NAME, _named(piece, graph.nodes[node].name)), *kept))
+    session = create_session(model, options, data=model_of(data, graph, cuts, feeds))
+    names = [named(number, cut.check.output.value) for number, cut in enumerate(cuts)]
+    # onnxruntime gives a tensor without axes as a number.
+    return [np.asarray(answer) for answer in run_session(session, model, names, dict(feeds))]
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------
@@ -301,7 +149,7 @@ def _renamed(graph: Graph, node: int, piece: int) -> bytes:
 
 def _feeds(checks: Sequence[PieceCheck], vectors: Vectors, where: Path) -> dict[str, NDArray[Any]]:
     return {
-        _named(number, corner.value): _array(corner, vectors, where)
+        named(number, corner.value): _array(corner, vectors, where)
         for number, check in enumerate(checks)
         for corner in check.inputs
     }
@@ -318,7 +166,7 @@ def _array(corner: Corner, vectors: Vectors, where: Path) -> NDArray[Any]:
             f"{where}: the test vector {corner.array!r} is {vector.dtype} {vector.shape}, wanted numbers of at least "
             f"{corner.shape}; export the model again"
         )
-    return np.ascontiguousarray(vector[tuple(slice(size) for size in corner.shape)])
+    return np.array(vector[tuple(slice(size) for size in corner.shape)], order="C")
 
 
 def _result(

@@ -62,9 +62,13 @@ def library_in(wheel: Path) -> tuple[bytes, LibraryFile]:
             data = _library(archive)
     except OSError as error:
         raise BnasError(f"{wheel}: cannot be read: {error.strerror}; give a wheel of bnas-deploy") from None
+    except KeyError:
+        raise BnasError(f"{wheel}: no {LIBRARY_IN_WHEEL} in it; give a wheel of bnas-deploy") from None
     # What zipfile raises for damage; NotImplementedError is for versions and flags that it does not know.
-    except (EOFError, KeyError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise BnasError(f"{wheel}: no {LIBRARY_IN_WHEEL} in it ({error}); give a wheel of bnas-deploy") from None
+    except (EOFError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BnasError(
+            f"{wheel}: no {LIBRARY_IN_WHEEL} can be read in it ({error}); give a wheel of bnas-deploy"
+        ) from None
     with temporary_folder() as folder:
         path = folder / LIBRARY
         path.write_bytes(data)

@@ -72,7 +72,7 @@ def _refusals(refusals: "Sequence[Refusal]") -> list[str]:
 def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = False) -> str:
     """Say what `verify_bundle` found, a line for each thing."""
     lines = [
-        *_pieces(result, every_layer=every_layer),
+        *_pieces(bundle, result, every_layer=every_layer),
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
         *_ties(bundle.manifest),
         _line("outputs, for information", _outputs(result)),
@@ -84,10 +84,10 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
     return "\n".join(lines)
 
 
-def _pieces(result: "VerifyResult", *, every_layer: bool) -> list[str]:
+def _pieces(bundle: Bundle, result: "VerifyResult", *, every_layer: bool) -> list[str]:
     if result.pieces is None:
-        reason = "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again for that"
-        return [_line("pieces", reason)]
+        reason = f"not compared, since bundles of format {bundle.manifest.format} hold no values of them"
+        return [_line("pieces", f"{reason}; export the model again")]
     pieces = result.pieces.pieces
     groups = {
         "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch"),
@@ -122,8 +122,12 @@ def _ties(manifest: Manifest) -> list[str]:
         return []
     most = max(ties, key=ties.__getitem__)
     text = f"{sum(ties.values()):,} activations of an image equal a threshold or lie within rounding of it, in "
-    text += f"{len(ties)} layers, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
+    text += f"{_layers(len(ties))}, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
     return [_line("ties", text)]
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _outputs(result: "VerifyResult") -> str:

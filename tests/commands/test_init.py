@@ -142,8 +142,9 @@ def test_nothing_is_no_number_of_classes_and_no_size(option: str, output: Path) 
 def test_refused_outputs(tmp_path: Path) -> None:
     # Not even root can write these.
     (tmp_path / "file").write_text("important")
-    for path in (tmp_path / "file" / "net.safetensors", tmp_path / "missing" / "net.safetensors", tmp_path):
+    for path in (tmp_path / "file" / "net.safetensors", tmp_path / "missing" / "net.safetensors"):
         assert refusal_of(path).startswith(f"{path}: cannot be written: ")
+    assert refusal_of(tmp_path) == f"{tmp_path}: is a folder; give the name of a file in it"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "important"
 

@@ -121,10 +121,18 @@ def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     other = write_wheel(tmp_path / "numpy.whl", "numpy/__init__.py")
     (tmp_path / "text.whl").write_text("text")
     output = tmp_path / "library.so"
-    for wheel in (other, tmp_path / "text.whl"):
+    encrypted = write_wheel(tmp_path / "encrypted.whl")
+    data = bytearray(encrypted.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    encrypted.write_bytes(data)
+    for wheel, said in (
+        (other, "in it; give a wheel of bnas-deploy"),
+        (tmp_path / "text.whl", "can be read in it (File is not a zip file); give a wheel of bnas-deploy"),
+        (encrypted, "can be read in it (it is encrypted); give a wheel of bnas-deploy"),
+    ):
         result = ops_library("--wheel", wheel, "-o", output)
         assert result.exit_code == 1
-        assert f"{wheel}: no bnas_deploy/runtime/libbnas_ort.so in it; give a wheel of bnas-deploy" in result.output
+        assert result.output == f"Error: {wheel}: no bnas_deploy/runtime/libbnas_ort.so {said}\n"
     result = ops_library("--wheel", tmp_path / "none.whl", "-o", output)
     assert "none.whl: cannot be read: No such file or directory" in result.output
     assert not output.exists()

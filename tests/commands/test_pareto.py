@@ -172,7 +172,7 @@ def test_a_table_without_a_network_is_refused(tmp_path: Path, searches: list[Pat
     assert read_latency_table(tmp_path / "device.json").network == {"name": "tiny"}
     result = pareto(searches[0], "--latency-target", tmp_path / "device.json")
     assert result.exit_code == 1
-    assert f"{tmp_path / 'device.json'}: network: a network has the fields" in result.output
+    assert f"{tmp_path / 'device.json'}: network: the field" in result.output
 
 
 def test_the_history_of_a_search_is_drawn(tmp_path: Path, searches: list[Path]) -> None:

@@ -43,7 +43,7 @@ def test_it_goes_the_whole_way(tmp_path: Path) -> None:
     assert re.fullmatch(r"  BNAS-A: bnas with 1 thread: \d+\.\d\d times as fast as ort-fp32 \(.*\)\.", short[1])
     assert any(line.startswith("  digits: bnas with 1 thread") for line in short)
     for bundle in ("digits-bundle", "bnas-a-bundle"):
-        assert read_bundle(out / bundle).manifest.verification.layers
+        assert read_bundle(out / bundle).manifest.verification.pieces
     for report in ("digits.json", "bnas-a.json"):
         records = json.loads((out / report).read_text())["records"]
         assert {record["engine"] for record in records if record["subject"] == "network"} >= {

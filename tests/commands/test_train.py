@@ -84,7 +84,7 @@ def test_a_line_stays_a_line_where_nobody_looks(terminal):
     with Progress(console=console, transient=True) as progress:
         bar = ProgressBar(progress)
         bar.started(epochs=200, steps=10, done=0)
-        bar.evaluated(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
+        bar.finished(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in written.getvalue().splitlines()]
     lines = [line for line in lines if line.startswith("epoch   7/200")]
     assert lines == ["epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s)"]

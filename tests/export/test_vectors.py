@@ -9,11 +9,14 @@ import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from bnas_deploy.export.bounds import ROUNDING, bound_of, roundings
+from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin
 from bnas_deploy.export.passes import (
+    PIPELINE,
     BatchNormToConstants,
     DropUnused,
     FoldBatchNormAfterBinaryConv,
@@ -27,6 +30,7 @@ from bnas_deploy.export.pieces import CORNER, Piece, Recorded, corner_check, pie
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
+from bnas_deploy.search.nn.layers import BinaryConv2d
 
 INPUTS = "W, threshold, offset, scale, bias"
 
@@ -397,3 +401,30 @@ def test_the_tolerance_of_outputs_is_what_noise_moves_them(rng) -> None:
     assert 0 < linear < 2 * 4 * 2.0**-13 + 2.0**-14 * 4.1
     assert steep == pytest.approx(1000 * linear, rel=1e-2)  # both are rounded differently, at 2^-24 of sums near 4000
     assert constant == 2.0**10 * ROUNDING * 8
+
+
+class Branches(nn.Module):
+    """A network with a branch, and values without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(3, 4, 3)
+        self.twice = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).mean((2, 3))
+        return torch.cond(y.sum() > 0, lambda z: z * self.twice, lambda z: z + 1.0, (y,))
+
+
+def test_branches_read_what_is_around_them(tmp_path) -> None:
+    network = Branches().eval()
+    captured = capture(network, (3, 8, 8))
+    values = captured.values_of(torch.randn(1, 3, 8, 8))
+    run(PIPELINE, captured.model)
+
+    vectors, path = _vectors(captured.model, values, tmp_path)
+
+    checks = vectors.corner_checks(path)
+    assert "If" in {node.op_type for piece in vectors.pieces for node in piece.nodes}
+    found = compare_pieces(path, checks, vectors.kept(checks))
+    assert (found.failures, found.alike) == ([], True)

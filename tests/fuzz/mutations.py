@@ -317,6 +317,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    onnxruntime.set_default_logger_severity(4)  # it has something to say of every change
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         networks = {"BNAS-Mini": bnas_mini(), "ResNet-20": resnet20()}

@@ -67,8 +67,8 @@ from bnas_deploy.search.training.checkpoint import save_checkpoint
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import train
 
-LIMIT_S = 120
-"""A command that takes as long hangs: each takes a second or so, and a machine may be busy."""
+LIMIT_S = 600
+"""A command that takes as long hangs: each takes a second or so, some minutes on a machine that is very busy."""
 
 LONGEST = 3000
 """Characters of a sentence; one that shows a part of the file cuts it."""

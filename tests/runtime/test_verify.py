@@ -308,13 +308,21 @@ def test_vectors_that_are_no_numbers_or_none(bundle: Path, file: str, name: str)
     def leave_none(arrays: Arrays) -> None:
         arrays[name] = arrays[name][:0]
 
-    for change in (leave_none, lambda arrays: arrays.update({name: np.array([["a"]])})):
+    for change, message in (
+        (leave_none, f"{name} is float32 (0"),
+        (
+            lambda arrays: arrays.update({name: np.array([[1]])}),
+            f"{name} is int64 (1, 1), wanted float32 and something",
+        ),
+        (
+            lambda arrays: arrays.update({name: np.array([["a"]])}),
+            f"cannot be read: {name}.npy is no array of numbers in version 1.0 of numpy's format; export the model",
+        ),
+    ):
         _change_arrays(bundle / file, change)
         _accept(bundle)
 
-        _assert_refused(
-            bundle, f"{bundle / file}: {name} is ", ", wanted float32 and something in it; export the model"
-        )
+        _assert_refused(bundle, f"{bundle / file}: {message}")
 
 
 def test_labels_of_other_images(bundle: Path) -> None:
@@ -375,7 +383,7 @@ def test_a_bundle_of_an_older_format_is_compared_as_a_whole(bundle: Path) -> Non
     _change_manifest(bundle, change)
     result = _verify(bundle)
     assert result.exit_code == 0, result.output
-    assert "not compared: a bundle of bnas-deploy 0.1.0 or its successor; export the model again" in result.output
+    assert "not compared, since bundles of format 2 hold no values of them; export the model again" in result.output
 
     _change_constant(bundle / MODEL, _head(bundle), 2, lambda bias: np.add(bias, [1, -1, 0], out=bias))
     _accept(bundle)
