@@ -58,7 +58,7 @@ def row(made: Call, layer: LayerCost, rounds: int) -> str:
     ticks = {name: np.array([getattr(part, name) for part in parts], float) for name, _ in Parts._fields_}
     whole = ticks["prepare"] + ticks["pack"] + ticks["k_map"] + ticks["convolve"]
     shares = (
-        ticks["prepare"] + ticks["pack"],
+        ticks["prepare"] + ticks["pack"] + ticks["k_map"],  # of a layer without K it is a call, or a preemption
         ticks["convolve"] - ticks["count"] - ticks["finish"],
         ticks["count"],
         ticks["finish"],
