@@ -481,13 +481,13 @@ def run(command: str, world: Path) -> tuple[int, str]:
 
 
 def _look(world: Path) -> dict[str, tuple[int, int, int]]:
-    """Return mode, size and time of the last change of everything in the world."""
+    """Return mode, and for files size and time of the last change, of everything in the world."""
     found = {}
     for folder, folders, names in os.walk(world):
         for name in (*folders, *names):
             state = os.lstat(os.path.join(folder, name))
-            size = 0 if stat.S_ISDIR(state.st_mode) else state.st_size
-            found[os.path.relpath(os.path.join(folder, name), world)] = (state.st_mode, size, state.st_mtime_ns)
+            change = (0, 0) if stat.S_ISDIR(state.st_mode) else (state.st_size, state.st_mtime_ns)
+            found[os.path.relpath(os.path.join(folder, name), world)] = (state.st_mode, *change)
     return found
 
 
@@ -692,7 +692,8 @@ def supervise(minutes: float, seed: int) -> int:
             lines = worker.stdout.splitlines()
             if worker.returncode:
                 failures += 1
-                shutil.copy(Path(folder) / "tried", kept / f"{seed}")
+                if (tried := Path(folder) / "tried").exists():
+                    shutil.copy(tried, kept / f"{seed}")
                 print(f"seed {seed}, exit code {worker.returncode}, at {lines[-1] if lines else 'the start'}")
                 print(f"failing input: {kept / str(seed)}\n{worker.stderr[-3000:]}", flush=True)
             else:
