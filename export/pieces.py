@@ -240,13 +240,19 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
     if node.op_type == "Pad":
         pads = array_of(node.inputs[1])
         plain = node.attributes.get_string("mode", "constant") == "constant" and len(node.inputs) <= 3
-        return _Window(1, 1, int(pads[2 + axis])) if pads is not None and plain and len(pads) == 8 else None
+        if pads is None or not plain or len(pads) != 8:
+            return None
+        before, after = int(pads[2 + axis]), int(pads[6 + axis])
+        # A corner shows what is padded with only if some of it is there.
+        return _Window(1, 1, before) if before > 0 or after <= 0 else None
     binary = is_binary_conv(node)
     if not (binary or node.op_type in WINDOWS) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None
     stride = node.attributes.get_ints("strides", (1, 1))[axis]
     dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
     around = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    if node.op_type.endswith("Pool") and (node.attributes.get_int("ceil_mode", 0) or around[2 + axis] > around[axis]):
+        return None  # the last windows are unlike the first ones
     return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
 
 

@@ -21,6 +21,9 @@ LARGEST_FILE = 100_000_000
 DEEPEST = 100
 """Lists and objects inside one another; ours have less than ten. Python's own limit depends on who calls."""
 
+MOST_DIGITS = 4300
+"""Of an integer: what Python reads unless it is told otherwise."""
+
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 
@@ -47,7 +50,7 @@ def parse(data: bytes | str) -> Any:
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     _check_whole(value)
@@ -129,6 +132,12 @@ def shown(data: Any) -> str:
     except RecursionError:  # it was made in Python: `parse` lets nothing of that kind through
         return "lists nested too deeply to show"
     return text if len(text) < 80 else text[:77] + "..."
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:  # Python's own refusal of thousands tells how to have them read
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_what_is_no_object_at_all() -> None:
         (b"", "Expecting value"),
         (b"\xff", "can't decode byte 0xff"),
         ("{'a': 1}", "Expecting property name"),
-        ("9" * 5000, "integer string conversion"),
+        ("9" * 5000, "an integer of 5000 digits"),
         ('{"a": 1, "b": 2, "a": 1}', 'an object has the key "a" twice'),
         ('["\\ud800"]', r'half of a surrogate pair in "\\ud800"'),
         ('{"\\udc00": 1}', r'half of a surrogate pair in "\\udc00"'),

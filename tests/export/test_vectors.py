@@ -118,6 +118,9 @@ def test_parts_and_what_is_added_are_stored_too(
         ("y = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)", 12),
         ("y = Slice (x, zero, end, axis, two)", 11),
         ("y = Pad (x, around)", 5),
+        ("y = Pad (x, behind)", 20),
+        ("y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x)", 20),
+        ("y = AveragePool <kernel_shape = [2, 2], pads = [0, 0, 1, 1]> (x)", 20),
         ("y = Add (x, x)", 6),
         ("y = Add (x, map)", 20),
         ("y = Transpose <perm = [0, 1, 3, 2]> (x)", 20),
@@ -128,6 +131,7 @@ def test_parts_and_what_is_added_are_stored_too(
 )
 def test_how_many_rows_are_fed(nodes: str, rows: int) -> None:
     constants = {"zero": [0], "end": [99], "minus": [-1], "axis": [2], "two": [2], "around": [0, 0, 1, 1, 0, 0, 1, 1]}
+    constants |= {"behind": [0, 0, 0, 0, 0, 0, 1, 1]}
     text = f'<ir_version: 9, opset_import: ["": 18]> graph (float[1,4,20,20] x) => (float[N,C,H,W] y) {{ {nodes} }}'
     proto = onnx.parser.parse_model(text)
     for name, data in constants.items():
