@@ -37,14 +37,6 @@ def _image_size(context: click.Context, option: click.Parameter, value: str | No
     return numbers[0], numbers[-1]
 
 
-in_channels_option: Decorator = click.option(
-    "--in-channels",
-    type=click.Choice(["1", "3"]),
-    callback=lambda context, option, value: None if value is None else int(value),
-    help="Channels of the images of a folder: 1 (grey) or 3 (RGB). [default: 1 if every image is grey, else 3]",
-)
-
-
 class Name(click.Choice[str]):
     """One of some names, in any case; the nearest is suggested where it is none of them."""
 
@@ -59,6 +51,13 @@ class Name(click.Choice[str]):
             near = did_you_mean(str(value), self.choices)
             raise click.BadParameter(f"{error.message.rstrip('.')}{near}", ctx, param) from None
 
+
+in_channels_option: Decorator = click.option(
+    "--in-channels",
+    type=Name(["1", "3"]),
+    callback=lambda context, option, value: None if value is None else int(value),
+    help="Channels of the images of a folder: 1 (grey) or 3 (RGB). [default: 1 if every image is grey, else 3]",
+)
 
 genotype_option: Decorator = click.option(
     "--genotype",
@@ -92,7 +91,7 @@ departures_option: Decorator = click.option(
 
 arithmetic_option: Decorator = click.option(
     "--arithmetic",
-    type=click.Choice(list(ARITHMETICS)),
+    type=Name(ARITHMETICS),
     default="float32",
     show_default=True,
     help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
