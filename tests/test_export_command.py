@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -14,6 +15,7 @@ from bnas_deploy.bundle import IMAGES, read_bundle
 from bnas_deploy.cli import main
 from bnas_deploy.genotype import GENOTYPES
 from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.runtime.verify import verify_bundle
 from bnas_deploy.search.checkpoint import save_checkpoint
 from bnas_deploy.search.config import NetworkConfig
 from bnas_deploy.search.data.digits import open_digits
@@ -74,7 +76,8 @@ def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: 
     lines = dict(line.split("  ", 1) for line in result.output.splitlines() if "  " in line)
     assert lines["still float"].strip().startswith("stem.conv (")
     assert lines["in 8 bits"].strip().startswith("cells.1.skip.conv, cells.2.skip.conv, classifier (")
-    change = read_bundle(quantized).manifest.quantization
+    bundle = read_bundle(quantized)
+    change = bundle.manifest.quantization
     assert change is not None
     told = f"at most {change.largest_difference:.2g}, in the mean by {change.mean_difference:.2g}; "
     assert told + f"same class for {change.agreement} of 5 images" in lines["change by 8 bits"]
@@ -92,6 +95,16 @@ def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: 
     assert "bit-exact against PyTorch" in verified.output
     assert "layers in 8 bits         3 of 3 bit-exact against the exported model" in verified.output
     assert "differ from the exported model by at most" in verified.output
+
+    # What a layer in 8 bits gave is what it has to give.
+    model = onnx.load(quantized / "model.onnx")
+    skip = next(node for node in model.graph.node if node.name == "cells.1.skip.conv")
+    weights = next(node for node in model.graph.node if skip.input[1] in node.output).input[0]
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weights)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, quantized / "model.onnx")
+    faults = verify_bundle(bundle).failures
+    assert any("differs from what it gave when it was exported by" in fault for fault in faults), faults
 
 
 def test_float_layers_that_gain_nothing_from_8_bits_are_refused(

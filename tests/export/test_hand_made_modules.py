@@ -1,5 +1,6 @@
 """Networks that are not BNAS, made of the same layers: a residual one with PReLU, and a plain stack."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bnas_deploy import verification
 from bnas_deploy.bits import pack_signs
 from bnas_deploy.bundle import (
     FLOAT_TWIN,
@@ -177,6 +179,40 @@ def test_no_float_copy_and_no_batch_normalisation_is_left(exported: tuple[str, E
             assert tensor.data_type == onnx.TensorProto.UINT8
     sizes = {tuple(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     assert not sizes & {(8, 8, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3), (12, 64, 1, 1)}
+
+
+def _averaged() -> nn.Module:
+    # Sums of four integers, of which many are 0; PyTorch and onnxruntime round the average otherwise.
+    norm, pool = nn.BatchNorm2d(16), nn.AvgPool2d(2)
+    return _between_binary_convolutions(norm, pool)
+
+
+def _interpolated() -> nn.Module:
+    return _between_binary_convolutions(nn.Upsample(scale_factor=2, mode="bilinear"))
+
+
+def _between_binary_convolutions(*layers: nn.Module) -> nn.Module:
+    first, second = (BinaryConv2d(16, 16, 3, padding=1) for _ in range(2))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), first, *layers, second, *head)
+
+
+@pytest.mark.parametrize("network", [_averaged, _interpolated])
+def test_ties_in_front_of_a_sign_are_counted_and_no_reason_to_refuse(
+    network: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    module = network().eval()
+    images = Images(torch.randn(4, 3, 8, 8))
+
+    result = export_module(module, _twin(), tmp_path / "bundle", images, DESCRIPTION)
+
+    second = [name for name, layer in module.named_modules() if isinstance(layer, BinaryConv2d)][-1]
+    ties = read_bundle(tmp_path / "bundle").manifest.verification.ties
+    assert ties.keys() == {second}
+    assert ties[second] > 10
+    told = verification.describe(result.bundle, result.verification)
+    assert f"\nties                     {ties[second]} activations of an image equal a threshold or lie within " in told
+    assert f"in 1 layer, most ({ties[second]}) in {second}: elsewhere they may get the other sign" in told
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

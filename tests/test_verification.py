@@ -1,0 +1,99 @@
+"""What `verify` says of what it found; the bundles that it finds it in are made in other tests."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bnas_deploy import verification
+from bnas_deploy.bundle import Bundle, Corner, Manifest, PieceCheck, Preprocessing, Verification
+from bnas_deploy.runtime.pieces import PieceResult, PiecesResult
+from bnas_deploy.runtime.verify import VerifyResult
+
+MANIFEST = Manifest(
+    bnas_deploy="0",
+    network={},
+    opset={},
+    input_name="x",
+    input_shape=(1, 1, 1),
+    output_name="y",
+    labels=("a", "b"),
+    preprocessing=Preprocessing(1, 1, (0.0,), (1.0,)),
+    layers=(),
+    verification=Verification(0.1, (), {"conv": 1200, "conv1": 34}),
+)
+
+
+def _piece(name: str, difference: float, *, binary: bool = False, passed: bool = True, array: str = "y") -> PieceResult:
+    check = PieceCheck(name, (), Corner("y", array, (4,)), (4,))
+    return PieceResult(check, binary, 4, difference, 0.5, passed)
+
+
+PIECES = (
+    _piece("conv", 0, binary=True),
+    _piece("conv1", 0.5, binary=True),
+    _piece("stem", 0.25),
+    _piece("relu", 0),
+    _piece("skip", 2, passed=False),
+    _piece("head", 0, array="own"),
+)
+RESULT = VerifyResult(
+    pieces=PiecesResult(PIECES, ("constants a of the model in no piece",), alike=True),
+    identical=True,
+    difference=0.05,
+    tolerance=0.1,
+    spread=2.0,
+    faults=(),
+    images=4,
+    agreement=3,
+    correct=None,
+)
+
+
+def _said(result: VerifyResult, manifest: Manifest = MANIFEST, *, every_layer: bool = False) -> str:
+    return verification.describe(Bundle(Path("bundle"), manifest), result, every_layer=every_layer)
+
+
+def test_every_kind_of_piece_has_a_line() -> None:
+    assert _said(RESULT).splitlines()[:6] == [
+        "binary convolutions      1 of 2 bit-exact against PyTorch, 1 within the rounding of their own arithmetic",
+        "everything else          1 of 3 bit-exact against PyTorch, 1 within the rounding of their own arithmetic, "
+        "1 WRONG",
+        "layers in 8 bits         1 of 1 bit-exact against the exported model",
+        "FAULT                    constants a of the model in no piece",
+        "with and without library identical",
+        "ties                     1,234 activations of an image equal a threshold or lie within rounding of it, in 2 "
+        "layers, most (1,200) in conv: elsewhere they may get the other sign",
+    ]
+    assert "\n                         skip: differs by 2, rounding explains 0.5 on 4 values\n" in _said(
+        RESULT, every_layer=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "tolerance", "spread", "said"),
+    [
+        (0.05, 0.1, 2.0, "at most 0.05; rounding explains 0.1 of a spread of 2"),
+        (0.05, 9.96, 4.6, "at most 0.05; rounding explains 10 of a spread of 4.6: this says nothing, the pieces do"),
+        (
+            0.5,
+            0.1,
+            2.0,
+            "at most 0.5; rounding explains 0.1 of a spread of 2: more than that, as ties in front of a sign",
+        ),
+    ],
+)
+def test_what_the_outputs_are_worth(difference: float, tolerance: float, spread: float, said: str) -> None:
+    result = replace(RESULT, difference=difference, tolerance=tolerance, spread=spread)
+
+    assert f"outputs, for information differ from PyTorch by {said}" in _said(result)
+    assert result.failures == ["constants a of the model in no piece", PIECES[4].failure]
+
+
+def test_a_bundle_without_pieces_says_so() -> None:
+    said = _said(replace(RESULT, pieces=None), replace(MANIFEST, format=2))
+
+    assert said.startswith(
+        "pieces                   not compared, since bundles of format 2 hold no values of them; export the model "
+        "again\n"
+    )
