@@ -209,7 +209,11 @@ def test_ties_in_front_of_a_sign_are_counted_and_no_reason_to_refuse(
     second = [name for name, layer in module.named_modules() if isinstance(layer, BinaryConv2d)][-1]
     ties = read_bundle(tmp_path / "bundle").manifest.verification.ties
     assert ties.keys() == {second}
-    assert ties[second] > 10
+    seen: list[Tensor] = []
+    module.get_submodule(second).register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        module(images.pixels[:1])
+    assert ties[second] >= int((seen[0] == 0).sum()) > 0
     told = verification.describe(result.bundle, result.verification)
     assert f"\nties                     {ties[second]} activations of an image equal a threshold or lie within " in told
     assert f"in 1 layer, most ({ties[second]}) in {second}: elsewhere they may get the other sign" in told
