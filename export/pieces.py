@@ -251,7 +251,9 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
     stride = node.attributes.get_ints("strides", (1, 1))[axis]
     dilation = node.attributes.get_ints("dilations", (1, 1))[axis]
     around = node.attributes.get_ints("pads", (0, 0, 0, 0))
-    if node.op_type.endswith("Pool") and (node.attributes.get_int("ceil_mode", 0) or around[2 + axis] > around[axis]):
+    if node.op_type.endswith("Pool") and (
+        node.attributes.get_int("ceil_mode", 0) != 0 or around[2 + axis] > around[axis]
+    ):
         return None  # the last windows are unlike the first ones
     return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
 
