@@ -28,8 +28,9 @@ from bnas_deploy.core.bundle import (
     FILES,
     MANIFEST,
     MODEL,
-    LayerCheck,
+    Corner,
     Manifest,
+    PieceCheck,
     Preprocessing,
     Verification,
     describe_files,
@@ -178,7 +179,7 @@ def fill_bundle(fresh: Path, content: str, size: int = 10) -> None:
         labels=(content,),
         preprocessing=Preprocessing(1, 1, (0.0,), (1.0,)),
         layers=(layer,),
-        verification=Verification(0.0, (LayerCheck("layer", 1, 1, 0.0),)),
+        verification=Verification(0.0, (PieceCheck("layer", (), Corner("y", "y", (1, 1, 1, 1)), (1, 1, 1, 1)),)),
         files=describe_files(fresh),
     )
     (fresh / MANIFEST).write_text(manifest.to_json())
