@@ -149,6 +149,7 @@ class _SearchRun(Run[Epoch]):
         self.compiled = compiled(self.network, device) if config.compiled else self.network
         self.strategy = build_strategy(config)
         self.weights = self.network.weight_parameters()
+        self.alphas = self.network.alpha_parameters()
         self.weight_optimizer = torch.optim.SGD(
             self.weights,
             lr=self.recipe.first_learning_rate,
@@ -156,7 +157,7 @@ class _SearchRun(Run[Epoch]):
             weight_decay=self.recipe.weight_decay,
         )
         self.alpha_optimizer = torch.optim.Adam(
-            self.network.alpha_parameters(),
+            self.alphas,
             lr=self.recipe.alpha_learning_rate,
             betas=self.recipe.alpha_betas,
             weight_decay=self.recipe.alpha_weight_decay,

@@ -382,7 +382,7 @@ class Run(ABC, Generic[Record]):
             raise ValueError(f"tensors: {'; '.join(misfits)}")
         groups, schedules = description["optimizers"], description["schedules"]
         check_kind(
-            groups, {name: each.state_dict()["param_groups"] for name, each in self.optimizers.items()}, "groups"
+            groups, {name: each.state_dict()["param_groups"] for name, each in self.optimizers.items()}, "optimizers"
         )
         check_kind(schedules, {name: each.state_dict() for name, each in self.schedules.items()}, "schedules")
         place = self._place(description["place"])

@@ -33,7 +33,7 @@ import bnas_deploy.runtime
 import bnas_deploy.search
 from bnas_deploy import report
 from bnas_deploy.commands.bench import command
-from bnas_deploy.core.bundle import IMAGES, MANIFEST, describe_files, read_bundle
+from bnas_deploy.core.bundle import MANIFEST, PIECES, describe_files, read_bundle
 from bnas_deploy.core.errors import BnasError, DeviceError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Images, export_checkpoint
@@ -302,16 +302,16 @@ def test_a_bundle_that_does_not_verify_there_is_not_measured(
     installed: Sshd, wheel: Path, bundle: Path, tmp_path: Path
 ) -> None:
     wrong = Path(shutil.copytree(bundle, tmp_path / "wrong"))
-    with np.load(wrong / IMAGES) as arrays:
+    with np.load(wrong / PIECES) as arrays:
         changed = {**arrays, "logits": arrays["logits"] + np.float32(1)}
-    np.savez(wrong / IMAGES, **changed)
+    np.savez(wrong / PIECES, **changed)
     manifest = read_bundle(bundle).manifest
     (wrong / MANIFEST).write_text(replace(manifest, files=describe_files(wrong)).to_json())
     json_path = tmp_path / "bench.json"
     result = bench(installed, wrong, "--python", BARE_PYTHON, "--wheel", wheel, "--json", json_path)
     assert result.exit_code == 1
     assert f"Error: {HOST}: failed there: " in result.stderr
-    assert "does not agree with PyTorch: outputs differ from PyTorch by 1" in result.stderr
+    assert "does not agree with PyTorch: piece classifier differs from PyTorch by 1" in result.stderr
     assert "whole network" not in result.stderr
     assert not json_path.exists()
     assert not installed.work_folders()

@@ -76,7 +76,7 @@ def test_unknown_network() -> None:
         published_config("BNAS-Z")
     assert refusal.value.message == (
         "unknown network 'BNAS-Z'; the networks are BNAS-Mini, BNAS-A, BNAS-B, BNAS-C, BNAS-D, BNAS-E, BNAS-F, "
-        "BNAS-G, BNAS-H"
+        "BNAS-G, BNAS-H; did you mean BNAS-H?"
     )
 
 
