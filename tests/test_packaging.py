@@ -139,7 +139,7 @@ def test_in_the_root_of_a_clone_python_finds_what_was_installed(installed: Path,
     code = f"{WHERE}; print(bnas_deploy.__file__, bnas_deploy.core.bundle.__file__, bnas_deploy.open_bundle.__module__)"
     run = python_in(clone, "-c", f"import bnas_deploy.core.bundle; {code}", path=installed)
     package = installed / "bnas_deploy"
-    wanted = [installed / LIBRARY, package / "__init__.py", package / "bundle.py", "bnas_deploy.runtime.session"]
+    wanted = [installed / LIBRARY, package / "__init__.py", package / "core/bundle.py", "bnas_deploy.runtime.session"]
     assert run.stdout.split() == list(map(str, wanted)), run.stderr
     run = python_in(clone, "-m", "bnas_deploy", "inspect", "nothing", path=installed)
     assert run.stderr.startswith("Error: nothing: no such file"), run.stderr

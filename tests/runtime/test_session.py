@@ -246,6 +246,7 @@ def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Mon
     library = tmp_path / "libbnas_ort.so"
     library.write_text("no library")
     monkeypatch.setattr(session, "library_path", lambda: library)
+    monkeypatch.delenv("BNAS_ISA", raising=False)  # which is looked up in the library, and that is refused otherwise
     with pytest.raises(RuntimeLibraryError) as refusal:
         session_options()
     message = refusal.value.message
