@@ -218,8 +218,8 @@ def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _classes(folder: Path, passed_over: list[str]) -> tuple[str, ...]:
     entries = _entries(folder)
-    passed_over += (_short(entry) for entry in entries if not entry.is_dir())
-    names = tuple(entry.name for entry in entries if entry.is_dir())
+    passed_over += (_short(entry) for entry in entries if not _is(entry.is_dir))
+    names = tuple(entry.name for entry in entries if _is(entry.is_dir))
     if not names:
         raise DataError(f"{folder}: no class folders in it; {_EXPECTED}")
     return names
@@ -233,7 +233,7 @@ def _photos(folder: Path, classes: tuple[str, ...], passed_over: list[str]) -> t
         others: list[os.DirEntry[str]] = []
         for entry in _entries(folder / name):
             # Not a pipe or a device, which would be waited for.
-            is_image = Path(entry.name).suffix.lower() in suffixes and entry.is_file()
+            is_image = Path(entry.name).suffix.lower() in suffixes and _is(entry.is_file)
             (images if is_image else others).append(entry)
         if not images:
             found = f" ({len(others):,} other files, such as {others[0].name})" if others else ""
@@ -244,6 +244,14 @@ def _photos(folder: Path, classes: tuple[str, ...], passed_over: list[str]) -> t
         passed_over += map(_short, others)
         photos += (Photo(Path(entry.path), label) for entry in images)
     return tuple(photos)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Ask an entry of a folder for its kind; a link in a circle is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
