@@ -245,8 +245,9 @@ def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
 
 
 def _said(error: Exception) -> str:
-    """Return the message of one of these exceptions."""
-    return error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    """Return the message of one of these exceptions, as one line: onnxruntime has one for each node."""
+    text = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    return " ".join(text.split())
 
 
 def _array(images: ArrayLike) -> NDArray[Any]:

@@ -102,5 +102,5 @@ def differences(before: object, now: object, where: str = "") -> list[str]:
         ]
     if before == now:
         return []
-    values = f"{before} before, {now} now"
+    values = " ".join(f"{before} before, {now} now".split())  # a file may have any text, lines included
     return [f"{where} ({values})" if len(values) <= 60 else where]

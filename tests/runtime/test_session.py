@@ -305,6 +305,10 @@ def test_a_file_that_is_no_model(content: bytes, sentence: str, tmp_path: Path) 
     assert message.endswith("; copy or export the bundle again")
 
 
+def test_what_onnxruntime_says_is_one_line() -> None:
+    assert session._said(RuntimeError("of one node\n(and of another)\n")) == "of one node (and of another)"
+
+
 @pytest.mark.parametrize("library", [False, True])
 def test_weights_with_fewer_bytes_than_their_shape(
     library: bool, model: onnx.ModelProto, write_bundle: Callable[..., Path]

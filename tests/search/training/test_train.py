@@ -22,7 +22,7 @@ from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import train as module
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
 from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Recipe
-from bnas_deploy.search.training.resume import stop_on_signals
+from bnas_deploy.search.training.resume import differences, stop_on_signals
 from bnas_deploy.search.training.train import TrainError, evaluate, train
 
 CONFIG = NetworkConfig(
@@ -568,3 +568,7 @@ def test_a_gpu_trains_and_resumes(tmp_path, arithmetic):
     assert result.best.test_accuracy > 0.9
     network = load_checkpoint(tmp_path / "best.safetensors").build()
     assert evaluate(network, DATA, batch_size=8).accuracy == pytest.approx(result.best.test_accuracy, abs=0.1)
+
+
+def test_a_difference_is_one_line() -> None:
+    assert differences({"name": "a\nb"}, {"name": "a"}) == ["name (a b before, a now)"]
