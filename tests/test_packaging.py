@@ -166,9 +166,13 @@ def test_an_editable_install_puts_the_library_beside_the_code(clone: Path, tmp_p
     assert library.is_file()
     assert not (clone / "build").exists()
     zipfile.ZipFile(built).extractall(tmp_path)
-    # The finder of this installation, and not that of the one that is tested, with the packages that it depends on.
-    packages = str(Path(click.__file__).parents[1])
-    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); sys.path.append({packages!r})"
+    # The finder of this installation, with the packages that it depends on, and not the installation that is tested.
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for package in Path(click.__file__).parents[1].iterdir():
+        if package.suffix != ".pth" and "bnas_deploy" not in package.name:
+            (packages / package.name).symlink_to(package)
+    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); sys.path.append({str(packages)!r})"
     for folder in (clone, tmp_path):
         run = python_in(folder, "-c", f"{code}; {WHERE}; print(bnas_deploy.__file__)", site=False)
         assert run.stdout.split() == [str(library), str(clone / "bnas_deploy/__init__.py")], run.stderr
