@@ -66,7 +66,7 @@ def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: n
     meant = {
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, BinaryWeightConv2d) or (isinstance(layer, BinaryConv2d) and layer.real_weights)
+        if isinstance(layer, BinaryWeightConv2d) or (isinstance(layer, BinaryConv2d) and layer.scheme.weight_bits > 1)
     }
     found = []
     for node in captured.model.graph:

@@ -12,6 +12,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import check_groups
 from bnas_deploy.search.cells.space import ZEROISE, SearchSpace
 from bnas_deploy.search.models.bnas.config import DEPARTURES
+from bnas_deploy.search.nn.schemes import DEFAULT
 from bnas_deploy.search.training.recipes import Augmentation, check_known
 
 SEARCH_DEPARTURES = {
@@ -68,6 +69,11 @@ class SupernetConfig:
             raise BnasError(f"images of {height}x{width}; the two reduction cells of a search need multiples of 4")
         if self.precision not in PRECISIONS:
             raise BnasError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+
+    @property
+    def scheme(self) -> str:
+        """Return the scheme of binary convolutions: one whose scale is positive, which the supernet relies on."""
+        return DEFAULT
 
     @property
     def real(self) -> bool:

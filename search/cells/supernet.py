@@ -31,8 +31,10 @@ from bnas_deploy.search.cells.space import EDGES, ZEROISE
 from bnas_deploy.search.models.bnas.cell import ReductionSkip
 from bnas_deploy.search.models.bnas.network import CifarStem
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, binary_conv
-from bnas_deploy.search.nn.estimators import activation_scale, centred_and_clamped, sign_activation
+from bnas_deploy.search.models.bnas.scheme import scheme_of
+from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 _FANS = INPUT_NODES + INNER_NODES - 1  # of a cell: the last node is read by none
 _ALPHA_STD = 1e-3  # of the initial alphas, as in DARTS's code
@@ -108,19 +110,21 @@ class Convolutions(nn.Module):
         return torch.cat([self.conv.weight[edge * self.channels : (edge + 1) * self.channels] for edge in edges])
 
     def renew_weights(self) -> None:
-        """Centre and clamp in place the weights that are binary, as far as the departures ask for it."""
+        """Change the weights that are binary in place, as their scheme does before a step."""
         conv = self.conv
-        if isinstance(conv, BinaryConv2d) and (conv.centre_weights or conv.clamp_weights):
+        if isinstance(conv, BinaryConv2d):
             with torch.no_grad():
                 binary = conv.weight[: self.real_from * self.channels]
-                binary.copy_(centred_and_clamped(binary, centre=conv.centre_weights, clamp=conv.clamp_weights))
+                renewed = conv.scheme.renewed_weight(binary)
+                if renewed is not binary:
+                    binary.copy_(renewed)
 
     def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
         """Return relu(conv(x)), (N, edges, C, H', W'), and its factor (edges, C, 1, 1)."""
         assert part.kernels is not None
         conv = self.conv
         y = F.relu(F.conv2d(state.binary, part.kernels, None, conv.stride, conv.padding, conv.dilation))
-        if isinstance(conv, BinaryConv2d) and conv.k_map:
+        if isinstance(conv, BinaryConv2d) and conv.scheme.k_map:
             y = y * activation_scale(state.normed, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         return torch.unflatten(y, 1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
 
@@ -168,8 +172,7 @@ class Fan(nn.Module):
         self.channels = channels
         self.edges = edges
         self.stride = stride
-        self.real = config.real
-        self.sign_of_zero = "sign-of-zero" in config.departures
+        self.scheme = None if config.real else scheme_of(config.scheme, config.departures, k_map=config.k_map)
         names = [name for name in config.space.operations if name != ZEROISE]
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
@@ -177,7 +180,7 @@ class Fan(nn.Module):
     def forward(self, x: Tensor, parts: Mapping[str, Part], single: bool) -> Tensor:
         """Map a state (N, C, H, W) to what each edge adds, (N, edges, C, H', W'), with what runs of `operations`."""
         normed = self.norm(x)
-        binary = normed if self.real else sign_activation(normed, sign_of_zero=self.sign_of_zero)
+        binary = normed if self.scheme is None else self.scheme.activations(normed, {})
         state = State(x, normed, binary)
         terms: list[Term] = [(part.edges, *self.operations[name](state, part)) for name, part in parts.items()]
         return self._chosen(x, terms) if single else _weighted_sum(terms)
@@ -286,7 +289,8 @@ def _convolution_parts(convolutions: Sequence[tuple[Convolutions, Sequence[int]]
     if not all(real):
         assert isinstance(first, BinaryConv2d)
         latent = torch.cat(list(kernels))
-        signs, scale = first.binarised(latent)
+        binarised = first.scheme.weights(latent, {})
+        signs, scale = binarised.weight, binarised.scale
         if any(real):
             stays = torch.tensor(real, device=latent.device).repeat_interleave(channels)
             signs = torch.where(stays[:, None, None, None], latent, signs)
@@ -333,7 +337,7 @@ class Supernet(nn.Module):
         if config.precision == "binary-activations":
             for module in self.modules():
                 if isinstance(module, BinaryConv2d):
-                    module.real_weights = True
+                    module.set_scheme(FloatWeights(of=module.scheme, k_map=module.scheme.k_map))
         if "real-last-convolutions" in config.departures:
             _leave_last_real(self)
         slots: dict[object, list[Slot]] = {}

@@ -27,6 +27,7 @@ from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 IMAGES = (3, 16, 16)
 FUSIONS = ("BASIC", "EXTENDED")
@@ -68,7 +69,7 @@ class Residual(nn.Module):
         self.wide = BinaryConv2d(8, 8, (1, 3), padding=(0, 1), groups=2)
         self.norm = nn.BatchNorm2d(8)
         self.prelu = nn.PReLU(8)
-        self.k_map = BinaryConv2d(8, 8, 3, padding=2, dilation=2, k_map=True)
+        self.k_map = BinaryConv2d(8, 8, 3, padding=2, dilation=2, scheme=XnorNet(k_map=True))
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.pool = nn.MaxPool2d((1, 2))
         self.classifier = nn.Linear(8, 5)

@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -31,6 +31,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
+from bnas_deploy.search.nn.schemes import named_scheme
 
 CLASSES = 5
 IMAGES = 2
@@ -232,8 +233,10 @@ class Maker:
                 rng.choice((1, 1, 2)),
                 groups,
                 bias=rng.random() < 0.2,
-                scale=rng.choice(("beta", "learned", "none")),
-                k_map=groups == 1 and rng.random() < 0.2,
+                scheme=replace(
+                    named_scheme(rng.choice(("xnor-net", "xnor-net-plus", "binarynet"))),
+                    k_map=groups == 1 and rng.random() < 0.2,
+                ),
             ),
             source,
         )
@@ -358,8 +361,9 @@ def _randomised(module: nn.Module, rng: random.Random) -> nn.Module:
                     nn.init.normal_(layer.bias)
                     if rng.random() < 0.2:
                         layer.weight[0] = 0
-            if isinstance(layer, BinaryConv2d) and layer.learned_scale is not None:
-                nn.init.normal_(layer.learned_scale)
+            if isinstance(layer, BinaryConv2d):
+                for learned in layer.learned.values():
+                    nn.init.normal_(learned)
     return module.eval()
 
 

@@ -8,6 +8,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.core.json_records import from_json
 from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 DEPARTURES = {
     "centre-weights": "before each step, subtract from each binary weight the mean over its input channels",
@@ -32,9 +33,10 @@ class NetworkConfig:
     """Everything that `build_network` needs.
 
     `channels` is C of the first cell; it doubles at the two reduction cells, after a third and after two thirds
-    of the cells. `image_size` is (height, width) of the input. `k_map` multiplies every binary convolution by the
-    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign. Without
-    `inter_cell_skip` no cell adds c_{k-1} to its output (the ablation of BNAS v2, section 4.2).
+    of the cells. `image_size` is (height, width) of the input. `scheme` names how binary convolutions binarise (see
+    `bnas_deploy.search.nn.schemes`). `k_map` multiplies each by the map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes
+    the float twin: real weights, no sign. Without `inter_cell_skip` no cell adds c_{k-1} to its output (the ablation
+    of BNAS v2, section 4.2).
     """
 
     name: str
@@ -45,6 +47,7 @@ class NetworkConfig:
     classes: int
     in_channels: int
     image_size: tuple[int, int]
+    scheme: str = DEFAULT
     k_map: bool = False
     real: bool = False
     departures: tuple[str, ...] = ()
@@ -78,6 +81,12 @@ class NetworkConfig:
         unknown = sorted(set(self.departures) - set(DEPARTURES))
         if unknown:
             raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
+        check_scheme(self.scheme, self.name)
+        if self.departures and self.scheme != DEFAULT:
+            raise BnasError(
+                f"{self.name}: scheme {self.scheme} with {self.departures[0]}, which is about {DEFAULT}; leave "
+                "--scheme or --like-official-code out"
+            )
         if "binary-weight-skip" in self.departures and not self.inter_cell_skip:
             raise BnasError(
                 f"{self.name}: binary-weight-skip is about the inter-cell skip, which this network lacks; leave "
@@ -98,7 +107,7 @@ class NetworkConfig:
 
     def float_twin(self) -> "NetworkConfig":
         """Return the same architecture with real weights and no sign."""
-        return replace(self, real=True, k_map=False, departures=())
+        return replace(self, real=True, scheme=DEFAULT, k_map=False, departures=())
 
     @property
     def model(self) -> str:
@@ -113,6 +122,7 @@ class NetworkConfig:
     def describe(self) -> list[str]:
         """Return what is unusual, and the genotype."""
         return [
+            *([f"scheme {self.scheme}"] if self.scheme != DEFAULT else []),
             *(["multiplied by the map K"] if self.k_map else []),
             *([] if self.inter_cell_skip else ["without the skip from cell to cell"]),
             *(f"departs from the paper: {name}" for name in self.departures),
@@ -136,7 +146,7 @@ class NetworkConfig:
         return config
 
 
-ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True}
+ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT}
 """Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
 
 UPPER_BOUNDS = {
@@ -194,6 +204,7 @@ def published_config(
     in_channels: int = 3,
     image_size: tuple[int, int] | None = None,
     departures: tuple[str, ...] = (),
+    scheme: str = DEFAULT,
     k_map: bool = False,
     inter_cell_skip: bool = True,
 ) -> NetworkConfig:
@@ -219,6 +230,7 @@ def published_config(
         classes=size.classes if classes is None else classes,
         in_channels=in_channels,
         image_size=image_size or size.image_size,
+        scheme=scheme,
         k_map=k_map,
         departures=departures,
         inter_cell_skip=inter_cell_skip,

@@ -7,6 +7,7 @@ from bnas_deploy.search.models.bnas.cell import SearchedCell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 
 class CifarStem(nn.Module):
@@ -105,4 +106,4 @@ def _leave_last_two_real(network: Network) -> None:
         convolutions += (module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d))
     for convolution in convolutions[-2:]:
         if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
-            convolution.real_weights = True
+            convolution.set_scheme(FloatWeights(of=convolution.scheme))

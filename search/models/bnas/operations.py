@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from bnas_deploy.core.genotype import BATS_GROUPS
+from bnas_deploy.search.models.bnas.scheme import scheme_of
 from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
 
 
@@ -14,6 +15,10 @@ class LayerConfig(Protocol):
     @property
     def real(self) -> bool:
         """Whether nothing is binary."""
+
+    @property
+    def scheme(self) -> str:
+        """Name of the scheme of binary convolutions."""
 
     @property
     def k_map(self) -> bool:
@@ -80,11 +85,7 @@ def binary_conv(
         padding,
         dilation,
         groups,
-        k_map=config.k_map and groups == 1,
-        centre_weights="centre-weights" in config.departures,
-        clamp_weights="clamp-weights" in config.departures,
-        fan_in_gradient="fan-in-gradient" in config.departures,
-        sign_of_zero="sign-of-zero" in config.departures,
+        scheme=scheme_of(config.scheme, config.departures, k_map=config.k_map and groups == 1),
     )
 
 

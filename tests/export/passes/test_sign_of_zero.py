@@ -16,6 +16,7 @@ from bnas_deploy.runtime.pieces import PieceResult
 from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
+from bnas_deploy.search.models.bnas.scheme import OfficialBnas
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
 from bnas_deploy.search.training.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ class HalfZero(nn.Module):
         self.zeroise = Zeroise(1)
         self.norm = nn.BatchNorm2d(8)
         nn.init.constant_(self.norm.bias, shift)
-        self.conv = BinaryConv2d(8, 3, 3, padding=1, sign_of_zero=sign_of_zero)
+        self.conv = BinaryConv2d(8, 3, 3, padding=1, scheme=OfficialBnas(sign_of_zero=sign_of_zero))
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
     # 36 values of at most 36 beta, added in another order.
     np.testing.assert_allclose(open_bundle(result.bundle.path).predict(images.numpy()), wanted, rtol=0, atol=1e-4)
     # With sign(0) = +1 the zeros would count.
-    module.conv.sign_of_zero = False
+    module.conv.set_scheme(OfficialBnas())
     with torch.no_grad():
         assert np.abs(module(images).numpy() - wanted).max() > 0.01
 

@@ -10,8 +10,14 @@ from bnas_deploy.core.genotype import LEARNABLE
 from bnas_deploy.search.cells.config import SupernetConfig
 from bnas_deploy.search.cells.space import EDGES, SPACES, SearchSpace
 from bnas_deploy.search.cells.supernet import Convolutions, Fan, Mixture, Separately, Supernet, rows_from
-from bnas_deploy.search.nn.estimators import activation_scale, sign_activation, sign_weight, weight_scale
-from bnas_deploy.search.nn.layers import latent_weight
+from bnas_deploy.search.nn.estimators import (
+    activation_scale,
+    centred_and_clamped,
+    scale_gradient,
+    sign_activation,
+    sign_weight,
+    weight_scale,
+)
 
 CONFIG = SupernetConfig(SPACES["bnas"], cells=3, channels=4, classes=3, in_channels=1, image_size=(8, 8))
 
@@ -38,11 +44,11 @@ def plain_convolution(x, weight, real, config, stride, kernel, dilation):
     if real or config.precision == "binary-activations":
         y = nn.functional.conv2d(signed, weight, **geometry)
     else:
-        latent = latent_weight(
-            weight,
-            centre="centre-weights" in config.departures,
-            clamp="clamp-weights" in config.departures,
-            fan_in_gradient="fan-in-gradient" in config.departures,
+        latent = weight
+        if "fan-in-gradient" in config.departures:
+            latent = scale_gradient(latent, latent[0].numel() * (1 - 1 / latent.shape[1]))
+        latent = centred_and_clamped(
+            latent, centre="centre-weights" in config.departures, clamp="clamp-weights" in config.departures
         )
         # The sum of signs is often exactly 0, where ReLU has its corner, so beta comes afterwards.
         signs = sign_weight(latent, sign_of_zero=sign_of_zero)

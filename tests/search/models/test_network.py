@@ -20,6 +20,7 @@ from bnas_deploy.search.models.bnas.network import Network, build_network
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.untrained import randomise_statistics, untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 TINY = NetworkConfig("tiny", 4, 2, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 
@@ -152,11 +153,11 @@ def test_no_departure_is_on_by_default() -> None:
     for module in on_meta(published_config("BNAS-D")).modules():
         assert not isinstance(module, BinaryWeightConv2d)
         if isinstance(module, BinaryConv2d):
-            assert not module.centre_weights
-            assert not module.clamp_weights
-            assert not module.fan_in_gradient
-            assert not module.real_weights
-            assert not module.sign_of_zero
+            assert module.scheme == XnorNet(k_map=False)
+
+
+def has_float_weights(module: nn.Module) -> bool:
+    return isinstance(module, BinaryConv2d | BinaryWeightConv2d) and module.scheme.weight_bits > 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -165,7 +166,7 @@ def test_real_last_two(name: str) -> None:
     real = [
         key
         for key, module in on_meta(config).named_modules()
-        if isinstance(module, BinaryConv2d) and module.real_weights
+        if isinstance(module, BinaryConv2d) and module.scheme.weight_bits > 1
     ]
     assert real == [f"cells.{config.cells - 1}.{edge}" for edge in LAST_TWO[name]]
 
@@ -187,7 +188,7 @@ def test_real_last_two(name: str) -> None:
 def test_real_last_two_where_the_last_cell_reduces(genotype: str, departures: tuple[str, ...], real: list[str]) -> None:
     network = on_meta(replace(TINY, cells=3, genotype=GENOTYPES[genotype], departures=departures))
     assert network.config.reduction_cells == (1, 2)
-    found = [key for key, module in network.named_modules() if getattr(module, "real_weights", False)]
+    found = [key for key, module in network.named_modules() if has_float_weights(module)]
     assert found == real
 
 
