@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import bnas_deploy
 from bnas_deploy.core import bundle as files
+from bnas_deploy.core import operators
 from bnas_deploy.core.bundle import (
     Bundle,
     Manifest,
@@ -26,7 +27,6 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.doubts import Doubts, find_doubts
 from bnas_deploy.export.finish import finish
@@ -258,7 +258,7 @@ def _manifest(model: ir.Model, description: Description, verification: Verificat
     return Manifest(
         bnas_deploy=bnas_deploy.__version__,
         network=description.network,
-        opset={"onnx": opset.ONNX_OPSET, opset.DOMAIN: opset.VERSION},
+        opset={"onnx": operators.ONNX_OPSET, operators.DOMAIN: operators.VERSION},
         input_name=INPUT,
         input_shape=(len(preprocessing.mean), preprocessing.height, preprocessing.width),
         output_name=OUTPUT,

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import opset
 from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, constant_array, set_input
 from bnas_deploy.export.module_checks import NORMS, failure, own_doing, refuse_dropped
 from bnas_deploy.search.nn.estimators import activation_scale
@@ -129,7 +129,7 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
                 program,
                 (),
                 dynamo=True,
-                opset_version=opset.ONNX_OPSET,
+                opset_version=operators.ONNX_OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 custom_translation_table=_TRANSLATIONS,
@@ -363,12 +363,12 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
     """Return the onnxscript operator of a captured node; the finished operators are in opset.py."""
     schema = onnx.defs.OpSchema
     return onnxscript.values.Op(
-        onnxscript.values.Opset(opset.DOMAIN, opset.VERSION),
+        onnxscript.values.Opset(operators.DOMAIN, operators.VERSION),
         name,
         schema(
             name,
-            opset.DOMAIN,
-            opset.VERSION,
+            operators.DOMAIN,
+            operators.VERSION,
             inputs=[schema.FormalParameter(name, "T") for name in inputs],
             outputs=[schema.FormalParameter("Y", "T")],
             type_constraints=[("T", ["tensor(float)"], "")],
@@ -381,7 +381,7 @@ _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
 _BINARY_CONV = {
     k_map: _captured_operator(
-        opset.Operator(uses_k=k_map).name, ("X", "W", "threshold", "scale", "bias"), {**_GEOMETRY, SIGN_OF_ZERO: _INT}
+        operators.Operator(uses_k=k_map).name, ("X", "W", "threshold", "scale", "bias"), {**_GEOMETRY, SIGN_OF_ZERO: _INT}
     )
     for k_map in (False, True)
 }
@@ -452,7 +452,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     """Name each node with weights after the module that it came from, so that people and both twins agree on names."""
     taken: dict[str, int] = {}
     for node in graph:
-        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != opset.DOMAIN:
+        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != operators.DOMAIN:
             continue
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         if len(scopes) < 2 or not scopes[-2]:
@@ -464,7 +464,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 def _check_ranks(graph: ir.Graph) -> None:
     for node in graph:
-        x = node.inputs[0] if node.domain == opset.DOMAIN else None
+        x = node.inputs[0] if node.domain == operators.DOMAIN else None
         if x is not None and x.shape is not None and len(x.shape) != 4:
             raise ExportError(
                 f"{node.name}: reads a tensor of {len(x.shape)} axes, wanted images (N, C, H, W); reshape it in front"
@@ -517,11 +517,11 @@ def _drop_made_up_biases(graph: ir.Graph) -> None:
 def _complete_binary_convolutions(graph: ir.Graph) -> None:
     """Give the captured binary convolutions the inputs that PyTorch does not know of, with neutral values."""
     for node in graph:
-        if node.domain != opset.DOMAIN or node.op_type == "Zeroise":
+        if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
             continue
         given = dict(zip(("X", "W", "threshold", "scale", "bias"), node.inputs, strict=True))
         channels_out = len(constant_array(given["scale"]))
-        node.resize_inputs(len(opset.operator(node.op_type).inputs))
+        node.resize_inputs(len(operators.operator(node.op_type).inputs))
         for name in ("threshold", "scale", "bias"):
             value = given[name]
             assert value is not None

@@ -15,13 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parents[1] / "ort"
 GENERATOR = Path(__file__).parents[1] / "kernels"
+OPERATORS = Path(__file__).parents[2] / "bnas_deploy" / "core" / "operators.py"
 LIBRARY = "libbnas_ort.so"
 
 TARGET_VARIABLE = "BNAS_TARGET"
@@ -109,14 +111,19 @@ def platform_tag() -> str | None:
 
 def variants() -> list[Any]:
     """Return the rows of runtime/kernels/variants.py for the target, best first; none for other architectures."""
-    spec = importlib.util.spec_from_file_location("bnas_kernel_variants", GENERATOR / "variants.py")
+    architecture = (target() or platform.machine()).split("-")[0]
+    return list(_load(GENERATOR / "variants.py").variants_of(architecture))
+
+
+def _load(path: Path) -> Any:
+    """Run a table of the package, which is not installed yet, as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"bnas_build_{path.stem}", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
-    architecture = (target() or platform.machine()).split("-")[0]
-    return list(module.variants_of(architecture))
+    return module
 
 
 def build_kernels() -> list[Path]:
@@ -168,15 +175,84 @@ def _generate(isa: str, path: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def write_rows(path: Path) -> None:
-    """Write the dispatch table's rows, which runtime/ort includes as kernel_rows.h."""
+def write_headers(folder: Path) -> None:
+    """Write the headers that runtime/ort includes and nobody wrote: the operators and the kernels."""
+    (folder / "operator_table.h").write_text(_operator_table())
+    (folder / "kernel_rows.h").write_text(_kernel_rows())
+
+
+def _operator_table() -> str:
+    """Return the table of operators for the preprocessor."""
+    table = _load(OPERATORS)
+    limits = [(name, getattr(table, name)) for name in ("MOST_PARTS", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")]
+    activations = [_activation(name) for name in table.ACTIVATIONS]
+    return "\n".join(
+        [
+            "/* Written by runtime/build/native.py from bnas_deploy/core/operators.py. */",
+            "#pragma once",
+            "#include <stdbool.h>",
+            "#include <stdint.h>",
+            f'#define BNAS_DOMAIN "{table.DOMAIN}"',
+            *(f"enum {{ BNAS_{name} = {value} }};" for name, value in limits),
+            f"typedef enum BnasActivation {{ {', '.join(activations)} }} BnasActivation;",
+            "/* ATTRIBUTE(name, length, least value, whether it is a list, whether it is required, its default) */",
+            *_macro("BNAS_ATTRIBUTES", "ATTRIBUTE", map(_attribute, table.ATTRIBUTES)),
+            "/* The inputs that are no activations: CONSTANT(name), in the order of the inputs. */",
+            *_macro("BNAS_CONSTANTS", "CONSTANT", ((row.name,) for row in table.CONSTANTS)),
+            "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X) */",
+            *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if row.dtype == "float32")),
+            "/* What a name chooses: CHOICE(type, name) */",
+            *_macro("BNAS_CHOICES", "CHOICE", map(_choice, fields(table.Operator))),
+            "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
+            *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
+            "",
+        ]
+    )
+
+
+def _macro(name: str, row: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a macro that expands to one call of the macro `row` per row."""
+    return [f"#define {name}({row}) \\", *(f"    {row}({', '.join(map(str, cells))}) \\" for cells in rows), ""]
+
+
+def _activation(name: str) -> str:
+    return f"BNAS_{name.upper() or 'NO_ACTIVATION'}"
+
+
+def _attribute(row: Any) -> tuple[object, ...]:
+    default = row.default if isinstance(row.default, tuple) else (row.default or 0,)
+    return row.name, row.length, row.least, int(row.is_list), int(row.default is None), *default
+
+
+def _vector(row: Any) -> tuple[object, ...]:
+    channels, *ones = row.shape
+    assert channels in ("C", "O"), f"{row.name}: the library reads vectors of channels"
+    assert set(ones) <= {1}, f"{row.name}: the library reads vectors of channels"
+    return row.name, len(row.shape), int(channels == "C")
+
+
+def _choice(field: Field[Any]) -> tuple[str, str]:
+    return {bool: "bool", str: "BnasActivation", int: "int64_t"}[type(field.default)], field.name
+
+
+def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
+    chosen = {field.name: getattr(row, field.name) for field in fields(row)}
+    choices = [
+        f".{name} = {_activation(value) if isinstance(value, str) else int(value)}" for name, value in chosen.items()
+    ]
+    places = [row.inputs.index(each.name) if each in row.constants else -1 for each in constants]
+    return [f'"{row.name}"', *choices, f".inputs = {len(row.inputs)}", f".places = {{{', '.join(map(str, places))}}}"]
+
+
+def _kernel_rows() -> str:
+    """Return the dispatch table's rows."""
     lines = ["/* Written by runtime/build/native.py from runtime/kernels/variants.py. */"]
     for row in variants():
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
         numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
         lines.append(f"BNAS_PLANES({row.isa}, {row.level}, {counting.name}, {numbers})")
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
@@ -190,7 +266,7 @@ def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> N
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
-        write_rows(Path(folder) / "kernel_rows.h")
+        write_headers(Path(folder))
         flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
         command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
         try:

@@ -10,16 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ANY_PARTS(name, ...) \
-    {name, __VA_ARGS__, 1}, {name "Concat2", __VA_ARGS__, 2}, {name "Concat3", __VA_ARGS__, 3}, \
-        {name "Concat4", __VA_ARGS__, 4}
-#define ANY_ADDED(name, ...) \
-    ANY_PARTS(name, __VA_ARGS__, 0), ANY_PARTS(name "Add", __VA_ARGS__, 1), ANY_PARTS(name "AddAdd", __VA_ARGS__, 2)
-
 const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS] = {
-    ANY_ADDED("BinaryConv2d", false, BNAS_NO_ACTIVATION), ANY_ADDED("BinaryConv2dRelu", false, BNAS_RELU),
-    ANY_ADDED("BinaryConv2dPRelu", false, BNAS_PRELU),    ANY_ADDED("BinaryConv2dK", true, BNAS_NO_ACTIVATION),
-    ANY_ADDED("BinaryConv2dKRelu", true, BNAS_RELU),      ANY_ADDED("BinaryConv2dKPRelu", true, BNAS_PRELU),
+#define OPERATOR(operator, ...) {.name = operator, __VA_ARGS__},
+    BNAS_OPERATORS(OPERATOR)
+#undef OPERATOR
 };
 
 static atomic_uint_fast64_t native_calls;
@@ -77,15 +71,9 @@ static OrtStatus* create(const struct OrtCustomOp* op, const OrtApi* api, const 
     }
     node->api = api;
     node->row = row;
-    node->conv = (BnasConv){
-        .uses_k = row->uses_k,
-        .activation = row->activation,
-        .parts = row->parts,
-        .added = row->added,
-        .groups = 1,
-        .strides = {1, 1},
-        .dilations = {1, 1},
-    };
+#define CHOICE(type, name) node->conv.name = row->name;
+    BNAS_CHOICES(CHOICE)
+#undef CHOICE
     OrtStatus* status = fill(node, info);
     if (status) {
         destroy(node);
@@ -139,7 +127,7 @@ static OrtStatus* check_same_images(const Node* node, const int64_t* first, cons
 static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
     char got[SHAPE_SIZE];
     return bnas_refuse(node, "X has the shape %s, wanted channels and sides up to %lld; check the input's shape",
-                       bnas_shape_text(dims, RANK, got), (long long)largest);
+                       bnas_shape_text(dims, RANK, got), (long long)BNAS_LARGEST_SIZE);
 }
 
 /* X: `dims` is the shape of all its parts together. */
@@ -148,7 +136,7 @@ static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, 
         BnasPart* part = &run->parts[i];
         int64_t shape[RANK];
         TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
-        if (shape[1] > largest || shape[2] > largest || shape[3] > largest) {
+        if (shape[1] > BNAS_LARGEST_SIZE || shape[2] > BNAS_LARGEST_SIZE || shape[3] > BNAS_LARGEST_SIZE) {
             return refuse_sides(node, shape);
         }
         part->channels = shape[1];
@@ -340,20 +328,31 @@ static OrtStatus* compute(void* state, OrtKernelContext* context) {
 /* ------------------------------------------------------------------------------------------------------------------
  * Shape inference. What is wrong with a node is told when its kernel is created; here it only leaves the shape open. */
 
-static bool infer_ints(const OrtApi* api, const OrtShapeInferContext* context, const char* name, int64_t* values,
-                       size_t count, int64_t least) {
+static bool infer_attribute(const OrtApi* api, const OrtShapeInferContext* context, const AttributeRow* row,
+                            int64_t* values) {
     const OrtOpAttr* attribute = NULL;
-    OrtStatus* status = BNAS_ORT(api, ShapeInferContext_GetAttribute)(context, name, &attribute);
+    OrtStatus* status = BNAS_ORT(api, ShapeInferContext_GetAttribute)(context, row->name, &attribute);
     if (status || !attribute) { /* absent */
         BNAS_ORT(api, ReleaseStatus)(status);
-        return true;
+        return !row->is_required;
     }
     size_t bytes = 0;
-    status = BNAS_ORT(api, ReadOpAttr)(attribute, BNAS_ORT_ATTRIBUTE_INTS, values, count * sizeof *values, &bytes);
-    bool valid = !status && bytes == count * sizeof *values;
+    const size_t wanted = row->length * sizeof *values;
+    status = BNAS_ORT(api, ReadOpAttr)(attribute, BNAS_ORT_ATTRIBUTE_INTS, values, wanted, &bytes);
+    bool valid = !status && bytes == wanted;
     BNAS_ORT(api, ReleaseStatus)(status);
-    for (size_t i = 0; valid && i < count; ++i) {
-        valid = values[i] >= least && values[i] <= largest;
+    for (size_t i = 0; valid && i < row->length; ++i) {
+        valid = values[i] >= row->least && values[i] <= BNAS_LARGEST_SIZE;
+    }
+    return valid;
+}
+
+/* No shape depends on an attribute that is no list. */
+static bool infer_attributes(const OrtApi* api, const OrtShapeInferContext* context, Attributes* attributes) {
+    bool valid = true;
+    for (size_t i = 0; valid && i < ATTRIBUTE_ROWS; ++i) {
+        const AttributeRow* row = &bnas_attribute_rows[i];
+        valid = !row->is_list || infer_attribute(api, context, row, attributes->values + row->first);
     }
     return valid;
 }
@@ -416,25 +415,22 @@ static OrtStatus* infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext
     size_t rank = 0;
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
-    BnasConv conv = {.strides = {1, 1}, .dilations = {1, 1}};
-    int64_t weights[RANK] = {0};
-    if (rank != RANK || !infer_ints(api, context, "weight_shape", weights, RANK, 1) || weights[0] < 1 ||
-        !infer_ints(api, context, "strides", conv.strides, 2, 1) ||
-        !infer_ints(api, context, "pads", conv.pads, 4, 0) ||
-        !infer_ints(api, context, "dilations", conv.dilations, 2, 1)) {
+    Attributes attributes = bnas_attribute_defaults;
+    BnasConv conv = {0};
+    if (rank != RANK || !infer_attributes(api, context, &attributes)) {
         return NULL;
     }
-    memcpy(conv.kernel, weights + 1, sizeof conv.kernel);
+    bnas_set_attributes(&conv, &attributes);
     Shape shape = {.names = {"", "", "", ""}};
     TRY(BNAS_ORT(api, GetDimensions)(x, shape.dims, RANK));
     TRY(BNAS_ORT(api, GetSymbolicDimensions)(x, shape.names, RANK));
-    if (shape.dims[2] > largest || shape.dims[3] > largest) {
+    if (shape.dims[2] > BNAS_LARGEST_SIZE || shape.dims[3] > BNAS_LARGEST_SIZE) {
         return NULL;
     }
     if (shape.dims[0] < 0 && (!shape.names[0] || !*shape.names[0])) {
         return NULL;
     }
-    shape.dims[1] = weights[0];
+    shape.dims[1] = conv.channels_out;
     shape.names[1] = "";
     infer_length(&conv, 0, &shape);
     infer_length(&conv, 1, &shape);
@@ -458,11 +454,11 @@ static const char* on_the_cpu(const struct OrtCustomOp* op) {
 }
 
 static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
-    return index == position(row_of(op), W) ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+    return (int)index == row_of(op)->places[BNAS_INPUT_W] ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t input_count(const struct OrtCustomOp* op) {
-    return first_added(row_of(op)) + (size_t)row_of(op)->added;
+    return (size_t)row_of(op)->inputs;
 }
 
 static unsigned output_type(const struct OrtCustomOp* op, size_t index) {

@@ -4,6 +4,8 @@
  * docs/operators.md. All functions may run in several threads at once and change only what they are given to fill. */
 #pragma once
 
+#include "operator_table.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,20 +15,20 @@
 
 enum { BNAS_ALIGNMENT = 64 }; /* of memory: the widest vector */
 
-typedef enum BnasActivation { BNAS_NO_ACTIVATION, BNAS_RELU, BNAS_PRELU } BnasActivation;
-
+/* Indices of BnasConv.vectors. */
 enum {
-    BNAS_MOST_PARTS = 4, /* tensors that X is the concatenation of */
-    BNAS_MOST_ADDED = 2, /* tensors that are added to the result */
+#define VECTOR(name, ...) BNAS_VECTOR_##name,
+    BNAS_VECTORS(VECTOR)
+#undef VECTOR
+    BNAS_VECTOR_COUNT
 };
 
 /* One node of a model. It never changes after the node's kernel was created. */
 typedef struct BnasConv {
-    bool uses_k;
-    bool has_offset; /* one that is not 0 */
-    BnasActivation activation;
-    int64_t parts; /* of X */
-    int64_t added; /* inputs that are added at the end */
+#define CHOICE(type, name) type name;
+    BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py */
+#undef CHOICE
+    bool has_offset;     /* one that is not 0 */
     int64_t channels_out;
     int64_t channels_in; /* of one group, of X */
     int64_t constant_channels; /* of the weights, behind those of X */
@@ -35,14 +37,19 @@ typedef struct BnasConv {
     int64_t strides[2];
     int64_t pads[4]; /* top, left, bottom, right */
     int64_t dilations[2];
-    const float* threshold; /* (groups * channels_in) */
-    const float* offset;    /* (channels_out) */
+    /* The float inputs by their names or their indices: (groups * channels_in) or (channels_out). NULL where the
+     * operator has no such input. */
+    union {
+        const float* vectors[BNAS_VECTOR_COUNT];
+        struct {
+#define VECTOR(name, ...) const float* name;
+            BNAS_VECTORS(VECTOR)
+#undef VECTOR
+        };
+    };
     /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
      * the left of a corner between taps. NULL without constant channels. */
     const int32_t* constants;
-    const float* scale; /* (channels_out) */
-    const float* bias;  /* (channels_out) */
-    const float* slope; /* (channels_out); NULL without PReLU */
 } BnasConv;
 
 /* From one tap's weights to the next, as the node has them. */

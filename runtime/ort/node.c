@@ -3,9 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-
-/* Sums of so many ±1 are exact in float32, which the function body computes them in. */
-static const int64_t most_terms = (int64_t)1 << 24;
+#include <string.h>
 
 /* ------------------------------------------------------------------------------------------------------------------
  * Errors */
@@ -16,7 +14,7 @@ OrtStatus* bnas_refuse(const Node* node, const char* format, ...) {
     va_start(arguments, format);
     vsnprintf(reason, sizeof reason, format, arguments);
     va_end(arguments);
-    snprintf(message, sizeof message, "bnas.%s (node '%s'): %s", node->row->name, node->name, reason);
+    snprintf(message, sizeof message, BNAS_DOMAIN ".%s (node '%s'): %s", node->row->name, node->name, reason);
     return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
 }
 
@@ -54,6 +52,19 @@ OrtStatus* bnas_read_shape(const OrtApi* api, const OrtValue* value, int64_t* di
 /* ------------------------------------------------------------------------------------------------------------------
  * Attributes */
 
+const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS] = {
+#define ATTRIBUTE(name, length, least, is_list, is_required, ...) \
+    {#name, offsetof(AttributeValues, name) / sizeof(int64_t), length, least, is_list, is_required},
+    BNAS_ATTRIBUTES(ATTRIBUTE)
+#undef ATTRIBUTE
+};
+
+const Attributes bnas_attribute_defaults = {{
+#define ATTRIBUTE(name, length, least, is_list, is_required, ...) .name = {__VA_ARGS__},
+    BNAS_ATTRIBUTES(ATTRIBUTE)
+#undef ATTRIBUTE
+}};
+
 /* Whether the node has the attribute. onnxruntime's getters answer with the same error when an attribute is absent and
  * when it is of another kind; asking for the length of a list fails only when it is absent. */
 static bool attribute_length(const Node* node, const OrtKernelInfo* info, const char* name, size_t* length) {
@@ -65,40 +76,44 @@ static bool attribute_length(const Node* node, const OrtKernelInfo* info, const 
     return !status;
 }
 
-static OrtStatus* check_range(const Node* node, const char* name, const int64_t* values, size_t count, int64_t least) {
-    for (size_t i = 0; i < count; ++i) {
-        if (values[i] < least || values[i] > largest) {
+static OrtStatus* check_range(const Node* node, const AttributeRow* row, const int64_t* values) {
+    for (size_t i = 0; i < row->length; ++i) {
+        if (values[i] < row->least || values[i] > BNAS_LARGEST_SIZE) {
             return bnas_refuse(node, "attribute %s has the value %lld, wanted %lld to %lld; export the model again",
-                               name, (long long)values[i], (long long)least, (long long)largest);
+                               row->name, (long long)values[i], (long long)row->least, (long long)BNAS_LARGEST_SIZE);
         }
     }
     return NULL;
 }
 
-static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* values,
-                            size_t count, int64_t least) {
-    size_t length;
-    if (!attribute_length(node, info, name, &length)) {
-        return NULL; /* the caller's defaults stay */
+static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const AttributeRow* row, size_t length,
+                            int64_t* values) {
+    if (length != row->length) {
+        return bnas_refuse(node, "attribute %s is not a list of %zu integers; export the model again", row->name,
+                           row->length);
     }
-    if (length != count) {
-        return bnas_refuse(node, "attribute %s is not a list of %zu integers; export the model again", name, count);
-    }
-    TRY(BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, name, values, &length));
-    return check_range(node, name, values, count, least);
+    return BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, row->name, values, &length);
 }
 
-static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const char* name, int64_t* value) {
-    size_t length;
-    if (!attribute_length(node, info, name, &length)) {
+static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const AttributeRow* row, int64_t* value) {
+    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, row->name, value);
+    if (!status) {
         return NULL;
     }
-    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, name, value);
-    if (status) {
-        BNAS_ORT(node->api, ReleaseStatus)(status);
-        return bnas_refuse(node, "attribute %s is not an integer; export the model again", name);
+    BNAS_ORT(node->api, ReleaseStatus)(status);
+    return bnas_refuse(node, "attribute %s is not an integer; export the model again", row->name);
+}
+
+/* The default in `values` stays where the node lacks the attribute. */
+static OrtStatus* read_attribute(const Node* node, const OrtKernelInfo* info, const AttributeRow* row,
+                                 int64_t* values) {
+    size_t length;
+    if (!attribute_length(node, info, row->name, &length)) {
+        return row->is_required ? bnas_refuse(node, "attribute %s is missing; export the model again", row->name)
+                                : NULL;
     }
-    return check_range(node, name, value, 1, 1);
+    TRY(row->is_list ? read_list(node, info, row, length, values) : read_integer(node, info, row, values));
+    return check_range(node, row, values);
 }
 
 static OrtStatus* check_constant_channels(const Node* node) {
@@ -117,25 +132,29 @@ static OrtStatus* check_constant_channels(const Node* node) {
     return NULL;
 }
 
+void bnas_set_attributes(BnasConv* conv, const Attributes* attributes) {
+    const AttributeValues* of = &attributes->of;
+    conv->channels_out = of->weight_shape[0];
+    memcpy(conv->kernel, of->weight_shape + 1, sizeof conv->kernel);
+    memcpy(conv->strides, of->strides, sizeof conv->strides);
+    memcpy(conv->pads, of->pads, sizeof conv->pads);
+    memcpy(conv->dilations, of->dilations, sizeof conv->dilations);
+    conv->groups = of->group[0];
+    conv->constant_channels = of->constant_channels[0];
+    conv->channels_in = of->weight_shape[3] - conv->constant_channels;
+}
+
 OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
     BnasConv* conv = &node->conv;
-    int64_t shape[RANK];
-    size_t length;
-    if (!attribute_length(node, info, "weight_shape", &length)) {
-        return bnas_refuse(node, "attribute weight_shape is missing; export the model again");
+    Attributes attributes = bnas_attribute_defaults;
+    for (size_t i = 0; i < ATTRIBUTE_ROWS; ++i) {
+        const AttributeRow* row = &bnas_attribute_rows[i];
+        TRY(read_attribute(node, info, row, attributes.values + row->first));
     }
-    TRY(read_list(node, info, "weight_shape", shape, RANK, 1));
-    TRY(read_list(node, info, "strides", conv->strides, 2, 1));
-    TRY(read_list(node, info, "pads", conv->pads, 4, 0));
-    TRY(read_list(node, info, "dilations", conv->dilations, 2, 1));
-    TRY(read_list(node, info, "constant_channels", &conv->constant_channels, 1, 0));
-    TRY(read_integer(node, info, "group", &conv->groups));
-    conv->channels_out = shape[0];
-    conv->kernel[0] = shape[1];
-    conv->kernel[1] = shape[2];
-    conv->channels_in = shape[3] - conv->constant_channels;
+    bnas_set_attributes(conv, &attributes);
+    const int64_t* shape = attributes.of.weight_shape;
     const int64_t taps = shape[1] * shape[2];
-    if (taps >= most_terms || taps * shape[3] >= most_terms) {
+    if (taps >= BNAS_MOST_TERMS || taps * shape[3] >= BNAS_MOST_TERMS) { /* float32 cannot count further */
         char text[SHAPE_SIZE];
         return bnas_refuse(node,
                            "weight_shape %s sums 2^24 or more terms, which float32 cannot count exactly; split the "

@@ -15,18 +15,36 @@
 
 enum { RANK = 4, MESSAGE_SIZE = 640, SHAPE_SIZE = 128, NODE_SIZE = 160 };
 
-/* Inputs behind the parts of X, which come first; what is added comes last. */
-enum { W, THRESHOLD, OFFSET, SCALE, BIAS, SLOPE };
+/* The attributes of a node, by their names or all together. */
+typedef struct AttributeValues {
+#define ATTRIBUTE(name, length, ...) int64_t name[length];
+    BNAS_ATTRIBUTES(ATTRIBUTE)
+#undef ATTRIBUTE
+} AttributeValues;
 
-/* Attributes and image sizes stay below this, so that no sum or product of two of them overflows int64. */
-static const int64_t largest = INT32_MAX;
+typedef union Attributes {
+    AttributeValues of;
+    int64_t values[sizeof(AttributeValues) / sizeof(int64_t)];
+} Attributes;
+
+typedef struct AttributeRow {
+    const char* name;
+    size_t first; /* index of Attributes.values */
+    size_t length;
+    int64_t least;
+    bool is_list, is_required;
+} AttributeRow;
+
+#define ATTRIBUTE(...) +1
+enum { ATTRIBUTE_ROWS = 0 BNAS_ATTRIBUTES(ATTRIBUTE) };
+#undef ATTRIBUTE
 
 /* What the inputs that are not activations hold, ready for the kernels. */
 typedef struct Parameters {
     BnasConv conv;  /* the node's, with its pointers set */
     void* weights;  /* prepacked */
     int32_t* constants;
-    float* numbers; /* threshold, offset, scale, bias and slope of conv, in one piece */
+    float* numbers;  /* the vectors of conv, in one piece */
 } Parameters;
 
 /* A node's kernel. */
@@ -40,13 +58,9 @@ typedef struct Node {
     Parameters parameters;
 } Node;
 
-/* Where an input stands among all inputs of an operator. */
-static inline size_t position(const BnasOperatorRow* row, size_t input) {
-    return (size_t)row->parts + input;
-}
-
+/* The inputs are the parts of X, the constants, and what is added. */
 static inline size_t first_added(const BnasOperatorRow* row) {
-    return position(row, row->activation == BNAS_PRELU ? SLOPE + 1 : BIAS + 1);
+    return (size_t)(row->inputs - row->added);
 }
 
 /* node.c */
@@ -56,6 +70,10 @@ OrtStatus* bnas_out_of_memory(const Node* node, size_t size);
 const char* bnas_shape_text(const int64_t* dims, size_t rank, char* text);
 /* `dims` are written where there are no more than RANK. */
 OrtStatus* bnas_read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank);
+extern const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS];
+extern const Attributes bnas_attribute_defaults;
+/* Sets the sizes of `conv`. */
+void bnas_set_attributes(BnasConv* conv, const Attributes* attributes);
 OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info);
 
 /* parameters.c */

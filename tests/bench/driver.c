@@ -11,7 +11,7 @@
 #include <time.h>
 
 /* What native_kernels.py declares again for ctypes. */
-const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, slope), sizeof(BnasRun), offsetof(BnasRun, packed)};
+const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, constants), sizeof(BnasRun), offsetof(BnasRun, packed)};
 
 typedef struct DriverParts {
     uint64_t prepare, stages[BNAS_STAGES], count, finish;

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture, freeze
@@ -59,7 +60,7 @@ def captured(everything: Everything) -> CapturedModel:
 
 
 def test_layers_are_operators_named_after_their_modules(captured: CapturedModel) -> None:
-    layers = [(node.op_type, node.name) for node in captured.model.graph if node.domain == opset.DOMAIN]
+    layers = [(node.op_type, node.name) for node in captured.model.graph if node.domain == operators.DOMAIN]
 
     assert layers == [
         ("BinaryConv2d", "conv"),

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
@@ -156,7 +156,7 @@ def _assert_nothing_is_left_over(exported: Exported) -> None:
     assert set(made) <= read
     assert {tensor.name for tensor in model.graph.initializer} <= read
     float_weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
-    binary = {node.name: node for node in model.graph.node if node.domain == opset.DOMAIN}
+    binary = {node.name: node for node in model.graph.node if node.domain == operators.DOMAIN}
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4 and tensor.dims[0] != 1:
             assert tensor.name in float_weights  # not a copy of binary weights
@@ -305,7 +305,7 @@ def test_k_map(tmp_path: Path) -> None:
     assert exported.failures == []
     assert all(layer.allowed > 0 for layer in exported.layers)
     assert exported.difference <= exported.tolerance
-    binary = [opset.operator(node.op_type) for node in exported.model.graph.node if node.domain == opset.DOMAIN]
+    binary = [operators.operator(node.op_type) for node in exported.model.graph.node if node.domain == operators.DOMAIN]
     assert all(row.uses_k and row.activation == "Relu" for row in binary)
     assert len(binary) == len(exported.layers) > 0
     assert exported.count("BatchNormalization") == exported.count("Zeroise") == 0

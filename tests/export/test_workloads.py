@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
 from bnas_deploy.core.latency_table import Workload
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
@@ -137,7 +137,7 @@ def test_workloads_are_the_nodes_that_onnxruntime_runs(
     basic, extended = (nodes_that_run(path, image_shape, level) & depends_on_images(path) for level in FUSIONS)
     assert found.keys() == basic - behind_convolutions
     assert not extended & behind_convolutions
-    sums = sum(opset.operator(node.op_type).added for node in model.graph if node.domain == opset.DOMAIN)
+    sums = sum(operators.operator(node.op_type).added for node in model.graph if node.domain == operators.DOMAIN)
     assert sum(count for each, count in workloads(model).items() if each.operator == "FusedAdd") == sums
     assert network_workloads(module, image_shape) == workloads(model)
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from bnas_deploy.core.errors import RuntimeLibraryError
+from bnas_deploy.core.operators import CONSTANTS, OPERATORS
 from bnas_deploy.runtime import library
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,26 @@ def test_the_library_compiles_without_warnings(
     native.build_library(
         tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Werror"]
     )
+
+
+def test_the_library_is_built_with_the_table_of_operators(native: ModuleType, tmp_path: Path) -> None:
+    native.write_headers(tmp_path)
+    text = (tmp_path / "operator_table.h").read_text()
+    rows = re.findall(r'OPERATOR\("(\w+)", .*\.inputs = (\d+), \.places = \{(.*)\}\)', text)
+    assert [(name, int(inputs)) for name, inputs, _ in rows] == [(row.name, len(row.inputs)) for row in OPERATORS]
+    for row, (_, _, places) in zip(OPERATORS, rows, strict=True):
+        found = {constant.name: int(place) for constant, place in zip(CONSTANTS, places.split(","), strict=True)}
+        assert found == {name: row.inputs.index(name) if name in row.inputs else -1 for name in found}
+
+
+def test_a_constant_that_the_library_cannot_read_fails_the_build(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = native.OPERATORS.read_text().replace('"float32", ("O", 1, 1)', '"float32", ("O", "KH", 1)')
+    monkeypatch.setattr(native, "OPERATORS", tmp_path / "operators.py")
+    native.OPERATORS.write_text(changed)
+    with pytest.raises(AssertionError, match="offset: the library reads vectors of channels"):
+        native.write_headers(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
