@@ -379,9 +379,12 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
+_CAPTURED_INPUTS = ("X", "W", "threshold", "scale", "bias")
+"""Of a finished operator those that PyTorch knows of."""
+
 _BINARY_CONV = {
     k_map: _captured_operator(
-        operators.Operator(uses_k=k_map).name, ("X", "W", "threshold", "scale", "bias"), {**_GEOMETRY, SIGN_OF_ZERO: _INT}
+        operators.Operator(uses_k=k_map).name, _CAPTURED_INPUTS, {**_GEOMETRY, SIGN_OF_ZERO: _INT}
     )
     for k_map in (False, True)
 }
@@ -519,10 +522,10 @@ def _complete_binary_convolutions(graph: ir.Graph) -> None:
     for node in graph:
         if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
             continue
-        given = dict(zip(("X", "W", "threshold", "scale", "bias"), node.inputs, strict=True))
+        given = dict(zip(_CAPTURED_INPUTS, node.inputs, strict=True))
         channels_out = len(constant_array(given["scale"]))
         node.resize_inputs(len(operators.operator(node.op_type).inputs))
-        for name in ("threshold", "scale", "bias"):
+        for name in _CAPTURED_INPUTS[2:]:
             value = given[name]
             assert value is not None
             set_input(node, name, value)
