@@ -74,7 +74,7 @@ def test_a_broken_step_of_the_export_is_refused(change: Any, tmp_path: Path, mon
 
     rng, done = np.random.default_rng(1), list[str]()
     monkeypatch.setattr(export, "finish", broken)
-    module = mutations.resnet20(width=8, blocks=1)
+    module = mutations.resnet20(width=8, blocks=1, stages=1)
 
     with pytest.raises((ExportError, BundleError)):
         mutations.export_network(module, tmp_path / "bundle", size=8)
