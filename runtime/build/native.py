@@ -141,8 +141,13 @@ def build_kernels() -> list[Path]:
 
 
 def missing_kernels() -> dict[str, Path]:
-    """Return the object files that have to be generated, by ISA."""
-    return {isa: path for isa, path in _objects().items() if not path.is_file()}
+    """Return the object files that have to be generated, by ISA; each has a header beside it."""
+    return {isa: path for isa, path in _objects().items() if not (path.is_file() and _header(path).is_file())}
+
+
+def _header(kernels: Path) -> Path:
+    """Return where the prototypes of some kernels are."""
+    return kernels.with_suffix(".h")
 
 
 def _objects() -> dict[str, Path]:
@@ -152,9 +157,9 @@ def _objects() -> dict[str, Path]:
 
 
 def _generator_version() -> str:
-    """Name what decides about the kernels: TVM's version and the text of the generator."""
+    """Name what decides about the kernels: TVM's version, the text of the generator and the table of operators."""
     digest = hashlib.sha256(" ".join(TVM_REQUIREMENTS).encode())
-    for source in sorted(GENERATOR.glob("*.py")):
+    for source in (*sorted(GENERATOR.glob("*.py")), OPERATORS):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -164,21 +169,27 @@ def _generate(isa: str, path: Path) -> None:
         fresh = Path(folder) / path.name
         command = [sys.executable, str(GENERATOR / "generate.py"), isa, str(fresh)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0 or not fresh.is_file():
+        if run.returncode != 0 or not (fresh.is_file() and _header(fresh).is_file()):
             raise BuildError(
                 f"the {isa} kernels cannot be generated: {shlex.join(command)} ended with {run.returncode}; it needs "
                 f"{' and '.join(TVM_REQUIREMENTS)}, which pip installs when it builds in an environment of its own\n"
                 f"{run.stderr[-4000:]}"
             )
+        _header(fresh).replace(_header(path))
         fresh.replace(path)
-    for old in set(path.parent.glob(f"{isa}-*.o")) - {path}:
+    for old in set(path.parent.glob(f"{isa}-*.[oh]")) - {path, _header(path)}:
         old.unlink(missing_ok=True)
 
 
 def write_headers(folder: Path) -> None:
-    """Write the headers that runtime/ort includes and nobody wrote: the operators and the kernels."""
+    """Write the headers that runtime/ort includes and nobody wrote. The kernels have to be there.
+
+    operator_table.h is the table of operators, kernel_rows.h the dispatch table, kernel_prototypes.h every header of
+    kernels.
+    """
     (folder / "operator_table.h").write_text(_operator_table())
     (folder / "kernel_rows.h").write_text(_kernel_rows())
+    (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
 
 
 def _operator_table() -> str:
@@ -255,20 +266,24 @@ def _kernel_rows() -> str:
     return "\n".join(lines) + "\n"
 
 
+def sources() -> list[Path]:
+    """Return the C files of the library; those around generated kernels only where the target has some."""
+    return [path for path in sorted(SOURCES.glob("*.c")) if variants() or not path.name.startswith("blocked")]
+
+
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
     """Link all of runtime/ort/ and the kernels into `output`; whoever reads it sees the old library or the new one.
 
     Raises:
         BuildError: the compiler or TVM fails or is missing.
     """
-    sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
     objects = [str(path) for path in build_kernels()]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
         write_headers(Path(folder))
         flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
-        command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
+        command = [*compiler(), *flags, "-o", str(fresh), *map(str, sources()), *objects]
         try:
             run = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:

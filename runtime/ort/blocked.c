@@ -81,14 +81,6 @@ static int64_t nanoseconds(const BnasRun* run, const Variant* variant) {
 #define BNAS_COUNTING_popcount(name) NULL, NULL, NULL, NULL, NULL, NULL
 
 #define BNAS_PLANES(name, level, counting, ...)                                                                        \
-    Pack bnas_##name##_pack;                                                                                           \
-    Count bnas_##name##_count;                                                                                         \
-    Finish bnas_##name##_finish;                                                                                       \
-    Halve bnas_##name##_halve;                                                                                         \
-    CountChannels bnas_##name##_count_channels;                                                                        \
-    Encode bnas_##name##_encode;                                                                                       \
-    Transpose bnas_##name##_transpose;                                                                                 \
-    Subtract bnas_##name##_subtract;                                                                                   \
     static const Variant name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,           \
                                  bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                                 \
     static bool covers_##name(const BnasConv* conv) { return bnas_covers_conv(conv, &name); }                          \

@@ -259,14 +259,15 @@ def runnable_variants(wanted: Sequence[str] | None) -> list[Variant]:
 def build(folder: Path) -> NativeKernels:
     """Compile and link in `folder`, with the compiler that the library is built with; the objects of TVM are reused."""
     native = _native()
+    objects = native.build_kernels()
     native.write_headers(folder)
     variants = native.variants()
     yardsticks = [_compile_yardstick(native, row, folder) for row in variants if row.architecture == "x86_64"]
     wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in _clocked(variant)]
     library = folder / "libbnas_kernels.so"
-    sources = [*sorted(native.SOURCES.glob("*.c")), HERE / "driver.c"]
+    sources = [*native.sources(), HERE / "driver.c"]
     flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]
-    _compile(native, *flags, *map(str, (*sources, *native.build_kernels(), *yardsticks)))
+    _compile(native, *flags, *map(str, (*sources, *objects, *yardsticks)))
     return NativeKernels(library)
 
 

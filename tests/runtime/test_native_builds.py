@@ -1,6 +1,7 @@
 """The library built in other ways and loaded by other versions of onnxruntime; and the way it is built."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -138,7 +139,9 @@ def test_the_library_compiles_without_warnings(
     )
 
 
-def test_the_library_is_built_with_the_table_of_operators(native: ModuleType, tmp_path: Path) -> None:
+def test_the_library_is_built_with_the_table_of_operators(
+    native: ModuleType, generated_kernels: None, tmp_path: Path
+) -> None:
     native.write_headers(tmp_path)
     text = (tmp_path / "operator_table.h").read_text()
     rows = re.findall(r'OPERATOR\("(\w+)", .*\.inputs = (\d+), \.places = \{(.*)\}\)', text)
@@ -156,6 +159,41 @@ def test_a_constant_that_the_library_cannot_read_fails_the_build(
     native.OPERATORS.write_text(changed)
     with pytest.raises(AssertionError, match="offset: the library reads vectors of channels"):
         native.write_headers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("*.h", "incompatible|makes integer from pointer"),  # the calls in runtime/ort pass something else
+        ("avx2-*.h", "conflicting types|typedef redefinition"),  # the other rows' kernels take something else
+    ],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs several rows of kernels")
+def test_the_compiler_checks_calls_against_the_generated_kernels(
+    native: ModuleType,
+    generated_kernels: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: str,
+    reason: str,
+) -> None:
+    kernels = shutil.copytree(native.build_kernels()[0].parent, tmp_path / "kernels")
+    for header in kernels.glob(rows):
+        text = header.read_text()
+        assert "const float* threshold, uint8_t* bits)" in text
+        header.write_text(text.replace("const float* threshold, uint8_t* bits)", "uint8_t* bits, int32_t threshold)"))
+    monkeypatch.setenv("BNAS_KERNELS", str(kernels))
+    with pytest.raises(native.BuildError, match=reason):
+        native.build_library(tmp_path / "library.so", ["-O0", "-Werror"])
+
+
+def test_a_processor_without_kernels_gets_portable_ones(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "variants", list)
+    native.build_library(tmp_path / "library.so", ["-O0"])
+    rows = [row.isa for row in library.kernel_rows(tmp_path / "library.so")]
+    assert rows == (["popcnt", "generic"] if platform.machine() == "x86_64" else ["generic"])
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
