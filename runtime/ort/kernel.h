@@ -1,4 +1,4 @@
-/* The border between the operators (binary_conv2d.c) and their kernels, one per instruction set.
+/* The border between the operators (op_run.c) and their kernels, one per instruction set.
  *
  * A kernel sees plain memory and sizes that were checked; nothing here knows onnxruntime. What the numbers mean is
  * docs/operators.md. All functions may run in several threads at once and change only what they are given to fill. */

@@ -1,5 +1,5 @@
 /* The entry point that onnxruntime looks up in a library of custom operators. */
-#include "binary_conv2d.h"
+#include "op_table.h"
 
 #include <stdatomic.h>
 #include <stdio.h>

@@ -188,7 +188,7 @@ class Call:
         self._kernel = _pointer(self._library.bnas_covering_kernel(row, ctypes.byref(self._conv)))
         sizes = (ctypes.c_size_t * 3)()
         self._library.driver_sizes(self._kernel, ctypes.byref(self.run_of_c), sizes)
-        # As binary_conv2d.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
+        # As op_run.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
         self.memory["prepacked"] = allocate(sizes[0], 8)
         self.memory["packed"], self.memory["scratch"] = (allocate(size, ALIGNMENT) for size in sizes[1:])
         self.run_of_c.weights, self.run_of_c.packed = self._at("prepacked"), self._at("packed")

@@ -3,7 +3,7 @@
  * What can be checked when a session is created is checked then. A kernel's state does not change afterwards, so that
  * any number of threads may run it. */
 #include "memory.h"
-#include "node.h"
+#include "op.h"
 
 #include <stdatomic.h>
 #include <stdio.h>

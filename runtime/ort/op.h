@@ -1,8 +1,8 @@
-/* A node of a model as the library keeps it, and what its files do for one another: binary_conv2d.c creates and runs
- * nodes, node.c reads their attributes, parameters.c the inputs that are not activations. */
+/* A node of a model as the library keeps it, and what its files do for one another: op_run.c creates and runs
+ * nodes, op_attributes.c reads their attributes, op_inputs.c the inputs that are not activations. */
 #pragma once
 
-#include "binary_conv2d.h"
+#include "op_table.h"
 
 /* Returns from the calling function when `expression` is an error. */
 #define TRY(expression)                        \
@@ -63,7 +63,7 @@ static inline size_t first_added(const BnasOperatorRow* row) {
     return (size_t)(row->inputs - row->added);
 }
 
-/* node.c */
+/* op_attributes.c */
 OrtStatus* bnas_refuse(const Node* node, const char* format, ...) __attribute__((format(printf, 2, 3)));
 OrtStatus* bnas_out_of_memory(const Node* node, size_t size);
 /* Writes a shape to `text`, which has SHAPE_SIZE bytes, and returns it. */
@@ -76,7 +76,7 @@ extern const Attributes bnas_attribute_defaults;
 void bnas_set_attributes(BnasConv* conv, const Attributes* attributes);
 OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info);
 
-/* parameters.c */
+/* op_inputs.c */
 /* Where inputs are read: before any run where `info` is given, else in a run. */
 typedef struct InputSource {
     const OrtKernelInfo* info;

@@ -1,5 +1,5 @@
 /* What is asked of a node when a session is created, and how it refuses. */
-#include "node.h"
+#include "op.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* The inputs that are not activations. They are read, and the weights packed, once and for all where they are constant.
  * Otherwise every run does so for itself, which takes longer: in some files what is stored is an input of the model
  * too, so that a run may be given other values. */
-#include "node.h"
+#include "op.h"
 
 #include <stdlib.h>
 #include <string.h>
