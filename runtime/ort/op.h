@@ -1,5 +1,4 @@
-/* A node of a model as the library keeps it, and what its files do for one another: op_run.c creates and runs
- * nodes, op_attributes.c reads their attributes, op_inputs.c the inputs that are not activations. */
+/* A node of a model as the library keeps it, and what the files of the operators do for one another. */
 #pragma once
 
 #include "op_table.h"
@@ -63,13 +62,17 @@ static inline size_t first_added(const BnasOperatorRow* row) {
     return (size_t)(row->inputs - row->added);
 }
 
-/* op_attributes.c */
+/* op_node.c */
+OrtStatus* bnas_create_node(const struct OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state);
+void bnas_destroy_node(void* state);
 OrtStatus* bnas_refuse(const Node* node, const char* format, ...) __attribute__((format(printf, 2, 3)));
 OrtStatus* bnas_out_of_memory(const Node* node, size_t size);
 /* Writes a shape to `text`, which has SHAPE_SIZE bytes, and returns it. */
 const char* bnas_shape_text(const int64_t* dims, size_t rank, char* text);
 /* `dims` are written where there are no more than RANK. */
 OrtStatus* bnas_read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank);
+
+/* op_attributes.c */
 extern const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS];
 extern const Attributes bnas_attribute_defaults;
 /* Sets the sizes of `conv`. */
@@ -87,3 +90,15 @@ OrtStatus* bnas_find_constants(Node* node, const OrtKernelInfo* info);
 /* What was read has to be freed, after an error too. */
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters);
 void bnas_free_parameters(Parameters* parameters);
+
+/* op_shape.c */
+/* The length of the output along one axis, 0 where the kernel does not fit. */
+int64_t bnas_out_length(const BnasConv* conv, int axis, int64_t length);
+OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context);
+
+/* op_run.c */
+OrtStatus* bnas_compute(void* state, OrtKernelContext* context);
+
+/* jobs.c */
+/* Runs all stages of the node's kernel. */
+OrtStatus* bnas_run_stages(const Node* node, const OrtKernelContext* context, BnasRun* run);

@@ -1,56 +1,7 @@
-/* What is asked of a node when a session is created, and how it refuses. */
+/* The attributes of a node: read and checked when a session is created. */
 #include "op.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
-
-/* ------------------------------------------------------------------------------------------------------------------
- * Errors */
-
-OrtStatus* bnas_refuse(const Node* node, const char* format, ...) {
-    char reason[MESSAGE_SIZE], message[MESSAGE_SIZE + NODE_SIZE + 64];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(reason, sizeof reason, format, arguments);
-    va_end(arguments);
-    snprintf(message, sizeof message, BNAS_DOMAIN ".%s (node '%s'): %s", node->row->name, node->name, reason);
-    return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
-}
-
-OrtStatus* bnas_out_of_memory(const Node* node, size_t size) {
-    if (size == SIZE_MAX) {
-        return bnas_refuse(node,
-                           "image, output or weights are larger than the kernels can work on; use a smaller batch or "
-                           "image");
-    }
-    return bnas_refuse(node, "cannot allocate %zu bytes; use a smaller batch or image, or free memory", size);
-}
-
-const char* bnas_shape_text(const int64_t* dims, size_t rank, char* text) {
-    size_t length = (size_t)snprintf(text, SHAPE_SIZE, "[");
-    for (size_t i = 0; i < rank && length < SHAPE_SIZE; ++i) {
-        length += (size_t)snprintf(text + length, SHAPE_SIZE - length, "%s%lld", i ? ", " : "", (long long)dims[i]);
-    }
-    if (length < SHAPE_SIZE) {
-        snprintf(text + length, SHAPE_SIZE - length, "]");
-    }
-    return text;
-}
-
-OrtStatus* bnas_read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank) {
-    OrtTensorTypeAndShapeInfo* shape = NULL;
-    TRY(BNAS_ORT(api, GetTensorTypeAndShape)(value, &shape));
-    OrtStatus* status = BNAS_ORT(api, GetDimensionsCount)(shape, rank);
-    if (!status && *rank <= RANK) {
-        status = BNAS_ORT(api, GetDimensions)(shape, dims, *rank);
-    }
-    BNAS_ORT(api, ReleaseTensorTypeAndShapeInfo)(shape);
-    return status;
-}
-
-/* ------------------------------------------------------------------------------------------------------------------
- * Attributes */
 
 const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS] = {
 #define ATTRIBUTE(name, length, least, is_list, is_required, ...) \
