@@ -39,18 +39,18 @@ typedef struct Variant {
 } Variant;
 
 enum {
-    MOST_CHANNELS = 8,       /* in a byte */
-    CLASSES = 32,            /* of pixels whose padding is subtracted by look-up */
-    WIDEST = 64,             /* bytes in a vector, at most */
-    WIDEST_TILE = 256,       /* bytes in a tile, at most */
-    BLOCK_CHANNELS = 16,     /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
-    BLOCK_PIXELS = 16,       /* the same where lanes are channels */
-    SQUARE = 8,              /* counts are transposed in squares */
-    MOST_COUNTED = 65535,    /* counts are 16 bits wide */
+    MOST_CHANNELS = 8,           /* in a byte */
+    CLASSES = 32,                /* of pixels whose padding is subtracted by look-up */
+    WIDEST = 64,                 /* bytes in a vector, at most */
+    WIDEST_TILE = 256,           /* bytes in a tile, at most */
+    BLOCK_CHANNELS = 16,         /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
+    BLOCK_PIXELS = 16,           /* the same where lanes are channels */
+    SQUARE = 8,                  /* counts are transposed in squares */
+    MOST_COUNTED = 65535,        /* counts are 16 bits wide */
     MOST_MARGIN_BYTES = 1 << 24, /* of the planes of an image without pixels; more padding is not worth writing out */
-    PACK_PIXELS = 4096,      /* packed at a time, before they are spread over the planes */
-    GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
-    LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */
+    PACK_PIXELS = 4096,          /* packed at a time, before they are spread over the planes */
+    GATHERED_BYTES = 24576,      /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
+    LONG_ROW = 48,               /* from so many pixels on, outputs are finished row by row */
 };
 
 static inline int64_t smaller(int64_t a, int64_t b) {
@@ -145,10 +145,10 @@ typedef struct Plan {
     int64_t group_planes; /* planes of one group of one image; the last is all padding where steps had to be added */
     int64_t steps;
     enum { PLANES, GATHERED, CODES } layout;
-    enum { NOTHING, CLASSED, RUNS } padding;    /* how what padding has counted is subtracted */
-    int64_t vectors; /* of a full tile */
-    int64_t tile;    /* lanes of it; pixels where lanes are channels */
-    int64_t lanes;   /* of one image, with the gaps; of all images together where the bytes are gathered */
+    enum { NOTHING, CLASSED, RUNS } padding; /* how what padding has counted is subtracted */
+    int64_t vectors;                         /* of a full tile */
+    int64_t tile;                            /* lanes of it; pixels where lanes are channels */
+    int64_t lanes; /* of one image, with the gaps; of all images together where the bytes are gathered */
     int64_t tiles;
     int64_t blocks; /* of channels, in a group */
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */

@@ -20,7 +20,7 @@ enum {
 #define VECTOR(name, ...) BNAS_VECTOR_##name,
     BNAS_VECTORS(VECTOR)
 #undef VECTOR
-    BNAS_VECTOR_COUNT
+        BNAS_VECTOR_COUNT
 };
 
 /* One node of a model. It never changes after the node's kernel was created. */
@@ -28,9 +28,9 @@ typedef struct BnasConv {
 #define CHOICE(type, name) type name;
     BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py */
 #undef CHOICE
-    bool has_offset;     /* one that is not 0 */
+    bool has_offset; /* one that is not 0 */
     int64_t channels_out;
-    int64_t channels_in; /* of one group, of X */
+    int64_t channels_in;       /* of one group, of X */
     int64_t constant_channels; /* of the weights, behind those of X */
     int64_t groups;
     int64_t kernel[2]; /* height, width */
@@ -59,7 +59,7 @@ static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
 
 /* One of the tensors that X is the concatenation of. */
 typedef struct BnasPart {
-    const float* x;   /* (batch, channels, height, width) */
+    const float* x; /* (batch, channels, height, width) */
     int64_t channels;
 } BnasPart;
 
@@ -70,12 +70,12 @@ typedef struct BnasRun {
     const BnasConv* conv;
     const void* weights; /* what `prepack` wrote */
     int64_t batch;
-    int64_t size[2];     /* height, width of x */
-    int64_t out_size[2]; /* height, width of y */
-    BnasPart parts[BNAS_MOST_PARTS]; /* of X (batch, groups * channels_in, height, width), along the channels */
+    int64_t size[2];                     /* height, width of x */
+    int64_t out_size[2];                 /* height, width of y */
+    BnasPart parts[BNAS_MOST_PARTS];     /* of X (batch, groups * channels_in, height, width), along the channels */
     const float* added[BNAS_MOST_ADDED]; /* like y */
-    float* y;            /* (batch, channels_out, output height, output width) */
-    void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
+    float* y;                            /* (batch, channels_out, output height, output width) */
+    void* packed;                        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
 
@@ -131,7 +131,8 @@ typedef struct BnasKernel {
     void (*plan)(BnasRun*); /* first of all, from the sizes alone; NULL where there is nothing to work out */
     size_t (*packed_size)(const BnasRun*);
     size_t (*scratch_size)(const BnasRun*); /* what one thread needs for itself */
-    void (*prepare)(const BnasRun*); /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    void (*prepare)(const BnasRun*);
     int64_t (*nanoseconds)(const BnasRun*); /* that one thread takes, about; NULL: so many that others always help */
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;

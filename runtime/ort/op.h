@@ -4,12 +4,12 @@
 #include "op_table.h"
 
 /* Returns from the calling function when `expression` is an error. */
-#define TRY(expression)                        \
-    do {                                       \
-        OrtStatus* const try_ = (expression);  \
-        if (try_) {                            \
-            return try_;                       \
-        }                                      \
+#define TRY(expression)                       \
+    do {                                      \
+        OrtStatus* const try_ = (expression); \
+        if (try_) {                           \
+            return try_;                      \
+        }                                     \
     } while (0)
 
 enum { RANK = 4, MESSAGE_SIZE = 640, SHAPE_SIZE = 128, NODE_SIZE = 160 };
@@ -40,10 +40,10 @@ enum { ATTRIBUTE_ROWS = 0 BNAS_ATTRIBUTES(ATTRIBUTE) };
 
 /* What the inputs that are not activations hold, ready for the kernels. */
 typedef struct Parameters {
-    BnasConv conv;  /* the node's, with its pointers set */
-    void* weights;  /* prepacked */
+    BnasConv conv; /* the node's, with its pointers set */
+    void* weights; /* prepacked */
     int32_t* constants;
-    float* numbers;  /* the vectors of conv, in one piece */
+    float* numbers; /* the vectors of conv, in one piece */
 } Parameters;
 
 /* A node's kernel. */

@@ -2,7 +2,7 @@
 #include "op.h"
 
 const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS] = {
-#define OPERATOR(operator, ...) {.name = operator, __VA_ARGS__},
+#define OPERATOR(operator, ...) {.name = operator, __VA_ARGS__ },
     BNAS_OPERATORS(OPERATOR)
 #undef OPERATOR
 };

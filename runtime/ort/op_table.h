@@ -9,7 +9,7 @@ enum {
 #define CONSTANT(name) BNAS_INPUT_##name,
     BNAS_CONSTANTS(CONSTANT)
 #undef CONSTANT
-    BNAS_CONSTANT_COUNT
+        BNAS_CONSTANT_COUNT
 };
 
 /* One row of bnas_deploy/core/operators.py. */

@@ -10,7 +10,7 @@ enum {
     WORD_BITS = 64,
     HALF_BITS = 32,
     PACK_TILE = BNAS_MAGNITUDES_TILE, /* pixels; the bits of one tile, 4 bytes each, stay in the first-level cache */
-    CONVOLVE_TILE = 16, /* pixels; so many share one reading of the weights */
+    CONVOLVE_TILE = 16,               /* pixels; so many share one reading of the weights */
 };
 
 static int64_t words_per_pixel(const BnasConv* conv) {
@@ -155,9 +155,9 @@ static void pack(const BnasRun* run, int64_t unit, void* scratch) {
  * Convolution of one tile. */
 
 typedef struct Tile {
-    int64_t count;                /* pixels; the lanes past them hold zeros and their results are not stored */
-    int64_t* sources;             /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
-    int64_t* border_taps;         /* those that lie in the padding for at least one pixel of the tile */
+    int64_t count;        /* pixels; the lanes past them hold zeros and their results are not stored */
+    int64_t* sources;     /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
+    int64_t* border_taps; /* those that lie in the padding for at least one pixel of the tile */
     int64_t border_count;
     uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in the padding */
     int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without the padding */
@@ -269,8 +269,8 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const 
     const BnasConv* conv = run->conv;
     const int64_t count = tile->count;
     for (int64_t p = 0; p < count; ++p) {
-        y[p] = (float)(tile->total[p] - 2 * differing[p]) +
-               bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
+        y[p] =
+            (float)(tile->total[p] - 2 * differing[p]) + bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
     }
     for (int64_t p = 0; p < count; ++p) {
         y[p] *= conv->scale[channel];
@@ -301,8 +301,7 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const 
     }
 }
 
-static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch,
-                                                           int lanes) {
+static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch, int lanes) {
     const BnasConv* conv = run->conv;
     const Pixels place = pixels_of(run->out_size, CONVOLVE_TILE, unit);
     const int64_t image = place.image, first = place.first, count = place.count;
@@ -334,8 +333,8 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
 /* ------------------------------------------------------------------------------------------------------------------
  * The kernels: the same C, compiled with and without the instruction that counts bits. */
 
-#define PORTABLE                                                                                                   \
-    .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size,              \
+#define PORTABLE                                                                                       \
+    .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, \
     .scratch_size = scratch_size
 
 static bool all_nodes(const BnasConv* conv) {
