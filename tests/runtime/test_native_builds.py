@@ -135,7 +135,7 @@ def test_the_library_compiles_without_warnings(
 ) -> None:
     monkeypatch.setenv("CC", "gcc")
     native.build_library(
-        tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Werror"]
+        tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Wconversion", "-Wsign-conversion", "-Werror"]
     )
 
 
