@@ -98,7 +98,7 @@ def export_checkpoint(
         ExportError: the exported model does not agree with PyTorch; nothing is written.
         BundleError: `path` cannot be written.
     """
-    if checkpoint.network.real:
+    if checkpoint.network.is_float:
         raise ExportError(
             f"{checkpoint.network.name}: the checkpoint of a float twin, which has no binary layers; "
             "give one that was trained without --float-twin"
@@ -128,7 +128,7 @@ def export_module(
 
     Args:
         module: maps images (N, C, H, W) float32 to logits (N, classes).
-        twin: the same with real weights and no sign, to compare latencies with.
+        twin: the same with float weights and no sign, to compare latencies with.
         path: folder to write.
         images: what to verify with; the bundle keeps them.
         description: for the manifest.

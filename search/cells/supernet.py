@@ -96,12 +96,12 @@ class Convolutions(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
         self.conv: BinaryConv2d | nn.Conv2d
-        if config.real:
+        if config.is_float:
             self.conv = nn.Conv2d(*geometry, bias=False)
         else:
             self.conv = binary_conv(*geometry, config=config)
-        # The first edge whose weights are real: all of them, none, or the departure "real-last-convolutions".
-        self.real_from = 0 if config.precision != "binary" else edges
+        # The first edge whose weights are float: all of them, none, or the deviation "real-last-convolutions".
+        self.float_from = 0 if config.precision != "binary" else edges
 
     def weights_of(self, edges: Sequence[int]) -> Tensor:
         """Return the weights of some edges, (edges * C, C, KH, KW)."""
@@ -114,7 +114,7 @@ class Convolutions(nn.Module):
         conv = self.conv
         if isinstance(conv, BinaryConv2d):
             with torch.no_grad():
-                binary = conv.weight[: self.real_from * self.channels]
+                binary = conv.weight[: self.float_from * self.channels]
                 renewed = conv.scheme.renewed_weight(binary)
                 if renewed is not binary:
                     binary.copy_(renewed)
@@ -172,7 +172,7 @@ class Fan(nn.Module):
         self.channels = channels
         self.edges = edges
         self.stride = stride
-        self.scheme = None if config.real else scheme_of(config.scheme, config.departures, k_map=config.k_map)
+        self.scheme = None if config.is_float else scheme_of(config.scheme, config.deviations, k_map=config.k_map)
         names = [name for name in config.space.operations if name != ZEROISE]
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
@@ -218,17 +218,18 @@ class MixedCell(nn.Module):
     ) -> None:
         super().__init__()
         self.reduction = reduction
-        real = replace(config, precision="float")
+        unbinarised = replace(config, precision="float")
         kernel, stride = (3, 2) if after_reduction else (1, 1)
-        self.preprocess0 = ConvBlock(before_previous, channels, real, kernel_size=kernel, stride=stride, affine=False)
-        self.preprocess1 = ConvBlock(previous, channels, real, kernel_size=1, affine=False)
+        geometry = {"kernel_size": kernel, "stride": stride}
+        self.preprocess0 = ConvBlock(before_previous, channels, unbinarised, **geometry, affine=False)
+        self.preprocess1 = ConvBlock(previous, channels, unbinarised, kernel_size=1, affine=False)
         self.fans = nn.ModuleList(
             Fan(channels, len(rows_from(source)), 2 if reduction and source < INPUT_NODES else 1, config)
             for source in range(_FANS)
         )
         self.skip: nn.Module | None = None
         if skip:
-            self.skip = ReductionSkip(previous, INNER_NODES * channels, real) if reduction else nn.Identity()
+            self.skip = ReductionSkip(previous, INNER_NODES * channels, unbinarised) if reduction else nn.Identity()
 
     def forward(
         self, before_previous: Tensor, previous: Tensor, parts: Sequence[Mapping[str, Part]], single: bool
@@ -283,16 +284,16 @@ def _convolution_parts(convolutions: Sequence[tuple[Convolutions, Sequence[int]]
     """Yield them for convolutions whose kernels have the same shape."""
     first, channels = convolutions[0][0].conv, convolutions[0][0].channels
     lengths = [channels * len(edges) for _, edges in convolutions]
-    real = [edge >= each.real_from for each, edges in convolutions for edge in edges]
+    stays_float = [edge >= each.float_from for each, edges in convolutions for edge in edges]
     kernels: Sequence[Tensor] = [each.weights_of(edges) for each, edges in convolutions]
     scale = weights.new_ones(channels)
-    if not all(real):
+    if not all(stays_float):
         assert isinstance(first, BinaryConv2d)
         latent = torch.cat(list(kernels))
         binarised = first.scheme.weights(latent, {})
         signs, scale = binarised.weight, binarised.scale
-        if any(real):
-            stays = torch.tensor(real, device=latent.device).repeat_interleave(channels)
+        if any(stays_float):
+            stays = torch.tensor(stays_float, device=latent.device).repeat_interleave(channels)
             signs = torch.where(stays[:, None, None, None], latent, signs)
             scale = torch.where(stays, 1.0, scale)
         kernels = torch.split(signs, lengths)
@@ -338,7 +339,7 @@ class Supernet(nn.Module):
             for module in self.modules():
                 if isinstance(module, BinaryConv2d):
                     module.set_scheme(FloatWeights(of=module.scheme, k_map=module.scheme.k_map))
-        if "real-last-convolutions" in config.departures:
+        if "real-last-convolutions" in config.deviations:
             _leave_last_real(self)
         slots: dict[object, list[Slot]] = {}
         for slot in self._all_slots():
@@ -364,7 +365,7 @@ class Supernet(nn.Module):
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
 
     def renew_weights(self) -> None:
-        """Do to the weights in place what departures do before each step; see `BinaryConv2d`, which does so itself."""
+        """Do to the weights in place what deviations do before each step; see `BinaryConv2d`, which does so itself."""
         for module in self.modules():
             if isinstance(module, Convolutions):
                 module.renew_weights()
@@ -429,7 +430,7 @@ _CONVOLUTIONS = {
 
 
 def _leave_last_real(network: Supernet) -> None:
-    """Leave the weights of the last 2 L + 2 candidate convolutions real, in the order of edges, then operations.
+    """Leave the weights of the last 2 L + 2 candidate convolutions float, in the order of edges, then operations.
 
     The official code counts all convolutions, but skips stem, preprocessing and skips when it numbers those to
     binarise: 1 + 2 L + 2 of them, of which it allows for the stem.
@@ -443,4 +444,4 @@ def _leave_last_real(network: Supernet) -> None:
         if isinstance(operation, Convolutions)
     ]
     for operation, edge in numbered[-left:]:
-        operation.real_from = min(operation.real_from, edge)
+        operation.float_from = min(operation.float_from, edge)

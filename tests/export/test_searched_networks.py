@@ -126,7 +126,7 @@ def _export(config: NetworkConfig, folder: Path) -> Exported:
     network, images = _network(config), torch.randn(2, 3, *IMAGE_SIZE)
     captured = capture(network, (3, *IMAGE_SIZE))
     values = captured.values_of(images[:1])
-    log = run(FLOAT_PIPELINE if config.real else PIPELINE, captured.model)
+    log = run(FLOAT_PIPELINE if config.is_float else PIPELINE, captured.model)
     model = finish(captured.model)
     onnx.save(model, folder / "model.onnx")
     vectors = Vectors.of(captured.model, values, folder / "model.onnx")
@@ -234,7 +234,7 @@ def test_cifar_log_names_what_was_left_alone(cifar: Exported) -> None:
 
 @pytest.mark.parametrize("genotype", [GENOTYPES["cifar"], ZERO_NODES_ARE_READ], ids=["cifar", "zero nodes are read"])
 def test_float_twin(genotype: Genotype, tmp_path: Path) -> None:
-    exported = _export(_config(genotype, cells=4, real=True), tmp_path)
+    exported = _export(_config(genotype, cells=4, is_float=True), tmp_path)
 
     assert exported.failures == []
     assert exported.difference <= exported.tolerance
@@ -268,8 +268,8 @@ def test_without_the_skip_between_cells(genotype: Genotype, tmp_path: Path) -> N
     assert floats == (set() if constant else {"stem.conv"})
 
 
-def test_departure_real_last_two(tmp_path: Path) -> None:
-    exported = _export(_config(GENOTYPES["cifar"], departures=("real-last-two",)), tmp_path)
+def test_deviation_real_last_two(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["cifar"], deviations=("real-last-two",)), tmp_path)
 
     _assert_right(exported)
     # The last two are the second preprocess of the last cell, which is dead, and its skip, which is real anyway.
@@ -278,8 +278,8 @@ def test_departure_real_last_two(tmp_path: Path) -> None:
     assert "cells.2.preprocess0.conv" in {layer.check.name for layer in exported.layers}
 
 
-def test_departure_real_last_two_of_the_edges(tmp_path: Path) -> None:
-    exported = _export(_config(GENOTYPES["imagenet"], departures=("real-last-two", "sign-of-zero")), tmp_path)
+def test_deviation_real_last_two_of_the_edges(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["imagenet"], deviations=("real-last-two", "sign-of-zero")), tmp_path)
 
     _assert_right(exported)
     real = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
@@ -289,9 +289,9 @@ def test_departure_real_last_two_of_the_edges(tmp_path: Path) -> None:
     assert exported.count("Sign") == len(edges)
 
 
-def test_departure_binary_weight_skip(tmp_path: Path) -> None:
-    departures = ("centre-weights", "clamp-weights", "binary-weight-skip")
-    exported = _export(_config(GENOTYPES["cifar"], departures=departures), tmp_path)
+def test_deviation_binary_weight_skip(tmp_path: Path) -> None:
+    deviations = ("centre-weights", "clamp-weights", "binary-weight-skip")
+    exported = _export(_config(GENOTYPES["cifar"], deviations=deviations), tmp_path)
 
     _assert_right(exported)
     _assert_nothing_is_left_over(exported)

@@ -134,9 +134,8 @@ def test_the_library_compiles_without_warnings(
     native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "gcc")
-    native.build_library(
-        tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Wconversion", "-Wsign-conversion", "-Werror"]
-    )
+    warnings = ("all", "extra", "pedantic", "shadow", "vla", "conversion", "sign-conversion", "error")
+    native.build_library(tmp_path / "libbnas_ort.so", [f"-W{name}" for name in warnings])
 
 
 def test_the_library_is_built_with_the_table_of_operators(

@@ -17,18 +17,18 @@ class ReductionSkip(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv: nn.Conv2d
-        if "binary-weight-skip" in config.departures and not config.real:
+        if "binary-weight-skip" in config.deviations and not config.is_float:
             self.conv = BinaryWeightConv2d(
                 in_channels,
                 out_channels,
                 kernel_size=2,
                 stride=2,
-                # Centred and clamped whatever the other departures are.
+                # Centred and clamped whatever the other deviations are.
                 scheme=OfficialBnas(
                     centre_weights=True,
                     clamp_weights=True,
-                    fan_in_gradient="fan-in-gradient" in config.departures,
-                    sign_of_zero="sign-of-zero" in config.departures,
+                    fan_in_gradient="fan-in-gradient" in config.deviations,
+                    sign_of_zero="sign-of-zero" in config.deviations,
                 ),
             )
         else:

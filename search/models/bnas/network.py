@@ -87,13 +87,13 @@ class Network(nn.Module):
 def build_network(config: NetworkConfig) -> Network:
     """Return the network of `config` with torch's default initialisation."""
     network = Network(config)
-    if "real-last-two" in config.departures and not config.real:
+    if "real-last-two" in config.deviations and not config.is_float:
         _leave_last_two_real(network)
     return network
 
 
 def _leave_last_two_real(network: Network) -> None:
-    """Leave the weights of the last two convolutions real, in the order that the official code has them in.
+    """Leave the weights of the last two convolutions float, in the order that the official code has them in.
 
     There a cell's skip stands before its edges. Only where the last cell reduces, in a network of 3 cells, can the skip
     be one of the two.

@@ -19,7 +19,7 @@ from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 @dataclass(frozen=True)
 class OfficialBnas(XnorNet):
-    """sign and beta as the official BNAS code has them; each attribute is the departure of that name in `config`.
+    """sign and beta as the official BNAS code has them; each attribute is the deviation of that name in `config`.
 
     The code centres and clamps the weights in place before each step, so that no gradient goes through either.
     """
@@ -51,9 +51,9 @@ class OfficialBnas(XnorNet):
         return replace(super().exported(weight, learned, channels_in), sign_of_zero=self.sign_of_zero)
 
 
-def scheme_of(name: str, departures: Container[str], *, k_map: bool) -> Scheme:
-    """Return the scheme of a network's binary convolutions; `departures` are of `config.DEPARTURES`."""
-    attributes = {key: key.replace("_", "-") in departures for key in _IN_PLACE}
+def scheme_of(name: str, deviations: Container[str], *, k_map: bool) -> Scheme:
+    """Return the scheme of a network's binary convolutions; `deviations` are of `config.DEVIATIONS`."""
+    attributes = {key: key.replace("_", "-") in deviations for key in _IN_PLACE}
     if any(attributes.values()):
         return OfficialBnas(k_map=k_map, **attributes)
     return replace(named_scheme(name), k_map=k_map)

@@ -197,20 +197,20 @@ def test_the_float_twin_of_a_block_has_the_same_tensors(affine: bool) -> None:
     }
 
 
-DEPARTURE_SETTINGS = {
+DEVIATION_SETTINGS = {
     "centre-weights": "centre_weights",
     "clamp-weights": "clamp_weights",
     "fan-in-gradient": "fan_in_gradient",
     "sign-of-zero": "sign_of_zero",
 }
-"""The departures that are settings of every binary convolution, and the name of the setting."""
+"""The deviations that are settings of every binary convolution, and the name of the setting."""
 
 
-@pytest.mark.parametrize("asked", [(), *((name,) for name in DEPARTURE_SETTINGS), tuple(DEPARTURE_SETTINGS)], ids=str)
-def test_departures_reach_the_convolution_one_by_one(asked: tuple[str, ...]) -> None:
-    block = ConvBlock(2, 3, replace(CONFIG, departures=asked), kernel_size=3)
+@pytest.mark.parametrize("asked", [(), *((name,) for name in DEVIATION_SETTINGS), tuple(DEVIATION_SETTINGS)], ids=str)
+def test_deviations_reach_the_convolution_one_by_one(asked: tuple[str, ...]) -> None:
+    block = ConvBlock(2, 3, replace(CONFIG, deviations=asked), kernel_size=3)
     scheme = block.conv.scheme
-    got = {name for name, setting in DEPARTURE_SETTINGS.items() if getattr(scheme, setting, False)}
+    got = {name for name, setting in DEVIATION_SETTINGS.items() if getattr(scheme, setting, False)}
     assert got == set(asked)
     assert isinstance(scheme, XnorNet)
     assert not scheme.k_map

@@ -1,4 +1,4 @@
-"""The binary layers, against a convolution written out as loops, and the departures of the official code."""
+"""The binary layers, against a convolution written out as loops, and the deviations of the official code."""
 
 import itertools
 from collections.abc import Callable
@@ -288,7 +288,7 @@ def test_zeroise_passes_no_gradient() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Departures
+# Deviations
 
 
 def test_centred_weights(rng: np.random.Generator) -> None:
@@ -365,10 +365,10 @@ def official(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return weight, rng.normal(size=weight.shape)
 
 
-def layer_with(weight: np.ndarray, **departures: Any) -> BinaryConv2d:
+def layer_with(weight: np.ndarray, **deviations: Any) -> BinaryConv2d:
     kernel = weight.shape[2]
     layer = BinaryConv2d(
-        weight.shape[1], weight.shape[0], kernel, padding=kernel // 2, scheme=OfficialBnas(**departures)
+        weight.shape[1], weight.shape[0], kernel, padding=kernel // 2, scheme=OfficialBnas(**deviations)
     ).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
@@ -423,14 +423,14 @@ def official_forward(weight: np.ndarray) -> np.ndarray:
 
 
 OFFICIAL = dict.fromkeys(("centre_weights", "clamp_weights", "fan_in_gradient", "sign_of_zero"), True)
-"""Every departure that is a setting of a binary convolution."""
+"""Every deviation that is a setting of a binary convolution."""
 
 
-@pytest.mark.parametrize("departures", [OFFICIAL, {}], ids=["official", "paper"])
-def test_steps_are_those_of_the_official_code(departures: dict[str, bool], rng: np.random.Generator) -> None:
-    """Eight steps of SGD at a rate that drives weights to 1; without the departures the weights go elsewhere."""
+@pytest.mark.parametrize("deviations", [OFFICIAL, {}], ids=["official", "paper"])
+def test_steps_are_those_of_the_official_code(deviations: dict[str, bool], rng: np.random.Generator) -> None:
+    """Eight steps of SGD at a rate that drives weights to 1; without the deviations the weights go elsewhere."""
     weight = rng.uniform(-0.5, 0.5, size=(3, 4, 3, 3))
-    layer = layer_with(weight, **departures)
+    layer = layer_with(weight, **deviations)
     rate, momentum, decay = 0.05, 0.9, 1e-3
     optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=momentum, weight_decay=decay)
     moved, weight = np.zeros_like(weight), weight.copy()
@@ -450,9 +450,9 @@ def test_steps_are_those_of_the_official_code(departures: dict[str, bool], rng: 
         answer.backward(torch.tensor(g))
         optimizer.step()
         weight -= rate * moved
-    assert all(close) == bool(departures)
+    assert all(close) == bool(deviations)
     # Numbers of size 100 at most, some thousand float64 operations: 1e-16 * 100 * 1000.
-    assert np.allclose(layer.weight.detach(), weight, rtol=0, atol=1e-9) == bool(departures)
+    assert np.allclose(layer.weight.detach(), weight, rtol=0, atol=1e-9) == bool(deviations)
     assert (np.abs(weight) > 1).any()
 
 
@@ -478,7 +478,7 @@ def test_weights_are_renewed_in_place_by_training_only(make: Any, rng: np.random
     assert torch.equal(layer.weight, before)
 
 
-def test_weights_stay_where_no_departure_moves_them(rng: np.random.Generator) -> None:
+def test_weights_stay_where_no_deviation_moves_them(rng: np.random.Generator) -> None:
     layer = BinaryConv2d(4, 3, 3, scheme=OfficialBnas(fan_in_gradient=True, sign_of_zero=True))
     with torch.no_grad():
         layer.weight.mul_(50)
@@ -529,7 +529,7 @@ def test_the_fan_in_gradient_of_binary_weights(channels: int, factor: int, rng: 
     np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=0, atol=ROUNDING)
 
 
-def test_departures_are_off_by_default() -> None:
+def test_deviations_are_off_by_default() -> None:
     assert BinaryConv2d(4, 3, 3).scheme == XnorNet(k_map=False)
     assert not any(asdict(OfficialBnas()).values())
 

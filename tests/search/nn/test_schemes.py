@@ -184,4 +184,4 @@ def test_a_network_has_the_scheme_that_its_configuration_names(name: str) -> Non
 
 def test_the_official_code_is_about_one_scheme() -> None:
     with pytest.raises(BnasError, match="BNAS-A: scheme binarynet with sign-of-zero, which is about xnor-net; leave"):
-        published_config("BNAS-A", scheme="binarynet", departures=("sign-of-zero",))
+        published_config("BNAS-A", scheme="binarynet", deviations=("sign-of-zero",))
