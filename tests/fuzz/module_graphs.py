@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy import export
 from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export import Description, Images, export_module, exporter
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 from bnas_deploy.search.nn.schemes import named_scheme
@@ -426,7 +425,7 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
 def one_twin() -> Iterator[None]:
     """Export the float twin and the int8 twin once for all networks: here they are not what is looked at."""
     with tempfile.TemporaryDirectory() as kept:
-        write = export._write_twins
+        write = exporter._write_twins
 
         def write_once(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
             names = (files.FLOAT_TWIN, files.INT8_TWIN)
@@ -438,7 +437,7 @@ def one_twin() -> Iterator[None]:
                 shutil.copy(Path(kept) / name, folder / name)
             return 0.0, 0.0
 
-        with mock.patch.object(export, "_write_twins", write_once):
+        with mock.patch.object(exporter, "_write_twins", write_once):
             yield
 
 
