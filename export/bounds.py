@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import added_to, array_of, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
 from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
@@ -281,7 +281,7 @@ class _Known:
         are not, each addition rounds two sums that differ, to within twice half a unit of their last place. No value on
         the way is larger than |y| plus each |added|.
         """
-        row = opset.operator(node.op_type)
+        row = operator(node.op_type)
         _, height, width, channels = node.attributes.get_ints("weight_shape")
         k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.uses_k else 0
         added = [self.magnitude(value) for value in added_to(node)]

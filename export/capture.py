@@ -4,7 +4,7 @@ The module is frozen first: each binary layer computes its signs and its scale o
 decides a bit is computed again by another library. torch.onnx's dynamo exporter does the rest. In the captured graph
 
 * a binary convolution is `bnas.BinaryConv2d` (or `BinaryConv2dK`) with all the inputs of the finished operator, but
-  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With the departure
+  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With the deviation
   "sign-of-zero" a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
 * a Zeroise layer is `bnas.Zeroise`, which no finished model holds;
 * convolutions and matrix products are named after their module, such as `cells.3.edges.1.conv`;
@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import opset
-from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, set_input
+from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, constant_array, set_input
 from bnas_deploy.export.module_checks import NORMS, failure, own_doing, refuse_dropped
 from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, with_extra_padding
+from bnas_deploy.search.nn.scheme import Exported
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -128,7 +129,7 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
                 program,
                 (),
                 dynamo=True,
-                opset_version=opset.ONNX_OPSET,
+                opset_version=operators.ONNX_OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 custom_translation_table=_TRANSLATIONS,
@@ -161,14 +162,15 @@ def _first_line(error: BaseException) -> str:
 # --- freezing -------------------------------------------------------------------------------------------------------
 
 
-def _signs(x: Tensor, sign_of_zero: bool) -> Tensor:
-    return torch.sign(x) if sign_of_zero else torch.where(x >= 0, 1.0, -1.0)
+def _signs(x: Tensor, threshold: Tensor, sign_of_zero: bool) -> Tensor:
+    return torch.sign(x) if sign_of_zero else torch.where(x >= threshold[:, None, None], 1.0, -1.0)
 
 
 @torch.library.custom_op("bnas::binary_conv2d", mutates_args=())
 def binary_conv2d(
     x: Tensor,
     signs: Tensor,
+    threshold: Tensor,
     scale: Tensor,
     bias: Tensor,
     stride: list[int],
@@ -179,9 +181,9 @@ def binary_conv2d(
     k_map: bool,
     sign_of_zero: bool,
 ) -> Tensor:
-    """A frozen `BinaryConv2d`: its signs (±1), its scale and its bias are given."""
+    """A frozen `BinaryConv2d`: what its scheme exports, and its bias, are given."""
     extra = _pair(extra_padding)
-    activations = with_extra_padding(_signs(x, sign_of_zero), extra)
+    activations = with_extra_padding(_signs(x, threshold, sign_of_zero), extra)
     y = F.conv2d(activations, signs, None, stride, padding, dilation, groups) * scale[:, None, None]
     if k_map:
         height, width = signs.shape[2:]
@@ -194,6 +196,7 @@ def binary_conv2d(
 def _(
     x: Tensor,
     signs: Tensor,
+    threshold: Tensor,
     scale: Tensor,
     bias: Tensor,
     stride: list[int],
@@ -220,26 +223,27 @@ def _(x: Tensor, stride: int) -> Tensor:
 
 class _FrozenBinaryConv2d(nn.Module):
     signs: Tensor
+    threshold: Tensor
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, layer: BinaryConv2d) -> None:
+    def __init__(self, layer: BinaryConv2d, exported: Exported) -> None:
         super().__init__()
-        signs, scale = layer.binary_weight()
-        self.register_buffer("signs", signs.detach().float().contiguous())
-        self.register_buffer("scale", scale.detach().float().contiguous())
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
-        self.register_buffer("bias", bias)
+        held = {"signs": exported.weight, "threshold": exported.threshold, "scale": exported.scale, "bias": bias}
+        for name, value in held.items():
+            self.register_buffer(name, value.contiguous())
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
         self.padding, self.extra_padding = list(layer.padding), list(layer.extra_padding)
         self.groups = layer.groups
-        self.k_map = layer.k_map
-        self.sign_of_zero = layer.sign_of_zero
+        self.k_map = layer.scheme.k_map
+        self.sign_of_zero = exported.sign_of_zero
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = binary_conv2d(
             x,
             self.signs,
+            self.threshold,
             self.scale,
             self.bias,
             self.stride,
@@ -253,15 +257,25 @@ class _FrozenBinaryConv2d(nn.Module):
         return y
 
 
-class _FrozenRealWeightConv2d(nn.Module):
-    """The departure "real-last-two": signs in, real weights."""
+class _FrozenFloatWeightConv2d(nn.Module):
+    """Signs in, and the weights of a scheme whose weights are float."""
 
-    def __init__(self, layer: BinaryConv2d) -> None:
+    weight: Tensor
+    threshold: Tensor
+
+    def __init__(self, layer: BinaryConv2d, exported: Exported) -> None:
         super().__init__()
+        self.register_buffer("weight", exported.weight * exported.scale[:, None, None, None])
+        self.register_buffer("threshold", exported.threshold)
+        self.sign_of_zero = exported.sign_of_zero
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.layer.convolve(_signs(x, self.layer.sign_of_zero), self.layer.weight)
+        layer = self.layer
+        y = layer.convolve(_signs(x, self.threshold, self.sign_of_zero), self.weight)
+        if layer.scheme.k_map:
+            padded = with_extra_padding(x, layer.extra_padding)
+            y = y * activation_scale(padded, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         return y if self.layer.bias is None else y + self.layer.bias[:, None, None]
 
 
@@ -314,10 +328,9 @@ def _frozen(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
 def _frozen_layer(module: nn.Module) -> nn.Module:
     """Return the frozen form of a binary layer; any other module is its own."""
     match module:
-        case BinaryConv2d(real_weights=True):
-            return _FrozenRealWeightConv2d(module)
         case BinaryConv2d():
-            return _FrozenBinaryConv2d(module)
+            kind = _FrozenBinaryConv2d if module.scheme.weight_bits == 1 else _FrozenFloatWeightConv2d
+            return kind(module, module.exported())
         case Zeroise():
             return _FrozenZeroise(module)
         case BinaryWeightConv2d():
@@ -350,12 +363,12 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
     """Return the onnxscript operator of a captured node; the finished operators are in opset.py."""
     schema = onnx.defs.OpSchema
     return onnxscript.values.Op(
-        onnxscript.values.Opset(opset.DOMAIN, opset.VERSION),
+        onnxscript.values.Opset(operators.DOMAIN, operators.VERSION),
         name,
         schema(
             name,
-            opset.DOMAIN,
-            opset.VERSION,
+            operators.DOMAIN,
+            operators.VERSION,
             inputs=[schema.FormalParameter(name, "T") for name in inputs],
             outputs=[schema.FormalParameter("Y", "T")],
             type_constraints=[("T", ["tensor(float)"], "")],
@@ -366,9 +379,12 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
+_CAPTURED_INPUTS = ("X", "W", "threshold", "scale", "bias")
+"""Of a finished operator those that PyTorch knows of."""
+
 _BINARY_CONV = {
     k_map: _captured_operator(
-        opset.Operator(uses_k=k_map).name, ("X", "W", "scale", "bias"), {**_GEOMETRY, SIGN_OF_ZERO: _INT}
+        operators.Operator(uses_k=k_map).name, _CAPTURED_INPUTS, {**_GEOMETRY, SIGN_OF_ZERO: _INT}
     )
     for k_map in (False, True)
 }
@@ -378,6 +394,7 @@ _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
 def _translate_binary_conv2d(
     x: Any,
     signs: Any,
+    threshold: Any,
     scale: Any,
     bias: Any,
     stride: Sequence[int],
@@ -393,6 +410,7 @@ def _translate_binary_conv2d(
     return _BINARY_CONV[k_map](
         x,
         signs,
+        threshold,
         scale,
         bias,
         strides=list(stride),
@@ -437,7 +455,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     """Name each node with weights after the module that it came from, so that people and both twins agree on names."""
     taken: dict[str, int] = {}
     for node in graph:
-        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != opset.DOMAIN:
+        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != operators.DOMAIN:
             continue
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         if len(scopes) < 2 or not scopes[-2]:
@@ -449,7 +467,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 def _check_ranks(graph: ir.Graph) -> None:
     for node in graph:
-        x = node.inputs[0] if node.domain == opset.DOMAIN else None
+        x = node.inputs[0] if node.domain == operators.DOMAIN else None
         if x is not None and x.shape is not None and len(x.shape) != 4:
             raise ExportError(
                 f"{node.name}: reads a tensor of {len(x.shape)} axes, wanted images (N, C, H, W); reshape it in front"
@@ -502,24 +520,16 @@ def _drop_made_up_biases(graph: ir.Graph) -> None:
 def _complete_binary_convolutions(graph: ir.Graph) -> None:
     """Give the captured binary convolutions the inputs that PyTorch does not know of, with neutral values."""
     for node in graph:
-        if node.domain != opset.DOMAIN or node.op_type == "Zeroise":
+        if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
             continue
-        _, weight, scale, bias = node.inputs
-        assert weight is not None
-        assert scale is not None
-        assert bias is not None
-        assert weight.const_value is not None
-        channels_out, group_channels = (int(size) for size in weight.const_value.shape.numpy()[:2])
-        channels_in = group_channels * node.attributes.get_int("group", 1)
-        neutral = {
-            "threshold": np.zeros(channels_in, np.float32),
-            "offset": np.zeros((channels_out, 1, 1), np.float32),
-        }
-        node.resize_inputs(len(opset.operator(node.op_type).inputs))
-        set_input(node, "scale", scale)
-        set_input(node, "bias", bias)
-        for name, data in neutral.items():
-            set_input(node, name, constant(graph, f"{node.name}.{name}", data))
+        given = dict(zip(_CAPTURED_INPUTS, node.inputs, strict=True))
+        channels_out = len(constant_array(given["scale"]))
+        node.resize_inputs(len(operators.operator(node.op_type).inputs))
+        for name in _CAPTURED_INPUTS[2:]:
+            value = given[name]
+            assert value is not None
+            set_input(node, name, value)
+        set_input(node, "offset", constant(graph, f"{node.name}.offset", np.zeros((channels_out, 1, 1), np.float32)))
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.M
     Args:
         captured: the graph before any rewriting.
         values: what PyTorch computed in it on an image or more.
-        module: what was captured; its own layers with real weights or real activations are meant to be as they are.
+        module: what was captured; its own layers with float weights or float activations are meant to be as they are.
         images: (N, C, H, W) float32, to count on.
     """
     return Doubts(_likely_binary(captured, values, module), _zero_activations(captured, images))
@@ -66,7 +66,7 @@ def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: n
     meant = {
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, BinaryWeightConv2d) or (isinstance(layer, BinaryConv2d) and layer.real_weights)
+        if isinstance(layer, BinaryWeightConv2d) or (isinstance(layer, BinaryConv2d) and layer.scheme.weight_bits > 1)
     }
     found = []
     for node in captured.model.graph:

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 import bnas_deploy
+from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, defaults
 from bnas_deploy.export import opset
 
 BATCH = "N"
@@ -24,28 +25,28 @@ def finish(model: ir.Model) -> onnx.ModelProto:
 
 def finish_proto(proto: onnx.ModelProto) -> None:
     """Do the same in place for a model whose batch is called N already."""
-    used = sorted({node.op_type for node in proto.graph.node if node.domain == opset.DOMAIN})
+    used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     with_constants = _operators_with_constant_channels(proto)
     _drop_notes(proto)
-    proto.ir_version = opset.IR_VERSION
+    proto.ir_version = IR_VERSION
     proto.producer_name = "bnas-deploy"
     proto.producer_version = bnas_deploy.__version__
     proto.graph.name = "network"
     del proto.functions[:]
     proto.functions.extend(opset.function(name, constant_channels=name in with_constants) for name in used)
-    set_opsets(proto, {"": opset.ONNX_OPSET, **({opset.DOMAIN: opset.VERSION} if used else {})})
+    set_opsets(proto, {"": ONNX_OPSET, **({DOMAIN: VERSION} if used else {})})
     onnx.checker.check_model(proto, full_check=True)
 
 
 def _operators_with_constant_channels(proto: onnx.ModelProto) -> set[str]:
     """Return those that some node has constant channels of; their other nodes get the attribute too."""
     name = "constant_channels"
-    nodes = [node for node in proto.graph.node if node.domain == opset.DOMAIN]
+    nodes = [node for node in proto.graph.node if node.domain == DOMAIN]
     without = [all(attribute.name != name for attribute in node.attribute) for node in nodes]
     found = {node.op_type for node, lacks in zip(nodes, without, strict=True) if not lacks}
     for node, lacks in zip(nodes, without, strict=True):
         if lacks and node.op_type in found:
-            node.attribute.append(onnx.helper.make_attribute(name, opset.ATTRIBUTES[name]))
+            node.attribute.append(onnx.helper.make_attribute(name, defaults()[name]))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import DOMAIN, Operator, is_operator, operator
 
 CHANNEL_AXIS = 1
 
@@ -48,26 +48,26 @@ def is_recorded(value: ir.Value) -> bool:
 
 def is_binary_conv(node: ir.Node | None) -> bool:
     """Tell whether `node` is an operator of the domain `bnas` that convolves."""
-    return node is not None and node.domain == opset.DOMAIN and node.op_type in {row.name for row in opset.OPERATORS}
+    return node is not None and node.domain == DOMAIN and is_operator(node.op_type)
 
 
 def activations_of(node: ir.Node) -> list[ir.Value]:
     """Return the parts of X of a binary convolution, in the order in which they are concatenated."""
-    return [input_of(node, name) for name in opset.operator(node.op_type).activations]
+    return [input_of(node, name) for name in operator(node.op_type).activations]
 
 
 def added_to(node: ir.Node) -> list[ir.Value]:
     """Return what a binary convolution adds to its result."""
-    return [input_of(node, name) for name in opset.operator(node.op_type).added_inputs]
+    return [input_of(node, name) for name in operator(node.op_type).added_inputs]
 
 
-def replace_operator(node: ir.Node, row: opset.Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> None:
+def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> None:
     """Put operator `row` in the place of `node`, a binary convolution, and of `result`, which may be `node` too.
 
     The new node stands where `result` stood and makes its output. Inputs that `inputs` does not name are those of
     `node`, by their names in `Operator.inputs`; attributes, name and notes are those of `node`.
     """
-    old = opset.operator(node.op_type)
+    old = operator(node.op_type)
     known = {name: input_of(node, name) for name in old.inputs} | dict(inputs)
     output = result.outputs[0]
     fused = ir.Node(
@@ -86,19 +86,19 @@ def replace_operator(node: ir.Node, row: opset.Operator, inputs: Mapping[str, ir
 
 
 def input_of(node: ir.Node, name: str) -> ir.Value:
-    """Return the input of a binary convolution by its name in opset.Operator.inputs."""
+    """Return the input of a binary convolution by its name in Operator.inputs."""
     value = node.inputs[_position(node, name)]
     assert value is not None, f"{node.name} has no input {name}"
     return value
 
 
 def set_input(node: ir.Node, name: str, value: ir.Value) -> None:
-    """Replace the input of a binary convolution by its name in opset.Operator.inputs."""
+    """Replace the input of a binary convolution by its name in Operator.inputs."""
     node.replace_input_with(_position(node, name), value)
 
 
 def _position(node: ir.Node, name: str) -> int:
-    return opset.operator(node.op_type).inputs.index(name)
+    return operator(node.op_type).inputs.index(name)
 
 
 def constant(graph: ir.Graph, name: str, data: NDArray[Any]) -> ir.Value:

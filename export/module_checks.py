@@ -16,7 +16,7 @@ from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroi
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 _REPLACED: dict[type[nn.Module], tuple[str, ...]] = {
-    BinaryConv2d: ("forward", "convolve"),
+    BinaryConv2d: ("forward", "convolve", "binarised"),
     BinaryWeightConv2d: ("forward", "_conv_forward"),
     Zeroise: ("forward",),
 }

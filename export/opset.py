@@ -1,13 +1,10 @@
-"""The operators of the domain `bnas`, version 1: names, inputs, attributes and meaning.
+"""What the operators of `bnas_deploy.core.operators` compute: in numpy, and in standard ONNX operators.
 
-`OPERATORS`, `INPUTS` and `ATTRIBUTES` are docs/operators.md as a table. From them come the numpy meaning (`reference`)
-and the function body in standard ONNX operators that every exported file carries (`function`).
+`reference` is the numpy meaning, `function` the body that every exported file carries. docs/operators.md says both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,91 +12,7 @@ import onnx.parser
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import sign, unpack_signs
-
-DOMAIN = "bnas"
-VERSION = 1
-
-ONNX_OPSET = 18
-"""The first opset with BitwiseAnd, which the function bodies unpack weights with; onnxruntime 1.17 has it."""
-
-IR_VERSION = 9
-"""The first IR version in which a function has defaults for its attributes, and the newest of onnxruntime 1.17."""
-
-Activation = Literal["", "Relu", "PRelu"]
-"""The ONNX operator behind the bias, or "" for none."""
-
-MOST_ADDED = 2
-"""Tensors that an operator may add to its result: in a cell, the node's other branch and the skip past the cell."""
-
-MOST_PARTS = 4
-"""Tensors that X may be the concatenation of: a cell has four nodes."""
-
-CONSTANTS = ("W", "threshold", "offset", "scale", "bias", "slope")
-"""Name of every constant input; `slope` is an input of the PReLU operators only."""
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A binary convolution, what is done to its result, and in how many parts X comes; the name says all three.
-
-    A function of ONNX can neither ask whether an input is there nor how many there are, so that each is an operator.
-    """
-
-    uses_k: bool = False
-    activation: Activation = ""
-    added: int = 0
-    parts: int = 1
-
-    @property
-    def name(self) -> str:
-        """The operator's name, such as BinaryConv2dReluAddConcat4."""
-        concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{'K' * self.uses_k}{self.activation}{'Add' * self.added}{concat}"
-
-    @property
-    def activations(self) -> tuple[str, ...]:
-        """Names of the parts of X: X, or X1, X2 and so on."""
-        return ("X",) if self.parts == 1 else tuple(f"X{i + 1}" for i in range(self.parts))
-
-    @property
-    def added_inputs(self) -> tuple[str, ...]:
-        """Names of the inputs that are added to the result."""
-        return tuple(f"added{i + 1}" for i in range(self.added))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of all inputs, in order."""
-        constants = (name for name in CONSTANTS if name != "slope" or self.activation == "PRelu")
-        return (*self.activations, *constants, *self.added_inputs)
-
-
-_ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu")
-OPERATORS = tuple(
-    Operator(uses_k, activation, added, parts)
-    for uses_k, activation, added, parts in product(
-        (False, True), _ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
-    )
-)
-_BY_NAME = {row.name: row for row in OPERATORS}
-
-ATTRIBUTES: dict[str, int | list[int] | None] = {
-    "weight_shape": None,
-    "strides": [1, 1],
-    "pads": [0, 0, 0, 0],
-    "dilations": [1, 1],
-    "group": 1,
-    "constant_channels": [0],
-}
-"""Name and default of every attribute; `weight_shape` is required.
-
-A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) does not look up the defaults of one.
-"""
-
-
-def operator(name: str) -> Operator:
-    """Return the row of `OPERATORS` with this name; KeyError if there is none."""
-    return _BY_NAME[name]
-
+from bnas_deploy.core.operators import DOMAIN, ONNX_OPSET, Operator, defaults, operator
 
 # --------------------------------------------------------------------------------------------------------------------
 # The numpy meaning
@@ -115,7 +28,7 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     row = operator(name)
     named = dict(zip(row.inputs, inputs, strict=True))
     x = np.concatenate([named[part] for part in row.activations], axis=1)
-    attributes = {**ATTRIBUTES, **attributes}
+    attributes = {**defaults(), **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
     signs = sign(x, _per_channel(named["threshold"]))
     constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
@@ -275,7 +188,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     constants = _CONSTANT_CHANNELS if constant_channels else ""
     convolution = (joined, signs, constants, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "")
     body = "".join((*convolution, _epilogue(row)))
-    declared = {key: value for key, value in ATTRIBUTES.items() if constant_channels or key != "constant_channels"}
+    declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'

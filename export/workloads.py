@@ -11,13 +11,14 @@ state that is zero. onnxruntime runs them for every batch, but no table has time
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import onnx_ir as ir
 from torch import nn
 
 from bnas_deploy.core.latency_table import Workload
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import operator
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.graph import added_to, is_binary_conv, sole_consumer
 from bnas_deploy.export.layer_costs import has_weights, layer_cost, pair_of, shape_of
@@ -75,9 +76,8 @@ def _workloads(node: ir.Node) -> tuple[Workload, ...]:
 
 
 def _layer(node: ir.Node) -> Workload:
-    operator = node.op_type
+    kind = node.op_type
     if is_binary_conv(node):
-        row = opset.operator(node.op_type)
-        operator = opset.Operator(row.uses_k, row.activation).name
+        kind = replace(operator(kind), added=0, parts=1).name
     cost = layer_cost(node)
-    return Workload(operator, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)
+    return Workload(kind, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)

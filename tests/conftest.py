@@ -192,15 +192,19 @@ def _operator_model(
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    from bnas_deploy.core import operators
     from bnas_deploy.export import opset
 
     graph = helper.make_graph(
-        [helper.make_node(name, ["X", *constants], ["Y"], domain=opset.DOMAIN, name="layer", **attributes)],
+        [helper.make_node(name, ["X", *constants], ["Y"], domain=operators.DOMAIN, name="layer", **attributes)],
         "graph",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", *x_shape])],
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", *y_shape])],
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
-    imports = [onnx.helper.make_opsetid("", opset.ONNX_OPSET), onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    imports = [
+        onnx.helper.make_opsetid("", operators.ONNX_OPSET),
+        onnx.helper.make_opsetid(operators.DOMAIN, operators.VERSION),
+    ]
     function = opset.function(name, constant_channels="constant_channels" in attributes)
-    return helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=opset.IR_VERSION)
+    return helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=operators.IR_VERSION)

@@ -77,7 +77,8 @@ def test_the_runtime_needs_numpy_and_onnxruntime_only() -> None:
         # What builds the library runs where the wheel is made, and so do the kernels' generators.
         folder = path.relative_to(ROOT / "runtime").parts[0]
         if folder != "build":
-            allowed = {"tvm"} if folder == "kernels" and path.name != "variants.py" else {"numpy", "onnxruntime"}
+            generates = folder == "kernels" and path.name != "variants.py"
+            allowed = {"tvm", "tvm_ffi"} if generates else {"numpy", "onnxruntime"}
             assert _third_party(_imported(path)) <= allowed, path
 
 

@@ -7,7 +7,7 @@ import click
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
-    departures_option,
+    deviations_option,
     genotype_option,
     image_size_option,
     k_map_option,
@@ -29,7 +29,7 @@ from bnas_deploy.search.models.registry import configure, network_names
 @click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
 @k_map_option
 @no_skip_option
-@departures_option
+@deviations_option
 @seed_option("weights and batch-normalisation statistics")
 @output_option("File")
 def command(
@@ -40,7 +40,7 @@ def command(
     in_channels: int,
     k_map: bool,
     no_skip: bool,
-    departures: tuple[str, ...],
+    deviations: tuple[str, ...],
     seed: int,
     output: Path,
 ) -> None:
@@ -57,7 +57,7 @@ def command(
         classes=classes,
         image_size=image_size,
         in_channels=in_channels,
-        options=network_options(genotype, departures, k_map=k_map, no_skip=no_skip),
+        options=network_options(genotype, deviations, k_map=k_map, no_skip=no_skip),
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

@@ -13,7 +13,7 @@ from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.names import did_you_mean, known_name
 
 # These import no framework.
-from bnas_deploy.search.models.bnas.config import DEPARTURES
+from bnas_deploy.search.models.bnas.config import DEVIATIONS
 from bnas_deploy.search.training.recipes import ARITHMETICS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -79,13 +79,13 @@ no_skip_option: Decorator = click.option(
     "--no-skip", is_flag=True, help="Ablation: no skip from cell to cell, neither the sum nor its 2x2 convolutions."
 )
 
-departures_option: Decorator = click.option(
+deviations_option: Decorator = click.option(
     "--like-official-code",
-    "departures",
+    "deviations",
     multiple=True,
-    type=Name(DEPARTURES),
+    type=Name(DEVIATIONS),
     metavar="NAME",
-    help="Depart from the paper as the official code does; may be repeated. One of " + ", ".join(DEPARTURES) + ".",
+    help="Deviate from the paper as the official code does; may be repeated. One of " + ", ".join(DEVIATIONS) + ".",
 )
 
 
@@ -99,7 +99,7 @@ arithmetic_option: Decorator = click.option(
 
 
 def network_options(
-    genotype: str | None, departures: tuple[str, ...], *, k_map: bool, no_skip: bool
+    genotype: str | None, deviations: tuple[str, ...], *, k_map: bool, no_skip: bool
 ) -> Mapping[str, Any]:
     """Return the settings of a network by keyword, None where nothing was asked for.
 
@@ -108,7 +108,7 @@ def network_options(
     """
     return {
         "genotype": read_genotype(genotype) if genotype is not None else None,
-        "departures": departures or None,
+        "deviations": deviations or None,
         "k_map": k_map or None,
         "inter_cell_skip": False if no_skip else None,
     }

@@ -25,7 +25,7 @@ from bnas_deploy.search.cells.config import (
     PRECISIONS,
     PUBLISHED_DIVERSITY_SHARE,
     SEARCH_DEFAULTS,
-    SEARCH_DEPARTURES,
+    SEARCH_DEVIATIONS,
     SEARCH_RECIPES,
     STRATEGIES,
     SearchConfig,
@@ -114,12 +114,12 @@ def _by_recipe(field: str) -> str:
 @k_map_option
 @click.option(
     "--like-official-code",
-    "departures",
+    "deviations",
     multiple=True,
-    type=Name(SEARCH_DEPARTURES),
+    type=Name(SEARCH_DEVIATIONS),
     metavar="NAME",
-    help="Depart from the paper as the official code does; may be repeated. One of "
-    + ", ".join(SEARCH_DEPARTURES)
+    help="Deviate from the paper as the official code does; may be repeated. One of "
+    + ", ".join(SEARCH_DEVIATIONS)
     + ".",
 )
 @latency_target_option(required=False)
@@ -183,7 +183,7 @@ def command(
     diversity: float | None,
     diversity_epochs: float | None,
     k_map: bool,
-    departures: tuple[str, ...],
+    deviations: tuple[str, ...],
     latency_target: Path | None,
     latency_weight: float | None,
     cells: int | None,
@@ -238,7 +238,7 @@ def command(
             precision=precision,
             k_map=k_map,
             inter_cell_skip=not no_skip,
-            departures=departures,
+            deviations=deviations,
         ),
         recipe=scheme,
         strategy=strategy,

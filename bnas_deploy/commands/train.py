@@ -13,7 +13,7 @@ from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
     arithmetic_option,
-    departures_option,
+    deviations_option,
     genotype_option,
     image_size_option,
     in_channels_option,
@@ -63,11 +63,11 @@ def _by_recipe(field: str) -> str:
 )
 @genotype_option
 @click.option(
-    "--float-twin", is_flag=True, help="Train the float twin: the same architecture with real weights and no sign."
+    "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
 @k_map_option
 @no_skip_option
-@departures_option
+@deviations_option
 @click.option("--recipe", type=Name(RECIPES), show_default=_by_data("recipe"), help="Training scheme.")
 @click.option(
     "--epochs", type=click.IntRange(min=1), show_default=_by_recipe("epochs"), help="Passes over the training images."
@@ -104,7 +104,7 @@ def command(
     float_twin: bool,
     k_map: bool,
     no_skip: bool,
-    departures: tuple[str, ...],
+    deviations: tuple[str, ...],
     recipe: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -118,7 +118,7 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
-    if float_twin and (k_map or departures):
+    if float_twin and (k_map or deviations):
         dropped = "--k-map" if k_map else "--like-official-code"
         raise click.UsageError(
             f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
@@ -137,7 +137,7 @@ def command(
         classes=images.description.classes,
         in_channels=images.description.in_channels,
         image_size=images.description.image_size,
-        options=network_options(genotype, departures, k_map=k_map, no_skip=no_skip),
+        options=network_options(genotype, deviations, k_map=k_map, no_skip=no_skip),
     )
     if float_twin:
         config = config.float_twin()

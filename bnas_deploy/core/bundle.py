@@ -3,7 +3,7 @@
 It holds
 
     model.onnx               the binary network; its binary convolutions are operators of the domain `bnas`
-    float.onnx               the float twin: the same architecture with real weights and no sign
+    float.onnx               the float twin: the same architecture with float weights and no sign
     int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1.0 have none
     manifest.json            what is described by `Manifest`
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float

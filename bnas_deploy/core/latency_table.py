@@ -9,12 +9,15 @@ from typing import Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, read_json, shown, value_of, wanted
+from bnas_deploy.core.operators import Operator
 
 FORMAT_VERSION = 2
 EXPECTED = "a latency table of `bnas-deploy bench --ops --json`"
 
+BINARY_CONVOLUTION = Operator(activation="Relu").name
+
 OPERATORS = (
-    "BinaryConv2dRelu",
+    BINARY_CONVOLUTION,
     "FusedAdd",  # no node: what a binary convolution takes longer if it adds a tensor of this shape to its result
     "Conv",  # with the Relu behind it, if there is one: onnxruntime runs both at once
     "Gemm",

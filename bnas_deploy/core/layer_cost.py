@@ -62,12 +62,12 @@ class Totals:
 def total(layers: Iterable[LayerCost]) -> Totals:
     """Add up weights and MACs."""
     layers = tuple(layers)
-    binary, int8, real = ([layer for layer in layers if layer.weight_bits == bits] for bits in (1, 8, 32))
+    binary, int8, floats = ([layer for layer in layers if layer.weight_bits == bits] for bits in (1, 8, 32))
     return Totals(
         binary_weights=sum(layer.weights for layer in binary),
-        float_weights=sum(layer.weights for layer in real),
+        float_weights=sum(layer.weights for layer in floats),
         binary_macs=sum(layer.macs for layer in binary),
-        float_macs=sum(layer.macs for layer in real),
+        float_macs=sum(layer.macs for layer in floats),
         int8_weights=sum(layer.weights for layer in int8),
         int8_macs=sum(layer.macs for layer in int8),
     )

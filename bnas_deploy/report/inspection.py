@@ -66,7 +66,7 @@ def _checkpoint(path: Path) -> str:
     config = checkpoint.network
     lines = [
         f"checkpoint of {config.name}: {config.summary}, {config.classes} classes, "
-        f"{'float twin' if config.real else 'binary'}",
+        f"{'float twin' if config.is_float else 'binary'}",
         f"images {config.in_channels} x {config.image_size[0]} x {config.image_size[1]}, data {checkpoint.data}",
         *config.describe(),
         *_metrics(checkpoint.metrics),

@@ -73,7 +73,7 @@ void run(const char* model, const char* library, const char* input_file) {
     }
 }
 
-}  // namespace
+} // namespace
 
 int main(int argc, char** argv) {
     if (argc != 4) {

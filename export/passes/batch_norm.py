@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import (
     array_of,
     channels_of,
@@ -159,7 +159,7 @@ class FoldBatchNormIntoThreshold:
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
-        if opset.operator(node.op_type).uses_k:
+        if operator(node.op_type).uses_k:
             return "the K map needs the normalised activations, not only their signs"
         return None
 
@@ -204,7 +204,7 @@ class FoldBatchNormAfterBinaryConv:
         """Return why the BN is kept."""
         convolution = node_before(node)
         assert convolution is not None
-        row = opset.operator(convolution.op_type)
+        row = operator(convolution.op_type)
         if row.activation or row.added:
             return f"an activation or an addition stands between {convolution.name} and the BN"
         shared = shared_before(node)

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import sign
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import Operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     SIGN_OF_ZERO,
@@ -115,7 +115,7 @@ class _Evaluation:
             "BatchNormalization": self.channelwise,
             "Conv": self.convolution,
             # As captured. BinaryConv2dK reads all channels: K is their mean, so constant ones cannot be left out of it.
-            opset.Operator().name: self.binary_convolution,
+            Operator().name: self.binary_convolution,
         }
 
     def run(self) -> None:

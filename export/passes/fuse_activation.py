@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import ACTIVATIONS, operator
 from bnas_deploy.export.graph import (
     channel_slopes,
     constant,
@@ -15,7 +15,7 @@ from bnas_deploy.export.graph import (
     shared_before,
 )
 
-_ACTIVATIONS: tuple[opset.Activation, ...] = ("Relu", "PRelu")
+_FUSED = tuple(activation for activation in ACTIVATIONS if activation)
 
 
 class FuseActivation:
@@ -23,13 +23,13 @@ class FuseActivation:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return every Relu and PRelu that reads a binary convolution."""
-        return (node for node in model.graph if node.op_type in _ACTIVATIONS and is_binary_conv(node_before(node)))
+        return (node for node in model.graph if node.op_type in _FUSED and is_binary_conv(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the activation stays a node of its own."""
         convolution = node_before(node)
         assert convolution is not None
-        row = opset.operator(convolution.op_type)
+        row = operator(convolution.op_type)
         if row.activation:
             return f"{convolution.name} has an activation already"
         if row.added:
@@ -44,11 +44,11 @@ class FuseActivation:
         """Make the convolution compute what the activation did."""
         convolution = node_before(node)
         assert convolution is not None
-        activation = next(name for name in _ACTIVATIONS if name == node.op_type)
+        activation = next(name for name in _FUSED if name == node.op_type)
         inputs = {}
         if activation == "PRelu":
             slopes = channel_slopes(node)
             assert slopes is not None
             inputs["slope"] = constant(model.graph, f"{convolution.name}.slope", slopes)
-        row = replace(opset.operator(convolution.op_type), activation=activation)
+        row = replace(operator(convolution.op_type), activation=activation)
         replace_operator(convolution, row, inputs, node)

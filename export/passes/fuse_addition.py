@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import MOST_ADDED, operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     channels_of,
@@ -30,7 +30,7 @@ def _takes_addition(value: ir.Value | None) -> ir.Node | None:
     node = None if value is None else value.producer()
     if value is None or node is None or not is_binary_conv(node) or sole_consumer(value) is None:
         return None
-    return node if opset.operator(node.op_type).added < opset.MOST_ADDED else None
+    return node if operator(node.op_type).added < MOST_ADDED else None
 
 
 class FuseAddition:
@@ -62,14 +62,14 @@ class FuseAddition:
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Let the convolution add; of two, the one that adds less so far, and else the later one."""
         candidates = [
-            (opset.operator(convolution.op_type).added, -position, convolution, other)
+            (operator(convolution.op_type).added, -position, convolution, other)
             for value, other in (tuple(node.inputs), tuple(reversed(node.inputs)))
             if (convolution := _takes_addition(value))
             for position in [_position(model.graph, convolution)]
         ]
         _, _, convolution, other = min(candidates, key=lambda candidate: candidate[:2])
         assert other is not None
-        row = opset.operator(convolution.op_type)
+        row = operator(convolution.op_type)
         row = replace(row, added=row.added + 1)
         replace_operator(convolution, row, {row.added_inputs[-1]: other}, node)
 

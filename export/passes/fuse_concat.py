@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from bnas_deploy.export import opset
+from bnas_deploy.core.operators import MOST_PARTS, operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
@@ -29,8 +29,8 @@ class FuseConcat:
         assert concat is not None
         if concat.attributes.get_int("axis") != CHANNEL_AXIS:
             return f"{concat.name} does not concatenate channels"
-        if len(concat.inputs) > opset.MOST_PARTS:
-            return f"{concat.name} has {len(concat.inputs)} parts, more than {opset.MOST_PARTS}"
+        if len(concat.inputs) > MOST_PARTS:
+            return f"{concat.name} has {len(concat.inputs)} parts, more than {MOST_PARTS}"
         if not all(value is not None and is_recorded(value) for value in concat.inputs):
             return f"PyTorch's program has no value of its own for a part of {concat.name}"
         return None
@@ -40,7 +40,7 @@ class FuseConcat:
         concat = _concat_before(node)
         assert concat is not None
         parts = [value for value in concat.inputs if value is not None]
-        row = replace(opset.operator(node.op_type), parts=len(parts))
+        row = replace(operator(node.op_type), parts=len(parts))
         replace_operator(node, row, dict(zip(row.activations, parts, strict=True)), node)
 
 

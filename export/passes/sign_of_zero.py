@@ -1,4 +1,4 @@
-"""The departure "sign-of-zero": where sign(0) is 0, an operator that has +1 there is only right if it meets no 0.
+"""The deviation "sign-of-zero": where sign(0) is 0, an operator that has +1 there is only right if it meets no 0.
 
 Channels that are 0 in every image are constants, and what they add was put into `offset` by DropConstantChannels: 0,
 exactly. Of what is left, a weight of 0 is refused by the pass, and an activation of 0 by `check_activations`, which
@@ -37,7 +37,7 @@ class TakeSignOfZero:
             if zeros:
                 raise ExportError(
                     f"{node.name}: {zeros:,} of {weights.size:,} weights are exactly 0, whose sign is 0 in this "
-                    f"network (departure sign-of-zero); a bit is +1 or -1; {_ADVICE}"
+                    f"network (deviation sign-of-zero); a bit is +1 or -1; {_ADVICE}"
                 )
             node.meta[_READS] = origin_of(input_of(node, "X"))
             node.attributes.pop(SIGN_OF_ZERO)
@@ -58,7 +58,7 @@ class SignOfZero:
 
 
 def check_activations(model: ir.Model, recordings: Iterable[Mapping[str, Tensor]]) -> SignOfZero | None:
-    """Look for zeros in front of a sign; None if the departure is not in `model`.
+    """Look for zeros in front of a sign; None if the deviation is not in `model`.
 
     Args:
         model: the rewritten graph.
@@ -81,7 +81,7 @@ def check_activations(model: ir.Model, recordings: Iterable[Mapping[str, Tensor]
     if found:
         more = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         raise ExportError(
-            f"{found[0]} in {images} images are exactly 0{more}, whose sign is 0 in this network (departure "
+            f"{found[0]} in {images} images are exactly 0{more}, whose sign is 0 in this network (deviation "
             f"sign-of-zero) and +1 in the exported one; {_ADVICE}"
         )
     return SignOfZero(len(readers), images)

@@ -18,6 +18,7 @@ from bnas_deploy.core.bits import pack_signs, sign
 from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.operators import DOMAIN, Operator
 from bnas_deploy.runtime.bench.engine_process import EngineProcesses, OpenedModel
 from bnas_deploy.runtime.bench.engines import BASELINE, LeftOut, OrtRunner
 from bnas_deploy.runtime.bench.machine import cpu_flags, native_isa, vector_isa
@@ -181,8 +182,9 @@ def binary_convolution(
     }
     shape = [channels_out, *given.layer.kernel, channels_in]
     attributes = {"weight_shape": shape, **conv_attributes(given.layer)}
-    operator = "BinaryConv2dRelu" + len(added) * "Add"
-    return NewNode(operator, (x, *constants, *added), y, attributes, domain="bnas"), constants
+    row = Operator(activation="Relu", added=len(added))
+    inputs = (x, *(f"{prefix}{constant.name}" for constant in row.constants), *added)
+    return NewNode(row.name, inputs, y, attributes, domain=DOMAIN), constants
 
 
 def open_bnas(given: Problem, path: Path, threads: int) -> LayerRunner:

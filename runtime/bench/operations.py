@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bnas_deploy.core.bits import sign
 from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.core.latency_table import RUN, Workload, WorkloadTime
+from bnas_deploy.core.latency_table import BINARY_CONVOLUTION, RUN, Workload, WorkloadTime
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.runtime.bench.engines import OrtRunner
 from bnas_deploy.runtime.bench.layers import binary_convolution, conv_attributes, problem
@@ -202,7 +202,7 @@ def _fused_add(workload: Workload, batch: int) -> Probe:
 
 def _base(workload: Workload) -> Workload:
     """Return what a model holds besides the workload: with the same copies where a difference is measured."""
-    return replace(workload, operator="BinaryConv2dRelu", kernel=(3, 3)) if workload.operator == "FusedAdd" else RUN
+    return replace(workload, operator=BINARY_CONVOLUTION, kernel=(3, 3)) if workload.operator == "FusedAdd" else RUN
 
 
 def _convolution(workload: Workload, batch: int) -> Probe:
@@ -318,7 +318,7 @@ def _activations(workload: Workload, batch: int) -> NDArray[np.float32]:
 
 
 PROBES: dict[str, Callable[[Workload, int], Probe]] = {
-    "BinaryConv2dRelu": _binary,
+    BINARY_CONVOLUTION: _binary,
     "FusedAdd": _fused_add,
     "Conv": _convolution,
     "Gemm": _matrix_product,

@@ -15,13 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parents[1] / "ort"
 GENERATOR = Path(__file__).parents[1] / "kernels"
+OPERATORS = Path(__file__).parents[2] / "bnas_deploy" / "core" / "operators.py"
 LIBRARY = "libbnas_ort.so"
 
 TARGET_VARIABLE = "BNAS_TARGET"
@@ -109,14 +111,19 @@ def platform_tag() -> str | None:
 
 def variants() -> list[Any]:
     """Return the rows of runtime/kernels/variants.py for the target, best first; none for other architectures."""
-    spec = importlib.util.spec_from_file_location("bnas_kernel_variants", GENERATOR / "variants.py")
+    architecture = (target() or platform.machine()).split("-")[0]
+    return list(_load(GENERATOR / "variants.py").variants_of(architecture))
+
+
+def _load(path: Path) -> Any:
+    """Run a table of the package, which is not installed yet, as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"bnas_build_{path.stem}", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
-    architecture = (target() or platform.machine()).split("-")[0]
-    return list(module.variants_of(architecture))
+    return module
 
 
 def build_kernels() -> list[Path]:
@@ -134,8 +141,13 @@ def build_kernels() -> list[Path]:
 
 
 def missing_kernels() -> dict[str, Path]:
-    """Return the object files that have to be generated, by ISA."""
-    return {isa: path for isa, path in _objects().items() if not path.is_file()}
+    """Return the object files that have to be generated, by ISA; each has a header beside it."""
+    return {isa: path for isa, path in _objects().items() if not (path.is_file() and _header(path).is_file())}
+
+
+def _header(kernels: Path) -> Path:
+    """Return where the prototypes of some kernels are."""
+    return kernels.with_suffix(".h")
 
 
 def _objects() -> dict[str, Path]:
@@ -145,9 +157,9 @@ def _objects() -> dict[str, Path]:
 
 
 def _generator_version() -> str:
-    """Name what decides about the kernels: TVM's version and the text of the generator."""
+    """Name what decides about the kernels: TVM's version, the text of the generator and the table of operators."""
     digest = hashlib.sha256(" ".join(TVM_REQUIREMENTS).encode())
-    for source in sorted(GENERATOR.glob("*.py")):
+    for source in (*sorted(GENERATOR.glob("*.py")), OPERATORS):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -157,26 +169,106 @@ def _generate(isa: str, path: Path) -> None:
         fresh = Path(folder) / path.name
         command = [sys.executable, str(GENERATOR / "generate.py"), isa, str(fresh)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0 or not fresh.is_file():
+        if run.returncode != 0 or not (fresh.is_file() and _header(fresh).is_file()):
             raise BuildError(
                 f"the {isa} kernels cannot be generated: {shlex.join(command)} ended with {run.returncode}; it needs "
                 f"{' and '.join(TVM_REQUIREMENTS)}, which pip installs when it builds in an environment of its own\n"
                 f"{run.stderr[-4000:]}"
             )
+        _header(fresh).replace(_header(path))
         fresh.replace(path)
-    for old in set(path.parent.glob(f"{isa}-*.o")) - {path}:
+    for old in set(path.parent.glob(f"{isa}-*.[oh]")) - {path, _header(path)}:
         old.unlink(missing_ok=True)
 
 
-def write_rows(path: Path) -> None:
-    """Write the dispatch table's rows, which runtime/ort includes as kernel_rows.h."""
+def write_headers(folder: Path) -> None:
+    """Write the headers that runtime/ort includes and nobody wrote. The kernels have to be there.
+
+    operator_table.h is the table of operators, kernel_rows.h the dispatch table, kernel_prototypes.h every header of
+    kernels.
+    """
+    (folder / "operator_table.h").write_text(_operator_table())
+    (folder / "kernel_rows.h").write_text(_kernel_rows())
+    (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
+
+
+def _operator_table() -> str:
+    """Return the table of operators for the preprocessor."""
+    table = _load(OPERATORS)
+    limits = [(name, getattr(table, name)) for name in ("MOST_PARTS", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")]
+    activations = [_activation(name) for name in table.ACTIVATIONS]
+    return "\n".join(
+        [
+            "/* Written by runtime/build/native.py from bnas_deploy/core/operators.py. */",
+            "#pragma once",
+            "#include <stdbool.h>",
+            "#include <stdint.h>",
+            f'#define BNAS_DOMAIN "{table.DOMAIN}"',
+            *(f"enum {{ BNAS_{name} = {value} }};" for name, value in limits),
+            f"typedef enum BnasActivation {{ {', '.join(activations)} }} BnasActivation;",
+            "/* ATTRIBUTE(name, length, least value, whether it is a list, whether it is required, its default) */",
+            *_macro("BNAS_ATTRIBUTES", "ATTRIBUTE", map(_attribute, table.ATTRIBUTES)),
+            "/* The inputs that are no activations: CONSTANT(name), in the order of the inputs. */",
+            *_macro("BNAS_CONSTANTS", "CONSTANT", ((row.name,) for row in table.CONSTANTS)),
+            "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X) */",
+            *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if row.dtype == "float32")),
+            "/* What a name chooses: CHOICE(type, name) */",
+            *_macro("BNAS_CHOICES", "CHOICE", map(_choice, fields(table.Operator))),
+            "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
+            *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
+            "",
+        ]
+    )
+
+
+def _macro(name: str, row: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a macro that expands to one call of the macro `row` per row."""
+    return [f"#define {name}({row}) \\", *(f"    {row}({', '.join(map(str, cells))}) \\" for cells in rows), ""]
+
+
+def _activation(name: str) -> str:
+    return f"BNAS_{name.upper() or 'NO_ACTIVATION'}"
+
+
+def _attribute(row: Any) -> tuple[object, ...]:
+    default = row.default if isinstance(row.default, tuple) else (row.default or 0,)
+    return row.name, row.length, row.least, int(row.is_list), int(row.default is None), *default
+
+
+def _vector(row: Any) -> tuple[object, ...]:
+    channels, *ones = row.shape
+    assert channels in ("C", "O"), f"{row.name}: the library reads vectors of channels"
+    assert set(ones) <= {1}, f"{row.name}: the library reads vectors of channels"
+    return row.name, len(row.shape), int(channels == "C")
+
+
+def _choice(field: Field[Any]) -> tuple[str, str]:
+    return {bool: "bool", str: "BnasActivation", int: "int64_t"}[type(field.default)], field.name
+
+
+def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
+    chosen = {field.name: getattr(row, field.name) for field in fields(row)}
+    choices = [
+        f".{name} = {_activation(value) if isinstance(value, str) else int(value)}" for name, value in chosen.items()
+    ]
+    places = [row.inputs.index(each.name) if each in row.constants else -1 for each in constants]
+    return [f'"{row.name}"', *choices, f".inputs = {len(row.inputs)}", f".places = {{{', '.join(map(str, places))}}}"]
+
+
+def _kernel_rows() -> str:
+    """Return the dispatch table's rows."""
     lines = ["/* Written by runtime/build/native.py from runtime/kernels/variants.py. */"]
     for row in variants():
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
         numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
         lines.append(f"BNAS_PLANES({row.isa}, {row.level}, {counting.name}, {numbers})")
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def sources() -> list[Path]:
+    """Return the C files of the library; those around generated kernels only where the target has some."""
+    return [path for path in sorted(SOURCES.glob("*.c")) if variants() or not path.name.startswith("blocked")]
 
 
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
@@ -185,14 +277,13 @@ def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> N
     Raises:
         BuildError: the compiler or TVM fails or is missing.
     """
-    sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
     objects = [str(path) for path in build_kernels()]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
-        write_rows(Path(folder) / "kernel_rows.h")
+        write_headers(Path(folder))
         flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
-        command = [*compiler(), *flags, "-o", str(fresh), *sources, *objects]
+        command = [*compiler(), *flags, "-o", str(fresh), *map(str, sources()), *objects]
         try:
             run = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:

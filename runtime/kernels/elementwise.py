@@ -9,6 +9,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
+from bnas_deploy.core.operators import ACTIVATIONS
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name
 
@@ -20,7 +21,7 @@ CLASSES = 32  # of pixels, as many as AVX-512 looks up words in
 SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
 MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
-NO_ACTIVATION, RELU, PRELU = range(3)  # as BnasActivation in runtime/ort/kernel.h
+NO_ACTIVATION, RELU, PRELU = (ACTIVATIONS.index(name) for name in ("", "Relu", "PRelu"))
 PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, `finish` does none, additions, anything
 TOGETHER = 4  # channels that `finish` takes through one loop: more would write to lines that displace each other
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.files import open_regular
+from bnas_deploy.core.operators import is_operator, operator
 
 MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
@@ -34,13 +35,13 @@ class Node:
 
 
 def is_binary_convolution(op_type: str) -> bool:
-    """Tell whether an operator is one of the domain `bnas`: their names begin alike (docs/operators.md)."""
-    return op_type.startswith("BinaryConv2d")
+    """Tell whether an operator is one of the domain `bnas`; no other domain has one of such a name."""
+    return is_operator(op_type)
 
 
 def uses_k(op_type: str) -> bool:
     """Tell whether an operator multiplies by K, whose sum has no defined order of roundings."""
-    return op_type.startswith("BinaryConv2dK")
+    return is_operator(op_type) and operator(op_type).uses_k
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
 from bnas_deploy.runtime.onnx_file.reader import (
     BYTES,
     GRAPH_INITIALIZER,
@@ -40,10 +41,7 @@ TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SHAPE_DIM, DIM_VALUE = 1, 1, 2, 1, 1
 INT, INTS = 2, 7  # types of an attribute
 ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float64": 11}
 
-IR_VERSION = 9
-"""The newest of onnxruntime 1.17, the oldest that the operator library serves."""
-
-OPSETS = {"": 18, "bnas": 1}
+OPSETS = {"": ONNX_OPSET, DOMAIN: VERSION}
 
 
 @dataclass(frozen=True)

@@ -74,51 +74,56 @@ static int64_t nanoseconds(const BnasRun* run, const Variant* variant) {
 }
 
 /* What depends on the way of counting. Only look-ups have lanes that are channels. */
-#define LOOK_UPS(name, tables, pair_tables)                                                                            \
+#define LOOK_UPS(name, tables, pair_tables) \
     tables, pair_tables, bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
 #define BNAS_COUNTING_lut2(name) LOOK_UPS(name, bnas_nibble_tables, bnas_nibble_pair_tables), NULL
 #define BNAS_COUNTING_lut6(name) LOOK_UPS(name, bnas_six_tables[0][0], bnas_six_tables[0][0]), bnas_##name##_subtract
 #define BNAS_COUNTING_popcount(name) NULL, NULL, NULL, NULL, NULL, NULL
 
-#define BNAS_PLANES(name, level, counting, ...)                                                                        \
-    Pack bnas_##name##_pack;                                                                                           \
-    Count bnas_##name##_count;                                                                                         \
-    Finish bnas_##name##_finish;                                                                                       \
-    Halve bnas_##name##_halve;                                                                                         \
-    CountChannels bnas_##name##_count_channels;                                                                        \
-    Encode bnas_##name##_encode;                                                                                       \
-    Transpose bnas_##name##_transpose;                                                                                 \
-    Subtract bnas_##name##_subtract;                                                                                   \
-    static const Variant name = {__VA_ARGS__, bnas_##name##_pack, bnas_##name##_count, bnas_##name##_finish,           \
-                                 bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                                 \
-    static bool covers_##name(const BnasConv* conv) { return bnas_covers_conv(conv, &name); }                          \
-    static size_t weights_size_##name(const BnasConv* conv) { return bnas_weights_bytes(conv, &name); }                \
-    static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                        \
-        bnas_prepack_weights(conv, &name, weights, prepacked);                                                         \
-    }                                                                                                                  \
-    static void plan_##name(BnasRun* run) { bnas_plan_run(run, &name); }                                               \
-    static size_t scratch_size_##name(const BnasRun* run) { return scratch_bytes(run, &name); }                        \
-    static void prepare_##name(const BnasRun* run) { bnas_prepare_run(run, &name); }                                   \
-    static int64_t first_units_##name(const BnasRun* run) { return first_units(run, &name); }                          \
-    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) {                                        \
-        first_stage(run, &name, unit, scratch);                                                                        \
-    }                                                                                                                  \
-    static int64_t nanoseconds_##name(const BnasRun* run) { return nanoseconds(run, &name); }                          \
-    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) {                                         \
-        bnas_convolve_unit(run, &name, unit, scratch);                                                                 \
-    }                                                                                                                  \
-    const BnasKernel bnas_##name##_kernel = {                                                                          \
-        .isa = #name,                                                                                                  \
-        .runs_here = bnas_cpu_##level,                                                                                 \
-        .covers = covers_##name,                                                                                       \
-        .weights_size = weights_size_##name,                                                                           \
-        .prepack = prepack_##name,                                                                                     \
-        .plan = plan_##name,                                                                                           \
-        .packed_size = packed_bytes,                                                                                   \
-        .scratch_size = scratch_size_##name,                                                                           \
-        .prepare = prepare_##name,                                                                                     \
-        .nanoseconds = nanoseconds_##name,                                                                             \
-        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}},      \
+#define BNAS_PLANES(name, level, counting, ...)                                                                   \
+    static const Variant name = {__VA_ARGS__,          bnas_##name##_pack,  bnas_##name##_count,                  \
+                                 bnas_##name##_finish, bnas_##name##_halve, BNAS_COUNTING_##counting(name)};      \
+    static bool covers_##name(const BnasConv* conv) {                                                             \
+        return bnas_covers_conv(conv, &name);                                                                     \
+    }                                                                                                             \
+    static size_t weights_size_##name(const BnasConv* conv) {                                                     \
+        return bnas_weights_bytes(conv, &name);                                                                   \
+    }                                                                                                             \
+    static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                   \
+        bnas_prepack_weights(conv, &name, weights, prepacked);                                                    \
+    }                                                                                                             \
+    static void plan_##name(BnasRun* run) {                                                                       \
+        bnas_plan_run(run, &name);                                                                                \
+    }                                                                                                             \
+    static size_t scratch_size_##name(const BnasRun* run) {                                                       \
+        return scratch_bytes(run, &name);                                                                         \
+    }                                                                                                             \
+    static void prepare_##name(const BnasRun* run) {                                                              \
+        bnas_prepare_run(run, &name);                                                                             \
+    }                                                                                                             \
+    static int64_t first_units_##name(const BnasRun* run) {                                                       \
+        return first_units(run, &name);                                                                           \
+    }                                                                                                             \
+    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) {                                   \
+        first_stage(run, &name, unit, scratch);                                                                   \
+    }                                                                                                             \
+    static int64_t nanoseconds_##name(const BnasRun* run) {                                                       \
+        return nanoseconds(run, &name);                                                                           \
+    }                                                                                                             \
+    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) {                                    \
+        bnas_convolve_unit(run, &name, unit, scratch);                                                            \
+    }                                                                                                             \
+    const BnasKernel bnas_##name##_kernel = {                                                                     \
+        .isa = #name,                                                                                             \
+        .runs_here = bnas_cpu_##level,                                                                            \
+        .covers = covers_##name,                                                                                  \
+        .weights_size = weights_size_##name,                                                                      \
+        .prepack = prepack_##name,                                                                                \
+        .plan = plan_##name,                                                                                      \
+        .packed_size = packed_bytes,                                                                              \
+        .scratch_size = scratch_size_##name,                                                                      \
+        .prepare = prepare_##name,                                                                                \
+        .nanoseconds = nanoseconds_##name,                                                                        \
+        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}}, \
     };
 #include "kernel_rows.h"
-

@@ -16,60 +16,41 @@
 #pragma once
 
 #include "kernel.h"
+#include "kernel_prototypes.h"
 
 #include <string.h>
 
-/* runtime/kernels/look_up.py, popcount.py and elementwise.py say what these do. */
-typedef int32_t Pack(int32_t channels, int32_t count, const float* x0, const float* x1, const float* x2,
-                     const float* x3, const float* x4, const float* x5, const float* x6, const float* x7,
-                     const float* threshold, uint8_t* bits);
-typedef int32_t Count(int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,
-                      const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
-typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
-                       int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,
-                       const float* offset, const float* scale, const float* bias, const float* slope, const float* k,
-                       const float* added1, const float* added2, float* y);
-typedef int32_t Halve(int32_t rows, int32_t count, int32_t bytes_step, int32_t halved_step, const uint8_t* bytes,
-                      uint8_t* halved);
-
-typedef int32_t Encode(int32_t count, int32_t distance, const uint8_t* pixels, uint16_t* codes);
-typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
-                              const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
-                              const uint8_t* tables, uint16_t* counts);
-typedef int32_t Transpose(int32_t rows, int32_t columns, int32_t stride, const uint16_t* counts, uint16_t* transposed);
-typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables,
-                         uint16_t* counts);
-
-/* A row of runtime/kernels/variants.py, which says what the numbers mean. */
+/* A row of runtime/kernels/variants.py, which says what the numbers mean. look_up.py, popcount.py and elementwise.py
+ * there say what the kernels do. */
 typedef struct Variant {
     int64_t vector_bytes;
     int64_t vectors; /* in a tile, at most */
     int64_t channels, outputs, multiple, padding;
-    Pack* pack;
-    Count* count;
-    Finish* finish;
-    Halve* halve;
+    BnasPack* pack;
+    BnasCount* count;
+    BnasFinish* finish;
+    BnasHalve* halve;
     const uint8_t* tables;
     const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */
-    Encode* encode;
-    CountChannels* count_channels;
-    Transpose* transpose;
-    Subtract* subtract; /* may be NULL: where padding counts nothing, or C has to subtract that */
+    BnasEncode* encode;
+    BnasCountChannels* count_channels;
+    BnasTranspose* transpose;
+    BnasSubtract* subtract; /* may be NULL: where padding counts nothing, or C has to subtract that */
 } Variant;
 
 enum {
-    MOST_CHANNELS = 8,       /* in a byte */
-    CLASSES = 32,            /* of pixels whose padding is subtracted by look-up */
-    WIDEST = 64,             /* bytes in a vector, at most */
-    WIDEST_TILE = 256,       /* bytes in a tile, at most */
-    BLOCK_CHANNELS = 16,     /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
-    BLOCK_PIXELS = 16,       /* the same where lanes are channels */
-    SQUARE = 8,              /* counts are transposed in squares */
-    MOST_COUNTED = 65535,    /* counts are 16 bits wide */
+    MOST_CHANNELS = 8,           /* in a byte */
+    CLASSES = 32,                /* of pixels whose padding is subtracted by look-up */
+    WIDEST = 64,                 /* bytes in a vector, at most */
+    WIDEST_TILE = 256,           /* bytes in a tile, at most */
+    BLOCK_CHANNELS = 16,         /* of output: their counts of a tile, at most 8 KB, stay in the first-level cache */
+    BLOCK_PIXELS = 16,           /* the same where lanes are channels */
+    SQUARE = 8,                  /* counts are transposed in squares */
+    MOST_COUNTED = 65535,        /* counts are 16 bits wide */
     MOST_MARGIN_BYTES = 1 << 24, /* of the planes of an image without pixels; more padding is not worth writing out */
-    PACK_PIXELS = 4096,      /* packed at a time, before they are spread over the planes */
-    GATHERED_BYTES = 24576,  /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
-    LONG_ROW = 48,           /* from so many pixels on, outputs are finished row by row */
+    PACK_PIXELS = 4096,          /* packed at a time, before they are spread over the planes */
+    GATHERED_BYTES = 24576,      /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
+    LONG_ROW = 48,               /* from so many pixels on, outputs are finished row by row */
 };
 
 static inline int64_t smaller(int64_t a, int64_t b) {
@@ -164,10 +145,10 @@ typedef struct Plan {
     int64_t group_planes; /* planes of one group of one image; the last is all padding where steps had to be added */
     int64_t steps;
     enum { PLANES, GATHERED, CODES } layout;
-    enum { NOTHING, CLASSED, RUNS } padding;    /* how what padding has counted is subtracted */
-    int64_t vectors; /* of a full tile */
-    int64_t tile;    /* lanes of it; pixels where lanes are channels */
-    int64_t lanes;   /* of one image, with the gaps; of all images together where the bytes are gathered */
+    enum { NOTHING, CLASSED, RUNS } padding; /* how what padding has counted is subtracted */
+    int64_t vectors;                         /* of a full tile */
+    int64_t tile;                            /* lanes of it; pixels where lanes are channels */
+    int64_t lanes; /* of one image, with the gaps; of all images together where the bytes are gathered */
     int64_t tiles;
     int64_t blocks; /* of channels, in a group */
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */

@@ -101,12 +101,11 @@ static void finish_pixels(const BnasRun* run, const Variant* variant, Channels c
     if (plan->padding == RUNS) {
         subtract_runs(run, variant, channels, pixel, count, counts);
     }
-    variant->finish((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k,
-                    (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, counts,
-                    (const int32_t*)part(run, plan->totals) + pixel, offset.first, conv->scale + channel,
-                    conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
-                    conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL,
-                    run->y + at);
+    variant->finish(
+        (int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k, (int32_t)offset.stride,
+        (int32_t)conv->added, (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel, offset.first,
+        conv->scale + channel, conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
+        conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL, run->y + at);
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short
@@ -123,8 +122,7 @@ static void finish_rows(const BnasRun* run, const Variant* variant, Channels cha
             continue;
         }
         if (width >= LONG_ROW) {
-            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first,
-                          constants);
+            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first, constants);
             continue;
         }
         start = count == 0 ? pixel : start;

@@ -47,15 +47,15 @@ static void spread_rows(const BnasRun* run, const Variant* variant, const uint8_
             const Range columns = pixels_of(run, plan->axes, 1, right);
             const int64_t column_zero = right * conv->dilations[1] % stride_x - conv->pads[1];
             copy_rows(variant, (Rows){
-                                .count = rows.end - rows.first,
-                                .length = columns.end - columns.first,
-                                .stride = stride_x,
-                                .from = pixels + (rows.first * stride_y + row_zero) * width +
-                                        columns.first * stride_x + column_zero,
-                                .from_step = stride_y * width,
-                                .to = planes + rows.first * plan->row + columns.first,
-                                .to_step = plan->row,
-                            });
+                                   .count = rows.end - rows.first,
+                                   .length = columns.end - columns.first,
+                                   .stride = stride_x,
+                                   .from = pixels + (rows.first * stride_y + row_zero) * width +
+                                           columns.first * stride_x + column_zero,
+                                   .from_step = stride_y * width,
+                                   .to = planes + rows.first * plan->row + columns.first,
+                                   .to_step = plan->row,
+                               });
         }
     }
 }

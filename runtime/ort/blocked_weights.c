@@ -2,8 +2,8 @@
  * byte where they fit in one. Before them, where lanes can be channels, uint8 (groups, steps, lanes), a channel in a
  * byte, where each full tile of lanes is an array of its own. Behind them, where padding counts, sums of the weights'
  * ones. Step k is tap k % taps of the channels in byte k / taps. */
-#include "look_up_tables.h"
 #include "blocked.h"
+#include "look_up_tables.h"
 
 /* Of one group. */
 static int64_t channel_lanes(const BnasConv* conv, const Variant* variant) {

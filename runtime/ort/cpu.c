@@ -45,7 +45,8 @@ bool bnas_cpu_popcnt(void) {
 }
 
 bool bnas_cpu_x86_64_v2(void) {
-    return has_all(read_features().leaf1_c, bit_POPCNT | bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_CMPXCHG16B);
+    return has_all(read_features().leaf1_c,
+                   bit_POPCNT | bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_CMPXCHG16B);
 }
 
 bool bnas_cpu_x86_64_v3(void) {
@@ -58,7 +59,8 @@ bool bnas_cpu_x86_64_v3(void) {
 bool bnas_cpu_x86_64_v4(void) {
     const Features features = read_features();
     return bnas_cpu_x86_64_v3() &&
-           has_all(features.leaf7_b, (uint64_t)bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
+           has_all(features.leaf7_b,
+                   (uint64_t)bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
            has_all(features.saved, SAVES_AVX512);
 }
 

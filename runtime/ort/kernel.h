@@ -1,8 +1,10 @@
-/* The border between the operators (binary_conv2d.c) and their kernels, one per instruction set.
+/* The border between the operators (op_run.c) and their kernels, one per instruction set.
  *
  * A kernel sees plain memory and sizes that were checked; nothing here knows onnxruntime. What the numbers mean is
  * docs/operators.md. All functions may run in several threads at once and change only what they are given to fill. */
 #pragma once
+
+#include "operator_table.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,36 +15,41 @@
 
 enum { BNAS_ALIGNMENT = 64 }; /* of memory: the widest vector */
 
-typedef enum BnasActivation { BNAS_NO_ACTIVATION, BNAS_RELU, BNAS_PRELU } BnasActivation;
-
+/* Indices of BnasConv.vectors. */
 enum {
-    BNAS_MOST_PARTS = 4, /* tensors that X is the concatenation of */
-    BNAS_MOST_ADDED = 2, /* tensors that are added to the result */
+#define VECTOR(name, ...) BNAS_VECTOR_##name,
+    BNAS_VECTORS(VECTOR)
+#undef VECTOR
+        BNAS_VECTOR_COUNT
 };
 
 /* One node of a model. It never changes after the node's kernel was created. */
 typedef struct BnasConv {
-    bool uses_k;
+#define CHOICE(type, name) type name;
+    BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py */
+#undef CHOICE
     bool has_offset; /* one that is not 0 */
-    BnasActivation activation;
-    int64_t parts; /* of X */
-    int64_t added; /* inputs that are added at the end */
     int64_t channels_out;
-    int64_t channels_in; /* of one group, of X */
+    int64_t channels_in;       /* of one group, of X */
     int64_t constant_channels; /* of the weights, behind those of X */
     int64_t groups;
     int64_t kernel[2]; /* height, width */
     int64_t strides[2];
     int64_t pads[4]; /* top, left, bottom, right */
     int64_t dilations[2];
-    const float* threshold; /* (groups * channels_in) */
-    const float* offset;    /* (channels_out) */
+    /* The float inputs by their names or their indices: (groups * channels_in) or (channels_out). NULL where the
+     * operator has no such input. */
+    union {
+        const float* vectors[BNAS_VECTOR_COUNT];
+        struct {
+#define VECTOR(name, ...) const float* name;
+            BNAS_VECTORS(VECTOR)
+#undef VECTOR
+        };
+    };
     /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
      * the left of a corner between taps. NULL without constant channels. */
     const int32_t* constants;
-    const float* scale; /* (channels_out) */
-    const float* bias;  /* (channels_out) */
-    const float* slope; /* (channels_out); NULL without PReLU */
 } BnasConv;
 
 /* From one tap's weights to the next, as the node has them. */
@@ -52,7 +59,7 @@ static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
 
 /* One of the tensors that X is the concatenation of. */
 typedef struct BnasPart {
-    const float* x;   /* (batch, channels, height, width) */
+    const float* x; /* (batch, channels, height, width) */
     int64_t channels;
 } BnasPart;
 
@@ -63,12 +70,12 @@ typedef struct BnasRun {
     const BnasConv* conv;
     const void* weights; /* what `prepack` wrote */
     int64_t batch;
-    int64_t size[2];     /* height, width of x */
-    int64_t out_size[2]; /* height, width of y */
-    BnasPart parts[BNAS_MOST_PARTS]; /* of X (batch, groups * channels_in, height, width), along the channels */
+    int64_t size[2];                     /* height, width of x */
+    int64_t out_size[2];                 /* height, width of y */
+    BnasPart parts[BNAS_MOST_PARTS];     /* of X (batch, groups * channels_in, height, width), along the channels */
     const float* added[BNAS_MOST_ADDED]; /* like y */
-    float* y;            /* (batch, channels_out, output height, output width) */
-    void* packed;        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
+    float* y;                            /* (batch, channels_out, output height, output width) */
+    void* packed;                        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
 
@@ -124,7 +131,8 @@ typedef struct BnasKernel {
     void (*plan)(BnasRun*); /* first of all, from the sizes alone; NULL where there is nothing to work out */
     size_t (*packed_size)(const BnasRun*);
     size_t (*scratch_size)(const BnasRun*); /* what one thread needs for itself */
-    void (*prepare)(const BnasRun*); /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    /* writes what all units read to `packed`, before any; NULL where there is nothing */
+    void (*prepare)(const BnasRun*);
     int64_t (*nanoseconds)(const BnasRun*); /* that one thread takes, about; NULL: so many that others always help */
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;

@@ -19,7 +19,7 @@ _Alignas(64) const uint8_t bnas_nibble_tables[256 * 16] = {TABLES_64(0), TABLES_
 #define PAIR_TABLE(x, y) \
     PAIR_ENTRIES_4(x, y, 0), PAIR_ENTRIES_4(x, y, 4), PAIR_ENTRIES_4(x, y, 8), PAIR_ENTRIES_4(x, y, 12)
 #define PAIR_TABLES_4(x, y) PAIR_TABLE(x, y), PAIR_TABLE((x) + 1, y), PAIR_TABLE((x) + 2, y), PAIR_TABLE((x) + 3, y)
-#define PAIR_TABLES_17(y)                                                                            \
+#define PAIR_TABLES_17(y) \
     PAIR_TABLES_4(0, y), PAIR_TABLES_4(4, y), PAIR_TABLES_4(8, y), PAIR_TABLES_4(12, y), PAIR_TABLE(16, y)
 _Alignas(64) const uint8_t bnas_nibble_pair_tables[17 * 17 * 16] = {
     PAIR_TABLES_17(0),  PAIR_TABLES_17(1),  PAIR_TABLES_17(2),  PAIR_TABLES_17(3),  PAIR_TABLES_17(4),
@@ -31,15 +31,16 @@ _Alignas(64) const uint8_t bnas_nibble_pair_tables[17 * 17 * 16] = {
 #define SIX_ENTRY(w, x, times) (uint8_t)((times) * (ONES(((w) ^ (x)) & 15) + ONES(((w) ^ (x)) >> 4)))
 #define SIX_ENTRIES_4(w, x, times) \
     SIX_ENTRY(w, x, times), SIX_ENTRY(w, (x) + 1, times), SIX_ENTRY(w, (x) + 2, times), SIX_ENTRY(w, (x) + 3, times)
-#define SIX_ENTRIES_16(w, x, times)                                                                             \
-    SIX_ENTRIES_4(w, x, times), SIX_ENTRIES_4(w, (x) + 4, times), SIX_ENTRIES_4(w, (x) + 8, times),             \
+#define SIX_ENTRIES_16(w, x, times)                                                                 \
+    SIX_ENTRIES_4(w, x, times), SIX_ENTRIES_4(w, (x) + 4, times), SIX_ENTRIES_4(w, (x) + 8, times), \
         SIX_ENTRIES_4(w, (x) + 12, times)
-#define SIX_TABLE(w, times) \
-    {SIX_ENTRIES_16(w, 0, times), SIX_ENTRIES_16(w, 16, times), SIX_ENTRIES_16(w, 32, times), SIX_ENTRIES_16(w, 48, times)}
+#define SIX_TABLE(w, times)                                                                   \
+    {SIX_ENTRIES_16(w, 0, times), SIX_ENTRIES_16(w, 16, times), SIX_ENTRIES_16(w, 32, times), \
+     SIX_ENTRIES_16(w, 48, times)}
 #define SIX_TABLES_4(w, times) \
     SIX_TABLE(w, times), SIX_TABLE((w) + 1, times), SIX_TABLE((w) + 2, times), SIX_TABLE((w) + 3, times)
-#define SIX_TABLES_16(w, times)                                                                                 \
+#define SIX_TABLES_16(w, times) \
     SIX_TABLES_4(w, times), SIX_TABLES_4((w) + 4, times), SIX_TABLES_4((w) + 8, times), SIX_TABLES_4((w) + 12, times)
-#define SIX_TABLES(times)                                                                                       \
+#define SIX_TABLES(times) \
     {SIX_TABLES_16(0, times), SIX_TABLES_16(16, times), SIX_TABLES_16(32, times), SIX_TABLES_16(48, times), {0}}
 _Alignas(64) const uint8_t bnas_six_tables[2][65][64] = {SIX_TABLES(1), SIX_TABLES(16)};

@@ -33,8 +33,8 @@ typedef struct BnasOrtApiBase { /* OrtApiBase */
 enum { BNAS_ORT_FAIL = 1, BNAS_ORT_INVALID_ARGUMENT = 2, BNAS_ORT_NOT_IMPLEMENTED = 9 }; /* OrtErrorCode */
 enum { BNAS_ORT_FLOAT = 1, BNAS_ORT_UINT8 = 2 };                                         /* ONNXTensorElementDataType */
 enum { BNAS_ORT_ATTRIBUTE_INTS = 2 };                                                    /* OrtOpAttrType */
-enum { BNAS_ORT_REQUIRED = 0 };        /* OrtCustomOpInputOutputCharacteristic */
-enum { BNAS_ORT_MEMORY_DEFAULT = 0 };  /* OrtMemType */
+enum { BNAS_ORT_REQUIRED = 0 };       /* OrtCustomOpInputOutputCharacteristic */
+enum { BNAS_ORT_MEMORY_DEFAULT = 0 }; /* OrtMemType */
 
 /* SLOT(number, name, type of the result, (parameters)) */
 #define BNAS_ORT_SLOTS(SLOT)                                                                                          \
@@ -43,7 +43,7 @@ enum { BNAS_ORT_MEMORY_DEFAULT = 0 };  /* OrtMemType */
     SLOT(27, CustomOpDomain_Add, OrtStatus*, (OrtCustomOpDomain*, const struct OrtCustomOp*))                         \
     SLOT(28, AddCustomOpDomain, OrtStatus*, (OrtSessionOptions*, OrtCustomOpDomain*))                                 \
     SLOT(51, GetTensorMutableData, OrtStatus*, (OrtValue*, void** out))                                               \
-    SLOT(57, CreateTensorTypeAndShapeInfo, OrtStatus*, (OrtTensorTypeAndShapeInfo** out))                             \
+    SLOT(57, CreateTensorTypeAndShapeInfo, OrtStatus*, (OrtTensorTypeAndShapeInfo * *out))                            \
     SLOT(58, SetTensorElementType, OrtStatus*, (OrtTensorTypeAndShapeInfo*, unsigned type))                           \
     SLOT(59, SetDimensions, OrtStatus*, (OrtTensorTypeAndShapeInfo*, const int64_t* dims, size_t count))              \
     SLOT(60, GetTensorElementType, OrtStatus*, (const OrtTensorTypeAndShapeInfo*, unsigned* out))                     \

@@ -4,14 +4,13 @@
  * Bits past the last channel are 0 in both operands, so they never differ. */
 #include "kernel.h"
 
-#include <math.h>
 #include <string.h>
 
 enum {
     WORD_BITS = 64,
     HALF_BITS = 32,
     PACK_TILE = BNAS_MAGNITUDES_TILE, /* pixels; the bits of one tile, 4 bytes each, stay in the first-level cache */
-    CONVOLVE_TILE = 16, /* pixels; so many share one reading of the weights */
+    CONVOLVE_TILE = 16,               /* pixels; so many share one reading of the weights */
 };
 
 static int64_t words_per_pixel(const BnasConv* conv) {
@@ -139,17 +138,6 @@ static void pack_group(const BnasRun* run, Pixels pixels, int64_t group, uint64_
     }
 }
 
-void bnas_sum_magnitudes(const BnasRun* run, int64_t image, int64_t first, int64_t count, double* magnitudes) {
-    double sums[BNAS_MAGNITUDES_TILE] = {0};
-    for (int64_t c = 0; c < run->conv->channels_in; ++c) {
-        const float* x = bnas_channel(run, image, c) + first;
-        for (int64_t i = 0; i < count; ++i) {
-            sums[i] += fabsf(x[i]);
-        }
-    }
-    memcpy(magnitudes, sums, (size_t)count * sizeof *sums);
-}
-
 static void pack(const BnasRun* run, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Pixels pixels = pixels_of(run->size, PACK_TILE, unit);
@@ -167,9 +155,9 @@ static void pack(const BnasRun* run, int64_t unit, void* scratch) {
  * Convolution of one tile. */
 
 typedef struct Tile {
-    int64_t count;                /* pixels; the lanes past them hold zeros and their results are not stored */
-    int64_t* sources;             /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
-    int64_t* border_taps;         /* those that lie in the padding for at least one pixel of the tile */
+    int64_t count;        /* pixels; the lanes past them hold zeros and their results are not stored */
+    int64_t* sources;     /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
+    int64_t* border_taps; /* those that lie in the padding for at least one pixel of the tile */
     int64_t border_count;
     uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in the padding */
     int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without the padding */
@@ -239,21 +227,6 @@ static void gather_patches(const BnasConv* conv, const uint64_t* signs, Tile* ti
     }
 }
 
-/* The mean of |x| over the channels, summed over the taps, divided by the number of taps. */
-float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int64_t out_x) {
-    const BnasConv* conv = run->conv;
-    double sum = 0;
-    for (int64_t i = 0; i < conv->kernel[0]; ++i) {
-        const int64_t y = out_y * conv->strides[0] + i * conv->dilations[0] - conv->pads[0];
-        for (int64_t j = 0; j < conv->kernel[1]; ++j) {
-            const int64_t x = out_x * conv->strides[1] + j * conv->dilations[1] - conv->pads[1];
-            const bool inside = y >= 0 && y < run->size[0] && x >= 0 && x < run->size[1];
-            sum += inside ? magnitudes[y * run->size[1] + x] : 0;
-        }
-    }
-    return (float)(sum / (double)(conv->channels_in * taps_of(conv)));
-}
-
 static void compute_k(const BnasRun* run, const double* magnitudes, int64_t first, Tile* tile) {
     for (int64_t p = 0; p < tile->count; ++p) {
         const int64_t pixel = first + p;
@@ -296,8 +269,8 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const 
     const BnasConv* conv = run->conv;
     const int64_t count = tile->count;
     for (int64_t p = 0; p < count; ++p) {
-        y[p] = (float)(tile->total[p] - 2 * differing[p]) +
-               bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
+        y[p] =
+            (float)(tile->total[p] - 2 * differing[p]) + bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
     }
     for (int64_t p = 0; p < count; ++p) {
         y[p] *= conv->scale[channel];
@@ -328,8 +301,7 @@ static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const 
     }
 }
 
-static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch,
-                                                           int lanes) {
+static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch, int lanes) {
     const BnasConv* conv = run->conv;
     const Pixels place = pixels_of(run->out_size, CONVOLVE_TILE, unit);
     const int64_t image = place.image, first = place.first, count = place.count;
@@ -361,8 +333,8 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
 /* ------------------------------------------------------------------------------------------------------------------
  * The kernels: the same C, compiled with and without the instruction that counts bits. */
 
-#define PORTABLE                                                                                                   \
-    .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size,              \
+#define PORTABLE                                                                                       \
+    .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, \
     .scratch_size = scratch_size
 
 static bool all_nodes(const BnasConv* conv) {

@@ -1,5 +1,5 @@
 /* The entry point that onnxruntime looks up in a library of custom operators. */
-#include "binary_conv2d.h"
+#include "op_table.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -82,7 +82,7 @@ static OrtStatus* check_kernels(const OrtApi* api) {
 
 static OrtStatus* add_operators(Registration* registration) {
     const OrtApi* api = registration->api;
-    OrtStatus* status = BNAS_ORT(api, CreateCustomOpDomain)("bnas", &registration->domain);
+    OrtStatus* status = BNAS_ORT(api, CreateCustomOpDomain)(BNAS_DOMAIN, &registration->domain);
     for (size_t i = 0; !status && i < BNAS_OPERATOR_ROWS; ++i) {
         registration->operators[i] = bnas_operator(&bnas_operator_rows[i], api);
         const void* op = &registration->operators[i].callbacks;

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import INNER_NODES, OPERATIONS
-from bnas_deploy.core.latency_table import RUN, Shape, Workload
+from bnas_deploy.core.latency_table import BINARY_CONVOLUTION, RUN, Shape, Workload
 from bnas_deploy.search.cells.space import ZEROISE
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import CellPosition, cell_positions, stem_channels
@@ -133,7 +133,7 @@ def _glue(position: CellPosition) -> Iterator[Workload]:
 def _binary(
     channels_in: int, channels_out: int, image: Image, kernel: int, stride: int = 1, dilation: int = 1
 ) -> Workload:
-    return _workload("BinaryConv2dRelu", (channels_in, *image), channels_out, kernel, stride, dilation)
+    return _workload(BINARY_CONVOLUTION, (channels_in, *image), channels_out, kernel, stride, dilation)
 
 
 def _workload(

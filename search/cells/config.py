@@ -11,12 +11,13 @@ from typing import Any
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import check_groups
 from bnas_deploy.search.cells.space import ZEROISE, SearchSpace
-from bnas_deploy.search.models.bnas.config import DEPARTURES
+from bnas_deploy.search.models.bnas.config import DEVIATIONS
+from bnas_deploy.search.nn.schemes import DEFAULT
 from bnas_deploy.search.training.recipes import Augmentation, check_known
 
-SEARCH_DEPARTURES = {
-    **{name: DEPARTURES[name] for name in ("centre-weights", "clamp-weights", "fan-in-gradient", "sign-of-zero")},
-    "real-last-convolutions": "leave the weights of the last 2 L + 2 of the candidate convolutions real, L cells; "
+SEARCH_DEVIATIONS = {
+    **{name: DEVIATIONS[name] for name in ("centre-weights", "clamp-weights", "fan-in-gradient", "sign-of-zero")},
+    "real-last-convolutions": "leave the weights of the last 2 L + 2 of the candidate convolutions float, L cells; "
     "their inputs stay signs",
     "stale-entropy-index": "take the entropy of the last edge of the reduction cell for all 14 of them",
     "gamma-on-first-edge": "divide by gamma all operations of a cell's first edge, not Zeroise on every edge",
@@ -28,7 +29,7 @@ SEARCH_DEPARTURES = {
 PRECISIONS = {
     "binary": "binary weights and activations",
     "float": "neither",
-    "binary-activations": "real weights and binary activations, as BATS searches",
+    "binary-activations": "float weights and binary activations, as BATS searches",
 }
 
 
@@ -54,7 +55,7 @@ class SupernetConfig:
     precision: str = "binary"
     k_map: bool = False
     inter_cell_skip: bool = True
-    departures: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cells < 3:
@@ -70,8 +71,13 @@ class SupernetConfig:
             raise BnasError(f"unknown precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
 
     @property
-    def real(self) -> bool:
-        """Say whether nothing is binary, as `NetworkConfig.real`."""
+    def scheme(self) -> str:
+        """Return the scheme of binary convolutions: one whose scale is positive, which the supernet relies on."""
+        return DEFAULT
+
+    @property
+    def is_float(self) -> bool:
+        """Say whether nothing is binary, as `NetworkConfig.is_float`."""
         return self.precision == "float"
 
     @property
@@ -153,13 +159,13 @@ class SearchConfig:
             raise BnasError(f"a search with diversity {self.diversity}; 0 or a positive number is needed")
         if self.gamma != 1 and ZEROISE not in self.network.space.operations:
             raise BnasError(f"gamma is {self.gamma}, but the search space has no Zeroise for it; leave one of them out")
-        unknown = sorted(set(self.network.departures) - set(SEARCH_DEPARTURES))
+        unknown = sorted(set(self.network.deviations) - set(SEARCH_DEVIATIONS))
         if unknown:
-            raise BnasError(f"unknown departure {unknown[0]!r} of a search; there are {', '.join(SEARCH_DEPARTURES)}")
+            raise BnasError(f"unknown deviation {unknown[0]!r} of a search; there are {', '.join(SEARCH_DEVIATIONS)}")
 
-    def departs(self, name: str) -> bool:
-        """Say whether a departure of the official code is asked for."""
-        return name in self.network.departures
+    def deviates(self, name: str) -> bool:
+        """Say whether a deviation of the official code is asked for."""
+        return name in self.network.deviations
 
     def to_json(self) -> dict[str, Any]:
         """Return every setting, for files and for comparing."""

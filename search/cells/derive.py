@@ -34,7 +34,7 @@ def _strengths(row: Sequence[float], index: int, config: SearchConfig) -> list[f
     operations = config.network.space.operations
 
     def is_divided(name: str) -> bool:
-        return index == 0 if config.departs("gamma-on-first-edge") else name == ZEROISE
+        return index == 0 if config.deviates("gamma-on-first-edge") else name == ZEROISE
 
     strengths = [p / config.gamma if is_divided(name) else p for name, p in zip(operations, row, strict=True)]
     if not config.zeroise:

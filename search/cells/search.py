@@ -295,7 +295,7 @@ class _SearchRun(Run[Epoch]):
             entropy=entropy,
             learnable_share=share,
             learnable_probability=probability,
-            genotype=started if self.config.departs("genotype-from-epoch-start") else genotype,
+            genotype=started if self.config.deviates("genotype-from-epoch-start") else genotype,
             duration_s=place.duration_s,
         )
 
@@ -398,7 +398,7 @@ def _check_memory(config: SearchConfig, device: torch.device) -> None:
 
 
 def _diversity(config: SearchConfig) -> Diversity:
-    return Diversity(config.diversity, config.diversity_epochs, stale_index=config.departs("stale-entropy-index"))
+    return Diversity(config.diversity, config.diversity_epochs, stale_index=config.deviates("stale-entropy-index"))
 
 
 def _learnable(tables: Tables, learnable: tuple[bool, ...]) -> tuple[float, float]:

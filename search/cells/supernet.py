@@ -31,8 +31,10 @@ from bnas_deploy.search.cells.space import EDGES, ZEROISE
 from bnas_deploy.search.models.bnas.cell import ReductionSkip
 from bnas_deploy.search.models.bnas.network import CifarStem
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, binary_conv
-from bnas_deploy.search.nn.estimators import activation_scale, centred_and_clamped, sign_activation
+from bnas_deploy.search.models.bnas.scheme import scheme_of
+from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 _FANS = INPUT_NODES + INNER_NODES - 1  # of a cell: the last node is read by none
 _ALPHA_STD = 1e-3  # of the initial alphas, as in DARTS's code
@@ -94,12 +96,12 @@ class Convolutions(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
         self.conv: BinaryConv2d | nn.Conv2d
-        if config.real:
+        if config.is_float:
             self.conv = nn.Conv2d(*geometry, bias=False)
         else:
             self.conv = binary_conv(*geometry, config=config)
-        # The first edge whose weights are real: all of them, none, or the departure "real-last-convolutions".
-        self.real_from = 0 if config.precision != "binary" else edges
+        # The first edge whose weights are float: all of them, none, or the deviation "real-last-convolutions".
+        self.float_from = 0 if config.precision != "binary" else edges
 
     def weights_of(self, edges: Sequence[int]) -> Tensor:
         """Return the weights of some edges, (edges * C, C, KH, KW)."""
@@ -108,19 +110,21 @@ class Convolutions(nn.Module):
         return torch.cat([self.conv.weight[edge * self.channels : (edge + 1) * self.channels] for edge in edges])
 
     def renew_weights(self) -> None:
-        """Centre and clamp in place the weights that are binary, as far as the departures ask for it."""
+        """Change the weights that are binary in place, as their scheme does before a step."""
         conv = self.conv
-        if isinstance(conv, BinaryConv2d) and (conv.centre_weights or conv.clamp_weights):
+        if isinstance(conv, BinaryConv2d):
             with torch.no_grad():
-                binary = conv.weight[: self.real_from * self.channels]
-                binary.copy_(centred_and_clamped(binary, centre=conv.centre_weights, clamp=conv.clamp_weights))
+                binary = conv.weight[: self.float_from * self.channels]
+                renewed = conv.scheme.renewed_weight(binary)
+                if renewed is not binary:
+                    binary.copy_(renewed)
 
     def forward(self, state: State, part: Part) -> tuple[Tensor, Tensor]:
         """Return relu(conv(x)), (N, edges, C, H', W'), and its factor (edges, C, 1, 1)."""
         assert part.kernels is not None
         conv = self.conv
         y = F.relu(F.conv2d(state.binary, part.kernels, None, conv.stride, conv.padding, conv.dilation))
-        if isinstance(conv, BinaryConv2d) and conv.k_map:
+        if isinstance(conv, BinaryConv2d) and conv.scheme.k_map:
             y = y * activation_scale(state.normed, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         return torch.unflatten(y, 1, (len(part.edges), -1)), part.factor.view(len(part.edges), -1, 1, 1)
 
@@ -168,8 +172,7 @@ class Fan(nn.Module):
         self.channels = channels
         self.edges = edges
         self.stride = stride
-        self.real = config.real
-        self.sign_of_zero = "sign-of-zero" in config.departures
+        self.scheme = None if config.is_float else scheme_of(config.scheme, config.deviations, k_map=config.k_map)
         names = [name for name in config.space.operations if name != ZEROISE]
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.operations = nn.ModuleDict({name: candidate(name, channels, edges, stride, config) for name in names})
@@ -177,7 +180,7 @@ class Fan(nn.Module):
     def forward(self, x: Tensor, parts: Mapping[str, Part], single: bool) -> Tensor:
         """Map a state (N, C, H, W) to what each edge adds, (N, edges, C, H', W'), with what runs of `operations`."""
         normed = self.norm(x)
-        binary = normed if self.real else sign_activation(normed, sign_of_zero=self.sign_of_zero)
+        binary = normed if self.scheme is None else self.scheme.activations(normed, {})
         state = State(x, normed, binary)
         terms: list[Term] = [(part.edges, *self.operations[name](state, part)) for name, part in parts.items()]
         return self._chosen(x, terms) if single else _weighted_sum(terms)
@@ -215,17 +218,18 @@ class MixedCell(nn.Module):
     ) -> None:
         super().__init__()
         self.reduction = reduction
-        real = replace(config, precision="float")
+        unbinarised = replace(config, precision="float")
         kernel, stride = (3, 2) if after_reduction else (1, 1)
-        self.preprocess0 = ConvBlock(before_previous, channels, real, kernel_size=kernel, stride=stride, affine=False)
-        self.preprocess1 = ConvBlock(previous, channels, real, kernel_size=1, affine=False)
+        geometry = {"kernel_size": kernel, "stride": stride}
+        self.preprocess0 = ConvBlock(before_previous, channels, unbinarised, **geometry, affine=False)
+        self.preprocess1 = ConvBlock(previous, channels, unbinarised, kernel_size=1, affine=False)
         self.fans = nn.ModuleList(
             Fan(channels, len(rows_from(source)), 2 if reduction and source < INPUT_NODES else 1, config)
             for source in range(_FANS)
         )
         self.skip: nn.Module | None = None
         if skip:
-            self.skip = ReductionSkip(previous, INNER_NODES * channels, real) if reduction else nn.Identity()
+            self.skip = ReductionSkip(previous, INNER_NODES * channels, unbinarised) if reduction else nn.Identity()
 
     def forward(
         self, before_previous: Tensor, previous: Tensor, parts: Sequence[Mapping[str, Part]], single: bool
@@ -280,15 +284,16 @@ def _convolution_parts(convolutions: Sequence[tuple[Convolutions, Sequence[int]]
     """Yield them for convolutions whose kernels have the same shape."""
     first, channels = convolutions[0][0].conv, convolutions[0][0].channels
     lengths = [channels * len(edges) for _, edges in convolutions]
-    real = [edge >= each.real_from for each, edges in convolutions for edge in edges]
+    stays_float = [edge >= each.float_from for each, edges in convolutions for edge in edges]
     kernels: Sequence[Tensor] = [each.weights_of(edges) for each, edges in convolutions]
     scale = weights.new_ones(channels)
-    if not all(real):
+    if not all(stays_float):
         assert isinstance(first, BinaryConv2d)
         latent = torch.cat(list(kernels))
-        signs, scale = first.binarised(latent)
-        if any(real):
-            stays = torch.tensor(real, device=latent.device).repeat_interleave(channels)
+        binarised = first.scheme.weights(latent, {})
+        signs, scale = binarised.weight, binarised.scale
+        if any(stays_float):
+            stays = torch.tensor(stays_float, device=latent.device).repeat_interleave(channels)
             signs = torch.where(stays[:, None, None, None], latent, signs)
             scale = torch.where(stays, 1.0, scale)
         kernels = torch.split(signs, lengths)
@@ -333,8 +338,8 @@ class Supernet(nn.Module):
         if config.precision == "binary-activations":
             for module in self.modules():
                 if isinstance(module, BinaryConv2d):
-                    module.real_weights = True
-        if "real-last-convolutions" in config.departures:
+                    module.set_scheme(FloatWeights(of=module.scheme, k_map=module.scheme.k_map))
+        if "real-last-convolutions" in config.deviations:
             _leave_last_real(self)
         slots: dict[object, list[Slot]] = {}
         for slot in self._all_slots():
@@ -360,7 +365,7 @@ class Supernet(nn.Module):
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
 
     def renew_weights(self) -> None:
-        """Do to the weights in place what departures do before each step; see `BinaryConv2d`, which does so itself."""
+        """Do to the weights in place what deviations do before each step; see `BinaryConv2d`, which does so itself."""
         for module in self.modules():
             if isinstance(module, Convolutions):
                 module.renew_weights()
@@ -425,7 +430,7 @@ _CONVOLUTIONS = {
 
 
 def _leave_last_real(network: Supernet) -> None:
-    """Leave the weights of the last 2 L + 2 candidate convolutions real, in the order of edges, then operations.
+    """Leave the weights of the last 2 L + 2 candidate convolutions float, in the order of edges, then operations.
 
     The official code counts all convolutions, but skips stem, preprocessing and skips when it numbers those to
     binarise: 1 + 2 L + 2 of them, of which it allows for the stem.
@@ -439,4 +444,4 @@ def _leave_last_real(network: Supernet) -> None:
         if isinstance(operation, Convolutions)
     ]
     for operation, edge in numbered[-left:]:
-        operation.real_from = min(operation.real_from, edge)
+        operation.float_from = min(operation.float_from, edge)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class ModelConfig(Protocol):
     """What the configuration of any network says; the rest is the business of its family.
 
-    `model` is the name of the family, `name` that of the network. `image_size` is (height, width). `real` tells
-    whether it is a float twin, which has real weights and no sign.
+    `model` is the name of the family, `name` that of the network. `image_size` is (height, width). `is_float` tells
+    whether it is a float twin, which has float weights and no sign.
     """
 
     @property
@@ -26,10 +26,10 @@ class ModelConfig(Protocol):
     @property
     def image_size(self) -> tuple[int, int]: ...  # noqa: D102
     @property
-    def real(self) -> bool: ...  # noqa: D102
+    def is_float(self) -> bool: ...  # noqa: D102
 
     def float_twin(self) -> "ModelConfig":
-        """Return the same architecture with real weights and no sign; its parameters are among those of the network."""
+        """Return the same architecture with float weights and no sign; the network has its parameters, too."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what the family's `read` reads."""

@@ -39,8 +39,8 @@ def _record(
             "dilation": module.dilation,
             "groups": module.groups,
         }
-    binary = isinstance(module, BinaryConv2d) and not module.real_weights
-    keep(LayerCost(name, _shape(inputs[0]), _shape(output), weight_bits=1 if binary else 32, **geometry))
+    bits = module.scheme.weight_bits if isinstance(module, BinaryConv2d) else 32
+    keep(LayerCost(name, _shape(inputs[0]), _shape(output), weight_bits=bits, **geometry))
 
 
 def _shape(x: Tensor) -> Shape:

@@ -1,33 +1,63 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.search.nn.estimators import (
-    activation_scale,
-    centred_and_clamped,
-    scale_gradient,
-    sign_activation,
-    sign_weight,
-    weight_scale,
-)
+from bnas_deploy.search.nn.estimators import activation_scale
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 Pair = tuple[int, int]
 Sizes = int | Sequence[int]
 """One number, or a sequence of two: (vertical, horizontal)."""
-Scale = Literal["beta", "learned", "none"]
 
 
-class BinaryConv2d(nn.Module):
-    """Convolution of sign(x) with 1-bit weights: (N, C, H, W) to (N, O, OH, OW), zero padding.
+class _Schemed(nn.Module):
+    """A layer with weights and a scheme; what the scheme learns are parameters of the layer."""
+
+    weight: nn.Parameter
+
+    def set_scheme(self, scheme: Scheme) -> None:
+        """Give the layer a scheme; parameters that an earlier one learned are kept where this one has them, too."""
+        named = scheme.parameters(self.weight.detach())
+        for name in set(getattr(self, "_learned", ())) - set(named):
+            delattr(self, name)
+        for name, value in named.items():
+            if not hasattr(self, name):
+                setattr(self, name, nn.Parameter(value))
+        self.scheme = scheme
+        self._learned = tuple(named)
+
+    @property
+    def learned(self) -> Learned:
+        """Return what the scheme learns in this layer, by name."""
+        return {name: getattr(self, name) for name in self._learned}
+
+    def renew_weight(self) -> None:
+        """Change the weights in place as the scheme does before a step of training."""
+        with torch.no_grad():
+            renewed = self.scheme.renewed_weight(self.weight)
+            if renewed is not self.weight:
+                self.weight.copy_(renewed)
+
+    def binarised(self) -> Binarised:
+        """Return the weights as the scheme has them in a run; in training mode they are renewed first."""
+        if self.training:
+            self.renew_weight()
+        return self.scheme.weights(self.weight, self.learned, renewed=self.training)
+
+
+class BinaryConv2d(_Schemed):
+    """Convolution of signs with 1-bit weights: (N, C, H, W) to (N, O, OH, OW), zero padding.
 
         y = conv(sign(x), sign(W)) * scale [* K] [+ bias]
 
-    The sum is over ±1 and 0, so it is an exact integer; the scale is multiplied and the bias added afterwards.
+    The scheme makes the signs and the scale. The sum is over ±1 and 0, so it is an exact integer; the scale is
+    multiplied and the bias added afterwards.
     The arguments up to `dtype` are those of `torch.nn.Conv2d` in their order, but for the bias, which is off.
 
     Args:
@@ -42,12 +72,7 @@ class BinaryConv2d(nn.Module):
         bias: add a parameter (O).
         padding_mode: "zeros"; for another one, put one of torch's padding layers in front.
         device, dtype: of the parameters.
-        scale: "beta", the mean |W| per output channel (XNOR-Net); "learned", a parameter per output channel
-            (XNOR-Net++); "none" (BinaryNet).
-        k_map: multiply by the activation scale K of XNOR-Net; needs groups = 1.
-        centre_weights, clamp_weights, fan_in_gradient, real_weights, sign_of_zero: departures of the official BNAS
-            code, see `bnas_deploy.search.models.bnas.config.DEPARTURES`. The first two change the weights in place
-            whenever the layer runs in training mode, as the code does before each step.
+        scheme: how signs and scale are made; see `bnas_deploy.search.nn.schemes`.
 
     Attributes:
         padding: zeros above and left, (vertical, horizontal).
@@ -71,23 +96,15 @@ class BinaryConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        scale: Scale = "beta",
-        k_map: bool = False,
-        centre_weights: bool = False,
-        clamp_weights: bool = False,
-        fan_in_gradient: bool = False,
-        real_weights: bool = False,
-        sign_of_zero: bool = False,
+        scheme: Scheme = XnorNet(),  # noqa: B008  # a frozen value
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, groups) < 1:
             raise ValueError(f"{in_channels} to {out_channels} channels in {groups} groups; each must be at least 1")
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
-        if k_map and groups > 1:
+        if scheme.k_map and groups > 1:
             raise ValueError("the K map is a mean over all channels, so it needs groups=1")
-        if scale not in get_args(Scale):
-            raise ValueError(f"unknown scale {scale!r}; there are {', '.join(get_args(Scale))}")
         if padding_mode != "zeros":
             raise ValueError(
                 f"padding_mode={padding_mode!r}: a binary convolution pads with zeros only; put a padding layer of "
@@ -100,26 +117,16 @@ class BinaryConv2d(nn.Module):
         self.dilation = _pair("dilation", dilation, least=1)
         self.padding, self.extra_padding = self._zeros(padding)
         self.groups = groups
-        self.scale = scale
-        self.k_map = k_map
-        self.centre_weights = centre_weights
-        self.clamp_weights = clamp_weights
-        self.fan_in_gradient = fan_in_gradient
-        self.real_weights = real_weights
-        self.sign_of_zero = sign_of_zero
         group_channels = in_channels // groups
         self.weight = nn.Parameter(
             torch.empty(out_channels, group_channels, *self.kernel_size, device=device, dtype=dtype)
         )
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what nn.Conv2d does
-        self.learned_scale = self._per_channel(1.0) if scale == "learned" else None
-        self.bias = self._per_channel(0.0) if bias else None
+        self.set_scheme(scheme)
+        self.bias = nn.Parameter(self.weight.new_empty(out_channels)) if bias else None
         if self.bias is not None:
             bound = (group_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)  # as nn.Conv2d does
-
-    def _per_channel(self, value: float) -> nn.Parameter:
-        return nn.Parameter(self.weight.new_full((self.out_channels,), value))
 
     def _zeros(self, padding: Sizes | str) -> tuple[Pair, Pair]:
         """Return the padding above and left, and how much more there is below and right."""
@@ -136,17 +143,12 @@ class BinaryConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""
-        activations = sign_activation(x, sign_of_zero=self.sign_of_zero)
-        if self.real_weights:
-            y = self.convolve(activations, self.weight)
-        else:
-            if self.training:
-                self.renew_weight()
-            signs, scale = self.binarised(self.weight, renewed=self.training)
-            y = self.convolve(activations, signs) * scale[:, None, None]
-            if self.k_map:
-                padded = with_extra_padding(x, self.extra_padding)
-                y = y * activation_scale(padded, self.kernel_size, self.stride, self.padding, self.dilation)
+        binarised = self.binarised()
+        y = self.convolve(self.scheme.activations(x, self.learned), binarised.weight)
+        y = y * binarised.scale[:, None, None]
+        if self.scheme.k_map:
+            padded = with_extra_padding(x, self.extra_padding)
+            y = y * activation_scale(padded, self.kernel_size, self.stride, self.padding, self.dilation)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -154,43 +156,15 @@ class BinaryConv2d(nn.Module):
         x = with_extra_padding(x, self.extra_padding)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
-    def renew_weight(self) -> None:
-        """Centre and clamp the weights in place, as far as the departures ask for it."""
-        if self.centre_weights or self.clamp_weights:
-            with torch.no_grad():
-                self.weight.copy_(
-                    centred_and_clamped(self.weight, centre=self.centre_weights, clamp=self.clamp_weights)
-                )
-
-    def binary_weight(self) -> tuple[Tensor, Tensor]:
-        """Return the signs of the weights (O, C/groups, KH, KW) and the scale (O)."""
-        return self.binarised(self.weight)
-
-    def binarised(self, weight: Tensor, *, renewed: bool = False) -> tuple[Tensor, Tensor]:
-        """Return signs and scale of weights that are like those of this layer; with scale="beta" of any number O.
-
-        `renewed` says that they are centred and clamped already: once more would round them again.
-        """
-        weight = latent_weight(
-            weight,
-            centre=self.centre_weights and not renewed,
-            clamp=self.clamp_weights and not renewed,
-            fan_in_gradient=self.fan_in_gradient,
-        )
-        scale: Tensor
-        if self.learned_scale is not None:
-            scale = self.learned_scale
-        elif self.scale == "beta":
-            scale = weight_scale(weight)
-        else:
-            scale = torch.ones(self.out_channels, dtype=weight.dtype, device=weight.device)
-        return sign_weight(weight, sign_of_zero=self.sign_of_zero), scale
+    def exported(self) -> Exported:
+        """Return what an operator holds for this layer."""
+        return self.scheme.exported(self.weight, self.learned, self.in_channels)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, scale={self.scale!r}"
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, scheme={self.scheme}"
         ) + (", bias=True" if self.bias is not None else "")
 
 
@@ -208,10 +182,10 @@ class BinaryLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        scale: Scale = "beta",
+        scheme: Scheme = XnorNet(),  # noqa: B008  # a frozen value
     ) -> None:
         super().__init__()
-        self.conv = BinaryConv2d(in_features, out_features, 1, bias=bias, device=device, dtype=dtype, scale=scale)
+        self.conv = BinaryConv2d(in_features, out_features, 1, bias=bias, device=device, dtype=dtype, scheme=scheme)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return sign(x) @ sign(W).T * scale, plus the bias if there is one."""
@@ -221,45 +195,27 @@ class BinaryLinear(nn.Module):
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-class BinaryWeightConv2d(nn.Conv2d):
-    """Real activations, weights sign(W) * beta, real bias: the departure "binary-weight-skip".
-
-    W is centred and clamped first, whatever the other departures are: in place when it runs in training mode.
+class BinaryWeightConv2d(_Schemed, nn.Conv2d):
+    """Convolution of float activations with the weights of a scheme, sign(W) times scale, and a float bias.
 
     Args:
-        fan_in_gradient, sign_of_zero: departures as in `BinaryConv2d`.
-        real_weights: convolve with W itself, as `torch.nn.Conv2d` does.
         args, kwargs: those of `torch.nn.Conv2d`.
+        scheme: how the weights are made; activations stay as they are.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        fan_in_gradient: bool = False,
-        sign_of_zero: bool = False,
-        real_weights: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, scheme: Scheme = XnorNet(), **kwargs: Any) -> None:  # noqa: B008  # a frozen value
         super().__init__(*args, **kwargs)
-        self.fan_in_gradient = fan_in_gradient
-        self.sign_of_zero = sign_of_zero
-        self.real_weights = real_weights
+        self.set_scheme(scheme)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return conv(x, sign(W) * beta) + bias."""
-        renew = self.training and not self.real_weights
-        if renew:
-            with torch.no_grad():
-                self.weight.copy_(centred_and_clamped(self.weight, centre=True, clamp=True))
-        y: Tensor = self._conv_forward(x, self.effective_weight(renewed=renew), self.bias)
+        """Return conv(x, sign(W) * scale) + bias."""
+        y: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
         return y
 
-    def effective_weight(self, *, renewed: bool = False) -> Tensor:
-        """Return sign(W) * beta, (O, C, KH, KW); `renewed` as in `BinaryConv2d.binarised`."""
-        if self.real_weights:
-            return self.weight
-        weight = latent_weight(self.weight, centre=not renewed, clamp=not renewed, fan_in_gradient=self.fan_in_gradient)
-        return sign_weight(weight, sign_of_zero=self.sign_of_zero) * weight_scale(weight)[:, None, None, None]
+    def effective_weight(self) -> Tensor:
+        """Return sign(W) * scale, (O, C/groups, KH, KW)."""
+        binarised = self.binarised()
+        return binarised.weight * binarised.scale[:, None, None, None]
 
 
 class Zeroise(nn.Module):
@@ -276,14 +232,6 @@ class Zeroise(nn.Module):
     def extra_repr(self) -> str:
         """Return the stride, for `print(layer)`."""
         return f"stride={self.stride}"
-
-
-def latent_weight(weight: Tensor, *, centre: bool, clamp: bool, fan_in_gradient: bool) -> Tensor:
-    """Return the real weight whose sign and mean magnitude are taken, with the departures asked for."""
-    if fan_in_gradient:
-        fan_in, channels = weight[0].numel(), weight.shape[1]
-        weight = scale_gradient(weight, fan_in * (1 - 1 / channels))
-    return centred_and_clamped(weight, centre=centre, clamp=clamp)
 
 
 def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:

@@ -143,17 +143,17 @@ static inline __attribute__((always_inline)) void count_block(const int pairs, c
     }
 }
 
-#define TILE(wide, together)                                                                                           \
-    if (vectors == (wide)) {                                                                                           \
-        int32_t pair = 0;                                                                                              \
-        for (; pair + (together) <= pairs; pair += (together)) {                                                       \
-            count_block(together, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,                        \
-                        counts + 2 * pair * VECTORS * WIDTH);                                                          \
-        }                                                                                                              \
-        for (; pair < pairs; ++pair) {                                                                                 \
-            count_block(1, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,                               \
-                        counts + 2 * pair * VECTORS * WIDTH);                                                          \
-        }                                                                                                              \
+#define TILE(wide, together)                                                                                 \
+    if (vectors == (wide)) {                                                                                 \
+        int32_t pair = 0;                                                                                    \
+        for (; pair + (together) <= pairs; pair += (together)) {                                             \
+            count_block(together, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables, \
+                        counts + 2 * pair * VECTORS * WIDTH);                                                \
+        }                                                                                                    \
+        for (; pair < pairs; ++pair) {                                                                       \
+            count_block(1, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,        \
+                        counts + 2 * pair * VECTORS * WIDTH);                                                \
+        }                                                                                                    \
     }
 
 #define PASTED(isa) c_##isa##_count

@@ -4,6 +4,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "kernel.h"
+#include "kernel_prototypes.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -11,26 +12,15 @@
 #include <time.h>
 
 /* What native_kernels.py declares again for ctypes. */
-const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, slope), sizeof(BnasRun), offsetof(BnasRun, packed)};
+const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, constants), sizeof(BnasRun),
+                                offsetof(BnasRun, packed)};
 
 typedef struct DriverParts {
     uint64_t prepare, stages[BNAS_STAGES], count, finish;
 } DriverParts;
 
-typedef int32_t Count(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes, const int32_t* offsets,
-                      const uint8_t* weights, const uint8_t* tables, uint16_t* counts);
-typedef int32_t CountChannels(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights,
-                              const uint16_t* codes, const int32_t* offsets, const int32_t* positions,
-                              const uint8_t* tables, uint16_t* counts);
-typedef int32_t Subtract(int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables,
-                         uint16_t* counts);
-typedef int32_t Finish(int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,
-                       int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,
-                       const float* offset, const float* scale, const float* bias, const float* slope, const float* k,
-                       const float* added1, const float* added2, float* y);
-
 /* So often that a call from Python costs nothing beside it. */
-void driver_repeat(int calls, Count* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes,
+void driver_repeat(int calls, BnasCount* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes,
                    const int32_t* offsets, const uint8_t* weights, const uint8_t* tables, uint16_t* counts) {
     for (int call = 0; call < calls; ++call) {
         count(vectors, pairs, steps, planes, offsets, weights, tables, counts);
@@ -93,30 +83,30 @@ static uint64_t count_ticks, finish_ticks;
 
 /* What only some ways of counting have. */
 #define CLOCKED_popcount(isa)
-#define CLOCKED_lut6(isa)                                                                                              \
-    CLOCKED_lut2(isa)                                                                                                  \
-    CLOCKED(Subtract, bnas_##isa##_subtract, count_ticks,                                                              \
-            (int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts),    \
-            (channels, vectors, classes, tables, counts))
-#define CLOCKED_lut2(isa)                                                                                              \
-    CLOCKED(CountChannels, bnas_##isa##_count_channels, count_ticks,                                                   \
-            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,             \
-             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts),               \
+#define CLOCKED_lut6(isa)                                                                                       \
+    CLOCKED_lut2(isa) CLOCKED(                                                                                  \
+        BnasSubtract, bnas_##isa##_subtract, count_ticks,                                                       \
+        (int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts), \
+        (channels, vectors, classes, tables, counts))
+#define CLOCKED_lut2(isa)                                                                                  \
+    CLOCKED(BnasCountChannels, bnas_##isa##_count_channels, count_ticks,                                   \
+            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes, \
+             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts),   \
             (vectors, pairs, steps, weights, codes, offsets, positions, tables, counts))
 
-#define BNAS_PLANES(isa, level, counting, ...)                                                                         \
-    CLOCKED_##counting(isa)                                                                                            \
-    CLOCKED(Count, bnas_##isa##_count, count_ticks,                                                                    \
-            (int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,              \
-             const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                         \
-            (vectors, rows, steps, planes, offsets, weights, tables, counts))                                          \
-    CLOCKED(Finish, bnas_##isa##_finish, finish_ticks,                                                                 \
-            (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,               \
-             int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals, const float* offset,      \
-             const float* scale, const float* bias, const float* slope, const float* k, const float* added1,           \
-             const float* added2, float* y),                                                                           \
-            (channels, count, activation, uses_k, offset_stride, added, y_stride, counts, totals, offset, scale, bias, \
-             slope, k, added1, added2, y))
+#define BNAS_PLANES(isa, level, counting, ...)                                                                       \
+    CLOCKED_##counting(isa)                                                                                          \
+        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                          \
+                (int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,        \
+                 const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                   \
+                (vectors, rows, steps, planes, offsets, weights, tables, counts))                                    \
+            CLOCKED(BnasFinish, bnas_##isa##_finish, finish_ticks,                                                   \
+                    (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,     \
+                     int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,                 \
+                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k, \
+                     const float* added1, const float* added2, float* y),                                            \
+                    (channels, count, activation, uses_k, offset_stride, added, y_stride, counts, totals, offset,    \
+                     scale, bias, slope, k, added1, added2, y))
 #include "kernel_rows.h"
 #undef BNAS_PLANES
 

@@ -9,7 +9,7 @@ import importlib.util
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bnas_deploy.core.bits import unpack_signs
+from bnas_deploy.core.operators import ACTIVATIONS, CONSTANTS, MOST_ADDED, MOST_PARTS, Operator
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name, variants_of
 
@@ -24,10 +25,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # As runtime/ort/kernel.h has them.
 ALIGNMENT = 64
-MOST_PARTS = 4
-MOST_ADDED = 2
 PLAN_SIZE = 256
-ACTIVATIONS = ("", "Relu", "PRelu")
+
+CHOICES = fields(Operator)
+VECTORS = [constant.name for constant in CONSTANTS if constant.dtype == "float32"]
 
 _i64 = ctypes.c_int64
 _pointer = ctypes.c_void_p
@@ -37,11 +38,9 @@ class Conv(ctypes.Structure):
     """BnasConv of runtime/ort/kernel.h."""
 
     _fields_ = (
-        ("uses_k", ctypes.c_bool),
+        # The choices of an operator, whose activation is an enumeration.
+        *((field.name, {bool: ctypes.c_bool, str: ctypes.c_int, int: _i64}[type(field.default)]) for field in CHOICES),
         ("has_offset", ctypes.c_bool),
-        ("activation", ctypes.c_int),
-        ("parts", _i64),
-        ("added", _i64),
         ("channels_out", _i64),
         ("channels_in", _i64),
         ("constant_channels", _i64),
@@ -50,12 +49,8 @@ class Conv(ctypes.Structure):
         ("strides", _i64 * 2),
         ("pads", _i64 * 4),
         ("dilations", _i64 * 2),
-        ("threshold", _pointer),
-        ("offset", _pointer),
+        *((name, _pointer) for name in VECTORS),
         ("constants", _pointer),
-        ("scale", _pointer),
-        ("bias", _pointer),
-        ("slope", _pointer),
     )
 
 
@@ -82,7 +77,7 @@ class Run(ctypes.Structure):
     )
 
 
-LAYOUT = (ctypes.sizeof(Conv), Conv.slope.offset, ctypes.sizeof(Run), Run.packed.offset)
+LAYOUT = (ctypes.sizeof(Conv), Conv.constants.offset, ctypes.sizeof(Run), Run.packed.offset)
 
 
 class Parts(ctypes.Structure):
@@ -178,7 +173,7 @@ class Call:
             kernel=tuple(kernel),
             constants=self._at("constants") if constant_channels else None,
             **{name: tuple(attributes[name]) for name in ("strides", "pads", "dilations")},
-            **{name: self._at(name) for name in ("threshold", "offset", "scale", "bias", "slope") if name in inputs},
+            **{name: self._at(name) for name in VECTORS if name in inputs},
         )
         self.run_of_c = Run(
             conv=ctypes.pointer(self._conv),
@@ -193,7 +188,7 @@ class Call:
         self._kernel = _pointer(self._library.bnas_covering_kernel(row, ctypes.byref(self._conv)))
         sizes = (ctypes.c_size_t * 3)()
         self._library.driver_sizes(self._kernel, ctypes.byref(self.run_of_c), sizes)
-        # As binary_conv2d.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
+        # As op_run.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
         self.memory["prepacked"] = allocate(sizes[0], 8)
         self.memory["packed"], self.memory["scratch"] = (allocate(size, ALIGNMENT) for size in sizes[1:])
         self.run_of_c.weights, self.run_of_c.packed = self._at("prepacked"), self._at("packed")
@@ -264,14 +259,15 @@ def runnable_variants(wanted: Sequence[str] | None) -> list[Variant]:
 def build(folder: Path) -> NativeKernels:
     """Compile and link in `folder`, with the compiler that the library is built with; the objects of TVM are reused."""
     native = _native()
-    native.write_rows(folder / "kernel_rows.h")
+    objects = native.build_kernels()
+    native.write_headers(folder)
     variants = native.variants()
     yardsticks = [_compile_yardstick(native, row, folder) for row in variants if row.architecture == "x86_64"]
     wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in _clocked(variant)]
     library = folder / "libbnas_kernels.so"
-    sources = [*sorted(native.SOURCES.glob("*.c")), HERE / "driver.c"]
+    sources = [*native.sources(), HERE / "driver.c"]
     flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]
-    _compile(native, *flags, *map(str, (*sources, *native.build_kernels(), *yardsticks)))
+    _compile(native, *flags, *map(str, (*sources, *objects, *yardsticks)))
     return NativeKernels(library)
 
 

@@ -35,7 +35,8 @@ from bnas_deploy.core.bundle import (
 )
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.export.opset import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, function
+from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
+from bnas_deploy.export.opset import function
 from bnas_deploy.export.quantization import quantize
 from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.bench import engines, layers, samples

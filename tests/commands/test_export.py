@@ -284,7 +284,7 @@ def test_ctrl_c_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, monkeypa
     def interrupted(folder: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bnas_deploy.export.verify_bundle", interrupted)
+    monkeypatch.setattr("bnas_deploy.export.exporter.verify_bundle", interrupted)
     result = export(checkpoint, tmp_path / "new" / "bundle")
     assert result.exit_code == 130
     assert result.output.endswith("\nStopped. Files that were finished are kept, the others are as they were.\n")

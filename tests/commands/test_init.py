@@ -45,15 +45,15 @@ def test_it_writes_a_checkpoint_and_says_what_comes_next(output: Path) -> None:
 
 
 def test_every_option_reaches_the_network(output: Path) -> None:
-    departures = ("--like-official-code", "clamp-weights", "--like-official-code", "real-last-two")
-    assert init(output, "--genotype", "imagenet", "--classes", "7", "--k-map", *departures).exit_code == 0
+    deviations = ("--like-official-code", "clamp-weights", "--like-official-code", "real-last-two")
+    assert init(output, "--genotype", "imagenet", "--classes", "7", "--k-map", *deviations).exit_code == 0
     assert load_checkpoint(output).network == published_config(
         "BNAS-Mini",
         genotype=GENOTYPES["imagenet"],
         classes=7,
         image_size=(8, 8),
         k_map=True,
-        departures=("clamp-weights", "real-last-two"),
+        deviations=("clamp-weights", "real-last-two"),
     )
 
 

@@ -171,10 +171,10 @@ def test_a_checkpoint_without_the_skip(tmp_path: Path) -> None:
     assert ".skip." not in text
 
 
-def test_a_checkpoint_that_departs_from_the_paper(tmp_path: Path) -> None:
-    config = published_config("BNAS-Mini", image_size=(8, 8), departures=("clamp-weights", "real-last-two"))
+def test_a_checkpoint_that_deviates_from_the_paper(tmp_path: Path) -> None:
+    config = published_config("BNAS-Mini", image_size=(8, 8), deviations=("clamp-weights", "real-last-two"))
     text = text_of(write_checkpoint(tmp_path / "net.safetensors", config))
-    assert "\ndeparts from the paper: clamp-weights\ndeparts from the paper: real-last-two\n" in text
+    assert "\ndeviates from the paper: clamp-weights\ndeviates from the paper: real-last-two\n" in text
     # The last two have 96 * 96 * 9 weights each.
     assert f"\n1-bit weights {1_089_216 - 2 * 82_944:,}, " in text
 

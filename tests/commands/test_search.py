@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from bnas_deploy.commands.search import command
 from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.history import read_history
-from bnas_deploy.search.cells.config import SEARCH_DEFAULTS, SEARCH_DEPARTURES, SEARCH_RECIPES, STRATEGIES
+from bnas_deploy.search.cells.config import SEARCH_DEFAULTS, SEARCH_DEVIATIONS, SEARCH_RECIPES, STRATEGIES
 
 TINY = ("--cells", 3, "--channels", 1, "--epochs", 1, "--batch-size", 359, "--device", "cpu")
 
@@ -36,7 +36,7 @@ def test_help_shows_every_default():
         assert f"{recipe.name} {recipe.batch_size}" in text
     for name, strategy in STRATEGIES.items():
         assert f"{name}: {strategy.summary}" in text
-    for name in (*SEARCH_DEPARTURES, "runs/search-DATA", "7.7 for every 50 epochs", "with the strategy bnas only"):
+    for name in (*SEARCH_DEVIATIONS, "runs/search-DATA", "7.7 for every 50 epochs", "with the strategy bnas only"):
         assert name in text
 
 
@@ -66,7 +66,7 @@ def test_every_option_reaches_the_search(tmp_path):
     assert "skip_connect" in network["space"]["operations"]
     assert not [name for name in network["space"]["operations"] if "_dil_" in name]
     assert (network["precision"], network["k_map"], network["inter_cell_skip"]) == ("float", True, False)
-    assert (network["cells"], network["channels"], network["departures"]) == (3, 1, ["stale-entropy-index"])
+    assert (network["cells"], network["channels"], network["deviations"]) == (3, 1, ["stale-entropy-index"])
     assert (made["gamma"], made["diversity"], made["diversity_epochs"], made["zeroise"]) == (3.0, 0.5, 2.0, True)
     assert (made["recipe"]["epochs"], made["recipe"]["batch_size"]) == (1, 359)
     assert read_history(out / "history.json").settings["seed"] == 7

@@ -126,14 +126,14 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     @click.pass_context
     def other(context):
         context.invoke(
-            command, out=tmp_path, k_map=True, no_skip=True, seed=0, departures=("clamp-weights", "real-last-two")
+            command, out=tmp_path, k_map=True, no_skip=True, seed=0, deviations=("clamp-weights", "real-last-two")
         )
 
     monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
-    departures = "--k-map --no-skip --like-official-code clamp-weights --like-official-code real-last-two"
+    deviations = "--k-map --no-skip --like-official-code clamp-weights --like-official-code real-last-two"
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
-    assert f"train {departures} --out {tmp_path} --resume\n" in result.output
+    assert f"train {deviations} --out {tmp_path} --resume\n" in result.output
 
 
 def test_zero_and_no_are_options_too():

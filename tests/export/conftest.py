@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.export import opset
 from bnas_deploy.export.graph import array_of, is_binary_conv
@@ -50,7 +51,9 @@ def _load(text: str, **constants: NDArray) -> ir.Model:
     `constants` are initializers, by name. Every node is named after its output, and every value is given the shape
     that evaluation finds, as torch.onnx does.
     """
-    header = f'<ir_version: {opset.IR_VERSION}, opset_import: ["": {opset.ONNX_OPSET}, "{opset.DOMAIN}": 1]>'
+    header = (
+        f'<ir_version: {operators.IR_VERSION}, opset_import: ["": {operators.ONNX_OPSET}, "{operators.DOMAIN}": 1]>'
+    )
     proto = onnx.parser.parse_model(f"{header} graph {text}")
     for name, data in constants.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(data), name))
@@ -110,7 +113,7 @@ def _binary_conv(node: ir.Node, inputs: list[NDArray]) -> NDArray:
     attributes = {
         name: [*attribute.value] if name != "group" else attribute.value for name, attribute in node.attributes.items()
     }
-    named = dict(zip(opset.operator(node.op_type).inputs, inputs, strict=True))
+    named = dict(zip(operators.operator(node.op_type).inputs, inputs, strict=True))
     if "weight_shape" not in attributes:  # float ±1, (O, C/groups, KH, KW)
         channels_last = np.moveaxis(named["W"], 1, -1)
         attributes["weight_shape"] = list(channels_last.shape)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture, freeze
@@ -14,7 +15,11 @@ from bnas_deploy.export.graph import activations_of, constant_array, input_of, i
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.pieces import Recorded, pieces_of
 from bnas_deploy.export.rewrite import run
+from bnas_deploy.search.models.bnas.scheme import OfficialBnas
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
+from bnas_deploy.search.nn.scheme import FloatWeights, Scheme
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
+from bnas_deploy.search.nn.schemes.xnor_net_plus import XnorNetPlus
 
 SHAPE = (4, 6, 6)
 
@@ -24,12 +29,14 @@ class Everything(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = BinaryConv2d(4, 8, 3, stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2, scale="learned")
-        self.k = BinaryConv2d(8, 8, 1, k_map=True, centre_weights=True, clamp_weights=True)
+        self.conv = BinaryConv2d(
+            4, 8, 3, stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2, scheme=XnorNetPlus()
+        )
+        self.k = BinaryConv2d(8, 8, 1, scheme=OfficialBnas(k_map=True, centre_weights=True, clamp_weights=True))
         self.zero = Zeroise(2)
-        self.shared = BinaryConv2d(8, 8, 1, scale="none")
+        self.shared = BinaryConv2d(8, 8, 1, scheme=Scheme())
         self.again = self.shared
-        self.real = BinaryConv2d(8, 8, 1, real_weights=True)
+        self.real = BinaryConv2d(8, 8, 1, scheme=FloatWeights())
         self.skip = BinaryWeightConv2d(8, 4, kernel_size=2, stride=2)
         self.head = nn.Sequential(BinaryLinear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
         nn.init.uniform_(self.conv.learned_scale, 0.5, 2)
@@ -53,7 +60,7 @@ def captured(everything: Everything) -> CapturedModel:
 
 
 def test_layers_are_operators_named_after_their_modules(captured: CapturedModel) -> None:
-    layers = [(node.op_type, node.name) for node in captured.model.graph if node.domain == opset.DOMAIN]
+    layers = [(node.op_type, node.name) for node in captured.model.graph if node.domain == operators.DOMAIN]
 
     assert layers == [
         ("BinaryConv2d", "conv"),
@@ -74,9 +81,9 @@ def test_a_binary_convolution_has_its_signs_and_its_scale_from_pytorch(
         if not is_binary_conv(node):
             continue
         layer = everything.get_submodule(str(node.name).partition("#")[0])
-        signs, scale = layer.binary_weight()
-        assert (constant_array(input_of(node, "W")) == signs.detach().numpy()).all()
-        assert (constant_array(input_of(node, "scale")) == scale.detach().numpy()).all()
+        weights = layer.scheme.weights(layer.weight, layer.learned)
+        assert (constant_array(input_of(node, "W")) == weights.weight.detach().numpy()).all()
+        assert (constant_array(input_of(node, "scale")) == weights.scale.detach().numpy()).all()
 
 
 def test_geometry_and_neutral_inputs(captured: CapturedModel) -> None:
@@ -208,7 +215,7 @@ def test_binary_weights_with_any_geometry(geometry: dict[str, Any]) -> None:
 
 SAME: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "odd": ({"kernel_size": 3, "padding": "same"}, (1, 1, 1, 1)),
-    "even": ({"kernel_size": (2, 4), "padding": "same", "k_map": True}, (0, 1, 1, 2)),
+    "even": ({"kernel_size": (2, 4), "padding": "same", "scheme": XnorNet(k_map=True)}, (0, 1, 1, 2)),
     "dilated": ({"kernel_size": (4, 3), "padding": "same", "dilation": (3, 2)}, (4, 2, 5, 2)),
     "valid": ({"kernel_size": [3, 2], "padding": "valid", "stride": [2, 1]}, (0, 0, 0, 0)),
 }
@@ -236,7 +243,7 @@ def test_padding_in_words_and_a_bias_are_the_operators(arguments: dict[str, Any]
     }
     got = opset.reference(node.op_type, inputs, attributes)
     # Exact but for K: its mean over 4 channels and up to 12 taps is summed in another order.
-    np.testing.assert_allclose(got, layer(x).detach().numpy(), rtol=19 * 2**-24 if layer.k_map else 0, atol=1e-6)
+    np.testing.assert_allclose(got, layer(x).detach().numpy(), rtol=19 * 2**-24 if layer.scheme.k_map else 0, atol=1e-6)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

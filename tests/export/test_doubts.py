@@ -13,6 +13,7 @@ from bnas_deploy.export.capture import capture
 from bnas_deploy.export.doubts import Doubts, LikelyBinary, ZeroActivations, find_doubts
 from bnas_deploy.report.verification import describe_export
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 
 class Theirs(nn.Conv2d):
@@ -54,7 +55,7 @@ class PartlyReplaced(nn.Module):
         self.ours = BinaryConv2d(8, 8, 3, padding=1)
         self.after_relu = BinaryConv2d(8, 8, 1)
         self.meant = BinaryWeightConv2d(8, 8, kernel_size=1)
-        self.also_meant = BinaryConv2d(8, 8, 1, real_weights=True)
+        self.also_meant = BinaryConv2d(8, 8, 1, scheme=FloatWeights())
         self.theirs = Theirs(8, 8, 3, padding=1)
         self.functional = Functional()
         self.up = BinaryInput(8, 8, 1)

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 import bnas_deploy
+from bnas_deploy.core import operators
 from bnas_deploy.export import opset
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PackWeights
@@ -36,8 +37,11 @@ def finished(load, binary_conv) -> onnx.ModelProto:
 
 
 def test_versions_are_the_oldest_that_hold_the_model(finished: onnx.ModelProto) -> None:
-    assert finished.ir_version == opset.IR_VERSION
-    assert {entry.domain: entry.version for entry in finished.opset_import} == {"": opset.ONNX_OPSET, opset.DOMAIN: 1}
+    assert finished.ir_version == operators.IR_VERSION
+    assert {entry.domain: entry.version for entry in finished.opset_import} == {
+        "": operators.ONNX_OPSET,
+        operators.DOMAIN: 1,
+    }
     assert (finished.producer_name, finished.producer_version) == ("bnas-deploy", bnas_deploy.__version__)
 
 

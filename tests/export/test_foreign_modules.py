@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
+from bnas_deploy.search.nn.scheme import Binarised
 
 CLASSES = 5
 SHAPE = (3, 8, 8)
@@ -168,9 +170,9 @@ class PlusOne(BinaryConv2d):
 
 
 class Doubled(BinaryConv2d):
-    def binary_weight(self) -> tuple[Tensor, Tensor]:
-        signs, scale = super().binary_weight()
-        return signs, 2 * scale
+    def binarised(self) -> Binarised:
+        binarised = super().binarised()
+        return replace(binarised, scale=2 * binarised.scale)
 
 
 class Shifted(Zeroise):
@@ -199,6 +201,10 @@ DROPPED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "forward": (
         _with(lambda module: setattr(module, "conv", PlusOne(8, 8, 3))),
         "conv: PlusOne has a forward of its own, .*; take BinaryConv2d and do the rest in a module around it",
+    ),
+    "weights": (
+        _with(lambda module: setattr(module, "conv", Doubled(8, 8, 3))),
+        "conv: Doubled has a binarised of its own, which the exported layer would not run",
     ),
     "forward of an instance": (_with(_own_forward), "conv: BinaryConv2d has a forward of its own"),
     "zeroise": (lambda: nn.Sequential(Shifted(1)), "0: Shifted has a forward of its own, .*; take Zeroise and"),

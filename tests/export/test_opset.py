@@ -17,10 +17,11 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.errors import RuntimeLibraryError
+from bnas_deploy.core.operators import OPERATORS, Operator
 from bnas_deploy.export import opset
-from bnas_deploy.export.opset import OPERATORS, Operator
 from bnas_deploy.runtime.session import session_options
 
 EPSILON = 2.0**-24  # the largest relative error of one float32 rounding
@@ -127,7 +128,7 @@ def _tolerance(operator: Operator, geometry: Geometry, inputs: list[np.ndarray])
         return 0.0
     named = dict(zip(operator.inputs, inputs, strict=True))
     plain = {**named, "bias": np.zeros_like(named["bias"])}
-    product_operator = opset.operator("BinaryConv2dK")
+    product_operator = operators.operator("BinaryConv2dK")
     product = np.abs(
         opset.reference("BinaryConv2dK", [plain[name] for name in product_operator.inputs], geometry.attributes)
     )
@@ -274,7 +275,7 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
 
 
 def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geometry: Geometry) -> onnx.ModelProto:
-    node = onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=opset.DOMAIN, **geometry.attributes)
+    node = onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN, **geometry.attributes)
     graph = onnx.helper.make_graph(
         [node],
         "graph",
@@ -285,16 +286,19 @@ def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geom
         [onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["N", *geometry.output_shape])],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    imports = [onnx.helper.make_opsetid("", opset.ONNX_OPSET), onnx.helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
+    imports = [
+        onnx.helper.make_opsetid("", operators.ONNX_OPSET),
+        onnx.helper.make_opsetid(operators.DOMAIN, operators.VERSION),
+    ]
     return onnx.helper.make_model(
-        graph, opset_imports=imports, functions=[opset.function(row.name)], ir_version=opset.IR_VERSION
+        graph, opset_imports=imports, functions=[opset.function(row.name)], ir_version=operators.IR_VERSION
     )
 
 
 # ReferenceEvaluator of onnx 1.23 leaves the defaults of a function out, so the exporter writes every attribute.
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "evaluator"])
 def test_attributes_have_defaults(engine: str, operator_model: MakeModel, rng: np.random.Generator) -> None:
-    operator, geometry = opset.operator("BinaryConv2d"), Geometry(4, 3, (5, 5), (3, 3), pads=(0, 0, 0, 0))
+    operator, geometry = operators.operator("BinaryConv2d"), Geometry(4, 3, (5, 5), (3, 3), pads=(0, 0, 0, 0))
     constants = _constants(operator, geometry, rng)
     images = _images(geometry, constants, rng)
     only_required = {"weight_shape": geometry.attributes["weight_shape"]}
@@ -363,7 +367,7 @@ def test_files_are_valid_and_every_shape_is_inferred(
 def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
     name: str, epilogue: list[str], operator_model: MakeModel, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    operator, geometry = opset.operator(name), Geometry(9, 5, (6, 7), (6, 7))
+    operator, geometry = operators.operator(name), Geometry(9, 5, (6, 7), (6, 7))
     constants = _constants(operator, geometry, rng)
     model = operator_model(name, constants, geometry.attributes, (9, 6, 7), geometry.output_shape)
     options = session_options(library=False)
@@ -378,7 +382,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 def test_the_name_of_an_operator_says_what_it_does() -> None:
     assert len({row.name for row in OPERATORS}) == 72
     for row in OPERATORS:
-        assert opset.operator(row.name) == row
+        assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
     assert Operator(uses_k=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
@@ -392,7 +396,7 @@ def _table(text: str, columns: int) -> list[list[str]]:
 def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> None:
     document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
     introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
-    assert f"domain `{opset.DOMAIN}`, version {opset.VERSION}" in introduction
+    assert f"domain `{operators.DOMAIN}`, version {operators.VERSION}" in introduction
     choices = [re.findall(r"`(\w+)`", row[0]) for row in _table(introduction, 3)]
     # A piece of the name may be left out; of several, one is chosen.
     names = {"BinaryConv2d" + "".join(pieces) for pieces in product(*(["", *pieces] for pieces in choices[1:]))}
@@ -401,9 +405,9 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     largest = max(OPERATORS, key=lambda row: len(row.inputs))
     assert [row[0] for row in _table(inputs, 4)] == [
         "`X`, or `X1`, `X2`, ...",
-        *(f"`{name}`" for name in opset.CONSTANTS),
+        *(f"`{constant.name}`" for constant in operators.CONSTANTS),
         ", ".join(f"`{name}`" for name in largest.added_inputs),
     ]
     assert [(row[0], row[2]) for row in _table(attributes, 4)] == [
-        (f"`{name}`", "required" if default is None else str(default)) for name, default in opset.ATTRIBUTES.items()
+        (f"`{name}`", "required" if default is None else str(default)) for name, default in operators.defaults().items()
     ]

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.genotype import GENOTYPES
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish, finish_proto
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
@@ -109,8 +109,8 @@ def test_it_answers_like_the_float_twin(quantized: Quantized, tmp_path: Path) ->
 
 def test_the_file_is_for_every_onnxruntime_and_tells_nothing_of_the_machine(quantized: Quantized) -> None:
     model = quantized.model
-    assert model.ir_version == opset.IR_VERSION
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": opset.ONNX_OPSET}
+    assert model.ir_version == operators.IR_VERSION
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": operators.ONNX_OPSET}
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == [INPUT, OUTPUT]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert not model.metadata_props
@@ -170,7 +170,7 @@ def _network() -> onnx.ModelProto:
             make("Conv", ["state", "skip.weight"], ["skipped"], name="skip", strides=[2, 2]),
             make(
                 *("BinaryConv2d", binary, ["convolved"], "binary"),
-                domain=opset.DOMAIN,
+                domain=operators.DOMAIN,
                 weight_shape=[channels, 2, 2, channels],
                 strides=[2, 2],
             ),
@@ -197,7 +197,7 @@ def test_float_layers_become_islands(tmp_path: Path) -> None:
 
     assert names == ("skip", "classifier")  # the stem has too few channels
     makers = {output: node for node in after.graph.node for output in node.output}
-    (binary,) = (node for node in after.graph.node if node.domain == opset.DOMAIN)
+    (binary,) = (node for node in after.graph.node if node.domain == operators.DOMAIN)
     assert makers[binary.input[0]].name == "stem"  # what it compares is not rounded to 8 bits
     ran = _operators_that_run(after, tmp_path)
     assert (ran["QLinearConv"], ran["QGemm"], ran["Gemm"]) == (1, 1, 0)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import INPUT, OUTPUT, capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
@@ -126,7 +126,7 @@ def _export(config: NetworkConfig, folder: Path) -> Exported:
     network, images = _network(config), torch.randn(2, 3, *IMAGE_SIZE)
     captured = capture(network, (3, *IMAGE_SIZE))
     values = captured.values_of(images[:1])
-    log = run(FLOAT_PIPELINE if config.real else PIPELINE, captured.model)
+    log = run(FLOAT_PIPELINE if config.is_float else PIPELINE, captured.model)
     model = finish(captured.model)
     onnx.save(model, folder / "model.onnx")
     vectors = Vectors.of(captured.model, values, folder / "model.onnx")
@@ -156,7 +156,7 @@ def _assert_nothing_is_left_over(exported: Exported) -> None:
     assert set(made) <= read
     assert {tensor.name for tensor in model.graph.initializer} <= read
     float_weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
-    binary = {node.name: node for node in model.graph.node if node.domain == opset.DOMAIN}
+    binary = {node.name: node for node in model.graph.node if node.domain == operators.DOMAIN}
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4 and tensor.dims[0] != 1:
             assert tensor.name in float_weights  # not a copy of binary weights
@@ -234,7 +234,7 @@ def test_cifar_log_names_what_was_left_alone(cifar: Exported) -> None:
 
 @pytest.mark.parametrize("genotype", [GENOTYPES["cifar"], ZERO_NODES_ARE_READ], ids=["cifar", "zero nodes are read"])
 def test_float_twin(genotype: Genotype, tmp_path: Path) -> None:
-    exported = _export(_config(genotype, cells=4, real=True), tmp_path)
+    exported = _export(_config(genotype, cells=4, is_float=True), tmp_path)
 
     assert exported.failures == []
     assert exported.difference <= exported.tolerance
@@ -268,8 +268,8 @@ def test_without_the_skip_between_cells(genotype: Genotype, tmp_path: Path) -> N
     assert floats == (set() if constant else {"stem.conv"})
 
 
-def test_departure_real_last_two(tmp_path: Path) -> None:
-    exported = _export(_config(GENOTYPES["cifar"], departures=("real-last-two",)), tmp_path)
+def test_deviation_real_last_two(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["cifar"], deviations=("real-last-two",)), tmp_path)
 
     _assert_right(exported)
     # The last two are the second preprocess of the last cell, which is dead, and its skip, which is real anyway.
@@ -278,8 +278,8 @@ def test_departure_real_last_two(tmp_path: Path) -> None:
     assert "cells.2.preprocess0.conv" in {layer.check.name for layer in exported.layers}
 
 
-def test_departure_real_last_two_of_the_edges(tmp_path: Path) -> None:
-    exported = _export(_config(GENOTYPES["imagenet"], departures=("real-last-two", "sign-of-zero")), tmp_path)
+def test_deviation_real_last_two_of_the_edges(tmp_path: Path) -> None:
+    exported = _export(_config(GENOTYPES["imagenet"], deviations=("real-last-two", "sign-of-zero")), tmp_path)
 
     _assert_right(exported)
     real = {node.name for node in exported.model.graph.node if node.op_type == "Conv"}
@@ -289,9 +289,9 @@ def test_departure_real_last_two_of_the_edges(tmp_path: Path) -> None:
     assert exported.count("Sign") == len(edges)
 
 
-def test_departure_binary_weight_skip(tmp_path: Path) -> None:
-    departures = ("centre-weights", "clamp-weights", "binary-weight-skip")
-    exported = _export(_config(GENOTYPES["cifar"], departures=departures), tmp_path)
+def test_deviation_binary_weight_skip(tmp_path: Path) -> None:
+    deviations = ("centre-weights", "clamp-weights", "binary-weight-skip")
+    exported = _export(_config(GENOTYPES["cifar"], deviations=deviations), tmp_path)
 
     _assert_right(exported)
     _assert_nothing_is_left_over(exported)
@@ -305,7 +305,7 @@ def test_k_map(tmp_path: Path) -> None:
     assert exported.failures == []
     assert all(layer.allowed > 0 for layer in exported.layers)
     assert exported.difference <= exported.tolerance
-    binary = [opset.operator(node.op_type) for node in exported.model.graph.node if node.domain == opset.DOMAIN]
+    binary = [operators.operator(node.op_type) for node in exported.model.graph.node if node.domain == operators.DOMAIN]
     assert all(row.uses_k and row.activation == "Relu" for row in binary)
     assert len(binary) == len(exported.layers) > 0
     assert exported.count("BatchNormalization") == exported.count("Zeroise") == 0

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
 from bnas_deploy.core.latency_table import Workload
-from bnas_deploy.export import opset
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
@@ -27,6 +27,7 @@ from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 IMAGES = (3, 16, 16)
 FUSIONS = ("BASIC", "EXTENDED")
@@ -68,7 +69,7 @@ class Residual(nn.Module):
         self.wide = BinaryConv2d(8, 8, (1, 3), padding=(0, 1), groups=2)
         self.norm = nn.BatchNorm2d(8)
         self.prelu = nn.PReLU(8)
-        self.k_map = BinaryConv2d(8, 8, 3, padding=2, dilation=2, k_map=True)
+        self.k_map = BinaryConv2d(8, 8, 3, padding=2, dilation=2, scheme=XnorNet(k_map=True))
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.pool = nn.MaxPool2d((1, 2))
         self.classifier = nn.Linear(8, 5)
@@ -136,7 +137,7 @@ def test_workloads_are_the_nodes_that_onnxruntime_runs(
     basic, extended = (nodes_that_run(path, image_shape, level) & depends_on_images(path) for level in FUSIONS)
     assert found.keys() == basic - behind_convolutions
     assert not extended & behind_convolutions
-    sums = sum(opset.operator(node.op_type).added for node in model.graph if node.domain == opset.DOMAIN)
+    sums = sum(operators.operator(node.op_type).added for node in model.graph if node.domain == operators.DOMAIN)
     assert sum(count for each, count in workloads(model).items() if each.operator == "FusedAdd") == sums
     assert network_workloads(module, image_shape) == workloads(model)
 

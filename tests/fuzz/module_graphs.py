@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy import export
 from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export import Description, Images, export_module, exporter
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
+from bnas_deploy.search.nn.schemes import named_scheme
 
 CLASSES = 5
 IMAGES = 2
@@ -232,8 +232,10 @@ class Maker:
                 rng.choice((1, 1, 2)),
                 groups,
                 bias=rng.random() < 0.2,
-                scale=rng.choice(("beta", "learned", "none")),
-                k_map=groups == 1 and rng.random() < 0.2,
+                scheme=replace(
+                    named_scheme(rng.choice(("xnor-net", "xnor-net-plus", "binarynet"))),
+                    k_map=groups == 1 and rng.random() < 0.2,
+                ),
             ),
             source,
         )
@@ -358,8 +360,9 @@ def _randomised(module: nn.Module, rng: random.Random) -> nn.Module:
                     nn.init.normal_(layer.bias)
                     if rng.random() < 0.2:
                         layer.weight[0] = 0
-            if isinstance(layer, BinaryConv2d) and layer.learned_scale is not None:
-                nn.init.normal_(layer.learned_scale)
+            if isinstance(layer, BinaryConv2d):
+                for learned in layer.learned.values():
+                    nn.init.normal_(learned)
     return module.eval()
 
 
@@ -422,7 +425,7 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
 def one_twin() -> Iterator[None]:
     """Export the float twin and the int8 twin once for all networks: here they are not what is looked at."""
     with tempfile.TemporaryDirectory() as kept:
-        write = export._write_twins
+        write = exporter._write_twins
 
         def write_once(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
             names = (files.FLOAT_TWIN, files.INT8_TWIN)
@@ -434,7 +437,7 @@ def one_twin() -> Iterator[None]:
                 shutil.copy(Path(kept) / name, folder / name)
             return 0.0, 0.0
 
-        with mock.patch.object(export, "_write_twins", write_once):
+        with mock.patch.object(exporter, "_write_twins", write_once):
             yield
 
 

@@ -65,16 +65,17 @@ class Block(nn.Module):
         return nn.functional.hardtanh(self.norm1(self.conv1(x)) + x)
 
 
-def resnet20(width: int = 16, blocks: int = 3) -> nn.Module:
-    """A CIFAR ResNet-20 of IR-Net's shape."""
+def resnet20(width: int = 16, blocks: int = 3, stages: int = 3) -> nn.Module:
+    """A CIFAR ResNet-20 of IR-Net's shape, or a smaller one."""
     body: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.Hardtanh()]
-    for stage in range(3):
+    for stage in range(stages):
         channels = width * 2**stage
         body += [
             Block(channels // 2, channels, 2) if stage and not i else Block(channels, channels, 1)
             for i in range(blocks)
         ]
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4 * width), nn.Linear(4 * width, CLASSES))
+    features = width * 2 ** (stages - 1)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(features), nn.Linear(features, CLASSES))
     return _randomised(nn.Sequential(*body, *head))
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from bnas_deploy.core import operators
 from bnas_deploy.export import opset
 from bnas_deploy.runtime.library import ISA_VARIABLE, kernel_rows
 
@@ -61,7 +62,7 @@ MOST_FLOATS = 60_000
 class Problem:
     """What a seed makes; the same one every time."""
 
-    row: opset.Operator
+    row: operators.Operator
     case: Any
     batch: int
     odd: bool
@@ -76,7 +77,7 @@ class Problem:
 def problem(seed: int) -> Problem:
     """Return what `seed` makes."""
     rng = np.random.default_rng(seed)
-    row = opset.OPERATORS[rng.integers(len(opset.OPERATORS))]
+    row = operators.OPERATORS[rng.integers(len(operators.OPERATORS))]
     batch, odd = int(rng.integers(0, 4)), bool(rng.random() < 0.3)
     case = _case(rng)
     if row.uses_k:

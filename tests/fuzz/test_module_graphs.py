@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-NETWORKS = 15
+NETWORKS = 10
 
 SPEC = importlib.util.spec_from_file_location("module_graphs", Path(__file__).with_name("module_graphs.py"))
 assert SPEC is not None

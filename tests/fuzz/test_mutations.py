@@ -12,9 +12,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from bnas_deploy import export
 from bnas_deploy.core.bundle import read_bundle
 from bnas_deploy.core.errors import BundleError, ExportError
+from bnas_deploy.export import exporter
 from bnas_deploy.export.finish import finish
 
 SEEDS = range(3)
@@ -73,8 +73,8 @@ def test_a_broken_step_of_the_export_is_refused(change: Any, tmp_path: Path, mon
         return proto
 
     rng, done = np.random.default_rng(1), list[str]()
-    monkeypatch.setattr(export, "finish", broken)
-    module = mutations.resnet20(width=8, blocks=1)
+    monkeypatch.setattr(exporter, "finish", broken)
+    module = mutations.resnet20(width=8, blocks=1, stages=1)
 
     with pytest.raises((ExportError, BundleError)):
         mutations.export_network(module, tmp_path / "bundle", size=8)

@@ -6,12 +6,12 @@
 
 #define SAME_TYPE(official, ours) __builtin_types_compatible_p(__typeof__(official), __typeof__(ours))
 
-#define CHECK_SLOT(number, name, result, parameters)                                                   \
-    _Static_assert(offsetof(OrtApi, name) == (number) * sizeof(void*), "slot of " #name);              \
+#define CHECK_SLOT(number, name, result, parameters)                                      \
+    _Static_assert(offsetof(OrtApi, name) == (number) * sizeof(void*), "slot of " #name); \
     _Static_assert(SAME_TYPE(((OrtApi*)0)->name, *(BnasOrt_##name*)0), "type of " #name);
 BNAS_ORT_SLOTS(CHECK_SLOT)
 
-#define CHECK_FIELD(official, ours, field)                                                             \
+#define CHECK_FIELD(official, ours, field)                                                                \
     _Static_assert(offsetof(official, field) == offsetof(ours, field), "place of " #official "." #field); \
     _Static_assert(SAME_TYPE(((official*)0)->field, ((ours*)0)->field), "type of " #official "." #field);
 

@@ -1,6 +1,7 @@
 """The library built in other ways and loaded by other versions of onnxruntime; and the way it is built."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from bnas_deploy.core.errors import RuntimeLibraryError
+from bnas_deploy.core.operators import CONSTANTS, OPERATORS
 from bnas_deploy.runtime import library
 
 ROOT = Path(__file__).parents[2]
@@ -132,9 +134,65 @@ def test_the_library_compiles_without_warnings(
     native: ModuleType, generated_kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "gcc")
-    native.build_library(
-        tmp_path / "libbnas_ort.so", ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wvla", "-Werror"]
-    )
+    warnings = ("all", "extra", "pedantic", "shadow", "vla", "conversion", "sign-conversion", "error")
+    native.build_library(tmp_path / "libbnas_ort.so", [f"-W{name}" for name in warnings])
+
+
+def test_the_library_is_built_with_the_table_of_operators(
+    native: ModuleType, generated_kernels: None, tmp_path: Path
+) -> None:
+    native.write_headers(tmp_path)
+    text = (tmp_path / "operator_table.h").read_text()
+    rows = re.findall(r'OPERATOR\("(\w+)", .*\.inputs = (\d+), \.places = \{(.*)\}\)', text)
+    assert [(name, int(inputs)) for name, inputs, _ in rows] == [(row.name, len(row.inputs)) for row in OPERATORS]
+    for row, (_, _, places) in zip(OPERATORS, rows, strict=True):
+        found = {constant.name: int(place) for constant, place in zip(CONSTANTS, places.split(","), strict=True)}
+        assert found == {name: row.inputs.index(name) if name in row.inputs else -1 for name in found}
+
+
+def test_a_constant_that_the_library_cannot_read_fails_the_build(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = native.OPERATORS.read_text().replace('"float32", ("O", 1, 1)', '"float32", ("O", "KH", 1)')
+    monkeypatch.setattr(native, "OPERATORS", tmp_path / "operators.py")
+    native.OPERATORS.write_text(changed)
+    with pytest.raises(AssertionError, match="offset: the library reads vectors of channels"):
+        native.write_headers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("*.h", "incompatible|makes integer from pointer"),  # the calls in runtime/ort pass something else
+        ("avx2-*.h", "conflicting types|typedef redefinition"),  # the other rows' kernels take something else
+    ],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs several rows of kernels")
+def test_the_compiler_checks_calls_against_the_generated_kernels(
+    native: ModuleType,
+    generated_kernels: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: str,
+    reason: str,
+) -> None:
+    kernels = shutil.copytree(native.build_kernels()[0].parent, tmp_path / "kernels")
+    for header in kernels.glob(rows):
+        text = header.read_text()
+        assert "const float* threshold, uint8_t* bits)" in text
+        header.write_text(text.replace("const float* threshold, uint8_t* bits)", "uint8_t* bits, int32_t threshold)"))
+    monkeypatch.setenv("BNAS_KERNELS", str(kernels))
+    with pytest.raises(native.BuildError, match=reason):
+        native.build_library(tmp_path / "library.so", ["-O0", "-Werror"])
+
+
+def test_a_processor_without_kernels_gets_portable_ones(
+    native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "variants", list)
+    native.build_library(tmp_path / "library.so", ["-O0"])
+    rows = [row.isa for row in library.kernel_rows(tmp_path / "library.so")]
+    assert rows == (["popcnt", "generic"] if platform.machine() == "x86_64" else ["generic"])
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")

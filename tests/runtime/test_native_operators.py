@@ -24,7 +24,8 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from bnas_deploy.core.bits import pack_signs
-from bnas_deploy.export.opset import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator, reference
+from bnas_deploy.core.operators import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator
+from bnas_deploy.export.opset import reference
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.variants import variants_of
 from bnas_deploy.runtime.library import library_path
@@ -41,6 +42,7 @@ ISAS = [
     ),
     *PORTABLE_ISAS,
 ]
+CONSTANT_NAMES = [constant.name for constant in CONSTANTS]
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
 
 
@@ -520,10 +522,10 @@ def as_inputs_too(model: bytes, names: list[str]) -> bytes:
     return changed.SerializeToString()
 
 
-@pytest.mark.parametrize("name", ["all", *CONSTANTS])
+@pytest.mark.parametrize("name", ["all", *CONSTANT_NAMES])
 def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
     row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case(channels=36, channels_out=18)
-    names = list(CONSTANTS) if name == "all" else [name]
+    names = CONSTANT_NAMES if name == "all" else [name]
     (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 1))
     model = as_inputs_too(one_node_model(row.name, inputs, case.attributes), names)
     session = native_session(model, threads=2)
@@ -542,13 +544,13 @@ def test_edges_of_constants_of_an_old_file() -> None:
     # Before version 4 of the IR every initializer had to be an input too, and could not be changed.
     case, row = Case(), OPERATORS[0]
     inputs, want = problem(row, case, 0, 1)
-    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), [*CONSTANTS[:-1]]))
+    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), CONSTANT_NAMES[:-1]))
     model.ir_version = 3
     (y,) = native_session(model.SerializeToString()).run(None, feeds(inputs))
     np.testing.assert_array_equal(y, want)
 
 
-@pytest.mark.parametrize("name", CONSTANTS)
+@pytest.mark.parametrize("name", CONSTANT_NAMES)
 def test_constants_may_be_computed_while_the_model_runs(name: str, isa: str) -> None:
     row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case()
     inputs, want = problem(row, case, 0, 1)

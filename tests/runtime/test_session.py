@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
+from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
 from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
@@ -30,7 +31,7 @@ from bnas_deploy.search.data.digits import open_digits
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 SIZE, CHANNELS, CLASSES = 4, 9, 3
-ATTRIBUTES = {**opset.ATTRIBUTES, "weight_shape": [CLASSES, SIZE, SIZE, CHANNELS]}
+ATTRIBUTES = {**operators.defaults(), "weight_shape": [CLASSES, SIZE, SIZE, CHANNELS]}
 LABELS = ("cat", "dog", "frog")
 
 
@@ -62,7 +63,7 @@ def write_bundle(tmp_path: Path) -> Callable[..., Path]:
         manifest = Manifest(
             bnas_deploy="0",
             network={},
-            opset={opset.DOMAIN: opset.VERSION},
+            opset={operators.DOMAIN: operators.VERSION},
             input_name=input_name,
             input_shape=(channels, SIZE, SIZE),
             output_name="Y",
@@ -279,8 +280,8 @@ def test_a_name_that_is_no_utf_8(op_type: str, again: str, tmp_path: Path) -> No
         [value("x", onnx.TensorProto.FLOAT, [1])],
         [value("XXXX", onnx.TensorProto.FLOAT, [1])],
     )
-    opsets = [onnx.helper.make_opsetid("", opset.ONNX_OPSET)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=opset.IR_VERSION)
+    opsets = [onnx.helper.make_opsetid("", operators.ONNX_OPSET)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=operators.IR_VERSION)
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString().replace(b"XXXX", b"\xffXX\xfe"))
     with pytest.raises(BundleError) as refusal:

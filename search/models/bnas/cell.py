@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from bnas_deploy.core.genotype import EDGES_PER_NODE, INNER_NODES, INPUT_NODES, Cell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, LayerConfig
+from bnas_deploy.search.models.bnas.scheme import OfficialBnas
 from bnas_deploy.search.nn.layers import BinaryWeightConv2d
 
 
@@ -16,14 +17,19 @@ class ReductionSkip(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv: nn.Conv2d
-        if "binary-weight-skip" in config.departures and not config.real:
+        if "binary-weight-skip" in config.deviations and not config.is_float:
             self.conv = BinaryWeightConv2d(
                 in_channels,
                 out_channels,
                 kernel_size=2,
                 stride=2,
-                fan_in_gradient="fan-in-gradient" in config.departures,
-                sign_of_zero="sign-of-zero" in config.departures,
+                # Centred and clamped whatever the other deviations are.
+                scheme=OfficialBnas(
+                    centre_weights=True,
+                    clamp_weights=True,
+                    fan_in_gradient="fan-in-gradient" in config.deviations,
+                    sign_of_zero="sign-of-zero" in config.deviations,
+                ),
             )
         else:
             self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2)

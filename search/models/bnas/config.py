@@ -8,15 +8,16 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.core.json_records import from_json
 from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
-DEPARTURES = {
+DEVIATIONS = {
     "centre-weights": "before each step, subtract from each binary weight the mean over its input channels",
     "clamp-weights": "before each step, clamp binary weights to -1..1 (after centring)",
     "fan-in-gradient": "multiply the gradient of a binary weight by n (1 - 1/C), n = C KH KW; a learning-rate factor",
-    "real-last-two": "leave the weights of the last two convolutions real, a cell's skip counted before its edges; "
+    "real-last-two": "leave the weights of the last two convolutions float, a cell's skip counted before its edges; "
     "the inputs of binary ones stay signs",
     "binary-weight-skip": "give the 2x2 convolutions on the inter-cell skip binary weights, centred and clamped; "
-    "their inputs stay real",
+    "their inputs stay float",
     "sign-of-zero": "take 0 for sign(0), of activations and of weights, instead of +1",
 }
 """What the official BNAS code does and its paper does not say, by name. Off unless asked for.
@@ -32,9 +33,10 @@ class NetworkConfig:
     """Everything that `build_network` needs.
 
     `channels` is C of the first cell; it doubles at the two reduction cells, after a third and after two thirds
-    of the cells. `image_size` is (height, width) of the input. `k_map` multiplies every binary convolution by the
-    map K of XNOR-Net (BNAS v2, Eq. 3). `real` makes the float twin: real weights, no sign. Without
-    `inter_cell_skip` no cell adds c_{k-1} to its output (the ablation of BNAS v2, section 4.2).
+    of the cells. `image_size` is (height, width) of the input. `scheme` names how binary convolutions binarise (see
+    `bnas_deploy.search.nn.schemes`). `k_map` multiplies each by the map K of XNOR-Net (BNAS v2, Eq. 3). `is_float`
+    makes the float twin: float weights, no sign. Without `inter_cell_skip` no cell adds c_{k-1} to its output (the
+    ablation of BNAS v2, section 4.2).
     """
 
     name: str
@@ -45,9 +47,10 @@ class NetworkConfig:
     classes: int
     in_channels: int
     image_size: tuple[int, int]
+    scheme: str = DEFAULT
     k_map: bool = False
-    real: bool = False
-    departures: tuple[str, ...] = ()
+    is_float: bool = False
+    deviations: tuple[str, ...] = ()
     inter_cell_skip: bool = True
 
     def __post_init__(self) -> None:
@@ -75,10 +78,16 @@ class NetworkConfig:
                 f"{self.name}: images of {height}x{width}; the {self.stem} stem and two reduction cells need "
                 f"multiples of {multiple}{others if self.stem == 'imagenet' else ''}"
             )
-        unknown = sorted(set(self.departures) - set(DEPARTURES))
+        unknown = sorted(set(self.deviations) - set(DEVIATIONS))
         if unknown:
-            raise BnasError(f"{self.name}: unknown departure {unknown[0]!r}; there are {', '.join(DEPARTURES)}")
-        if "binary-weight-skip" in self.departures and not self.inter_cell_skip:
+            raise BnasError(f"{self.name}: unknown deviation {unknown[0]!r}; there are {', '.join(DEVIATIONS)}")
+        check_scheme(self.scheme, self.name)
+        if self.deviations and self.scheme != DEFAULT:
+            raise BnasError(
+                f"{self.name}: scheme {self.scheme} with {self.deviations[0]}, which is about {DEFAULT}; leave "
+                "--scheme or --like-official-code out"
+            )
+        if "binary-weight-skip" in self.deviations and not self.inter_cell_skip:
             raise BnasError(
                 f"{self.name}: binary-weight-skip is about the inter-cell skip, which this network lacks; leave "
                 "binary-weight-skip or --no-skip out"
@@ -97,8 +106,8 @@ class NetworkConfig:
         return self.cells // 3, 2 * self.cells // 3
 
     def float_twin(self) -> "NetworkConfig":
-        """Return the same architecture with real weights and no sign."""
-        return replace(self, real=True, k_map=False, departures=())
+        """Return the same architecture with float weights and no sign."""
+        return replace(self, is_float=True, scheme=DEFAULT, k_map=False, deviations=())
 
     @property
     def model(self) -> str:
@@ -113,9 +122,10 @@ class NetworkConfig:
     def describe(self) -> list[str]:
         """Return what is unusual, and the genotype."""
         return [
+            *([f"scheme {self.scheme}"] if self.scheme != DEFAULT else []),
             *(["multiplied by the map K"] if self.k_map else []),
             *([] if self.inter_cell_skip else ["without the skip from cell to cell"]),
-            *(f"departs from the paper: {name}" for name in self.departures),
+            *(f"deviates from the paper: {name}" for name in self.deviations),
             "",
             *self.genotype.describe(),
         ]
@@ -128,7 +138,7 @@ class NetworkConfig:
     def from_json(cls, data: object, where: str) -> "NetworkConfig":
         """Build a configuration from parsed JSON; `where` names its origin in errors."""
         if isinstance(data, Mapping):
-            data = {**ADDED_FIELDS, **data}
+            data = {**ADDED_FIELDS, **{RENAMED_FIELDS.get(name, name): value for name, value in data.items()}}
         try:
             config: NetworkConfig = from_json(cls, data)
         except ValueError as error:
@@ -136,8 +146,11 @@ class NetworkConfig:
         return config
 
 
-ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True}
+ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT}
 """Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
+
+RENAMED_FIELDS = {"real": "is_float", "deviations": "deviations"}
+"""Names in files of bnas-deploy 0.1.0, and the names here."""
 
 UPPER_BOUNDS = {
     "cells": 1000,
@@ -193,7 +206,8 @@ def published_config(
     classes: int | None = None,
     in_channels: int = 3,
     image_size: tuple[int, int] | None = None,
-    departures: tuple[str, ...] = (),
+    deviations: tuple[str, ...] = (),
+    scheme: str = DEFAULT,
     k_map: bool = False,
     inter_cell_skip: bool = True,
 ) -> NetworkConfig:
@@ -219,7 +233,8 @@ def published_config(
         classes=size.classes if classes is None else classes,
         in_channels=in_channels,
         image_size=image_size or size.image_size,
+        scheme=scheme,
         k_map=k_map,
-        departures=departures,
+        deviations=deviations,
         inter_cell_skip=inter_cell_skip,
     )

@@ -7,6 +7,7 @@ from bnas_deploy.search.models.bnas.cell import SearchedCell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 
 class CifarStem(nn.Module):
@@ -86,13 +87,13 @@ class Network(nn.Module):
 def build_network(config: NetworkConfig) -> Network:
     """Return the network of `config` with torch's default initialisation."""
     network = Network(config)
-    if "real-last-two" in config.departures and not config.real:
+    if "real-last-two" in config.deviations and not config.is_float:
         _leave_last_two_real(network)
     return network
 
 
 def _leave_last_two_real(network: Network) -> None:
-    """Leave the weights of the last two convolutions real, in the order that the official code has them in.
+    """Leave the weights of the last two convolutions float, in the order that the official code has them in.
 
     There a cell's skip stands before its edges. Only where the last cell reduces, in a network of 3 cells, can the skip
     be one of the two.
@@ -105,4 +106,4 @@ def _leave_last_two_real(network: Network) -> None:
         convolutions += (module for module in modules if isinstance(module, BinaryConv2d | nn.Conv2d))
     for convolution in convolutions[-2:]:
         if isinstance(convolution, BinaryConv2d | BinaryWeightConv2d):
-            convolution.real_weights = True
+            convolution.set_scheme(FloatWeights(of=convolution.scheme))

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from bnas_deploy.core.genotype import BATS_GROUPS
+from bnas_deploy.search.models.bnas.scheme import scheme_of
 from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
 
 
@@ -12,16 +13,20 @@ class LayerConfig(Protocol):
     """What a layer has to know of a network's configuration."""
 
     @property
-    def real(self) -> bool:
+    def is_float(self) -> bool:
         """Whether nothing is binary."""
+
+    @property
+    def scheme(self) -> str:
+        """Name of the scheme of binary convolutions."""
 
     @property
     def k_map(self) -> bool:
         """Whether binary convolutions are multiplied by the map K."""
 
     @property
-    def departures(self) -> tuple[str, ...]:
-        """Names of `config.DEPARTURES`; others mean nothing to a layer."""
+    def deviations(self) -> tuple[str, ...]:
+        """Names of `config.DEVIATIONS`; others mean nothing to a layer."""
 
 
 class ConvBlock(nn.Module):
@@ -45,7 +50,7 @@ class ConvBlock(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         self.norm = nn.BatchNorm2d(in_channels, affine=affine)
         self.conv: nn.Module
-        if config.real:
+        if config.is_float:
             self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
         else:
             self.conv = binary_conv(in_channels, out_channels, kernel_size, stride, padding, dilation, config=config)
@@ -80,11 +85,7 @@ def binary_conv(
         padding,
         dilation,
         groups,
-        k_map=config.k_map and groups == 1,
-        centre_weights="centre-weights" in config.departures,
-        clamp_weights="clamp-weights" in config.departures,
-        fan_in_gradient="fan-in-gradient" in config.departures,
-        sign_of_zero="sign-of-zero" in config.departures,
+        scheme=scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1),
     )
 
 
@@ -103,7 +104,7 @@ class SeparableBlock(nn.Module):
         geometry = (kernel_size, stride, padding, dilation, channels)
         self.norm0 = nn.BatchNorm2d(channels, affine=affine)
         self.depthwise: nn.Module
-        if config.real:
+        if config.is_float:
             self.depthwise = nn.Conv2d(channels, channels, *geometry, bias=False)
         else:
             self.depthwise = binary_conv(channels, channels, *geometry, config=config)
@@ -129,7 +130,7 @@ class BatsBlock(nn.Module):
         geometry = (kernel_size, stride, padding, dilation, BATS_GROUPS)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
         self.conv: nn.Module
-        if config.real:
+        if config.is_float:
             self.conv = nn.Conv2d(channels, channels, *geometry, bias=False)
         else:
             self.conv = binary_conv(channels, channels, *geometry, config=config)

@@ -1,4 +1,4 @@
-"""The departure "sign-of-zero": what is constantly 0 is exact, and any other 0 is refused by name."""
+"""The deviation "sign-of-zero": what is constantly 0 is exact, and any other 0 is refused by name."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from bnas_deploy.runtime.pieces import PieceResult
 from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
+from bnas_deploy.search.models.bnas.scheme import OfficialBnas
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
 from bnas_deploy.search.training.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ class HalfZero(nn.Module):
         self.zeroise = Zeroise(1)
         self.norm = nn.BatchNorm2d(8)
         nn.init.constant_(self.norm.bias, shift)
-        self.conv = BinaryConv2d(8, 3, 3, padding=1, sign_of_zero=sign_of_zero)
+        self.conv = BinaryConv2d(8, 3, 3, padding=1, scheme=OfficialBnas(sign_of_zero=sign_of_zero))
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def test_channels_that_are_always_zero_are_exact(tmp_path: Path) -> None:
     # 36 values of at most 36 beta, added in another order.
     np.testing.assert_allclose(open_bundle(result.bundle.path).predict(images.numpy()), wanted, rtol=0, atol=1e-4)
     # With sign(0) = +1 the zeros would count.
-    module.conv.sign_of_zero = False
+    module.conv.set_scheme(OfficialBnas())
     with torch.no_grad():
         assert np.abs(module(images).numpy() - wanted).max() > 0.01
 
@@ -80,7 +81,7 @@ def test_a_constant_other_than_zero_has_its_sign(tmp_path: Path) -> None:
     assert all(layer.exact for layer in _layers(result))
 
 
-def test_no_note_without_the_departure(tmp_path: Path) -> None:
+def test_no_note_without_the_deviation(tmp_path: Path) -> None:
     assert _export(HalfZero(sign_of_zero=False).eval(), tmp_path).log.notes == []
 
 
@@ -93,7 +94,7 @@ def test_activations_that_are_zero_are_counted_and_refused(tmp_path: Path) -> No
         _export(module, tmp_path, images)
     # Of 4 channels, 36 pixels and 4 images; the constant channels are not among them.
     assert refusal.value.message == (
-        f"conv: {zeros} of 576 activations in 4 images are exactly 0, whose sign is 0 in this network (departure "
+        f"conv: {zeros} of 576 activations in 4 images are exactly 0, whose sign is 0 in this network (deviation "
         "sign-of-zero) and +1 in the exported one; train without --like-official-code sign-of-zero to export this "
         "network"
     )
@@ -106,14 +107,14 @@ def test_weights_that_are_zero_are_counted_and_refused(tmp_path: Path) -> None:
         module.conv.weight[0, :2, 0, 0] = 0
         module.conv.weight[0, 7] = 0  # of a constant channel, which takes no part
     message = (
-        r"^conv: 2 of 108 weights are exactly 0, whose sign is 0 in this network \(departure sign-of-zero\); a bit"
+        r"^conv: 2 of 108 weights are exactly 0, whose sign is 0 in this network \(deviation sign-of-zero\); a bit"
     )
     with pytest.raises(ExportError, match=message):
         _export(module, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_weight_of_zero_counts_as_one_without_the_departure(tmp_path: Path) -> None:
+def test_a_weight_of_zero_counts_as_one_without_the_deviation(tmp_path: Path) -> None:
     module = HalfZero(sign_of_zero=False).eval()
     with torch.no_grad():
         module.conv.weight[0, :2, 0, 0] = 0
@@ -133,8 +134,8 @@ def _official(config: NetworkConfig) -> tuple[Checkpoint, Network]:
 
 def test_the_zeros_of_the_cifar_cells_are_exact(tmp_path: Path) -> None:
     """The case of the published networks: preprocess0 behind a reduction, whose BN has no beta."""
-    departures = ("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-two", "sign-of-zero")
-    config = NetworkConfig("tiny", 4, 4, "cifar", GENOTYPES["cifar"], 3, 3, (8, 8), departures=departures)
+    deviations = ("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-two", "sign-of-zero")
+    config = NetworkConfig("tiny", 4, 4, "cifar", GENOTYPES["cifar"], 3, 3, (8, 8), deviations=deviations)
     checkpoint, network = _official(config)
     images = torch.randn(4, 3, 8, 8)
     zeros: list[Tensor] = []

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnas_deploy.core.errors import BundleError
-from bnas_deploy.export.opset import OPERATORS, Operator
+from bnas_deploy.core.operators import OPERATORS, Operator
 from bnas_deploy.runtime.onnx_file.reader import Node, is_binary_convolution, read_nodes, uses_k
 
 

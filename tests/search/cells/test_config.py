@@ -92,8 +92,8 @@ def test_refused_supernets(changes, message):
             "gamma is 3.0, but the search space has no Zeroise for it",
         ),
         (
-            {"network": replace(NETWORK, departures=("real-last-two",))},
-            "unknown departure 'real-last-two' of a search; there are centre-weights, .*genotype-from-epoch-start",
+            {"network": replace(NETWORK, deviations=("real-last-two",))},
+            "unknown deviation 'real-last-two' of a search; there are centre-weights, .*genotype-from-epoch-start",
         ),
     ],
 )

@@ -74,7 +74,7 @@ def test_without_zeroise_the_second_best_takes_its_place():
 
 def test_the_official_code_divides_the_first_edge_instead():
     rows = {(0, 2): (0.0, 0.1, 0.9), (2, 3): (0.9, 0.05, 0.05)}
-    departing = replace(NETWORK, departures=("gamma-on-first-edge",))
+    departing = replace(NETWORK, deviations=("gamma-on-first-edge",))
     normal, _ = derived(replace(CONFIG, gamma=3.0, network=departing), normal=rows)
     assert normal[:3] == (Edge("bin_conv_3x3", 1), Edge("bin_conv_3x3", 0), Edge("none", 2))  # 0.4 > 0.9 / 3
 

@@ -16,7 +16,7 @@ from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.history import read_history
 from bnas_deploy.search.cells import search as module
 from bnas_deploy.search.cells.config import (
-    SEARCH_DEPARTURES,
+    SEARCH_DEVIATIONS,
     SEARCH_RECIPES,
     STRATEGIES,
     SearchConfig,
@@ -245,7 +245,7 @@ def test_every_strategy_searches(strategy, precision, tmp_path):
         {"network": replace(NETWORK, inter_cell_skip=False)},
         {"network": replace(NETWORK, k_map=True)},
         {"network": replace(NETWORK, precision="binary-activations")},
-        {"network": replace(NETWORK, departures=tuple(SEARCH_DEPARTURES)), "gamma": 3.0},
+        {"network": replace(NETWORK, deviations=tuple(SEARCH_DEVIATIONS)), "gamma": 3.0},
         {"network": replace(NETWORK, space=NETWORK.space.with_separable())},
         {"network": replace(NETWORK, space=SPACES["darts"]), "strategy": "gdas"},
         {"network": replace(NETWORK, space=SPACES["bats"], channels=12, precision="binary-activations")},
@@ -318,7 +318,7 @@ def test_the_diversity_term_delays_the_drop_of_learnable_operations(tmp_path):
 
 def test_the_genotype_from_the_start_of_the_epoch_is_that_of_the_end_of_the_one_before(finished, tmp_path):
     _, paper, _ = finished
-    config = replace(CONFIG, network=replace(NETWORK, departures=("genotype-from-epoch-start",)))
+    config = replace(CONFIG, network=replace(NETWORK, deviations=("genotype-from-epoch-start",)))
     result, _ = run(tmp_path, config=config)
     ends = [epoch.genotype for epoch in paper.history.epochs]
     starts = [epoch.genotype for epoch in result.history.epochs]

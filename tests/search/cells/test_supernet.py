@@ -10,8 +10,14 @@ from bnas_deploy.core.genotype import LEARNABLE
 from bnas_deploy.search.cells.config import SupernetConfig
 from bnas_deploy.search.cells.space import EDGES, SPACES, SearchSpace
 from bnas_deploy.search.cells.supernet import Convolutions, Fan, Mixture, Separately, Supernet, rows_from
-from bnas_deploy.search.nn.estimators import activation_scale, sign_activation, sign_weight, weight_scale
-from bnas_deploy.search.nn.layers import latent_weight
+from bnas_deploy.search.nn.estimators import (
+    activation_scale,
+    centred_and_clamped,
+    scale_gradient,
+    sign_activation,
+    sign_weight,
+    weight_scale,
+)
 
 CONFIG = SupernetConfig(SPACES["bnas"], cells=3, channels=4, classes=3, in_channels=1, image_size=(8, 8))
 
@@ -33,16 +39,16 @@ def plain_convolution(x, weight, real, config, stride, kernel, dilation):
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     if config.precision == "float":
         return torch.relu(nn.functional.conv2d(normed, weight, **geometry))
-    sign_of_zero = "sign-of-zero" in config.departures
+    sign_of_zero = "sign-of-zero" in config.deviations
     signed = sign_activation(normed, sign_of_zero=sign_of_zero)
     if real or config.precision == "binary-activations":
         y = nn.functional.conv2d(signed, weight, **geometry)
     else:
-        latent = latent_weight(
-            weight,
-            centre="centre-weights" in config.departures,
-            clamp="clamp-weights" in config.departures,
-            fan_in_gradient="fan-in-gradient" in config.departures,
+        latent = weight
+        if "fan-in-gradient" in config.deviations:
+            latent = scale_gradient(latent, latent[0].numel() * (1 - 1 / latent.shape[1]))
+        latent = centred_and_clamped(
+            latent, centre="centre-weights" in config.deviations, clamp="clamp-weights" in config.deviations
         )
         # The sum of signs is often exactly 0, where ReLU has its corner, so beta comes afterwards.
         signs = sign_weight(latent, sign_of_zero=sign_of_zero)
@@ -77,7 +83,7 @@ def weight_of(cell, row, name):
     if not isinstance(operation, Convolutions):
         return None, False
     part = slice(edge * operation.channels, (edge + 1) * operation.channels)
-    return operation.conv.weight[part], edge >= operation.real_from
+    return operation.conv.weight[part], edge >= operation.float_from
 
 
 def plain_forward(network, x, mixture):
@@ -140,9 +146,9 @@ CONFIGS = {
     "float": replace(CONFIG, precision="float"),
     "binary-activations": replace(CONFIG, precision="binary-activations"),
     "no-skip": replace(CONFIG, inter_cell_skip=False),
-    "departures": replace(
+    "deviations": replace(
         CONFIG,
-        departures=("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-convolutions", "sign-of-zero"),
+        deviations=("centre-weights", "clamp-weights", "fan-in-gradient", "real-last-convolutions", "sign-of-zero"),
     ),
     "separable": replace(CONFIG, space=SearchSpace(("bin_conv_3x3", "bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"))),
     "darts": replace(CONFIG, space=SPACES["darts"], precision="binary-activations"),
@@ -227,7 +233,7 @@ def test_the_published_supernet():
 
 
 def test_the_official_code_binarises_430_of_448():
-    config = replace(CONFIG, cells=8, departures=("real-last-convolutions",))
+    config = replace(CONFIG, cells=8, deviations=("real-last-convolutions",))
     with torch.device("meta"):
         network = Supernet(config)
     real = {
@@ -243,8 +249,8 @@ def test_the_official_code_binarises_430_of_448():
 
 
 def test_binary_weights_are_renewed_in_place_and_real_ones_are_not():
-    departures = ("centre-weights", "clamp-weights", "real-last-convolutions")
-    network = Supernet(replace(CONFIG, departures=departures))
+    deviations = ("centre-weights", "clamp-weights", "real-last-convolutions")
+    network = Supernet(replace(CONFIG, deviations=deviations))
     with torch.no_grad():
         for weight in network.weight_parameters():
             weight.mul_(10)
@@ -255,7 +261,7 @@ def test_binary_weights_are_renewed_in_place_and_real_ones_are_not():
     for name, module in network.named_modules():
         if not isinstance(module, Convolutions):
             continue
-        binary = slice(0, module.real_from * module.channels)
+        binary = slice(0, module.float_from * module.channels)
         old, new = before[f"{name}.conv.weight"], module.conv.weight
         want = (old - old.mean(dim=1, keepdim=True)).clamp(-1, 1)
         assert torch.equal(new[binary], want[binary])

@@ -8,7 +8,7 @@ import pytest
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES
-from bnas_deploy.search.models.bnas.config import DEPARTURES, NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.models.bnas.config import DEVIATIONS, NETWORKS, NetworkConfig, published_config
 
 TINY = NetworkConfig(
     name="tiny",
@@ -60,7 +60,7 @@ def test_nine_networks_are_published() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_paper_is_the_default(name: str) -> None:
     config = published_config(name)
-    assert (config.departures, config.k_map, config.real, config.inter_cell_skip) == ((), False, False, True)
+    assert (config.deviations, config.k_map, config.is_float, config.inter_cell_skip) == ((), False, False, True)
 
 
 def test_a_published_size_fits_other_images() -> None:
@@ -150,23 +150,23 @@ def test_image_sizes_that_cannot_be_halved(stem: str, image_size: tuple[int, int
     assert refusal_of(stem=stem, image_size=image_size) == message
 
 
-def test_unknown_departure() -> None:
-    assert refusal_of(departures=("clamp-weights", "sign-zero")) == (
-        "tiny: unknown departure 'sign-zero'; there are centre-weights, clamp-weights, fan-in-gradient, real-last-two, "
+def test_unknown_deviation() -> None:
+    assert refusal_of(deviations=("clamp-weights", "sign-zero")) == (
+        "tiny: unknown deviation 'sign-zero'; there are centre-weights, clamp-weights, fan-in-gradient, real-last-two, "
         "binary-weight-skip, sign-of-zero"
     )
 
 
-def test_a_departure_of_the_skip_needs_a_skip() -> None:
-    assert refusal_of(departures=("clamp-weights", "binary-weight-skip"), inter_cell_skip=False) == (
+def test_a_deviation_of_the_skip_needs_a_skip() -> None:
+    assert refusal_of(deviations=("clamp-weights", "binary-weight-skip"), inter_cell_skip=False) == (
         "tiny: binary-weight-skip is about the inter-cell skip, which this network lacks; leave binary-weight-skip or "
         "--no-skip out"
     )
 
 
 def test_the_float_twin_has_nothing_binary_left_to_set() -> None:
-    twin = replace(TINY, k_map=True, departures=tuple(DEPARTURES)).float_twin()
-    assert twin == replace(TINY, real=True)
+    twin = replace(TINY, k_map=True, deviations=tuple(DEVIATIONS)).float_twin()
+    assert twin == replace(TINY, is_float=True)
     assert not replace(TINY, inter_cell_skip=False).float_twin().inter_cell_skip
 
 
@@ -175,7 +175,7 @@ def test_the_float_twin_has_nothing_binary_left_to_set() -> None:
     [
         TINY,
         TINY.float_twin(),
-        replace(TINY, k_map=True, departures=("clamp-weights", "real-last-two")),
+        replace(TINY, k_map=True, deviations=("clamp-weights", "real-last-two")),
         replace(TINY, inter_cell_skip=False),
         *map(published_config, NETWORKS),
     ],
@@ -184,6 +184,14 @@ def test_the_float_twin_has_nothing_binary_left_to_set() -> None:
 def test_json_gives_back_what_was_written(config: NetworkConfig) -> None:
     assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json())), "memory") == config
     assert NetworkConfig.from_json(config.to_json(), "memory") == config
+
+
+def test_names_of_0_1_0_are_read() -> None:
+    config = replace(TINY, deviations=("clamp-weights",))
+    old = config.to_json()
+    old["deviations"], old["real"] = old.pop("deviations"), old.pop("is_float")
+    del old["scheme"]
+    assert NetworkConfig.from_json(old, "memory") == config
 
 
 @pytest.mark.parametrize(
@@ -199,14 +207,14 @@ def test_json_gives_back_what_was_written(config: NetworkConfig) -> None:
         ("in_channels", {}, "in_channels: got {}, wanted an integer of 64 bits"),
         ("k_map", 1, "k_map: got 1, wanted true or false"),
         ("inter_cell_skip", 0, "inter_cell_skip: got 0, wanted true or false"),
-        ("real", "false", 'real: got "false", wanted true or false'),
+        ("is_float", "false", 'is_float: got "false", wanted true or false'),
         ("image_size", 32, "image_size: got 32, wanted a list of 2"),
         ("image_size", [32], "image_size: got [32], wanted a list of 2"),
         ("image_size", [32, 32, 3], "image_size: got [32, 32, 3], wanted a list of 2"),
         ("image_size", ["32", "32"], 'image_size[0]: got "32", wanted an integer of 64 bits'),
         ("image_size", {"height": 32}, 'image_size: got {"height": 32}, wanted a list of 2'),
-        ("departures", "clamp-weights", 'departures: got "clamp-weights", wanted a list'),
-        ("departures", [1], "departures[0]: got 1, wanted text"),
+        ("deviations", "clamp-weights", 'deviations: got "clamp-weights", wanted a list'),
+        ("deviations", [1], "deviations[0]: got 1, wanted text"),
     ],
 )
 def test_json_of_another_kind(name: str, value: object, message: str) -> None:

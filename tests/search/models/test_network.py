@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from bnas_deploy.core.genotype import GENOTYPES, Cell, Edge, Genotype
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.search.models.bnas.cell import ReductionSkip, SearchedCell
-from bnas_deploy.search.models.bnas.config import DEPARTURES, NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.models.bnas.config import DEVIATIONS, NETWORKS, NetworkConfig, published_config
 from bnas_deploy.search.models.bnas.network import Network, build_network
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.untrained import randomise_statistics, untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 TINY = NetworkConfig("tiny", 4, 2, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 
@@ -125,7 +126,7 @@ def test_totals_are_the_published_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_float_twin_has_the_same_tensors_and_nothing_binary(name: str) -> None:
-    config = published_config(name, departures=tuple(DEPARTURES), k_map=True)
+    config = published_config(name, deviations=tuple(DEVIATIONS), k_map=True)
     binary, twin = on_meta(config), on_meta(config.float_twin())
     shapes, twin_shapes = (
         {key: tensor.shape for key, tensor in network.state_dict().items()} for network in (binary, twin)
@@ -145,33 +146,33 @@ def test_batch_normalisation_without_gamma_is_where_the_published_networks_have_
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Departures
+# Deviations
 
 
-def test_no_departure_is_on_by_default() -> None:
+def test_no_deviation_is_on_by_default() -> None:
     for module in on_meta(published_config("BNAS-D")).modules():
         assert not isinstance(module, BinaryWeightConv2d)
         if isinstance(module, BinaryConv2d):
-            assert not module.centre_weights
-            assert not module.clamp_weights
-            assert not module.fan_in_gradient
-            assert not module.real_weights
-            assert not module.sign_of_zero
+            assert module.scheme == XnorNet(k_map=False)
+
+
+def has_float_weights(module: nn.Module) -> bool:
+    return isinstance(module, BinaryConv2d | BinaryWeightConv2d) and module.scheme.weight_bits > 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_real_last_two(name: str) -> None:
-    config = published_config(name, departures=("real-last-two",))
+    config = published_config(name, deviations=("real-last-two",))
     real = [
         key
         for key, module in on_meta(config).named_modules()
-        if isinstance(module, BinaryConv2d) and module.real_weights
+        if isinstance(module, BinaryConv2d) and module.scheme.weight_bits > 1
     ]
     assert real == [f"cells.{config.cells - 1}.{edge}" for edge in LAST_TWO[name]]
 
 
 @pytest.mark.parametrize(
-    ("genotype", "departures", "real"),
+    ("genotype", "deviations", "real"),
     [
         # Without a convolution on an edge the skip, which is real anyway, is one of the two.
         ("cifar", ("real-last-two",), ["cells.2.preprocess1.conv"]),
@@ -184,16 +185,16 @@ def test_real_last_two(name: str) -> None:
     ],
     ids=["cifar", "first release", "edges"],
 )
-def test_real_last_two_where_the_last_cell_reduces(genotype: str, departures: tuple[str, ...], real: list[str]) -> None:
-    network = on_meta(replace(TINY, cells=3, genotype=GENOTYPES[genotype], departures=departures))
+def test_real_last_two_where_the_last_cell_reduces(genotype: str, deviations: tuple[str, ...], real: list[str]) -> None:
+    network = on_meta(replace(TINY, cells=3, genotype=GENOTYPES[genotype], deviations=deviations))
     assert network.config.reduction_cells == (1, 2)
-    found = [key for key, module in network.named_modules() if getattr(module, "real_weights", False)]
+    found = [key for key, module in network.named_modules() if has_float_weights(module)]
     assert found == real
 
 
 def test_a_skip_that_stays_real_is_a_plain_convolution(rng: np.random.Generator) -> None:
-    departures = ("real-last-two", "binary-weight-skip")
-    config = replace(TINY, cells=3, genotype=GENOTYPES["cifar"], departures=departures)
+    deviations = ("real-last-two", "binary-weight-skip")
+    config = replace(TINY, cells=3, genotype=GENOTYPES["cifar"], deviations=deviations)
     skip = build_network(config).cells[2].skip
     assert isinstance(skip, ReductionSkip)
     x = torch.tensor(rng.normal(size=(2, skip.conv.in_channels, 4, 4)), dtype=torch.float32)
@@ -201,37 +202,37 @@ def test_a_skip_that_stays_real_is_a_plain_convolution(rng: np.random.Generator)
 
 
 def test_real_last_two_are_counted_with_32_bits() -> None:
-    plain, departed = (
-        layer_costs(published_config("BNAS-A", departures=departures)) for departures in ((), ("real-last-two",))
+    plain, deviating = (
+        layer_costs(published_config("BNAS-A", deviations=deviations)) for deviations in ((), ("real-last-two",))
     )
     differing = [
-        (before.name, after.weight_bits) for before, after in zip(plain, departed, strict=True) if before != after
+        (before.name, after.weight_bits) for before, after in zip(plain, deviating, strict=True) if before != after
     ]
     assert differing == [("cells.19.edges.1.conv", 32), ("cells.19.edges.2.conv", 32)]
 
 
 def test_binary_weight_skip() -> None:
-    config = published_config("BNAS-A", departures=("binary-weight-skip",))
+    config = published_config("BNAS-A", deviations=("binary-weight-skip",))
     binary = [key for key, module in on_meta(config).named_modules() if isinstance(module, BinaryWeightConv2d)]
     assert binary == ["cells.6.skip.conv", "cells.13.skip.conv"]
 
 
-@pytest.mark.parametrize("departure", DEPARTURES)
-def test_a_departure_changes_neither_names_nor_shapes(departure: str) -> None:
-    plain, departed = (
-        {key: tensor.shape for key, tensor in on_meta(replace(TINY, departures=names)).state_dict().items()}
-        for names in ((), (departure,))
+@pytest.mark.parametrize("deviation", DEVIATIONS)
+def test_a_deviation_changes_neither_names_nor_shapes(deviation: str) -> None:
+    plain, deviating = (
+        {key: tensor.shape for key, tensor in on_meta(replace(TINY, deviations=names)).state_dict().items()}
+        for names in ((), (deviation,))
     )
-    assert plain == departed
+    assert plain == deviating
 
 
-@pytest.mark.parametrize("departure", DEPARTURES)
-def test_a_departure_changes_the_answer_or_the_gradient(departure: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("deviation", DEVIATIONS)
+def test_a_deviation_changes_the_answer_or_the_gradient(deviation: str, rng: np.random.Generator) -> None:
     images = torch.tensor(rng.normal(size=(2, 1, 8, 8)), dtype=torch.float32)
     answers, gradients = [], []
-    for names in ((), (departure,)):
+    for names in ((), (deviation,)):
         torch.manual_seed(1)
-        network = build_network(replace(TINY, departures=names))
+        network = build_network(replace(TINY, deviations=names))
         randomise_statistics(network, seed=2)
         with torch.no_grad():
             for module in network.modules():
@@ -243,7 +244,7 @@ def test_a_departure_changes_the_answer_or_the_gradient(departure: str, rng: np.
         answers.append(answer.detach())
         gradients.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
     same_answer = torch.equal(*answers)
-    assert same_answer == (departure == "fan-in-gradient")
+    assert same_answer == (deviation == "fan-in-gradient")
     assert not all(torch.equal(before, after) for before, after in zip(*gradients, strict=True))
 
 

@@ -12,6 +12,7 @@ from bnas_deploy.core.genotype import EXTRA_OPERATIONS, GENOTYPES, LEARNABLE, OP
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, BatsBlock, ConvBlock, SeparableBlock
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=2, in_channels=3, image_size=(8, 8))
 CONVOLUTIONS = {
@@ -196,24 +197,25 @@ def test_the_float_twin_of_a_block_has_the_same_tensors(affine: bool) -> None:
     }
 
 
-DEPARTURE_SETTINGS = {
+DEVIATION_SETTINGS = {
     "centre-weights": "centre_weights",
     "clamp-weights": "clamp_weights",
     "fan-in-gradient": "fan_in_gradient",
     "sign-of-zero": "sign_of_zero",
 }
-"""The departures that are settings of every binary convolution, and the name of the setting."""
+"""The deviations that are settings of every binary convolution, and the name of the setting."""
 
 
-@pytest.mark.parametrize("asked", [(), *((name,) for name in DEPARTURE_SETTINGS), tuple(DEPARTURE_SETTINGS)], ids=str)
-def test_departures_reach_the_convolution_one_by_one(asked: tuple[str, ...]) -> None:
-    block = ConvBlock(2, 3, replace(CONFIG, departures=asked), kernel_size=3)
-    got = {name for name, setting in DEPARTURE_SETTINGS.items() if getattr(block.conv, setting)}
+@pytest.mark.parametrize("asked", [(), *((name,) for name in DEVIATION_SETTINGS), tuple(DEVIATION_SETTINGS)], ids=str)
+def test_deviations_reach_the_convolution_one_by_one(asked: tuple[str, ...]) -> None:
+    block = ConvBlock(2, 3, replace(CONFIG, deviations=asked), kernel_size=3)
+    scheme = block.conv.scheme
+    got = {name for name, setting in DEVIATION_SETTINGS.items() if getattr(scheme, setting, False)}
     assert got == set(asked)
-    assert block.conv.scale == "beta"
-    assert not block.conv.k_map
-    assert not block.conv.real_weights
+    assert isinstance(scheme, XnorNet)
+    assert not scheme.k_map
+    assert scheme.weight_bits == 1
 
 
 def test_the_k_map_reaches_the_convolution() -> None:
-    assert ConvBlock(2, 3, replace(CONFIG, k_map=True), kernel_size=3).conv.k_map
+    assert ConvBlock(2, 3, replace(CONFIG, k_map=True), kernel_size=3).conv.scheme.k_map

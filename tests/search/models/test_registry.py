@@ -24,12 +24,12 @@ class PlainConfig:
     in_channels: int = 1
     image_size: tuple[int, int] = (8, 8)
     width: int = 4
-    real: bool = False
+    is_float: bool = False
     model: str = "plain"
     summary: str = "two convolutions"
 
     def float_twin(self):
-        return replace(self, real=True)
+        return replace(self, is_float=True)
 
     def to_json(self):
         return asdict(self)
@@ -47,7 +47,8 @@ def _configure(name, *, classes, in_channels, image_size, width=4):
 
 
 def _build(config):
-    inner = (nn.Conv2d if config.real else BinaryConv2d)(config.width, config.width, 3, padding=1, **_BIAS[config.real])
+    kind = nn.Conv2d if config.is_float else BinaryConv2d
+    inner = kind(config.width, config.width, 3, padding=1, **_BIAS[config.is_float])
     return nn.Sequential(
         nn.Conv2d(config.in_channels, config.width, 3, padding=1),
         nn.BatchNorm2d(config.width),

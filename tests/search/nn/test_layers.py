@@ -1,7 +1,8 @@
-"""The binary layers, against a convolution written out as loops, and the departures of the official code."""
+"""The binary layers, against a convolution written out as loops, and the deviations of the official code."""
 
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.search.nn.estimators import activation_scale, weight_scale
+from bnas_deploy.search.models.bnas.scheme import OfficialBnas
+from bnas_deploy.search.nn.estimators import activation_scale, sign_activation, sign_weight, weight_scale
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d, Zeroise
+from bnas_deploy.search.nn.scheme import Binarised, FloatWeights, Learned, Scheme
+from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
+from bnas_deploy.search.nn.schemes.xnor_net_plus import XnorNetPlus
 
 NAN, INF = float("nan"), float("inf")
+
+SCHEMES: dict[str, Scheme] = {"binarynet": Scheme(), "xnor-net": XnorNet(), "xnor-net-plus": XnorNetPlus()}
+CENTRED_AND_CLAMPED = OfficialBnas(centre_weights=True, clamp_weights=True)
+
+
+@dataclass(frozen=True)
+class SignOfZero(Scheme):
+    """Integers with the sign of zero of the official code."""
+
+    def activations(self, x: Tensor, learned: Learned) -> Tensor:
+        return sign_activation(x, sign_of_zero=True)
+
+    def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
+        return Binarised(sign_weight(weight, sign_of_zero=True), weight.new_ones(len(weight)))
+
+
+def binary_weight(layer: BinaryConv2d) -> tuple[Tensor, Tensor]:
+    """Return signs and scale as evaluation has them."""
+    binarised = layer.scheme.weights(layer.weight, layer.learned)
+    return binarised.weight, binarised.scale
 
 
 def sign(values: np.ndarray) -> np.ndarray:
@@ -73,7 +98,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_binary_convolution_is_an_exact_integer(geometry: dict[str, Any], rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(6, 12, **geometry, scale="none")
+    layer = BinaryConv2d(6, 12, **geometry, scheme=Scheme())
     x = random_input(rng, 2, 6, 7, 10)
     with torch.no_grad():
         layer.weight[0, 0, 0, 0] = 0.0  # a weight of zero is +1
@@ -107,7 +132,7 @@ SAME: dict[str, dict[str, Any]] = {
 def test_arguments_mean_what_they_do_in_torch(arguments: dict[str, Any], rng: np.random.Generator) -> None:
     ours, theirs = (kind(6, 4, bias=True, **arguments) for kind in (BinaryConv2d, nn.Conv2d))
     x = random_input(rng, 2, 6, 7, 10)
-    signs, scale = ours.binary_weight()
+    signs, scale = binary_weight(ours)
     with torch.no_grad():
         theirs.weight.copy_(signs)
         theirs.bias.zero_()
@@ -117,14 +142,14 @@ def test_arguments_mean_what_they_do_in_torch(arguments: dict[str, Any], rng: np
 
 
 def test_the_k_map_of_an_even_kernel_pads_below_and_right() -> None:
-    layer = BinaryConv2d(1, 1, 2, padding="same", k_map=True, scale="none")
+    layer = BinaryConv2d(1, 1, 2, padding="same", scheme=Scheme(k_map=True))
     nn.init.ones_(layer.weight)
     # 4, 2, 2 and 1 taps are on the image, and of four the mean |x| is 1, 1/2, 1/2 and 1/4.
     assert layer(torch.ones(1, 1, 2, 2)).tolist() == [[[[4.0, 1.0], [1.0, 0.25]]]]
 
 
 def test_parameters_are_made_as_in_torch() -> None:
-    layer = BinaryConv2d(6, 12, 3, 1, 0, 1, 2, True, "zeros", "meta", torch.float64, scale="learned")
+    layer = BinaryConv2d(6, 12, 3, 1, 0, 1, 2, True, "zeros", "meta", torch.float64, scheme=XnorNetPlus())
     assert {name: (value.device.type, value.dtype) for name, value in layer.named_parameters()} == dict.fromkeys(
         ("weight", "learned_scale", "bias"), ("meta", torch.float64)
     )
@@ -162,7 +187,7 @@ def test_arguments_that_no_binary_convolution_has(arguments: dict[str, Any], mes
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5), (2, 3, 4, 5)])
 def test_a_linear_layer_takes_leading_axes_and_a_bias(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     layer, x = BinaryLinear(5, 3, bias=True), random_input(rng, *shape)
-    signs, scale = layer.conv.binary_weight()
+    signs, scale = binary_weight(layer.conv)
     with torch.no_grad():
         want = F.linear(torch.where(x >= 0, 1.0, -1.0), signs[:, :, 0, 0]) * scale + layer.conv.bias
         assert torch.equal(layer(x), want)
@@ -186,7 +211,7 @@ def test_beta_is_the_default_scale(rng: np.random.Generator) -> None:
 
 
 def test_learned_scale(rng: np.random.Generator) -> None:
-    layer, x = BinaryConv2d(5, 2, 3, scale="learned"), random_input(rng, 2, 5, 6, 6)
+    layer, x = BinaryConv2d(5, 2, 3, scheme=XnorNetPlus()), random_input(rng, 2, 5, 6, 6)
     integers = numpy_conv(sign(x.numpy()), sign(layer.weight.detach().numpy()))
     assert layer.learned_scale is not None
     np.testing.assert_array_equal(layer(x).detach().numpy(), integers)  # it starts as ones
@@ -200,12 +225,12 @@ def test_learned_scale(rng: np.random.Generator) -> None:
     assert layer.learned_scale.grad.tolist() == integers.sum(axis=(0, 2, 3)).tolist()
 
 
-@pytest.mark.parametrize("scale", ["beta", "learned", "none"])
-def test_the_k_map_multiplies_last(scale: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_the_k_map_multiplies_last(scheme: Scheme, rng: np.random.Generator) -> None:
     torch.manual_seed(0)
-    plain = BinaryConv2d(5, 4, 3, stride=2, padding=1, scale=scale)
+    plain = BinaryConv2d(5, 4, 3, stride=2, padding=1, scheme=scheme)
     torch.manual_seed(0)
-    with_k = BinaryConv2d(5, 4, 3, stride=2, padding=1, scale=scale, k_map=True)
+    with_k = BinaryConv2d(5, 4, 3, stride=2, padding=1, scheme=replace(scheme, k_map=True))
     x = random_input(rng, 2, 5, 6, 6)
     k = activation_scale(x, (3, 3), (2, 2), (1, 1), (1, 1))
     assert k.shape == (2, 1, 3, 3)
@@ -216,8 +241,7 @@ def test_the_k_map_multiplies_last(scale: Any, rng: np.random.Generator) -> None
     ("arguments", "message"),
     [
         ({"groups": 4}, "4 groups do not divide 6 and 12 channels"),
-        ({"groups": 2, "k_map": True}, "the K map is a mean over all channels, so it needs groups=1"),
-        ({"scale": "alpha"}, "unknown scale 'alpha'; there are beta, learned, none"),
+        ({"groups": 2, "scheme": XnorNet(k_map=True)}, "the K map is a mean over all channels, so it needs groups=1"),
     ],
 )
 def test_refused_settings(arguments: dict[str, Any], message: str) -> None:
@@ -226,7 +250,7 @@ def test_refused_settings(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_gradient_of_the_input_passes_the_convolution_and_the_sign(rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(2, 3, 1, scale="none")
+    layer = BinaryConv2d(2, 3, 1, scheme=Scheme())
     x = torch.tensor(rng.integers(-12, 13, (1, 2, 3, 4)) / 8, dtype=torch.float32, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None
@@ -236,11 +260,11 @@ def test_gradient_of_the_input_passes_the_convolution_and_the_sign(rng: np.rando
     np.testing.assert_array_equal(x.grad.numpy(), column[:, None, None] * inside)
 
 
-@pytest.mark.parametrize("scale", ["beta", "learned", "none"])
-def test_binary_linear_is_a_product_of_signs(scale: Any, rng: np.random.Generator) -> None:
-    layer, x = BinaryLinear(9, 4, scale=scale), random_input(rng, 3, 9)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_binary_linear_is_a_product_of_signs(scheme: Scheme, rng: np.random.Generator) -> None:
+    layer, x = BinaryLinear(9, 4, scheme=scheme), random_input(rng, 3, 9)
     with torch.no_grad():
-        signs, factor = layer.conv.binary_weight()
+        signs, factor = binary_weight(layer.conv)
         got = layer(x).numpy()
     integers = sign(x.numpy()) @ signs.numpy()[:, :, 0, 0].T
     assert got.shape == (3, 4)
@@ -264,14 +288,14 @@ def test_zeroise_passes_no_gradient() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Departures
+# Deviations
 
 
 def test_centred_weights(rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(4, 3, 3, centre_weights=True)
+    layer = BinaryConv2d(4, 3, 3, scheme=OfficialBnas(centre_weights=True))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(rng.integers(-8, 12, layer.weight.shape) / 8))
-        signs, beta = layer.binary_weight()
+        signs, beta = binary_weight(layer)
     # Sums of 4 and 36 multiples of 1/32 are exact in float32.
     latent = centred(layer.weight.detach().numpy())
     np.testing.assert_array_equal(signs.numpy(), sign(latent))
@@ -280,29 +304,29 @@ def test_centred_weights(rng: np.random.Generator) -> None:
 
 
 def test_clamped_weights() -> None:
-    layer = BinaryConv2d(4, 1, 1, clamp_weights=True)
+    layer = BinaryConv2d(4, 1, 1, scheme=OfficialBnas(clamp_weights=True))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([5.0, -3.0, 0.5, -0.5])[:, None, None])
-    signs, beta = layer.binary_weight()
+    signs, beta = binary_weight(layer)
     assert signs.flatten().tolist() == [1, -1, 1, -1]
     assert beta.tolist() == [(1 + 1 + 0.5 + 0.5) / 4]
 
 
 def test_weights_are_centred_before_they_are_clamped() -> None:
-    layer = BinaryConv2d(4, 1, 1, centre_weights=True, clamp_weights=True)
+    layer = BinaryConv2d(4, 1, 1, scheme=OfficialBnas(centre_weights=True, clamp_weights=True))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([7.0, 1.0, 1.0, -1.0])[:, None, None])
-    signs, beta = layer.binary_weight()
+    signs, beta = binary_weight(layer)
     # The mean is 2, so 5, -1, -1 and -3 are clamped to 1, -1, -1 and -1.
     assert signs.flatten().tolist() == [1, -1, -1, -1]
     assert beta.tolist() == [1]
 
 
 def test_a_clamped_weight_gets_the_gradient_of_what_it_is_clamped_to() -> None:
-    layer = BinaryConv2d(4, 1, 1, clamp_weights=True)
+    layer = BinaryConv2d(4, 1, 1, scheme=OfficialBnas(clamp_weights=True))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([5.0, -3.0, 1.0, -0.5])[:, None, None])
-    signs, beta = layer.binary_weight()
+    signs, beta = binary_weight(layer)
     (signs * beta * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None, None]).sum().backward()
     assert layer.weight.grad is not None
     # beta = 3.5 / 4; through beta come (1 - 2 + 4 - 8) / 4 times the sign.
@@ -311,7 +335,7 @@ def test_a_clamped_weight_gets_the_gradient_of_what_it_is_clamped_to() -> None:
 
 
 def effective_weight(layer: BinaryConv2d) -> Tensor:
-    signs, beta = layer.binary_weight()
+    signs, beta = binary_weight(layer)
     return signs * beta[:, None, None, None]
 
 
@@ -341,9 +365,11 @@ def official(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return weight, rng.normal(size=weight.shape)
 
 
-def layer_with(weight: np.ndarray, **departures: Any) -> BinaryConv2d:
+def layer_with(weight: np.ndarray, **deviations: Any) -> BinaryConv2d:
     kernel = weight.shape[2]
-    layer = BinaryConv2d(weight.shape[1], weight.shape[0], kernel, padding=kernel // 2, **departures).double()
+    layer = BinaryConv2d(
+        weight.shape[1], weight.shape[0], kernel, padding=kernel // 2, scheme=OfficialBnas(**deviations)
+    ).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight))
     return layer
@@ -374,7 +400,9 @@ def test_the_gradient_passes_centring_and_clamping(official: tuple[np.ndarray, n
 
 def test_a_kernel_of_which_half_is_clamped() -> None:
     """Values that the official code was run on: outputs, gradients, and the weights afterwards."""
-    layer = BinaryConv2d(4, 1, 1, centre_weights=True, clamp_weights=True, fan_in_gradient=True).double()
+    layer = BinaryConv2d(
+        4, 1, 1, scheme=OfficialBnas(centre_weights=True, clamp_weights=True, fan_in_gradient=True)
+    ).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([1.5, -1.5, 0.2, -0.2])[:, None, None])
     x = torch.tensor([0.5, 2.0, -0.1, 3.0], dtype=torch.float64)[:, None, None]
@@ -395,14 +423,14 @@ def official_forward(weight: np.ndarray) -> np.ndarray:
 
 
 OFFICIAL = dict.fromkeys(("centre_weights", "clamp_weights", "fan_in_gradient", "sign_of_zero"), True)
-"""Every departure that is a setting of a binary convolution."""
+"""Every deviation that is a setting of a binary convolution."""
 
 
-@pytest.mark.parametrize("departures", [OFFICIAL, {}], ids=["official", "paper"])
-def test_steps_are_those_of_the_official_code(departures: dict[str, bool], rng: np.random.Generator) -> None:
-    """Eight steps of SGD at a rate that drives weights to 1; without the departures the weights go elsewhere."""
+@pytest.mark.parametrize("deviations", [OFFICIAL, {}], ids=["official", "paper"])
+def test_steps_are_those_of_the_official_code(deviations: dict[str, bool], rng: np.random.Generator) -> None:
+    """Eight steps of SGD at a rate that drives weights to 1; without the deviations the weights go elsewhere."""
     weight = rng.uniform(-0.5, 0.5, size=(3, 4, 3, 3))
-    layer = layer_with(weight, **departures)
+    layer = layer_with(weight, **deviations)
     rate, momentum, decay = 0.05, 0.9, 1e-3
     optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=momentum, weight_decay=decay)
     moved, weight = np.zeros_like(weight), weight.copy()
@@ -422,15 +450,15 @@ def test_steps_are_those_of_the_official_code(departures: dict[str, bool], rng: 
         answer.backward(torch.tensor(g))
         optimizer.step()
         weight -= rate * moved
-    assert all(close) == bool(departures)
+    assert all(close) == bool(deviations)
     # Numbers of size 100 at most, some thousand float64 operations: 1e-16 * 100 * 1000.
-    assert np.allclose(layer.weight.detach(), weight, rtol=0, atol=1e-9) == bool(departures)
+    assert np.allclose(layer.weight.detach(), weight, rtol=0, atol=1e-9) == bool(deviations)
     assert (np.abs(weight) > 1).any()
 
 
 @pytest.mark.parametrize("make", [BinaryConv2d, BinaryWeightConv2d], ids=["binary", "binary weights"])
 def test_weights_are_renewed_in_place_by_training_only(make: Any, rng: np.random.Generator) -> None:
-    layer = make(4, 3, 3, **({"centre_weights": True, "clamp_weights": True} if make is BinaryConv2d else {}))
+    layer = make(4, 3, 3, scheme=CENTRED_AND_CLAMPED)
     with torch.no_grad():
         layer.weight.mul_(20)
     before = layer.weight.detach().clone()
@@ -443,15 +471,15 @@ def test_weights_are_renewed_in_place_by_training_only(make: Any, rng: np.random
     np.testing.assert_allclose(layer.weight.detach(), want, rtol=0, atol=4 * 16 * 2**-23)
     assert not torch.equal(layer.weight, before)
     assert torch.equal(trained, evaluated)
-    layer.real_weights = True
+    layer.set_scheme(FloatWeights(of=layer.scheme))
     with torch.no_grad():
         layer.weight.copy_(before)
     layer(x)
     assert torch.equal(layer.weight, before)
 
 
-def test_weights_stay_where_no_departure_moves_them(rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(4, 3, 3, fan_in_gradient=True, sign_of_zero=True)
+def test_weights_stay_where_no_deviation_moves_them(rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(4, 3, 3, scheme=OfficialBnas(fan_in_gradient=True, sign_of_zero=True))
     with torch.no_grad():
         layer.weight.mul_(50)
     before = layer.weight.detach().clone()
@@ -461,7 +489,7 @@ def test_weights_stay_where_no_departure_moves_them(rng: np.random.Generator) ->
 
 def test_the_sign_of_zero(rng: np.random.Generator) -> None:
     """Zeros of either sign, in activations and weights: 0 in the sum, and the gradients of the official code."""
-    layer = BinaryConv2d(2, 3, 3, padding=1, scale="none", sign_of_zero=True)
+    layer = BinaryConv2d(2, 3, 3, padding=1, scheme=SignOfZero())
     x = random_input(rng, 2, 2, 5, 5).requires_grad_()
     with torch.no_grad():
         layer.weight[rng.random(layer.weight.shape) < 0.3] = 0.0
@@ -469,7 +497,7 @@ def test_the_sign_of_zero(rng: np.random.Generator) -> None:
     want = numpy_conv(np.sign(x.detach().numpy()), np.sign(layer.weight.detach().numpy()), padding=(1, 1))
     y = layer(x)
     np.testing.assert_array_equal(y.detach().numpy(), want)
-    assert not np.array_equal(BinaryConv2d(2, 3, 3, padding=1, scale="none")(x).detach().numpy(), want)
+    assert not np.array_equal(BinaryConv2d(2, 3, 3, padding=1, scheme=Scheme())(x).detach().numpy(), want)
     y.sum().backward()
     assert x.grad is not None
     assert (x.grad[x == 0] != 0).any()  # it passes at 0, as everywhere within -1..1
@@ -479,7 +507,7 @@ def test_the_sign_of_zero(rng: np.random.Generator) -> None:
 def test_the_gradient_of_a_weight_of_zero() -> None:
     layer = layer_with(np.array([0.0, 0.5, -0.25, 0.25]).reshape(1, 4, 1, 1), sign_of_zero=True, fan_in_gradient=True)
     weight, g = layer.weight.detach().numpy(), np.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1, 1)
-    signs, beta = layer.binary_weight()
+    signs, beta = binary_weight(layer)
     assert (signs.flatten().tolist(), beta.tolist()) == ([0, 1, -1, 1], [0.25])
     # 3 (0.25 g + sign / 4 (2 - 4 + 8))
     np.testing.assert_array_equal(gradient(layer, g).ravel(), [0.75, 1.5 + 4.5, 3 - 4.5, 6 + 4.5])
@@ -490,8 +518,8 @@ def test_the_gradient_of_a_weight_of_zero() -> None:
 def test_the_fan_in_gradient_of_binary_weights(channels: int, factor: int, rng: np.random.Generator) -> None:
     weight, g = rng.uniform(-0.4, 0.4, size=(2, channels, 2, 2)), rng.normal(size=(2, channels, 2, 2))
     gradients = []
-    for multiplied in (False, True):
-        layer = BinaryWeightConv2d(channels, 2, kernel_size=2, stride=2, fan_in_gradient=multiplied).double()
+    for scheme in (CENTRED_AND_CLAMPED, replace(CENTRED_AND_CLAMPED, fan_in_gradient=True)):
+        layer = BinaryWeightConv2d(channels, 2, kernel_size=2, stride=2, scheme=scheme).double()
         with torch.no_grad():
             layer.weight.copy_(torch.tensor(weight))
         (found,) = torch.autograd.grad(layer.effective_weight(), layer.weight, torch.tensor(g))
@@ -501,15 +529,13 @@ def test_the_fan_in_gradient_of_binary_weights(channels: int, factor: int, rng: 
     np.testing.assert_allclose(gradients[1], factor * gradients[0], rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize(
-    "departure", ["centre_weights", "clamp_weights", "fan_in_gradient", "real_weights", "sign_of_zero"]
-)
-def test_departures_are_off_by_default(departure: str) -> None:
-    assert getattr(BinaryConv2d(4, 3, 3), departure) is False
+def test_deviations_are_off_by_default() -> None:
+    assert BinaryConv2d(4, 3, 3).scheme == XnorNet(k_map=False)
+    assert not any(asdict(OfficialBnas()).values())
 
 
 def test_real_weights_leave_the_signs_of_the_input(rng: np.random.Generator) -> None:
-    layer = BinaryConv2d(4, 3, 3, stride=2, padding=1, real_weights=True, k_map=True)
+    layer = BinaryConv2d(4, 3, 3, stride=2, padding=1, scheme=FloatWeights(of=XnorNet(k_map=True)))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(rng.integers(-8, 9, layer.weight.shape) / 8))
     x = random_input(rng, 2, 4, 5, 5)
@@ -519,7 +545,7 @@ def test_real_weights_leave_the_signs_of_the_input(rng: np.random.Generator) -> 
 
 
 def test_a_convolution_with_binary_weights_only(rng: np.random.Generator) -> None:
-    layer = BinaryWeightConv2d(4, 2, kernel_size=2, stride=2)
+    layer = BinaryWeightConv2d(4, 2, kernel_size=2, stride=2, scheme=CENTRED_AND_CLAMPED)
     assert layer.bias is not None
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(rng.integers(-16, 17, layer.weight.shape) / 8))

@@ -75,10 +75,10 @@ def refusal(path):
         CONFIG,
         CONFIG.float_twin(),
         replace(CONFIG, genotype=GENOTYPES["cifar"], k_map=True),
-        replace(CONFIG, departures=("centre-weights", "real-last-two")),
+        replace(CONFIG, deviations=("centre-weights", "real-last-two")),
         replace(CONFIG, inter_cell_skip=False),
     ],
-    ids=["binary", "float", "k-map", "departures", "no skip"],
+    ids=["binary", "float", "k-map", "deviations", "no skip"],
 )
 def test_what_is_saved_comes_back(tmp_path, config):
     saved = a_checkpoint(config)

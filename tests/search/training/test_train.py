@@ -313,7 +313,7 @@ def test_a_write_protected_file_system_is_refused():
             r"network.channels \(4 before, 6 now\); resume it with the same ones",
         ),
         ({"config": replace(CONFIG, inter_cell_skip=False)}, r"network.inter_cell_skip \(True before, False now\)"),
-        ({"config": CONFIG.float_twin()}, r"network.real \(False before, True now\)"),
+        ({"config": CONFIG.float_twin()}, r"network.is_float \(False before, True now\)"),
         (
             {"config": replace(CONFIG, genotype=GENOTYPES["cifar"])},
             r"network\.genotype\.normal; network\.genotype\.reduction; resume",

@@ -4,16 +4,27 @@
 #include "kernel.h"
 #include "ort_abi.h"
 
-/* One row of the table in docs/operators.md. */
+/* Indices of BnasOperatorRow.places. */
+enum {
+#define CONSTANT(name) BNAS_INPUT_##name,
+    BNAS_CONSTANTS(CONSTANT)
+#undef CONSTANT
+        BNAS_CONSTANT_COUNT
+};
+
+/* One row of bnas_deploy/core/operators.py. */
 typedef struct BnasOperatorRow {
     const char* name;
-    bool uses_k;
-    BnasActivation activation;
-    int added; /* inputs that are added at the end */
-    int parts; /* inputs that X is the concatenation of */
+#define CHOICE(type, name) type name;
+    BNAS_CHOICES(CHOICE)
+#undef CHOICE
+    int64_t inputs;
+    int8_t places[BNAS_CONSTANT_COUNT]; /* where each constant stands among the inputs; -1 where there is none */
 } BnasOperatorRow;
 
-enum { BNAS_OPERATOR_ROWS = 6 * (1 + BNAS_MOST_ADDED) * BNAS_MOST_PARTS };
+#define OPERATOR(...) +1
+enum { BNAS_OPERATOR_ROWS = 0 BNAS_OPERATORS(OPERATOR) };
+#undef OPERATOR
 extern const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS];
 
 typedef struct BnasOperator {

@@ -1,14 +1,14 @@
 /* The inputs that are not activations. They are read, and the weights packed, once and for all where they are constant.
  * Otherwise every run does so for itself, which takes longer: in some files what is stored is an input of the model
  * too, so that a run may be given other values. */
-#include "node.h"
+#include "op.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 OrtStatus* bnas_find_constants(Node* node, const OrtKernelInfo* info) {
     node->is_constant = true;
-    for (size_t at = position(node->row, W); at < first_added(node->row); ++at) {
+    for (size_t at = (size_t)node->row->parts; at < first_added(node->row); ++at) {
         int constant = 0;
         const OrtValue* value = NULL;
         TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &constant, &value));
@@ -18,7 +18,6 @@ OrtStatus* bnas_find_constants(Node* node, const OrtKernelInfo* info) {
 }
 
 typedef struct Constant {
-    const char* name;
     size_t rank;
     int64_t dims[RANK];
     const void* data;
@@ -30,14 +29,14 @@ static OrtStatus* read_value(const Node* node, InputSource source, size_t at, co
                        : BNAS_ORT(node->api, KernelContext_GetInput)(source.context, at, value);
 }
 
-static OrtStatus* read_constant(const Node* node, InputSource source, size_t index, Constant* constant) {
-    static const char* const names[] = {"W", "threshold", "offset", "scale", "bias", "slope"};
-    constant->name = names[index];
+/* `input` is one of BNAS_INPUT_... that the operator has. */
+static OrtStatus* read_constant(const Node* node, InputSource source, size_t input, const char* name,
+                                Constant* constant) {
     const OrtValue* value = NULL;
-    TRY(read_value(node, source, position(node->row, index), &value));
+    TRY(read_value(node, source, (size_t)node->row->places[input], &value));
     TRY(bnas_read_shape(node->api, value, constant->dims, &constant->rank));
     if (constant->rank > RANK) {
-        return bnas_refuse(node, "%s has %zu dimensions, wanted at most %d; export the model again", constant->name,
+        return bnas_refuse(node, "%s has %zu dimensions, wanted at most %d; export the model again", name,
                            constant->rank, RANK);
     }
     void* data = NULL;
@@ -85,7 +84,7 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
     const int64_t shape[RANK] = {conv->channels_out, conv->kernel[0], conv->kernel[1], channels};
     const int64_t wanted[RANK] = {shape[0], shape[1], shape[2], (shape[3] + 7) / 8};
     Constant weights;
-    TRY(read_constant(node, source, W, &weights));
+    TRY(read_constant(node, source, BNAS_INPUT_W, "W", &weights));
     if (!has_shape(&weights, wanted, RANK)) {
         char got[SHAPE_SIZE], packed[SHAPE_SIZE], signs[SHAPE_SIZE];
         return bnas_refuse(node,
@@ -104,32 +103,37 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
     return conv->constant_channels > 0 ? sum_constants(node, weights.data, parameters) : NULL;
 }
 
-static OrtStatus* read_vector(const Node* node, InputSource source, size_t index, int64_t length,
-                              const char* channels, Constant* vector) {
-    TRY(read_constant(node, source, index, vector));
-    if (!has_shape(vector, &length, 1)) {
-        char got[SHAPE_SIZE];
-        return bnas_refuse(node, "%s has the shape %s, wanted [%lld], one value per %s channel; export the model again",
-                           vector->name, bnas_shape_text(vector->dims, vector->rank, got), (long long)length, channels);
-    }
-    return NULL;
+typedef struct VectorRow {
+    const char* name;
+    size_t input, rank;
+    bool is_of_x; /* a number for each channel of X, else of Y */
+} VectorRow;
+
+static const VectorRow vector_rows[BNAS_VECTOR_COUNT] = {
+#define VECTOR(name, rank, is_of_x) {#name, BNAS_INPUT_##name, rank, is_of_x},
+    BNAS_VECTORS(VECTOR)
+#undef VECTOR
+};
+
+static OrtStatus* refuse_vector(const Node* node, const VectorRow* row, const Constant* vector, const int64_t* wanted) {
+    char got[SHAPE_SIZE], text[SHAPE_SIZE];
+    return bnas_refuse(node, "%s has the shape %s, wanted %s, one value per %s channel%s", row->name,
+                       bnas_shape_text(vector->dims, vector->rank, got), bnas_shape_text(wanted, row->rank, text),
+                       row->is_of_x ? "input" : "output",
+                       row->rank > 1 ? " (older versions also wrote maps); export the model again, or run it without "
+                                       "the library"
+                                     : "; export the model again");
 }
 
-static OrtStatus* read_offset(const Node* node, InputSource source, Constant* offset) {
-    const int64_t wanted[3] = {node->conv.channels_out, 1, 1};
-    TRY(read_constant(node, source, OFFSET, offset));
-    if (!has_shape(offset, wanted, 3)) {
-        char got[SHAPE_SIZE], text[SHAPE_SIZE];
-        return bnas_refuse(node,
-                           "offset has the shape %s, wanted %s, one value per output channel (older versions also "
-                           "wrote maps); export the model again, or run it without the library",
-                           bnas_shape_text(offset->dims, offset->rank, got), bnas_shape_text(wanted, 3, text));
-    }
-    return NULL;
+static OrtStatus* read_vector(const Node* node, InputSource source, const VectorRow* row, int64_t length,
+                              Constant* vector) {
+    const int64_t wanted[RANK] = {length, 1, 1, 1};
+    TRY(read_constant(node, source, row->input, row->name, vector));
+    return has_shape(vector, wanted, row->rank) ? NULL : refuse_vector(node, row, vector, wanted);
 }
 
-static bool any(const float* values, size_t count) {
-    for (size_t i = 0; i < count; ++i) {
+static bool any(const float* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
         if (values[i] != 0) {
             return true;
         }
@@ -137,45 +141,38 @@ static bool any(const float* values, size_t count) {
     return false;
 }
 
-/* Copies `count` floats to *end and moves it behind them. */
-static const float* append(float** end, const Constant* constant, size_t count) {
-    float* const start = *end;
-    memcpy(start, constant->data, count * sizeof *start);
-    *end += count;
-    return start;
-}
-
-static OrtStatus* copy_numbers(const Node* node, InputSource source, Parameters* parameters) {
+/* Copies all vectors to one piece of memory. */
+static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters* parameters) {
     BnasConv* conv = &parameters->conv;
-    const bool prelu = conv->activation == BNAS_PRELU;
-    Constant threshold, offset, scale, bias, slope;
-    TRY(read_vector(node, source, THRESHOLD, conv->groups * conv->channels_in, "input", &threshold));
-    TRY(read_offset(node, source, &offset));
-    TRY(read_vector(node, source, SCALE, conv->channels_out, "output", &scale));
-    TRY(read_vector(node, source, BIAS, conv->channels_out, "output", &bias));
-    if (prelu) {
-        TRY(read_vector(node, source, SLOPE, conv->channels_out, "output", &slope));
+    Constant vectors[BNAS_VECTOR_COUNT];
+    size_t counts[BNAS_VECTOR_COUNT] = {0}, total = 0; /* of numbers; these lie in memory already: no overflow */
+    for (size_t i = 0; i < BNAS_VECTOR_COUNT; ++i) {
+        const VectorRow* row = &vector_rows[i];
+        const int64_t length = row->is_of_x ? conv->groups * conv->channels_in : conv->channels_out;
+        if (node->row->places[row->input] >= 0) {
+            TRY(read_vector(node, source, row, length, &vectors[i]));
+            counts[i] = (size_t)length;
+            total += counts[i];
+        }
     }
-    /* All of these lie in memory already, so their sizes need no check against overflow. */
-    const size_t inputs = (size_t)(conv->groups * conv->channels_in), outputs = (size_t)conv->channels_out;
-    const size_t size = (inputs + (prelu ? 4 : 3) * outputs) * sizeof(float);
-    float* end = parameters->numbers = malloc(size);
+    float* end = parameters->numbers = malloc(total * sizeof *end);
     if (!end) {
-        return bnas_out_of_memory(node, size);
+        return bnas_out_of_memory(node, total * sizeof *end);
     }
-    conv->threshold = append(&end, &threshold, inputs);
-    conv->offset = append(&end, &offset, outputs);
-    conv->has_offset = any(conv->offset, outputs);
-    conv->scale = append(&end, &scale, outputs);
-    conv->bias = append(&end, &bias, outputs);
-    conv->slope = prelu ? append(&end, &slope, outputs) : NULL;
+    for (size_t i = 0; i < BNAS_VECTOR_COUNT; ++i) {
+        if (counts[i] > 0) {
+            conv->vectors[i] = memcpy(end, vectors[i].data, counts[i] * sizeof *end);
+            end += counts[i];
+        }
+    }
+    conv->has_offset = any(conv->offset, conv->channels_out);
     return NULL;
 }
 
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters) {
     parameters->conv = node->conv;
     TRY(prepack_weights(node, source, parameters));
-    return copy_numbers(node, source, parameters);
+    return copy_vectors(node, source, parameters);
 }
 
 void bnas_free_parameters(Parameters* parameters) {

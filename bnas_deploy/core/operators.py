@@ -1,0 +1,166 @@
+"""The operators of the domain `bnas`, version 1: names, inputs, attributes and limits, stated once.
+
+docs/operators.md is the specification. `export/opset.py` adds the function body and the numpy meaning. The exporter's
+passes, the writer of models and the readers of a device take names and inputs from here. `runtime/build/native.py`
+writes the same rows as a C header, from which the library takes its operators, inputs, attributes and limits.
+
+An ONNX function can neither ask whether an input is there nor choose a computation by data. Such a choice is a field of
+`Operator` and a piece of its name. Where a neutral vector costs nothing at run time, every operator has an input
+instead, as `offset` is.
+
+Only the standard library is imported: a build reads this file before anything is installed.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+DOMAIN = "bnas"
+VERSION = 1
+
+ONNX_OPSET = 18
+"""The first opset with BitwiseAnd, which the function bodies unpack weights with; onnxruntime 1.17 has it."""
+
+IR_VERSION = 9
+"""The first IR version in which a function has defaults for its attributes, and the newest of onnxruntime 1.17."""
+
+MOST_PARTS = 4
+"""Tensors that X may be the concatenation of: a cell has four nodes."""
+
+MOST_ADDED = 2
+"""Tensors that an operator may add to its result: in a cell, the node's other branch and the skip past the cell."""
+
+LARGEST_SIZE = 2**31 - 1
+"""Bound of attributes, channels and sides of images: no sum or product of two of them overflows 64 bits."""
+
+MOST_TERMS = 2**24
+"""Bound of the terms of one sum, which stay below it: float32, in which a function body adds them, is exact so far."""
+
+Activation = Literal["", "Relu", "PRelu"]
+"""The ONNX operator behind the bias, or "" for none."""
+
+ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu")
+
+Size = Literal["O", "C", "KH", "KW", "packed C", 1]
+"""A dimension of an input.
+
+O, KH and KW are sizes of `weight_shape`; C are the channels of X, all groups together. "packed C" are the bytes of the
+channels of one group, with the constant ones.
+"""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An input that is no activation. `only_with` is the activation that it belongs to; "" is for all operators."""
+
+    name: str
+    dtype: Literal["float32", "uint8"]
+    shape: tuple[Size, ...]
+    only_with: Activation = ""
+
+
+CONSTANTS = (
+    Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
+    Constant("threshold", "float32", ("C",)),
+    Constant("offset", "float32", ("O", 1, 1)),
+    Constant("scale", "float32", ("O",)),
+    Constant("bias", "float32", ("O",)),
+    Constant("slope", "float32", ("O",), only_with="PRelu"),
+)
+"""In the order of an operator's inputs. They stand behind the parts of X and before the tensors that are added."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute: an integer where `default` is one, else a list of `length` integers. Required without a default."""
+
+    name: str
+    default: int | tuple[int, ...] | None
+    length: int
+    least: int
+
+    @property
+    def is_list(self) -> bool:
+        """Tell whether it is a list of integers in ONNX."""
+        return not isinstance(self.default, int)
+
+
+ATTRIBUTES = (
+    Attribute("weight_shape", None, length=4, least=1),
+    Attribute("strides", (1, 1), length=2, least=1),
+    Attribute("pads", (0, 0, 0, 0), length=4, least=0),
+    Attribute("dilations", (1, 1), length=2, least=1),
+    Attribute("group", 1, length=1, least=1),
+    Attribute("constant_channels", (0,), length=1, least=0),
+)
+"""No value is above LARGEST_SIZE.
+
+A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) does not look up the defaults of one.
+"""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A binary convolution, what is done to its result, and in how many parts X comes; the name says all three."""
+
+    uses_k: bool = False
+    activation: Activation = ""
+    added: int = 0
+    parts: int = 1
+
+    @property
+    def name(self) -> str:
+        """The operator's name, such as BinaryConv2dReluAddConcat4."""
+        concat = f"Concat{self.parts}" if self.parts > 1 else ""
+        return f"BinaryConv2d{'K' * self.uses_k}{self.activation}{'Add' * self.added}{concat}"
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the parts of X: X, or X1, X2 and so on."""
+        return ("X",) if self.parts == 1 else tuple(f"X{i + 1}" for i in range(self.parts))
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The inputs that are no activations."""
+        return tuple(constant for constant in CONSTANTS if constant.only_with in ("", self.activation))
+
+    @property
+    def added_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that are added to the result."""
+        return tuple(f"added{i + 1}" for i in range(self.added))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all inputs, in order."""
+        return (*self.activations, *(constant.name for constant in self.constants), *self.added_inputs)
+
+
+OPERATORS = tuple(
+    Operator(uses_k, activation, added, parts)
+    for uses_k, activation, added, parts in product(
+        (False, True), ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
+    )
+)
+_BY_NAME = {row.name: row for row in OPERATORS}
+
+
+def operator(name: str) -> Operator:
+    """Return the row of `OPERATORS` with this name; KeyError if there is none."""
+    return _BY_NAME[name]
+
+
+def is_operator(name: str) -> bool:
+    """Tell whether `OPERATORS` has a row of this name."""
+    return name in _BY_NAME
+
+
+def defaults(*, constant_channels: bool = True) -> dict[str, int | list[int] | None]:
+    """Return every attribute with its default, as ONNX writes it; None where it is required.
+
+    A function without constant channels has no such attribute.
+    """
+    return {
+        row.name: list(row.default) if isinstance(row.default, tuple) else row.default
+        for row in ATTRIBUTES
+        if constant_channels or row.name != "constant_channels"
+    }

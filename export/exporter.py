@@ -1,0 +1,344 @@
+"""The export itself: capture, rewriting, comparison, and the files of the bundle."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import bnas_deploy
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core import operators
+from bnas_deploy.core.bundle import (
+    Bundle,
+    Manifest,
+    PieceCheck,
+    Preprocessing,
+    Quantization,
+    Verification,
+    describe_files,
+    new_bundle,
+    read_bundle,
+)
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
+from bnas_deploy.export.doubts import Doubts, find_doubts
+from bnas_deploy.export.finish import finish
+from bnas_deploy.export.layer_costs import layer_costs
+from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
+from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
+from bnas_deploy.export.passes.sign_of_zero import check_activations
+from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
+from bnas_deploy.export.rewrite import RewriteLog, run
+from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.runtime.pieces import compare_pieces
+from bnas_deploy.runtime.session import create_session, session_options
+from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
+from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to verify with: (N, C, H, W) float32, normalised; labels (N) int64 where they are known."""
+
+    pixels: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the manifest says about a model besides what the export finds out."""
+
+    network: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The bundle, what the passes did, and how it compares with PyTorch on this machine.
+
+    Before that, every piece was compared on whole values of one image, more than the bundle keeps.
+    `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
+    int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees.
+    """
+
+    bundle: Bundle
+    log: RewriteLog
+    verification: VerifyResult
+    twin_difference: float
+    int8_difference: float
+    doubts: Doubts
+
+
+TWIN = "the float twin"
+
+FloatLayers = Literal["float", "int8"]
+"""How a binary network computes what is not binary."""
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, path: Path, images: Images, *, float_layers: FloatLayers = "float"
+) -> ExportResult:
+    """Export the network of a checkpoint and its float twin to a bundle at `path`; see `export_module`.
+
+    The float twin has the checkpoint's latent weights; it and the int8 twin that is made of it are there to be
+    measured, not to be right.
+
+    Raises:
+        ExportError: the exported model does not agree with PyTorch; nothing is written.
+        BundleError: `path` cannot be written.
+    """
+    if checkpoint.network.is_float:
+        raise ExportError(
+            f"{checkpoint.network.name}: the checkpoint of a float twin, which has no binary layers; "
+            "give one that was trained without --float-twin"
+        )
+    network = checkpoint.build()
+    twin = build_network(checkpoint.network.float_twin())
+    twin.load_state_dict({name: checkpoint.state[name] for name in twin.state_dict()})
+    description = Description(
+        network=checkpoint.network.to_json(),
+        labels=checkpoint.labels,
+        preprocessing=checkpoint.preprocessing,
+        metrics=dict(checkpoint.metrics),
+    )
+    return export_module(network, twin, path, images, description, float_layers=float_layers)
+
+
+def export_module(
+    module: nn.Module,
+    twin: nn.Module,
+    path: str | Path,
+    images: Images,
+    description: Description,
+    *,
+    float_layers: FloatLayers = "float",
+) -> ExportResult:
+    """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
+
+    Args:
+        module: maps images (N, C, H, W) float32 to logits (N, classes).
+        twin: the same with float weights and no sign, to compare latencies with.
+        path: folder to write.
+        images: what to verify with; the bundle keeps them.
+        description: for the manifest.
+        float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
+            puts down in the manifest what that changed on `images`.
+
+    Raises:
+        ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
+            export does not agree with PyTorch.
+        BundleError: `path` cannot be written.
+    """
+    path = Path(path)
+    module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
+    twin = prepared(twin, TWIN)
+    _check_module(module)
+    _check_images(images, description)
+    answers = answers_of(module, images.pixels, type(module).__name__)
+    _check_answers("the module", answers, len(images.pixels), len(description.labels))
+    _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
+    with new_bundle(path) as folder:
+        np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
+        captured, values, log, verification, doubts = _write_model(module, folder, images.pixels)
+        twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
+        manifest = _manifest(captured.model, description, verification, folder)
+        (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        result = verify_bundle(Bundle(folder, manifest))
+        _refuse(result.failures)
+        if float_layers == "int8":
+            manifest = _quantize_float_layers(Bundle(folder, manifest), images, captured.model, values)
+            (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            result = verify_bundle(Bundle(folder, manifest))
+            _refuse(result.failures)
+    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts)
+
+
+def _write_model(
+    module: nn.Module, folder: Path, images: Tensor
+) -> tuple[CapturedModel, Mapping[str, Tensor], RewriteLog, Verification, Doubts]:
+    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values.
+
+    Returns the rewritten model, PyTorch's values for one image, and what is to be said of both.
+    """
+    captured = capture(module, images.shape[1:])
+    values = captured.values_of(images[:1])
+    if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
+        _refuse(
+            [own_doing(module, images[:1]) or f"the captured program answers differently from {type(module).__name__}"]
+        )
+    doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
+    log = run(PIPELINE, captured.model)
+    if found := check_activations(captured.model, (captured.values_of(image[None]) for image in images)):
+        log.notes.append(str(found))
+    path = folder / files.MODEL
+    onnx.save(finish(captured.model), path)
+    vectors, checks = _write_vectors(captured.model, values, folder)
+    generator = torch.Generator().manual_seed(0)
+    tolerance = output_tolerance(module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator))
+    return captured, values, log, Verification(tolerance, checks, vectors.ties()), doubts
+
+
+def _write_vectors(
+    graph: ir.Model, values: Mapping[str, Tensor], folder: Path
+) -> tuple[Vectors, tuple[PieceCheck, ...]]:
+    """Compare the pieces of the model, whose graph is `graph`, on whole values, and write corners of them."""
+    path = folder / files.MODEL
+    vectors = _compared(path, Vectors.of(graph, values, path))
+    checks = vectors.corner_checks(path)
+    np.savez_compressed(folder / files.PIECES, allow_pickle=False, **vectors.kept(checks))
+    return vectors, tuple(checks)
+
+
+def _compared(model: Path, vectors: Vectors) -> Vectors:
+    """Compare every piece with PyTorch on whole values; return the vectors with the bounds that hold."""
+    found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    failed = {piece.check.output.value for piece in found.pieces if not piece.passed}
+    if failed:
+        vectors = vectors.with_worst(failed)
+        found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    _refuse(found.failures)
+    if not found.alike:
+        _refuse(["the library and plain onnxruntime answer differently"])
+    return vectors
+
+
+def _quantize_float_layers(bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]) -> Manifest:
+    """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
+
+    From then on the new model's own answers are what it has to give again on other machines, as a whole and of each
+    layer in 8 bits. The other pieces are compared with PyTorch's `values` as before.
+    """
+    path, manifest = bundle.file(files.MODEL), bundle.manifest
+    before = _run(path, images.pixels, library=True)
+    model, names = quantize_layers(onnx.load(path), images.pixels.numpy())
+    if not names:
+        raise ExportError(
+            "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
+        )
+    onnx.save(model, path)
+    _, checks = _write_vectors(with_origins(ir.from_proto(model), graph, names), values, bundle.path)
+    session = create_session(path)
+
+    def answer(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {INPUT: pixels.numpy()})[0])
+
+    after = answer(images.pixels)
+    arrays = {**_image_arrays(images, after), "float_logits": before}
+    np.savez_compressed(bundle.file(files.IMAGES), allow_pickle=False, **arrays)
+    difference = np.abs(after.numpy() - before)
+    return replace(
+        manifest,
+        layers=tuple(replace(layer, weight_bits=8) if layer.name in names else layer for layer in manifest.layers),
+        verification=replace(
+            manifest.verification, output_tolerance=output_tolerance(answer, images.pixels), pieces=checks
+        ),
+        quantization=Quantization(
+            largest_difference=float(difference.max()),
+            mean_difference=float(difference.mean()),
+            images=len(before),
+            agreement=int((after.numpy().argmax(axis=1) == before.argmax(axis=1)).sum()),
+        ),
+        files=describe_files(bundle.path),
+    )
+
+
+def _manifest(model: ir.Model, description: Description, verification: Verification, folder: Path) -> Manifest:
+    preprocessing = description.preprocessing
+    return Manifest(
+        bnas_deploy=bnas_deploy.__version__,
+        network=description.network,
+        opset={"onnx": operators.ONNX_OPSET, operators.DOMAIN: operators.VERSION},
+        input_name=INPUT,
+        input_shape=(len(preprocessing.mean), preprocessing.height, preprocessing.width),
+        output_name=OUTPUT,
+        labels=description.labels,
+        preprocessing=preprocessing,
+        layers=tuple(layer_costs(model)),
+        verification=verification,
+        metrics=description.metrics,
+        files=describe_files(folder),
+    )
+
+
+def _check_module(module: nn.Module) -> None:
+    if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
+        raise ExportError(
+            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.nn.layers, "
+            "or export float networks with torch.onnx"
+        )
+
+
+def _check_images(images: Images, description: Description) -> None:
+    pixels, preprocessing = images.pixels, description.preprocessing
+    wanted = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
+    if pixels.dtype != torch.float32 or len(pixels) == 0 or tuple(pixels.shape[1:]) != wanted:
+        raise ExportError(
+            f"images: got {pixels.dtype} {tuple(pixels.shape)}, the preprocessing makes torch.float32 (N, "
+            f"{', '.join(map(str, wanted))}) with N at least 1; give images as the network sees them"
+        )
+
+
+def _check_answers(name: str, answers: object, images: int, labels: int) -> None:
+    """Refuse what is not one logit per image and label."""
+    wanted = f"wanted ({images}, {labels}), one logit per label"
+    if not isinstance(answers, Tensor):
+        raise ExportError(
+            f"{name}: answers {type(answers).__name__} to {images} images, {wanted}; "
+            "put it into a module that returns the logits alone"
+        )
+    got = tuple(answers.shape)
+    if got != (images, labels):
+        raise ExportError(f"{name}: answers {got} to {images} images, {wanted}")
+    if answers.dtype != torch.float32:
+        raise ExportError(f"{name}: answers {answers.dtype}, wanted torch.float32; call .float() on the logits")
+
+
+def _answers(module: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        answers: Tensor = module(images)
+    return answers
+
+
+def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
+    """Export the float twin and the int8 twin.
+
+    Returns the largest difference of the float twin's outputs to PyTorch, and of the int8 twin's to the float twin's.
+    """
+    captured = capture(twin, images.shape[1:])
+    run(FLOAT_PIPELINE, captured.model)
+    onnx.save(finish(captured.model), folder / files.FLOAT_TWIN)
+    answers = _run(folder / files.FLOAT_TWIN, images, library=False)
+    difference = float(np.abs(answers - _answers(twin, images).numpy()).max())
+    tolerance = output_tolerance(twin, images)
+    if not difference <= tolerance:
+        _refuse([f"the float twin differs from PyTorch by {difference:.3g}, rounding explains {tolerance:.3g}"])
+    run(INT8_PIPELINE, captured.model)
+    onnx.save(quantize(finish(captured.model), images.numpy()), folder / files.INT8_TWIN)
+    return difference, float(np.abs(_run(folder / files.INT8_TWIN, images, library=False) - answers).max())
+
+
+def _run(path: Path, images: Tensor, *, library: bool) -> NDArray[np.float32]:
+    session = create_session(path, session_options(library=library))
+    answers: NDArray[np.float32] = session.run(None, {INPUT: images.numpy()})[0]
+    return answers
+
+
+def _image_arrays(images: Images, answers: Tensor) -> dict[str, NDArray[Any]]:
+    arrays = {"images": images.pixels.numpy(), "logits": answers.numpy()}
+    return arrays if images.labels is None else {**arrays, "labels": images.labels.numpy()}
+
+
+def _refuse(failures: Sequence[str]) -> None:
+    if failures:
+        raise ExportError(f"nothing was written, since the export does not agree with PyTorch: {'; '.join(failures)}")

@@ -1,0 +1,157 @@
+/* One call of a node: its inputs are checked and its output is asked for. Arithmetic is the kernels' business. */
+#include "op.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+static atomic_uint_fast64_t native_calls;
+
+/* How often an operator of this library ran in this process: tests prove with it that it was not the function body. */
+BNAS_EXPORT uint64_t bnas_native_calls(void);
+uint64_t bnas_native_calls(void) {
+    return atomic_load(&native_calls);
+}
+
+/* Reads an input that is computed while the model runs; its rank must be 4. */
+static OrtStatus* read_image(const Node* node, const OrtKernelContext* context, size_t index, const char* name,
+                             int64_t* dims, const float** data) {
+    const OrtApi* api = node->api;
+    const OrtValue* value = NULL;
+    size_t rank;
+    TRY(BNAS_ORT(api, KernelContext_GetInput)(context, index, &value));
+    TRY(bnas_read_shape(api, value, dims, &rank));
+    if (rank != RANK) {
+        return bnas_refuse(node,
+                           "%s has %zu dimensions, wanted 4: batch, channels, height, width; check the input's shape",
+                           name, rank);
+    }
+    void* found = NULL;
+    TRY(BNAS_ORT(api, GetTensorMutableData)((OrtValue*)value, &found));
+    *data = found;
+    return NULL;
+}
+
+static OrtStatus* check_same_images(const Node* node, const int64_t* first, const int64_t* dims) {
+    if (dims[0] == first[0] && memcmp(dims + 2, first + 2, 2 * sizeof *dims) == 0) {
+        return NULL;
+    }
+    char got[SHAPE_SIZE], beside[SHAPE_SIZE];
+    return bnas_refuse(node,
+                       "a part of X has the shape %s beside one of %s, wanted the same batch, height and width; check "
+                       "the input's shape",
+                       bnas_shape_text(dims, RANK, got), bnas_shape_text(first, RANK, beside));
+}
+
+/* An empty image takes no memory, whatever its other sizes. */
+static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return bnas_refuse(node, "X has the shape %s, wanted channels and sides up to %lld; check the input's shape",
+                       bnas_shape_text(dims, RANK, got), (long long)BNAS_LARGEST_SIZE);
+}
+
+/* X: `dims` is the shape of all its parts together. */
+static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, BnasRun* run, int64_t* dims) {
+    for (int64_t i = 0; i < node->conv.parts; ++i) {
+        BnasPart* part = &run->parts[i];
+        int64_t shape[RANK];
+        TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
+        if (shape[1] > BNAS_LARGEST_SIZE || shape[2] > BNAS_LARGEST_SIZE || shape[3] > BNAS_LARGEST_SIZE) {
+            return refuse_sides(node, shape);
+        }
+        part->channels = shape[1];
+        if (i == 0) {
+            memcpy(dims, shape, sizeof shape);
+        } else {
+            TRY(check_same_images(node, dims, shape));
+            dims[1] += shape[1];
+        }
+    }
+    return NULL;
+}
+
+static OrtStatus* refuse_channels(const Node* node, const int64_t* dims) {
+    char got[SHAPE_SIZE];
+    return bnas_refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape",
+                       bnas_shape_text(dims, RANK, got), (long long)dims[1],
+                       (long long)(node->conv.groups * node->conv.channels_in));
+}
+
+static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
+    const BnasConv* conv = &node->conv;
+    char got[SHAPE_SIZE], pads[SHAPE_SIZE];
+    return bnas_refuse(node,
+                       "X has the shape %s, too small for a kernel of %lld x %lld with dilation %lld x %lld and "
+                       "pads %s; use a larger image",
+                       bnas_shape_text(dims, RANK, got), (long long)conv->kernel[0], (long long)conv->kernel[1],
+                       (long long)conv->dilations[0], (long long)conv->dilations[1],
+                       bnas_shape_text(conv->pads, 4, pads));
+}
+
+static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    const BnasConv* conv = &node->conv;
+    int64_t dims[RANK];
+    TRY(read_parts(node, context, run, dims));
+    if (dims[1] != conv->groups * conv->channels_in) {
+        return refuse_channels(node, dims);
+    }
+    run->batch = dims[0];
+    for (int axis = 0; axis < 2; ++axis) {
+        run->size[axis] = dims[2 + axis];
+        run->out_size[axis] = bnas_out_length(conv, axis, dims[2 + axis]);
+        if (run->out_size[axis] < 1) {
+            return refuse_small(node, dims);
+        }
+    }
+    return NULL;
+}
+
+/* What is added has the shape of Y: ONNX would also add one row or one image to all, the exporter does not. */
+static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    const int64_t wanted[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
+    for (int64_t i = 0; i < node->conv.added; ++i) {
+        int64_t dims[RANK];
+        TRY(read_image(node, context, first_added(node->row) + (size_t)i, "what is added", dims, &run->added[i]));
+        if (memcmp(dims, wanted, sizeof dims) != 0) {
+            char got[SHAPE_SIZE], y[SHAPE_SIZE];
+            return bnas_refuse(node,
+                               "what is added has the shape %s, the output %s, wanted the same; check the input's "
+                               "shape",
+                               bnas_shape_text(dims, RANK, got), bnas_shape_text(wanted, RANK, y));
+        }
+    }
+    return NULL;
+}
+
+/* Asking onnxruntime for the output also checks that its size fits. */
+static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* run) {
+    const int64_t dims[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
+    OrtValue* y = NULL;
+    void* data = NULL;
+    TRY(BNAS_ORT(node->api, KernelContext_GetOutput)(context, 0, dims, RANK, &y));
+    TRY(BNAS_ORT(node->api, GetTensorMutableData)(y, &data));
+    run->y = data;
+    return NULL;
+}
+
+static OrtStatus* run_with(const Node* node, OrtKernelContext* context, const Parameters* parameters) {
+    BnasRun run = {.conv = &parameters->conv, .weights = parameters->weights};
+    TRY(read_x(node, context, &run));
+    TRY(read_added(node, context, &run));
+    TRY(get_y(node, context, &run));
+    return run.batch == 0 ? NULL : bnas_run_stages(node, context, &run);
+}
+
+OrtStatus* bnas_compute(void* state, OrtKernelContext* context) {
+    const Node* node = state;
+    atomic_fetch_add_explicit(&native_calls, 1, memory_order_relaxed);
+    if (node->is_constant) {
+        return run_with(node, context, &node->parameters);
+    }
+    Parameters parameters = {0};
+    OrtStatus* status = bnas_read_parameters(node, (InputSource){.context = context}, &parameters);
+    if (!status) {
+        status = run_with(node, context, &parameters);
+    }
+    bnas_free_parameters(&parameters);
+    return status;
+}

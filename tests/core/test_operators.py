@@ -1,0 +1,38 @@
+"""The table of operators. What they compute is tested in tests/export/test_opset.py."""
+
+import subprocess
+import sys
+
+from bnas_deploy.core import operators
+from bnas_deploy.core.operators import ATTRIBUTES, CONSTANTS, OPERATORS, Operator
+
+
+def test_a_build_can_read_the_table_where_nothing_is_installed() -> None:
+    subprocess.run([sys.executable, "-I", "-S", str(operators.__file__)], check=True)
+
+
+def test_inputs_are_parts_constants_and_what_is_added() -> None:
+    constants = ("W", "threshold", "offset", "scale", "bias")
+    assert Operator().inputs == ("X", *constants)
+    assert Operator(activation="PRelu", added=2, parts=3).inputs == (
+        *("X1", "X2", "X3"),
+        *(*constants, "slope"),
+        *("added1", "added2"),
+    )
+
+
+def test_a_row_is_found_by_its_name_and_nothing_else_is_an_operator() -> None:
+    assert all(operators.operator(row.name) == row and operators.is_operator(row.name) for row in OPERATORS)
+    for other in ("BinaryConv2dConcat5", "BinaryConv2dAddAddAdd", "binaryconv2d", "Conv", ""):
+        assert not operators.is_operator(other)
+
+
+def test_attributes_have_as_many_defaults_as_values() -> None:
+    for row in ATTRIBUTES:
+        assert row.default is None or row.length == (len(row.default) if isinstance(row.default, tuple) else 1)
+        assert row.is_list == (row.name != "group")
+    assert operators.defaults(constant_channels=False).keys() == operators.defaults().keys() - {"constant_channels"}
+
+
+def test_names_of_constants_differ() -> None:
+    assert len({constant.name for constant in CONSTANTS}) == len(CONSTANTS)
