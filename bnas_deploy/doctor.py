@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
 from bnas_deploy.runtime.bench.machine import cpu_flags, cpu_name, native_isa, usable_cpus
-from bnas_deploy.runtime.kernels.variants import variants_of
+from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
 from bnas_deploy.runtime.selftest import SelfTest, run_selftest
 from bnas_deploy.runtime.session import OLDEST_ONNXRUNTIME
@@ -124,7 +124,7 @@ def _kernels(rows: Sequence[KernelRow], tests: dict[str, SelfTest]) -> Iterator[
 
 def _lack(isa: str) -> str:
     """Say what the processor lacks for an instruction set."""
-    needed = {row.isa: row.cpu_flags for row in variants_of(platform.machine())}.get(isa, frozenset({isa}))
+    needed = {row.isa: row.cpu_flags for row in specs_of(platform.machine())}.get(isa, frozenset({isa}))
     missing = ", ".join(sorted(needed - cpu_flags()))
     return f"it lacks {missing}" if missing else "it, or the operating system, does not have all of them"
 

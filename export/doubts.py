@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnas_deploy.export.capture import CapturedModel
-from bnas_deploy.export.graph import array_of, input_of, is_binary_conv
+from bnas_deploy.export.graph import array_of
+from bnas_deploy.export.ties import ZeroActivations, zeros_before_signs
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
-
-BATCH = 8
-"""Images that are run at once while zeros are counted."""
 
 FEWEST_ACTIVATIONS = 16
 """Fewer values than these can be ±s by chance, such as the one weight of each channel of a scale."""
@@ -31,15 +28,6 @@ class LikelyBinary:
     name: str
     weights: bool
     input: bool
-
-
-@dataclass(frozen=True)
-class ZeroActivations:
-    """A binary layer that took the sign of `zeros` activations of exactly 0, of `activations` on the user's images."""
-
-    name: str
-    zeros: int
-    activations: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.M
         module: what was captured; its own layers with float weights or float activations are meant to be as they are.
         images: (N, C, H, W) float32, to count on.
     """
-    return Doubts(_likely_binary(captured, values, module), _zero_activations(captured, images))
+    return Doubts(_likely_binary(captured, values, module), zeros_before_signs(captured, images))
 
 
 def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module) -> tuple[LikelyBinary, ...]:
@@ -77,32 +65,6 @@ def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: n
         if weights or signs:
             found.append(LikelyBinary(str(node.name), weights, signs))
     return tuple(found)
-
-
-def _zero_activations(captured: CapturedModel, images: Tensor) -> tuple[ZeroActivations, ...]:
-    readers = [(str(node.name), str(input_of(node, "X").name)) for node in captured.model.graph if is_binary_conv(node)]
-    counter = _ZeroCounter(captured.program.module(), {name for _, name in readers})
-    with torch.no_grad():
-        for first in range(0, len(images), BATCH):
-            counter.run(images[first : first + BATCH])
-    counted = ((layer, *counter.counts.get(name, (0, 0))) for layer, name in readers)
-    return tuple(ZeroActivations(layer, zeros, total) for layer, zeros, total in counted if zeros)
-
-
-class _ZeroCounter(torch.fx.Interpreter):
-    """Runs an FX program and counts zeros and elements of some of its values: {name: (zeros, elements)}."""
-
-    def __init__(self, program: torch.fx.GraphModule, names: set[str]) -> None:
-        super().__init__(program)
-        self.names = names
-        self.counts: dict[str, tuple[int, int]] = {}
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.name in self.names and isinstance(result, Tensor):
-            zeros, elements = self.counts.get(n.name, (0, 0))
-            self.counts[n.name] = zeros + int((result == 0).sum()), elements + result.numel()
-        return result
 
 
 _WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}

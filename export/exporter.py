@@ -179,7 +179,7 @@ def _write_model(
         )
     doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
     log = run(PIPELINE, captured.model)
-    if found := check_activations(captured.model, (captured.values_of(image[None]) for image in images)):
+    if found := check_activations(captured, images):
         log.notes.append(str(found))
     path = folder / files.MODEL
     onnx.save(finish(captured.model), path)

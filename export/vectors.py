@@ -18,8 +18,9 @@ from torch import Tensor
 
 from bnas_deploy.core.bundle import PieceCheck
 from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
-from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.graph import origin_of
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
+from bnas_deploy.export.ties import ties_within_rounding
 from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
 
 OWN = "{}|answer"
@@ -121,19 +122,7 @@ class Vectors:
 
     def ties(self) -> dict[str, int]:
         """Return how many activations of each binary convolution lie within rounding of its threshold."""
-        bounds = {piece.output: bound for piece, bound in zip(self.pieces, self.bounds, strict=True)}
-        counts = {}
-        for node in (piece.nodes[-1] for piece in self.pieces if is_binary_conv(piece.nodes[-1])):
-            threshold, first, count = constant_array(input_of(node, "threshold")), 0, 0
-            for part in activations_of(node):
-                x = self.recorded[part] if part in self.recorded else np.zeros((1, 0, 1, 1))
-                distance = np.abs(x - threshold[first : first + x.shape[1]].reshape(-1, 1, 1))
-                bound = np.broadcast_to(bounds.get(part, np.zeros(())), x.shape)
-                count += int(((distance <= bound) & (bound > 0)).sum())
-                first += x.shape[1]
-            if count:
-                counts[str(node.name)] = count
-        return counts
+        return ties_within_rounding(self.pieces, self.recorded, self.bounds)
 
 
 def _first(array: Array, size: tuple[int, ...]) -> Array:

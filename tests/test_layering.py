@@ -77,7 +77,7 @@ def test_the_runtime_needs_numpy_and_onnxruntime_only() -> None:
         # What builds the library runs where the wheel is made, and so do the kernels' generators.
         folder = path.relative_to(ROOT / "runtime").parts[0]
         if folder != "build":
-            generates = folder == "kernels" and path.name != "variants.py"
+            generates = folder == "kernels" and path.name != "specs.py"
             allowed = {"tvm", "tvm_ffi"} if generates else {"numpy", "onnxruntime"}
             assert _third_party(_imported(path)) <= allowed, path
 

@@ -5,14 +5,15 @@ exactly. Of what is left, a weight of 0 is refused by the pass, and an activatio
 looks at what PyTorch computed for the images of the export.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 from torch import Tensor
 
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export.graph import SIGN_OF_ZERO, Origin, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.graph import SIGN_OF_ZERO, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.ties import count_zeros
 
 _READS = "reads"
 """Key of a node's note: the `Origin` of what it takes the sign of."""
@@ -57,36 +58,25 @@ class SignOfZero:
         )
 
 
-def check_activations(model: ir.Model, recordings: Iterable[Mapping[str, Tensor]]) -> SignOfZero | None:
-    """Look for zeros in front of a sign; None if the deviation is not in `model`.
+def check_activations(captured: CapturedModel, images: Tensor) -> SignOfZero | None:
+    """Look for zeros in front of a sign; None if the deviation is not in the model.
 
     Args:
-        model: the rewritten graph.
-        recordings: every value of the captured program by name, for one or more images each.
+        captured: the rewritten graph, and the program it was made of.
+        images: (N, C, H, W) float32, to look at.
 
     Raises:
         ExportError: there are some.
     """
-    readers = {str(node.name): node.meta[_READS] for node in model.graph if _READS in node.meta}
-    if not readers:
+    reads = {str(node.name): node.meta[_READS] for node in captured.model.graph if _READS in node.meta}
+    if not reads:
         return None
-    zeros, seen, images = dict.fromkeys(readers, 0), dict.fromkeys(readers, 0), 0
-    for values in recordings:
-        for name, origin in readers.items():
-            x = _value(values, origin)
-            zeros[name] += int((x == 0).sum())
-            seen[name] += x.numel()
-        images += len(x)
-    found = [f"{name}: {count:,} of {seen[name]:,} activations" for name, count in zeros.items() if count]
+    found = [each for each in count_zeros(captured, reads, images) if each.zeros]
     if found:
+        first = found[0]
         more = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         raise ExportError(
-            f"{found[0]} in {images} images are exactly 0{more}, whose sign is 0 in this network (deviation "
-            f"sign-of-zero) and +1 in the exported one; {_ADVICE}"
+            f"{first.name}: {first.zeros:,} of {first.activations:,} activations in {len(images)} images are exactly "
+            f"0{more}, whose sign is 0 in this network (deviation sign-of-zero) and +1 in the exported one; {_ADVICE}"
         )
-    return SignOfZero(len(readers), images)
-
-
-def _value(values: Mapping[str, Tensor], origin: Origin) -> Tensor:
-    x = values[origin.name]
-    return x if origin.channels is None else x[:, list(origin.channels)]
+    return SignOfZero(len(reads), len(images))

@@ -109,10 +109,10 @@ def platform_tag() -> str | None:
     return f"manylinux_{match['major']}_{match['minor']}_{match['cpu']}"
 
 
-def variants() -> list[Any]:
-    """Return the rows of runtime/kernels/variants.py for the target, best first; none for other architectures."""
+def specs() -> list[Any]:
+    """Return the rows of runtime/kernels/specs.py for the target, best first; none for other architectures."""
     architecture = (target() or platform.machine()).split("-")[0]
-    return list(_load(GENERATOR / "variants.py").variants_of(architecture))
+    return list(_load(GENERATOR / "specs.py").specs_of(architecture))
 
 
 def _load(path: Path) -> Any:
@@ -127,7 +127,7 @@ def _load(path: Path) -> Any:
 
 
 def build_kernels() -> list[Path]:
-    """Return the object files of all variants, generating those that are missing or out of date.
+    """Return the object files of all specs, generating those that are missing or out of date.
 
     Raises:
         BuildError: TVM is missing or fails; a library without these kernels would be a slow one, and nobody would know.
@@ -153,7 +153,7 @@ def _header(kernels: Path) -> Path:
 def _objects() -> dict[str, Path]:
     folder = Path(os.environ.get(KERNELS_VARIABLE) or GENERATOR.parents[1] / "build" / "kernels")
     version = _generator_version()
-    return {variant.isa: folder / f"{variant.isa}-{version}.o" for variant in variants()}
+    return {spec.isa: folder / f"{spec.isa}-{version}.o" for spec in specs()}
 
 
 def _generator_version() -> str:
@@ -184,11 +184,11 @@ def _generate(isa: str, path: Path) -> None:
 def write_headers(folder: Path) -> None:
     """Write the headers that runtime/ort includes and nobody wrote. The kernels have to be there.
 
-    operator_table.h is the table of operators, kernel_rows.h the dispatch table, kernel_prototypes.h every header of
+    operator_table.h is the table of operators, kernel_specs.h the dispatch table, kernel_prototypes.h every header of
     kernels.
     """
     (folder / "operator_table.h").write_text(_operator_table())
-    (folder / "kernel_rows.h").write_text(_kernel_rows())
+    (folder / "kernel_specs.h").write_text(_kernel_specs())
     (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
 
 
@@ -255,20 +255,20 @@ def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
     return [f'"{row.name}"', *choices, f".inputs = {len(row.inputs)}", f".places = {{{', '.join(map(str, places))}}}"]
 
 
-def _kernel_rows() -> str:
+def _kernel_specs() -> str:
     """Return the dispatch table's rows."""
-    lines = ["/* Written by runtime/build/native.py from runtime/kernels/variants.py. */"]
-    for row in variants():
+    lines = ["/* Written by runtime/build/native.py from runtime/kernels/specs.py. */"]
+    for row in specs():
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
         numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
-        lines.append(f"BNAS_PLANES({row.isa}, {row.level}, {counting.name}, {numbers})")
+        lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.level}, {counting.name}, {numbers})")
     return "\n".join(lines) + "\n"
 
 
 def sources() -> list[Path]:
     """Return the C files of the library; those around generated kernels only where the target has some."""
-    return [path for path in sorted(SOURCES.glob("*.c")) if variants() or not path.name.startswith("blocked")]
+    return [path for path in sorted(SOURCES.glob("*.c")) if specs() or not path.name.startswith("blocked")]
 
 
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:

@@ -10,37 +10,36 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.core.operators import ACTIVATIONS
+from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
-from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name
 
 WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
-PAIR_CODES = {LUT2: (16, 16 * 17), LUT6: (1, 256)}
-"""What the first and the second pixel of a pair are multiplied with: LUT2's code is where their row begins."""
+PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256)}
+"""What the first and the second pixel of a pair are multiplied with: LUT4X2's code is where their row begins."""
 
-CLASSES = 32  # of pixels, as many as AVX-512 looks up words in
+CORRECTIONS = 32  # of a channel, as many as AVX-512 looks up words in
 SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
 MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
 NO_ACTIVATION, RELU, PRELU = (ACTIVATIONS.index(name) for name in ("", "Relu", "PRelu"))
-PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, `finish` does none, additions, anything
-TOGETHER = 4  # channels that `finish` takes through one loop: more would write to lines that displace each other
+PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, the epilogue does none, additions, anything
+TOGETHER = 4  # channels that the epilogue takes through one loop: more would write to lines that displace each other
 
 
-def pack(variant: Variant) -> Any:
+def pack(spec: KernelSpec) -> Any:
     """Compare the channels of a byte with their thresholds: bit j of bits[i] is 1 where x[j, i] >= threshold[j].
 
-    As C: int pack(int channels, int count, const float* x0, ..., const float* x7, const float* threshold,
-    uint8_t* bits), with x[j] (count) the channels, which may lie anywhere; those past `channels` are not read.
+    x[j] (count) are the channels, which may lie anywhere; those past `channels` are not read.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "pack")
+        name = function_name(spec, "pack")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         channels, count = parameters("channels", "count")
         x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(MOST_CHANNELS)]
         threshold = T.arg("threshold", T.buffer((MOST_CHANNELS,), "float32", align=4))
         packed = T.arg("bits", T.buffer((ANY_SIZE,), "uint8", align=1))
-        for present in range(1, variant.counting.channels + 1):
+        for present in range(1, spec.counting.channels + 1):
             with T.If(channels == present), T.Then():
                 levels = [T.Bind(threshold[j]) for j in range(present)]
 
@@ -56,14 +55,13 @@ def pack(variant: Variant) -> Any:
     return builder.get()
 
 
-def halve(variant: Variant) -> Any:
+def halve(spec: KernelSpec) -> Any:
     """Take every second byte of some rows: halved[row, i] = bytes[row, 2 * i].
 
-    As C: int halve(int rows, int count, int bytes_step, int halved_step, const uint8_t* bytes, uint8_t* halved), with
-    the bytes from one row to the next. Reads one byte more than it needs.
+    The steps are the bytes from one row to the next. Reads one byte more than it needs.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "halve")
+        name = function_name(spec, "halve")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         rows, count, bytes_step, halved_step = parameters("rows", "count", "bytes_step", "halved_step")
@@ -81,13 +79,10 @@ def halve(variant: Variant) -> Any:
     return builder.get()
 
 
-def encode(variant: Variant) -> Any:
-    """Pair pixels: codes[i] is made of pixels[i] and pixels[i + distance], times PAIR_CODES.
-
-    As C: int encode(int count, int distance, const uint8_t* pixels, uint16_t* codes).
-    """
+def encode(spec: KernelSpec) -> Any:
+    """Pair pixels: codes[i] is made of pixels[i] and pixels[i + distance], times PAIR_CODES."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "encode")
+        name = function_name(spec, "encode")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         count, distance = parameters("count", "distance")
@@ -97,58 +92,55 @@ def encode(variant: Variant) -> Any:
         def encode_vector(i: Any, lanes: int) -> None:
             pair = (cast("uint16", load(pixels, at, lanes), lanes) for at in (i, i + distance))
             parts = (
-                x * spread(T.uint16(factor), lanes)
-                for x, factor in zip(pair, PAIR_CODES[variant.counting], strict=True)
+                x * spread(T.uint16(factor), lanes) for x, factor in zip(pair, PAIR_CODES[spec.counting], strict=True)
             )
             store(codes, i, operator.add(*parts), lanes)
 
-        in_vectors(count, (variant.vector_bytes // 2, *WIDTHS), encode_vector)
+        in_vectors(count, (spec.vector_bytes // 2, *WIDTHS), encode_vector)
     return builder.get()
 
 
-def subtract(variant: Variant) -> Any:
-    """Subtract what padding has counted: counts[channel, i] -= tables[channel, classes[i]].
+def correct_padding(spec: KernelSpec) -> Any:
+    """Subtract the zero-padding correction: mismatches[channel, i] -= corrections[channel, correction_index[i]].
 
-    As C: int subtract(int channels, int vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts),
-    with as many lanes as `vectors` have bytes. counts is (channels, variant.tile_lanes), tables (channels, CLASSES):
-    pixels of one class have the same taps in the padding.
+    There are as many lanes as `vectors` have bytes. mismatches is (channels, spec.tile_lanes), corrections (channels,
+    CORRECTIONS): pixels with the same taps in the padding share one.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "subtract")
+        name = function_name(spec, "correct_padding")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         channels, vectors = parameters("channels", "vectors")
-        classes = T.arg("classes", T.buffer((ANY_SIZE,), "uint16", align=2))
-        tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint16", align=64))
-        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
+        correction_index = T.arg("correction_index", T.buffer((ANY_SIZE,), "uint16", align=2))
+        corrections = T.arg("corrections", T.buffer((ANY_SIZE,), "uint16", align=64))
+        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=64))
         look_up = llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.hi.512")
-        with T.serial(0, vectors * (variant.vector_bytes // CLASSES)) as some:
-            index = T.Bind(load(classes, some * CLASSES, CLASSES))
+        with T.serial(0, vectors * (spec.vector_bytes // CORRECTIONS)) as some:
+            index = T.Bind(load(correction_index, some * CORRECTIONS, CORRECTIONS))
             with T.serial(0, channels) as channel:
-                at = T.Bind(channel * variant.tile_lanes + some * CLASSES)
-                table = load(tables, channel * CLASSES, CLASSES)
-                padded = T.call_llvm_pure_intrin(f"uint16x{CLASSES}", look_up, table, index)
-                store(counts, at, load(counts, at, CLASSES) - padded, CLASSES)
+                at = T.Bind(channel * spec.tile_lanes + some * CORRECTIONS)
+                row = load(corrections, channel * CORRECTIONS, CORRECTIONS)
+                correction = T.call_llvm_pure_intrin(f"uint16x{CORRECTIONS}", look_up, row, index)
+                store(mismatches, at, load(mismatches, at, CORRECTIONS) - correction, CORRECTIONS)
     return builder.get()
 
 
-def transpose(variant: Variant) -> Any:
-    """Transpose `rows` by `columns` counts in squares of SQUARE, which must divide both.
+def transpose(spec: KernelSpec) -> Any:
+    """Transpose `rows` by `columns` mismatches in squares of SQUARE, which must divide both.
 
-    As C: int transpose(int rows, int columns, int stride, const uint16_t* counts, uint16_t* transposed), with `stride`
-    elements from one row to the next in both.
+    There are `stride` elements from one row to the next in both.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "transpose")
+        name = function_name(spec, "transpose")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         rows, columns, stride = parameters("rows", "columns", "stride")
-        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=16))
+        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=16))
         transposed = T.arg("transposed", T.buffer((ANY_SIZE,), "uint16", align=16))
         squares_right, squares_down = (tirx.floordiv(length, integer(SQUARE)) for length in (columns, rows))
         with T.serial(0, squares_right) as right, T.serial(0, squares_down) as down:
             from_, to = (T.Bind((down * stride + right) * SQUARE), T.Bind((right * stride + down) * SQUARE))
-            square = [T.Bind(load(counts, from_ + i * stride, SQUARE)) for i in range(SQUARE)]
+            square = [T.Bind(load(mismatches, from_ + i * stride, SQUARE)) for i in range(SQUARE)]
             # Merging each row with the one half a square below moves one bit of the row's number to the column's.
             for _ in range(SQUARE.bit_length() - 1):
                 square = [
@@ -161,35 +153,32 @@ def transpose(variant: Variant) -> Any:
     return builder.get()
 
 
-def finish(variant: Variant) -> Any:
-    """Turn counts into outputs, with the roundings of docs/operators.md in their order.
+def epilogue(spec: KernelSpec) -> Any:
+    """Turn mismatches into outputs, with the roundings of docs/operators.md in their order.
 
-    As C: int finish(int channels, int count, int activation, int uses_k, int offset_stride, int added, int y_stride,
-    const uint16_t* counts, const int32_t* totals, const float* offset, const float* scale, const float* bias,
-    const float* slope, const float* k, const float* added1, const float* added2, float* y).
-
-    counts is (channels, variant.tile_lanes), totals and k (count); y, and as many of added1 and added2 as `added` says,
-    (channels, y_stride). offset is 0 throughout where offset_stride is 0, a number per channel where it is 1, else a
-    number per channel and element of counts, (channels, offset_stride). The sum of the signs is total - 2 * count.
+    mismatches is (channels, spec.tile_lanes), totals and k (count). y, and as many of added1 and added2 as `added`
+    says, are (channels, y_stride). offset is 0 throughout where offset_stride is 0, a number per channel where it is 1,
+    else a number per channel and element of mismatches, (channels, offset_stride). The sum of the signs is
+    total - 2 * mismatches.
 
     Most calls are PLAIN or ADDED. What GENERAL leaves out it multiplies by 1 or adds as 0, which changes no bit: a sum
     of signs is never -0.0.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(variant, "finish")
+        name = function_name(spec, "epilogue")
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         channels, count, activation, uses_k, offset_stride, added, y_stride = parameters(
             "channels", "count", "activation", "uses_k", "offset_stride", "added", "y_stride"
         )
-        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=2))
+        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=2))
         totals = T.arg("totals", T.buffer((ANY_SIZE,), "int32", align=4))
         offset, scale, bias, slope, k, added1, added2, y = (
             T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4))
             for name in ("offset", "scale", "bias", "slope", "k", "added1", "added2", "y")
         )
 
-        def finish_together(kind: int, extent: int, first: Any, together: int) -> None:
+        def epilogue_together(kind: int, extent: int, first: Any, together: int) -> None:
             general = extent == GENERAL
             has_map = T.Bind(offset_stride > 1) if general else None
             per_channel = [
@@ -203,17 +192,17 @@ def finish(variant: Variant) -> Any:
                 )
                 for j in range(together)
             ]
-            counts_start = T.Bind(T.Cast("int64", first * variant.tile_lanes))
+            mismatches_start = T.Bind(T.Cast("int64", first * spec.tile_lanes))
 
-            def finish_vector(i: Any, lanes: int) -> None:
+            def epilogue_vector(i: Any, lanes: int) -> None:
                 i = T.Bind(T.Cast("int64", i))  # LLVM adds 64 bits to a pointer without an instruction of its own
                 total = T.Bind(load(totals, i, lanes))
                 one = spread(T.float32(1), lanes)
                 magnitude = T.Bind(T.if_then_else(uses_k == 1, load(k, i, lanes), one)) if general else None
                 for j, (factor, shift, leak, constant, map_start, start) in enumerate(per_channel):
                     at = T.Bind(start + i)
-                    differing = load(counts, counts_start + i + j * variant.tile_lanes, lanes)
-                    sum_of_signs = total - cast("int32", differing, lanes) * spread(integer(2), lanes)
+                    mismatch = load(mismatches, mismatches_start + i + j * spec.tile_lanes, lanes)
+                    sum_of_signs = total - cast("int32", mismatch, lanes) * spread(integer(2), lanes)
                     value = cast("float32", sum_of_signs, lanes)
                     if general:
                         value = T.Bind(value + spread(constant, lanes))
@@ -231,7 +220,7 @@ def finish(variant: Variant) -> Any:
                         value = T.if_then_else(added > 1, value + load(added2, at, lanes), value)
                     store(y, at, value, lanes)
 
-            in_vectors(count, WIDTHS, finish_vector)
+            in_vectors(count, WIDTHS, epilogue_vector)
 
         is_general = tirx.any(uses_k == 1, offset_stride > 0)
         asked = T.Bind(T.Select(is_general, integer(GENERAL), T.min(added, integer(ADDED))))
@@ -239,9 +228,9 @@ def finish(variant: Variant) -> Any:
         for kind, extent in product((NO_ACTIVATION, RELU, PRELU), (PLAIN, ADDED, GENERAL)):
             with T.If(tirx.all(activation == kind, asked == extent)), T.Then():
                 with T.serial(0, whole) as group:
-                    finish_together(kind, extent, group * TOGETHER, TOGETHER)
+                    epilogue_together(kind, extent, group * TOGETHER, TOGETHER)
                 with T.serial(0, channels - whole * TOGETHER) as rest:
-                    finish_together(kind, extent, whole * TOGETHER + rest, 1)
+                    epilogue_together(kind, extent, whole * TOGETHER + rest, 1)
     return builder.get()
 
 

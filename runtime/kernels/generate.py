@@ -1,4 +1,4 @@
-"""Writes the object file of one variant and its C header: `python generate.py ISA FILE.o`.
+"""Writes the object file of one spec and its C header: `python generate.py ISA FILE.o`.
 
 The header is FILE.h: it has the types of all kernels, and declares those of the object. runtime/build/native.py runs
 this.
@@ -19,39 +19,45 @@ package.__path__ = [str(ROOT), str(ROOT / "bnas_deploy")]
 from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: E402  # the package was made above
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
 from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402
-from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, POPCOUNT, VARIANTS, Variant, function_name  # noqa: E402
+from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS, LUT4X2, LUT6X2, POPCOUNT8, KernelSpec, function_name  # noqa: E402
 
-Algorithm = Callable[[Variant], Any]
+Algorithm = Callable[[KernelSpec], Any]
 
-SHARED: tuple[Algorithm, ...] = (elementwise.pack, elementwise.halve, elementwise.finish)
+SHARED: tuple[Algorithm, ...] = (elementwise.pack, elementwise.halve, elementwise.epilogue)
 COUNTING: dict[str, tuple[Algorithm, ...]] = {
-    LUT2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
-    LUT6.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose, elementwise.subtract),
-    POPCOUNT.name: (popcount.count,),
+    LUT4X2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
+    LUT6X2.name: (
+        look_up.count,
+        elementwise.encode,
+        look_up.count_channels,
+        elementwise.transpose,
+        elementwise.correct_padding,
+    ),
+    POPCOUNT8.name: (popcount.count,),
 }
 
 
 def main(isa: str, output: str) -> None:
     """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
-    (variant,) = (variant for variant in VARIANTS if variant.isa == isa)
-    functions = {algorithm.__name__: algorithm(variant) for algorithm in _algorithms(variant)}
-    symbols = {function_name(variant, name): function for name, function in functions.items()}
-    write_object(symbols, variant, Path(output))
-    Path(output).with_suffix(".h").write_text("\n".join(_header(variant, functions)) + "\n")
+    (spec,) = (spec for spec in KERNEL_SPECS if spec.isa == isa)
+    functions = {algorithm.__name__: algorithm(spec) for algorithm in _algorithms(spec)}
+    symbols = {function_name(spec, name): function for name, function in functions.items()}
+    write_object(symbols, spec, Path(output))
+    Path(output).with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n")
 
 
-def _algorithms(variant: Variant) -> tuple[Algorithm, ...]:
-    return (*SHARED, *COUNTING[variant.counting.name])
+def _algorithms(spec: KernelSpec) -> tuple[Algorithm, ...]:
+    return (*SHARED, *COUNTING[spec.counting.name])
 
 
-def _header(variant: Variant, functions: Mapping[str, Any]) -> Iterator[str]:
-    yield f"/* Written by runtime/kernels/generate.py beside the kernels of {variant.isa}. */"
+def _header(spec: KernelSpec, functions: Mapping[str, Any]) -> Iterator[str]:
+    yield f"/* Written by runtime/kernels/generate.py beside the kernels of {spec.isa}. */"
     yield "#include <stdint.h>"
     yield from (function_type(function, name) for name, function in functions.items())
     yield "/* Kernels of other rows: the code around the kernels calls them where there are some. */"
-    others = {algorithm.__name__: algorithm(row) for row in reversed(VARIANTS) for algorithm in _algorithms(row)}
+    others = {algorithm.__name__: algorithm(row) for row in reversed(KERNEL_SPECS) for algorithm in _algorithms(row)}
     yield from (function_type(function, name) for name, function in others.items() if name not in functions)
-    yield from (f"{type_name(name)} {function_name(variant, name)};" for name in functions)
+    yield from (f"{type_name(name)} {function_name(spec, name)};" for name in functions)
 
 
 if __name__ == "__main__":

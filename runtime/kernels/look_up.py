@@ -1,4 +1,4 @@
-"""Counting the bits in which activations and weights differ, by look-ups of bytes.
+"""Counting mismatches, the bits in which activations and weights differ, by look-ups of bytes.
 
 Lanes are pixels. A byte of activations holds C input channels of one pixel, and the same C channels of the weights of
 two output channels, w and v, select a row of a table:
@@ -7,20 +7,22 @@ two output channels, w and v, select a row of a table:
 
 so one byte shuffle looks up C channels, of 2 output channels, of as many pixels as a vector has bytes.
 
-LUT2 has C = 4: a row is 16 bytes, which every byte shuffle can look up in, and one byte of weights, v above w, selects
+The names say how many channels of how many outputs one look-up counts.
+
+LUT4X2 has C = 4: a row is 16 bytes, which every byte shuffle can look up in. One byte of weights, v above w, selects
 one of 256. An index of 0x80 stands for padding; the shuffle gives 0 for it, so that it adds nothing and needs no
 correction.
 
-LUT6 has C = 6: a row is 64 bytes, a whole vector of AVX-512, and VBMI looks up in it (`vpermb`). There would be 4096
+LUT6X2 has C = 6: a row is 64 bytes, a whole vector of AVX-512, and VBMI looks up in it (`vpermb`). There would be 4096
 rows, too many for the first-level cache, so each is the sum of two of 64: one of popcount(w ^ x), and one of 16 times
 that for v. The look-up ignores the upper bits of an index. Padding is 0, and what it counts is subtracted later.
 
-L look-ups are added in place, 3 with LUT2 and 2 with LUT6: each nibble of t stays <= 12. Then, with no mask at all,
+L look-ups are added in place, 3 with LUT4X2 and 2 with LUT6X2: each nibble of t stays <= 12. Then, with no mask at all,
 
     S += t        in bytes, modulo 256
     H += t >> 4   in 16-bit lanes, so that a byte of H also takes the low nibble of the odd byte above, times 16
 
-After at most 252 / C steps the counts are below 256, and S and H determine them by substitution, even bytes and odd
+After at most 252 / C steps the mismatches are below 256, and S and H determine them by substitution, even bytes and odd
 bytes of each 16-bit lane in turn: H.odd is the odd byte's high count; S.odd - 16 H.odd its low count; H.even - 16 times
 that is the even byte's high count; S.even - 16 times that its low count (all modulo 256).
 """
@@ -35,8 +37,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
+from bnas_deploy.runtime.kernels.specs import LUT6X2, KernelSpec, function_name
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, integer, parameters
-from bnas_deploy.runtime.kernels.variants import LUT6, Variant, function_name
 
 Expression = Any
 """TIR's expressions, buffers and functions: TVM has no types for them."""
@@ -45,13 +47,13 @@ COUNTED = 252  # channels whose differing bits are counted in a byte, a multiple
 
 
 class _Bytes:
-    """Vectors of bytes, as wide as the variant has them."""
+    """Vectors of bytes, as wide as the spec has them."""
 
-    def __init__(self, variant: Variant) -> None:
-        self.width, self.tile = variant.vector_bytes, variant.tile_lanes
+    def __init__(self, spec: KernelSpec) -> None:
+        self.width, self.tile = spec.vector_bytes, spec.tile_lanes
         self.dtype = f"uint8x{self.width}"
         self.pairs_dtype = f"uint16x{self.width // 2}"
-        self.shuffle_id = llvm_lookup_intrinsic_id(variant.shuffle)
+        self.shuffle_id = llvm_lookup_intrinsic_id(spec.shuffle)
 
     def zero(self) -> Expression:
         return T.broadcast(T.uint8(0), self.width)
@@ -76,7 +78,7 @@ class _Bytes:
 
 
 class _Nibbles:
-    """LUT2's tables, (rows, 16): the rows of the weights, or of two pixels."""
+    """LUT4X2's tables, (rows, 16): the rows of the weights, or of two pixels."""
 
     weight_bytes = 1  # for each step of a pair of output channels
 
@@ -94,7 +96,7 @@ class _Nibbles:
 
 
 class _Sixes:
-    """LUT6's tables, (2, 65, 64): the rows of a first and a second output channel, or pixel; row 64 is padding."""
+    """LUT6X2's tables, (2, 65, 64): the rows of a first and a second output channel, or pixel; row 64 is padding."""
 
     weight_bytes = 2
     SECOND = 65 * 64
@@ -150,69 +152,63 @@ class _Accumulators:
         return buffer.vload([tirx.const(0, "int32")], self.lanes.dtype)
 
 
-def count(variant: Variant) -> Expression:
+def count(spec: KernelSpec) -> Expression:
     """Count the differing bits of one tile of pixels and any number of pairs of output channels.
 
-    As C: int count(int vectors, int pairs, int steps, const uint8_t* planes, const int32_t* offsets,
-    const uint8_t* weights, const uint8_t* tables, uint16_t* counts).
-
-    The activations of step k of the tile's first pixel lie at planes[offsets[k]], the other pixels behind it; weights
-    is (pairs, steps, weight_bytes), and the number of look-ups that are added in place must divide `steps`. counts is
-    (2 * pairs, variant.tile_lanes).
+    The activations of step k of the tile's first pixel lie at blocked[offsets[k]], the other pixels behind it; weights
+    is (pairs, steps, weight_bytes), and the number of look-ups that are added in place must divide `steps`. mismatches
+    is (2 * pairs, spec.tile_lanes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(variant, "count")
+        _begin(spec, "count")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
-        planes = T.arg("planes", T.buffer((ANY_SIZE,), "uint8", align=1))
+        blocked = T.arg("blocked", T.buffer((ANY_SIZE,), "uint8", align=1))
         offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
         weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=1))
         tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
-        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
-        lanes = _Bytes(variant)
-        rows = _rows(variant, lanes, tables)
+        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=64))
+        lanes = _Bytes(spec)
+        rows = _rows(spec, lanes, tables)
 
         def count_block(wide: int, together: int, first_pair: Expression) -> None:
             sums = _Accumulators(lanes, together, wide)
-            with _chunks(variant, steps) as chunk:
+            with _chunks(spec, steps) as chunk:
 
                 def load_step(step: Expression) -> Step:
                     at = T.Bind(offsets[step])
                     return (
                         lambda pair: rows.of_weights(weights, ((first_pair + pair) * steps + step) * rows.weight_bytes),
-                        lambda vector: planes.vload([at + vector * lanes.width], lanes.dtype),
+                        lambda vector: blocked.vload([at + vector * lanes.width], lanes.dtype),
                     )
 
-                _count_chunk(variant, sums, chunk, steps, load_step)
-                _store_counts(sums, chunk, first_pair, counts)
+                _count_chunk(spec, sums, chunk, steps, load_step)
+                _store_mismatches(sums, chunk, first_pair, mismatches)
 
-        for wide, together in enumerate(variant.tiles, 1):
+        for wide, together in enumerate(spec.tiles, 1):
             with T.If(vectors == wide), T.Then():
                 _in_blocks(pairs, together, partial(count_block, wide))
     return builder.get()
 
 
-def count_channels(variant: Variant) -> Expression:
+def count_channels(spec: KernelSpec) -> Expression:
     """Count the same with the roles exchanged: lanes are output channels, and pairs of pixels select the tables.
-
-    As C: int count_channels(int vectors, int pairs, int steps, const uint8_t* weights, const uint16_t* codes,
-    const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts).
 
     weights is (steps, vectors * vector_bytes), the channels of one output channel in each byte. The activations of
     step k of pair p are codes[offsets[k] + positions[p]], which select a row; padding selects one where that pixel
-    adds nothing. counts is (2 * pairs, variant.tile_lanes). A chunk of the weights is used for all pairs before the
+    adds nothing. mismatches is (2 * pairs, spec.tile_lanes). A chunk of the weights is used for all pairs before the
     next one: it stays in the first-level cache.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(variant, "count_channels")
+        _begin(spec, "count_channels")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
         weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=64))
         codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
         offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
         positions = T.arg("positions", T.buffer((ANY_SIZE,), "int32", align=4))
         tables = T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=16))
-        counts = T.arg("counts", T.buffer((ANY_SIZE,), "uint16", align=64))
-        lanes = _Bytes(variant)
-        rows = _rows(variant, lanes, tables)
+        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=64))
+        lanes = _Bytes(spec)
+        rows = _rows(spec, lanes, tables)
 
         def count_block(wide: int, together: int, chunk: Expression, first_pair: Expression) -> None:
             sums = _Accumulators(lanes, together, wide)
@@ -225,11 +221,11 @@ def count_channels(variant: Variant) -> Expression:
                     lambda vector: weights.vload([(step * wide + vector) * lanes.width], lanes.dtype),
                 )
 
-            _count_chunk(variant, sums, chunk, steps, load_step)
-            _store_counts(sums, chunk, first_pair, counts)
+            _count_chunk(spec, sums, chunk, steps, load_step)
+            _store_mismatches(sums, chunk, first_pair, mismatches)
 
-        for wide, together in enumerate(variant.tiles, 1):
-            with T.If(vectors == wide), T.Then(), _chunks(variant, steps) as chunk:
+        for wide, together in enumerate(spec.tiles, 1):
+            with T.If(vectors == wide), T.Then(), _chunks(spec, steps) as chunk:
                 _in_blocks(pairs, together, partial(count_block, wide, chunk=chunk))
     return builder.get()
 
@@ -238,22 +234,22 @@ Step = tuple[Callable[[int], Expression], Callable[[int], Expression]]
 """The table row of a pair, and a vector of indices."""
 
 
-def _begin(variant: Variant, function: str) -> None:
-    name = function_name(variant, function)
+def _begin(spec: KernelSpec, function: str) -> None:
+    name = function_name(spec, function)
     T.func_name(name)
     T.func_attr({"tirx.noalias": True, "global_symbol": name})
 
 
-def _rows(variant: Variant, lanes: _Bytes, tables: Expression) -> Tables:
-    return (_Sixes if variant.counting == LUT6 else _Nibbles)(lanes, tables)
+def _rows(spec: KernelSpec, lanes: _Bytes, tables: Expression) -> Tables:
+    return (_Sixes if spec.counting == LUT6X2 else _Nibbles)(lanes, tables)
 
 
-def _chunk_steps(variant: Variant) -> int:
-    return COUNTED // variant.counting.channels
+def _chunk_steps(spec: KernelSpec) -> int:
+    return COUNTED // spec.counting.channels
 
 
-def _chunks(variant: Variant, steps: Expression) -> Any:
-    length = _chunk_steps(variant)
+def _chunks(spec: KernelSpec, steps: Expression) -> Any:
+    length = _chunk_steps(spec)
     return T.serial(0, tirx.floordiv(steps + (length - 1), integer(length)))
 
 
@@ -267,13 +263,13 @@ def _in_blocks(pairs: Expression, together: int, count_block: Callable[..., None
 
 
 def _count_chunk(
-    variant: Variant,
+    spec: KernelSpec,
     sums: _Accumulators,
     chunk: Expression,
     steps: Expression,
     load_step: Callable[[Expression], Step],
 ) -> None:
-    lanes, length, look_ups = sums.lanes, _chunk_steps(variant), variant.counting.multiple
+    lanes, length, look_ups = sums.lanes, _chunk_steps(spec), spec.counting.multiple
     first = T.Bind(chunk * length)
     sums.clear()
     with T.serial(0, tirx.floordiv(T.min(integer(length), steps - first), integer(look_ups))) as group:
@@ -286,19 +282,21 @@ def _count_chunk(
                 sums.add((pair, vector), T.Bind(reduce(operator.add, found)))
 
 
-def _store_counts(sums: _Accumulators, chunk: Expression, first_pair: Expression, counts: Expression) -> None:
+def _store_mismatches(sums: _Accumulators, chunk: Expression, first_pair: Expression, mismatches: Expression) -> None:
     with T.If(chunk == 0):
         with T.Then():
-            _add_counts(sums, first_pair, counts, adding=False)
+            _add_mismatches(sums, first_pair, mismatches, adding=False)
         with T.Else():
-            _add_counts(sums, first_pair, counts, adding=True)
+            _add_mismatches(sums, first_pair, mismatches, adding=True)
 
 
-def _add_counts(sums: _Accumulators, first_pair: Expression, counts: Expression, *, adding: bool) -> None:
+def _add_mismatches(sums: _Accumulators, first_pair: Expression, mismatches: Expression, *, adding: bool) -> None:
     width = sums.lanes.width
     wide = f"uint16x{width}"
     for pair, vector in sums.buffers:
         for channel, value in enumerate(sums.counts((pair, vector))):
             at = ((first_pair + pair) * 2 + channel) * sums.lanes.tile + vector * width
             total = T.Cast(wide, value)
-            T.buffer_store(counts, counts.vload([at], wide) + total if adding else total, [T.ramp(at, 1, width)])
+            T.buffer_store(
+                mismatches, mismatches.vload([at], wide) + total if adding else total, [T.ramp(at, 1, width)]
+            )

@@ -12,16 +12,16 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 
-from bnas_deploy.runtime.kernels.variants import Variant
+from bnas_deploy.runtime.kernels.specs import KernelSpec
 
 C_CALLING_CONVENTION = 1  # TVM's kCPackedFunc is 1: the code generator takes the signature as it is
 CPU_DEVICE = 1
 
 
-def write_object(functions: Mapping[str, tirx.PrimFunc], variant: Variant, path: Path) -> None:
+def write_object(functions: Mapping[str, tirx.PrimFunc], spec: KernelSpec, path: Path) -> None:
     """Compile the functions, by symbol, for a row's CPUs; the suffix of `path` says what: o, s (assembly) or ll."""
-    features = [f"+{feature}" for feature in variant.features]
-    target = Target({"kind": "llvm", "mtriple": variant.triple, "mcpu": variant.cpu, "mattr": features})
+    features = [f"+{feature}" for feature in spec.features]
+    target = Target({"kind": "llvm", "mtriple": spec.triple, "mcpu": spec.cpu, "mattr": features})
     module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
     module = _lower(module, target)
     compiled = tvm.get_global_func("target.build.llvm")(module, target)

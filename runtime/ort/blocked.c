@@ -1,4 +1,4 @@
-/* The kernels that lay activations out in planes: one per row of runtime/kernels/variants.py. */
+/* The kernels of the channel-blocked layout: one per row of runtime/kernels/specs.py. */
 #include "blocked.h"
 
 #include "look_up_tables.h"
@@ -7,13 +7,13 @@
  * K: the sums over the channels are units of the first stage, the map is the second. */
 
 static int64_t magnitude_tiles(const BnasRun* run) {
-    return run->conv->uses_k ? parts(run->size[0] * run->size[1], BNAS_MAGNITUDES_TILE) : 0;
+    return run->conv->uses_k ? ceil_div(run->size[0] * run->size[1], BNAS_MAGNITUDES_TILE) : 0;
 }
 
 static void sum_magnitudes(const BnasRun* run, int64_t unit) {
     const int64_t image = unit / magnitude_tiles(run), plane = run->size[0] * run->size[1];
     const int64_t first = unit % magnitude_tiles(run) * BNAS_MAGNITUDES_TILE;
-    double* magnitudes = (double*)part(run, the_plan(run)->magnitudes) + image * plane + first;
+    double* magnitudes = (double*)region(run, the_plan(run)->magnitudes) + image * plane + first;
     bnas_sum_magnitudes(run, image, first, smaller(BNAS_MAGNITUDES_TILE, plane - first), magnitudes);
 }
 
@@ -23,8 +23,8 @@ static int64_t k_units(const BnasRun* run) {
 
 static void compute_k(const BnasRun* run, int64_t unit, void* scratch) {
     const int64_t image = unit / run->out_size[0], y = unit % run->out_size[0];
-    const double* magnitudes = (const double*)part(run, the_plan(run)->magnitudes);
-    float* k = (float*)part(run, the_plan(run)->k) + unit * run->out_size[1];
+    const double* magnitudes = (const double*)region(run, the_plan(run)->magnitudes);
+    float* k = (float*)region(run, the_plan(run)->k) + unit * run->out_size[1];
     (void)scratch;
     for (int64_t x = 0; x < run->out_size[1]; ++x) {
         k[x] = bnas_k_of(run, magnitudes + image * run->size[0] * run->size[1], y, x);
@@ -38,51 +38,53 @@ static size_t packed_bytes(const BnasRun* run) {
     return the_plan(run)->end;
 }
 
-static size_t scratch_bytes(const BnasRun* run, const Variant* variant) {
+static size_t scratch_bytes(const BnasRun* run, const KernelSpec* spec) {
     const Plan* plan = the_plan(run);
-    const size_t counts = (size_t)(BLOCK_CHANNELS * tile_lanes(variant)) * sizeof(uint16_t);
+    const size_t mismatches = (size_t)(BLOCK_CHANNELS * tile_lanes(spec)) * sizeof(uint16_t);
     const size_t gathered = bnas_product((size_t)plan->steps, (size_t)(plan->tile + WIDEST));
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
     const size_t planes = plan->layout == CODES ? bnas_aligned((size_t)(phases * plan->plane + plan->distances[1])) : 0;
     const size_t packing = bnas_sum(planes, (size_t)(larger(PACK_PIXELS, run->size[1]) + WIDEST));
-    const size_t constants = (size_t)tile_constants(run->conv, variant) * sizeof(float);
-    const size_t convolving = bnas_sum(constants + counts, plan->layout == GATHERED ? gathered : counts);
+    const size_t constants = (size_t)tile_constants(run->conv, spec) * sizeof(float);
+    const size_t convolving = bnas_sum(constants + mismatches, plan->layout == GATHERED ? gathered : mismatches);
     return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 
-static int64_t first_units(const BnasRun* run, const Variant* variant) {
-    return bnas_pack_units(run, variant) + run->batch * magnitude_tiles(run);
+static int64_t first_units(const BnasRun* run, const KernelSpec* spec) {
+    return bnas_pack_units(run, spec) + run->batch * magnitude_tiles(run);
 }
 
-static void first_stage(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
-    const int64_t planes = bnas_pack_units(run, variant);
+static void first_stage(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
+    const int64_t planes = bnas_pack_units(run, spec);
     if (unit < planes) {
-        bnas_pack_unit(run, variant, unit, scratch);
+        bnas_pack_unit(run, spec, unit, scratch);
     } else {
         sum_magnitudes(run, unit - planes);
     }
 }
 
 /* On the processor of docs/kernels.md, about: enough to tell whether a second thread helps. */
-static int64_t nanoseconds(const BnasRun* run, const Variant* variant) {
+static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     const BnasConv* conv = run->conv;
     const int64_t floats = run->batch * conv->groups * conv->channels_in * run->size[0] * run->size[1];
     const int64_t outputs = run->batch * conv->channels_out * run->out_size[0] * run->out_size[1];
-    const int64_t multiply_adds = outputs * taps_of(conv) * conv->channels_in;
-    const int64_t k = k_units(run) * run->out_size[1] * taps_of(conv) + (conv->uses_k ? floats / 5 : 0);
-    return floats / 16 + k + multiply_adds / (14 * variant->vector_bytes) + outputs / 10;
+    const int64_t multiply_adds = outputs * bnas_taps(conv) * conv->channels_in;
+    const int64_t k = k_units(run) * run->out_size[1] * bnas_taps(conv) + (conv->uses_k ? floats / 5 : 0);
+    return floats / 16 + k + multiply_adds / (14 * spec->vector_bytes) + outputs / 10;
 }
 
 /* What depends on the way of counting. Only look-ups have lanes that are channels. */
 #define LOOK_UPS(name, tables, pair_tables) \
     tables, pair_tables, bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
-#define BNAS_COUNTING_lut2(name) LOOK_UPS(name, bnas_nibble_tables, bnas_nibble_pair_tables), NULL
-#define BNAS_COUNTING_lut6(name) LOOK_UPS(name, bnas_six_tables[0][0], bnas_six_tables[0][0]), bnas_##name##_subtract
-#define BNAS_COUNTING_popcount(name) NULL, NULL, NULL, NULL, NULL, NULL
+#define BNAS_COUNTING_lut4x2(name) LOOK_UPS(name, bnas_lut4x2_tables, bnas_lut4x2_pair_tables), NULL
+#define BNAS_COUNTING_lut6x2(name) \
+    LOOK_UPS(name, bnas_lut6x2_tables[0][0], bnas_lut6x2_tables[0][0]), bnas_##name##_correct_padding
+#define BNAS_COUNTING_popcount8(name) NULL, NULL, NULL, NULL, NULL, NULL
 
-#define BNAS_PLANES(name, level, counting, ...)                                                                   \
-    static const Variant name = {__VA_ARGS__,          bnas_##name##_pack,  bnas_##name##_count,                  \
-                                 bnas_##name##_finish, bnas_##name##_halve, BNAS_COUNTING_##counting(name)};      \
+#define BNAS_KERNEL_SPEC(name, level, counting, ...)                                                              \
+    static const KernelSpec name = {__VA_ARGS__,         bnas_##name##_pack,                                      \
+                                    bnas_##name##_count, bnas_##name##_epilogue,                                  \
+                                    bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                         \
     static bool covers_##name(const BnasConv* conv) {                                                             \
         return bnas_covers_conv(conv, &name);                                                                     \
     }                                                                                                             \
@@ -126,4 +128,4 @@ static int64_t nanoseconds(const BnasRun* run, const Variant* variant) {
         .nanoseconds = nanoseconds_##name,                                                                        \
         .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}}, \
     };
-#include "kernel_rows.h"
+#include "kernel_specs.h"

@@ -1,4 +1,5 @@
-/* Convolution: tiles of lanes are counted, and finished while their counts are in the first-level cache. */
+/* Convolution: the mismatches of a tile of lanes are counted, and meet the epilogue while they are in the first-level
+ * cache. */
 #include "blocked.h"
 
 /* Some consecutive output channels of one group. */
@@ -11,44 +12,45 @@ static Channels channels_of(const BnasConv* conv, int64_t group, int64_t block) 
     return (Channels){group, first, smaller(BLOCK_CHANNELS, left)};
 }
 
-/* Counts what differs in `lanes`, the first of which lies at `pixels`. */
-static void count_lanes(const BnasRun* run, const Variant* variant, Channels channels, Range lanes,
-                        const uint8_t* pixels, uint16_t* counts) {
+/* Counts the mismatches in `lanes`, the first of which lies at `pixels`. */
+static void count_lanes(const BnasRun* run, const KernelSpec* spec, Channels channels, Range lanes,
+                        const uint8_t* pixels, uint16_t* mismatches) {
     const Plan* plan = the_plan(run);
-    const int32_t* offsets = (const int32_t*)part(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
-    const int64_t row = channels.group * rows_of(run->conv, variant) + channels.first / variant->outputs;
+    const int32_t* offsets = (const int32_t*)region(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
+    const int64_t row = channels.group * weight_rows(run->conv, spec) + channels.first / spec->outputs;
     const int64_t channel = channels.group * group_channels(run->conv) + channels.first;
-    const int32_t vectors = (int32_t)parts(lanes.end - lanes.first, variant->vector_bytes);
-    variant->count(vectors, (int32_t)parts(channels.count, variant->outputs), (int32_t)plan->steps, pixels, offsets,
-                   bnas_row_weights(run, variant) + row * plan->steps * step_bytes(variant), variant->tables, counts);
-    if (plan->padding == CLASSED) {
-        variant->subtract((int32_t)channels.count, vectors, (const uint16_t*)part(run, plan->classes) + lanes.first,
-                          (const uint16_t*)part(run, plan->class_tables) + channel * CLASSES, counts);
+    const int32_t vectors = (int32_t)ceil_div(lanes.end - lanes.first, spec->vector_bytes);
+    spec->count(vectors, (int32_t)ceil_div(channels.count, spec->outputs), (int32_t)plan->steps, pixels, offsets,
+                bnas_row_weights(run, spec) + row * plan->steps * step_bytes(spec), spec->tables, mismatches);
+    if (plan->correction == BY_TABLE) {
+        spec->correct_padding((int32_t)channels.count, vectors,
+                              (const uint16_t*)region(run, plan->correction_index) + lanes.first,
+                              (const uint16_t*)region(run, plan->corrections) + channel * CORRECTIONS, mismatches);
     }
 }
 
-/* Subtracts what the padded taps of `count` pixels have counted, in runs of pixels with the same taps inside. */
-static void subtract_runs(const BnasRun* run, const Variant* variant, Channels channels, int64_t pixel, int64_t count,
-                          uint16_t* counts) {
+/* Subtracts the zero-padding correction of `count` pixels, in runs of pixels with the same taps inside. */
+static void correct_runs(const BnasRun* run, const KernelSpec* spec, Channels channels, int64_t pixel, int64_t count,
+                         uint16_t* mismatches) {
     const BnasConv* conv = run->conv;
     const int64_t width = run->out_size[1];
-    const Range *all_rows = part(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
-    const uint16_t* ones = bnas_ones_of(run, variant, channels.group * group_channels(conv) + channels.first);
+    const Range *all_rows = region(run, the_plan(run)->taps), *all_columns = all_rows + run->out_size[0];
+    const uint16_t* weight_ones = bnas_weight_ones(run, spec, channels.group * group_channels(conv) + channels.first);
     for (int64_t done = 0, length; done < count; done += length, pixel += length) {
         const int64_t y = pixel / width, x = pixel % width, end = smaller(width, x + count - done);
         const Range rows = all_rows[y], columns = all_columns[x];
         for (length = 1; x + length < end && same_range(all_columns[x + length], columns);) {
             ++length;
         }
-        if ((rows.end - rows.first) * (columns.end - columns.first) == taps_of(conv)) {
+        if ((rows.end - rows.first) * (columns.end - columns.first) == bnas_taps(conv)) {
             continue;
         }
-        uint16_t padded[BLOCK_CHANNELS];
-        bnas_write_padded_ones(conv, ones, rows, columns, channels.count, padded, 1);
+        uint16_t corrections[BLOCK_CHANNELS];
+        bnas_write_corrections(conv, weight_ones, rows, columns, channels.count, corrections, 1);
         for (int64_t channel = 0; channel < channels.count; ++channel) {
-            uint16_t* lane = counts + channel * tile_lanes(variant) + done;
+            uint16_t* lane = mismatches + channel * tile_lanes(spec) + done;
             for (int64_t i = 0; i < length; ++i) {
-                lane[i] = (uint16_t)(lane[i] - padded[channel]);
+                lane[i] = (uint16_t)(lane[i] - corrections[channel]);
             }
         }
     }
@@ -61,26 +63,26 @@ typedef struct Offset {
     int64_t stride;
 } Offset;
 
-/* With constant channels it is as in the class of the pixel's row. Where pixels are of several rows, those are copied
+/* With constant channels it depends on the pixel's row. Where pixels are of several rows, those are copied
  * to `tile` one behind the other. */
-static Offset offset_at(const BnasRun* run, const Variant* variant, int64_t channel, int64_t channels, int64_t pixel,
+static Offset offset_at(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, int64_t pixel,
                         int64_t count, float* tile) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     if (!conv->constants) {
         return (Offset){conv->offset + channel, conv->has_offset ? 1 : 0};
     }
-    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
-    const int32_t* classes = part(run, plan->row_classes);
-    const float* constants = part(run, plan->constants);
+    const int64_t width = run->out_size[1], stride = tile_lanes(spec);
+    const int32_t* kinds = region(run, plan->row_constants);
+    const float* constants = region(run, plan->constants);
     int64_t y = pixel / width, x = pixel % width;
-    const float* row = constants + (classes[y] * conv->channels_out + channel) * width;
+    const float* row = constants + (kinds[y] * conv->channels_out + channel) * width;
     if (x + count <= width) {
         return (Offset){row + x, width};
     }
     for (int64_t done = 0, length; done < count; done += length, x = 0, ++y) {
         length = smaller(width - x, count - done);
-        row = constants + (classes[y] * conv->channels_out + channel) * width + x;
+        row = constants + (kinds[y] * conv->channels_out + channel) * width + x;
         for (int64_t i = 0; i < channels; ++i) {
             copy(tile + i * stride + done, row + i * width, length * (int64_t)sizeof *tile);
         }
@@ -89,55 +91,56 @@ static Offset offset_at(const BnasRun* run, const Variant* variant, int64_t chan
 }
 
 /* Writes `count` pixels of one image, from `pixel` on. */
-static void finish_pixels(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, int64_t pixel,
-                          int64_t count, uint16_t* counts, float* constants) {
+static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Channels channels, int64_t image,
+                               int64_t pixel, int64_t count, uint16_t* mismatches, float* constants) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
-    const Offset offset = offset_at(run, variant, channel, channels.count, pixel, count, constants);
-    const float* k = (const float*)part(run, plan->k) + image * pixels + pixel;
+    const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
+    const float* k = (const float*)region(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
-    if (plan->padding == RUNS) {
-        subtract_runs(run, variant, channels, pixel, count, counts);
+    if (plan->correction == BY_RUNS) {
+        correct_runs(run, spec, channels, pixel, count, mismatches);
     }
-    variant->finish(
+    spec->epilogue(
         (int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k, (int32_t)offset.stride,
-        (int32_t)conv->added, (int32_t)pixels, counts, (const int32_t*)part(run, plan->totals) + pixel, offset.first,
-        conv->scale + channel, conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
+        (int32_t)conv->added, (int32_t)pixels, mismatches, (const int32_t*)region(run, plan->totals) + pixel,
+        offset.first, conv->scale + channel, conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
         conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL, run->y + at);
 }
 
-/* A tile's lanes are pixels with the gaps between rows. Rows that are long enough are finished where they are, short
- * ones are moved together first. */
-static void finish_rows(const BnasRun* run, const Variant* variant, Channels channels, int64_t image, Range lanes,
-                        uint16_t* counts, uint16_t* joined, float* constants) {
+/* A tile's lanes are pixels with the gaps between rows. Rows that are long enough meet the epilogue where they are,
+ * short ones are moved together first. */
+static void epilogue_of_rows(const BnasRun* run, const KernelSpec* spec, Channels channels, int64_t image, Range lanes,
+                             uint16_t* mismatches, uint16_t* joined, float* constants) {
     const Plan* plan = the_plan(run);
-    const int64_t width = run->out_size[1], stride = tile_lanes(variant);
+    const int64_t width = run->out_size[1], stride = tile_lanes(spec);
     int64_t start = 0, count = 0;
-    for (int64_t y = lanes.first / plan->row; y * plan->row < lanes.end; ++y) {
-        const int64_t from = larger(lanes.first, y * plan->row), to = smaller(lanes.end, y * plan->row + width);
-        const int64_t pixel = y * width + from - y * plan->row, length = to - from;
+    for (int64_t y = lanes.first / plan->row_bytes; y * plan->row_bytes < lanes.end; ++y) {
+        const int64_t from = larger(lanes.first, y * plan->row_bytes),
+                      to = smaller(lanes.end, y * plan->row_bytes + width);
+        const int64_t pixel = y * width + from - y * plan->row_bytes, length = to - from;
         if (length <= 0) {
             continue;
         }
         if (width >= LONG_ROW) {
-            finish_pixels(run, variant, channels, image, pixel, length, counts + from - lanes.first, constants);
+            epilogue_of_pixels(run, spec, channels, image, pixel, length, mismatches + from - lanes.first, constants);
             continue;
         }
         start = count == 0 ? pixel : start;
         for (int64_t channel = 0; channel < channels.count; ++channel) {
-            copy(joined + channel * stride + count, counts + channel * stride + from - lanes.first,
-                 length * (int64_t)sizeof *counts);
+            copy(joined + channel * stride + count, mismatches + channel * stride + from - lanes.first,
+                 length * (int64_t)sizeof *mismatches);
         }
         count += length;
     }
     if (count > 0) {
-        finish_pixels(run, variant, channels, image, start, count, joined, constants);
+        epilogue_of_pixels(run, spec, channels, image, start, count, joined, constants);
     }
 }
 
-static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+static void convolve_in_place(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
     const Plan* plan = the_plan(run);
     const int64_t block = unit % plan->blocks, tile = unit / plan->blocks % plan->tiles;
     const int64_t group = unit / plan->blocks / plan->tiles % run->conv->groups;
@@ -145,14 +148,14 @@ static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t 
     const Channels channels = channels_of(run->conv, group, block);
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
     float* constants = scratch;
-    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
-    uint16_t* joined = counts + BLOCK_CHANNELS * tile_lanes(variant);
-    const uint8_t* pixels = group_of(run, image, group) + lanes.first;
-    count_lanes(run, variant, channels, lanes, pixels, counts);
-    if (plan->row == run->out_size[1]) {
-        finish_pixels(run, variant, channels, image, lanes.first, lanes.end - lanes.first, counts, constants);
+    uint16_t* mismatches = (uint16_t*)(constants + tile_constants(run->conv, spec));
+    uint16_t* joined = mismatches + BLOCK_CHANNELS * tile_lanes(spec);
+    const uint8_t* pixels = blocked_of(run, image, group) + lanes.first;
+    count_lanes(run, spec, channels, lanes, pixels, mismatches);
+    if (plan->row_bytes == run->out_size[1]) {
+        epilogue_of_pixels(run, spec, channels, image, lanes.first, lanes.end - lanes.first, mismatches, constants);
     } else {
-        finish_rows(run, variant, channels, image, lanes, counts, joined, constants);
+        epilogue_of_rows(run, spec, channels, image, lanes, mismatches, joined, constants);
     }
 }
 
@@ -161,11 +164,11 @@ static void convolve_planes(const BnasRun* run, const Variant* variant, int64_t 
 static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gathered) {
     const Plan* plan = the_plan(run);
     const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
-    const int32_t* offsets = part(run, plan->offsets);
+    const int32_t* offsets = region(run, plan->offsets);
     for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
         const int64_t image = lane / pixels, y = lane % pixels / width, x = lane % width;
         length = smaller(width - x, lanes.end - lane);
-        const uint8_t* from = group_of(run, image, group) + y * plan->row + x;
+        const uint8_t* from = blocked_of(run, image, group) + y * plan->row_bytes + x;
         uint8_t* to = gathered + lane - lanes.first;
         for (int64_t step = 0; step < plan->steps; ++step) {
             for (int64_t i = 0; i < length; i += 16) {
@@ -175,48 +178,49 @@ static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gath
     }
 }
 
-static void convolve_gathered(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+static void convolve_gathered(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
     const Plan* plan = the_plan(run);
     const int64_t group = unit % run->conv->groups, tile = unit / run->conv->groups;
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const Range lanes = {tile * plan->tile, smaller(plan->lanes, (tile + 1) * plan->tile)};
     float* constants = scratch;
-    uint16_t* counts = (uint16_t*)(constants + tile_constants(run->conv, variant));
-    uint8_t* gathered = (uint8_t*)(counts + BLOCK_CHANNELS * tile_lanes(variant));
+    uint16_t* mismatches = (uint16_t*)(constants + tile_constants(run->conv, spec));
+    uint8_t* gathered = (uint8_t*)(mismatches + BLOCK_CHANNELS * tile_lanes(spec));
     gather(run, group, lanes, gathered);
     for (int64_t block = 0; block < plan->blocks; ++block) {
         const Channels channels = channels_of(run->conv, group, block);
-        count_lanes(run, variant, channels, lanes, gathered, counts);
+        count_lanes(run, spec, channels, lanes, gathered, mismatches);
         for (int64_t lane = lanes.first, length; lane < lanes.end; lane += length) {
             length = smaller(pixels - lane % pixels, lanes.end - lane);
-            finish_pixels(run, variant, channels, lane / pixels, lane % pixels, length, counts + lane - lanes.first,
-                          constants);
+            epilogue_of_pixels(run, spec, channels, lane / pixels, lane % pixels, length,
+                               mismatches + lane - lanes.first, constants);
         }
     }
 }
 
-/* Lanes are channels: their counts are transposed before they are finished, as many channels at a time as elsewhere. */
-static void convolve_codes(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+/* Lanes are channels: their mismatches are transposed before the epilogue, which takes as many channels at a time
+ * as elsewhere. */
+static void convolve_codes(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t tile = unit % plan->tiles, block = unit / plan->tiles % plan->blocks;
     const int64_t group = unit / plan->tiles / plan->blocks % conv->groups;
     const int64_t image = unit / plan->tiles / plan->blocks / conv->groups;
-    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(variant), first = block * lanes;
+    const int64_t pixel = tile * plan->tile, lanes = tile_lanes(spec), first = block * lanes;
     const int64_t pixels = smaller(plan->tile, run->out_size[0] * run->out_size[1] - pixel);
     const int64_t channels = smaller(lanes, group_channels(conv) - first);
     float* constants = scratch;
-    uint16_t* counts = (uint16_t*)(constants + tile_constants(conv, variant));
-    uint16_t* transposed = counts + BLOCK_PIXELS * lanes;
-    variant->count_channels((int32_t)parts(channels, variant->vector_bytes), (int32_t)parts(pixels, 2),
-                            (int32_t)plan->steps, bnas_channel_weights(run, variant, group, first),
-                            codes_of(run, image, group, 0), part(run, plan->offsets),
-                            (const int32_t*)part(run, plan->positions) + pixel / 2, variant->pair_tables, counts);
+    uint16_t* mismatches = (uint16_t*)(constants + tile_constants(conv, spec));
+    uint16_t* transposed = mismatches + BLOCK_PIXELS * lanes;
+    spec->count_channels((int32_t)ceil_div(channels, spec->vector_bytes), (int32_t)ceil_div(pixels, 2),
+                         (int32_t)plan->steps, bnas_channel_weights(run, spec, group, first),
+                         codes_of(run, image, group, 0), region(run, plan->offsets),
+                         (const int32_t*)region(run, plan->positions) + pixel / 2, spec->pair_tables, mismatches);
     for (int64_t done = 0; done < channels; done += BLOCK_CHANNELS) {
         const Channels some = {group, first + done, smaller(BLOCK_CHANNELS, channels - done)};
-        variant->transpose((int32_t)(parts(pixels, SQUARE) * SQUARE), (int32_t)(parts(some.count, SQUARE) * SQUARE),
-                           (int32_t)lanes, counts + done, transposed);
-        finish_pixels(run, variant, some, image, pixel, pixels, transposed, constants);
+        spec->transpose((int32_t)(ceil_div(pixels, SQUARE) * SQUARE), (int32_t)(ceil_div(some.count, SQUARE) * SQUARE),
+                        (int32_t)lanes, mismatches + done, transposed);
+        epilogue_of_pixels(run, spec, some, image, pixel, pixels, transposed, constants);
     }
 }
 
@@ -225,10 +229,10 @@ int64_t bnas_convolve_units(const BnasRun* run) {
     return run->conv->groups * plan->tiles * (plan->layout == GATHERED ? 1 : run->batch * plan->blocks);
 }
 
-void bnas_convolve_unit(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+void bnas_convolve_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
     switch (the_plan(run)->layout) {
-        case PLANES: convolve_planes(run, variant, unit, scratch); break;
-        case GATHERED: convolve_gathered(run, variant, unit, scratch); break;
-        case CODES: convolve_codes(run, variant, unit, scratch); break;
+        case BLOCKED: convolve_in_place(run, spec, unit, scratch); break;
+        case GATHERED: convolve_gathered(run, spec, unit, scratch); break;
+        case CODES: convolve_codes(run, spec, unit, scratch); break;
     }
 }

@@ -1,9 +1,9 @@
 /* Packing: one unit per plane, with all its phases, and where steps were added one that is all padding. */
 #include "blocked.h"
 
-int64_t bnas_pack_units(const BnasRun* run, const Variant* variant) {
-    const int64_t padding = adds_steps(run->conv, variant) ? 1 : 0;
-    return run->batch * run->conv->groups * (bytes_of(run->conv, variant) + padding);
+int64_t bnas_pack_units(const BnasRun* run, const KernelSpec* spec) {
+    const int64_t padding = adds_steps(run->conv, spec) ? 1 : 0;
+    return run->batch * run->conv->groups * (bytes_of(run->conv, spec) + padding);
 }
 
 /* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
@@ -15,10 +15,10 @@ typedef struct Rows {
     int64_t to_step;
 } Rows;
 
-static void copy_rows(const Variant* variant, Rows rows) {
+static void copy_rows(const KernelSpec* spec, Rows rows) {
     if (rows.stride == 2) {
-        variant->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
-                       rows.from, rows.to);
+        spec->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
+                    rows.from, rows.to);
         return;
     }
     for (int64_t row = 0; row < rows.count; ++row, rows.from += rows.from_step, rows.to += rows.to_step) {
@@ -33,7 +33,7 @@ static void copy_rows(const Variant* variant, Rows rows) {
 }
 
 /* Spreads packed rows, from `first` up to `end` of the image, over the planes that have them. */
-static void spread_rows(const BnasRun* run, const Variant* variant, const uint8_t* pixels, Range image,
+static void spread_rows(const BnasRun* run, const KernelSpec* spec, const uint8_t* pixels, Range image,
                         uint8_t* planes) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
@@ -46,29 +46,29 @@ static void spread_rows(const BnasRun* run, const Variant* variant, const uint8_
         for (int64_t right = 0; right < plan->axes[1].phases; ++right, planes += plan->plane) {
             const Range columns = pixels_of(run, plan->axes, 1, right);
             const int64_t column_zero = right * conv->dilations[1] % stride_x - conv->pads[1];
-            copy_rows(variant, (Rows){
-                                   .count = rows.end - rows.first,
-                                   .length = columns.end - columns.first,
-                                   .stride = stride_x,
-                                   .from = pixels + (rows.first * stride_y + row_zero) * width +
-                                           columns.first * stride_x + column_zero,
-                                   .from_step = stride_y * width,
-                                   .to = planes + rows.first * plan->row + columns.first,
-                                   .to_step = plan->row,
-                               });
+            copy_rows(spec, (Rows){
+                                .count = rows.end - rows.first,
+                                .length = columns.end - columns.first,
+                                .stride = stride_x,
+                                .from = pixels + (rows.first * stride_y + row_zero) * width + columns.first * stride_x +
+                                        column_zero,
+                                .from_step = stride_y * width,
+                                .to = planes + rows.first * plan->row_bytes + columns.first,
+                                .to_step = plan->row_bytes,
+                            });
         }
     }
 }
 
-static void pack_pixels(const Variant* variant, int64_t channels, Range pixels, const float* const* x,
+static void pack_pixels(const KernelSpec* spec, int64_t channels, Range pixels, const float* const* x,
                         const float* threshold, uint8_t* bits) {
     const int64_t at = pixels.first;
-    variant->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
-                  x[5] + at, x[6] + at, x[7] + at, threshold, bits);
+    spec->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
+               x[5] + at, x[6] + at, x[7] + at, threshold, bits);
 }
 
 /* Packs the channels of a byte of one image into their planes, all phases one after the other. */
-static void pack_planes(const BnasRun* run, const Variant* variant, int64_t image, int64_t first_channel,
+static void pack_planes(const BnasRun* run, const KernelSpec* spec, int64_t image, int64_t first_channel,
                         int64_t channels, int padding, uint8_t* planes, uint8_t* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
@@ -78,9 +78,9 @@ static void pack_planes(const BnasRun* run, const Variant* variant, int64_t imag
         x[i] = bnas_channel(run, image, first_channel + smaller(i, channels - 1));
     }
     const int64_t pixels = height * width;
-    if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row == width &&
+    if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row_bytes == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        pack_pixels(variant, channels, (Range){0, pixels}, x, threshold, planes);
+        pack_pixels(spec, channels, (Range){0, pixels}, x, threshold, planes);
         return;
     }
     memset(planes, padding, (size_t)(phases * plan->plane));
@@ -90,40 +90,40 @@ static void pack_planes(const BnasRun* run, const Variant* variant, int64_t imag
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
-        pack_pixels(variant, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
-        spread_rows(run, variant, scratch, (Range){y, y + taken}, planes);
+        pack_pixels(spec, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
+        spread_rows(run, spec, scratch, (Range){y, y + taken}, planes);
     }
 }
 
-void bnas_pack_unit(const BnasRun* run, const Variant* variant, int64_t unit, void* scratch) {
+void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
-    const int64_t units = bnas_pack_units(run, variant) / (run->batch * conv->groups), byte = unit % units;
+    const int64_t units = bnas_pack_units(run, spec) / (run->batch * conv->groups), byte = unit % units;
     const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
-    const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * variant->channels;
+    const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * spec->channels;
     /* 0 where all is padding. */
-    const int64_t channels = smaller(variant->channels, conv->channels_in - byte * variant->channels);
+    const int64_t channels = smaller(spec->channels, conv->channels_in - byte * spec->channels);
     if (plan->layout != CODES) {
-        uint8_t* planes = group_of(run, image, group) + start;
+        uint8_t* planes = blocked_of(run, image, group) + start;
         if (channels > 0) {
-            pack_planes(run, variant, image, channel, channels, (int)variant->padding, planes, scratch);
+            pack_planes(run, spec, image, channel, channels, (int)spec->padding, planes, scratch);
         } else {
-            memset(planes, (int)variant->padding, (size_t)plan->plane);
+            memset(planes, (int)spec->padding, (size_t)plan->plane);
         }
         return;
     }
     uint8_t *planes = scratch, *packed = planes + bnas_aligned((size_t)(phases * plan->plane + plan->distances[1]));
     if (channels > 0) {
-        memset(planes + phases * plan->plane, padded_pixel(variant), (size_t)plan->distances[1]);
-        pack_planes(run, variant, image, channel, channels, padded_pixel(variant), planes, packed);
+        memset(planes + phases * plan->plane, padded_pixel(spec), (size_t)plan->distances[1]);
+        pack_planes(run, spec, image, channel, channels, padded_pixel(spec), planes, packed);
     }
     for (int64_t set = 0; set < plan->sets; ++set) {
         uint16_t* codes = codes_of(run, image, group, set) + start;
         if (channels > 0) {
-            variant->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
+            spec->encode((int32_t)(phases * plan->plane), (int32_t)plan->distances[set], planes, codes);
         } else {
-            bnas_fill_codes(variant, codes, plan->plane);
+            bnas_fill_codes(spec, codes, plan->plane);
         }
     }
 }

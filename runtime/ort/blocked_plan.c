@@ -13,58 +13,58 @@ static Axis axis_of(const BnasRun* run, int axis) {
 }
 
 /* All pixels of a row must fit in, and where a tap reads past its end, the next row must still begin with padding. */
-static int64_t row_of(const BnasRun* run, const Axis* axes) {
-    int64_t row = run->out_size[1];
+static int64_t row_bytes_of(const BnasRun* run, const Axis* axes) {
+    int64_t row_bytes = run->out_size[1];
     for (int64_t phase = 0; phase < axes[1].phases; ++phase) {
         const Range pixels = pixels_of(run, axes, 1, phase);
-        row = larger(row, larger(pixels.end, axes[1].length - pixels.first));
+        row_bytes = larger(row_bytes, larger(pixels.end, axes[1].length - pixels.first));
     }
-    return row;
+    return row_bytes;
 }
 
 /* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
-static bool gathering_pays(const BnasRun* run, const Variant* variant, int64_t lanes) {
-    const int64_t vector_bytes = variant->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
-    const int64_t saved = run->batch * parts(lanes, vector_bytes) - parts(run->batch * pixels, vector_bytes);
-    const int64_t copies = run->batch * run->out_size[0] * parts(run->out_size[1], 16);
-    return saved * rows_of(run->conv, variant) > 2 * copies;
+static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t lanes) {
+    const int64_t vector_bytes = spec->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
+    const int64_t saved = run->batch * ceil_div(lanes, vector_bytes) - ceil_div(run->batch * pixels, vector_bytes);
+    const int64_t copies = run->batch * run->out_size[0] * ceil_div(run->out_size[1], 16);
+    return saved * weight_rows(run->conv, spec) > 2 * copies;
 }
 
 /* What look-ups cost for each pair: 4 for a vector, and where a tile has no other 1 or 2 more, so that each has to
  * load a table of its own, or to add two. */
-static int64_t cost_of(const Variant* variant, int64_t lanes) {
-    const int64_t vectors = parts(lanes, variant->vector_bytes);
-    return 4 * vectors + (vectors % variant->vectors == 1 ? step_bytes(variant) : 0);
+static int64_t cost_of(const KernelSpec* spec, int64_t lanes) {
+    const int64_t vectors = ceil_div(lanes, spec->vector_bytes);
+    return 4 * vectors + (vectors % spec->vectors == 1 ? step_bytes(spec) : 0);
 }
 
-/* Counts have to be transposed after lanes that were channels, and are finished a few pixels at a time. For one
+/* Mismatches are transposed after lanes that were channels, and the epilogue takes a few pixels at a time. For one
  * output that takes as long, on a Zen 4, as a cost of 1 for one step. */
-static bool channels_pay(const BnasRun* run, const Variant* variant, int64_t lanes, bool gathers) {
-    if (!variant->count_channels) {
+static bool channels_pay(const BnasRun* run, const KernelSpec* spec, int64_t lanes, bool gathers) {
+    if (!spec->count_channels) {
         return false;
     }
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
-    const int64_t by_pixels = gathers ? cost_of(variant, run->batch * pixels) : run->batch * cost_of(variant, lanes);
-    const int64_t by_channels = run->batch * cost_of(variant, channels);
-    const int64_t saved = by_pixels * rows_of(conv, variant) - by_channels * parts(pixels, 2);
-    return saved * steps_of(conv, variant) > run->batch * pixels * channels;
+    const int64_t by_pixels = gathers ? cost_of(spec, run->batch * pixels) : run->batch * cost_of(spec, lanes);
+    const int64_t by_channels = run->batch * cost_of(spec, channels);
+    const int64_t saved = by_pixels * weight_rows(conv, spec) - by_channels * ceil_div(pixels, 2);
+    return saved * steps_of(conv, spec) > run->batch * pixels * channels;
 }
 
 /* Positions of the output whose taps inside are the same ones, one after the other. */
-static int64_t classes_along(const BnasRun* run, int axis) {
-    int64_t classes = 0;
+static int64_t distinct_taps(const BnasRun* run, int axis) {
+    int64_t distinct = 0;
     Range last = {-1, -1};
     for (int64_t position = 0; position < run->out_size[axis]; ++position) {
         const Range taps = bnas_taps_inside(run, axis, position);
-        classes += !same_range(taps, last);
+        distinct += !same_range(taps, last);
         last = taps;
     }
-    return classes;
+    return distinct;
 }
 
-static bool classed(const BnasRun* run, const Variant* variant) {
-    return variant->subtract && classes_along(run, 0) * classes_along(run, 1) <= CLASSES;
+static bool table_fits(const BnasRun* run, const KernelSpec* spec) {
+    return spec->correct_padding && distinct_taps(run, 0) * distinct_taps(run, 1) <= CORRECTIONS;
 }
 
 static size_t place(size_t* end, int64_t count, size_t size) {
@@ -74,26 +74,26 @@ static size_t place(size_t* end, int64_t count, size_t size) {
 }
 
 /* Tiles of lanes that are pixels. */
-static void plan_pixels(const BnasRun* run, const Variant* variant, Plan* plan) {
+static void plan_pixels(const BnasRun* run, const KernelSpec* spec, Plan* plan) {
     if (plan->layout == GATHERED) {
         plan->lanes = run->batch * run->out_size[0] * run->out_size[1];
-        while (plan->vectors > 1 && plan->steps * plan->vectors * variant->vector_bytes > GATHERED_BYTES) {
+        while (plan->vectors > 1 && plan->steps * plan->vectors * spec->vector_bytes > GATHERED_BYTES) {
             plan->vectors /= 2;
         }
     }
-    plan->tile = plan->vectors * variant->vector_bytes;
-    plan->tiles = parts(plan->lanes, plan->tile);
-    plan->blocks = parts(group_channels(run->conv), BLOCK_CHANNELS);
+    plan->tile = plan->vectors * spec->vector_bytes;
+    plan->tiles = ceil_div(plan->lanes, plan->tile);
+    plan->blocks = ceil_div(group_channels(run->conv), BLOCK_CHANNELS);
 }
 
 /* Tiles of pixels whose lanes are channels. The two pixels of a pair are neighbours in a row, or the last of a row
  * and the first of the next one. */
-static void plan_channels(const BnasRun* run, const Variant* variant, Plan* plan) {
+static void plan_channels(const BnasRun* run, const KernelSpec* spec, Plan* plan) {
     plan->tile = BLOCK_PIXELS;
-    plan->tiles = parts(run->out_size[0] * run->out_size[1], BLOCK_PIXELS);
-    plan->blocks = parts(group_channels(run->conv), tile_lanes(variant));
+    plan->tiles = ceil_div(run->out_size[0] * run->out_size[1], BLOCK_PIXELS);
+    plan->blocks = ceil_div(group_channels(run->conv), tile_lanes(spec));
     plan->distances[0] = 1;
-    plan->distances[1] = plan->row - run->out_size[1] + 1;
+    plan->distances[1] = plan->row_bytes - run->out_size[1] + 1;
     plan->sets = run->out_size[1] % 2 == 1 && run->out_size[0] > 1 ? 2 : 1;
     /* The last row's taps end past it. */
     plan->set = plan->group_planes * plan->plane + plan->axes[1].length;
@@ -102,47 +102,49 @@ static void plan_channels(const BnasRun* run, const Variant* variant, Plan* plan
 /* Whether the kernels, whose indices are 32 bits wide, can work on planes and images of these sizes. */
 static bool has_indices(const BnasRun* run, const Plan* plan) {
     const size_t most = INT32_MAX / BLOCK_CHANNELS;
-    const size_t plane = bnas_product((size_t)plan->axes[0].length, (size_t)plan->row);
+    const size_t plane = bnas_product((size_t)plan->axes[0].length, (size_t)plan->row_bytes);
     return bnas_product((size_t)plan->group_planes, plane) <= INT32_MAX / 4 &&
            bnas_product((size_t)run->out_size[0], (size_t)run->out_size[1]) <= most &&
            bnas_product((size_t)run->size[0], (size_t)run->size[1]) <= most;
 }
 
-static Plan plan_of(const BnasRun* run, const Variant* variant) {
+static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     const BnasConv* conv = run->conv;
-    Plan plan = {
-        .axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, variant), .vectors = variant->vectors};
-    plan.row = row_of(run, plan.axes);
-    const int64_t planes = bytes_of(conv, variant) * plan.axes[0].phases * plan.axes[1].phases;
-    plan.group_planes = planes + (adds_steps(conv, variant) ? 1 : 0);
+    Plan plan = {.axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, spec), .vectors = spec->vectors};
+    plan.row_bytes = row_bytes_of(run, plan.axes);
+    const int64_t planes = bytes_of(conv, spec) * plan.axes[0].phases * plan.axes[1].phases;
+    plan.group_planes = planes + (adds_steps(conv, spec) ? 1 : 0);
     if (!has_indices(run, &plan)) { /* before any of these sizes are multiplied */
         plan.end = SIZE_MAX;
         return plan;
     }
     const int64_t pixels = run->out_size[0] * run->out_size[1];
-    plan.plane = plan.axes[0].length * plan.row;
-    plan.lanes = (run->out_size[0] - 1) * plan.row + run->out_size[1];
-    const bool gathers = gathering_pays(run, variant, plan.lanes);
-    plan.layout = channels_pay(run, variant, plan.lanes, gathers) ? CODES : gathers ? GATHERED : PLANES;
-    (plan.layout == CODES ? plan_channels : plan_pixels)(run, variant, &plan);
+    plan.plane = plan.axes[0].length * plan.row_bytes;
+    plan.lanes = (run->out_size[0] - 1) * plan.row_bytes + run->out_size[1];
+    const bool gathers = gathering_pays(run, spec, plan.lanes);
+    plan.layout = channels_pay(run, spec, plan.lanes, gathers) ? CODES : gathers ? GATHERED : BLOCKED;
+    (plan.layout == CODES ? plan_channels : plan_pixels)(run, spec, &plan);
     size_t end = 0;
     plan.offsets = place(&end, 2 * plan.steps, sizeof(int32_t));
-    plan.positions = place(&end, plan.layout == CODES ? parts(pixels, 2) : 0, sizeof(int32_t));
+    plan.positions = place(&end, plan.layout == CODES ? ceil_div(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
-    const int64_t row_classes = conv->constants ? classes_along(run, 0) : 0;
-    plan.row_classes = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
-    plan.constants = place(&end, row_classes * conv->channels_out * run->out_size[1], sizeof(float));
-    plan.padding = !counts_padding(variant) || plan.layout == CODES ? NOTHING : classed(run, variant) ? CLASSED : RUNS;
-    plan.classes = place(&end, plan.padding == CLASSED ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
-    plan.class_tables = place(&end, plan.padding == CLASSED ? conv->channels_out * CLASSES : 0, sizeof(uint16_t));
+    const int64_t row_kinds = conv->constants ? distinct_taps(run, 0) : 0;
+    plan.row_constants = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
+    plan.constants = place(&end, row_kinds * conv->channels_out * run->out_size[1], sizeof(float));
+    plan.correction = !counts_padding(spec) || plan.layout == CODES ? NO_CORRECTION
+                      : table_fits(run, spec)                       ? BY_TABLE
+                                                                    : BY_RUNS;
+    plan.correction_index = place(&end, plan.correction == BY_TABLE ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
+    plan.corrections =
+        place(&end, plan.correction == BY_TABLE ? conv->channels_out * CORRECTIONS : 0, sizeof(uint16_t));
     plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
     plan.k = place(&end, conv->uses_k ? run->batch * pixels : 0, sizeof(float));
     if (plan.layout == CODES) {
-        plan.planes = place(&end, run->batch * conv->groups * plan.sets * plan.set, sizeof(uint16_t));
+        plan.blocked = place(&end, run->batch * conv->groups * plan.sets * plan.set, sizeof(uint16_t));
         plan.end = end;
     } else {
-        plan.planes = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
+        plan.blocked = place(&end, run->batch * conv->groups * plan.group_planes, (size_t)plan.plane);
         /* Vectors end past the last pixel, and the last row's taps past the last row. */
         plan.end = bnas_sum(end, (size_t)(plan.axes[1].length + WIDEST_TILE));
     }
@@ -151,15 +153,15 @@ static Plan plan_of(const BnasRun* run, const Variant* variant) {
 
 _Static_assert(sizeof(Plan) <= BNAS_PLAN_SIZE, "a plan has to fit in a run");
 
-void bnas_plan_run(BnasRun* run, const Variant* variant) {
-    const Plan plan = plan_of(run, variant);
+void bnas_plan_run(BnasRun* run, const KernelSpec* spec) {
+    const Plan plan = plan_of(run, spec);
     memcpy(run->plan, &plan, sizeof plan);
 }
 
-void bnas_fill_codes(const Variant* variant, uint16_t* codes, int64_t count) {
+void bnas_fill_codes(const KernelSpec* spec, uint16_t* codes, int64_t count) {
     if (count > 0) {
-        const uint8_t pair[2] = {(uint8_t)padded_pixel(variant), (uint8_t)padded_pixel(variant)};
-        variant->encode(1, 1, pair, codes);
+        const uint8_t pair[2] = {(uint8_t)padded_pixel(spec), (uint8_t)padded_pixel(spec)};
+        spec->encode(1, 1, pair, codes);
     }
     for (int64_t i = 1; i < count; ++i) {
         codes[i] = codes[0];
@@ -168,15 +170,15 @@ void bnas_fill_codes(const Variant* variant, uint16_t* codes, int64_t count) {
 
 /* Bytes, or codes, from a tile's first pixel to what each step reads; behind them the same where the bytes were
  * gathered. */
-static void write_offsets(const BnasRun* run, const Variant* variant, const Plan* plan) {
+static void write_offsets(const BnasRun* run, const KernelSpec* spec, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const Axis *rows = &plan->axes[0], *columns = &plan->axes[1];
-    const int64_t taps = taps_of(conv), real = bytes_of(conv, variant) * taps;
+    const int64_t taps = bnas_taps(conv), real = bytes_of(conv, spec) * taps;
     const int64_t byte = rows->phases * columns->phases * plan->plane;
-    int32_t *offsets = part(run, plan->offsets), *gathered = offsets + plan->steps;
+    int32_t *offsets = region(run, plan->offsets), *gathered = offsets + plan->steps;
     int64_t step = 0;
     for (int64_t y = 0; y < conv->kernel[0]; ++y) {
-        const int64_t down = y * conv->dilations[0] / conv->strides[0] * plan->row;
+        const int64_t down = y * conv->dilations[0] / conv->strides[0] * plan->row_bytes;
         for (int64_t x = 0; x < conv->kernel[1]; ++x, ++step) {
             const int64_t plane = y % rows->phases * columns->phases + x % columns->phases;
             const int64_t right = x * conv->dilations[1] / conv->strides[1];
@@ -196,7 +198,7 @@ static void write_offsets(const BnasRun* run, const Variant* variant, const Plan
 
 /* taps: those inside for each row of the output, then for each column. */
 static void write_taps(const BnasRun* run, const Plan* plan) {
-    Range* taps = part(run, plan->taps);
+    Range* taps = region(run, plan->taps);
     for (int axis = 0; axis < 2; ++axis) {
         for (int64_t position = 0; position < run->out_size[axis]; ++position) {
             *taps++ = bnas_taps_inside(run, axis, position);
@@ -207,8 +209,8 @@ static void write_taps(const BnasRun* run, const Plan* plan) {
 /* totals: the number of signs under the kernel, for each output pixel. */
 static void write_totals(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], width = run->out_size[1];
-    const Range *rows = part(run, plan->taps), *columns = rows + height;
-    int32_t* totals = part(run, plan->totals);
+    const Range *rows = region(run, plan->taps), *columns = rows + height;
+    int32_t* totals = region(run, plan->totals);
     int64_t before = 0; /* taps inside, in the row above */
     for (int64_t y = 0; y < height; ++y, totals += width) {
         const int64_t inside = rows[y].end - rows[y].first;
@@ -227,49 +229,51 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
 /* Where the code of the first pixel of each pair lies, of those before which a tap is 0 elements away. */
 static void write_positions(const BnasRun* run, const Plan* plan) {
     const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
-    int32_t* positions = part(run, plan->positions);
+    int32_t* positions = region(run, plan->positions);
     for (int64_t pixel = 0; pixel < pixels; pixel += 2) {
         const int64_t y = pixel / width, x = pixel % width;
         const int64_t set = x + 1 == width && plan->sets == 2 ? 1 : 0;
-        *positions++ = (int32_t)(set * plan->set + y * plan->row + x);
+        *positions++ = (int32_t)(set * plan->set + y * plan->row_bytes + x);
     }
 }
 
-static void prepare_codes(const BnasRun* run, const Variant* variant, const Plan* plan) {
+static void prepare_codes(const BnasRun* run, const KernelSpec* spec, const Plan* plan) {
     write_positions(run, plan);
     const int64_t used = plan->group_planes * plan->plane;
     for (int64_t set = 0; set < run->batch * run->conv->groups * plan->sets; ++set) {
-        bnas_fill_codes(variant, codes_of(run, 0, 0, set) + used, plan->set - used);
+        bnas_fill_codes(spec, codes_of(run, 0, 0, set) + used, plan->set - used);
     }
 }
 
-/* classes: for each lane, which class its pixel belongs to. class_tables: what that has counted, for each channel. */
-static void write_classes(const BnasRun* run, const Variant* variant, const Plan* plan) {
+/* corrections: (channels_out, CORRECTIONS), the zero-padding corrections of a channel. correction_index: for each lane,
+ * that of its pixel. */
+static void write_correction_table(const BnasRun* run, const KernelSpec* spec, const Plan* plan) {
     const BnasConv* conv = run->conv;
     const int64_t height = run->out_size[0], width = run->out_size[1];
-    const int64_t step = plan->layout == GATHERED ? width : plan->row;
-    const Range *rows = part(run, plan->taps), *columns = rows + height;
-    const uint16_t* ones = bnas_ones_of(run, variant, 0);
-    uint16_t *classes = part(run, plan->classes), *tables = part(run, plan->class_tables);
-    memset(classes, 0, (size_t)(plan->lanes + WIDEST_TILE) * sizeof *classes);
-    int64_t class = -1;
+    const int64_t step = plan->layout == GATHERED ? width : plan->row_bytes;
+    const Range *rows = region(run, plan->taps), *columns = rows + height;
+    const uint16_t* weight_ones = bnas_weight_ones(run, spec, 0);
+    uint16_t *index = region(run, plan->correction_index), *corrections = region(run, plan->corrections);
+    memset(index, 0, (size_t)(plan->lanes + WIDEST_TILE) * sizeof *index);
+    int64_t last = -1;
     for (int64_t y = 0; y < height; ++y) {
-        uint16_t* lane = classes + y * step;
+        uint16_t* lane = index + y * step;
         if (y > 0 && same_range(rows[y], rows[y - 1])) {
             copy(lane, lane - step, width * (int64_t)sizeof *lane);
             continue;
         }
         for (int64_t x = 0; x < width; ++x) {
             if (x == 0 || !same_range(columns[x], columns[x - 1])) {
-                ++class;
-                bnas_write_padded_ones(conv, ones, rows[y], columns[x], conv->channels_out, tables + class, CLASSES);
+                ++last;
+                bnas_write_corrections(conv, weight_ones, rows[y], columns[x], conv->channels_out, corrections + last,
+                                       CORRECTIONS);
             }
-            lane[x] = (uint16_t)class;
+            lane[x] = (uint16_t)last;
         }
     }
     if (plan->layout == GATHERED) {
         for (int64_t image = 1; image < run->batch; ++image) {
-            memcpy(classes + image * height * width, classes, (size_t)(height * width) * sizeof *classes);
+            memcpy(index + image * height * width, index, (size_t)(height * width) * sizeof *index);
         }
     }
 }
@@ -291,37 +295,37 @@ static void write_row_constants(const BnasRun* run, Range rows, const Range* col
     }
 }
 
-/* One such array for each class of rows; and the class of each row. */
+/* One such array for each set of taps inside, and for each row the index of its array. */
 static void write_constants(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], size = run->conv->channels_out * run->out_size[1];
-    const Range *rows = part(run, plan->taps), *columns = rows + height;
-    int32_t* row_classes = part(run, plan->row_classes);
-    float* constants = part(run, plan->constants);
-    int32_t class = -1;
+    const Range *rows = region(run, plan->taps), *columns = rows + height;
+    int32_t* kinds = region(run, plan->row_constants);
+    float* constants = region(run, plan->constants);
+    int32_t last = -1;
     for (int64_t y = 0; y < height; ++y) {
         if (y == 0 || !same_range(rows[y], rows[y - 1])) {
-            ++class;
-            write_row_constants(run, rows[y], columns, constants + class * size);
+            ++last;
+            write_row_constants(run, rows[y], columns, constants + last * size);
         }
-        row_classes[y] = class;
+        kinds[y] = last;
     }
 }
 
-void bnas_prepare_run(const BnasRun* run, const Variant* variant) {
+void bnas_prepare_run(const BnasRun* run, const KernelSpec* spec) {
     const Plan* plan = the_plan(run);
-    write_offsets(run, variant, plan);
+    write_offsets(run, spec, plan);
     write_taps(run, plan);
     write_totals(run, plan);
     if (run->conv->constants) {
         write_constants(run, plan);
     }
     if (plan->layout == CODES) {
-        prepare_codes(run, variant, plan);
+        prepare_codes(run, spec, plan);
         return;
     }
-    if (plan->padding == CLASSED) {
-        write_classes(run, variant, plan);
+    if (plan->correction == BY_TABLE) {
+        write_correction_table(run, spec, plan);
     }
-    const size_t behind = plan->planes + (size_t)(run->batch * run->conv->groups * plan->group_planes * plan->plane);
-    memset(part(run, behind), (int)variant->padding, plan->end - behind);
+    const size_t behind = plan->blocked + (size_t)(run->batch * run->conv->groups * plan->group_planes * plan->plane);
+    memset(region(run, behind), (int)spec->padding, plan->end - behind);
 }

@@ -7,9 +7,9 @@
 
 /* Best first: the first row that the CPU can run is the one that runs. */
 static const BnasKernel* const kernels[] = {
-#define BNAS_PLANES(isa, ...) &bnas_##isa##_kernel,
-#include "kernel_rows.h"
-#undef BNAS_PLANES
+#define BNAS_KERNEL_SPEC(isa, ...) &bnas_##isa##_kernel,
+#include "kernel_specs.h"
+#undef BNAS_KERNEL_SPEC
 #if defined(__x86_64__)
     &bnas_popcnt_kernel,
 #endif

@@ -27,5 +27,5 @@ float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int
             sum += inside ? magnitudes[y * run->size[1] + x] : 0;
         }
     }
-    return (float)(sum / (double)(conv->channels_in * conv->kernel[0] * conv->kernel[1]));
+    return (float)(sum / (double)(conv->channels_in * bnas_taps(conv)));
 }

@@ -52,16 +52,20 @@ typedef struct BnasConv {
     const int32_t* constants;
 } BnasConv;
 
+static inline int64_t bnas_taps(const BnasConv* conv) {
+    return conv->kernel[0] * conv->kernel[1];
+}
+
 /* From one tap's weights to the next, as the node has them. */
 static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
     return (conv->channels_in + conv->constant_channels + 7) / 8;
 }
 
 /* One of the tensors that X is the concatenation of. */
-typedef struct BnasPart {
+typedef struct BnasInput {
     const float* x; /* (batch, channels, height, width) */
     int64_t channels;
-} BnasPart;
+} BnasInput;
 
 enum { BNAS_PLAN_SIZE = 256 }; /* in bytes, enough for every kernel */
 
@@ -70,12 +74,13 @@ typedef struct BnasRun {
     const BnasConv* conv;
     const void* weights; /* what `prepack` wrote */
     int64_t batch;
-    int64_t size[2];                     /* height, width of x */
-    int64_t out_size[2];                 /* height, width of y */
-    BnasPart parts[BNAS_MOST_PARTS];     /* of X (batch, groups * channels_in, height, width), along the channels */
-    const float* added[BNAS_MOST_ADDED]; /* like y */
-    float* y;                            /* (batch, channels_out, output height, output width) */
-    void* packed;                        /* what the stages hand on, aligned to BNAS_ALIGNMENT */
+    int64_t size[2];     /* height, width of x */
+    int64_t out_size[2]; /* height, width of y */
+    BnasInput
+        inputs[BNAS_MOST_PARTS]; /* the parts of X (batch, groups * channels_in, height, width), along the channels */
+    const float* added[BNAS_MOST_ADDED];            /* like y */
+    float* y;                                       /* (batch, channels_out, output height, output width) */
+    void* packed;                                   /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
 
@@ -105,11 +110,11 @@ static inline float bnas_offset_of(const BnasConv* conv, int64_t channel, Range 
 
 /* Returns one channel of X, (height, width). */
 static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64_t channel) {
-    const BnasPart* part = run->parts;
-    for (; channel >= part->channels; ++part) {
-        channel -= part->channels;
+    const BnasInput* input = run->inputs;
+    for (; channel >= input->channels; ++input) {
+        channel -= input->channels;
     }
-    return part->x + (image * part->channels + channel) * run->size[0] * run->size[1];
+    return input->x + (image * input->channels + channel) * run->size[0] * run->size[1];
 }
 
 /* A run has stages, one after the other, each of so many units that any threads may work on at once, in any order. */
@@ -140,9 +145,9 @@ typedef struct BnasKernel {
 /* The rows of the dispatch table in dispatch.c. */
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
-#define BNAS_PLANES(isa, ...) extern const BnasKernel bnas_##isa##_kernel;
-#include "kernel_rows.h"
-#undef BNAS_PLANES
+#define BNAS_KERNEL_SPEC(isa, ...) extern const BnasKernel bnas_##isa##_kernel;
+#include "kernel_specs.h"
+#undef BNAS_KERNEL_SPEC
 
 /* Returns the best kernel that this CPU can run, or the one that the environment variable BNAS_ISA names. Returns NULL
  * where there is no such kernel, and then writes one sentence about it to `reason`. */
@@ -167,6 +172,11 @@ bool bnas_cpu_x86_64_v3(void);
 bool bnas_cpu_x86_64_v4(void);
 bool bnas_cpu_avx512vbmi(void);
 bool bnas_cpu_neon(void);
+
+/* Rounds up. */
+static inline int64_t ceil_div(int64_t whole, int64_t divisor) {
+    return (whole + divisor - 1) / divisor;
+}
 
 /* Sizes in bytes: a product or sum that does not fit is SIZE_MAX, which no allocation grants. */
 static inline size_t bnas_product(size_t a, size_t b) {

@@ -9,7 +9,7 @@
 #define TABLES_4(w) TABLE(w), TABLE((w) + 1), TABLE((w) + 2), TABLE((w) + 3)
 #define TABLES_16(w) TABLES_4(w), TABLES_4((w) + 4), TABLES_4((w) + 8), TABLES_4((w) + 12)
 #define TABLES_64(w) TABLES_16(w), TABLES_16((w) + 16), TABLES_16((w) + 32), TABLES_16((w) + 48)
-_Alignas(64) const uint8_t bnas_nibble_tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
+_Alignas(64) const uint8_t bnas_lut4x2_tables[256 * 16] = {TABLES_64(0), TABLES_64(64), TABLES_64(128), TABLES_64(192)};
 
 /* Padding is 16. */
 #define PADDED_ONES(x, w) ((x) == 16 ? 0 : ONES(((x) & 15) ^ (w)))
@@ -21,7 +21,7 @@ _Alignas(64) const uint8_t bnas_nibble_tables[256 * 16] = {TABLES_64(0), TABLES_
 #define PAIR_TABLES_4(x, y) PAIR_TABLE(x, y), PAIR_TABLE((x) + 1, y), PAIR_TABLE((x) + 2, y), PAIR_TABLE((x) + 3, y)
 #define PAIR_TABLES_17(y) \
     PAIR_TABLES_4(0, y), PAIR_TABLES_4(4, y), PAIR_TABLES_4(8, y), PAIR_TABLES_4(12, y), PAIR_TABLE(16, y)
-_Alignas(64) const uint8_t bnas_nibble_pair_tables[17 * 17 * 16] = {
+_Alignas(64) const uint8_t bnas_lut4x2_pair_tables[17 * 17 * 16] = {
     PAIR_TABLES_17(0),  PAIR_TABLES_17(1),  PAIR_TABLES_17(2),  PAIR_TABLES_17(3),  PAIR_TABLES_17(4),
     PAIR_TABLES_17(5),  PAIR_TABLES_17(6),  PAIR_TABLES_17(7),  PAIR_TABLES_17(8),  PAIR_TABLES_17(9),
     PAIR_TABLES_17(10), PAIR_TABLES_17(11), PAIR_TABLES_17(12), PAIR_TABLES_17(13), PAIR_TABLES_17(14),
@@ -43,4 +43,4 @@ _Alignas(64) const uint8_t bnas_nibble_pair_tables[17 * 17 * 16] = {
     SIX_TABLES_4(w, times), SIX_TABLES_4((w) + 4, times), SIX_TABLES_4((w) + 8, times), SIX_TABLES_4((w) + 12, times)
 #define SIX_TABLES(times) \
     {SIX_TABLES_16(0, times), SIX_TABLES_16(16, times), SIX_TABLES_16(32, times), SIX_TABLES_16(48, times), {0}}
-_Alignas(64) const uint8_t bnas_six_tables[2][65][64] = {SIX_TABLES(1), SIX_TABLES(16)};
+_Alignas(64) const uint8_t bnas_lut6x2_tables[2][65][64] = {SIX_TABLES(1), SIX_TABLES(16)};

@@ -26,16 +26,16 @@ typedef union Attributes {
     int64_t values[sizeof(AttributeValues) / sizeof(int64_t)];
 } Attributes;
 
-typedef struct AttributeRow {
+typedef struct AttributeDescriptor {
     const char* name;
     size_t first; /* index of Attributes.values */
     size_t length;
     int64_t least;
     bool is_list, is_required;
-} AttributeRow;
+} AttributeDescriptor;
 
 #define ATTRIBUTE(...) +1
-enum { ATTRIBUTE_ROWS = 0 BNAS_ATTRIBUTES(ATTRIBUTE) };
+enum { ATTRIBUTE_COUNT = 0 BNAS_ATTRIBUTES(ATTRIBUTE) };
 #undef ATTRIBUTE
 
 /* What the inputs that are not activations hold, ready for the kernels. */
@@ -49,7 +49,7 @@ typedef struct Parameters {
 /* A node's kernel. */
 typedef struct Node {
     const OrtApi* api;
-    const BnasOperatorRow* row;
+    const BnasDescriptor* descriptor;
     char name[NODE_SIZE];
     BnasConv conv; /* without its pointers */
     const BnasKernel* kernel;
@@ -58,8 +58,8 @@ typedef struct Node {
 } Node;
 
 /* The inputs are the parts of X, the constants, and what is added. */
-static inline size_t first_added(const BnasOperatorRow* row) {
-    return (size_t)(row->inputs - row->added);
+static inline size_t first_added(const BnasDescriptor* descriptor) {
+    return (size_t)(descriptor->inputs - descriptor->added);
 }
 
 /* op_node.c */
@@ -73,7 +73,7 @@ const char* bnas_shape_text(const int64_t* dims, size_t rank, char* text);
 OrtStatus* bnas_read_shape(const OrtApi* api, const OrtValue* value, int64_t* dims, size_t* rank);
 
 /* op_attributes.c */
-extern const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS];
+extern const AttributeDescriptor bnas_attributes[ATTRIBUTE_COUNT];
 extern const Attributes bnas_attribute_defaults;
 /* Sets the sizes of `conv`. */
 void bnas_set_attributes(BnasConv* conv, const Attributes* attributes);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-const AttributeRow bnas_attribute_rows[ATTRIBUTE_ROWS] = {
+const AttributeDescriptor bnas_attributes[ATTRIBUTE_COUNT] = {
 #define ATTRIBUTE(name, length, least, is_list, is_required, ...) \
     {#name, offsetof(AttributeValues, name) / sizeof(int64_t), length, least, is_list, is_required},
     BNAS_ATTRIBUTES(ATTRIBUTE)
@@ -27,44 +27,48 @@ static bool attribute_length(const Node* node, const OrtKernelInfo* info, const 
     return !status;
 }
 
-static OrtStatus* check_range(const Node* node, const AttributeRow* row, const int64_t* values) {
-    for (size_t i = 0; i < row->length; ++i) {
-        if (values[i] < row->least || values[i] > BNAS_LARGEST_SIZE) {
+static OrtStatus* check_range(const Node* node, const AttributeDescriptor* descriptor, const int64_t* values) {
+    for (size_t i = 0; i < descriptor->length; ++i) {
+        if (values[i] < descriptor->least || values[i] > BNAS_LARGEST_SIZE) {
             return bnas_refuse(node, "attribute %s has the value %lld, wanted %lld to %lld; export the model again",
-                               row->name, (long long)values[i], (long long)row->least, (long long)BNAS_LARGEST_SIZE);
+                               descriptor->name, (long long)values[i], (long long)descriptor->least,
+                               (long long)BNAS_LARGEST_SIZE);
         }
     }
     return NULL;
 }
 
-static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const AttributeRow* row, size_t length,
-                            int64_t* values) {
-    if (length != row->length) {
-        return bnas_refuse(node, "attribute %s is not a list of %zu integers; export the model again", row->name,
-                           row->length);
+static OrtStatus* read_list(const Node* node, const OrtKernelInfo* info, const AttributeDescriptor* descriptor,
+                            size_t length, int64_t* values) {
+    if (length != descriptor->length) {
+        return bnas_refuse(node, "attribute %s is not a list of %zu integers; export the model again", descriptor->name,
+                           descriptor->length);
     }
-    return BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, row->name, values, &length);
+    return BNAS_ORT(node->api, KernelInfoGetAttributeArray_int64)(info, descriptor->name, values, &length);
 }
 
-static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const AttributeRow* row, int64_t* value) {
-    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, row->name, value);
+static OrtStatus* read_integer(const Node* node, const OrtKernelInfo* info, const AttributeDescriptor* descriptor,
+                               int64_t* value) {
+    OrtStatus* status = BNAS_ORT(node->api, KernelInfoGetAttribute_int64)(info, descriptor->name, value);
     if (!status) {
         return NULL;
     }
     BNAS_ORT(node->api, ReleaseStatus)(status);
-    return bnas_refuse(node, "attribute %s is not an integer; export the model again", row->name);
+    return bnas_refuse(node, "attribute %s is not an integer; export the model again", descriptor->name);
 }
 
 /* The default in `values` stays where the node lacks the attribute. */
-static OrtStatus* read_attribute(const Node* node, const OrtKernelInfo* info, const AttributeRow* row,
+static OrtStatus* read_attribute(const Node* node, const OrtKernelInfo* info, const AttributeDescriptor* descriptor,
                                  int64_t* values) {
     size_t length;
-    if (!attribute_length(node, info, row->name, &length)) {
-        return row->is_required ? bnas_refuse(node, "attribute %s is missing; export the model again", row->name)
-                                : NULL;
+    if (!attribute_length(node, info, descriptor->name, &length)) {
+        return descriptor->is_required
+                   ? bnas_refuse(node, "attribute %s is missing; export the model again", descriptor->name)
+                   : NULL;
     }
-    TRY(row->is_list ? read_list(node, info, row, length, values) : read_integer(node, info, row, values));
-    return check_range(node, row, values);
+    TRY(descriptor->is_list ? read_list(node, info, descriptor, length, values)
+                            : read_integer(node, info, descriptor, values));
+    return check_range(node, descriptor, values);
 }
 
 static OrtStatus* check_constant_channels(const Node* node) {
@@ -98,9 +102,9 @@ void bnas_set_attributes(BnasConv* conv, const Attributes* attributes) {
 OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
     BnasConv* conv = &node->conv;
     Attributes attributes = bnas_attribute_defaults;
-    for (size_t i = 0; i < ATTRIBUTE_ROWS; ++i) {
-        const AttributeRow* row = &bnas_attribute_rows[i];
-        TRY(read_attribute(node, info, row, attributes.values + row->first));
+    for (size_t i = 0; i < ATTRIBUTE_COUNT; ++i) {
+        const AttributeDescriptor* descriptor = &bnas_attributes[i];
+        TRY(read_attribute(node, info, descriptor, attributes.values + descriptor->first));
     }
     bnas_set_attributes(conv, &attributes);
     const int64_t* shape = attributes.of.weight_shape;

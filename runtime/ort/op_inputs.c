@@ -8,7 +8,7 @@
 
 OrtStatus* bnas_find_constants(Node* node, const OrtKernelInfo* info) {
     node->is_constant = true;
-    for (size_t at = (size_t)node->row->parts; at < first_added(node->row); ++at) {
+    for (size_t at = (size_t)node->descriptor->parts; at < first_added(node->descriptor); ++at) {
         int constant = 0;
         const OrtValue* value = NULL;
         TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &constant, &value));
@@ -33,7 +33,7 @@ static OrtStatus* read_value(const Node* node, InputSource source, size_t at, co
 static OrtStatus* read_constant(const Node* node, InputSource source, size_t input, const char* name,
                                 Constant* constant) {
     const OrtValue* value = NULL;
-    TRY(read_value(node, source, (size_t)node->row->places[input], &value));
+    TRY(read_value(node, source, (size_t)node->descriptor->places[input], &value));
     TRY(bnas_read_shape(node->api, value, constant->dims, &constant->rank));
     if (constant->rank > RANK) {
         return bnas_refuse(node, "%s has %zu dimensions, wanted at most %d; export the model again", name,
@@ -103,33 +103,35 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
     return conv->constant_channels > 0 ? sum_constants(node, weights.data, parameters) : NULL;
 }
 
-typedef struct VectorRow {
+typedef struct VectorDescriptor {
     const char* name;
     size_t input, rank;
     bool is_of_x; /* a number for each channel of X, else of Y */
-} VectorRow;
+} VectorDescriptor;
 
-static const VectorRow vector_rows[BNAS_VECTOR_COUNT] = {
+static const VectorDescriptor vector_descriptors[BNAS_VECTOR_COUNT] = {
 #define VECTOR(name, rank, is_of_x) {#name, BNAS_INPUT_##name, rank, is_of_x},
     BNAS_VECTORS(VECTOR)
 #undef VECTOR
 };
 
-static OrtStatus* refuse_vector(const Node* node, const VectorRow* row, const Constant* vector, const int64_t* wanted) {
+static OrtStatus* refuse_vector(const Node* node, const VectorDescriptor* descriptor, const Constant* vector,
+                                const int64_t* wanted) {
     char got[SHAPE_SIZE], text[SHAPE_SIZE];
-    return bnas_refuse(node, "%s has the shape %s, wanted %s, one value per %s channel%s", row->name,
-                       bnas_shape_text(vector->dims, vector->rank, got), bnas_shape_text(wanted, row->rank, text),
-                       row->is_of_x ? "input" : "output",
-                       row->rank > 1 ? " (older versions also wrote maps); export the model again, or run it without "
-                                       "the library"
-                                     : "; export the model again");
+    return bnas_refuse(node, "%s has the shape %s, wanted %s, one value per %s channel%s", descriptor->name,
+                       bnas_shape_text(vector->dims, vector->rank, got),
+                       bnas_shape_text(wanted, descriptor->rank, text), descriptor->is_of_x ? "input" : "output",
+                       descriptor->rank > 1
+                           ? " (older versions also wrote maps); export the model again, or run it without "
+                             "the library"
+                           : "; export the model again");
 }
 
-static OrtStatus* read_vector(const Node* node, InputSource source, const VectorRow* row, int64_t length,
+static OrtStatus* read_vector(const Node* node, InputSource source, const VectorDescriptor* descriptor, int64_t length,
                               Constant* vector) {
     const int64_t wanted[RANK] = {length, 1, 1, 1};
-    TRY(read_constant(node, source, row->input, row->name, vector));
-    return has_shape(vector, wanted, row->rank) ? NULL : refuse_vector(node, row, vector, wanted);
+    TRY(read_constant(node, source, descriptor->input, descriptor->name, vector));
+    return has_shape(vector, wanted, descriptor->rank) ? NULL : refuse_vector(node, descriptor, vector, wanted);
 }
 
 static bool any(const float* values, int64_t count) {
@@ -147,10 +149,10 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
     Constant vectors[BNAS_VECTOR_COUNT];
     size_t counts[BNAS_VECTOR_COUNT] = {0}, total = 0; /* of numbers; these lie in memory already: no overflow */
     for (size_t i = 0; i < BNAS_VECTOR_COUNT; ++i) {
-        const VectorRow* row = &vector_rows[i];
-        const int64_t length = row->is_of_x ? conv->groups * conv->channels_in : conv->channels_out;
-        if (node->row->places[row->input] >= 0) {
-            TRY(read_vector(node, source, row, length, &vectors[i]));
+        const VectorDescriptor* descriptor = &vector_descriptors[i];
+        const int64_t length = descriptor->is_of_x ? conv->groups * conv->channels_in : conv->channels_out;
+        if (node->descriptor->places[descriptor->input] >= 0) {
+            TRY(read_vector(node, source, descriptor, length, &vectors[i]));
             counts[i] = (size_t)length;
             total += counts[i];
         }

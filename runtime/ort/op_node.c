@@ -1,7 +1,7 @@
 /* The life of a node, and how it refuses.
  *
- * What can be checked when a session is created is checked then. A node does not change afterwards, so that any number of
- * threads may run it. */
+ * What can be checked when a session is created is checked then. A node does not change afterwards, so that any number
+ * of threads may run it. */
 #include "memory.h"
 #include "op.h"
 
@@ -16,7 +16,7 @@ OrtStatus* bnas_refuse(const Node* node, const char* format, ...) {
     va_start(arguments, format);
     vsnprintf(reason, sizeof reason, format, arguments);
     va_end(arguments);
-    snprintf(message, sizeof message, BNAS_DOMAIN ".%s (node '%s'): %s", node->row->name, node->name, reason);
+    snprintf(message, sizeof message, BNAS_DOMAIN ".%s (node '%s'): %s", node->descriptor->name, node->name, reason);
     return BNAS_ORT(node->api, CreateStatus)(BNAS_ORT_INVALID_ARGUMENT, message);
 }
 
@@ -79,15 +79,15 @@ static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
 }
 
 OrtStatus* bnas_create_node(const struct OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state) {
-    const BnasOperatorRow* row = ((const BnasOperator*)(const void*)op)->row;
+    const BnasDescriptor* descriptor = ((const BnasOperator*)(const void*)op)->descriptor;
     *state = NULL;
     Node* node = calloc(1, sizeof *node);
     if (!node) {
         return BNAS_ORT(api, CreateStatus)(BNAS_ORT_FAIL, "bnas: out of memory");
     }
     node->api = api;
-    node->row = row;
-#define CHOICE(type, name) node->conv.name = row->name;
+    node->descriptor = descriptor;
+#define CHOICE(type, name) node->conv.name = descriptor->name;
     BNAS_CHOICES(CHOICE)
 #undef CHOICE
     OrtStatus* status = fill(node, info);

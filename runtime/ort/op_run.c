@@ -52,13 +52,13 @@ static OrtStatus* refuse_sides(const Node* node, const int64_t* dims) {
 /* X: `dims` is the shape of all its parts together. */
 static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, BnasRun* run, int64_t* dims) {
     for (int64_t i = 0; i < node->conv.parts; ++i) {
-        BnasPart* part = &run->parts[i];
+        BnasInput* input = &run->inputs[i];
         int64_t shape[RANK];
-        TRY(read_image(node, context, (size_t)i, "X", shape, &part->x));
+        TRY(read_image(node, context, (size_t)i, "X", shape, &input->x));
         if (shape[1] > BNAS_LARGEST_SIZE || shape[2] > BNAS_LARGEST_SIZE || shape[3] > BNAS_LARGEST_SIZE) {
             return refuse_sides(node, shape);
         }
-        part->channels = shape[1];
+        input->channels = shape[1];
         if (i == 0) {
             memcpy(dims, shape, sizeof shape);
         } else {
@@ -110,7 +110,8 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
     const int64_t wanted[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
     for (int64_t i = 0; i < node->conv.added; ++i) {
         int64_t dims[RANK];
-        TRY(read_image(node, context, first_added(node->row) + (size_t)i, "what is added", dims, &run->added[i]));
+        TRY(read_image(node, context, first_added(node->descriptor) + (size_t)i, "what is added", dims,
+                       &run->added[i]));
         if (memcmp(dims, wanted, sizeof dims) != 0) {
             char got[SHAPE_SIZE], y[SHAPE_SIZE];
             return bnas_refuse(node,

@@ -10,21 +10,21 @@ int64_t bnas_out_length(const BnasConv* conv, int axis, int64_t length) {
     return room < 0 ? 0 : room / conv->strides[axis] + 1;
 }
 
-static bool infer_attribute(const OrtApi* api, const OrtShapeInferContext* context, const AttributeRow* row,
-                            int64_t* values) {
+static bool infer_attribute(const OrtApi* api, const OrtShapeInferContext* context,
+                            const AttributeDescriptor* descriptor, int64_t* values) {
     const OrtOpAttr* attribute = NULL;
-    OrtStatus* status = BNAS_ORT(api, ShapeInferContext_GetAttribute)(context, row->name, &attribute);
+    OrtStatus* status = BNAS_ORT(api, ShapeInferContext_GetAttribute)(context, descriptor->name, &attribute);
     if (status || !attribute) { /* absent */
         BNAS_ORT(api, ReleaseStatus)(status);
-        return !row->is_required;
+        return !descriptor->is_required;
     }
     size_t bytes = 0;
-    const size_t wanted = row->length * sizeof *values;
+    const size_t wanted = descriptor->length * sizeof *values;
     status = BNAS_ORT(api, ReadOpAttr)(attribute, BNAS_ORT_ATTRIBUTE_INTS, values, wanted, &bytes);
     bool valid = !status && bytes == wanted;
     BNAS_ORT(api, ReleaseStatus)(status);
-    for (size_t i = 0; valid && i < row->length; ++i) {
-        valid = values[i] >= row->least && values[i] <= BNAS_LARGEST_SIZE;
+    for (size_t i = 0; valid && i < descriptor->length; ++i) {
+        valid = values[i] >= descriptor->least && values[i] <= BNAS_LARGEST_SIZE;
     }
     return valid;
 }
@@ -32,9 +32,10 @@ static bool infer_attribute(const OrtApi* api, const OrtShapeInferContext* conte
 /* No shape depends on an attribute that is no list. */
 static bool infer_attributes(const OrtApi* api, const OrtShapeInferContext* context, Attributes* attributes) {
     bool valid = true;
-    for (size_t i = 0; valid && i < ATTRIBUTE_ROWS; ++i) {
-        const AttributeRow* row = &bnas_attribute_rows[i];
-        valid = !row->is_list || infer_attribute(api, context, row, attributes->values + row->first);
+    for (size_t i = 0; valid && i < ATTRIBUTE_COUNT; ++i) {
+        const AttributeDescriptor* descriptor = &bnas_attributes[i];
+        valid =
+            !descriptor->is_list || infer_attribute(api, context, descriptor, attributes->values + descriptor->first);
     }
     return valid;
 }

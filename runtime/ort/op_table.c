@@ -1,18 +1,18 @@
 /* The table of operators, and what onnxruntime asks about one. */
 #include "op.h"
 
-const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS] = {
+const BnasDescriptor bnas_descriptors[BNAS_OPERATOR_COUNT] = {
 #define OPERATOR(operator, ...) {.name = operator, __VA_ARGS__ },
     BNAS_OPERATORS(OPERATOR)
 #undef OPERATOR
 };
 
-static const BnasOperatorRow* row_of(const struct OrtCustomOp* op) {
-    return ((const BnasOperator*)(const void*)op)->row;
+static const BnasDescriptor* descriptor_of(const struct OrtCustomOp* op) {
+    return ((const BnasOperator*)(const void*)op)->descriptor;
 }
 
 static const char* get_name(const struct OrtCustomOp* op) {
-    return row_of(op)->name;
+    return descriptor_of(op)->name;
 }
 
 static const char* on_the_cpu(const struct OrtCustomOp* op) {
@@ -21,11 +21,11 @@ static const char* on_the_cpu(const struct OrtCustomOp* op) {
 }
 
 static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
-    return (int)index == row_of(op)->places[BNAS_INPUT_W] ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+    return (int)index == descriptor_of(op)->places[BNAS_INPUT_W] ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t input_count(const struct OrtCustomOp* op) {
-    return (size_t)row_of(op)->inputs;
+    return (size_t)descriptor_of(op)->inputs;
 }
 
 static unsigned output_type(const struct OrtCustomOp* op, size_t index) {
@@ -69,9 +69,9 @@ static int last_version(const struct OrtCustomOp* op) {
     return INT32_MAX;
 }
 
-BnasOperator bnas_operator(const BnasOperatorRow* row, const OrtApi* api) {
+BnasOperator bnas_operator(const BnasDescriptor* descriptor, const OrtApi* api) {
     return (BnasOperator){
-        .row = row,
+        .descriptor = descriptor,
         .api = api,
         .callbacks =
             {

@@ -4,7 +4,7 @@
 #include "kernel.h"
 #include "ort_abi.h"
 
-/* Indices of BnasOperatorRow.places. */
+/* Indices of BnasDescriptor.places. */
 enum {
 #define CONSTANT(name) BNAS_INPUT_##name,
     BNAS_CONSTANTS(CONSTANT)
@@ -12,26 +12,26 @@ enum {
         BNAS_CONSTANT_COUNT
 };
 
-/* One row of bnas_deploy/core/operators.py. */
-typedef struct BnasOperatorRow {
+/* The choices and the inputs of one operator: a row of bnas_deploy/core/operators.py. */
+typedef struct BnasDescriptor {
     const char* name;
 #define CHOICE(type, name) type name;
     BNAS_CHOICES(CHOICE)
 #undef CHOICE
     int64_t inputs;
     int8_t places[BNAS_CONSTANT_COUNT]; /* where each constant stands among the inputs; -1 where there is none */
-} BnasOperatorRow;
+} BnasDescriptor;
 
 #define OPERATOR(...) +1
-enum { BNAS_OPERATOR_ROWS = 0 BNAS_OPERATORS(OPERATOR) };
+enum { BNAS_OPERATOR_COUNT = 0 BNAS_OPERATORS(OPERATOR) };
 #undef OPERATOR
-extern const BnasOperatorRow bnas_operator_rows[BNAS_OPERATOR_ROWS];
+extern const BnasDescriptor bnas_descriptors[BNAS_OPERATOR_COUNT];
 
 typedef struct BnasOperator {
     BnasOrtCustomOp callbacks; /* first, so that onnxruntime's pointer to it is a pointer to this */
-    const BnasOperatorRow* row;
+    const BnasDescriptor* descriptor;
     const OrtApi* api;
 } BnasOperator;
 
 /* Fills the callbacks of one operator. */
-BnasOperator bnas_operator(const BnasOperatorRow* row, const OrtApi* api);
+BnasOperator bnas_operator(const BnasDescriptor* descriptor, const OrtApi* api);

@@ -14,33 +14,29 @@ enum {
 };
 
 static int64_t words_per_pixel(const BnasConv* conv) {
-    return (conv->channels_in + WORD_BITS - 1) / WORD_BITS;
-}
-
-static int64_t taps_of(const BnasConv* conv) {
-    return conv->kernel[0] * conv->kernel[1];
+    return ceil_div(conv->channels_in, WORD_BITS);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
  * Weights: uint64 (channels_out, taps, words), then int32 (channels_out, taps), the number of 1 bits of each tap. */
 
 static size_t words_size(const BnasConv* conv) {
-    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)taps_of(conv));
+    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)bnas_taps(conv));
     return bnas_product(taps, bnas_product((size_t)words_per_pixel(conv), sizeof(uint64_t)));
 }
 
 static size_t weights_size(const BnasConv* conv) {
-    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)taps_of(conv));
+    const size_t taps = bnas_product((size_t)conv->channels_out, (size_t)bnas_taps(conv));
     return bnas_sum(words_size(conv), bnas_product(taps, sizeof(int32_t)));
 }
 
-static const int32_t* ones_of(const BnasConv* conv, const void* prepacked) {
+static const int32_t* weight_ones(const BnasConv* conv, const void* prepacked) {
     return (const int32_t*)(const void*)((const char*)prepacked + words_size(conv));
 }
 
 static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacked) {
-    const int64_t bytes = (conv->channels_in + 7) / 8, step = bnas_weight_bytes(conv), words = words_per_pixel(conv);
-    const int64_t taps = conv->channels_out * taps_of(conv);
+    const int64_t bytes = ceil_div(conv->channels_in, 8), step = bnas_weight_bytes(conv), words = words_per_pixel(conv);
+    const int64_t taps = conv->channels_out * bnas_taps(conv);
     const unsigned tail_bits = (unsigned)(conv->channels_in % 8);
     uint64_t* words_out = prepacked;
     int32_t* ones_out = (int32_t*)(void*)((char*)prepacked + words_size(conv));
@@ -86,7 +82,7 @@ static double* magnitudes_of(const BnasRun* run, int64_t image) {
 
 /* One stage in tiles: runs of consecutive pixels of an image in row-major order, each a unit of the stage. */
 static int64_t tiles_of(const int64_t size[2], int64_t tile) {
-    return (size[0] * size[1] + tile - 1) / tile;
+    return ceil_div(size[0] * size[1], tile);
 }
 
 static int64_t pack_units(const BnasRun* run) {
@@ -167,7 +163,7 @@ typedef struct Tile {
 
 static size_t scratch_size(const BnasRun* run) {
     const BnasConv* conv = run->conv;
-    const size_t taps = (size_t)taps_of(conv), row = CONVOLVE_TILE * sizeof(uint64_t);
+    const size_t taps = (size_t)bnas_taps(conv), row = CONVOLVE_TILE * sizeof(uint64_t);
     const size_t patches = bnas_product(taps, bnas_product((size_t)words_per_pixel(conv), row));
     return bnas_sum(patches, bnas_product(taps, row + sizeof(int64_t)));
 }
@@ -175,7 +171,7 @@ static size_t scratch_size(const BnasRun* run) {
 /* Finds the input pixel under every tap of every output pixel of the tile. */
 static void locate(const BnasRun* run, int64_t first, Tile* tile) {
     const BnasConv* conv = run->conv;
-    const int64_t height = run->size[0], width = run->size[1], taps = taps_of(conv);
+    const int64_t height = run->size[0], width = run->size[1], taps = bnas_taps(conv);
     bool in_padding[CONVOLVE_TILE];
     for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
         tile->total[p] = 0;
@@ -215,7 +211,7 @@ static void locate_taps(const BnasRun* run, int64_t first, Tile* tile) {
 }
 
 static void gather_patches(const BnasConv* conv, const uint64_t* signs, Tile* tile) {
-    const int64_t words = words_per_pixel(conv), taps = taps_of(conv);
+    const int64_t words = words_per_pixel(conv), taps = bnas_taps(conv);
     uint64_t* patches = tile->patches;
     for (int64_t tap = 0; tap < taps; ++tap) {
         const int64_t* sources = tile->sources + tap * CONVOLVE_TILE;
@@ -234,43 +230,43 @@ static void compute_k(const BnasRun* run, const double* magnitudes, int64_t firs
     }
 }
 
-/* differing[p]: the number of bits in which patch p differs from the weights. `lanes` patches at a time are counted in
+/* mismatches[p]: the number of bits in which patch p differs from the weights. `lanes` patches at a time are counted in
  * registers; it is a constant at every call, so that the loops over it are unrolled or become vectors. */
-static inline __attribute__((always_inline)) void count_differing(const uint64_t* patches, const uint64_t* weights,
-                                                                  int64_t words, int lanes, int32_t* differing) {
+static inline __attribute__((always_inline)) void count_mismatches(const uint64_t* patches, const uint64_t* weights,
+                                                                   int64_t words, int lanes, int32_t* mismatches) {
     for (int first = 0; first < CONVOLVE_TILE; first += lanes) {
-        uint64_t counts[CONVOLVE_TILE] = {0};
+        uint64_t sums[CONVOLVE_TILE] = {0};
         for (int64_t word = 0; word < words; ++word) {
             for (int lane = 0; lane < lanes; ++lane) {
                 const uint64_t differs = patches[word * CONVOLVE_TILE + first + lane] ^ weights[word];
-                counts[lane] += (uint64_t)__builtin_popcountll(differs);
+                sums[lane] += (uint64_t)__builtin_popcountll(differs);
             }
         }
         for (int lane = 0; lane < lanes; ++lane) {
-            differing[first + lane] = (int32_t)counts[lane];
+            mismatches[first + lane] = (int32_t)sums[lane];
         }
     }
 }
 
 /* Padding must add 0. Its bits are 0 in the patch, so a tap there has counted the 1 bits of its weights: take them off
  * again. */
-static void forget_padding(const Tile* tile, const int32_t* ones, int32_t* differing) {
+static void correct_padding(const Tile* tile, const int32_t* ones, int32_t* mismatches) {
     for (int64_t i = 0; i < tile->border_count; ++i) {
         const int64_t tap = tile->border_taps[i];
         const int64_t* sources = tile->sources + tap * CONVOLVE_TILE;
         for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
-            differing[p] -= sources[p] < 0 ? ones[tap] : 0;
+            mismatches[p] -= sources[p] < 0 ? ones[tap] : 0;
         }
     }
 }
 
 /* One loop per rounding, in the order of docs/operators.md. */
-static void finish(const BnasRun* run, const Tile* tile, int64_t channel, const int32_t* differing, float* y) {
+static void epilogue(const BnasRun* run, const Tile* tile, int64_t channel, const int32_t* mismatches, float* y) {
     const BnasConv* conv = run->conv;
     const int64_t count = tile->count;
     for (int64_t p = 0; p < count; ++p) {
-        y[p] =
-            (float)(tile->total[p] - 2 * differing[p]) + bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
+        y[p] = (float)(tile->total[p] - 2 * mismatches[p]) +
+               bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
     }
     for (int64_t p = 0; p < count; ++p) {
         y[p] *= conv->scale[channel];
@@ -305,9 +301,9 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     const BnasConv* conv = run->conv;
     const Pixels place = pixels_of(run->out_size, CONVOLVE_TILE, unit);
     const int64_t image = place.image, first = place.first, count = place.count;
-    const int64_t taps = taps_of(conv), words = taps * words_per_pixel(conv);
+    const int64_t taps = bnas_taps(conv), words = taps * words_per_pixel(conv);
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = conv->channels_out / conv->groups;
-    const int32_t* ones = ones_of(conv, run->weights);
+    const int32_t* ones = weight_ones(conv, run->weights);
     Tile tile = {.count = count, .patches = scratch};
     tile.sources = (int64_t*)scratch + words * CONVOLVE_TILE;
     tile.border_taps = tile.sources + taps * CONVOLVE_TILE;
@@ -321,11 +317,11 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     for (int64_t group = 0; group < conv->groups; ++group) {
         gather_patches(conv, signs_of(run, image, group), &tile);
         for (int64_t channel = group * channels; channel < (group + 1) * channels; ++channel) {
-            int32_t differing[CONVOLVE_TILE];
-            count_differing(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, differing);
-            forget_padding(&tile, ones + channel * taps, differing);
+            int32_t mismatches[CONVOLVE_TILE];
+            count_mismatches(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, mismatches);
+            correct_padding(&tile, ones + channel * taps, mismatches);
             float* y = run->y + (image * conv->channels_out + channel) * pixels + first;
-            finish(run, &tile, channel, differing, y);
+            epilogue(run, &tile, channel, mismatches, y);
         }
     }
 }

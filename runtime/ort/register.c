@@ -13,7 +13,7 @@ static const char already_registered[] = "bnas.registered"; /* our mark among th
 typedef struct Registration {
     const OrtApi* api;
     OrtCustomOpDomain* domain;
-    BnasOperator operators[BNAS_OPERATOR_ROWS];
+    BnasOperator operators[BNAS_OPERATOR_COUNT];
     struct Registration* next;
 } Registration;
 
@@ -83,8 +83,8 @@ static OrtStatus* check_kernels(const OrtApi* api) {
 static OrtStatus* add_operators(Registration* registration) {
     const OrtApi* api = registration->api;
     OrtStatus* status = BNAS_ORT(api, CreateCustomOpDomain)(BNAS_DOMAIN, &registration->domain);
-    for (size_t i = 0; !status && i < BNAS_OPERATOR_ROWS; ++i) {
-        registration->operators[i] = bnas_operator(&bnas_operator_rows[i], api);
+    for (size_t i = 0; !status && i < BNAS_OPERATOR_COUNT; ++i) {
+        registration->operators[i] = bnas_operator(&bnas_descriptors[i], api);
         const void* op = &registration->operators[i].callbacks;
         status = BNAS_ORT(api, CustomOpDomain_Add)(registration->domain, op);
     }

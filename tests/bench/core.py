@@ -11,12 +11,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from native_kernels import Counting, NativeKernels, aligned, build, generated_count, runnable_variants, yardstick_count
+from native_kernels import Counting, NativeKernels, aligned, build, generated_count, runnable_specs, yardstick_count
 
 from bnas_deploy.runtime.bench.networks import ratio
 from bnas_deploy.runtime.bench.samples import interleave, timed
-from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant
-from bnas_deploy.runtime.kernels.variants import Counting as Way
+from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS, LUT4X2, LUT6X2, KernelSpec
+from bnas_deploy.runtime.kernels.specs import Counting as Way
 
 INPUTS = (324, 576, 1152, 2304, 4608)  # of one output: 36, 64, 128, 256 and 512 channels under a kernel of 3 x 3
 TILES = (1, 2, 3, 4)  # vectors of pixels
@@ -27,29 +27,29 @@ SAMPLE_OPERATIONS = 200_000_000  # multiply-adds in one timing, some 200 us: lon
 ROUNDS = 60
 
 
-def counting(variant: Variant, inputs: int, vectors: int) -> Counting:
-    """Make random planes as blocked_pack.c has them for a kernel of 3 x 3, read in place, a tenth of them padding."""
+def counting(spec: KernelSpec, inputs: int, vectors: int) -> Counting:
+    """Make random activations as blocked_pack.c has them for a kernel of 3 x 3, in place, a tenth of them padding."""
     rng = np.random.default_rng(inputs)
-    way = variant.counting
-    lanes = vectors * variant.vector_bytes
+    way = spec.counting
+    lanes = vectors * spec.vector_bytes
     plane = (TAPS - 1) * ROW + TAPS - 1 + lanes
     bytes_ = math.ceil(inputs / TAPS**2 / way.channels)
     steps = math.ceil(bytes_ * TAPS**2 / way.multiple) * way.multiple
-    planes = aligned(math.ceil(steps / TAPS**2) * plane)
-    values = rng.integers(0, 1 << way.channels, planes.size)
-    planes[:] = np.where(rng.random(planes.size) < 0.1, way.padding, values)
+    blocked = aligned(math.ceil(steps / TAPS**2) * plane)
+    values = rng.integers(0, 1 << way.channels, blocked.size)
+    blocked[:] = np.where(rng.random(blocked.size) < 0.1, way.padding, values)
     step = np.arange(steps)
     offsets = aligned(4 * steps).view(np.int32)
     offsets[:] = step // TAPS**2 * plane + step % TAPS**2 // TAPS * ROW + step % TAPS
     pairs = rng.integers(0, 1 << way.channels, (PAIRS, steps, 2), np.uint8)
-    weights = aligned(PAIRS * steps * (2 if way == LUT6 else 1))
-    weights[:] = (pairs if way == LUT6 else pairs[..., 0] + 16 * pairs[..., 1]).ravel()
-    return Counting(vectors, PAIRS, planes, offsets, weights, look_up_tables(way))
+    weights = aligned(PAIRS * steps * (2 if way == LUT6X2 else 1))
+    weights[:] = (pairs if way == LUT6X2 else pairs[..., 0] + 16 * pairs[..., 1]).ravel()
+    return Counting(vectors, PAIRS, blocked, offsets, weights, look_up_tables(way))
 
 
 def look_up_tables(way: Way) -> np.ndarray:
     """Return the tables of runtime/kernels/look_up.py."""
-    if way == LUT2:
+    if way == LUT4X2:
         weights, x = np.arange(256)[:, None], np.arange(16)
         rows = np.bitwise_count(weights & 15 ^ x) + 16 * np.bitwise_count(weights >> 4 ^ x)
     else:
@@ -63,8 +63,8 @@ def look_up_tables(way: Way) -> np.ndarray:
 
 def expected(given: Counting, lanes: int, way: Way) -> np.ndarray:
     """Count bit by bit: (2 * pairs, lanes)."""
-    x = given.planes[given.offsets[:, None] + np.arange(lanes)]
-    if way == LUT6:
+    x = given.blocked[given.offsets[:, None] + np.arange(lanes)]
+    if way == LUT6X2:
         weights = given.weights.reshape(given.pairs, -1, 2).swapaxes(1, 2)
     else:
         weights = np.stack([given.weights & 15, given.weights >> 4]).reshape(2, given.pairs, -1).swapaxes(0, 1)
@@ -73,35 +73,35 @@ def expected(given: Counting, lanes: int, way: Way) -> np.ndarray:
     return np.array([np.where(x == ignored, 0, np.bitwise_count(row[:, None] ^ x)).sum(0) for row in rows])
 
 
-def check(kernels: NativeKernels, symbol: str, given: Counting, variant: Variant) -> np.ndarray:
-    """Return an array that `symbol` has filled with the right counts.
+def check(kernels: NativeKernels, symbol: str, given: Counting, spec: KernelSpec) -> np.ndarray:
+    """Return an array that `symbol` has filled with the right mismatches.
 
     Raises:
         SystemExit: they are wrong.
     """
-    lanes = given.vectors * variant.vector_bytes
-    counts = aligned(4 * PAIRS * len(TILES) * variant.vector_bytes).view(np.uint16)
-    kernels.repeat_count(1, symbol, given, counts)
-    if not np.array_equal(counts.reshape(2 * PAIRS, -1)[:, :lanes], expected(given, lanes, variant.counting)):
+    lanes = given.vectors * spec.vector_bytes
+    mismatches = aligned(4 * PAIRS * len(TILES) * spec.vector_bytes).view(np.uint16)
+    kernels.repeat_count(1, symbol, given, mismatches)
+    if not np.array_equal(mismatches.reshape(2 * PAIRS, -1)[:, :lanes], expected(given, lanes, spec.counting)):
         raise SystemExit(f"{symbol} counts wrongly: {given.offsets.size} steps, {given.vectors} vectors")
-    return counts
+    return mismatches
 
 
-def row(kernels: NativeKernels, variant: Variant, inputs: int, vectors: int, rounds: int) -> str:
+def row(kernels: NativeKernels, spec: KernelSpec, inputs: int, vectors: int, rounds: int) -> str:
     """Measure one size: a row of the table."""
-    given = counting(variant, inputs, vectors)
-    operations = inputs * 2 * PAIRS * vectors * variant.vector_bytes
+    given = counting(spec, inputs, vectors)
+    operations = inputs * 2 * PAIRS * vectors * spec.vector_bytes
     calls = max(1, SAMPLE_OPERATIONS // operations)
     turns = [
-        partial(kernels.repeat_count, calls, symbol, given, check(kernels, symbol, given, variant))
-        for symbol in (generated_count(variant), yardstick_count(variant))
+        partial(kernels.repeat_count, calls, symbol, given, check(kernels, symbol, given, spec))
+        for symbol in (generated_count(spec), yardstick_count(spec))
     ]
     interleave(timed(turns, threads=1), min_rounds=2)
     times = interleave(timed(turns, threads=1), min_rounds=rounds)
     rates = calls * operations / np.median(times.ns, axis=0)
     faster = ratio("C", times.of(1), times.of(0))
     return (
-        f"| {variant.isa} | {inputs} | {vectors} | {rates[0]:.0f} | {rates[1]:.0f} "
+        f"| {spec.isa} | {inputs} | {vectors} | {rates[0]:.0f} | {rates[1]:.0f} "
         f"| {faster.median:.2f} | {faster.p10:.2f} to {faster.p90:.2f} |"
     )
 
@@ -110,18 +110,16 @@ def main() -> None:
     """Build, check, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timings of each side for each row")
-    parser.add_argument("--isa", nargs="+", choices=[variant.isa for variant in VARIANTS], help="only these")
+    parser.add_argument("--isa", nargs="+", choices=[spec.isa for spec in KERNEL_SPECS], help="only these")
     options = parser.parse_args()
     print("Counting in one thread, 10^9 multiply-adds per second (medians), and the ratio within each round.\n")
     print("| ISA | inputs | vectors | generated | C | generated / C | 10th to 90th percentile |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         kernels = build(Path(folder))
-        variants = [
-            variant for variant in runnable_variants(options.isa) if variant.architecture == "x86_64"
-        ]  # as count.c
-        for variant, inputs, vectors in product(variants, INPUTS, TILES):
-            print(row(kernels, variant, inputs, vectors, options.rounds), flush=True)
+        specs = [spec for spec in runnable_specs(options.isa) if spec.architecture == "x86_64"]  # as count.c
+        for spec, inputs, vectors in product(specs, INPUTS, TILES):
+            print(row(kernels, spec, inputs, vectors, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-/* LUT2 and LUT6 in C intrinsics: the yardstick for what TVM makes of runtime/kernels/look_up.py, which says how they count.
+/* LUT4X2 and LUT6X2 in C intrinsics: the yardstick for what TVM makes of runtime/kernels/look_up.py, which says how
+ * they count.
  *
- * Compiled once for each x86 row of runtime/kernels/variants.py, with -march for its processor, and
+ * Compiled once for each x86 row of runtime/kernels/specs.py, with -march for its processor, and
  *     ISA                      the row's name
  *     PAIRS_1 .. PAIRS_4       pairs of output channels that are counted at once, for 1 to 4 vectors of pixels
  * so that both sides have the same tiles. The function has the parameters of `count` there. */
@@ -68,7 +69,7 @@ typedef __m128i Bytes;
 
 enum { WIDTH = sizeof(Bytes) };
 
-#if defined(__AVX512VBMI__) /* LUT6 */
+#if defined(__AVX512VBMI__) /* LUT6X2 */
 
 enum { LOOKUPS = 2, CHUNK = 42, STEP_BYTES = 2, SECOND = 65 * 64 };
 
@@ -76,7 +77,7 @@ static inline Bytes row_of(const uint8_t* tables, const uint8_t* weights) {
     return ADD_8(LOAD(tables + 64 * weights[0]), LOAD(tables + SECOND + 64 * weights[1]));
 }
 
-#else /* LUT2 */
+#else /* LUT4X2 */
 
 enum { LOOKUPS = 3, CHUNK = 63, STEP_BYTES = 1 };
 
@@ -89,22 +90,22 @@ static inline Bytes row_of(const uint8_t* tables, const uint8_t* weights) {
 /* Loops over a block are unrolled, so that its sums become registers. */
 #define UNROLLED _Pragma("GCC unroll 16")
 
-static inline __attribute__((always_inline)) void store_counts(Bytes x, uint16_t* counts, int adding) {
+static inline __attribute__((always_inline)) void store_mismatches(Bytes x, uint16_t* mismatches, int adding) {
     Bytes low = WIDEN_LOW(x), high = WIDEN_HIGH(x);
-    uint16_t* second = counts + WIDTH / 2;
+    uint16_t* second = mismatches + WIDTH / 2;
     if (adding) {
-        low = ADD_16(low, LOAD(counts));
+        low = ADD_16(low, LOAD(mismatches));
         high = ADD_16(high, LOAD(second));
     }
-    STORE(counts, low);
+    STORE(mismatches, low);
     STORE(second, high);
 }
 
 /* `pairs` and `vectors` are constants at every call. */
 static inline __attribute__((always_inline)) void count_block(const int pairs, const int vectors, int32_t steps,
-                                                              const uint8_t* planes, const int32_t* offsets,
+                                                              const uint8_t* blocked, const int32_t* offsets,
                                                               const uint8_t* weights, const uint8_t* tables,
-                                                              uint16_t* counts) {
+                                                              uint16_t* mismatches) {
     for (int32_t first = 0; first < steps; first += CHUNK) {
         const int32_t end = steps - first < CHUNK ? steps : first + CHUNK;
         Bytes s[4][VECTORS], h[4][VECTORS];
@@ -122,7 +123,7 @@ static inline __attribute__((always_inline)) void count_block(const int pairs, c
                 UNROLLED for (int vector = 0; vector < vectors; ++vector) {
                     Bytes t = ZERO;
                     UNROLLED for (int j = 0; j < LOOKUPS; ++j) {
-                        const Bytes found = LOOK_UP(rows[j], LOAD(planes + offsets[step + j] + vector * WIDTH));
+                        const Bytes found = LOOK_UP(rows[j], LOAD(blocked + offsets[step + j] + vector * WIDTH));
                         t = j == 0 ? found : ADD_8(t, found);
                     }
                     s[pair][vector] = ADD_8(s[pair][vector], t);
@@ -135,33 +136,33 @@ static inline __attribute__((always_inline)) void count_block(const int pairs, c
                 const Bytes odd_low = SUB_8(s[pair][vector], LEFT_4(MASK(h[pair][vector], 0xFF00)));
                 const Bytes high = SUB_8(h[pair][vector], MASK(RIGHT_4(odd_low), 0x00F0));
                 const Bytes low = SUB_8(odd_low, MASK(LEFT_4(high), 0x00F0));
-                uint16_t* to = counts + (2 * pair * VECTORS + vector) * WIDTH;
-                store_counts(low, to, first > 0);
-                store_counts(high, to + VECTORS * WIDTH, first > 0);
+                uint16_t* to = mismatches + (2 * pair * VECTORS + vector) * WIDTH;
+                store_mismatches(low, to, first > 0);
+                store_mismatches(high, to + VECTORS * WIDTH, first > 0);
             }
         }
     }
 }
 
-#define TILE(wide, together)                                                                                 \
-    if (vectors == (wide)) {                                                                                 \
-        int32_t pair = 0;                                                                                    \
-        for (; pair + (together) <= pairs; pair += (together)) {                                             \
-            count_block(together, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables, \
-                        counts + 2 * pair * VECTORS * WIDTH);                                                \
-        }                                                                                                    \
-        for (; pair < pairs; ++pair) {                                                                       \
-            count_block(1, wide, steps, planes, offsets, weights + pair * steps * STEP_BYTES, tables,        \
-                        counts + 2 * pair * VECTORS * WIDTH);                                                \
-        }                                                                                                    \
+#define TILE(wide, together)                                                                                  \
+    if (vectors == (wide)) {                                                                                  \
+        int32_t pair = 0;                                                                                     \
+        for (; pair + (together) <= pairs; pair += (together)) {                                              \
+            count_block(together, wide, steps, blocked, offsets, weights + pair * steps * STEP_BYTES, tables, \
+                        mismatches + 2 * pair * VECTORS * WIDTH);                                             \
+        }                                                                                                     \
+        for (; pair < pairs; ++pair) {                                                                        \
+            count_block(1, wide, steps, blocked, offsets, weights + pair * steps * STEP_BYTES, tables,        \
+                        mismatches + 2 * pair * VECTORS * WIDTH);                                             \
+        }                                                                                                     \
     }
 
 #define PASTED(isa) c_##isa##_count
 #define NAME(isa) PASTED(isa)
 
-int32_t NAME(ISA)(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* restrict planes,
+int32_t NAME(ISA)(int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* restrict blocked,
                   const int32_t* restrict offsets, const uint8_t* restrict weights, const uint8_t* restrict tables,
-                  uint16_t* restrict counts) {
+                  uint16_t* restrict mismatches) {
     TILE(1, PAIRS_1)
     TILE(2, PAIRS_2)
     TILE(3, PAIRS_3)

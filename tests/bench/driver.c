@@ -15,15 +15,15 @@
 const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, constants), sizeof(BnasRun),
                                 offsetof(BnasRun, packed)};
 
-typedef struct DriverParts {
-    uint64_t prepare, stages[BNAS_STAGES], count, finish;
-} DriverParts;
+typedef struct DriverTicks {
+    uint64_t prepare, stages[BNAS_STAGES], count, epilogue;
+} DriverTicks;
 
 /* So often that a call from Python costs nothing beside it. */
-void driver_repeat(int calls, BnasCount* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* planes,
-                   const int32_t* offsets, const uint8_t* weights, const uint8_t* tables, uint16_t* counts) {
+void driver_repeat(int calls, BnasCount* count, int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked,
+                   const int32_t* offsets, const uint8_t* weights, const uint8_t* tables, uint16_t* mismatches) {
     for (int call = 0; call < calls; ++call) {
-        count(vectors, pairs, steps, planes, offsets, weights, tables, counts);
+        count(vectors, pairs, steps, blocked, offsets, weights, tables, mismatches);
     }
 }
 
@@ -69,7 +69,7 @@ static uint64_t ticks(void) {
 #endif
 }
 
-static uint64_t count_ticks, finish_ticks;
+static uint64_t count_ticks, epilogue_ticks;
 
 /* Defines what the linker gives the callers in place of a generated function (--wrap). */
 #define CLOCKED(type, name, sum, parameters, arguments) \
@@ -82,33 +82,33 @@ static uint64_t count_ticks, finish_ticks;
     }
 
 /* What only some ways of counting have. */
-#define CLOCKED_popcount(isa)
-#define CLOCKED_lut6(isa)                                                                                       \
-    CLOCKED_lut2(isa) CLOCKED(                                                                                  \
-        BnasSubtract, bnas_##isa##_subtract, count_ticks,                                                       \
-        (int32_t channels, int32_t vectors, const uint16_t* classes, const uint16_t* tables, uint16_t* counts), \
-        (channels, vectors, classes, tables, counts))
-#define CLOCKED_lut2(isa)                                                                                  \
-    CLOCKED(BnasCountChannels, bnas_##isa##_count_channels, count_ticks,                                   \
-            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes, \
-             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* counts),   \
-            (vectors, pairs, steps, weights, codes, offsets, positions, tables, counts))
+#define CLOCKED_popcount8(isa)
+#define CLOCKED_lut6x2(isa)                                                                           \
+    CLOCKED_lut4x2(isa) CLOCKED(BnasCorrectPadding, bnas_##isa##_correct_padding, count_ticks,        \
+                                (int32_t channels, int32_t vectors, const uint16_t* correction_index, \
+                                 const uint16_t* corrections, uint16_t* mismatches),                  \
+                                (channels, vectors, correction_index, corrections, mismatches))
+#define CLOCKED_lut4x2(isa)                                                                                  \
+    CLOCKED(BnasCountChannels, bnas_##isa##_count_channels, count_ticks,                                     \
+            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,   \
+             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches), \
+            (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))
 
-#define BNAS_PLANES(isa, level, counting, ...)                                                                       \
-    CLOCKED_##counting(isa)                                                                                          \
-        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                          \
-                (int32_t vectors, int32_t rows, int32_t steps, const uint8_t* planes, const int32_t* offsets,        \
-                 const uint8_t* weights, const uint8_t* tables, uint16_t* counts),                                   \
-                (vectors, rows, steps, planes, offsets, weights, tables, counts))                                    \
-            CLOCKED(BnasFinish, bnas_##isa##_finish, finish_ticks,                                                   \
-                    (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,     \
-                     int32_t added, int32_t y_stride, const uint16_t* counts, const int32_t* totals,                 \
-                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k, \
-                     const float* added1, const float* added2, float* y),                                            \
-                    (channels, count, activation, uses_k, offset_stride, added, y_stride, counts, totals, offset,    \
+#define BNAS_KERNEL_SPEC(isa, level, counting, ...)                                                                   \
+    CLOCKED_##counting(isa)                                                                                           \
+        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                           \
+                (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked, const int32_t* offsets,       \
+                 const uint8_t* weights, const uint8_t* tables, uint16_t* mismatches),                                \
+                (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))                               \
+            CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                              \
+                    (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,      \
+                     int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,              \
+                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k,  \
+                     const float* added1, const float* added2, float* y),                                             \
+                    (channels, count, activation, uses_k, offset_stride, added, y_stride, mismatches, totals, offset, \
                      scale, bias, slope, k, added1, added2, y))
-#include "kernel_rows.h"
-#undef BNAS_PLANES
+#include "kernel_specs.h"
+#undef BNAS_KERNEL_SPEC
 
 /* ------------------------------------------------------------------------------------------------------------------
  * A whole operator */
@@ -134,8 +134,8 @@ int driver_prepack(const BnasKernel* kernel, BnasRun* run, const uint8_t* weight
     return fault;
 }
 
-static void run_all(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverParts* parts) {
-    count_ticks = finish_ticks = 0;
+static void run_all(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverTicks* parts) {
+    count_ticks = epilogue_ticks = 0;
     uint64_t before = ticks(), now;
     if (kernel->plan) {
         kernel->plan(run);
@@ -156,10 +156,10 @@ static void run_all(const BnasKernel* kernel, BnasRun* run, void* scratch, Drive
         parts->stages[i] = now - before;
     }
     parts->count = count_ticks;
-    parts->finish = finish_ticks;
+    parts->epilogue = epilogue_ticks;
 }
 
-int driver_run(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverParts* parts) {
+int driver_run(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverTicks* parts) {
     const Handlers theirs = catch_faults();
     const int fault = sigsetjmp(after_fault, 1);
     if (!fault) {

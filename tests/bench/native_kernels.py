@@ -19,7 +19,7 @@ import numpy as np
 from bnas_deploy.core.bits import unpack_signs
 from bnas_deploy.core.operators import ACTIVATIONS, CONSTANTS, MOST_ADDED, MOST_PARTS, Operator
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name, specs_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -54,8 +54,8 @@ class Conv(ctypes.Structure):
     )
 
 
-class Part(ctypes.Structure):
-    """BnasPart of runtime/ort/kernel.h."""
+class Input(ctypes.Structure):
+    """BnasInput of runtime/ort/kernel.h."""
 
     _fields_ = (("x", _pointer), ("channels", _i64))
 
@@ -69,7 +69,7 @@ class Run(ctypes.Structure):
         ("batch", _i64),
         ("size", _i64 * 2),
         ("out_size", _i64 * 2),
-        ("parts", Part * MOST_PARTS),
+        ("inputs", Input * MOST_PARTS),
         ("added", _pointer * MOST_ADDED),
         ("y", _pointer),
         ("packed", _pointer),
@@ -80,13 +80,13 @@ class Run(ctypes.Structure):
 LAYOUT = (ctypes.sizeof(Conv), Conv.constants.offset, ctypes.sizeof(Run), Run.packed.offset)
 
 
-class Parts(ctypes.Structure):
-    """Where the time of a run went, in ticks of one clock; DriverParts of driver.c.
+class Ticks(ctypes.Structure):
+    """Where the time of a run went, in ticks of one clock; DriverTicks of driver.c.
 
-    `count` and `finish` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting.
+    `count` and `epilogue` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting.
     """
 
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("prepare", "pack", "k_map", "convolve", "count", "finish"))
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("prepare", "pack", "k_map", "convolve", "count", "epilogue"))
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Counting:
 
     vectors: int
     pairs: int
-    planes: np.ndarray
+    blocked: np.ndarray
     offsets: np.ndarray
     weights: np.ndarray
     tables: np.ndarray
 
-    def arguments(self, counts: np.ndarray) -> tuple[Any, ...]:
+    def arguments(self, mismatches: np.ndarray) -> tuple[Any, ...]:
         """Return them in the order of C, with the array to be filled."""
-        arrays = (self.planes, self.offsets, self.weights, self.tables, counts)
+        arrays = (self.blocked, self.offsets, self.weights, self.tables, mismatches)
         return self.vectors, self.pairs, self.offsets.size, *(_pointer(array.ctypes.data) for array in arrays)
 
 
@@ -116,9 +116,9 @@ class NativeKernels:
         layout = tuple((ctypes.c_size_t * len(LAYOUT)).in_dll(self.library, "driver_layout"))
         assert layout == LAYOUT, "Conv or Run is not what runtime/ort/kernel.h says"
 
-    def repeat_count(self, calls: int, symbol: str, counting: Counting, counts: np.ndarray) -> None:
+    def repeat_count(self, calls: int, symbol: str, counting: Counting, mismatches: np.ndarray) -> None:
         """Call a `count` function so many times."""
-        self.library.driver_repeat(calls, getattr(self.library, symbol), *counting.arguments(counts))
+        self.library.driver_repeat(calls, getattr(self.library, symbol), *counting.arguments(mismatches))
 
 
 class OutOfBoundsError(Exception):
@@ -180,7 +180,7 @@ class Call:
             batch=batch,
             size=tuple(size),
             out_size=out_size,
-            parts=tuple((self._at(name), inputs[name].shape[1]) for name in parts),
+            inputs=tuple((self._at(name), inputs[name].shape[1]) for name in parts),
             added=tuple(map(self._at, added)),
             y=self._at("Y"),
         )
@@ -194,16 +194,16 @@ class Call:
         self.run_of_c.weights, self.run_of_c.packed = self._at("prepacked"), self._at("packed")
         self._check(self._library.driver_prepack(self._kernel, ctypes.byref(self.run_of_c), _pointer(self._at("W"))))
 
-    def run(self) -> Parts:
+    def run(self) -> Ticks:
         """Run all stages in this thread.
 
         Raises:
             OutOfBoundsError: the kernel left its memory and hit a page that it may not access.
         """
-        parts = Parts()
+        ticks = Ticks()
         scratch = _pointer(self._at("scratch"))
-        self._check(self._library.driver_run(self._kernel, ctypes.byref(self.run_of_c), scratch, ctypes.byref(parts)))
-        return parts
+        self._check(self._library.driver_run(self._kernel, ctypes.byref(self.run_of_c), scratch, ctypes.byref(ticks)))
+        return ticks
 
     def _at(self, name: str) -> int:
         return int(self.memory[name].ctypes.data)
@@ -237,23 +237,23 @@ def aligned(size: int, alignment: int = ALIGNMENT) -> np.ndarray:
     return whole[start : start + size]
 
 
-def generated_count(variant: Variant) -> str:
+def generated_count(spec: KernelSpec) -> str:
     """Return the symbol of what TVM generated."""
-    return function_name(variant, "count")
+    return function_name(spec, "count")
 
 
-def yardstick_count(variant: Variant) -> str:
+def yardstick_count(spec: KernelSpec) -> str:
     """Return the symbol of the same in C intrinsics."""
-    return f"c_{variant.isa}_count"
+    return f"c_{spec.isa}_count"
 
 
-def runnable_variants(wanted: Sequence[str] | None) -> list[Variant]:
+def runnable_specs(wanted: Sequence[str] | None) -> list[KernelSpec]:
     """Return the rows that this CPU can run, of those that are wanted, which None says of all; tell of the others."""
-    rows = [variant for variant in variants_of(platform.machine()) if wanted is None or variant.isa in wanted]
-    for variant in rows:
-        if not variant.cpu_flags <= cpu_flags():
-            print(f"{variant.isa} is left out: this CPU lacks {', '.join(sorted(variant.cpu_flags - cpu_flags()))}")
-    return [variant for variant in rows if variant.cpu_flags <= cpu_flags()]
+    rows = [spec for spec in specs_of(platform.machine()) if wanted is None or spec.isa in wanted]
+    for spec in rows:
+        if not spec.cpu_flags <= cpu_flags():
+            print(f"{spec.isa} is left out: this CPU lacks {', '.join(sorted(spec.cpu_flags - cpu_flags()))}")
+    return [spec for spec in rows if spec.cpu_flags <= cpu_flags()]
 
 
 def build(folder: Path) -> NativeKernels:
@@ -261,9 +261,9 @@ def build(folder: Path) -> NativeKernels:
     native = _native()
     objects = native.build_kernels()
     native.write_headers(folder)
-    variants = native.variants()
-    yardsticks = [_compile_yardstick(native, row, folder) for row in variants if row.architecture == "x86_64"]
-    wraps = [f"-Wl,--wrap={function_name(variant, name)}" for variant in variants for name in _clocked(variant)]
+    specs = native.specs()
+    yardsticks = [_compile_yardstick(native, row, folder) for row in specs if row.architecture == "x86_64"]
+    wraps = [f"-Wl,--wrap={function_name(spec, name)}" for spec in specs for name in _clocked(spec)]
     library = folder / "libbnas_kernels.so"
     sources = [*native.sources(), HERE / "driver.c"]
     flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]
@@ -271,18 +271,18 @@ def build(folder: Path) -> NativeKernels:
     return NativeKernels(library)
 
 
-def _clocked(variant: Variant) -> tuple[str, ...]:
+def _clocked(spec: KernelSpec) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
-    of_look_ups = ("count_channels",) if variant.counting.name in (LUT2.name, LUT6.name) else ()
-    of_padding = ("subtract",) if variant.counting.name == LUT6.name else ()
-    return ("count", "finish", *of_look_ups, *of_padding)
+    of_look_ups = ("count_channels",) if spec.counting.name in (LUT4X2.name, LUT6X2.name) else ()
+    of_padding = ("correct_padding",) if spec.counting.name == LUT6X2.name else ()
+    return ("count", "epilogue", *of_look_ups, *of_padding)
 
 
-def _compile_yardstick(native: ModuleType, variant: Variant, folder: Path) -> Path:
-    path = folder / f"count-{variant.isa}.o"
-    tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(variant.tiles, 1)]
-    march = [f"-march={variant.cpu}", *(f"-m{feature}" for feature in variant.features)]
-    flags = [*march, f"-DISA={variant.isa}", *tiles]
+def _compile_yardstick(native: ModuleType, spec: KernelSpec, folder: Path) -> Path:
+    path = folder / f"count-{spec.isa}.o"
+    tiles = [f"-DPAIRS_{vectors}={pairs}" for vectors, pairs in enumerate(spec.tiles, 1)]
+    march = [f"-march={spec.cpu}", *(f"-m{feature}" for feature in spec.features)]
+    flags = [*march, f"-DISA={spec.isa}", *tiles]
     _compile(native, "-fvisibility=default", *flags, "-c", "-o", str(path), str(HERE / "count.c"))
     return path
 

@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from native_kernels import Call, NativeKernels, Parts, aligned, build, runnable_variants
+from native_kernels import Call, NativeKernels, Ticks, aligned, build, runnable_specs
 
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.runtime.bench.layers import LAYERS, problem, same_padding
 from bnas_deploy.runtime.bench.samples import interleave, timed
-from bnas_deploy.runtime.kernels.variants import VARIANTS
+from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS
 
 ROUNDS = 300
 
@@ -52,16 +52,16 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
 
 def row(made: Call, layer: LayerCost, rounds: int) -> str:
     """Measure one layer: a row of the table."""
-    parts: list[Parts] = []
+    runs: list[Ticks] = []
     interleave(timed([made.run], threads=1), min_rounds=3)
-    times = interleave(timed([lambda: parts.append(made.run())], threads=1), min_rounds=rounds)
-    ticks = {name: np.array([getattr(part, name) for part in parts], float) for name, _ in Parts._fields_}
+    times = interleave(timed([lambda: runs.append(made.run())], threads=1), min_rounds=rounds)
+    ticks = {name: np.array([getattr(run, name) for run in runs], float) for name, _ in Ticks._fields_}
     whole = ticks["prepare"] + ticks["pack"] + ticks["k_map"] + ticks["convolve"]
     shares = (
         ticks["prepare"] + ticks["pack"] + ticks["k_map"],  # of a layer without K it is a call, or a preemption
-        ticks["convolve"] - ticks["count"] - ticks["finish"],
+        ticks["convolve"] - ticks["count"] - ticks["epilogue"],
         ticks["count"],
-        ticks["finish"],
+        ticks["epilogue"],
         whole - ticks["count"],
     )
     cells = (f"{100 * np.median(share / whole):.1f}" for share in shares)
@@ -72,16 +72,16 @@ def main() -> None:
     """Build, check, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each layer that count")
-    parser.add_argument("--isa", nargs="+", choices=[variant.isa for variant in VARIANTS], help="only these")
+    parser.add_argument("--isa", nargs="+", choices=[spec.isa for spec in KERNEL_SPECS], help="only these")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kernels = build(Path(folder))
-        for variant in runnable_variants(options.isa):
-            print(f"\n{variant.isa}, one thread: percent of the time (medians).\n")
+        for spec in runnable_specs(options.isa):
+            print(f"\n{spec.isa}, one thread: percent of the time (medians).\n")
             print("| layer | us | pack | gather and the rest | count | epilogue | all but count |")
             print("|---|---|---|---|---|---|---|")
             for layer in LAYERS:
-                print(row(call(kernels, variant.isa, layer), layer, options.rounds), flush=True)
+                print(row(call(kernels, spec.isa, layer), layer, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

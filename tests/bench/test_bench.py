@@ -12,10 +12,10 @@ import pytest
 
 from bnas_deploy.runtime.bench.layers import LAYERS
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.variants import Variant, variants_of
+from bnas_deploy.runtime.kernels.specs import KernelSpec, specs_of
 
-VARIANTS = [row for row in variants_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
-RUNNABLE = [row.isa for row in VARIANTS]
+KERNEL_SPECS = [row for row in specs_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
+RUNNABLE = [row.isa for row in KERNEL_SPECS]
 SIZES = list(product(("324", "576", "1152", "2304", "4608"), ("1", "2", "3", "4")))
 
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the yardstick is written for x86")
@@ -47,21 +47,21 @@ def test_generated_code_and_intrinsics_count_the_same() -> None:
 
 
 # 324 inputs of an output are 9 taps of 36 channels, 4 or 6 of which share a byte.
-STEPS = {"lut2": 81, "lut6": 54}
+STEPS = {"lut4x2": 81, "lut6x2": 54}
 
 
 @needs_x86
 @pytest.mark.parametrize("side", ["generated", "yardstick"])
-@pytest.mark.parametrize("variant", VARIANTS, ids=RUNNABLE)
-def test_a_wrong_count_ends_the_benchmark(variant: Variant, side: str, kernels: Any) -> None:
+@pytest.mark.parametrize("spec", KERNEL_SPECS, ids=RUNNABLE)
+def test_a_wrong_count_ends_the_benchmark(spec: KernelSpec, side: str, kernels: Any) -> None:
     # The tables of zeros are what makes it wrong, and the side that is measured first meets them first.
     code = (
         f"import core; core.look_up_tables = lambda way: core.aligned(8320); core.generated_count = core.{side}_count"
     )
-    done = run(f"{code}\ncore.main()", "--rounds", "1", "--isa", variant.isa, built=kernels.path)
+    done = run(f"{code}\ncore.main()", "--rounds", "1", "--isa", spec.isa, built=kernels.path)
     assert done.returncode == 1
-    symbol = f"bnas_{variant.isa}_count" if side == "generated" else f"c_{variant.isa}_count"
-    assert done.stderr == f"{symbol} counts wrongly: {STEPS[variant.counting.name]} steps, 1 vectors\n"
+    symbol = f"bnas_{spec.isa}_count" if side == "generated" else f"c_{spec.isa}_count"
+    assert done.stderr == f"{symbol} counts wrongly: {STEPS[spec.counting.name]} steps, 1 vectors\n"
     assert table(done.stdout) == []
 
 

@@ -19,7 +19,7 @@ from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.variants import variants_of
+from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.models.bnas.config import published_config
 from bnas_deploy.search.models.bnas.network import Network, build_network
@@ -31,7 +31,7 @@ PORTABLE_ISAS = ("popcnt", "generic") if platform.machine() == "x86_64" else ("g
 ISAS = [
     *(
         pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
-        for row in variants_of(platform.machine())
+        for row in specs_of(platform.machine())
     ),
     *PORTABLE_ISAS,
 ]

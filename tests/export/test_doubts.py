@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import capture
-from bnas_deploy.export.doubts import Doubts, LikelyBinary, ZeroActivations, find_doubts
+from bnas_deploy.export.doubts import Doubts, LikelyBinary, find_doubts
+from bnas_deploy.export.ties import ZeroActivations
 from bnas_deploy.report.verification import describe_export
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.nn.scheme import FloatWeights

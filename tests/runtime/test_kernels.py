@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.variants import LUT2, LUT6, VARIANTS, Variant, function_name, variants_of
+from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS, LUT4X2, LUT6X2, KernelSpec, function_name, specs_of
 from bnas_deploy.runtime.library import library_path
 
 ROOT = Path(__file__).parents[2]
@@ -23,18 +23,20 @@ FUSED = re.compile(r"\b(vfn?m(add|sub)|fn?m(la|ls|add|sub))")
 needs_binutils = pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump and nm")
 
 
-@pytest.fixture(params=variants_of(platform.machine()), ids=lambda row: row.isa)
-def kernel_object(request: pytest.FixtureRequest, native: ModuleType, generated_kernels: None) -> tuple[Variant, Path]:
-    paths = dict(zip((row.isa for row in variants_of(platform.machine())), native.build_kernels(), strict=True))
+@pytest.fixture(params=specs_of(platform.machine()), ids=lambda row: row.isa)
+def kernel_object(
+    request: pytest.FixtureRequest, native: ModuleType, generated_kernels: None
+) -> tuple[KernelSpec, Path]:
+    paths = dict(zip((row.isa for row in specs_of(platform.machine())), native.build_kernels(), strict=True))
     return request.param, paths[request.param.isa]
 
 
 def test_isas_have_names_of_their_own() -> None:
-    assert len({row.isa for row in VARIANTS}) == len(VARIANTS)
+    assert len({row.isa for row in KERNEL_SPECS}) == len(KERNEL_SPECS)
 
 
 def test_wider_rows_come_first() -> None:
-    rows = variants_of("x86_64")
+    rows = specs_of("x86_64")
     assert [row.vector_bytes for row in rows] == sorted((row.vector_bytes for row in rows), reverse=True)
 
 
@@ -42,7 +44,7 @@ def test_the_first_row_that_the_cpu_can_run_is_picked(monkeypatch: pytest.Monkey
     monkeypatch.delenv("BNAS_ISA", raising=False)
     select = ctypes.CDLL(str(library_path())).bnas_isa
     select.restype = ctypes.c_char_p
-    runnable = [row.isa for row in variants_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
+    runnable = [row.isa for row in specs_of(platform.machine()) if row.cpu_flags <= cpu_flags()]
     assert select().decode() == [*runnable, "popcnt", "generic"][0]
 
 
@@ -51,19 +53,19 @@ def test_the_library_stays_under_a_megabyte() -> None:
 
 
 @needs_binutils
-def test_an_object_has_its_functions_and_calls_only_libc(kernel_object: tuple[Variant, Path]) -> None:
-    variant, path = kernel_object
+def test_an_object_has_its_functions_and_calls_only_libc(kernel_object: tuple[KernelSpec, Path]) -> None:
+    spec, path = kernel_object
     rows = [line.split() for line in subprocess.check_output(["nm", str(path)], text=True).splitlines()]
     defined = {row[-1] for row in rows if row[-2] == "T"}
-    functions = {"pack", "halve", "count", "finish"}
-    functions |= {"encode", "count_channels", "transpose"} if variant.counting in (LUT2, LUT6) else set()
-    functions |= {"subtract"} if variant.counting == LUT6 else set()
-    assert defined == {function_name(variant, name) for name in functions}
+    functions = {"pack", "halve", "count", "epilogue"}
+    functions |= {"encode", "count_channels", "transpose"} if spec.counting in (LUT4X2, LUT6X2) else set()
+    functions |= {"correct_padding"} if spec.counting == LUT6X2 else set()
+    assert defined == {function_name(spec, name) for name in functions}
     assert {row[-1] for row in rows if row[-2] == "U"} <= CALLED
 
 
 @needs_binutils
-def test_no_multiplication_is_fused_with_an_addition(kernel_object: tuple[Variant, Path]) -> None:
+def test_no_multiplication_is_fused_with_an_addition(kernel_object: tuple[KernelSpec, Path]) -> None:
     code = subprocess.check_output(["objdump", "--disassemble", "--no-show-raw-insn", str(kernel_object[1])], text=True)
     assert "mulps" in code
     assert not FUSED.findall(code)
@@ -85,7 +87,7 @@ def inner_loops(assembly: str) -> Iterator[list[str]]:
 
 
 def test_neon_counts_by_exclusive_or_popcount_and_addition_in_registers(neon_assembly: str) -> None:
-    (neon,) = variants_of("aarch64")
+    (neon,) = specs_of("aarch64")
     loops = [loop for loop in inner_loops(neon_assembly) if "cnt" in loop]
     for vectors, channels in enumerate(neon.tiles, 1):
         counted = neon.counting.multiple * vectors * channels

@@ -189,7 +189,7 @@ def test_the_compiler_checks_calls_against_the_generated_kernels(
 def test_a_processor_without_kernels_gets_portable_ones(
     native: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "variants", list)
+    monkeypatch.setattr(native, "specs", list)
     native.build_library(tmp_path / "library.so", ["-O0"])
     rows = [row.isa for row in library.kernel_rows(tmp_path / "library.so")]
     assert rows == (["popcnt", "generic"] if platform.machine() == "x86_64" else ["generic"])

@@ -27,7 +27,7 @@ from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.operators import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator
 from bnas_deploy.export.opset import reference
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.variants import variants_of
+from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.library import library_path
 
 Arrays = dict[str, np.ndarray]
@@ -38,7 +38,7 @@ PORTABLE_ISAS = ("popcnt", "generic") if ARCHITECTURE == "x86_64" else ("generic
 ISAS = [
     *(
         pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
-        for row in variants_of(ARCHITECTURE)
+        for row in specs_of(ARCHITECTURE)
     ),
     *PORTABLE_ISAS,
 ]
@@ -440,7 +440,7 @@ def test_leaving_the_memory_is_noticed(
     call = guarded_call(native_kernels, kernels, isa, row, case, random_inputs(row, case, 0), at_end=moved > 0)
     run = call.run_of_c
     if name == "X":
-        run.parts[0].x += moved
+        run.inputs[0].x += moved
     elif name == "added1":
         run.added[0] += moved
     else:
@@ -812,7 +812,7 @@ def test_outputs_larger_than_memory_are_refused(case: Case, x_shape: tuple[int, 
 
 
 def test_more_pixels_than_the_kernels_index_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    isas = [row.isa for row in variants_of(ARCHITECTURE) if row.cpu_flags <= cpu_flags()]
+    isas = [row.isa for row in specs_of(ARCHITECTURE) if row.cpu_flags <= cpu_flags()]
     if not isas:
         pytest.skip("the portable kernels have indices of 64 bits")
     monkeypatch.setenv("BNAS_ISA", isas[0])
@@ -868,7 +868,7 @@ def test_registering_twice_is_refused() -> None:
 
 
 def test_an_unknown_isa_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ", ".join((*(row.isa for row in variants_of(ARCHITECTURE)), *PORTABLE_ISAS))
+    names = ", ".join((*(row.isa for row in specs_of(ARCHITECTURE)), *PORTABLE_ISAS))
     monkeypatch.setenv("BNAS_ISA", "z80")
     with pytest.raises(REFUSED, match=rf"BNAS_ISA is 'z80', but this library has {names}; unset it"):
         onnxruntime.SessionOptions().register_custom_ops_library(str(native_library()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Counting:
-    """A way to count differing bits: what a function `count` of this folder reads."""
+    """A way to count mismatches, the bits in which activations and weights differ: what `count` reads."""
 
     name: str
     channels: int  # whose signs share a byte of activations
@@ -14,13 +14,14 @@ class Counting:
     padding: int  # the byte where the image has ended
 
 
-LUT2 = Counting("lut2", channels=4, outputs=2, multiple=3, padding=0x80)
-LUT6 = Counting("lut6", channels=6, outputs=2, multiple=2, padding=0)
-POPCOUNT = Counting("popcount", channels=8, outputs=1, multiple=2, padding=0)
+# A look-up counts the mismatches of 4 or 6 channels for 2 output channels, a popcount those of 8 channels for one.
+LUT4X2 = Counting("lut4x2", channels=4, outputs=2, multiple=3, padding=0x80)
+LUT6X2 = Counting("lut6x2", channels=6, outputs=2, multiple=2, padding=0)
+POPCOUNT8 = Counting("popcount8", channels=8, outputs=1, multiple=2, padding=0)
 
 
 @dataclass(frozen=True)
-class Variant:
+class KernelSpec:
     """One instruction set and the tiles that suit its registers.
 
     `tiles` gives, for 1, 2, 3 and so on vectors of pixels, how many bytes of weights, so pairs of output channels or
@@ -36,7 +37,7 @@ class Variant:
     vector_bytes: int
     counting: Counting
     tiles: tuple[int, ...]
-    shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT2 an index of 0x80 gives 0
+    shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT4X2 an index of 0x80 gives 0
     features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
 
     @property
@@ -51,8 +52,8 @@ class Variant:
 
 
 # Best first: the first row that the processor can run is the one that runs.
-VARIANTS = (
-    Variant(
+KERNEL_SPECS = (
+    KernelSpec(
         isa="avx512vbmi",
         architecture="x86_64",
         cpu="x86-64-v4",
@@ -60,51 +61,51 @@ VARIANTS = (
         level="avx512vbmi",
         cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi"}),
         vector_bytes=64,
-        counting=LUT6,
+        counting=LUT6X2,
         tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 4 to 8 table rows, the rest for sums
         shuffle="llvm.x86.avx512.permvar.qi.512",
     ),
-    Variant(
+    KernelSpec(
         isa="avx512bw",
         architecture="x86_64",
         cpu="x86-64-v4",
         level="x86_64_v4",
         cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
         vector_bytes=64,
-        counting=LUT2,
+        counting=LUT4X2,
         tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 6 to 12 table rows, the rest for sums
         shuffle="llvm.x86.avx512.pshuf.b.512",
     ),
-    Variant(
+    KernelSpec(
         isa="avx2",
         architecture="x86_64",
         cpu="x86-64-v3",
         level="x86_64_v3",
         cpu_flags=frozenset({"avx2", "bmi2", "f16c", "fma", "movbe"}),
         vector_bytes=32,
-        counting=LUT2,
+        counting=LUT4X2,
         tiles=(2, 2, 1, 1),  # 16 registers: 8 accumulators, 3 table rows, the rest for sums
         shuffle="llvm.x86.avx2.pshuf.b",
     ),
-    Variant(
+    KernelSpec(
         isa="ssse3",
         architecture="x86_64",
         cpu="x86-64-v2",
         level="x86_64_v2",
         cpu_flags=frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt"}),
         vector_bytes=16,
-        counting=LUT2,
+        counting=LUT4X2,
         tiles=(2, 2, 1, 1),  # as avx2
         shuffle="llvm.x86.ssse3.pshuf.b.128",
     ),
-    Variant(
+    KernelSpec(
         isa="neon",
         architecture="aarch64",
         cpu="cortex-a72",
         level="neon",
         cpu_flags=frozenset({"asimd"}),
         vector_bytes=16,
-        counting=POPCOUNT,
+        counting=POPCOUNT8,
         # 32 registers: 16 accumulators. A vector of weights costs an instruction in the pipes that count, a vector of
         # activations does not: wide tiles of few channels.
         tiles=(4, 4, 4, 4, 4, 4, 2, 2),
@@ -112,11 +113,11 @@ VARIANTS = (
 )
 
 
-def variants_of(architecture: str) -> tuple[Variant, ...]:
+def specs_of(architecture: str) -> tuple[KernelSpec, ...]:
     """Return the rows for one architecture, best first."""
-    return tuple(variant for variant in VARIANTS if variant.architecture == architecture)
+    return tuple(spec for spec in KERNEL_SPECS if spec.architecture == architecture)
 
 
-def function_name(variant: Variant, function: str) -> str:
-    """Return the symbol of one function of plain C; runtime/ort/blocked.h declares it."""
-    return f"bnas_{variant.isa}_{function}"
+def function_name(spec: KernelSpec, function: str) -> str:
+    """Return the symbol of one function of plain C; prototypes.py declares it."""
+    return f"bnas_{spec.isa}_{function}"

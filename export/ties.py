@@ -1,0 +1,105 @@
+"""Activations on a tie in front of a sign: exactly 0, or within rounding of the threshold.
+
+Three questions are answered here, and nowhere else: what a person should look at (`zeros_before_signs`), what an
+operator with sign(0) = +1 must not meet (`count_zeros`), and where rounding decides a bit (`ties_within_rounding`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas_deploy.export.capture import INPUT, CapturedModel
+from bnas_deploy.export.graph import Origin, activations_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.pieces import Piece, Recorded
+
+BATCH = 8
+"""Images that are run at once while zeros are counted."""
+
+
+@dataclass(frozen=True)
+class ZeroActivations:
+    """A binary layer that took the sign of `zeros` activations of exactly 0, of `activations` on the user's images."""
+
+    name: str
+    zeros: int
+    activations: int
+
+
+def zeros_before_signs(captured: CapturedModel, images: Tensor) -> tuple[ZeroActivations, ...]:
+    """Return the binary layers of a graph before any rewriting that meet a 0; `images` is (N, C, H, W) float32."""
+    convolutions = [node for node in captured.model.graph if is_binary_conv(node)]
+    reads = {str(node.name): Origin(str(input_of(node, "X").name)) for node in convolutions}
+    return tuple(each for each in count_zeros(captured, reads, images) if each.zeros)
+
+
+def count_zeros(captured: CapturedModel, reads: Mapping[str, Origin], images: Tensor) -> list[ZeroActivations]:
+    """Count the zeros that layers meet on `images`, (N, C, H, W) float32.
+
+    Args:
+        captured: what is run, in batches.
+        reads: the value of PyTorch's program that each layer takes the sign of, by the name of the layer.
+        images: what it is run on.
+    """
+    counter = _ZeroCounter(captured.program.module(), set(reads.values()))
+    with torch.no_grad():
+        for batch in images.split(BATCH):
+            counter.look(INPUT, batch)
+            counter.run(batch)
+    return [ZeroActivations(layer, counter.zeros[origin], counter.seen[origin]) for layer, origin in reads.items()]
+
+
+class _ZeroCounter(torch.fx.Interpreter):
+    """Runs an FX program and counts zeros and elements of some of its values."""
+
+    def __init__(self, program: torch.fx.GraphModule, origins: set[Origin]) -> None:
+        super().__init__(program)
+        self.zeros = dict.fromkeys(origins, 0)
+        self.seen = dict.fromkeys(origins, 0)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and n.op != "placeholder":  # the input goes by another name in the graph
+            self.look(n.name, result)
+        return result
+
+    def look(self, name: str, value: Tensor) -> None:
+        """Count in the value `name` of the program."""
+        for origin in self.zeros:
+            if origin.name == name:
+                x = value if origin.channels is None else value[:, list(origin.channels)]
+                self.zeros[origin] += int((x == 0).sum())
+                self.seen[origin] += x.numel()
+
+
+def ties_within_rounding(
+    pieces: Iterable[Piece], recorded: Recorded, bounds: Iterable[NDArray[np.float64]]
+) -> dict[str, int]:
+    """Return how many activations of each binary convolution lie within rounding of its threshold, where any does.
+
+    Args:
+        pieces: of the rewritten graph.
+        recorded: what PyTorch computed.
+        bounds: of the roundings in what each piece makes.
+    """
+    pieces = tuple(pieces)
+    bound_of: Mapping[ir.Value, NDArray[np.float64]] = {
+        p.output: bound for p, bound in zip(pieces, bounds, strict=True)
+    }
+    counts = {}
+    for node in (piece.nodes[-1] for piece in pieces if is_binary_conv(piece.nodes[-1])):
+        threshold, first, count = constant_array(input_of(node, "threshold")), 0, 0
+        for part in activations_of(node):
+            x = recorded[part] if part in recorded else np.zeros((1, 0, 1, 1))
+            distance = np.abs(x - threshold[first : first + x.shape[1]].reshape(-1, 1, 1))
+            bound = np.broadcast_to(bound_of.get(part, np.zeros(())), x.shape)
+            count += int(((distance <= bound) & (bound > 0)).sum())
+            first += x.shape[1]
+        if count:
+            counts[str(node.name)] = count
+    return counts
