@@ -19,7 +19,8 @@ import numpy as np
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.runtime.bench.layers import open_bnas, open_standard, problem, same_convolution
+from bnas_deploy.runtime.bench.layer_engines import open_bnas, open_standard
+from bnas_deploy.runtime.bench.layer_problems import problem, same_convolution
 from bnas_deploy.runtime.session import import_onnxruntime
 
 LAYERS = (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bnas_deploy.report import Report
     from bnas_deploy.runtime.bench.engines import LeftOut
     from bnas_deploy.runtime.bench.machine import Machine
-    from bnas_deploy.runtime.bench.networks import Record
+    from bnas_deploy.runtime.bench.records import Record
 
 
 MOST_IMAGES = 4096
@@ -184,9 +184,10 @@ def _measure_bundle(
 ) -> "Report":
     from bnas_deploy import report
     from bnas_deploy.core.bundle import read_bundle
+    from bnas_deploy.runtime.bench.answers import check_answers, check_twins
     from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
     from bnas_deploy.runtime.bench.machine import usable_cpus
-    from bnas_deploy.runtime.bench.networks import check_answers, check_twins, measure_bundle
+    from bnas_deploy.runtime.bench.networks import measure_bundle
 
     _refuse_checkpoint(path)
     bundle = read_bundle(path)
@@ -215,7 +216,8 @@ def _measure_layers(
     machine: "Machine", threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float
 ) -> "Report":
     from bnas_deploy.report import Report
-    from bnas_deploy.runtime.bench.layers import LAYERS, measure_layers
+    from bnas_deploy.runtime.bench.layer_problems import LAYERS
+    from bnas_deploy.runtime.bench.layers import measure_layers
     from bnas_deploy.runtime.bench.machine import usable_cpus
 
     counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))

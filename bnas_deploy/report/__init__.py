@@ -5,9 +5,11 @@ Rows hold numbers; only `figures` and `tables` round, and every printer prints w
 
 from bnas_deploy.report.comparison import Comparison, compare
 from bnas_deploy.report.comparison_views import comparison_page, comparison_tables
+from bnas_deploy.report.headline import headline
 from bnas_deploy.report.html import report_page
 from bnas_deploy.report.saved import Report, parse_report, read_report
-from bnas_deploy.report.tables import Table, headline, tables
+from bnas_deploy.report.table import Table
+from bnas_deploy.report.tables import tables
 from bnas_deploy.report.text import answer, comparison_markdown, markdown, print_comparison, print_report, twin_answer
 
 __all__ = [

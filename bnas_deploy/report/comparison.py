@@ -7,12 +7,13 @@ from pathlib import Path
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.report import figures
-from bnas_deploy.report.rows import SingleRow, kind_rows, layer_rows, single_rows, work_by_engine
+from bnas_deploy.report.rows import SingleRow, breakdown_by_engine, kind_rows, layer_rows, single_rows
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.report.tables import LAYER_MARKS
-from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record, Workload
 from bnas_deploy.runtime.bench.profile import LAYER_KINDS
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.subject import RunSetting
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,22 @@ class Comparison:
         return [engine for engine in engines if engine != self.engine]
 
     @property
-    def workloads(self) -> list[Workload]:
+    def settings(self) -> list[RunSetting]:
         """Return what several reports were measured with, or where nothing is shared, what each was."""
-        found = [workload for report in self.reports for workload in workloads_of(report)]
+        found = [setting for report in self.reports for setting in settings_of(report)]
         return list(dict.fromkeys(each for each in found if found.count(each) > 1) or dict.fromkeys(found))
 
-    def records(self, workload: Workload) -> list[list[Record]]:
-        """Return what each report has of a workload."""
+    def records(self, setting: RunSetting) -> list[list[Record]]:
+        """Return what each report has of a setting."""
         return [
-            [each for each in report.records if Workload(each.threads, each.batch) == workload]
+            [each for each in report.records if RunSetting(each.threads, each.batch) == setting]
             for report in self.reports
         ]
 
-    def summaries(self, workload: Workload) -> list[Summary | None]:
-        """Return the summary of a workload in each report."""
+    def summaries(self, setting: RunSetting) -> list[Summary | None]:
+        """Return the summary of a setting in each report."""
         return [
-            next((each for each in report.summaries if Workload(each.threads, each.batch) == workload), None)
+            next((each for each in report.summaries if RunSetting(each.threads, each.batch) == setting), None)
             for report in self.reports
         ]
 
@@ -83,9 +84,9 @@ def compare(files: Sequence[Path], reports: Sequence[Report]) -> Comparison:
     return Comparison(column_names(files, reports), tuple(map(str, files)), tuple(reports))
 
 
-def workloads_of(report: Report) -> list[Workload]:
+def settings_of(report: Report) -> list[RunSetting]:
     """Return the numbers of threads and of images that a report was measured with."""
-    return list(dict.fromkeys(Workload(each.threads, each.batch) for each in report.records))
+    return list(dict.fromkeys(RunSetting(each.threads, each.batch) for each in report.records))
 
 
 def _is_of_network(report: Report) -> bool:
@@ -124,9 +125,9 @@ def _joined(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(", ".join(filter(None, values)) for values in zip(*parts, strict=True))
 
 
-def where(workload: Workload) -> str:
-    """Name a workload."""
-    return f"{figures.threads(workload.threads)}, batch {workload.batch}"
+def where(setting: RunSetting) -> str:
+    """Name a setting."""
+    return f"{figures.threads(setting.threads)}, batch {setting.batch}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -143,23 +144,23 @@ class Line:
     is_time: bool = True
 
 
-def engine_line(comparison: Comparison, workload: Workload, engine: str) -> Line:
+def engine_line(comparison: Comparison, setting: RunSetting, engine: str) -> Line:
     """Gather the milliseconds of whole networks in one engine."""
-    summaries = comparison.summaries(workload)
+    summaries = comparison.summaries(setting)
     values = tuple(each.median_ms.get(engine) if each else None for each in summaries)
     return Line(f"{engine} ms", values, figures.milliseconds)
 
 
-def network_lines(comparison: Comparison, workload: Workload) -> list[Line]:
+def network_lines(comparison: Comparison, setting: RunSetting) -> list[Line]:
     """Gather what decides about whole networks."""
-    summaries = comparison.summaries(workload)
+    summaries = comparison.summaries(setting)
     twins = comparison.other_engines
 
     def line(label: str, figure: Figure, show: Callable[[float], str], *, is_time: bool = False) -> Line:
         return Line(label, tuple(figure(each) if each else None for each in summaries), show, is_time)
 
     return [
-        *(engine_line(comparison, workload, engine) for engine in (comparison.engine, *twins)),
+        *(engine_line(comparison, setting, engine) for engine in (comparison.engine, *twins)),
         *(
             line(f"times as fast as {twin}", partial(_by_engine, "times_as_fast", twin), figures.factor)
             for twin in twins
@@ -190,20 +191,20 @@ def _median(field: str, summary: Summary) -> float | None:
     return scaling.median if scaling else None
 
 
-def layer_lines(comparison: Comparison, workload: Workload) -> list[Line]:
+def layer_lines(comparison: Comparison, setting: RunSetting) -> list[Line]:
     """Gather microseconds of one node of each shape of layer, in the engine that the reports are about."""
     found = [
         {row.layer + LAYER_MARKS.get(row.kind, ""): row.each_us.get(comparison.engine) for row in layer_rows(records)}
-        for records in comparison.records(workload)
+        for records in comparison.records(setting)
     ]
     return _joined_lines(found)
 
 
-def work_lines(comparison: Comparison, workload: Workload) -> list[Line]:
+def work_lines(comparison: Comparison, setting: RunSetting) -> list[Line]:
     """Gather microseconds of one run by kind of work, in the engine that the reports are about."""
     found: list[dict[str, float | None]] = []
-    for records in comparison.records(workload):
-        work = work_by_engine(records).get(comparison.engine)
+    for records in comparison.records(setting):
+        work = breakdown_by_engine(records).get(comparison.engine)
         us = {row.kind: row.us.get(comparison.engine) for row in kind_rows(records)}
         layers = {kind: us[kind] for kind in us if kind in LAYER_KINDS}
         glue = {f"  {kind}": us[kind] for kind in us if kind not in LAYER_KINDS}
@@ -211,21 +212,21 @@ def work_lines(comparison: Comparison, workload: Workload) -> list[Line]:
     return _joined_lines(found)
 
 
-def single_lines(comparison: Comparison, workload: Workload) -> list[Line]:
+def single_lines(comparison: Comparison, setting: RunSetting) -> list[Line]:
     """Gather microseconds of layers that were measured by themselves, in the engine that the reports are about."""
     return _joined_lines(
-        [{row.layer: row.us.get(comparison.engine) for row in rows} for rows in _singles(comparison, workload)]
+        [{row.layer: row.us.get(comparison.engine) for row in rows} for rows in _singles(comparison, setting)]
     )
 
 
-def single_ratio_lines(comparison: Comparison, workload: Workload, other: str) -> list[Line]:
+def single_ratio_lines(comparison: Comparison, setting: RunSetting, other: str) -> list[Line]:
     """Gather how many times as fast as `other` that engine is on them."""
-    found = [{row.layer: row.times_as_fast.get(other) for row in rows} for rows in _singles(comparison, workload)]
+    found = [{row.layer: row.times_as_fast.get(other) for row in rows} for rows in _singles(comparison, setting)]
     return _joined_lines(found, figures.factor, is_time=False)
 
 
-def _singles(comparison: Comparison, workload: Workload) -> list[list[SingleRow]]:
-    return [single_rows(records, workload.threads) for records in comparison.records(workload)]
+def _singles(comparison: Comparison, setting: RunSetting) -> list[list[SingleRow]]:
+    return [single_rows(records, setting.threads) for records in comparison.records(setting)]
 
 
 def _joined_lines(

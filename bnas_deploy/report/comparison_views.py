@@ -10,38 +10,38 @@ from bnas_deploy.report.comparison import (
     engine_line,
     layer_lines,
     network_lines,
+    settings_of,
     single_lines,
     single_ratio_lines,
     where,
     work_lines,
-    workloads_of,
 )
 from bnas_deploy.report.html import element, page, picture_part, table_part
 from bnas_deploy.report.picture import Bar, BarGroup, BarRow, Part
 from bnas_deploy.report.saved import Report
-from bnas_deploy.report.tables import Table
-from bnas_deploy.runtime.bench.networks import Workload
+from bnas_deploy.report.table import Table
+from bnas_deploy.runtime.bench.subject import RunSetting
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Lay out what is compared, and then each kind of figure."""
     make = _network_tables if comparison.of_networks else _single_tables
-    found = [table for workload in comparison.workloads for table in make(comparison, workload)]
+    found = [table for setting in comparison.settings for table in make(comparison, setting)]
     return [table for table in (_what_table(comparison), *found) if table.rows]
 
 
-def _network_tables(comparison: Comparison, workload: Workload) -> Iterator[Table]:
-    engine, here = comparison.engine, where(workload)
-    yield _table(comparison, f"Whole network, {here}", network_lines(comparison, workload))
-    yield _table(comparison, f"Layers of {engine}, µs of one node, {here}", layer_lines(comparison, workload))
-    yield _table(comparison, f"Work of {engine}, µs of one run, {here}", work_lines(comparison, workload))
+def _network_tables(comparison: Comparison, setting: RunSetting) -> Iterator[Table]:
+    engine, here = comparison.engine, where(setting)
+    yield _table(comparison, f"Whole network, {here}", network_lines(comparison, setting))
+    yield _table(comparison, f"Layers of {engine}, µs of one node, {here}", layer_lines(comparison, setting))
+    yield _table(comparison, f"Work of {engine}, µs of one run, {here}", work_lines(comparison, setting))
 
 
-def _single_tables(comparison: Comparison, workload: Workload) -> Iterator[Table]:
-    engine, here = comparison.engine, where(workload)
-    yield _table(comparison, f"Single layers of {engine}, µs, {here}", single_lines(comparison, workload))
+def _single_tables(comparison: Comparison, setting: RunSetting) -> Iterator[Table]:
+    engine, here = comparison.engine, where(setting)
+    yield _table(comparison, f"Single layers of {engine}, µs, {here}", single_lines(comparison, setting))
     for other in comparison.other_engines:
-        lines = single_ratio_lines(comparison, workload, other)
+        lines = single_ratio_lines(comparison, setting, other)
         yield _table(comparison, f"{engine}: times as fast as {other}, {here}", lines)
 
 
@@ -55,7 +55,7 @@ def _what_table(comparison: Comparison) -> Table:
         "onnxruntime": lambda report: report.machine.onnxruntime,
         "system": lambda report: report.machine.os,
         "date": lambda report: report.machine.date,
-        "measured with": lambda report: "; ".join(map(where, workloads_of(report))),
+        "measured with": lambda report: "; ".join(map(where, settings_of(report))),
     }
     rows = [(name, *map(fact, comparison.reports)) for name, fact in facts.items()]
     columns = ("", *map(_breakable, comparison.names))
@@ -95,11 +95,11 @@ def _headlines(comparison: Comparison) -> Iterator[str]:
     if not (comparison.of_networks and comparison.like_with_like):
         return
     name, *others = comparison.names
-    for workload in comparison.workloads:
-        first, *rest = engine_line(comparison, workload, comparison.engine).values
+    for setting in comparison.settings:
+        first, *rest = engine_line(comparison, setting, comparison.engine).values
         for other, ms in zip(others, rest, strict=True):
             if first and ms:
-                subject = f"{comparison.engine} with {where(workload)}"
+                subject = f"{comparison.engine} with {where(setting)}"
                 yield f"{other}: {subject}, is {first / ms:.2f} times as fast as in {name}."
 
 
@@ -127,14 +127,14 @@ def comparison_page(comparison: Comparison) -> str:
 
 def _pictures(comparison: Comparison) -> Iterator[Element]:
     engine = comparison.engine
-    for workload in comparison.workloads:
-        here = where(workload)
+    for setting in comparison.settings:
+        here = where(setting)
         if comparison.of_networks:
-            networks = [engine_line(comparison, workload, each) for each in (engine, *comparison.other_engines)]
+            networks = [engine_line(comparison, setting, each) for each in (engine, *comparison.other_engines)]
             yield from _picture(comparison, f"Whole network, milliseconds, {here}", networks)
-            layers = layer_lines(comparison, workload)
+            layers = layer_lines(comparison, setting)
         else:
-            layers = single_lines(comparison, workload)
+            layers = single_lines(comparison, setting)
         yield from _picture(comparison, f"Layers of {engine}, microseconds, {here}", layers)
 
 

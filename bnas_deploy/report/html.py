@@ -10,13 +10,15 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from bnas_deploy.report import figures
+from bnas_deploy.report.headline import headline
 from bnas_deploy.report.picture import Bar, BarGroup, BarRow, Part, picture
 from bnas_deploy.report.rows import kind_rows, layer_rows, layers_by_name, single_rows
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
-from bnas_deploy.report.tables import LAYER_MARKS, Table, detail_tables, headline, overview_tables
-from bnas_deploy.runtime.bench.networks import Record
+from bnas_deploy.report.table import Table
+from bnas_deploy.report.tables import LAYER_MARKS, detail_tables, overview_tables
 from bnas_deploy.runtime.bench.profile import BINARY, LAYER_KINDS
+from bnas_deploy.runtime.bench.records import Record
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --dim: #5c5c5c; --paper: #ffffff; --line: #d8d8d8; }

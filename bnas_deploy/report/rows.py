@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnas_deploy.runtime.bench.networks import Record
 from bnas_deploy.runtime.bench.profile import BINARY, LAYER_KINDS
+from bnas_deploy.runtime.bench.records import Record
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class Work:
+class Breakdown:
     """Microseconds of one run, the sum of its nodes' medians, in three parts that can be made faster apart.
 
     `other_layers_us` is of the layers with weights that are not binary: float and int8 convolutions, the classifier.
@@ -71,21 +71,21 @@ def layers_by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def work_by_engine(records: Iterable[Record]) -> dict[str, Work]:
+def breakdown_by_engine(records: Iterable[Record]) -> dict[str, Breakdown]:
     """Add up the nodes' medians of each engine that was profiled."""
     nodes: dict[str, list[Record]] = {}
     for each in records:
         if each.kind:
             nodes.setdefault(each.engine, []).append(each)
-    return {engine: _work(found) for engine, found in nodes.items()}
+    return {engine: _breakdown(found) for engine, found in nodes.items()}
 
 
-def _work(nodes: Sequence[Record]) -> Work:
+def _breakdown(nodes: Sequence[Record]) -> Breakdown:
     def added_up(kinds: Collection[str]) -> float:
         return sum(1000 * each.median_ms for each in nodes if each.kind in kinds)
 
     glue = {each.kind for each in nodes if each.kind} - set(LAYER_KINDS)
-    return Work(added_up([BINARY]), added_up(set(LAYER_KINDS) - {BINARY}), added_up(glue))
+    return Breakdown(added_up([BINARY]), added_up(set(LAYER_KINDS) - {BINARY}), added_up(glue))
 
 
 def kind_rows(records: Iterable[Record]) -> list[KindRow]:

@@ -11,7 +11,7 @@ from bnas_deploy.core.json_records import from_json, parse, read_json, wanted
 from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.machine import Machine
-from bnas_deploy.runtime.bench.networks import Record
+from bnas_deploy.runtime.bench.records import Record
 
 EXPECTED = "a file of `bnas-deploy bench --json`"
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bnas_deploy.report.rows import Work, is_disturbed, times_as_fast, work_by_engine
-from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
+from bnas_deploy.report.rows import Breakdown, breakdown_by_engine, is_disturbed, times_as_fast
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Summary:
     image_ms: Mapping[str, float]
     times_as_fast: Mapping[str, float]
     disturbed: tuple[str, ...]
-    work: Mapping[str, Work]
+    work: Mapping[str, Breakdown]
     nodes_of_run: Mapping[str, float]
     glue_share: float | None
     ceilings: Ceilings | None
@@ -53,19 +53,19 @@ class Summary:
 
 def summaries(records: Iterable[Record]) -> list[Summary]:
     """Summarise each number of threads and images for which a network was measured, in the order of the records."""
-    by_workload: dict[tuple[int, int], list[Record]] = {}
+    by_setting: dict[tuple[int, int], list[Record]] = {}
     for each in records:
-        by_workload.setdefault((each.threads, each.batch), []).append(each)
+        by_setting.setdefault((each.threads, each.batch), []).append(each)
     return [
         _summary([each for each in group if each.subject == NETWORK], group)
-        for group in by_workload.values()
+        for group in by_setting.values()
         if any(each.subject == NETWORK for each in group)
     ]
 
 
 def _summary(networks: Sequence[Record], records: Sequence[Record]) -> Summary:
     own, *twins = networks
-    work = work_by_engine(records)
+    work = breakdown_by_engine(records)
     file_bytes = _by_engine(networks, lambda each: each.file_bytes)
     return Summary(
         own.engine,
@@ -105,7 +105,7 @@ def _by_engine(records: Iterable[Record], figure: Callable[[Record], Figure | No
     return {engine: value for engine, value in found.items() if value is not None}
 
 
-def _ceilings(ratio: Ratio | None, work: Work | None) -> Ceilings | None:
+def _ceilings(ratio: Ratio | None, work: Breakdown | None) -> Ceilings | None:
     if ratio is None or work is None:
         return None
 

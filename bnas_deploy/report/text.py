@@ -5,9 +5,11 @@ from typing import Any, TextIO
 
 from bnas_deploy.report.comparison import Comparison
 from bnas_deploy.report.comparison_views import comparison_headline, comparison_tables
+from bnas_deploy.report.headline import headline
 from bnas_deploy.report.saved import Report
-from bnas_deploy.report.tables import Table, headline, tables
-from bnas_deploy.runtime.bench.networks import AnswerCheck, TwinCheck
+from bnas_deploy.report.table import Table
+from bnas_deploy.report.tables import tables
+from bnas_deploy.runtime.bench.answers import AnswerCheck, TwinCheck
 
 
 def answer(check: AnswerCheck) -> str:

@@ -27,7 +27,8 @@ from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.latency_table import BINARY_CONVOLUTION, RUN, Workload, WorkloadTime
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.runtime.bench.engines import OrtRunner
-from bnas_deploy.runtime.bench.layers import binary_convolution, conv_attributes, problem
+from bnas_deploy.runtime.bench.layer_engines import binary_convolution, conv_attributes
+from bnas_deploy.runtime.bench.layer_problems import problem
 from bnas_deploy.runtime.bench.samples import MIN_RUNS, PATIENCE, WARMUP_NS, Column, Samples, interleave
 from bnas_deploy.runtime.bench.waiting import Stopwatch
 from bnas_deploy.runtime.onnx_file.writer import NewNode, Value, model_bytes

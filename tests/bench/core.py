@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from native_kernels import Counting, NativeKernels, aligned, build, generated_count, runnable_specs, yardstick_count
 
-from bnas_deploy.runtime.bench.networks import ratio
+from bnas_deploy.runtime.bench.records import ratio
 from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS, LUT4X2, LUT6X2, KernelSpec
 from bnas_deploy.runtime.kernels.specs import Counting as Way

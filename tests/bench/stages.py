@@ -13,7 +13,7 @@ from native_kernels import Call, NativeKernels, Ticks, aligned, build, runnable_
 
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.runtime.bench.layers import LAYERS, problem, same_padding
+from bnas_deploy.runtime.bench.layer_problems import LAYERS, problem, same_padding
 from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bnas_deploy.runtime.bench.layers import LAYERS
+from bnas_deploy.runtime.bench.layer_problems import LAYERS
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.specs import KernelSpec, specs_of
 

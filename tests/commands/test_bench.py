@@ -40,8 +40,9 @@ from bnas_deploy.export.opset import function
 from bnas_deploy.export.quantization import quantize
 from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.bench import engines, layers, samples
+from bnas_deploy.runtime.bench.answers import check_answers, read_images
 from bnas_deploy.runtime.bench.engines import LeftOut
-from bnas_deploy.runtime.bench.networks import check_answers, read_images
+from bnas_deploy.runtime.bench.layer_problems import same_convolution
 from bnas_deploy.runtime.bench.openvino import openvino_is_installed
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
@@ -345,7 +346,8 @@ def figures_in(page: str) -> Any:
 @pytest.fixture
 def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure two small layers, and not for long."""
-    monkeypatch.setattr(layers, "LAYERS", (layers.same_convolution(7, 5, 8, 3), layers.same_convolution(8, 16, 4, 1)))
+    small = (same_convolution(7, 5, 8, 3), same_convolution(8, 16, 4, 1))
+    monkeypatch.setattr("bnas_deploy.runtime.bench.layer_problems.LAYERS", small)
     monkeypatch.setattr(layers, "WARMUP_NS", 0)
     monkeypatch.setattr(samples, "WARMUP_NS", 0)
     monkeypatch.setattr(layers, "openvino_is_installed", lambda: False)
@@ -433,7 +435,7 @@ def test_the_sum_of_k_may_be_taken_in_another_order(tmp_path: Path, monkeypatch:
     bundle = write_bundle(tmp_path / "bundle", Network(binary=True, operator="BinaryConv2dKRelu").model())
     check = check_answers(read_bundle(bundle), [1])
     assert not check.every_bit
-    monkeypatch.setattr("bnas_deploy.runtime.bench.networks._largest_difference", lambda a, b: 2 * TOLERANCE)
+    monkeypatch.setattr("bnas_deploy.runtime.bench.answers._largest_difference", lambda a, b: 2 * TOLERANCE)
     with pytest.raises(BundleError, match=r"logits differ by up to 2e-05, and 1e-05 may differ; nothing was measured"):
         check_answers(read_bundle(bundle), [1])
 

@@ -15,11 +15,12 @@ from bnas_deploy.report import Report
 from bnas_deploy.report.comparison import Comparison, column_names, compare, layer_lines, network_lines, work_lines
 from bnas_deploy.runtime.bench.machine import Machine, read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
-from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record, Workload
 from bnas_deploy.runtime.bench.profile import BINARY, FLOAT
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.subject import RunSetting
 
 LAYER = "56x56 64->64 k3 s1 d1"
-ONE_THREAD = Workload(threads=1, batch=1)
+ONE_THREAD = RunSetting(threads=1, batch=1)
 
 
 def measured(subject: str, engine: str, median_ms: float, **fields: Any) -> Record:
@@ -158,9 +159,9 @@ def test_what_one_report_lacks_is_none(desk: Report, board: Report) -> None:
 
 def test_only_what_several_were_measured_with_is_shown(desk: Report, board: Report) -> None:
     twice = replace(board, records=(*board.records, *(replace(each, threads=2) for each in board.records)))
-    assert compare([Path("a"), Path("b")], [desk, twice]).workloads == [ONE_THREAD]
+    assert compare([Path("a"), Path("b")], [desk, twice]).settings == [ONE_THREAD]
     two = replace(board, records=tuple(replace(each, threads=2) for each in board.records))
-    assert compare([Path("a"), Path("b")], [desk, two]).workloads == [ONE_THREAD, Workload(threads=2, batch=1)]
+    assert compare([Path("a"), Path("b")], [desk, two]).settings == [ONE_THREAD, RunSetting(threads=2, batch=1)]
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ from bnas_deploy.report import Report
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.machine import read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
-from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 from bnas_deploy.runtime.library import library_path
 from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig

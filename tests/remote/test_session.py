@@ -40,7 +40,7 @@ from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.remote import device_agent
 from bnas_deploy.remote import session as remote
 from bnas_deploy.remote.session import Connection, Done, Measured, State, connect, measure_on, probe
-from bnas_deploy.runtime.bench.layers import LAYERS
+from bnas_deploy.runtime.bench.layer_problems import LAYERS
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 

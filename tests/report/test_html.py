@@ -14,8 +14,8 @@ from bnas_deploy import report
 from bnas_deploy.report import Report, picture
 from bnas_deploy.report.picture import BAR, LETTER, Bar, BarGroup, BarRow, Part
 from bnas_deploy.runtime.bench.machine import read_machine
-from bnas_deploy.runtime.bench.networks import NETWORK, Ratio, Record
 from bnas_deploy.runtime.bench.profile import BINARY, FLOAT
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 
 LAYER = "56x56 64->64 k3 s1 d1"
 

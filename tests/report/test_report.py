@@ -12,14 +12,15 @@ import pytest
 from bnas_deploy import report
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.report import Report, rows
-from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow, Work
+from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow
 from bnas_deploy.report.summary import Ceilings
+from bnas_deploy.runtime.bench.answers import AnswerCheck
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.layers import NOT_SUPPORTED, WRONG_RESULT
 from bnas_deploy.runtime.bench.machine import Machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
-from bnas_deploy.runtime.bench.networks import NETWORK, AnswerCheck, Ratio, Record
 from bnas_deploy.runtime.bench.profile import BINARY, CLASSIFIER, FLOAT, INT8
+from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 
 MACHINE = Machine(
     cpu="Cortex-A72 | rev 3",
@@ -212,9 +213,9 @@ def test_the_summary_is_made_of_the_records() -> None:
     assert found.median_ms == {"bnas": 5.0, "ort-fp32": 20.0, "ort-int8": 10.0}
     assert found.times_as_fast == {"ort-fp32": 4.0, "ort-int8": 2.0}
     assert found.work == {
-        "bnas": Work(binary_us=3000.0, other_layers_us=1000.0, glue_us=1000.0),
-        "ort-fp32": Work(binary_us=0.0, other_layers_us=19000.0, glue_us=250.0),
-        "ort-int8": Work(binary_us=0.0, other_layers_us=3000.0, glue_us=1000.0),
+        "bnas": Breakdown(binary_us=3000.0, other_layers_us=1000.0, glue_us=1000.0),
+        "ort-fp32": Breakdown(binary_us=0.0, other_layers_us=19000.0, glue_us=250.0),
+        "ort-int8": Breakdown(binary_us=0.0, other_layers_us=3000.0, glue_us=1000.0),
     }
     assert found.glue_share == 0.2
     assert found.nodes_of_run == {"bnas": 1.0, "ort-fp32": 19.25 / 20, "ort-int8": 0.4}

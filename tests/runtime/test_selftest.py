@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bnas_deploy.runtime import selftest
-from bnas_deploy.runtime.bench.layers import LayerRunner, Problem, open_bnas
+from bnas_deploy.runtime.bench.layer_engines import LayerRunner, open_bnas
+from bnas_deploy.runtime.bench.layer_problems import Problem
 from bnas_deploy.runtime.selftest import LAYERS, run_selftest
 
 

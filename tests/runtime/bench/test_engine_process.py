@@ -19,7 +19,8 @@ from bnas_deploy.core.errors import BnasError, BundleError
 from bnas_deploy.runtime.bench import engine_process
 from bnas_deploy.runtime.bench.engine_process import EngineProcess
 from bnas_deploy.runtime.bench.engines import open_engine
-from bnas_deploy.runtime.bench.layers import open_variant, problem, same_convolution
+from bnas_deploy.runtime.bench.layer_problems import problem, same_convolution
+from bnas_deploy.runtime.bench.layers import open_variant
 from bnas_deploy.runtime.bench.openvino import UnsupportedLayerError
 
 LAYER = same_convolution(9, 36, 4, 3)

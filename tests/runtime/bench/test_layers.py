@@ -17,17 +17,9 @@ from bnas_deploy.export import opset
 from bnas_deploy.runtime.bench import layers, samples
 from bnas_deploy.runtime.bench.engine_process import OpenedModel
 from bnas_deploy.runtime.bench.engines import LeftOut
-from bnas_deploy.runtime.bench.layers import (
-    LAYERS,
-    VARIANTS,
-    Entry,
-    Problem,
-    Variant,
-    measure_layers,
-    problem,
-    same_convolution,
-    same_padding,
-)
+from bnas_deploy.runtime.bench.layer_engines import ENGINE_VARIANTS, EngineVariant
+from bnas_deploy.runtime.bench.layer_problems import LAYERS, Problem, problem, same_convolution, same_padding
+from bnas_deploy.runtime.bench.layers import Entry, measure_layers
 from bnas_deploy.runtime.bench.openvino import UnsupportedLayerError, openvino_is_installed
 
 # Odd sizes and channel counts, every kind of kernel, stride and dilation of the list; 64 channels in one.
@@ -105,8 +97,10 @@ def test_nothing_rounds(layer: LayerCost) -> None:
 
 
 @EVERY_LAYER
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: f"{variant.engine} {variant.format or ''}".strip())
-def test_every_engine_gives_the_right_result(variant: Variant, layer: LayerCost, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variant", ENGINE_VARIANTS, ids=lambda variant: f"{variant.engine} {variant.format or ''}".strip()
+)
+def test_every_engine_gives_the_right_result(variant: EngineVariant, layer: LayerCost, tmp_path: Path) -> None:
     if variant.engine == "openvino-binary":
         if not openvino_is_installed():
             pytest.skip("the package openvino is not installed")
@@ -127,7 +121,7 @@ def test_a_runner_keeps_the_memory_that_it_reads(engine: str, tmp_path: Path) ->
     """In a process of its own nothing else keeps it."""
     if engine == "openvino-binary" and not openvino_is_installed():
         pytest.skip("the package openvino is not installed")
-    variant = next(each for each in VARIANTS if each.engine == engine)
+    variant = next(each for each in ENGINE_VARIANTS if each.engine == engine)
     given = problem(SMALL[0], batch=1)
     x = weakref.ref(given.x)
     runner = variant.open(given, tmp_path / "layer.onnx", 1)
@@ -160,7 +154,7 @@ def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_variant_with_the_shortest_run_is_kept() -> None:
     model: Any = None  # not run
-    u8s8, s8s8, inner, _ = (variant for variant in VARIANTS if variant.format in {"U8S8", "S8S8"})
+    u8s8, s8s8, inner, _ = (variant for variant in ENGINE_VARIANTS if variant.format in {"U8S8", "S8S8"})
     entries = [Entry(u8s8, 1, model), Entry(s8s8, 1, model), Entry(inner, 1, model), Entry(u8s8, 2, model)]
     shortest = np.array([[9, 7, 1, 5], [3, 4, 1, 5], [9, 7, 1, 5]])
     assert layers._fastest(entries, shortest) == [entries[0], entries[2], entries[3]]
@@ -205,20 +199,21 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "EngineProcesses", _Here)
 
 
-def wrong(engine: str) -> list[Variant]:
+def wrong(engine: str) -> list[EngineVariant]:
     """Return the first variants, those of `engine` with a wrong result."""
 
     def zeros(given: Problem, path: Path, threads: int) -> _Runner:
         return _Runner(np.zeros_like(given.binary_answer))
 
     return [
-        dataclasses.replace(variant, open=zeros) if variant.engine == engine else variant for variant in VARIANTS[:3]
+        dataclasses.replace(variant, open=zeros) if variant.engine == engine else variant
+        for variant in ENGINE_VARIANTS[:3]
     ]
 
 
 @pytest.mark.usefixtures("here")
 def test_an_engine_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "VARIANTS", wrong("ort-fp32"))
+    monkeypatch.setattr(layers, "ENGINE_VARIANTS", wrong("ort-fp32"))
     monkeypatch.setattr(layers, "missing_engines", list)
     records, left_out = measure_layers(SMALL[:1], threads=(1, 2), batch=1, min_seconds=0)
     assert left_out == [LeftOut("ort-fp32", SMALL[0].name, "wrong result")]
@@ -231,8 +226,8 @@ def test_an_engine_that_cannot_run_a_layer_is_left_out(monkeypatch: pytest.Monke
     def refuse(given: Problem, path: Path, threads: int) -> _Runner:
         raise UnsupportedLayerError("could not create a primitive")
 
-    other = dataclasses.replace(VARIANTS[-1], open=refuse)
-    monkeypatch.setattr(layers, "VARIANTS", [VARIANTS[0], other])
+    other = dataclasses.replace(ENGINE_VARIANTS[-1], open=refuse)
+    monkeypatch.setattr(layers, "ENGINE_VARIANTS", [ENGINE_VARIANTS[0], other])
     monkeypatch.setattr(layers, "missing_engines", list)
     records, left_out = measure_layers(SMALL[:1], threads=(1, 2), batch=1, min_seconds=0)
     assert left_out == [LeftOut("openvino-binary", SMALL[0].name, "not supported")]
@@ -241,7 +236,7 @@ def test_an_engine_that_cannot_run_a_layer_is_left_out(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("here")
 def test_a_wrong_result_of_the_library_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "VARIANTS", wrong("bnas"))
+    monkeypatch.setattr(layers, "ENGINE_VARIANTS", wrong("bnas"))
     message = r"7x7 64->3 k3 s1 d1: the operator library \(.*, threads: 1\) gives a wrong result; nothing more was"
     with pytest.raises(RuntimeLibraryError, match=message):
         measure_layers(SMALL[:1], threads=(1,), batch=1, min_seconds=0)

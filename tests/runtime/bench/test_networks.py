@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.runtime.bench.networks import Ratio, Setting, Workload, _with_scaling, layer_name, ratio, record
+from bnas_deploy.runtime.bench.networks import _with_scaling
+from bnas_deploy.runtime.bench.records import EngineSetting, Ratio, layer_name, ratio, record
 from bnas_deploy.runtime.bench.samples import Column, interleave
+from bnas_deploy.runtime.bench.subject import RunSetting
 from bnas_deploy.runtime.bench.waiting import Run
 
-SETTING = Setting(engine="bnas", isa="portable", threads=2, batch=3)
+SETTING = EngineSetting(engine="bnas", isa="portable", threads=2, batch=3)
 PREEMPTED_NS = 1_000_000
 
 
@@ -81,10 +83,10 @@ def test_it_goes_on_where_too_few_runs_were_undisturbed(waited_ns: int, rounds: 
 
 def test_scaling_is_by_threads_with_the_same_batch_and_by_batch_with_the_same_threads() -> None:
     ns_per_image = {
-        Workload(threads=1, batch=1): column(800, 800, 800),
-        Workload(threads=2, batch=1): column(500, 500, 500),
-        Workload(threads=1, batch=8): column(600, 600, 600),
-        Workload(threads=2, batch=8): column(400, 400, 400),
+        RunSetting(threads=1, batch=1): column(800, 800, 800),
+        RunSetting(threads=2, batch=1): column(500, 500, 500),
+        RunSetting(threads=1, batch=8): column(600, 600, 600),
+        RunSetting(threads=2, batch=8): column(400, 400, 400),
     }
     network = record("network", replace(SETTING, threads=2, batch=8), column(3200))
     scaled = _with_scaling(network, ns_per_image)
