@@ -12,7 +12,7 @@ import pytest
 from bnas_deploy import report
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.report import Report, rows
-from bnas_deploy.report.rows import KindRow, LayerRow, SingleRow
+from bnas_deploy.report.rows import Breakdown, KindRow, LayerRow, SingleRow
 from bnas_deploy.report.summary import Ceilings
 from bnas_deploy.runtime.bench.answers import AnswerCheck
 from bnas_deploy.runtime.bench.engines import LeftOut

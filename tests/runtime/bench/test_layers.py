@@ -133,7 +133,7 @@ def test_a_runner_keeps_the_memory_that_it_reads(engine: str, tmp_path: Path) ->
 
 def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNAS_ISA", "generic")
-    monkeypatch.setattr(layers, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr("bnas_deploy.runtime.bench.layer_engines.openvino_is_installed", lambda: False)
     told: list[str] = []
     records, left_out = measure_layers(SMALL[:2], threads=(2, 1), batch=3, min_seconds=0, on_step=told.append)
     assert told == [layer.name for layer in SMALL[:2]]
