@@ -350,7 +350,7 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnas_deploy.runtime.bench.layer_problems.LAYERS", small)
     monkeypatch.setattr(layers, "WARMUP_NS", 0)
     monkeypatch.setattr(samples, "WARMUP_NS", 0)
-    monkeypatch.setattr(layers, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr("bnas_deploy.runtime.bench.layer_engines.openvino_is_installed", lambda: False)
 
 
 @pytest.mark.usefixtures("two_layers")
