@@ -1,26 +1,14 @@
 """Command line entry point: gathers the commands, holds no logic of its own."""
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import click
 
 import bnas_deploy
-from bnas_deploy.commands import (
-    bench,
-    doctor,
-    draw,
-    export,
-    init,
-    inspect,
-    ops_library,
-    pareto,
-    quickstart,
-    report,
-    search,
-    train,
-    verify,
-)
-from bnas_deploy.commands.train import INTERRUPTED
+from bnas_deploy import commands
+from bnas_deploy.commands.runs import INTERRUPTED
 from bnas_deploy.core.errors import INSTALL_TRAINING
 from bnas_deploy.core.files import NO_ROOM
 
@@ -64,19 +52,7 @@ def main() -> None:
     """Search, train, export, run and measure binary neural networks on plain CPUs."""
 
 
-for module in (
-    quickstart,
-    search,
-    train,
-    init,
-    export,
-    verify,
-    inspect,
-    draw,
-    bench,
-    report,
-    pareto,
-    doctor,
-    ops_library,
-):
-    main.add_command(module.command)
+for module in iter_modules(commands.__path__, "bnas_deploy.commands."):
+    found = getattr(import_module(module.name), "command", None)
+    if isinstance(found, click.Command):  # the other modules hold what several commands share
+        main.add_command(found)

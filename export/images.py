@@ -4,7 +4,8 @@ import torch
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.export import Images
-from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data import open_for
+from bnas_deploy.search.data.kinds import DATA_KINDS
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
 MOST_IMAGES = 64
@@ -16,7 +17,7 @@ FEW_NAMES = 3
 def verification_images(checkpoint: Checkpoint, data: str | None, count: int | None) -> Images:
     """Return `count` images to verify the export of `checkpoint` with.
 
-    They are test images of the data set `data`, or of the embedded digits if the network was trained on them; else
+    They are test images of the data set `data`, or of data without a folder if the network was trained on those; else
     normal random numbers, without labels.
 
     Raises:
@@ -25,17 +26,12 @@ def verification_images(checkpoint: Checkpoint, data: str | None, count: int | N
     shape = (checkpoint.network.in_channels, *checkpoint.network.image_size)
     if count is None:
         count = min(MOST_IMAGES, max(FEWEST_IMAGES, MOST_BYTES // (4 * torch.Size(shape).numel())))
-    if data is None and checkpoint.data == "digits":
-        data = "digits"
+    if data is None and checkpoint.data in DATA_KINDS and not DATA_KINDS[checkpoint.data].folder:
+        data = checkpoint.data
     if data is None:
         return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))
     network = checkpoint.network
-    of_folder = data.startswith("imagefolder:")  # other images have a size of their own
-    opened = open_data(
-        data,
-        image_size=network.image_size if of_folder else None,
-        in_channels=network.in_channels if of_folder else None,
-    )
+    opened = open_for(data, image_size=network.image_size, in_channels=network.in_channels)
     description = opened.description
     got = (description.in_channels, *description.image_size)
     wanted = f"the network takes images of {shape}, normalised with {checkpoint.preprocessing}"

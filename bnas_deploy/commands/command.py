@@ -14,17 +14,18 @@ class Command(click.Command):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options."""
-        with _as_a_line():
+        with as_a_line():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with _as_a_line():
+        with as_a_line():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _as_a_line() -> Iterator[None]:
+def as_a_line() -> Iterator[None]:
+    """Turn a BnasError into the error of click that ends a command with one line."""
     try:
         yield
     except BnasError as error:

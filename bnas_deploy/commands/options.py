@@ -13,10 +13,21 @@ from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.names import did_you_mean, known_name
 
 # These import no framework.
+from bnas_deploy.search.data.kinds import usages
 from bnas_deploy.search.models.bnas.config import DEVIATIONS
-from bnas_deploy.search.training.recipes import ARITHMETICS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def all_of(*options: Decorator) -> Decorator:
+    """Return several options as one, in the order in which --help shows them."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def image_size_option(help_text: str) -> Decorator:
@@ -65,10 +76,13 @@ genotype_option: Decorator = click.option(
     help="Which cells: a published genotype or a JSON file. [default: the one the network was published with]",
 )
 
+*_kinds, _last_kind = usages()
+one_of_the_data = f"{', '.join(_kinds)} or {_last_kind}"
+
 data_option: Decorator = click.option(
     "--data",
     metavar="D",
-    help="Where real images come from: digits, cifar10:FOLDER, cifar100:FOLDER or imagefolder:FOLDER.",
+    help=f"Where real images come from: {one_of_the_data}.",
 )
 
 k_map_option: Decorator = click.option(
@@ -89,15 +103,6 @@ deviations_option: Decorator = click.option(
 )
 
 
-arithmetic_option: Decorator = click.option(
-    "--arithmetic",
-    type=Name(ARITHMETICS),
-    default="float32",
-    show_default=True,
-    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
-)
-
-
 def network_options(
     genotype: str | None, deviations: tuple[str, ...], *, k_map: bool, no_skip: bool
 ) -> Mapping[str, Any]:
@@ -112,6 +117,11 @@ def network_options(
         "k_map": k_map or None,
         "inter_cell_skip": False if no_skip else None,
     }
+
+
+def say(step: str) -> None:
+    """Tell people who wait what is being done: a line, because something that moves would take time while measuring."""
+    click.echo(f"... {step}", err=True)
 
 
 def seed_option(what: str) -> Decorator:
@@ -143,23 +153,6 @@ def check_outputs(files: Mapping[str, Path | None], inputs: Iterable[Path] = ())
         check_writable(path)
 
 
-def host_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a command that can do its work on another machine: --host, --port, --python and --wheel."""
-    options = (
-        click.option("--host", metavar="USER@DEVICE", help="Measure there, over ssh, instead of here."),
-        click.option("--port", type=click.IntRange(1, 65535), help="Port of --host. [default: ssh's choice]"),
-        click.option("--python", help="The Python to use on --host. [default: python3]"),
-        click.option(
-            "--wheel",
-            type=click.Path(path_type=Path),
-            help="What to install on --host. [default: a wheel that is built here, from the sources]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def latency_target_option(*, required: bool) -> Decorator:
     """Return the option that names the table of a device."""
     return click.option(
@@ -167,5 +160,5 @@ def latency_target_option(*, required: bool) -> Decorator:
         type=click.Path(path_type=Path),
         metavar="DEVICE.json",
         required=required,
-        help="What `bnas-deploy bench --ops --json` wrote on the device, for a network of the size that will be built.",
+        help="What `bnas-deploy bench-ops --json` wrote on the device, for a network of the size that will be built.",
     )

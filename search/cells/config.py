@@ -5,12 +5,13 @@ This module imports no framework, so that `--help` can show what is in it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import check_groups
-from bnas_deploy.search.cells.space import ZEROISE, SearchSpace
+from bnas_deploy.search.cells.space import SPACES, ZEROISE, SearchSpace
+from bnas_deploy.search.data.kinds import SearchDefaults
 from bnas_deploy.search.models.bnas.config import DEVIATIONS
 from bnas_deploy.search.nn.schemes import DEFAULT
 from bnas_deploy.search.training.recipes import Augmentation, check_known
@@ -109,6 +110,10 @@ class SearchRecipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BnasError(f"search recipe {self.name}: {name} must be at least 1, got {getattr(self, name)}")
+
+    def of_length(self, epochs: int | None, batch_size: int | None) -> "SearchRecipe":
+        """Return this recipe with other numbers of epochs and of images of a step, where they are given."""
+        return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
 
     def learning_rate(self, epoch: int) -> float:
         """Return that of the weights in an epoch, from 0."""
@@ -231,27 +236,77 @@ SEARCH_RECIPES = {
 """Every search recipe by name."""
 
 
-@dataclass(frozen=True)
-class SearchDefaults:
-    """What a data set is searched with unless something else is asked for."""
-
-    cells: int
-    channels: int
-    recipe: str
-
-
-_PUBLISHED = SearchDefaults(cells=8, channels=16, recipe="cifar")
-
-SEARCH_DEFAULTS: Mapping[str, SearchDefaults] = {
-    "digits": SearchDefaults(cells=5, channels=8, recipe="digits"),  # a second or so per epoch on one CPU core
-    "cifar10": _PUBLISHED,
-    "cifar100": _PUBLISHED,
-    "imagefolder": _PUBLISHED,
-}
-"""By the kind of a data set, the part of `--data` before the colon."""
-
 FOLDER_IMAGES = (32, 32)
 """Height and width of an image folder's images in a search, unless others are asked for: those of the published one."""
 
 PUBLISHED_DIVERSITY_SHARE = 7.7 / 50
 """tau of Eq. 6 is 7.7 epochs of the 50; a search of another length has the same share of its epochs."""
+
+
+def configure_search(
+    sizes: SearchDefaults,
+    *,
+    strategy: str,
+    recipe: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    zeroise: bool | None,
+    diversity: float | None,
+    diversity_epochs: float | None,
+    gamma: float,
+    arithmetic: str,
+    compiled: bool,
+    **supernet: Any,
+) -> SearchConfig:
+    """Return a search as the options of `bnas-deploy search` describe it; None stands for a default.
+
+    `sizes` are the defaults of the data, and `supernet` the arguments of `configure_supernet`. The others are by the
+    names in `SearchConfig`; `strategy` and `recipe` have the defaults of what is not given.
+
+    Raises:
+        BnasError: they do not fit each other.
+    """
+    scheme = SEARCH_RECIPES[recipe or sizes.recipe].of_length(epochs, batch_size)
+    defaults = STRATEGIES[strategy]
+    return SearchConfig(
+        network=configure_supernet(sizes, **supernet),
+        recipe=scheme,
+        strategy=strategy,
+        first_temperature=defaults.first_temperature,
+        last_temperature=defaults.last_temperature,
+        diversity=defaults.diversity if diversity is None else diversity,
+        diversity_epochs=diversity_epochs or PUBLISHED_DIVERSITY_SHARE * scheme.epochs,
+        gamma=gamma,
+        zeroise=defaults.zeroise if zeroise is None else zeroise,
+        arithmetic=arithmetic,
+        compiled=compiled,
+    )
+
+
+def configure_supernet(
+    sizes: SearchDefaults,
+    *,
+    space: str,
+    separable: bool,
+    no_dilated: bool,
+    no_skip: bool,
+    cells: int | None,
+    channels: int | None,
+    **settings: Any,
+) -> SupernetConfig:
+    """Return a supernet of the space by that name, with separable convolutions too, or without dilated ones.
+
+    `sizes` has the cells and channels that are not given; `settings` are by the names in `SupernetConfig`.
+
+    Raises:
+        BnasError: they do not fit each other.
+    """
+    operations = SPACES[space]
+    operations = operations.without_dilated() if no_dilated else operations
+    return SupernetConfig(
+        space=operations.with_separable() if separable else operations,
+        cells=cells or sizes.cells,
+        channels=channels or sizes.channels,
+        inter_cell_skip=not no_skip,
+        **settings,
+    )

@@ -11,7 +11,8 @@ too: Zeroise saves sums, and input channels of the next cell. `bnas_deploy.expor
 latencies that are reported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import EDGES_PER_NODE, INPUT_NODES, OPERATIONS
-from bnas_deploy.core.latency_table import LatencyTable
+from bnas_deploy.core.latency_table import LatencyTable, read_latency_table
 from bnas_deploy.search.cells.candidate_workloads import operation_workload
-from bnas_deploy.search.cells.objective import Probabilities
-from bnas_deploy.search.cells.space import ZEROISE
+from bnas_deploy.search.cells.config import SupernetConfig
+from bnas_deploy.search.cells.objective import Objective, Probabilities
+from bnas_deploy.search.cells.space import EDGES, ZEROISE
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import CellPosition, cell_positions
 
@@ -117,3 +119,46 @@ def _us(table: LatencyTable, operation: str, source: int, position: CellPosition
     halves = position.reduction and source < INPUT_NODES
     image, stride = (position.image, 2) if halves else (position.output_image, 1)
     return table.us(operation_workload(operation, position.channels, image, stride))
+
+
+def latency_objectives(
+    target: Path | None, weight: float | None, supernet: SupernetConfig, warn: Callable[[str], object]
+) -> dict[str, Objective]:
+    """Return the latency term of a search, by its name; none unless there are a device to aim at and a weight.
+
+    Args:
+        target: the latency table of the device.
+        weight: how much latency counts.
+        supernet: what is searched.
+        warn: is told where the table's network has other images, which may be what is wanted.
+
+    Raises:
+        BnasError: the table cannot be read, or has no times of what is searched.
+    """
+    if target is None or weight is None:
+        return {}
+    if supernet.k_map:
+        raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")
+    table = read_latency_table(target)
+    network = NetworkConfig.from_json(table.network, f"{target}: network")
+    if warning := _other_size(target, network, supernet):
+        warn(warning)
+    return {"latency": ExpectedLatency(table, network, supernet.space.operations, EDGES, weight)}
+
+
+def _other_size(target: Path, network: NetworkConfig, supernet: SupernetConfig) -> str | None:
+    """Say where the network that a table is of has other images than the search."""
+    names = {"image_size": "images of", "in_channels": "channels of the images:", "classes": "classes:"}
+    sizes = [{name: getattr(each, name) for name in names} for each in (network, supernet)]
+    there, here = [{**each, "image_size": "x".join(map(str, each["image_size"]))} for each in sizes]
+    differing = [
+        f"{words} {there[name]}, here {here[name]}" for name, words in names.items() if there[name] != here[name]
+    ]
+    if not differing:
+        return None
+    size = f"--image-size {here['image_size']} --in-channels {supernet.in_channels} --classes {supernet.classes}"
+    again = f"bnas-deploy bench-ops --network {network.name} {size} --json {target}"
+    return (
+        f"Warning: {target} is of another network than these data are for ({'; '.join(differing)}). "
+        f"The search aims at that one. Unless that is meant, measure again: {again}"
+    )

@@ -31,8 +31,7 @@ from bnas_deploy.search.cells.objective import Diversity, Objective, Probabiliti
 from bnas_deploy.search.cells.space import EDGES, ZEROISE, SearchSpace
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
-from bnas_deploy.search.data import InMemoryDataSet
-from bnas_deploy.search.data.dataset import generator
+from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.training.acceleration import check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.memory import check_memory, training_need
@@ -63,6 +62,18 @@ class SearchResult:
     def genotype(self) -> Genotype | None:
         """Return what genotype.json holds; None before the first epoch is finished."""
         return self.history.best.genotype if self.history.best else None
+
+    def summary(self, *, skip: bool) -> str:
+        """Say how the search ended and how to train its result, which has the inter-cell `skip` or not."""
+        best = self.history.best
+        if best is None:
+            return f"Stopped before the first epoch was finished; the place is saved in {self.folder}"
+        path = self.folder / GENOTYPE
+        return (
+            f"{'Finished' if self.finished else 'Stopped'} after {len(self.history.epochs)} epochs; best validation "
+            f"accuracy {best.validation_accuracy:.2%} after epoch {best.epoch}: {path}\n"
+            f"Next: bnas-deploy train --genotype {path}" + ("" if skip else " --no-skip")
+        )
 
 
 def search(

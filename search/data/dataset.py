@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class DataDescription:
         return len(self.class_names)
 
     @property
+    def sizes(self) -> dict[str, Any]:
+        """Return what a network has to fit, by the names of its settings."""
+        return {"classes": self.classes, "in_channels": self.in_channels, "image_size": self.image_size}
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Return how an image becomes an input, as bundles record it."""
         height, width = self.image_size
@@ -88,6 +93,14 @@ class DataSet(ABC):
     @abstractmethod
     def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield uint8 batches on the CPU; otherwise as `test_batches`."""
+
+    @abstractmethod
+    def in_memory(self) -> "InMemoryDataSet":
+        """Return the same images, all of them in memory.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
 
     def check(self, augmentation: Augmentation) -> None:
         """Make sure that this data set can do all of `augmentation`.
@@ -156,6 +169,10 @@ class InMemoryDataSet(DataSet):
         super().__init__(description, len(train.labels), len(test.labels), notes)
         self.train = train
         self.test = test
+
+    def in_memory(self) -> "InMemoryDataSet":
+        """Return this data set: its images are in memory."""
+        return self
 
     def halves(self, seed: int) -> tuple["InMemoryDataSet", "InMemoryDataSet"]:
         """Split the training images at random into two halves that differ by one at most.

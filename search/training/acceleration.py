@@ -53,6 +53,20 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
     return run
 
 
+def find_device(name: str) -> torch.device:
+    """Return the device that `--device` means.
+
+    Raises:
+        BnasError: a GPU was asked for and PyTorch finds none.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise BnasError(
+            "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu, or install a PyTorch for your GPU"
+        )
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
 def check_arithmetic(arithmetic: str, device: torch.device) -> None:
     """Make sure that a device can compute so.
 

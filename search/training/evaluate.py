@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bnas_deploy.search.data import DataSet
+from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.training.resume import Stopped, never
 
 

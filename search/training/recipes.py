@@ -1,12 +1,20 @@
 """Training recipes: every number of a training run, by name.
 
+A recipe is added by an entry in `RECIPES`, with any optimiser and schedule of PyTorch.
+
 This module imports no framework, so that `--help` can show what is in it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnas_deploy.core.errors import BnasError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 ARITHMETICS = {
     "float32": "everything in float32",
@@ -55,6 +63,42 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A share of all steps of a run, where a schedule takes a number of steps."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class TorchScheme:
+    """Any optimiser of `torch.optim` under any schedule of `torch.optim.lr_scheduler` that is stepped once per batch.
+
+    Attributes:
+        optimizer: name of the optimiser, such as "Adam".
+        optimizer_arguments: its arguments by name, behind the parameters.
+        schedule: name of the schedule, such as "CosineAnnealingLR".
+        schedule_arguments: its arguments by name, behind the optimiser; a `Share` becomes a number of steps.
+    """
+
+    optimizer: str
+    optimizer_arguments: Mapping[str, Any]
+    schedule: str
+    schedule_arguments: Mapping[str, Any]
+
+    def build(self, network: "nn.Module", steps: int) -> "tuple[Optimizer, LRScheduler]":
+        """Return the optimiser of `network`'s parameters, and the schedule, to be stepped after each of `steps`."""
+        from torch import optim
+
+        arguments = {
+            name: round(value.share * steps) if isinstance(value, Share) else value
+            for name, value in self.schedule_arguments.items()
+        }
+        optimizer: Optimizer = getattr(optim, self.optimizer)(network.parameters(), **self.optimizer_arguments)
+        schedule: LRScheduler = getattr(optim.lr_scheduler, self.schedule)(optimizer, **arguments)
+        return optimizer, schedule
+
+
+@dataclass(frozen=True)
 class SgdOneCycle:
     """SGD with momentum under a one-cycle schedule of straight lines, stepped once per batch.
 
@@ -73,6 +117,33 @@ class SgdOneCycle:
     weight_decay: float
     rising_share: float = 0.45
 
+    def build(self, network: "nn.Module", steps: int) -> "tuple[Optimizer, LRScheduler]":
+        """Return the optimiser and the schedule; as `TorchScheme.build`."""
+        scheme = TorchScheme(
+            "SGD",
+            {"lr": self.start_learning_rate, "momentum": self.high_momentum, "weight_decay": self.weight_decay},
+            "OneCycleLR",
+            {
+                "max_lr": self.peak_learning_rate,
+                "total_steps": Share(1.0),
+                "pct_start": self.rising_share,
+                "anneal_strategy": "linear",
+                "three_phase": True,
+                "base_momentum": self.low_momentum,
+                "max_momentum": self.high_momentum,
+                "div_factor": self.peak_learning_rate / self.start_learning_rate,
+                "final_div_factor": self.start_learning_rate / self.final_learning_rate,
+            },
+        )
+        return scheme.build(network, steps)
+
+
+class Scheme(Protocol):
+    """An optimiser and its schedule as a dataclass; a run is resumed only if its fields are the same."""
+
+    def build(self, network: "nn.Module", steps: int) -> "tuple[Optimizer, LRScheduler]":
+        """Return the optimiser of `network`'s parameters, and the schedule, to be stepped after each of `steps`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -81,13 +152,17 @@ class Recipe:
     name: str
     epochs: int
     batch_size: int
-    scheme: SgdOneCycle
+    scheme: Scheme
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size"):
             if getattr(self, field) < 1:
                 raise BnasError(f"recipe {self.name}: {field} must be at least 1, got {getattr(self, field)}")
+
+    def of_length(self, epochs: int | None, batch_size: int | None) -> "Recipe":
+        """Return this recipe with other numbers of epochs and of images of a step, where they are given."""
+        return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
 
 
 def _one_cycle(peak: float, final: float, weight_decay: float) -> SgdOneCycle:
@@ -139,27 +214,5 @@ RECIPES = {
 """Every recipe by name."""
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a data set is trained with unless something else is asked for."""
-
-    network: str
-    recipe: str
-
-
-DEFAULTS: Mapping[str, Defaults] = {
-    "digits": Defaults(network="BNAS-Mini", recipe="digits"),
-    "cifar10": Defaults(network="BNAS-A", recipe="cifar"),
-    "cifar100": Defaults(network="BNAS-A", recipe="cifar"),
-    "imagefolder": Defaults(network="BNAS-D", recipe="imagenet"),
-    "small imagefolder": Defaults(network="BNAS-A", recipe="cifar"),
-}
-"""By the kind of a data set, the part of `--data` before the colon; folders of small images are a kind of their own."""
-
 SMALL = 64
 """Images of which a side is less are small: their pixels are too few to cut some off, so they are shifted instead."""
-
-
-def defaults_of(kind: str, image_size: tuple[int, int]) -> Defaults:
-    """Return what images (height, width) of a data set of `kind` are trained with."""
-    return DEFAULTS["small imagefolder" if kind == "imagefolder" and min(image_size) < SMALL else kind]

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
-from bnas_deploy.search.data import DataSet
+from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.memory import check_memory, training_need
-from bnas_deploy.search.training.recipes import Recipe, SgdOneCycle
+from bnas_deploy.search.training.recipes import Recipe
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
 
@@ -75,6 +75,17 @@ class TrainResult:
     def best(self) -> EpochRecord | None:
         """Return the epoch that best.safetensors holds; None before the first is finished."""
         return _best(self.history)
+
+    @property
+    def summary(self) -> str:
+        """Say how the run ended and where its result is."""
+        best = self.best
+        if best is None:
+            return f"Stopped before the first epoch was finished; the place is saved in {self.folder}"
+        return (
+            f"{'Finished' if self.finished else 'Stopped'} after {len(self.history)} epochs; best test accuracy "
+            f"{best.test_accuracy:.2%} after epoch {best.epoch}: {self.folder / BEST}"
+        )
 
 
 def train(
@@ -137,31 +148,6 @@ def train(
     return TrainResult(folder, finished, tuple(run.history))
 
 
-def build_optimizer(
-    scheme: SgdOneCycle, network: nn.Module, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return the optimiser and the schedule, which is stepped after each of `steps` batches."""
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=scheme.start_learning_rate,
-        momentum=scheme.high_momentum,
-        weight_decay=scheme.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=scheme.peak_learning_rate,
-        total_steps=steps,
-        pct_start=scheme.rising_share,
-        anneal_strategy="linear",
-        three_phase=True,
-        base_momentum=scheme.low_momentum,
-        max_momentum=scheme.high_momentum,
-        div_factor=scheme.peak_learning_rate / scheme.start_learning_rate,
-        final_div_factor=scheme.start_learning_rate / scheme.final_learning_rate,
-    )
-    return optimizer, schedule
-
-
 class _TrainingRun(Run[EpochRecord]):
     """A network, its optimiser and its schedule."""
 
@@ -193,7 +179,7 @@ class _TrainingRun(Run[EpochRecord]):
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
-        self.optimizer, self.schedule = build_optimizer(recipe.scheme, self.network, steps)
+        self.optimizer, self.schedule = recipe.scheme.build(self.network, steps)
         super().__init__(
             folder,
             epochs=recipe.epochs,

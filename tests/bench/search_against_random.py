@@ -19,14 +19,15 @@ import torch
 from bnas_deploy.core.genotype import Cell, Edge, Genotype
 from bnas_deploy.search.cells.config import (
     PUBLISHED_DIVERSITY_SHARE,
-    SEARCH_DEFAULTS,
     SEARCH_RECIPES,
     SearchConfig,
     SupernetConfig,
 )
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import SPACES
-from bnas_deploy.search.data import InMemoryDataSet, open_data
+from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data.dataset import InMemoryDataSet
+from bnas_deploy.search.data.kinds import DATA_KINDS
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import train
@@ -34,7 +35,7 @@ from bnas_deploy.search.training.train import train
 
 def find(data: InMemoryDataSet, epochs: int, seed: int) -> Genotype:
     """Search with the defaults of digits."""
-    sizes = SEARCH_DEFAULTS["digits"]
+    sizes = DATA_KINDS["digits"].search
     description = data.description
     network = SupernetConfig(
         space=SPACES["bnas"],
@@ -71,7 +72,7 @@ def random_genotypes(count: int, seed: int) -> Iterator[Genotype]:
 
 def accuracy(data: InMemoryDataSet, genotype: Genotype, epochs: int, seed: int) -> float:
     """Train and return the test accuracy after the last epoch."""
-    sizes = SEARCH_DEFAULTS["digits"]
+    sizes = DATA_KINDS["digits"].search
     description = data.description
     config = NetworkConfig(
         name="searched",

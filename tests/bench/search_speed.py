@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnas_deploy.commands.train import find_device
 from bnas_deploy.core.history import Epoch
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import SPACES
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.training.acceleration import find_device
 from bnas_deploy.search.training.recipes import ARITHMETICS
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
 
 from bnas_deploy import report
+from bnas_deploy.cli import main
 from bnas_deploy.commands.bench import command
 from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bits import pack_signs
@@ -354,11 +355,12 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_layers")
-def test_a_whole_run_of_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spelling", [["bench-layers"], ["bench", "--layers"]], ids=" ".join)
+def test_a_whole_run_of_layers(spelling: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNAS_ISA", "generic")
     json_path, markdown_path = tmp_path / "bench.json", tmp_path / "bench.md"
     options = ["--threads", "1,2", "--min-seconds", 0, "--json", json_path, "--markdown", markdown_path]
-    result = bench("--layers", *options)
+    result = CliRunner().invoke(main, [*spelling, *map(str, options)])
     assert result.exit_code == 0, result.output
     assert "... 7x7 5->8 k3 s1 d1\n" in result.stderr
     assert re.search(
@@ -383,7 +385,7 @@ def test_a_bundle_and_layers_are_one_too_many_and_neither_too_few(tmp_path: Path
     for arguments in ([], [tmp_path, "--layers"]):
         result = bench(*arguments)
         assert result.exit_code == 2
-        assert "give either a BUNDLE, the folder that `bnas-deploy export -o` wrote, or --layers" in result.output
+        assert "give a BUNDLE, the folder that `bnas-deploy export -o` wrote; bench-layers and" in result.output
 
 
 @pytest.mark.usefixtures("no_clock")

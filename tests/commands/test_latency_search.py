@@ -97,7 +97,7 @@ def test_a_table_of_other_images_is_told(device: Path, tmp_path: Path) -> None:
     assert (
         f"Warning: {path} is of another network than these data are for (images of 16x16, here 8x8; channels of the "
         "images: 3, here 1; classes: 7, here 10). The search aims at that one. Unless that is meant, measure again: "
-        f"bnas-deploy bench --ops --network tiny --image-size 8x8 --in-channels 1 --classes 10 --json {path}\n"
+        f"bnas-deploy bench-ops --network tiny --image-size 8x8 --in-channels 1 --classes 10 --json {path}\n"
         in result.stderr
     )
 

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
-from bnas_deploy.commands.pareto import exported_workloads
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Genotype
 from bnas_deploy.core.latency_table import LatencyTable, Workload, WorkloadTime, read_latency_table
 from bnas_deploy.report.pareto import Candidate, front
+from bnas_deploy.report.searches import exported_workloads
 from bnas_deploy.runtime.bench.machine import native_isa, read_machine
 from bnas_deploy.runtime.bench.operations import measure_workloads
 from bnas_deploy.search.cells.candidate_workloads import candidate_workloads, refuse_other_operations
@@ -140,7 +140,7 @@ def test_another_machine_is_not_measured_in_place_of_the_device(searches: list[P
     result = pareto(searches[0], "--latency-target", tmp_path / "device.json", "--measure")
     assert result.exit_code == 1
     assert f"{tmp_path / 'device.json'}: measured on another processor (generic), this is " in result.output
-    assert "leave --measure out, or run bench --ops here first" in result.output
+    assert "leave --measure out, or run bench-ops here first" in result.output
 
 
 def test_a_search_without_an_epoch_is_refused(tmp_path: Path, searches: list[Path]) -> None:

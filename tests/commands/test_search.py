@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from bnas_deploy.commands.search import command
 from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.history import read_history
-from bnas_deploy.search.cells.config import SEARCH_DEFAULTS, SEARCH_DEVIATIONS, SEARCH_RECIPES, STRATEGIES
+from bnas_deploy.search.cells.config import SEARCH_DEVIATIONS, SEARCH_RECIPES, STRATEGIES
+from bnas_deploy.search.data.kinds import DATA_KINDS
 
 TINY = ("--cells", 3, "--channels", 1, "--epochs", 1, "--batch-size", 359, "--device", "cpu")
 
@@ -28,7 +29,7 @@ def settings(folder):
 
 def test_help_shows_every_default():
     text = " ".join(invoke("--help").output.split()).replace("- ", "-")  # lines break after hyphens
-    for kind, defaults in SEARCH_DEFAULTS.items():
+    for kind, defaults in ((kind.name, kind.search) for kind in DATA_KINDS.values()):
         for value in (defaults.cells, defaults.channels, defaults.recipe):
             assert f"{kind} {value}" in text
     for recipe in SEARCH_RECIPES.values():

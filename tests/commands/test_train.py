@@ -18,14 +18,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from bnas_deploy.commands.train import ProgressBar, command, resume_command
+from bnas_deploy.commands.runs import ProgressBar, resume_command
+from bnas_deploy.commands.train import command
 from bnas_deploy.export import export_checkpoint
 from bnas_deploy.export.images import verification_images
 from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.search.data.kinds import training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.memory import Limit
-from bnas_deploy.search.training.recipes import DEFAULTS, RECIPES
+from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import EpochRecord
 
 FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
@@ -50,7 +52,7 @@ def process(*words):
 
 def test_help_shows_every_default():
     text = " ".join(invoke("--help").output.split())
-    for kind, defaults in DEFAULTS.items():
+    for kind, defaults in training_defaults().items():
         assert f"{kind} {defaults.network}" in text
         assert f"{kind} {defaults.recipe}" in text
     for recipe in RECIPES.values():

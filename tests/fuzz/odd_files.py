@@ -60,7 +60,8 @@ from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, Supern
 from bnas_deploy.search.cells.expected_latency import ExpectedLatency
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
-from bnas_deploy.search.data import InMemoryDataSet, open_data
+from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data.dataset import InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint

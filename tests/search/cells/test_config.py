@@ -8,13 +8,13 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import OPERATIONS
 from bnas_deploy.search.cells.config import (
     PUBLISHED_DIVERSITY_SHARE,
-    SEARCH_DEFAULTS,
     SEARCH_RECIPES,
     STRATEGIES,
     SearchConfig,
     SupernetConfig,
 )
 from bnas_deploy.search.cells.space import SPACES, SearchSpace, SpaceError
+from bnas_deploy.search.data.kinds import DATA_KINDS
 
 NETWORK = SupernetConfig(SPACES["bnas"], cells=8, channels=16, classes=10, in_channels=3, image_size=(32, 32))
 CONFIG = SearchConfig(NETWORK, SEARCH_RECIPES["cifar"])
@@ -22,8 +22,8 @@ CONFIG = SearchConfig(NETWORK, SEARCH_RECIPES["cifar"])
 
 def test_the_published_search():
     """BNAS v2, "Details on Searching Architectures", and DARTS for the rest."""
-    recipe = SEARCH_RECIPES[SEARCH_DEFAULTS["cifar10"].recipe]
-    assert (SEARCH_DEFAULTS["cifar10"].cells, SEARCH_DEFAULTS["cifar10"].channels) == (8, 16)
+    recipe = SEARCH_RECIPES[DATA_KINDS["cifar10"].search.recipe]
+    assert (DATA_KINDS["cifar10"].search.cells, DATA_KINDS["cifar10"].search.channels) == (8, 16)
     assert (recipe.epochs, recipe.batch_size) == (50, 64)
     assert (recipe.first_learning_rate, recipe.last_learning_rate, recipe.momentum) == (0.025, 0.001, 0.9)
     assert recipe.weight_decay == 3e-4

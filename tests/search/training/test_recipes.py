@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.search.data import FOLDER_KINDS
+from bnas_deploy.search.cells.config import SEARCH_RECIPES
+from bnas_deploy.search.data.kinds import DATA_KINDS, training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
-from bnas_deploy.search.training.recipes import DEFAULTS, RECIPES, Augmentation, Recipe, defaults_of
-from bnas_deploy.search.training.train import build_optimizer
+from bnas_deploy.search.training.recipes import RECIPES, Augmentation, Recipe, Share, TorchScheme
 
 RELATIVE = 1e-12  # a handful of float64 operations, 1.1e-16 each
 
 
 def schedule_of(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     """(learning rate, momentum) that each step uses."""
-    optimizer, schedule = build_optimizer(recipe.scheme, torch.nn.Linear(1, 1), steps)
+    optimizer, schedule = recipe.scheme.build(torch.nn.Linear(1, 1), steps)
     used = []
     for _ in range(steps):
         used.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
@@ -51,13 +51,28 @@ def test_the_learning_rate_is_always_positive_and_ends_at_the_lowest(recipe, ste
 
 
 def test_every_data_set_has_defaults_that_exist():
-    assert set(DEFAULTS) == {"digits", *FOLDER_KINDS, "small imagefolder"}
-    assert {defaults_of(kind, (224, 224)).network for kind in FOLDER_KINDS} == {"BNAS-A", "BNAS-D"}
-    assert defaults_of("imagefolder", (64, 64)) == DEFAULTS["imagefolder"]
-    assert defaults_of("imagefolder", (224, 63)) == DEFAULTS["small imagefolder"]
-    assert defaults_of("digits", (8, 8)) == DEFAULTS["digits"]
-    assert {defaults.network for defaults in DEFAULTS.values()} <= set(NETWORKS)
-    assert {defaults.recipe for defaults in DEFAULTS.values()} <= set(RECIPES)
+    defaults = training_defaults()
+    folders = [kind for kind in DATA_KINDS.values() if kind.folder]
+    assert set(defaults) == {"digits", *(kind.name for kind in folders), "small imagefolder"}
+    assert {kind.defaults((224, 224)).network for kind in folders} == {"BNAS-A", "BNAS-D"}
+    assert DATA_KINDS["imagefolder"].defaults((64, 64)) == defaults["imagefolder"]
+    assert DATA_KINDS["imagefolder"].defaults((224, 63)) == defaults["small imagefolder"]
+    assert DATA_KINDS["digits"].defaults((8, 8)) == defaults["digits"]
+    assert {each.network for each in defaults.values()} <= set(NETWORKS)
+    assert {each.recipe for each in defaults.values()} <= set(RECIPES)
+    assert {kind.search.recipe for kind in DATA_KINDS.values()} <= set(SEARCH_RECIPES)
+
+
+def test_a_scheme_names_any_optimiser_and_schedule_of_torch():
+    scheme = TorchScheme("Adam", {"lr": 0.5, "betas": (0.8, 0.9)}, "CosineAnnealingLR", {"T_max": Share(1.0)})
+    optimizer, schedule = scheme.build(torch.nn.Linear(1, 1), 10)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    assert schedule.get_last_lr() == [0.5]
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+    assert schedule.get_last_lr() == [pytest.approx(0, abs=1e-15)]  # half a cosine has ended, float64 roundings of 0.5
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch_size"])

@@ -21,7 +21,15 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import train as module
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
-from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Recipe
+from bnas_deploy.search.training.recipes import (
+    ARITHMETICS,
+    RECIPES,
+    Augmentation,
+    ColourJitter,
+    Recipe,
+    Share,
+    TorchScheme,
+)
 from bnas_deploy.search.training.resume import differences, stop_on_signals
 from bnas_deploy.search.training.train import TrainError, evaluate, train
 
@@ -271,6 +279,25 @@ def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     run(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
+    """Adam's state has a number and two tensors for each parameter; a resumed run ends with the same bits."""
+    scheme = TorchScheme(
+        "Adam", {"lr": 0.01, "betas": (0.8, 0.99)}, "CosineAnnealingLR", {"T_max": Share(1.0), "eta_min": 1e-4}
+    )
+    recipe = replace(RECIPE, scheme=scheme)
+    run(tmp_path / "whole", recipe=recipe)
+    run(tmp_path / "parts", recipe=recipe, stop_after=7)
+    resumed, _ = run(tmp_path / "parts", recipe=recipe, resume=True)
+    assert resumed.finished
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+    rates = [record.learning_rate for record in resumed.history]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.0005  # the last of 15 steps, 1e-4 + 0.00495 (1 + cos(14/15 pi)) = 2.1e-4
+    other = replace(scheme, optimizer_arguments={"lr": 0.02, "betas": (0.8, 0.99)})
+    with pytest.raises(TrainError, match=r"recipe.scheme.optimizer_arguments.lr \(0.01 before, 0.02 now\)"):
+        run(tmp_path / "parts", recipe=replace(RECIPE, scheme=other), resume=True)
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):

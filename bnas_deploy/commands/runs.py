@@ -1,0 +1,191 @@
+"""The shared part of commands that train: their options, the device, the progress bar, and the way to go on."""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from bnas_deploy.commands.options import Decorator, Name, all_of
+
+# These import no framework.
+from bnas_deploy.search.data.kinds import DATA_KINDS
+from bnas_deploy.search.training.recipes import ARITHMETICS
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from bnas_deploy.core.history import Epoch
+    from bnas_deploy.search.training.train import EpochRecord
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+training_data_option: Decorator = click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="DATA",
+    help="One of " + ", ".join(f"{kind.usage} ({kind.summary})" for kind in DATA_KINDS.values()) + ".",
+)
+
+device_option: Decorator = click.option(
+    "--device",
+    type=Name(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU if there is one.",
+)
+
+arithmetic_option: Decorator = click.option(
+    "--arithmetic",
+    type=Name(ARITHMETICS),
+    default="float32",
+    show_default=True,
+    help="Of steps. " + "; ".join(f"{name}: {summary}" for name, summary in ARITHMETICS.items()) + ".",
+)
+
+
+class Lengths(Protocol):
+    """A recipe as its options show it."""
+
+    @property
+    def epochs(self) -> int:
+        """Return the passes over the training images."""
+
+    @property
+    def batch_size(self) -> int:
+        """Return the images of a step."""
+
+
+def by_data(values: Mapping[str, object]) -> str:
+    """Return the default of an option for each kind of data."""
+    return ", ".join(f"{kind} {value}" for kind, value in values.items())
+
+
+def recipe_options(recipes: Mapping[str, Lengths], defaults: Mapping[str, str]) -> Decorator:
+    """Return --recipe, --epochs and --batch-size; `defaults` has the name of a recipe for each kind of data."""
+
+    def by_recipe(field: str) -> str:
+        return "that of the recipe: " + by_data({name: getattr(recipe, field) for name, recipe in recipes.items()})
+
+    return all_of(
+        click.option("--recipe", type=Name(recipes), show_default=by_data(defaults), help="Training scheme."),
+        click.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            show_default=by_recipe("epochs"),
+            help="Passes over the training images.",
+        ),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), show_default=by_recipe("batch_size"), help="Images per step."
+        ),
+    )
+
+
+def folder_options(what: str, default: str, files: str) -> Decorator:
+    """Return --out and --resume of a command that leaves `files` of a run, which it calls `what`, in `default`."""
+    return all_of(
+        click.option(
+            "--out", type=click.Path(file_okay=False, path_type=Path), show_default=default, help=f"Folder for {files}."
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help=f"Go on with the {what} in the output folder; give the same options as before.",
+        ),
+    )
+
+
+@contextmanager
+def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
+    """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""
+    from bnas_deploy.search.training.resume import stop_on_signals
+
+    with stop_on_signals() as stop, progress_bar() as bar:
+        yield stop, bar
+
+
+class ProgressBar:
+    """Shows a run of training or searching: a bar with the time left, and a line per epoch."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self.progress = progress
+        self.epochs = 0
+        self.steps = 1
+        self.task = progress.add_task("", total=None, loss="")
+
+    def started(self, *, epochs: int, steps: int, done: int) -> None:
+        """Set the length of the bar."""
+        self.epochs, self.steps = epochs, steps
+        self._show(done, loss="")
+
+    def stepped(self, *, done: int, loss: float) -> None:
+        """Move the bar."""
+        self._show(done, loss=f"loss {loss:.3f}")
+
+    def finished(self, record: "EpochRecord | Epoch") -> None:
+        """Print what an epoch measured."""
+        console = self.progress.console
+        epoch = f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        line = f"{epoch}  {record.summary}  ({record.duration_s:.1f} s)"
+        # A pipe or a file has no width: programs read lines there.
+        console.print(line, highlight=False, soft_wrap=not console.file.isatty())
+
+    def _show(self, done: int, loss: str) -> None:
+        epoch = min(done // self.steps + 1, self.epochs)
+        total = self.epochs * self.steps
+        self.progress.update(
+            self.task, total=total, completed=done, loss=loss, description=f"epoch {epoch}/{self.epochs}"
+        )
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressBar]:
+    """Show a progress bar while the block runs."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        yield ProgressBar(progress)
+
+
+def tell_end(context: click.Context, summary: str, *, finished: bool) -> None:
+    """Print how a run ended, and where it was stopped, the command that goes on."""
+    click.echo(summary)
+    if not finished:
+        click.echo(f"Go on with: {resume_command(context)}")
+
+
+def leave(context: click.Context, *, finished: bool) -> None:
+    """End the command with the exit code of Ctrl-C where its run was stopped."""
+    if not finished:
+        context.exit(INTERRUPTED)
+
+
+def resume_command(context: click.Context) -> str:
+    """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
+    words = ["bnas-deploy", context.command.name or ""]
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        if parameter.name == "resume":
+            continue
+        # An option that may be repeated has a tuple of values, empty by default.
+        repeated = isinstance(parameter, click.Option) and parameter.multiple
+        for value in (given or ()) if repeated else (given,):
+            if value is None or value == parameter.get_default(context):
+                continue
+            if isinstance(value, bool):
+                words += (parameter.opts if value else parameter.secondary_opts)[:1]
+            else:
+                words += [parameter.opts[0], "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join([*words, "--resume"])

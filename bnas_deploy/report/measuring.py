@@ -1,0 +1,98 @@
+"""Measurements from start to end: a machine, what runs on it, and the report that comes of it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from bnas_deploy.core.bundle import Bundle
+from bnas_deploy.core.latency_table import LatencyTable
+from bnas_deploy.report.saved import Report
+from bnas_deploy.report.text import answer, twin_answer
+from bnas_deploy.runtime.bench import layers
+from bnas_deploy.runtime.bench.answers import check_answers, check_twins
+from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
+from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine, usable_cpus
+from bnas_deploy.runtime.bench.networks import measure_bundle as measure_networks
+from bnas_deploy.runtime.bench.operations import measure_workloads
+from bnas_deploy.runtime.bench.records import Record
+from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.config import NetworkConfig
+
+Say = Callable[[str], object]
+"""Is told what is being done."""
+
+
+def measure_bundle(
+    bundle: Bundle,
+    *,
+    threads: tuple[int, ...] | None,
+    batches: tuple[int, ...],
+    min_seconds: float,
+    on_step: Say,
+    show: Say,
+) -> Report:
+    """Check the answers of a bundle's network, and measure it against its twins.
+
+    Args:
+        bundle: the network and its twins.
+        threads: numbers of threads; None: 1, and all processors.
+        batches: numbers of images per run.
+        min_seconds: for each number of threads and of images; the engines share it.
+        on_step: is told what is being done.
+        show: is told what the checks found, as text for people.
+
+    Raises:
+        BundleError: the bundle answers otherwise than PyTorch did, or lacks what is needed.
+    """
+    machine = read_machine()  # before measuring, so that the load is that of others
+    counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
+    on_step("checking the answer")
+    show(answer(check_answers(bundle, counts)))
+    engines, left_out = engines_for(bundle)
+    for check in check_twins(bundle, engines):
+        show(twin_answer(check))
+        if not check.sensible:
+            engines = [engine for engine in engines if engine.name != check.engine]
+            left_out.append(LeftOut(check.engine, None, "it answers otherwise than the float twin"))
+    records = measure_networks(
+        bundle, engines, threads=counts, batches=batches, min_seconds=min_seconds, on_step=on_step
+    )
+    return Report(after_measuring(machine), tuple(records), tuple(left_out), network=_network_of(bundle))
+
+
+def _network_of(bundle: Bundle) -> str:
+    """Name what was measured, so that reports are divided by one another only where that is the same."""
+    name = bundle.manifest.network.get("name", bundle.path.resolve().name)
+    _, height, width = bundle.manifest.input_shape
+    int8 = any(layer.weight_bits == 8 for layer in bundle.manifest.layers)
+    return f"{name}, {height}x{width}{', int8 layers' if int8 else ''}"
+
+
+def measure_single_layers(
+    *, threads: tuple[int, ...] | None, batches: tuple[int, ...], min_seconds: float, on_step: Say
+) -> Report:
+    """Measure the fixed list of binary convolutions against other engines; `threads` None: 1, and 2.
+
+    Other arguments are as for `measure_bundle`, but `min_seconds` is for each layer.
+    """
+    machine = read_machine()  # before measuring, so that the load is that of others
+    counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))
+    records: list[Record] = []
+    left_out: dict[LeftOut, None] = {}
+    for batch in batches:
+        on_step(f"batch {batch}")
+        measured, missing = layers.measure_layers(
+            layers.LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=on_step
+        )
+        records += measured
+        left_out |= dict.fromkeys(missing)
+    return Report(after_measuring(machine), tuple(records), tuple(left_out))
+
+
+def measure_operations(
+    config: NetworkConfig, *, threads: int, batch: int, min_seconds: float, on_step: Say
+) -> LatencyTable:
+    """Measure every workload that a network of the size of `config` can have, in at least `min_seconds` together."""
+    machine = read_machine()  # before measuring, so that the load is that of others
+    workloads = candidate_workloads(config)
+    times = measure_workloads(workloads, threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)
+    return LatencyTable(asdict(machine), native_isa(), config.to_json(), threads, batch, tuple(times))

@@ -1,0 +1,140 @@
+"""The kinds of data sets, one row each: what `--data` can name, what opens it, and what it is trained with.
+
+A data set is added by a module that opens it and a row in `DATA_KINDS`. This module imports no framework, so that
+`--help` can show what is in it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from bnas_deploy.core.errors import DataError
+from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.training.recipes import SMALL
+
+if TYPE_CHECKING:
+    from bnas_deploy.search.data.dataset import DataSet
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """What a data set is trained with unless something else is asked for."""
+
+    network: str
+    recipe: str
+
+
+@dataclass(frozen=True)
+class SearchDefaults:
+    """What a data set is searched with unless something else is asked for."""
+
+    cells: int
+    channels: int
+    recipe: str
+
+
+_CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar")
+_PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A row: one kind of data set.
+
+    Attributes:
+        name: the part of `--data` before the colon.
+        opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder, if there is one, and the
+            keywords `image_size` and `in_channels`, if `resizes`; it raises `DataError` for whatever it cannot read.
+        summary: where the images come from, for `--help`.
+        folder: it lies on disk; `--data` is then NAME:FOLDER, else NAME.
+        resizes: images are made the size and the channels that are asked for.
+        training: defaults of training.
+        training_small: those for images with a side of less than `SMALL`, where they are others.
+        search: defaults of a search.
+    """
+
+    name: str
+    opener: str
+    summary: str
+    folder: bool = True
+    resizes: bool = False
+    training: TrainingDefaults = _CIFAR
+    training_small: TrainingDefaults | None = None
+    search: SearchDefaults = _PUBLISHED_SEARCH
+
+    @property
+    def usage(self) -> str:
+        """Return what `--data` takes."""
+        return f"{self.name}:FOLDER" if self.folder else self.name
+
+    def defaults(self, image_size: tuple[int, int]) -> TrainingDefaults:
+        """Return what images (height, width) of this kind are trained with."""
+        return self.training_small if self.training_small and min(image_size) < SMALL else self.training
+
+    def open(self, *folder: object, **settings: object) -> "DataSet":
+        """Open a data set of this kind.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        module, _, function = self.opener.partition(":")
+        opener: Callable[..., DataSet] = getattr(import_module(module), function)
+        return opener(*folder, **settings)
+
+
+DATA_KINDS: Mapping[str, DataKind] = {
+    kind.name: kind
+    for kind in (
+        DataKind(
+            "digits",
+            opener="bnas_deploy.search.data.digits:open_digits",
+            summary="comes with scikit-learn",
+            folder=False,
+            training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
+            search=SearchDefaults(cells=5, channels=8, recipe="digits"),  # about a second an epoch on one CPU core
+        ),
+        DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="the binary version"),
+        DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="the binary version"),
+        DataKind(
+            "imagefolder",
+            opener="bnas_deploy.search.data.image_folder:open_image_folder",
+            summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",
+            resizes=True,
+            training=TrainingDefaults(network="BNAS-D", recipe="imagenet"),
+            training_small=_CIFAR,
+        ),
+    )
+}
+"""Every kind of data set by name."""
+
+
+def kind_of(data: str) -> DataKind:
+    """Return the kind of what `--data` gives, in any case.
+
+    Raises:
+        DataError: there is no such kind, or its folder is missing or one too many.
+    """
+    given, colon, folder = data.partition(":")
+    kind = DATA_KINDS.get(known_name(given, DATA_KINDS) or given)
+    if kind is None or (colon and not kind.folder):
+        near = did_you_mean(given, DATA_KINDS)
+        raise DataError(f"unknown data {data!r}; expected one of {', '.join(usages())}{near}")
+    if kind.folder and not folder:
+        raise DataError(f"data {kind.name!r} without its folder; give {kind.usage}")
+    return kind
+
+
+def usages() -> list[str]:
+    """Return what `--data` takes, one text per kind."""
+    return [kind.usage for kind in DATA_KINDS.values()]
+
+
+def training_defaults() -> dict[str, TrainingDefaults]:
+    """Return the defaults of training by kind; small images of a kind are one of their own."""
+    rows: dict[str, TrainingDefaults] = {}
+    for kind in DATA_KINDS.values():
+        rows[kind.name] = kind.training
+        if kind.training_small:
+            rows[f"small {kind.name}"] = kind.training_small
+    return rows
