@@ -1,18 +1,16 @@
 """`bnas-deploy init`: an untrained checkpoint, to measure latency before training anything."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
-    deviations_option,
-    genotype_option,
     image_size_option,
-    k_map_option,
     network_options,
-    no_skip_option,
+    network_settings,
     output_option,
     seed_option,
 )
@@ -23,26 +21,20 @@ from bnas_deploy.search.models.registry import configure, network_names
 
 @click.command("init", cls=Command)
 @click.option("--network", type=Name(network_names()), default="BNAS-A", show_default=True, help="Published size.")
-@genotype_option
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @image_size_option("Height and width of the images. [default: as published, 32 or 224]")
 @click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
-@k_map_option
-@no_skip_option
-@deviations_option
+@network_settings
 @seed_option("weights and batch-normalisation statistics")
 @output_option("File")
 def command(
     network: str,
-    genotype: str | None,
     classes: int | None,
     image_size: tuple[int, int] | None,
     in_channels: int,
-    k_map: bool,
-    no_skip: bool,
-    deviations: tuple[str, ...],
     seed: int,
     output: Path,
+    **options: Any,
 ) -> None:
     """Write a checkpoint with random weights and non-trivial batch-normalisation statistics.
 
@@ -57,7 +49,7 @@ def command(
         classes=classes,
         image_size=image_size,
         in_channels=in_channels,
-        options=network_options(genotype, deviations, k_map=k_map, no_skip=no_skip),
+        options=network_options(**options),
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

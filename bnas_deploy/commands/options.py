@@ -15,6 +15,7 @@ from bnas_deploy.core.names import did_you_mean, known_name
 # These import no framework.
 from bnas_deploy.search.data.kinds import usages
 from bnas_deploy.search.models.bnas.config import DEVIATIONS
+from bnas_deploy.search.nn.schemes import DEFAULT, scheme_names
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -103,8 +104,18 @@ deviations_option: Decorator = click.option(
 )
 
 
+scheme_option: Decorator = click.option(
+    "--scheme",
+    type=Name(scheme_names()),
+    help=f"How binary convolutions binarise: {', '.join(scheme_names())}. [default: {DEFAULT}]",
+)
+
+network_settings = all_of(genotype_option, scheme_option, k_map_option, no_skip_option, deviations_option)
+"""The options that `network_options` takes."""
+
+
 def network_options(
-    genotype: str | None, deviations: tuple[str, ...], *, k_map: bool, no_skip: bool
+    genotype: str | None, scheme: str | None, deviations: tuple[str, ...], *, k_map: bool, no_skip: bool
 ) -> Mapping[str, Any]:
     """Return the settings of a network by keyword, None where nothing was asked for.
 
@@ -113,6 +124,7 @@ def network_options(
     """
     return {
         "genotype": read_genotype(genotype) if genotype is not None else None,
+        "scheme": scheme,
         "deviations": deviations or None,
         "k_map": k_map or None,
         "inter_cell_skip": False if no_skip else None,

@@ -8,13 +8,10 @@ import click
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import (
     Name,
-    deviations_option,
-    genotype_option,
     image_size_option,
     in_channels_option,
-    k_map_option,
     network_options,
-    no_skip_option,
+    network_settings,
     seed_option,
 )
 from bnas_deploy.commands.runs import (
@@ -47,13 +44,10 @@ DEFAULTS = training_defaults()
     show_default=by_data({name: defaults.network for name, defaults in DEFAULTS.items()}),
     help="Published size to train.",
 )
-@genotype_option
+@network_settings
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
-@k_map_option
-@no_skip_option
-@deviations_option
 @recipe_options(RECIPES, {name: defaults.recipe for name, defaults in DEFAULTS.items()})
 @seed_option("weights, order and augmentation")
 @device_option
@@ -81,8 +75,9 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
-    if float_twin and (options["k_map"] or options["deviations"]):
-        dropped = "--k-map" if options["k_map"] else "--like-official-code"
+    binary = {"--k-map": options["k_map"], "--scheme": options["scheme"], "--like-official-code": options["deviations"]}
+    if float_twin and any(binary.values()):
+        dropped = next(name for name, value in binary.items() if value)
         raise click.UsageError(
             f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
         )

@@ -7,7 +7,7 @@ from bnas_deploy.core.bundle import Bundle
 from bnas_deploy.core.latency_table import LatencyTable
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.text import answer, twin_answer
-from bnas_deploy.runtime.bench import layers
+from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
 from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
 from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine, usable_cpus
@@ -81,7 +81,7 @@ def measure_single_layers(
     for batch in batches:
         on_step(f"batch {batch}")
         measured, missing = layers.measure_layers(
-            layers.LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=on_step
+            layer_problems.LAYERS, threads=counts, batch=batch, min_seconds=min_seconds, on_step=on_step
         )
         records += measured
         left_out |= dict.fromkeys(missing)

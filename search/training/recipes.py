@@ -70,7 +70,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class TorchScheme:
+class TorchOptimisation:
     """Any optimiser of `torch.optim` under any schedule of `torch.optim.lr_scheduler` that is stepped once per batch.
 
     Attributes:
@@ -118,8 +118,8 @@ class SgdOneCycle:
     rising_share: float = 0.45
 
     def build(self, network: "nn.Module", steps: int) -> "tuple[Optimizer, LRScheduler]":
-        """Return the optimiser and the schedule; as `TorchScheme.build`."""
-        scheme = TorchScheme(
+        """Return the optimiser and the schedule; as `TorchOptimisation.build`."""
+        optimisation = TorchOptimisation(
             "SGD",
             {"lr": self.start_learning_rate, "momentum": self.high_momentum, "weight_decay": self.weight_decay},
             "OneCycleLR",
@@ -135,10 +135,10 @@ class SgdOneCycle:
                 "final_div_factor": self.start_learning_rate / self.final_learning_rate,
             },
         )
-        return scheme.build(network, steps)
+        return optimisation.build(network, steps)
 
 
-class Scheme(Protocol):
+class Optimisation(Protocol):
     """An optimiser and its schedule as a dataclass; a run is resumed only if its fields are the same."""
 
     def build(self, network: "nn.Module", steps: int) -> "tuple[Optimizer, LRScheduler]":
@@ -152,7 +152,7 @@ class Recipe:
     name: str
     epochs: int
     batch_size: int
-    scheme: Scheme
+    optimisation: Optimisation
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
@@ -186,7 +186,7 @@ RECIPES = {
             "digits",
             epochs=12,
             batch_size=32,
-            scheme=_one_cycle(peak=0.1, final=4e-4, weight_decay=1e-3),
+            optimisation=_one_cycle(peak=0.1, final=4e-4, weight_decay=1e-3),
             augmentation=Augmentation(),
         ),
         # BNAS v2, "Details on Training the Searched Architectures". Where the official code differs, the
@@ -196,7 +196,7 @@ RECIPES = {
             "cifar",
             epochs=600,
             batch_size=256,
-            scheme=_one_cycle(peak=0.05, final=4e-4, weight_decay=3e-6),
+            optimisation=_one_cycle(peak=0.05, final=4e-4, weight_decay=3e-6),
             augmentation=Augmentation(shift=4, flip=True),
         ),
         # The paper's epochs, batch, peak and weight decay for ImageNet; the code has batch 256 and peak 0.05. The
@@ -206,7 +206,7 @@ RECIPES = {
             "imagenet",
             epochs=250,
             batch_size=512,
-            scheme=_one_cycle(peak=0.1, final=8e-4, weight_decay=3e-5),
+            optimisation=_one_cycle(peak=0.1, final=8e-4, weight_decay=3e-5),
             augmentation=Augmentation(crop_area=(0.08, 1.0), flip=True, jitter=ColourJitter(0.4, 0.4, 0.4, 0.2)),
         ),
     )

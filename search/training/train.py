@@ -179,7 +179,7 @@ class _TrainingRun(Run[EpochRecord]):
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
-        self.optimizer, self.schedule = recipe.scheme.build(self.network, steps)
+        self.optimizer, self.schedule = recipe.optimisation.build(self.network, steps)
         super().__init__(
             folder,
             epochs=recipe.epochs,

@@ -165,3 +165,14 @@ def test_an_old_checkpoint_survives_a_refusal(output: Path) -> None:
     before = output.read_bytes()
     assert init(output, "--image-size", "10").exit_code == 1
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("scheme", ["binarynet", "xnor-net-plus"])
+def test_another_scheme_is_in_the_checkpoint(scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    result = init(path, "--scheme", scheme.upper())
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.network.to_json()["scheme"] == scheme
+    assert f"scheme {scheme}" in checkpoint.network.describe()
+    assert any("learned_scale" in name for name in checkpoint.state) == (scheme == "xnor-net-plus")

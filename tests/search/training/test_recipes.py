@@ -7,14 +7,14 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.cells.config import SEARCH_RECIPES
 from bnas_deploy.search.data.kinds import DATA_KINDS, training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
-from bnas_deploy.search.training.recipes import RECIPES, Augmentation, Recipe, Share, TorchScheme
+from bnas_deploy.search.training.recipes import RECIPES, Augmentation, Recipe, Share, TorchOptimisation
 
 RELATIVE = 1e-12  # a handful of float64 operations, 1.1e-16 each
 
 
 def schedule_of(recipe: Recipe, steps: int) -> list[tuple[float, float]]:
     """(learning rate, momentum) that each step uses."""
-    optimizer, schedule = recipe.scheme.build(torch.nn.Linear(1, 1), steps)
+    optimizer, schedule = recipe.optimisation.build(torch.nn.Linear(1, 1), steps)
     used = []
     for _ in range(steps):
         used.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
@@ -27,7 +27,7 @@ def test_the_cifar_recipe_is_the_papers():
     recipe = RECIPES["cifar"]
     steps = 1000
     used = schedule_of(recipe, steps)
-    assert (recipe.epochs, recipe.batch_size, recipe.scheme.weight_decay) == (600, 256, 3e-6)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimisation.weight_decay) == (600, 256, 3e-6)
     # torch's phases end at steps .45 n - 1, .9 n - 2 and n - 1.
     assert used[0] == pytest.approx((0.0025, 0.95), rel=RELATIVE)
     assert used[449] == pytest.approx((0.05, 0.85), rel=RELATIVE)
@@ -47,7 +47,7 @@ def test_each_phase_is_a_straight_line():
 def test_the_learning_rate_is_always_positive_and_ends_at_the_lowest(recipe, steps):
     rates = [rate for rate, _ in schedule_of(recipe, steps)]
     assert min(rates) > 0
-    assert rates[-1] == pytest.approx(recipe.scheme.final_learning_rate, rel=RELATIVE)
+    assert rates[-1] == pytest.approx(recipe.optimisation.final_learning_rate, rel=RELATIVE)
 
 
 def test_every_data_set_has_defaults_that_exist():
@@ -63,9 +63,11 @@ def test_every_data_set_has_defaults_that_exist():
     assert {kind.search.recipe for kind in DATA_KINDS.values()} <= set(SEARCH_RECIPES)
 
 
-def test_a_scheme_names_any_optimiser_and_schedule_of_torch():
-    scheme = TorchScheme("Adam", {"lr": 0.5, "betas": (0.8, 0.9)}, "CosineAnnealingLR", {"T_max": Share(1.0)})
-    optimizer, schedule = scheme.build(torch.nn.Linear(1, 1), 10)
+def test_a_recipe_names_any_optimiser_and_schedule_of_torch():
+    optimisation = TorchOptimisation(
+        "Adam", {"lr": 0.5, "betas": (0.8, 0.9)}, "CosineAnnealingLR", {"T_max": Share(1.0)}
+    )
+    optimizer, schedule = optimisation.build(torch.nn.Linear(1, 1), 10)
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
     assert schedule.get_last_lr() == [0.5]
@@ -79,4 +81,4 @@ def test_a_scheme_names_any_optimiser_and_schedule_of_torch():
 def test_a_recipe_needs_epochs_and_images(field):
     values = {"epochs": 1, "batch_size": 1, field: 0}
     with pytest.raises(BnasError, match=f"recipe mine: {field} must be at least 1, got 0"):
-        Recipe("mine", scheme=RECIPES["cifar"].scheme, augmentation=Augmentation(), **values)
+        Recipe("mine", optimisation=RECIPES["cifar"].optimisation, augmentation=Augmentation(), **values)

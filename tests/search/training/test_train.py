@@ -28,7 +28,7 @@ from bnas_deploy.search.training.recipes import (
     ColourJitter,
     Recipe,
     Share,
-    TorchScheme,
+    TorchOptimisation,
 )
 from bnas_deploy.search.training.resume import differences, stop_on_signals
 from bnas_deploy.search.training.train import TrainError, evaluate, train
@@ -44,7 +44,11 @@ CONFIG = NetworkConfig(
     image_size=(8, 8),
 )
 RECIPE = Recipe(
-    "quick", epochs=3, batch_size=8, scheme=RECIPES["digits"].scheme, augmentation=Augmentation(shift=1, flip=True)
+    "quick",
+    epochs=3,
+    batch_size=8,
+    optimisation=RECIPES["digits"].optimisation,
+    augmentation=Augmentation(shift=1, flip=True),
 )
 STEPS = 5  # of an epoch
 FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
@@ -283,10 +287,10 @@ def test_other_files_in_the_folder_stay(tmp_path):
 
 def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
     """Adam's state has a number and two tensors for each parameter; a resumed run ends with the same bits."""
-    scheme = TorchScheme(
+    optimisation = TorchOptimisation(
         "Adam", {"lr": 0.01, "betas": (0.8, 0.99)}, "CosineAnnealingLR", {"T_max": Share(1.0), "eta_min": 1e-4}
     )
-    recipe = replace(RECIPE, scheme=scheme)
+    recipe = replace(RECIPE, optimisation=optimisation)
     run(tmp_path / "whole", recipe=recipe)
     run(tmp_path / "parts", recipe=recipe, stop_after=7)
     resumed, _ = run(tmp_path / "parts", recipe=recipe, resume=True)
@@ -295,9 +299,9 @@ def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
     rates = [record.learning_rate for record in resumed.history]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.0005  # the last of 15 steps, 1e-4 + 0.00495 (1 + cos(14/15 pi)) = 2.1e-4
-    other = replace(scheme, optimizer_arguments={"lr": 0.02, "betas": (0.8, 0.99)})
-    with pytest.raises(TrainError, match=r"recipe.scheme.optimizer_arguments.lr \(0.01 before, 0.02 now\)"):
-        run(tmp_path / "parts", recipe=replace(RECIPE, scheme=other), resume=True)
+    other = replace(optimisation, optimizer_arguments={"lr": 0.02, "betas": (0.8, 0.99)})
+    with pytest.raises(TrainError, match=r"recipe.optimisation.optimizer_arguments.lr \(0.01 before, 0.02 now\)"):
+        run(tmp_path / "parts", recipe=replace(RECIPE, optimisation=other), resume=True)
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
@@ -485,11 +489,11 @@ def test_a_checkpoint_is_not_a_run_and_a_run_is_not_a_checkpoint(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    scheme = replace(RECIPE.scheme, peak_learning_rate=1e30, start_learning_rate=1e30)
+    optimisation = replace(RECIPE.optimisation, peak_learning_rate=1e30, start_learning_rate=1e30)
     with pytest.raises(
         TrainError, match=r"the training loss is (nan|inf) in epoch \d, step \d, at a learning rate of 1e\+30"
     ):
-        run(tmp_path, recipe=replace(RECIPE, scheme=scheme))
+        run(tmp_path, recipe=replace(RECIPE, optimisation=optimisation))
     for tensors in (
         load_checkpoint(tmp_path / "last.safetensors").state,
         read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_run")[0],
