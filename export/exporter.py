@@ -216,8 +216,8 @@ def _compared(model: Path, vectors: Vectors) -> Vectors:
 def _quantize_float_layers(bundle: Bundle, images: Images, graph: ir.Model, values: Mapping[str, Tensor]) -> Manifest:
     """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
 
-    From then on the new model's own answers are what it has to give again on other machines, as a whole and of each
-    layer in 8 bits. The other pieces are compared with PyTorch's `values` as before.
+    Other machines must then reproduce this model's answers, for the whole network and for each 8-bit layer. The other
+    pieces are compared with PyTorch's `values` as before.
     """
     path, manifest = bundle.file(files.MODEL), bundle.manifest
     before = _run(path, images.pixels, library=True)

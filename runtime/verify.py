@@ -110,9 +110,8 @@ def verify_pieces(bundle: Bundle) -> PiecesResult | None:
 def output_faults(bundle: Bundle, answers: NDArray[np.float32], logits: NDArray[np.float32]) -> list[str]:
     """Say what is wrong with outputs (N, classes) that should be `logits`.
 
-    How far they differ is none where the pieces are compared: rounding in front of a sign, and more so a tie, can make
-    anything of it. Faults are what it does not make: no number, or another class where the best one leads by far more
-    than rounding moves the outputs.
+    If pieces are compared, the size of the difference is no fault: rounding before a sign can change the outputs by any
+    amount. NaN is a fault, and so is another class where the best one leads by far more than rounding moves the outputs.
     """
     reference, tolerance = bundle.manifest.reference, bundle.manifest.verification.output_tolerance
     if answers.shape != logits.shape:

@@ -25,7 +25,7 @@ from bnas_deploy.core.errors import CheckpointError
     type=Name(["float", "int8"]),
     default="float",
     show_default=True,
-    help="How to compute what is not binary; int8 is faster and changes the outputs a little, which is reported.",
+    help="Arithmetic of the float layers. int8 is faster and changes the outputs slightly; the report says by how much.",
 )
 def command(
     checkpoint: Path, output: Path, data: str | None, images: int | None, float_layers: Literal["float", "int8"]

@@ -172,5 +172,5 @@ def latency_target_option(*, required: bool) -> Decorator:
         type=click.Path(path_type=Path),
         metavar="DEVICE.json",
         required=required,
-        help="What `bnas-deploy bench-ops --json` wrote on the device, for a network of the size that will be built.",
+        help="Latency table of the device, from `bnas-deploy bench-ops --json`, for the size of the final network.",
     )

@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Compare RUNS, folders of `bnas-deploy search`: validation accuracy against latency on a device.
 
-    The latency is that of the network that the device's table is of, built from the cells that a search has found. A
-    star marks the searches that no other beats in both. The accuracy is the supernet's, in which all operations still
-    run, so it hardly falls with what was found; --train tells what that is worth.
+    Latency is predicted for the table's network, built from the cells of each search. A star marks the searches that
+    no other beats in both. The accuracy is the supernet's, in which all operations still run, so it hardly depends on
+    the found cells. --train measures the accuracy of the network itself.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.core.latency_table import read_latency_table

@@ -69,7 +69,7 @@ def recipe_options(recipes: Mapping[str, Lengths], defaults: Mapping[str, str]) 
     """Return --recipe, --epochs and --batch-size; `defaults` has the name of a recipe for each kind of data."""
 
     def by_recipe(field: str) -> str:
-        return "that of the recipe: " + by_data({name: getattr(recipe, field) for name, recipe in recipes.items()})
+        return "from the recipe: " + by_data({name: getattr(recipe, field) for name, recipe in recipes.items()})
 
     return all_of(
         click.option("--recipe", type=Name(recipes), show_default=by_data(defaults), help="Training scheme."),

@@ -62,7 +62,7 @@ def _by_kind(field: str) -> dict[str, Any]:
     type=Name(SPACES),
     default="bnas",
     show_default=True,
-    help="Which operations an edge may be: those of BNAS, of DARTS (separable convolutions) or of BATS (grouped ones).",
+    help="Candidate operations: BNAS, DARTS (separable convolutions) or BATS (grouped convolutions).",
 )
 @click.option(
     "--precision",
@@ -85,7 +85,7 @@ def _by_kind(field: str) -> dict[str, Any]:
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Transferability: how many times as probable as another operation Zeroise must be. Published: 3 for ImageNet.",
+    help="Zeroise is chosen only if it is this many times as probable as any other operation. Published: 3 for ImageNet.",
 )
 @click.option(
     "--diversity",

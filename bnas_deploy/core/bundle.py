@@ -103,7 +103,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What it changed to compute in 8 bits what is not binary, on the `images` of the export.
+    """Effect of 8-bit float layers on the logits, measured on the `images` of the export.
 
     Differences are those of a logit to the same network with float layers; `agreement` images kept their most likely
     class.

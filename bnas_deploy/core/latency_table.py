@@ -1,4 +1,4 @@
-"""How long the parts of a network take on a device: what `bnas-deploy bench --ops` measures and a search aims at."""
+"""How long the parts of a network take on a device: what `bnas-deploy bench-ops` measures and a search aims at."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from bnas_deploy.core.json_records import from_json, read_json, shown, value_of,
 from bnas_deploy.core.operators import Operator
 
 FORMAT_VERSION = 2
-EXPECTED = "a latency table of `bnas-deploy bench --ops --json`"
+EXPECTED = "a latency table of `bnas-deploy bench-ops --json`"
 
 BINARY_CONVOLUTION = Operator(activation="Relu").name
 
@@ -31,7 +31,7 @@ OPERATORS = (
     "Slice",
     "Run",  # no node: what any run of any network takes besides
 )
-"""What `bench --ops` can measure. A network may have other operators; no table has a time of them."""
+"""What `bench-ops` can measure. A network may have other operators; no table has a time of them."""
 
 Shape = tuple[int, int, int]
 """(channels, height, width); 1 where a tensor has fewer axes."""
@@ -118,7 +118,7 @@ class LatencyTable:
         if workload not in self._median_us:
             raise BnasError(
                 f"the latency table has no time of {workload}; it was measured for networks of the size of "
-                f"{self.network.get('name')}; measure the device again: bnas-deploy bench --ops --json DEVICE.json"
+                f"{self.network.get('name')}; measure the device again: bnas-deploy bench-ops --json DEVICE.json"
             )
         return self._median_us[workload]
 

@@ -182,7 +182,7 @@ def measure_on(
 
     Args:
         host: what ssh connects to, such as pi@raspberrypi.
-        bundle: None to measure the single layers of `bench --layers`, if `arguments` say so.
+        bundle: None to measure the single layers of `bench-layers`, if `arguments` say so.
         arguments: further arguments of `bnas-deploy bench` there.
         port: None is ssh's choice.
         python: the device's Python.

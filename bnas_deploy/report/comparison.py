@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def settings(self) -> list[RunSetting]:
-        """Return what several reports were measured with, or where nothing is shared, what each was."""
+        """Return the settings that at least two reports share, or all of them if none is shared."""
         found = [setting for report in self.reports for setting in settings_of(report)]
         return list(dict.fromkeys(each for each in found if found.count(each) > 1) or dict.fromkeys(found))
 
@@ -79,7 +79,7 @@ def compare(files: Sequence[Path], reports: Sequence[Report]) -> Comparison:
             kinds = ("single layers", "a network")
             raise BnasError(
                 f"{file}: a report of {kinds[_is_of_network(report)]}, and {files[0]} is one of "
-                f"{kinds[_is_of_network(reports[0])]}; compare reports of `bench BUNDLE`, or of `bench --layers`"
+                f"{kinds[_is_of_network(reports[0])]}; compare reports of `bench BUNDLE`, or of `bench-layers`"
             )
     return Comparison(column_names(files, reports), tuple(map(str, files)), tuple(reports))
 

@@ -1,4 +1,4 @@
-"""How long each workload of a network takes on this machine: what `bnas-deploy bench --ops` runs.
+"""How long each workload of a network takes on this machine: what `bnas-deploy bench-ops` runs.
 
 Every workload is measured as it is in an exported network, in onnxruntime, with the operator library: binary
 convolutions with BN, scale and ReLU folded in, float layers as onnxruntime optimises them. A run of onnxruntime costs

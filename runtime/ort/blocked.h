@@ -125,7 +125,7 @@ static inline int64_t step_bytes(const KernelSpec* spec) {
  * The plan of a run */
 
 typedef struct Axis {
-    int64_t phases; /* remainders of padded coordinates that taps fall on; tap t falls on that of tap t % phases */
+    int64_t phases; /* residues (padded coordinate mod stride) that taps read; tap t reads that of tap t % phases */
     int64_t length; /* elements of each phase that are read */
 } Axis;
 

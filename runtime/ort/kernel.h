@@ -1,7 +1,7 @@
 /* The border between the operators (op_run.c) and their kernels, one per instruction set.
  *
  * A kernel sees plain memory and sizes that were checked; nothing here knows onnxruntime. What the numbers mean is
- * docs/operators.md. All functions may run in several threads at once and change only what they are given to fill. */
+ * docs/operators.md. All functions are thread-safe and write only to their output arguments. */
 #pragma once
 
 #include "operator_table.h"
@@ -47,8 +47,8 @@ typedef struct BnasConv {
 #undef VECTOR
         };
     };
-    /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
-     * the left of a corner between taps. NULL without constant channels. */
+    /* (channels_out, kernel height + 1, kernel width + 1): prefix sums over the kernel of the constant channels'
+     * weights. NULL without constant channels. */
     const int32_t* constants;
 } BnasConv;
 

@@ -115,7 +115,7 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
         if (memcmp(dims, wanted, sizeof dims) != 0) {
             char got[SHAPE_SIZE], y[SHAPE_SIZE];
             return bnas_refuse(node,
-                               "what is added has the shape %s, the output %s, wanted the same; check the input's "
+                               "an added input has the shape %s, the output %s; they must be equal; check the input's "
                                "shape",
                                bnas_shape_text(dims, RANK, got), bnas_shape_text(wanted, RANK, y));
         }

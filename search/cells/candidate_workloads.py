@@ -1,6 +1,6 @@
 """The workloads that networks of one size can have, whatever their cells; needs no PyTorch.
 
-A device measures these once (`bnas-deploy bench --ops`). `bnas_deploy.export.workloads` reads the workloads of one
+A device measures these once (`bnas-deploy bench-ops`). `bnas_deploy.export.workloads` reads the workloads of one
 network from its exported graph. A device has no exporter, and no single graph has all cells: so this list is made from
 the sizes alone. It says what the exporter may leave of a cell, and is allowed to name more than any network has.
 """

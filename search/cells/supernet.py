@@ -81,7 +81,7 @@ class Part:
 
 
 Term = tuple[Sequence[int], Tensor, Tensor]
-"""Edges, what an operation gives for each of them (or for all of them alike), and what that is multiplied by."""
+"""(edge indices, operation output per edge or shared, mixing weight)"""
 
 
 class Convolutions(nn.Module):

@@ -21,7 +21,7 @@ ROUNDS = 300
 
 
 def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
-    """Make the call of BinaryConv2dRelu that `bnas-deploy bench --layers` times, after it gave the right result once.
+    """Make the call of BinaryConv2dRelu that `bnas-deploy bench-layers` times, after it gave the right result once.
 
     Raises:
         SystemExit: the result is wrong.

@@ -249,7 +249,7 @@ def test_networks_and_layers_do_not_mix(tmp_path: Path, desk: Report, layers: Re
     assert result.exit_code == 1
     assert (
         f"{b}: a report of single layers, and {a} is one of a network; "
-        "compare reports of `bench BUNDLE`, or of `bench --layers`" in result.output
+        "compare reports of `bench BUNDLE`, or of `bench-layers`" in result.output
     )
     assert f"{a}: a report of a network, and {b} is one of single layers" in show(b, a).output
 

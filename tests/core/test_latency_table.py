@@ -65,7 +65,7 @@ def test_a_workload_that_was_not_measured_is_named() -> None:
         TABLE.us(Workload("BinaryConv2dRelu", (48, 16, 16), (48, 16, 16), kernel=(3, 3)))
     assert refused.value.message == (
         "the latency table has no time of BinaryConv2dRelu 3x3 16x16 48->48; it was measured for networks of the size "
-        "of BNAS-A; measure the device again: bnas-deploy bench --ops --json DEVICE.json"
+        "of BNAS-A; measure the device again: bnas-deploy bench-ops --json DEVICE.json"
     )
 
 
@@ -119,7 +119,7 @@ def test_a_workload_may_have_one_time_only(changed: Callable[..., Path]) -> None
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "device.json").write_bytes(content)
     with pytest.raises(
-        BnasError, match=r"device.json: not a latency table of `bnas-deploy bench --ops --json` \(.+\)$"
+        BnasError, match=r"device.json: not a latency table of `bnas-deploy bench-ops --json` \(.+\)$"
     ):
         read_latency_table(tmp_path / "device.json")
 

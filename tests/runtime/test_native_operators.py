@@ -838,7 +838,7 @@ def test_more_pixels_than_the_kernels_index_are_refused(monkeypatch: pytest.Monk
         ({"X2": (1, 4, 7, 5)}, "X has the shape [1, 6, 7, 5], that is 6 channels, wanted 5; check the input's shape"),
         (
             {"added1": (1, 3, 7, 1)},
-            "what is added has the shape [1, 3, 7, 1], the output [1, 3, 7, 5], wanted the same; check the input's "
+            "an added input has the shape [1, 3, 7, 1], the output [1, 3, 7, 5]; they must be equal; check the input's "
             "shape",
         ),
         ({"added1": (3, 7, 5)}, "what is added has 3 dimensions, wanted 4: batch, channels, height, width"),
