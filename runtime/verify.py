@@ -111,7 +111,7 @@ def output_faults(bundle: Bundle, answers: NDArray[np.float32], logits: NDArray[
     """Say what is wrong with outputs (N, classes) that should be `logits`.
 
     If pieces are compared, the size of the difference is no fault: rounding before a sign can change the outputs by any
-    amount. NaN is a fault, and so is another class where the best one leads by far more than rounding moves the outputs.
+    amount. NaN is a fault, and so is another class where the best leads by far more than rounding moves the outputs.
     """
     reference, tolerance = bundle.manifest.reference, bundle.manifest.verification.output_tolerance
     if answers.shape != logits.shape:

@@ -25,7 +25,7 @@ from bnas_deploy.core.errors import CheckpointError
     type=Name(["float", "int8"]),
     default="float",
     show_default=True,
-    help="Arithmetic of the float layers. int8 is faster and changes the outputs slightly; the report says by how much.",
+    help="Arithmetic of float layers. int8 is faster and changes the outputs slightly; the report says by how much.",
 )
 def command(
     checkpoint: Path, output: Path, data: str | None, images: int | None, float_layers: Literal["float", "int8"]

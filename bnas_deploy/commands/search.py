@@ -85,7 +85,7 @@ def _by_kind(field: str) -> dict[str, Any]:
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Zeroise is chosen only if it is this many times as probable as any other operation. Published: 3 for ImageNet.",
+    help="Zeroise is chosen only if this many times as probable as any other operation. Published: 3 for ImageNet.",
 )
 @click.option(
     "--diversity",
