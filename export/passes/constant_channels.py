@@ -18,13 +18,11 @@ What no consumer needs any more (the dead preprocess of a reduction cell, the Ze
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import sign
 from bnas_deploy.core.operators import Operator
@@ -44,46 +42,17 @@ from bnas_deploy.export.graph import (
     spatial_of,
 )
 from bnas_deploy.export.passes.batch_norm import BIAS_TERMS, BatchNorm, has_known_parameters
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Computed:
-    """Channels first .. first + count - 1 of a value of the graph."""
-
-    value: ir.Value
-    first: int
-    count: int
-
-    def part(self, first: int, count: int) -> "Computed":
-        """Return `count` of these channels from `first` on."""
-        return Computed(self.value, self.first + first, count)
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Channels that have the same known value in every image and at every pixel."""
-
-    values: tuple[float, ...]
-
-    @property
-    def count(self) -> int:
-        """Return the number of channels."""
-        return len(self.values)
-
-    @property
-    def array(self) -> Floats:
-        """Return the values, (count) float32."""
-        return np.array(self.values, np.float32)
-
-    def part(self, first: int, count: int) -> "Constant":
-        """Return `count` of these channels from `first` on."""
-        return Constant(self.values[first : first + count])
-
-
-Segment = Computed | Constant
-Segments = tuple[Segment, ...]
+from bnas_deploy.export.passes.segments import (
+    Computed,
+    Constant,
+    Floats,
+    Segment,
+    Segments,
+    aligned,
+    live_channels,
+    merged_segments,
+    positions,
+)
 
 
 class DropConstantChannels:
@@ -164,7 +133,7 @@ class _Evaluation:
         if not (self.has_constants(left) or self.has_constants(right)) or _shape(left) != _shape(right):
             self.whole(node)
             return
-        pieces = _aligned(self.segments_of(left), self.segments_of(right))
+        pieces = aligned(self.segments_of(left), self.segments_of(right))
         self.segments[node.outputs[0]] = tuple(self.sum_of(node, *piece) for piece in pieces)
 
     def sum_of(self, node: ir.Node, first: int, left: Segment, right: Segment) -> Segment:
@@ -193,13 +162,13 @@ class _Evaluation:
         if not self.has_constants(x) or not self.keeps_constants(node, x):
             self.whole(node)
             return
-        live = _live_channels(self.segments_of(x))
+        live = live_channels(self.segments_of(x))
         function = _CHANNEL_FUNCTIONS[node.op_type]
         constants = [
             Constant(tuple(function(node, part.array, slice(first, first + part.count)).tolist()))
             if isinstance(part, Constant)
             else part
-            for first, part in _positions(self.segments_of(x))
+            for first, part in positions(self.segments_of(x))
         ]
         if not live:
             self.segments[node.outputs[0]] = tuple(constants)
@@ -219,7 +188,7 @@ class _Evaluation:
         for part in constants:
             parts.append(part if isinstance(part, Constant) else Computed(output, done, part.count))
             done += 0 if isinstance(part, Constant) else part.count
-        self.segments[node.outputs[0]] = _merged(parts)
+        self.segments[node.outputs[0]] = merged_segments(parts)
 
     def convolution(self, node: ir.Node) -> None:
         x = node.inputs[0]
@@ -232,7 +201,7 @@ class _Evaluation:
         added = self.contribution(node, x, weight, lambda values, _: values)
         if bias is not None:
             added = added + bias[:, None, None]
-        live = _live_channels(self.segments_of(x))
+        live = live_channels(self.segments_of(x))
         if not live:
             self.known(node, added)
             return
@@ -272,7 +241,7 @@ class _Evaluation:
 
         added = self.contribution(node, x, weight, activation)
         offset = constant_array(input_of(node, "offset"))
-        live = _live_channels(self.segments_of(x))
+        live = live_channels(self.segments_of(x))
         if not live:
             scale, bias = (constant_array(input_of(node, name)) for name in ("scale", "bias"))
             self.known(node, (offset + added) * scale[:, None, None] + bias[:, None, None])
@@ -292,7 +261,7 @@ class _Evaluation:
     def constant_weights(self, x: ir.Value, weight: Floats, activation: Callable[[Floats, slice], Floats]) -> Floats:
         """Return the weights (O, constant channels, KH, KW) with which channels of +1 add what those of x do."""
         parts = []
-        for first, part in _positions(self.segments_of(x)):
+        for first, part in positions(self.segments_of(x)):
             if isinstance(part, Constant):
                 place = slice(first, first + part.count)
                 values = activation(part.array, place)
@@ -317,7 +286,7 @@ class _Evaluation:
     ) -> Floats:
         """Convolve the constant channels of x alone: (O, OH, OW), exact where they are ±1."""
         image = np.zeros((1, channels_of(x), *spatial_of(x)), np.float32)
-        for first, part in _positions(self.segments_of(x)):
+        for first, part in positions(self.segments_of(x)):
             if isinstance(part, Constant):
                 place = slice(first, first + part.count)
                 image[0, place] = activation(part.array, place)[:, None, None]
@@ -351,18 +320,18 @@ class _Evaluation:
         """Return the computed channels of `value`."""
         parts = self.segments_of(value)
         computed = tuple(part for part in parts if isinstance(part, Computed))
-        return self.join(computed, node, value, Origin(str(value.name), tuple(_live_channels(parts))))
+        return self.join(computed, node, value, Origin(str(value.name), tuple(live_channels(parts))))
 
     def join(self, parts: Segments, node: ir.Node | None, like: ir.Value, origin: Origin) -> ir.Value:
         """Concatenate segments, once for all who ask for the same ones in the same resolution."""
-        parts = _merged(parts)
+        parts = merged_segments(parts)
         key = (parts, spatial_of(like))
         if key not in self.joined:
             values = [
                 self.slice_of(part, node)
                 if isinstance(part, Computed)
                 else self.column(part, node, like, origin.channel_range(first, first + part.count))
-                for first, part in _positions(parts)
+                for first, part in positions(parts)
             ]
             if len(values) == 1:
                 self.joined[key] = values[0]
@@ -490,59 +459,5 @@ def _uniform(image: Floats) -> Floats | None:
     return corner if (image == corner[:, None, None]).all() else None
 
 
-# --- segments -------------------------------------------------------------------------------------------------------
-
-
 def _shape(value: ir.Value) -> tuple[Any, ...]:
     return tuple(value.shape or ())
-
-
-def _positions(parts: Segments) -> list[tuple[int, Segment]]:
-    """Return (first channel, segment) for each segment."""
-    first, result = 0, []
-    for part in parts:
-        result.append((first, part))
-        first += part.count
-    return result
-
-
-def _live_channels(parts: Segments) -> list[int]:
-    """Return the indices of the channels that are computed."""
-    return [
-        channel
-        for first, part in _positions(parts)
-        if isinstance(part, Computed)
-        for channel in range(first, first + part.count)
-    ]
-
-
-def _aligned(left: Segments, right: Segments) -> list[tuple[int, Segment, Segment]]:
-    """Cut both lists at the borders of either: (first channel, left, right), of equal length."""
-    borders = sorted({first + part.count for parts in (left, right) for first, part in _positions(parts)})
-    pieces, first = [], 0
-    for last in borders:
-        pieces.append((first, _cut(left, first, last), _cut(right, first, last)))
-        first = last
-    return pieces
-
-
-def _cut(parts: Segments, first: int, last: int) -> Segment:
-    """Return channels first .. last - 1, which lie within one segment."""
-    for start, part in _positions(parts):
-        if start <= first and last <= start + part.count:
-            return part.part(first - start, last - first)
-    raise AssertionError("a border inside the piece")
-
-
-def _merged(parts: Sequence[Segment]) -> Segments:
-    """Join neighbours that are constants, or that follow each other in the same value."""
-    merged: list[Segment] = []
-    for part in parts:
-        match merged[-1] if merged else None, part:
-            case Constant() as last, Constant():
-                merged[-1] = Constant(last.values + part.values)
-            case Computed() as last, Computed() if last.value is part.value and last.first + last.count == part.first:
-                merged[-1] = Computed(last.value, last.first, last.count + part.count)
-            case _:
-                merged.append(part)
-    return tuple(merged)

@@ -118,9 +118,7 @@ def test_a_workload_may_have_one_time_only(changed: Callable[..., Path]) -> None
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[1, 2", b"[" * 100_000, b"[]", b"3"])
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "device.json").write_bytes(content)
-    with pytest.raises(
-        BnasError, match=r"device.json: not a latency table of `bnas-deploy bench-ops --json` \(.+\)$"
-    ):
+    with pytest.raises(BnasError, match=r"device.json: not a latency table of `bnas-deploy bench-ops --json` \(.+\)$"):
         read_latency_table(tmp_path / "device.json")
 
 
