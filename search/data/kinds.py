@@ -97,6 +97,12 @@ DATA_KINDS: Mapping[str, DataKind] = {
         DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="the binary version"),
         DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="the binary version"),
         DataKind(
+            "idx",
+            opener="bnas_deploy.search.data.idx:open_idx",
+            summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
+            training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
+        ),
+        DataKind(
             "imagefolder",
             opener="bnas_deploy.search.data.image_folder:open_image_folder",
             summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",

@@ -673,7 +673,9 @@ def test_a_file_of_another_format_behind_a_suffix_is_refused(photos):
 
 
 def test_an_unknown_name_is_refused():
-    wanted = "unknown data 'mnist'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, imagefolder:FOLDER"
+    wanted = (
+        "unknown data 'mnist'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, imagefolder:FOLDER"
+    )
     with pytest.raises(DataError, match=wanted):
         open_data("mnist")
     with pytest.raises(DataError, match="data 'cifar10' without its folder; give cifar10:FOLDER"):
