@@ -45,7 +45,7 @@ RESUME = "resume.safetensors"
 
 SAVE_EVERY_S = 600.0
 
-_FORMAT = 2
+FORMAT_VERSION = 2
 """1, of bnas-deploy 0.1.0, had one optimiser with momentum."""
 
 _REPORT_STEPS = 10  # reading a sum makes a GPU wait, so not after every step
@@ -327,7 +327,7 @@ class Run(ABC, Generic[Record]):
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         description = {
-            "format": _FORMAT,
+            "format": FORMAT_VERSION,
             "bnas_deploy": bnas_deploy.__version__,
             "settings": self.settings(),
             "place": asdict(self.place),
@@ -355,7 +355,7 @@ class Run(ABC, Generic[Record]):
                 "one"
             )
         tensors, description = read_tensors(path, self.metadata)
-        check_format(path, description, _FORMAT, oldest=_FORMAT)
+        check_format(path, description, FORMAT_VERSION, oldest=FORMAT_VERSION)
         try:
             self._check_settings(path, description["settings"])
             self._load(tensors, description)
