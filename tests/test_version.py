@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 import bnas_deploy
-from bnas_deploy.core import bundle, history, latency_table
-from bnas_deploy.export import opset
+from bnas_deploy.core import bundle, history, latency_table, operators
 from bnas_deploy.report import Report
 from bnas_deploy.runtime.bench.machine import Machine
-from bnas_deploy.runtime.bench.networks import Record
+from bnas_deploy.runtime.bench.records import Record
 from bnas_deploy.search.training import checkpoint, run
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +46,7 @@ def _written() -> dict[str, object]:
         "resume": run.FORMAT_VERSION,
         "latency table": latency_table.FORMAT_VERSION,
         "search history": history.FORMAT_VERSION,
-        "operator set": opset.VERSION,
+        "operator set": operators.VERSION,
         "bench report": tuple(" ".join(field.name for field in fields(kind)) for kind in (Report, Machine, Record)),
     }
 
