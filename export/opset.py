@@ -43,7 +43,7 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
         if row.activation == "Relu":
             y = np.maximum(y, np.float32(0))
         if row.activation == "PRelu":
-            y = np.where(y > 0, y, _per_channel(named["slope"]) * y)
+            y = np.where(y < 0, _per_channel(named["slope"]) * y, y)
         for name in row.added_inputs:
             y = y + named[name]
     return y

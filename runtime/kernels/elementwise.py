@@ -239,7 +239,7 @@ def _activated(kind: int, value: Any, leak: Any, lanes: int) -> Any:
     if kind == RELU:
         return T.Select(value < zero, zero, value)  # NaN stays NaN, as in onnxruntime's Relu
     if kind == PRELU:
-        return T.Select(value > zero, value, _rounded(spread(leak, lanes) * value, lanes))
+        return T.Select(value < zero, _rounded(spread(leak, lanes) * value, lanes), value)
     return value
 
 

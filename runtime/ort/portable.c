@@ -286,7 +286,7 @@ static void epilogue(const BnasRun* run, const Tile* tile, int64_t channel, cons
     }
     if (conv->activation == BNAS_PRELU) {
         for (int64_t p = 0; p < count; ++p) {
-            y[p] = y[p] > 0 ? y[p] : conv->slope[channel] * y[p];
+            y[p] = y[p] < 0 ? conv->slope[channel] * y[p] : y[p];
         }
     }
     for (int64_t i = 0; i < conv->added; ++i) {

@@ -43,7 +43,7 @@ from bnas_deploy.core.bundle import (
     PIECES,
     describe_files,
 )
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.errors import LONGEST_MESSAGE, BnasError
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS
 from bnas_deploy.core.history import Epoch, History, Tables
 from bnas_deploy.core.latency_table import LatencyTable, WorkloadTime, read_latency_table
@@ -71,7 +71,7 @@ from bnas_deploy.search.training.train import train
 LIMIT_S = 600
 """A command that takes as long hangs: each takes a second or so, some minutes on a machine that is very busy."""
 
-LONGEST = 3000
+LONGEST = LONGEST_MESSAGE + 20
 """Characters of a sentence; one that shows a part of the file cuts it."""
 
 TINY = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
