@@ -13,6 +13,7 @@ decides a bit is computed again by another library. torch.onnx's dynamo exporter
 
 import ast
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -107,7 +108,7 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     frozen = freeze(module)
     # Two images where N is free, since torch.export takes a dimension of 1 for a constant.
     example = torch.zeros(batch or 2, *image_shape)
-    free = None if batch else ({0: torch.export.Dim("N")},)
+    free = None if batch else _free_batch(frozen)
     with _quiet_exporter():
         try:
             program = torch.export.export(frozen, (example,), dynamic_shapes=free)
@@ -148,6 +149,13 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     captured = CapturedModel(model, exported.exported_program)
     _fold_in_pytorch(captured, example)
     return captured
+
+
+def _free_batch(module: nn.Module) -> tuple[Any, ...]:
+    """Return what torch.export wants to be told of the images, whose number is free."""
+    images = {0: torch.export.Dim("N")}
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    return ((images,),) if first is not None and first.kind is first.VAR_POSITIONAL else (images,)
 
 
 def _first_line(error: BaseException) -> str:
@@ -292,9 +300,12 @@ def _fold_in_pytorch(captured: CapturedModel, example: Tensor) -> None:
         return
     values = captured.values_of(example)
     for value in computed:
-        data = values.get(str(value.name))
-        if data is not None and data.dtype in _FOLDED and value.dtype == ir.DataType.from_numpy(data.numpy().dtype):
-            folded = constant(graph, f"{value.name}.folded", data.numpy())
+        computed_of = values.get(str(value.name))
+        if computed_of is None or computed_of.dtype not in _FOLDED:
+            continue
+        data = computed_of.detach().numpy()
+        if value.dtype == ir.DataType.from_numpy(data.dtype):
+            folded = constant(graph, f"{value.name}.folded", data)
             value.replace_all_uses_with(folded, replace_graph_outputs=True)
 
 

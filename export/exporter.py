@@ -1,6 +1,7 @@
 """The export itself: capture, rewriting, comparison, and the files of the bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +116,18 @@ def export_checkpoint(
     return export_module(network, twin, path, images, description, float_layers=float_layers)
 
 
+@contextmanager
+def _without_fast_paths() -> Iterator[None]:
+    """Have PyTorch compute attention as it is traced; its fast path for evaluation rounds otherwise."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@_without_fast_paths()
 def export_module(
     module: nn.Module,
     twin: nn.Module,
@@ -144,6 +157,7 @@ def export_module(
     module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
     twin = prepared(twin, TWIN)
     _check_module(module)
+    _check_twin(twin)
     _check_images(images, description)
     answers = answers_of(module, images.pixels, type(module).__name__)
     _check_answers("the module", answers, len(images.pixels), len(description.labels))
@@ -173,9 +187,15 @@ def _write_model(
     """
     captured = capture(module, images.shape[1:])
     values = captured.values_of(images[:1])
-    if not torch.equal(values[OUTPUT], _answers(module, images[:1])):
+    same = torch.equal(values[OUTPUT], _answers(module, images[:1]))
+    if reason := own_doing(module, images[:1]):  # a counter in Python can agree by chance
+        _refuse([reason])
+    if not same:
         _refuse(
-            [own_doing(module, images[:1]) or f"the captured program answers differently from {type(module).__name__}"]
+            [
+                f"the captured program answers differently from {type(module).__name__}; its forward may use something "
+                "outside of the module: keep that in parameters and buffers"
+            ]
         )
     doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
     log = run(PIPELINE, captured.model)
@@ -279,6 +299,15 @@ def _check_module(module: nn.Module) -> None:
         )
 
 
+def _check_twin(twin: nn.Module) -> None:
+    binary = next((name for name, layer in twin.named_modules() if isinstance(layer, BinaryConv2d)), None)
+    if binary is not None:
+        raise ExportError(
+            f"{TWIN}: {binary or 'it'} is a binary layer; give the same network with float layers, such as "
+            "torch.nn.Conv2d and Linear, to compare latencies with"
+        )
+
+
 def _check_images(images: Images, description: Description) -> None:
     pixels, preprocessing = images.pixels, description.preprocessing
     wanted = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
@@ -287,6 +316,9 @@ def _check_images(images: Images, description: Description) -> None:
             f"images: got {pixels.dtype} {tuple(pixels.shape)}, the preprocessing makes torch.float32 (N, "
             f"{', '.join(map(str, wanted))}) with N at least 1; give images as the network sees them"
         )
+    if not pixels.isfinite().all():
+        count = int((~pixels.isfinite()).sum())
+        raise ExportError(f"images: {count} of {pixels.numel()} values are NaN or infinite; give images without them")
 
 
 def _check_answers(name: str, answers: object, images: int, labels: int) -> None:

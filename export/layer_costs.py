@@ -28,7 +28,8 @@ def layer_cost(node: ir.Node) -> LayerCost:
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     if node.op_type in {"Gemm", "MatMul"}:
-        return LayerCost(str(node.name), _rows(x), _rows(y), (1, 1), (1, 1), (1, 1), 1, 32)
+        read = _rows(x)
+        return LayerCost(str(node.name), read, (_features_out(node), *read[1:]), (1, 1), (1, 1), (1, 1), 1, 32)
     if node.op_type == "ConvTranspose":
         # It does what the convolution from its output to its input does, backwards: as many weights and MACs.
         x, y = y, x
@@ -63,6 +64,12 @@ def _rows(value: ir.Value) -> Shape:
     """Return the shape of what a matrix product reads or makes: its last axis has the features, the others rows."""
     *rows, features = _sizes(value) or [1]
     return features, prod(rows), 1
+
+
+def _features_out(node: ir.Node) -> int:
+    """Return the features that a matrix product makes; torch.onnx does not say the shape of every one's result."""
+    rows, columns = constant_array(node.inputs[1]).shape[-2:]
+    return int(rows if node.attributes.get_int("transB", 0) else columns)
 
 
 def _sizes(value: ir.Value) -> list[int]:

@@ -39,6 +39,8 @@ def prepared(module: nn.Module, role: str) -> nn.Module:
     Raises:
         ExportError: it has a layer that cannot be exported, or values that are not there, not float32 or not numbers.
     """
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"{role}: {type(module).__name__} is no torch.nn.Module; put it into the forward of one")
     for name, layer in module.named_modules():
         _check_kind(f"{role}{name and ': '}{name}", layer)
     for name, value in _state(module):
@@ -104,8 +106,8 @@ def own_doing(module: nn.Module, images: Tensor) -> str | None:
             )
     if not torch.equal(first, second):
         return (
-            "it answers differently to the same images each time; let it draw no random numbers in evaluation mode "
-            "(functional.dropout needs training=self.training)"
+            "it answers differently to the same images each time; in evaluation mode let it draw no random numbers "
+            "(functional.dropout needs training=self.training) and count nothing"
         )
     return None
 
@@ -146,7 +148,7 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_kind(place: str, layer: nn.Module) -> None:
-    if isinstance(layer, torch.jit.ScriptModule):
+    if isinstance(layer, torch.jit.ScriptModule | torch.fx.GraphModule):
         raise ExportError(
             f"{place}: a traced or scripted module, which hides its layers; give the Python module that it was made of"
         )
@@ -209,6 +211,9 @@ def _copied(module: nn.Module, role: str) -> nn.Module:
         raise ExportError(f"{role}: {_uncopied(module, error)}; keep it out of the module") from error
     for layer in ours.modules():
         layer._compiled_call_impl = None
+        compiled = getattr(vars(layer).get("forward"), "_torchdynamo_orig_callable", None)
+        if getattr(compiled, "__func__", None) is type(layer).forward:
+            del layer.__dict__["forward"]  # of `module.forward = torch.compile(module.forward)`: it runs the caller's
     return ours
 
 

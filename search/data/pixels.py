@@ -1,6 +1,6 @@
 """An image file as 8-bit pixels: grey or RGB, upright, without transparency.
 
-16-bit grey         the upper 8 bits, as Pillow itself reads 16-bit RGB
+16-bit grey         the upper 8 bits, as Pillow itself reads 16-bit RGB; of 9 to 15 bits as many
 32-bit, float       refused: what is white is not known
 transparent         as it looks on a white page
 EXIF orientation    applied
@@ -9,11 +9,12 @@ several frames      the first one
 
 import struct
 import zlib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.files import open_regular
@@ -53,10 +54,11 @@ def read_image(path: Path) -> Image.Image:
         with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             image.load()
             kind = str(image.format)
+            depth = _depth(image)  # before the orientation is applied, which drops what a TIFF says
             ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bits(image, kind, path)
+            return _eight_bits(image, kind, depth, path)
     except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+        raise _unreadable(path, error) from None
 
 
 def describe_image(path: Path) -> tuple[tuple[int, int], bool]:
@@ -69,7 +71,31 @@ def describe_image(path: Path) -> tuple[tuple[int, int], bool]:
         with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             return (image.height, image.width), _is_grey(image)
     except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    # Pillow names the open file where it does not know the format.
+    reason = "no format that is read here" if isinstance(error, UnidentifiedImageError) else str(error)
+    return DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it")
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """Bits of a grey pixel, and whether 0 is white: what a TIFF says, and Pillow leaves to its reader above 8 bits."""
+
+    bits: int = 16
+    white_is_zero: bool = False
+
+
+def _depth(image: Image.Image) -> _Depth:
+    tags = getattr(image, "tag_v2", None)
+    if not tags:
+        return _Depth()
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+    return _Depth(
+        bits[0] if isinstance(bits, tuple) else bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    )
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -79,10 +105,16 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in {"1", "L", "LA", "La", "I", "F"} or image.mode.startswith("I;16")
 
 
-def _eight_bits(image: Image.Image, kind: str, path: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, kind: str, depth: _Depth, path: Path) -> Image.Image:
     wide = image.mode.startswith("I;16") or (image.mode == "I" and kind in _WHITE_32)
     if wide:
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        upper = values >> max(depth.bits - 8, 0)
+        grey = 255 - upper if depth.white_is_zero else upper
+        clear = image.info.get("transparency")  # the one shade of a PNG that is transparent
+        if isinstance(clear, int):
+            grey = np.where(values == clear, 255, grey)
+        return Image.fromarray(grey.astype(np.uint8))
     if image.mode in {"I", "F"}:
         pixels = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise DataError(f"{path}: its pixels are {pixels}, of which no white is known; save it with 8 or 16 bits")

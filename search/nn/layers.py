@@ -1,6 +1,7 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -240,7 +241,12 @@ def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:
 
 
 def _pair(name: str, value: Sizes, *, least: int) -> Pair:
-    sizes = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(sizes) != 2 or not all(isinstance(size, int) and size >= least for size in sizes):
+    sizes = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(sizes) != 2 or not all(_is_size(size) and size >= least for size in sizes):
         raise ValueError(f"{name}={value!r}: wanted a number or (vertical, horizontal), integers of at least {least}")
-    return sizes[0], sizes[1]
+    return int(sizes[0]), int(sizes[1])
+
+
+def _is_size(value: object) -> bool:
+    """Tell whether it is an integer of any type, such as numpy's; True is none, though Python has it as 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -35,6 +35,9 @@ STARTING = 30_000_000
 COPIES = 3
 """Of the weights: themselves, their gradients, their momentum."""
 
+MEASURED_SIDES = (64, 96)
+"""The largest sides of the images that an estimate runs; multiples of 32, as every network takes them."""
+
 _GIGABYTE = 1e9
 
 
@@ -77,11 +80,32 @@ def training_need(
     held = _resident_bytes()
     with torch.random.fork_rng(devices=[]):  # its random initialisation must leave no trace
         network = build().train()
-    # Not a batch of one, which batch normalisation refuses where an image has become a pixel.
-    two, three = (_kept_bytes(network, forward, torch.zeros(count, *image_shape)) for count in (2, 3))
+
+    def kept(shape: tuple[int, ...]) -> tuple[int, int]:
+        # Not a batch of one, which batch normalisation refuses where an image has become a pixel.
+        two, three = (_kept_bytes(network, forward, torch.zeros(count, *shape)) for count in (2, 3))
+        return 3 * two - 2 * three, three - two
+
+    batch, per_image = _at_size(kept, image_shape)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    per_image = three - two
-    return Need(STARTING + COPIES * weights + WORKING * (two - 2 * per_image), WORKING * per_image, held)
+    return Need(STARTING + COPIES * weights + WORKING * batch, WORKING * per_image, held)
+
+
+def _at_size(
+    kept: Callable[[tuple[int, ...]], tuple[float, float]], image_shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """Return what `kept` says of images (channels, height, width): bytes of any batch, and of each image.
+
+    What is kept of an image grows with its pixels in a straight line, so large images are not run: two sizes are, of
+    MEASURED_SIDES at most, and the line goes on from there. Otherwise the estimate itself would not fit into memory.
+    """
+    channels, *sides = image_shape
+    sizes = [tuple(min(side, most) for side in sides) for most in MEASURED_SIDES]
+    if sizes[-1] == tuple(sides):
+        return kept(image_shape)
+    (_, small), (batch, large) = (kept((channels, *size)) for size in sizes)
+    few, many, wanted = (math.prod(size) for size in (*sizes, sides))
+    return batch, large + (large - small) / (many - few) * (wanted - many)
 
 
 def _kept_bytes(network: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], images: Tensor) -> int:

@@ -54,6 +54,85 @@ def _with(change: Callable[[Small], object]) -> Callable[[], nn.Module]:
     return make
 
 
+# --- exported -------------------------------------------------------------------------------------------------------
+
+
+class ChannelsLast(nn.Module):
+    """Layers on (N, H, W, C), as ConvNeXt has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(2).transpose(1, 2)
+        return self.attention(rows, rows, rows, need_weights=False)[0].transpose(1, 2).reshape(x.shape)
+
+
+class AnyArguments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Small()
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self.inner(*arguments)
+
+
+def _behind(layer: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return _with(lambda module: setattr(module, "conv", nn.Sequential(module.conv, layer())))
+
+
+def _compiled_forward(module: Small) -> None:
+    module.forward = torch.compile(module.forward)  # type: ignore[method-assign] # as people do
+
+
+EXPORTED: dict[str, Callable[[], nn.Module]] = {
+    "channels last": _behind(ChannelsLast),
+    "attention": _behind(Attention),
+    "transposed in groups": _behind(lambda: nn.ConvTranspose2d(8, 8, 2, stride=2, groups=4)),
+    "layer norm of images": _behind(lambda: nn.LayerNorm([8, 8])),
+    "spectral norm": _behind(lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1))),
+    "any arguments": AnyArguments,
+    "compiled forward": _with(_compiled_forward),
+}
+
+
+def _twin_of(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return the same with float convolutions."""
+    twin = make()
+    for parent in list(twin.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, BinaryConv2d):
+                setattr(parent, name, nn.Conv2d(8, 8, 3, padding=1))
+    return twin
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch.compile of PyTorch's own
+@pytest.mark.parametrize("make", EXPORTED.values(), ids=EXPORTED)
+def test_layers_around_binary_ones(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    result = export_module(make(), _twin_of(make), tmp_path / "bundle", Images(_images()), description)
+    assert result.verification.failures == []
+    layers = {layer.name: layer for layer in result.bundle.manifest.layers}
+    if "conv.1.layers.1" in layers:
+        assert (layers["conv.1.layers.1"].input, layers["conv.1.layers.1"].output) == ((8, 64, 1), (16, 64, 1))
+
+
+def test_a_twin_with_a_binary_layer(tmp_path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    with pytest.raises(ExportError, match="the float twin: conv is a binary layer; give the same network with float"):
+        export_module(Small(), Small(), tmp_path / "bundle", Images(_images()), description)
+
+
 # --- refused before anything is captured ----------------------------------------------------------------------------
 
 
@@ -158,7 +237,7 @@ def test_refused_by_name(make: Callable[[], nn.Module], message: str, tmp_path: 
 def test_the_float_twin_is_asked_too(tmp_path: Path) -> None:
     description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
     with pytest.raises(ExportError, match="the float twin: AssertionError: Torch not compiled with CUDA"):
-        export_module(Small(), OnGpu(), tmp_path / "bundle", Images(_images()), description)
+        export_module(Small(), _twin_of(OnGpu), tmp_path / "bundle", Images(_images()), description)
 
 
 # --- code that freezing would drop ----------------------------------------------------------------------------------
@@ -226,6 +305,14 @@ class Writes(Small):
         return super().forward(x)
 
 
+class Counts(Small):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
 class Noisy(Small):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.dropout(x))
@@ -242,6 +329,7 @@ class Noisy(Small):
             Noisy,
             r"the export does not agree .*: it answers differently .*\(functional.dropout needs training=",
         ),
+        (Counts, "the export does not agree .*: it answers differently to the same images each time; .* count nothing"),
     ],
 )
 def test_answers_that_change(module: type[nn.Module], message: str, tmp_path: Path) -> None:

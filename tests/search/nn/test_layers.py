@@ -124,6 +124,7 @@ SAME: dict[str, dict[str, Any]] = {
     "even and dilated": {"kernel_size": (4, 2), "padding": "same", "dilation": [3, 1]},
     "valid": {"kernel_size": 2, "padding": "valid", "stride": [2, 1]},
     "a list": {"kernel_size": [3, 1], "padding": [1, 0], "stride": (2, 1)},
+    "numpy's": {"kernel_size": np.int64(3), "padding": [np.int32(1), 0], "stride": np.uint8(2)},
 }
 
 
@@ -174,6 +175,7 @@ def test_parameters_are_made_as_in_torch() -> None:
         ({"padding": -1}, "padding=-1: wanted a number or .* integers of at least 0"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size=\(3, 3, 3\): wanted a number or \(vertical, horizontal\)"),
         ({"kernel_size": 2.5}, "kernel_size=2.5: wanted a number"),
+        ({"padding": True}, "padding=True: wanted a number"),
         ({"stride": 0}, "stride=0: wanted .* integers of at least 1"),
         ({"dilation": [1, 0]}, r"dilation=\[1, 0\]: wanted .* integers of at least 1"),
         ({"groups": 0}, "4 to 4 channels in 0 groups; each must be at least 1"),

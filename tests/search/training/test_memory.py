@@ -54,6 +54,28 @@ def test_a_network_needs_more_for_more_pixels_and_channels() -> None:
     assert per_image(replace(config, channels=8)) == pytest.approx(2 * small, rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(1, 128, 160), (1, 192, 8)])
+def test_large_images_are_estimated_from_small_ones(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, shape[1:])
+    ran: list[torch.Size] = []
+
+    def forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        ran.append(images.shape)
+        logits: torch.Tensor = network(images)
+        return logits
+
+    estimated = training_need(lambda: build_network(config), forward, shape)
+    assert max(max(size) for size in ran) <= 96
+    monkeypatch.setattr(memory, "MEASURED_SIDES", (256, 256))
+    measured = training_need(lambda: build_network(config), forward, shape)
+    assert ran[-1][1:] == shape
+    # What is kept is all of activations: a line through the origin, but for the classifier's.
+    assert estimated.per_image == pytest.approx(measured.per_image, rel=1e-4)
+    assert estimated.fixed == pytest.approx(measured.fixed, rel=1e-3)
+
+
 # ---- what there is
 
 
