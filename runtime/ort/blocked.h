@@ -95,7 +95,7 @@ static inline bool counts_padding(const KernelSpec* spec) {
     return spec->padding == 0;
 }
 
-/* Bytes of a pixel, and of a tap. */
+/* Blocks of channels: bytes of a pixel, and of a tap. */
 static inline int64_t bytes_of(const BnasConv* conv, const KernelSpec* spec) {
     return ceil_div(conv->channels_in, spec->channels);
 }
@@ -112,11 +112,12 @@ static inline int64_t group_channels(const BnasConv* conv) {
     return conv->channels_out / conv->groups;
 }
 
+/* Rows of weights of one group. */
 static inline int64_t weight_rows(const BnasConv* conv, const KernelSpec* spec) {
     return ceil_div(group_channels(conv), spec->outputs);
 }
 
-/* Of a row's weights. */
+/* Bytes of one step in a row of weights. */
 static inline int64_t step_bytes(const KernelSpec* spec) {
     return spec->channels * spec->outputs > 8 ? spec->outputs : 1;
 }
@@ -162,6 +163,7 @@ static inline int64_t tile_constants(const BnasConv* conv, const KernelSpec* spe
     return conv->constants ? BLOCK_CHANNELS * tile_lanes(spec) : 0;
 }
 
+/* The blocked activations of one group of one image. */
 static inline uint8_t* blocked_of(const BnasRun* run, int64_t image, int64_t group) {
     const Plan* plan = the_plan(run);
     uint8_t* planes = region(run, plan->blocked);

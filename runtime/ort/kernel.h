@@ -1,7 +1,7 @@
-/* The border between the operators (op_run.c) and their kernels, one per instruction set.
+/* The border between the operators (op_*.c) and their kernels, one per instruction set.
  *
- * A kernel sees plain memory and sizes that were checked; nothing here knows onnxruntime. What the numbers mean is
- * docs/operators.md. All functions are thread-safe and write only to their output arguments. */
+ * A kernel gets plain memory and checked sizes. Nothing here knows onnxruntime. docs/operators.md says what the numbers
+ * mean. All functions may run in several threads at once. They change only the memory that they are given to fill. */
 #pragma once
 
 #include "operator_table.h"
@@ -47,8 +47,8 @@ typedef struct BnasConv {
 #undef VECTOR
         };
     };
-    /* (channels_out, kernel height + 1, kernel width + 1): prefix sums over the kernel of the constant channels'
-     * weights. NULL without constant channels. */
+    /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
+     * the left of a corner between taps. NULL without constant channels. */
     const int32_t* constants;
 } BnasConv;
 
@@ -56,7 +56,7 @@ static inline int64_t bnas_taps(const BnasConv* conv) {
     return conv->kernel[0] * conv->kernel[1];
 }
 
-/* From one tap's weights to the next, as the node has them. */
+/* Bytes from one tap's weights to the next in the input W. */
 static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
     return (conv->channels_in + conv->constant_channels + 7) / 8;
 }
@@ -76,8 +76,8 @@ typedef struct BnasRun {
     int64_t batch;
     int64_t size[2];     /* height, width of x */
     int64_t out_size[2]; /* height, width of y */
-    BnasInput
-        inputs[BNAS_MOST_PARTS]; /* the parts of X (batch, groups * channels_in, height, width), along the channels */
+    /* The parts of X, (batch, groups * channels_in, height, width), along the channels. */
+    BnasInput inputs[BNAS_MOST_PARTS];
     const float* added[BNAS_MOST_ADDED];            /* like y */
     float* y;                                       /* (batch, channels_out, output height, output width) */
     void* packed;                                   /* what the stages hand on, aligned to BNAS_ALIGNMENT */
@@ -142,10 +142,14 @@ typedef struct BnasKernel {
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;
 
-/* The rows of the dispatch table in dispatch.c. */
+/* The rows of the dispatch table in dispatch.c, and the checks in cpu.c that a processor and its operating system have
+ * what a row needs. Levels are those of the x86-64 ABI. */
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
-#define BNAS_KERNEL_SPEC(isa, ...) extern const BnasKernel bnas_##isa##_kernel;
+bool bnas_cpu_popcnt(void);
+#define BNAS_KERNEL_SPEC(isa, level, ...)        \
+    extern const BnasKernel bnas_##isa##_kernel; \
+    bool bnas_cpu_##level(void);
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC
 
@@ -164,14 +168,6 @@ float bnas_k_of(const BnasRun* run, const double* magnitudes, int64_t out_y, int
 
 /* Pixels that bnas_sum_magnitudes takes at a time. */
 enum { BNAS_MAGNITUDES_TILE = 128 };
-
-/* What a processor and its operating system have, by the levels of the x86-64 ABI. */
-bool bnas_cpu_popcnt(void);
-bool bnas_cpu_x86_64_v2(void);
-bool bnas_cpu_x86_64_v3(void);
-bool bnas_cpu_x86_64_v4(void);
-bool bnas_cpu_avx512vbmi(void);
-bool bnas_cpu_neon(void);
 
 /* Rounds up. */
 static inline int64_t ceil_div(int64_t whole, int64_t divisor) {
