@@ -82,7 +82,7 @@ def test_data_by_its_kind() -> None:
         ("cifar10", "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (
             "cifar-10:nowhere",
-            "unknown data 'cifar-10:nowhere'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, "
+            "unknown data 'cifar-10:nowhere'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, "
             "imagefolder:FOLDER; did you mean cifar10?",
         ),
     ):
