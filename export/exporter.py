@@ -157,11 +157,11 @@ def export_module(
     module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
     twin = prepared(twin, TWIN)
     _check_module(module)
-    _check_twin(twin)
     _check_images(images, description)
     answers = answers_of(module, images.pixels, type(module).__name__)
     _check_answers("the module", answers, len(images.pixels), len(description.labels))
     _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
+    _check_twin(twin)
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
         captured, values, log, verification, doubts = _write_model(module, folder, images.pixels)
