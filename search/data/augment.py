@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from bnas_deploy.search.data.pixels import centre_box
 from bnas_deploy.search.training.recipes import ColourJitter
 
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3
@@ -70,12 +71,6 @@ def _crop_box(
             top = int(random.integers(height - crop_height + 1))
             return left, top, left + crop_width, top + crop_height
     return centre_box(size, min(width, round(height * _WIDEST)), min(height, round(width / _NARROWEST)))
-
-
-def centre_box(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) of the middle `width` by `height` of an image of `size` (W, H)."""
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return left, top, left + width, top + height
 
 
 def jitter_colours(image: Image.Image, jitter: ColourJitter, random: np.random.Generator) -> Image.Image:

@@ -14,20 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from bnas_deploy.core.errors import DataError
-from bnas_deploy.search.data.augment import centre_box, flip, jitter_colours, random_crop, shift_image
+from bnas_deploy.search.data.augment import flip, jitter_colours, random_crop, shift_image
 from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, Images, InMemoryDataSet, generator
-from bnas_deploy.search.data.pixels import describe_image, image_suffixes, read_image
+from bnas_deploy.search.data.listing import list_folders, list_images
+from bnas_deploy.search.data.pixels import centre, describe_image, in_mode, pixels_of, read_image
 from bnas_deploy.search.training.recipes import SMALL, Augmentation
 
 _SIZE = (224, 224)
-_MARGIN = 256 / 224  # shorter side of a large test image before its centre is cut out, over that of the centre
 # The usual ones of ImageNet; of grey images their means.
 _MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 _STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 # Batches that are decoded ahead: one that is being used up by the network while another is filled.
 _AHEAD = 2
 _EXPECTED = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}  # what archives and file managers leave, beside hidden files
 _FEW = 3  # of the files that are passed over, how many are named
 
 
@@ -154,7 +153,7 @@ class ImageFolder(DataSet):
         size = self.description.image_size
 
         def draw(image: Image.Image) -> Image.Image:
-            return _centre(image, size)
+            return centre(image, size)
 
         starts = range(0, len(photos), batch_size)
         return self._decoded([(photo, draw) for photo in photos[start : start + batch_size]] for start in starts)
@@ -162,12 +161,12 @@ class ImageFolder(DataSet):
     def _decoded(self, batches: Iterable[list[tuple[Photo, Draw]]]) -> Iterator[Batch]:
         """Decode with one thread per core, `_AHEAD` batches before they are asked for."""
         threads = len(os.sched_getaffinity(0))
-        mode = "L" if self.description.in_channels == 1 else "RGB"
+        channels = self.description.in_channels
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             ahead: deque[list[Future[tuple[Tensor, int]]]] = deque()
             try:
                 for batch in batches:
-                    ahead.append([pool.submit(_decode, photo, mode, draw) for photo, draw in batch])
+                    ahead.append([pool.submit(_decode, photo, channels, draw) for photo, draw in batch])
                     if len(ahead) > _AHEAD:
                         yield _stack(ahead.popleft())
                 while ahead:
@@ -184,17 +183,16 @@ def _stack(images: list[Future[tuple[Tensor, int]]]) -> Batch:
     return Batch(torch.stack(pixels), torch.tensor(labels))
 
 
-def _decode(photo: Photo, mode: str, draw: Draw) -> tuple[Tensor, int]:
+def _decode(photo: Photo, channels: int, draw: Draw) -> tuple[Tensor, int]:
     """Return uint8 (C, H, W) and the label."""
-    image = read_image(photo.path)
-    pixels = np.array(draw(image if image.mode == mode else image.convert(mode)))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1), photo.label
+    pixels = pixels_of(draw(in_mode(read_image(photo.path), channels)))
+    return torch.from_numpy(pixels).permute(2, 0, 1), photo.label
 
 
 def _augmented(
     image: Image.Image, size: tuple[int, int], augmentation: Augmentation, random: np.random.Generator
 ) -> Image.Image:
-    image = random_crop(image, augmentation.crop_area, size, random) if augmentation.crop_area else _centre(image, size)
+    image = random_crop(image, augmentation.crop_area, size, random) if augmentation.crop_area else centre(image, size)
     if augmentation.shift:
         image = shift_image(image, augmentation.shift, random)
     if augmentation.flip:
@@ -204,66 +202,30 @@ def _augmented(
     return image
 
 
-def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize to cover `size` (H, W), large images with a margin, and cut out the centre.
-
-    For 224x224 the shorter side becomes 256. A small image has nothing to spare at its border, so it has no margin.
-    """
-    margin = _MARGIN if min(size) >= SMALL else 1.0
-    scale = max(round(margin * wanted) / side for wanted, side in zip(reversed(size), image.size, strict=True))
-    width, height = (max(round(side * scale), wanted) for side, wanted in zip(image.size, reversed(size), strict=True))
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop(centre_box(resized.size, width=size[1], height=size[0]))
-
-
 def _classes(folder: Path, passed_over: list[str]) -> tuple[str, ...]:
-    entries = _entries(folder)
-    passed_over += (_short(entry) for entry in entries if not _is(entry.is_dir))
-    names = tuple(entry.name for entry in entries if _is(entry.is_dir))
-    if not names:
+    folders, others = _listed(list_folders, folder)
+    passed_over += map(_short, others)
+    if not folders:
         raise DataError(f"{folder}: no class folders in it; {_EXPECTED}")
-    return names
+    return tuple(path.name for path in folders)
 
 
 def _photos(folder: Path, classes: tuple[str, ...], passed_over: list[str]) -> tuple[Photo, ...]:
-    suffixes = image_suffixes()
     photos: list[Photo] = []
     for label, name in enumerate(classes):
-        images: list[os.DirEntry[str]] = []
-        others: list[os.DirEntry[str]] = []
-        for entry in _entries(folder / name):
-            # Not a pipe or a device, which would be waited for.
-            is_image = Path(entry.name).suffix.lower() in suffixes and _is(entry.is_file)
-            (images if is_image else others).append(entry)
-        if not images:
-            found = f" ({len(others):,} other files, such as {others[0].name})" if others else ""
-            raise DataError(
-                f"{folder / name}: no images in it{found}; expected files that end in .jpg, .png or as another format "
-                "that Pillow reads"
-            )
+        images, others = _listed(list_images, folder / name)
         passed_over += map(_short, others)
-        photos += (Photo(Path(entry.path), label) for entry in images)
+        photos += (Photo(path, label) for path in images)
     return tuple(photos)
 
 
-def _is(kind: Callable[[], bool]) -> bool:
-    """Ask an entry of a folder for its kind; a link in a circle is of none."""
+def _listed(list_kind: Callable[[Path], tuple[list[Path], list[Path]]], folder: Path) -> tuple[list[Path], list[Path]]:
     try:
-        return kind()
-    except OSError:
-        return False
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, sorted by name, but for what is hidden or litter."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not (entry.name.startswith(".") or entry.name.lower() in _LITTER)]
+        return list_kind(folder)
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; {_EXPECTED}") from None
-    return sorted(entries, key=lambda entry: entry.name)
 
 
-def _short(entry: os.DirEntry[str]) -> str:
+def _short(path: Path) -> str:
     """Return the last parts of a path, such as train/cat/notes.txt."""
-    return "/".join(Path(entry.path).parts[-3:])
+    return "/".join(path.parts[-3:])

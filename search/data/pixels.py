@@ -1,4 +1,6 @@
-"""An image file as 8-bit pixels: grey or RGB, upright, without transparency.
+"""An image file as a network sees it: 8-bit pixels, grey or RGB, upright, without transparency, of its size.
+
+Training on image folders and predicting both read images here, so it needs Pillow and numpy and no PyTorch.
 
 16-bit grey         the upper 8 bits, as Pillow itself reads 16-bit RGB; of 9 to 15 bits as many
 32-bit, float       refused: what is white is not known
@@ -12,12 +14,15 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.files import open_regular
+from bnas_deploy.search.training.recipes import SMALL
 
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """Formats of images as cameras and programs keep them. Pillow knows others, some of which run other programs."""
@@ -36,6 +41,7 @@ _UNREADABLE = (
     *(EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error),
 )
 
+_MARGIN = 256 / 224  # shorter side of a large test image before its centre is cut out, over that of the centre
 _WHITE_32 = ("PNG", "PPM")  # formats whose 32-bit pixels Pillow has scaled to 16 bits
 
 
@@ -51,14 +57,24 @@ def read_image(path: Path) -> Image.Image:
         DataError: the file cannot be read as an image, or its pixels have no known white.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
+        file = open_regular(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    with file:
+        return decode_image(file, path)
+
+
+def decode_image(file: IO[bytes], path: Path) -> Image.Image:
+    """Do what `read_image` does to a file that is open; `path` names it in errors."""
+    try:
+        with Image.open(file, formats=_formats()) as image:
             image.load()
             kind = str(image.format)
             depth = _depth(image)  # before the orientation is applied, which drops what a TIFF says
             ImageOps.exif_transpose(image, in_place=True)
             return _eight_bits(image, kind, depth, path)
     except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def describe_image(path: Path) -> tuple[tuple[int, int], bool]:
@@ -71,10 +87,11 @@ def describe_image(path: Path) -> tuple[tuple[int, int], bool]:
         with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             return (image.height, image.width), _is_grey(image)
     except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that is no image."""
     # Pillow names the open file where it does not know the format.
     reason = "no format that is read here" if isinstance(error, UnidentifiedImageError) else str(error)
     return DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it")
@@ -110,11 +127,11 @@ def _eight_bits(image: Image.Image, kind: str, depth: _Depth, path: Path) -> Ima
     if wide:
         values = np.asarray(image)
         upper = values >> max(depth.bits - 8, 0)
-        grey = 255 - upper if depth.white_is_zero else upper
+        shades = 255 - upper if depth.white_is_zero else upper
         clear = image.info.get("transparency")  # the one shade of a PNG that is transparent
         if isinstance(clear, int):
-            grey = np.where(values == clear, 255, grey)
-        return Image.fromarray(grey.astype(np.uint8))
+            shades = np.where(values == clear, 255, shades)
+        return Image.fromarray(shades.astype(np.uint8))
     if image.mode in {"I", "F"}:
         pixels = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise DataError(f"{path}: its pixels are {pixels}, of which no white is known; save it with 8 or 16 bits")
@@ -123,3 +140,33 @@ def _eight_bits(image: Image.Image, kind: str, depth: _Depth, path: Path) -> Ima
         page = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(page, image.convert("RGBA"))
     return image.convert("L" if grey else "RGB")
+
+
+def in_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Return a grey or RGB image as what a network takes: grey for 1 channel, RGB for 3."""
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize to cover `size` (H, W), large images with a margin, and cut out the centre.
+
+    For 224x224 the shorter side becomes 256. A small image has nothing to spare at its border, so it has no margin.
+    """
+    margin = _MARGIN if min(size) >= SMALL else 1.0
+    scale = max(round(margin * wanted) / side for wanted, side in zip(reversed(size), image.size, strict=True))
+    width, height = (max(round(side * scale), wanted) for side, wanted in zip(image.size, reversed(size), strict=True))
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop(centre_box(resized.size, width=size[1], height=size[0]))
+
+
+def centre_box(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of the middle `width` by `height` of an image of `size` (W, H)."""
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image in mode "L" or "RGB": uint8 (H, W, C)."""
+    pixels = np.array(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
