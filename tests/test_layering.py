@@ -13,7 +13,9 @@ STAGES = ("search", "export", "runtime")
 FLOORS = (
     ("core",),  # the contracts: what the stages hand to each other
     ("search", "runtime"),
-    ("export",),  # reads networks of the search, and checks its own work with the runtime's verification
+    # Export reads networks of the search, and checks its own work with the runtime's verification; evaluation runs
+    # networks of both on the search's data.
+    ("export", "evaluation"),
     ("report", "remote", "doctor"),
     ("drawing",),
     ("commands",),

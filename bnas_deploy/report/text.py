@@ -37,15 +37,16 @@ def print_report(report: Report, file: TextIO | None = None, *, width: int | Non
     A file or a pipe has no width: programs read lines there, which a break would cut. In a terminal that is too narrow
     for a table, columns that can be spared are left out; where that is not enough, none is, and lines run over.
     """
-    _print(tables(report), headline(report), file, width)
+    print_tables(tables(report), headline(report), file, width)
 
 
 def print_comparison(comparison: Comparison, file: TextIO | None = None, *, width: int | None = None) -> None:
     """Print a comparison as `print_report` prints a report."""
-    _print(comparison_tables(comparison), comparison_headline(comparison), file, width)
+    print_tables(comparison_tables(comparison), comparison_headline(comparison), file, width)
 
 
-def _print(shown: Iterable[Table], result: str, file: TextIO | None, width: int | None) -> None:
+def print_tables(shown: Iterable[Table], result: str, file: TextIO | None = None, width: int | None = None) -> None:
+    """Print tables and what comes of them as `print_report` does."""
     from rich.console import Console
 
     console = Console(file=file, width=width, highlight=False)

@@ -1,0 +1,1 @@
+"""A trained network on images: how often it is right, and what it says."""
