@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import MANIFEST, Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
-from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.runtime.session import Model, open_bundle
 from bnas_deploy.search.training.acceleration import tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -68,9 +68,7 @@ def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, l
     models = {LIBRARY: open_bundle(path)}
     if not library_only:
         models[BODIES] = open_bundle(path, library=False)
-    engines = [
-        Engine(name, lambda images, model=model: model.predict(images.numpy())) for name, model in models.items()
-    ]
+    engines = [_onnxruntime(name, model) for name, model in models.items()]
     manifest = models[LIBRARY].bundle.manifest
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)
@@ -82,6 +80,13 @@ def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, l
         engines.append(_pytorch(loaded, device))
     name = str(manifest.network.get("name", path.resolve().name))
     return Subject(name, manifest.labels, manifest.preprocessing, tuple(engines))
+
+
+def _onnxruntime(name: str, model: Model) -> Engine:
+    def run(images: torch.Tensor) -> NDArray[np.float32]:
+        return model.predict(images.numpy())
+
+    return Engine(name, run)
 
 
 def _pytorch(checkpoint: Checkpoint, device: torch.device) -> Engine:
