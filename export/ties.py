@@ -48,7 +48,8 @@ def count_zeros(captured: CapturedModel, reads: Mapping[str, Origin], images: Te
     """
     counter = _ZeroCounter(captured.program.module(), set(reads.values()))
     with torch.no_grad():
-        for batch in images.split(BATCH):
+        for first in range(0, len(images), BATCH):
+            batch = images[first : first + BATCH]
             counter.look(INPUT, batch)
             counter.run(batch)
     return [ZeroActivations(layer, counter.zeros[origin], counter.seen[origin]) for layer, origin in reads.items()]

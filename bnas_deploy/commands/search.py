@@ -139,6 +139,7 @@ def _by_kind(field: str) -> dict[str, Any]:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     data: str,
     image_size: tuple[int, int] | None,
     in_channels: int | None,

@@ -56,6 +56,7 @@ DEFAULTS = training_defaults()
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     data: str,
     image_size: tuple[int, int] | None,
     in_channels: int | None,

@@ -34,7 +34,8 @@ class Answers:
     @property
     def right(self) -> NDArray[np.bool_]:
         """Return which of the answers are right: bool (N)."""
-        return self.rank == 0
+        right: NDArray[np.bool_] = self.rank == 0
+        return right
 
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ Sizes = int | Sequence[int]
 class _Schemed(nn.Module):
     """A layer with weights and a scheme; what the scheme learns are parameters of the layer."""
 
-    weight: nn.Parameter
+    weight: Tensor
 
     def set_scheme(self, scheme: Scheme) -> None:
         """Give the layer a scheme; parameters that an earlier one learned are kept where this one has them, too."""

@@ -138,7 +138,9 @@ class NetworkConfig:
     def from_json(cls, data: object, where: str) -> "NetworkConfig":
         """Build a configuration from parsed JSON; `where` names its origin in errors."""
         if isinstance(data, Mapping):
-            data = {**ADDED_FIELDS, **{RENAMED_FIELDS.get(name, name): value for name, value in data.items()}}
+            given: dict[str, Any] = dict(data)
+            renamed = {RENAMED_FIELDS.get(name, name): value for name, value in given.items()}
+            data = {**ADDED_FIELDS, **renamed}
         try:
             config: NetworkConfig = from_json(cls, data)
         except ValueError as error:

@@ -54,7 +54,7 @@ def test_every_data_set_has_defaults_that_exist():
     defaults = training_defaults()
     folders = [kind for kind in DATA_KINDS.values() if kind.folder]
     assert set(defaults) == {"digits", *(kind.name for kind in folders), "small imagefolder"}
-    assert {kind.defaults((224, 224)).network for kind in folders} == {"BNAS-A", "BNAS-D"}
+    assert {kind.defaults((224, 224)).network for kind in folders} == {"BNAS-Mini", "BNAS-A", "BNAS-D"}
     assert DATA_KINDS["imagefolder"].defaults((64, 64)) == defaults["imagefolder"]
     assert DATA_KINDS["imagefolder"].defaults((224, 63)) == defaults["small imagefolder"]
     assert DATA_KINDS["digits"].defaults((8, 8)) == defaults["digits"]
