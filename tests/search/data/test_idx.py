@@ -157,6 +157,7 @@ def test_refusals(damage: Callable[[Path], object], message: str, folder: Path) 
         (gzip.compress(idx(np.arange(9)))[:-12], "ended before"),
         (b"", "begins with nothing"),
     ],
+    ids=["no gzip", "cut off", "nothing"],  # gzip writes the time into a file
 )
 def test_a_damaged_packed_file(content: bytes, message: str, folder: Path) -> None:
     (folder / LABELS).unlink()
