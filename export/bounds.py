@@ -271,8 +271,9 @@ class _Known:
     def of_binary_convolution(self, node: ir.Node) -> Bound:
         """Return 0 for plain ones, which do what PyTorch does, in the same order.
 
-        With K, the mean over C channels and KH KW taps is summed in another order: at most C + KH KW + 3 roundings,
-        relative to the value.
+        With K, the mean over C channels and KH KW taps is summed in another order: at most C + KH KW + 3 roundings of
+        the product acc scale K. That is no larger than |y| plus |bias|, which may cancel it, and the bias is added with
+        one more rounding on either side. A PReLU multiplies both by its slope.
 
         With a BN folded behind, the roundings of a fold are relative to |scale| n K with K at most the largest |x|,
         and to what the bias was summed from. A PReLU multiplies that by its slope.
@@ -287,15 +288,18 @@ class _Known:
         added = [self.magnitude(value) for value in added_to(node)]
         magnitude = self.y + sum(each.numpy() for each in added if each is not None)
         additions = 2 * len(added) * ROUNDING * magnitude
+        steepest = np.ones(())
+        if row.activation == "PRelu":
+            steepest = np.maximum(1, np.abs(constant_array(input_of(node, "slope")))).astype(np.float64)
         if BIAS_TERMS not in node.meta:
-            return k_roundings * ROUNDING * magnitude + additions if k_roundings else np.zeros(())
+            if not k_roundings:
+                return np.zeros(())
+            bias = steepest * np.abs(constant_array(input_of(node, "bias"))).astype(np.float64)
+            return (k_roundings + 2) * ROUNDING * (magnitude + bias.reshape(-1, 1, 1)) + additions
         scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
         products = scale.astype(np.float64) * (channels * height * width + offset.ravel())
         if row.uses_k:
             products *= max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
-        steepest = np.float64(1)
-        if row.activation == "PRelu":
-            steepest = np.maximum(1, np.abs(constant_array(input_of(node, "slope")))).astype(np.float64)
         largest = (FOLD + k_roundings) * ROUNDING * steepest * (products + node.meta[BIAS_TERMS])
         bound: Bound = largest.reshape(-1, 1, 1) + additions
         return bound
