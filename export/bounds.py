@@ -295,7 +295,8 @@ class _Known:
             if not k_roundings:
                 return np.zeros(())
             bias = steepest * np.abs(constant_array(input_of(node, "bias"))).astype(np.float64)
-            return (k_roundings + 2) * ROUNDING * (magnitude + bias.reshape(-1, 1, 1)) + additions
+            of_product: Bound = (k_roundings + 2) * ROUNDING * (magnitude + bias.reshape(-1, 1, 1)) + additions
+            return of_product
         scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
         products = scale.astype(np.float64) * (channels * height * width + offset.ravel())
         if row.uses_k:
