@@ -158,8 +158,23 @@ class BinaryConv2d(_Schemed):
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def exported(self) -> Exported:
-        """Return what an operator holds for this layer."""
-        return self.scheme.exported(self.weight, self.learned, self.in_channels)
+        """Return what an operator holds for this layer.
+
+        Raises:
+            ValueError: the scheme gives something else: thresholds of other channels, or weights of more than a bit.
+        """
+        exported = self.scheme.exported(self.weight, self.learned, self.in_channels)
+        if len(exported.threshold) != self.in_channels:
+            raise ValueError(
+                f"{self.scheme}: {len(exported.threshold)} thresholds, wanted one for each of {self.in_channels} input "
+                "channels, all groups together"
+            )
+        is_bit = exported.weight.abs() == 1
+        if exported.sign_of_zero:
+            is_bit |= exported.weight == 0
+        if self.scheme.weight_bits == 1 and not is_bit.all():
+            raise ValueError(f"{self.scheme}: exported weights other than +1 and -1, and its weight_bits are 1")
+        return exported
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -158,6 +158,36 @@ def test_what_fits_no_operator(other: dict[str, Any], message: str) -> None:
     assert Exported(**FITTING).threshold.shape == (6,)
 
 
+@dataclass(frozen=True)
+class OfOneGroup(Scheme):
+    """Thresholds of the channels of one group: a depthwise layer would apply a single one to all of them."""
+
+    def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
+        return replace(super().exported(weight, learned, channels_in), threshold=torch.full((weight.shape[1],), 0.5))
+
+
+@dataclass(frozen=True)
+class Ternary(Scheme):
+    """Weights that a bit cannot hold, from a scheme that says it can."""
+
+    def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
+        exported = super().exported(weight, learned, channels_in)
+        return replace(exported, weight=exported.weight * (weight.abs() > weight.abs().median()))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "groups", "message"),
+    [
+        (OfOneGroup(), 6, r"OfOneGroup.*: 1 thresholds, wanted one for each of 6 input channels"),
+        (OfOneGroup(), 2, r"OfOneGroup.*: 3 thresholds, wanted one for each of 6 input channels"),
+        (Ternary(), 1, r"Ternary.*: exported weights other than \+1 and -1, and its weight_bits are 1"),
+    ],
+)
+def test_what_does_not_fit_the_layer(scheme: Scheme, groups: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BinaryConv2d(6, 6, 3, groups=groups, scheme=scheme).exported()
+
+
 def test_an_unknown_name() -> None:
     with pytest.raises(BnasError) as error:
         check_scheme("xnornet", "net.ckpt")
