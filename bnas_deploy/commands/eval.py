@@ -7,6 +7,7 @@ import click
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import check_outputs, one_of_the_data
 from bnas_deploy.commands.runs import device_option
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
 
 
@@ -62,6 +63,8 @@ def command(
     check_outputs(
         {"--output": output, "--json": json_path, "--csv": csv_path}, [each for each in (source, checkpoint) if each]
     )
+    if device != "auto" and source.is_dir() and checkpoint is None:
+        raise BnasError(f"{source}: a folder, and --device is for PyTorch; add --checkpoint FILE, or leave it out")
     subject = open_subject(source, checkpoint=checkpoint, library_only=library_only, device=find_device(device))
     with Console(stderr=True).status(f"evaluating {subject.name}") as status:
         result = evaluate(

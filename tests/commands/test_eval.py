@@ -117,6 +117,10 @@ def test_another_answer_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     [
         (("net.safetensors", "--library-only"), "--library-only is for bundles, which are folders; leave it out"),
         (("net.safetensors", "--checkpoint", "net.safetensors"), "--checkpoint is for bundles, which are folders"),
+        (
+            ("bundle", "--device", "cpu"),
+            "a folder, and --device is for PyTorch; add --checkpoint FILE, or leave it out",
+        ),
         (("bundle", "--checkpoint", "other.safetensors"), "give the checkpoint that the bundle was exported from"),
         (("other.safetensors",), "the network tells apart a, b, c and 7 more; give the data that it was trained on"),
         (("missing",), "no such file or folder; expected a checkpoint (.safetensors) or a bundle (folder)"),
