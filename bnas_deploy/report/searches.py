@@ -6,7 +6,6 @@ The stages are joined here: networks are built by the search, exported, and time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +58,8 @@ class SearchedNetworks:
         self.say = say
         network = NetworkConfig.from_json(table.network, f"{path}: network")
         self.configs = [replace(network, genotype=read_genotype(str(run / "genotype.json"))) for run in runs]
-
-        self._exported: list[NetworkConfig] = []
+        # Searches often find the same cells, and PyTorch captures a network in seconds.
+        self._workloads: dict[NetworkConfig, Counter[Workload]] = {}
 
     def candidates(self) -> list[Candidate]:
         """Return validation accuracy and predicted latency of each.
@@ -74,10 +73,10 @@ class SearchedNetworks:
         best = read_history(run / "history.json").best
         if best is None:
             raise BnasError(f"{run}: no epoch was finished; go on with this search before it is compared")
-        if config not in self._exported:
-            self._exported.append(config)
+        if config not in self._workloads:
             self.say(f"exporting the graph of {config.name}")
-        latency_us = self.table.total_us(exported_workloads(config))
+            self._workloads[config] = exported_workloads(config)
+        latency_us = self.table.total_us(self._workloads[config])
         return Candidate(str(run), best.validation_accuracy, latency_us / 1000)
 
     def trained(self, data: str, epochs: int, seed: int) -> list[float]:
@@ -129,7 +128,6 @@ class SearchedNetworks:
         return export_checkpoint(checkpoint, path, verification_images(checkpoint, None, 1)).bundle.path
 
 
-@cache  # searches often find the same cells, and PyTorch captures a network in seconds
 def exported_workloads(config: NetworkConfig) -> Counter[Workload]:
     """Return the workloads of a run of the exported network."""
     refuse_other_operations(config)
