@@ -266,16 +266,16 @@ def configure_search(
     Raises:
         BnasError: they do not fit each other.
     """
-    scheme = SEARCH_RECIPES[recipe or sizes.recipe].of_length(epochs, batch_size)
+    chosen = SEARCH_RECIPES[recipe or sizes.recipe].of_length(epochs, batch_size)
     defaults = STRATEGIES[strategy]
     return SearchConfig(
         network=configure_supernet(sizes, **supernet),
-        recipe=scheme,
+        recipe=chosen,
         strategy=strategy,
         first_temperature=defaults.first_temperature,
         last_temperature=defaults.last_temperature,
         diversity=defaults.diversity if diversity is None else diversity,
-        diversity_epochs=diversity_epochs or PUBLISHED_DIVERSITY_SHARE * scheme.epochs,
+        diversity_epochs=diversity_epochs or PUBLISHED_DIVERSITY_SHARE * chosen.epochs,
         gamma=gamma,
         zeroise=defaults.zeroise if zeroise is None else zeroise,
         arithmetic=arithmetic,

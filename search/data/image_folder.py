@@ -134,7 +134,7 @@ class ImageFolder(DataSet):
         return self._decoded(islice(batches, first, None))
 
     def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the test images in order, as `_centre` makes them."""
+        """Yield the test images in order, as `centre` makes them."""
         return self._as_they_are(self.test, batch_size)
 
     def in_memory(self) -> InMemoryDataSet:
