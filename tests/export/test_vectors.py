@@ -245,17 +245,21 @@ def test_an_addition_behind_a_fold_adds_its_own_roundings(load, evaluate, binary
     assert (np.abs(evaluate(model, feeds)["y"] - values["y"].numpy()) <= bound).all()
 
 
-def test_k_alone_may_differ_by_the_roundings_of_its_sum(load, evaluate, binary_conv, rng) -> None:
+def test_k_may_differ_by_the_roundings_of_its_sum_and_of_the_bias(load, evaluate, binary_conv, rng) -> None:
+    bias = np.float32([0, 0.7, -1e3])
     model = load(
         f"(float[N,5,4,4] x) => (float[N,3,2,2] y) {{ y = bnas.BinaryConv2dK (x, {INPUTS}) }}",
-        **binary_conv(5, 3, kernel=3),
+        **{**binary_conv(5, 3, kernel=3), "bias": bias},
     )
     values = _values(evaluate, model, rng.normal(size=(1, 5, 4, 4)).astype(np.float32))
     run([PackWeights()], model)
 
     bound = bound_of(*_only(model, values))
 
-    assert bound == pytest.approx((5 + 9 + 3) * ROUNDING * np.abs(values["y"].numpy()))
+    # The bias may cancel the product, whose roundings stay: they are relative to |y| + |bias|, and its addition rounds
+    # once on either side.
+    largest = np.abs(values["y"].numpy()) + np.abs(bias).reshape(-1, 1, 1)
+    assert bound == pytest.approx((5 + 9 + 3 + 2) * ROUNDING * largest)
 
 
 BATCH_NORM = "BatchNormalization <epsilon = 1e-5>"
