@@ -1,11 +1,9 @@
 """The example programs, built as their comments say, give the operator's answer to the bit."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,11 +86,11 @@ def release_folder(folder: Path, header_folder: Path, library: Path) -> Path:
     return folder
 
 
-def built_with_cmake(build: Path, release: Path, *options: str, **variables: str) -> Path:
+def built_with_cmake(build: Path, release: Path, *options: str) -> Path:
     """Build the C++ example and return the program."""
     flags = [f"-DCMAKE_PREFIX_PATH={release}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     for command in (["-S", EXAMPLES / "cpp", "-B", build, *flags, *options], ["--build", build]):
-        built = run("cmake", *command, **variables)
+        built = run("cmake", *command)
         assert built.returncode == 0, built.stdout + built.stderr
     return build / "run_model"
 
@@ -136,31 +134,20 @@ def test_c_and_cpp_say_what_is_wrong(program: Path, model: Model) -> None:
 # For 64-bit ARM, compiled here and run in an emulator
 
 
-@pytest.fixture(scope="session")
-def zig_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Python finds zig: its own packages, or a folder that is kept from one run of the tests to the next."""
-    if spec := importlib.util.find_spec("ziglang"):
-        return Path(str(spec.origin)).parents[1]
-    folder = pytestconfig.cache.mkdir("zig") if pytestconfig.cache else tmp_path_factory.mktemp("zig")
-    if not list(folder.glob("ziglang-*.dist-info")):
-        installed = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "ziglang>=0.13")
-        if installed.returncode:
-            pytest.skip(f"zig cannot be had from PyPI here: {installed.stderr.strip().splitlines()[-1]}")
-    return folder
+CROSS_COMPILER = "aarch64-linux-gnu-g++"
 
 
 @pytest.fixture(scope="session")
-def arm_program(
-    arm_python: Path, header_folder: Path, zig_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, ...]:
+def arm_program(arm_python: Path, header_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """The words that start the C++ example on the emulated machine, linked with the onnxruntime that is there."""
-    if shutil.which("cmake") is None:
-        pytest.skip("needs cmake")
+    for program in ("cmake", CROSS_COMPILER):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
     (library,) = arm_python.parent.glob("site/onnxruntime/capi/libonnxruntime.so.*")
     release = release_folder(tmp_path_factory.mktemp("release"), header_folder, library)
-    compiler = f"{sys.executable};-m;ziglang;c++;-target;aarch64-linux-gnu.2.28"
-    options = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"]
-    program = built_with_cmake(tmp_path_factory.mktemp("arm"), release, *options, PYTHONPATH=str(zig_folder))
+    system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    compiler = f"-DCMAKE_CXX_COMPILER={CROSS_COMPILER}"
+    program = built_with_cmake(tmp_path_factory.mktemp("arm"), release, *system, compiler)
     return arm_python.with_name("qemu-aarch64-static"), Path("-L"), arm_python.with_name("root"), program
 
 
