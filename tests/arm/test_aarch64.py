@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from bnas_deploy.export.finish import finish
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session
-from bnas_deploy.search.models.bnas.config import published_config
+from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 
 HERE = Path(__file__).parent
@@ -127,19 +127,24 @@ def test_edges_agree_with_the_reference(machine: Machine, edges: tuple[Path, int
     assert machine.replay(cases, isa, cpu=CPUS[0]) == [{"isa": isa, "right": models, "wrong": [], "native": nodes}]
 
 
+def _of_every_kind(name: str) -> NetworkConfig:
+    """Return a published network with one cell of each kind, where the whole has more of the same."""
+    return replace(published_config(name), cells=5)
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BNAS-Mini, never trained, exported here."""
+    """BNAS-Mini of 5 cells, never trained, exported here."""
     path = tmp_path_factory.mktemp("bundle") / "BNAS-Mini"
     images = Images(torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0]))
-    export_checkpoint(untrained_checkpoint(published_config(path.name), seed=3), path, images)
+    export_checkpoint(untrained_checkpoint(_of_every_kind(path.name), seed=3), path, images)
     return path
 
 
 @pytest.fixture(scope="session")
 def bnas_a() -> onnx.ModelProto:
-    """The model of BNAS-A, never trained; a bundle would have its twins too, which take longer."""
-    captured = capture(untrained_checkpoint(published_config("BNAS-A"), seed=3).build().eval(), (3, 32, 32))
+    """The model of BNAS-A of 5 cells, never trained; a bundle would have its twins too, which take longer."""
+    captured = capture(untrained_checkpoint(_of_every_kind("BNAS-A"), seed=3).build().eval(), (3, 32, 32))
     run(PIPELINE, captured.model)
     return finish(captured.model)
 

@@ -165,8 +165,8 @@ def _assert_nothing_is_left_over(exported: Exported) -> None:
 
 @pytest.mark.parametrize(
     ("genotype", "cells"),
-    [(ZERO_NODES_ARE_READ, 4), (EMPTY_NORMAL_CELL, 4), *((_random_genotype(seed), 3 + seed % 3) for seed in range(4))],
-    ids=["zero nodes are read", "empty normal cell", *(f"random {seed}" for seed in range(4))],
+    [(ZERO_NODES_ARE_READ, 4), (EMPTY_NORMAL_CELL, 4), *((_random_genotype(seed), 3 + seed % 3) for seed in range(2))],
+    ids=["zero nodes are read", "empty normal cell", *(f"random {seed}" for seed in range(2))],
 )
 def test_any_genotype(genotype: Genotype, cells: int, tmp_path: Path) -> None:
     exported = _export(_config(genotype, cells), tmp_path)
@@ -249,8 +249,8 @@ def test_float_twin(genotype: Genotype, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "genotype",
-    [GENOTYPES["cifar"], ZERO_NODES_ARE_READ, EMPTY_NORMAL_CELL, *map(_random_genotype, range(2))],
-    ids=["cifar", "zero nodes are read", "empty normal cell", "random 0", "random 1"],
+    [GENOTYPES["cifar"], ZERO_NODES_ARE_READ, EMPTY_NORMAL_CELL, _random_genotype(2)],
+    ids=["cifar", "zero nodes are read", "empty normal cell", "random"],
 )
 def test_without_the_skip_between_cells(genotype: Genotype, tmp_path: Path) -> None:
     exported = _export(_config(genotype, cells=4, inter_cell_skip=False), tmp_path)
