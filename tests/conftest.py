@@ -1,14 +1,18 @@
 """What tests of several folders share."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -142,37 +146,52 @@ def arm_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     return python
 
 
-RunPython = Callable[..., subprocess.CompletedProcess[str]]
+@dataclass(frozen=True)
+class OldOnnxruntime:
+    """An old onnxruntime, with a numpy of its time, in a folder for PYTHONPATH."""
 
+    folder: Path
 
-@pytest.fixture(scope="session")
-def with_onnxruntime_1_16(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
-    """Run code with the newest onnxruntime that is refused, beside a numpy that it cannot be imported with."""
-    return _python_with(tmp_path_factory.mktemp("1.16"), "onnxruntime==1.16.3")
-
-
-@pytest.fixture(scope="session")
-def with_onnxruntime_1_17(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
-    """Run code with the oldest onnxruntime that is supported, which needs a numpy of its time."""
-    return _python_with(tmp_path_factory.mktemp("1.17"), "onnxruntime==1.17.3", "numpy==1.26.4")
-
-
-def _python_with(folder: Path, *requirements: str) -> RunPython:
-    """Install wheels into a folder, or skip: newer Pythons have none of these, and a machine may be offline."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    pip += ["--retries", "1", "--timeout", "15", "--target", str(folder), *requirements]
-    installed = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if installed.returncode:
-        reason = " ".join(installed.stderr.strip().splitlines()[-1:])
-        pytest.skip(f"{' and '.join(requirements)} cannot be installed here: {reason}")
-
-    def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run code with it."""
         # -P: nothing of the current folder.
         command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    return run
+
+@pytest.fixture(scope="session")
+def onnxruntime_1_16(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> OldOnnxruntime:
+    """The newest onnxruntime that is refused."""
+    return _old_onnxruntime("1.16.3", pytestconfig, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_1_17(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> OldOnnxruntime:
+    """The oldest onnxruntime that is supported."""
+    return _old_onnxruntime("1.17.3", pytestconfig, tmp_path_factory)
+
+
+def _old_onnxruntime(version: str, config: pytest.Config, temporary: pytest.TempPathFactory) -> OldOnnxruntime:
+    """Install it, to be kept from one run of the tests to the next, or skip: newer Pythons and offline machines."""
+    cache = getattr(config, "cache", None)
+    folder = cache.mkdir("onnxruntimes") if cache else temporary.mktemp("onnxruntimes")
+    place: Path = folder / f"{version}-python{sys.version_info.major}.{sys.version_info.minor}"
+    if not place.is_dir():
+        fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{version}-"))
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        pip += ["--retries", "1", "--timeout", "15", "--target", str(fresh)]
+        installed = subprocess.run(
+            [*pip, f"onnxruntime=={version}", "numpy==1.26.4"], capture_output=True, text=True, check=False
+        )
+        if installed.returncode:
+            shutil.rmtree(fresh)
+            reason = " ".join(installed.stderr.strip().splitlines()[-1:])
+            pytest.skip(f"onnxruntime {version} cannot be installed here: {reason}")
+        with contextlib.suppress(OSError):  # another process was faster
+            fresh.rename(place)
+        shutil.rmtree(fresh, ignore_errors=True)
+    return OldOnnxruntime(place)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Every operator has one meaning: in numpy, as a function in ONNX's own evaluator, and in onnxruntime."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -202,7 +201,7 @@ for path in pathlib.Path(sys.argv[1]).glob("*.onnx"):
 def test_onnxruntime_1_17_computes_the_reference(
     operator_model: MakeModel,
     rng: np.random.Generator,
-    with_onnxruntime_1_17: Callable[..., subprocess.CompletedProcess[str]],
+    onnxruntime_1_17: Any,
     tmp_path: Path,
 ) -> None:
     wanted = {}
@@ -216,7 +215,7 @@ def test_onnxruntime_1_17_computes_the_reference(
         inputs = [images, *constants.values()]
         want = opset.reference(operator.name, inputs, geometry.attributes)
         wanted[operator.name] = want, _tolerance(operator, geometry, inputs)
-    run = with_onnxruntime_1_17(RUN_FOLDER, tmp_path)
+    run = onnxruntime_1_17.run(RUN_FOLDER, tmp_path)
     assert run.returncode == 0, run.stderr
     for name, (want, tolerance) in wanted.items():
         answers = list(tmp_path.glob(f"{name}.*.*.npy"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -49,43 +50,15 @@ def sanitizer_libraries(*names: str) -> str:
     return ":".join(found)
 
 
-@pytest.fixture(scope="session")
-def onnxruntimes(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that old versions are installed in, kept from one run of the tests to the next."""
-    cache = pytestconfig.cache
-    return cache.mkdir("onnxruntimes") if cache else tmp_path_factory.mktemp("onnxruntimes")
-
-
-def installed(folder: Path, version: str) -> str:
-    """Return a folder with this onnxruntime and the numpy that it was built for, to be put on PYTHONPATH."""
-    place = folder / f"{version}-python{sys.version_info.major}.{sys.version_info.minor}"
-    if not place.is_dir():
-        fresh = folder / f"{place.name}.{os.getpid()}"
-        packages = ["--no-deps", "--only-binary", ":all:", f"onnxruntime=={version}", "numpy<2"]
-        command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(fresh), *packages]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0:
-            shutil.rmtree(fresh, ignore_errors=True)
-            pytest.skip(f"onnxruntime {version} cannot be had for this Python: {run.stderr.strip().splitlines()[-1]}")
-        fresh.rename(place)
-    return str(place)
-
-
-def test_onnxruntime_1_17_gives_the_same_answers(onnxruntimes: Path) -> None:
+def test_onnxruntime_1_17_gives_the_same_answers(onnxruntime_1_17: Any) -> None:
     # What differs is onnxruntime's side of the call, which is the same for each instruction set.
-    run = run_tests("edges and generic", PYTHONPATH=installed(onnxruntimes, "1.17.3"))
+    run = run_tests("edges and generic", PYTHONPATH=str(onnxruntime_1_17.folder))
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
 
 
-def test_onnxruntime_1_16_is_refused(onnxruntimes: Path) -> None:
+def test_onnxruntime_1_16_is_refused(onnxruntime_1_16: Any) -> None:
     code = "import onnxruntime, sys; onnxruntime.SessionOptions().register_custom_ops_library(sys.argv[1])"
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(library.library_path())],
-        env={**os.environ, "PYTHONPATH": installed(onnxruntimes, "1.16.3")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = onnxruntime_1_16.run(code, library.library_path())
     assert run.returncode == 1
     assert "the bnas library needs onnxruntime 1.17 or later, this is 1.16.3; upgrade onnxruntime" in run.stderr
 

@@ -4,11 +4,11 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,7 +29,6 @@ from bnas_deploy.runtime.library import kernel_rows, library_path
 from bnas_deploy.runtime.session import create_session, open_bundle, run_session, session_options
 from bnas_deploy.search.data.digits import open_digits
 
-RunPython = Callable[..., subprocess.CompletedProcess[str]]
 SIZE, CHANNELS, CLASSES = 4, 9, 3
 ATTRIBUTES = {**operators.defaults(), "weight_shape": [CLASSES, SIZE, SIZE, CHANNELS]}
 LABELS = ("cat", "dog", "frog")
@@ -387,8 +386,8 @@ def test_an_onnxruntime_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch)
         open_bundle("nowhere")
 
 
-def test_onnxruntime_1_16_is_refused_before_it_is_imported(with_onnxruntime_1_16: RunPython) -> None:
-    run = with_onnxruntime_1_16("from bnas_deploy.runtime.session import open_bundle; open_bundle('nowhere')")
+def test_onnxruntime_1_16_is_refused_before_it_is_imported(onnxruntime_1_16: Any) -> None:
+    run = onnxruntime_1_16.run("from bnas_deploy.runtime.session import open_bundle; open_bundle('nowhere')")
     assert run.stderr.splitlines()[-1] == (
         "bnas_deploy.core.errors.RuntimeLibraryError: onnxruntime 1.16.3 is too old: bnas-deploy needs 1.17 or newer; "
         "pip install --upgrade onnxruntime"
@@ -409,13 +408,13 @@ def test_onnxruntime_1_17_gives_the_same_answers(
     model: onnx.ModelProto,
     images: np.ndarray,
     write_bundle: Callable[..., Path],
-    with_onnxruntime_1_17: RunPython,
+    onnxruntime_1_17: Any,
     tmp_path: Path,
 ) -> None:
     _skip_without_library()
     bundle = write_bundle(model)
     np.save(tmp_path / "images.npy", images)
-    run = with_onnxruntime_1_17(ANSWER, bundle, tmp_path / "images.npy", tmp_path / "logits.npy")
+    run = onnxruntime_1_17.run(ANSWER, bundle, tmp_path / "images.npy", tmp_path / "logits.npy")
     assert (run.returncode, run.stdout) == (0, "1.17.3 1.26.4\n"), run.stderr
     opened = open_bundle(bundle)
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), opened.predict(opened.preprocess(images)))
