@@ -1,7 +1,7 @@
 """What every family of networks says about itself; `bnas_deploy.search.models.registry` lists them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -43,6 +43,30 @@ class ModelConfig(Protocol):
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Weights of a family's networks as another project stores them.
+
+    Attributes:
+        summary: whose they are, for `--help`.
+        rename: their name of a tensor to the name here; a name that it does not know stays as it is.
+        options: settings of `configure` under which the network here computes what theirs does.
+        data: the name of the data set that they were trained on, for a configuration.
+        names: of the classes.
+        order: the number of the class of each of their logits.
+        mean, std: of the images that they take, per channel, with pixels in 0..1.
+    """
+
+    summary: str
+    rename: Callable[[str], str]
+    options: Mapping[str, Any]
+    data: Callable[[Any], str]
+    names: Callable[[Any], tuple[str, ...]]
+    order: Callable[[Any], tuple[int, ...]]
+    mean: Callable[[Any], tuple[float, ...]]
+    std: Callable[[Any], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class Family:
     """A way to build networks from a configuration.
 
@@ -53,6 +77,7 @@ class Family:
         configure: makes the configuration of a published network, fitted to other images where they are given.
         read: makes a configuration of parsed JSON; the second argument names its origin in errors.
         build: makes the network, with the initialisation that training starts from.
+        layouts: weights that `import` reads, by the name of the layout.
 
     `configure` and `read` raise BnasError.
     """
@@ -63,6 +88,7 @@ class Family:
     configure: Callable[..., ModelConfig]
     read: Callable[[object, str], ModelConfig]
     build: Callable[[Any], "nn.Module"]
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
 
 Options = Mapping[str, Any]

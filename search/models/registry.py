@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.bnas.model import BNAS
-from bnas_deploy.search.models.family import Family, ModelConfig, Options
+from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +66,23 @@ def read_config(model: object, data: object, where: str) -> ModelConfig:
 def build_network(config: ModelConfig) -> "nn.Module":
     """Return the network of a configuration, with the initialisation that training starts from."""
     return FAMILIES[config.model].build(config)
+
+
+def layout_names() -> list[str]:
+    """Return the names of all foreign layouts of weights."""
+    return [layout for family in FAMILIES.values() for layout in family.layouts]
+
+
+def layout_of(network: str, layout: str) -> Layout:
+    """Return a layout of the weights of a network.
+
+    Raises:
+        BnasError: no such network, or its family has no such layout.
+    """
+    layouts = _family_of(network).layouts
+    if layout not in layouts:
+        raise BnasError(f"{network}: no layout {layout!r} of its weights; there are {', '.join(layouts) or 'none'}")
+    return layouts[layout]
 
 
 def _family_of(network: str) -> Family:

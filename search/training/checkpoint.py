@@ -163,7 +163,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: its tensors are not those of the {checkpoint.network.name} that it describes: "
             f"{'; '.join(misfits)}; copy or train it again"
         )
-    _check_values(path, state)
+    check_values(path, state)
     return checkpoint
 
 
@@ -290,8 +290,12 @@ def _promised_bytes(data: bytes) -> int | None:
         return None
 
 
-def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse values that make every answer NaN."""
+def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse values that make every answer NaN.
+
+    Raises:
+        CheckpointError: a tensor is not finite, or a variance is negative.
+    """
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity; copy or train it again")

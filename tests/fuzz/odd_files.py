@@ -62,7 +62,7 @@ from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import InMemoryDataSet
-from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
 from bnas_deploy.search.training.recipes import RECIPES
@@ -87,6 +87,7 @@ def make_world(world: Path) -> None:
     (world / "genotype.json").write_text(json.dumps(GENOTYPES["cifar"].to_json()))
     checkpoint = untrained_checkpoint(TINY, seed=0)
     save_checkpoint(world / "net.safetensors", checkpoint)
+    torch.save(dict(untrained_checkpoint(published_config("BNAS-Mini"), seed=0).state), world / "weights.pt")
     pixels = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     export_checkpoint(checkpoint, world / "bundle", Images(pixels, torch.tensor([1, 2])))
     times = tuple(WorkloadTime(each, 10.0, 9.0, 11.0, 10) for each in candidate_workloads(TINY))
@@ -217,6 +218,7 @@ PLACES = (
         ),
     ),
     Place("net.safetensors", ("inspect {}/net.safetensors", EXPORT)),
+    Place("weights.pt", ("import {}/weights.pt --network BNAS-Mini -o {}/out/x.safetensors",)),
     Place("bundle/manifest.json", ("inspect {}/bundle", "verify {}/bundle", BENCH)),
     *(Place(f"bundle/{name}", ("verify {}/bundle",)) for name in (*FILES, INT8_TWIN)),
     *(Place(f"bundle/{name}", ("verify {}/bundle", BENCH), signed=True) for name in (MODEL, IMAGES)),

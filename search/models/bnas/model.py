@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.bnas.config import NETWORKS, NetworkConfig, published_config
+from bnas_deploy.search.models.bnas.official import OFFICIAL_LAYOUTS
 from bnas_deploy.search.models.family import Family
 
 if TYPE_CHECKING:
@@ -22,4 +23,5 @@ BNAS = Family(
     configure=published_config,
     read=NetworkConfig.from_json,
     build=_build,
+    layouts=OFFICIAL_LAYOUTS,
 )

@@ -1,0 +1,62 @@
+"""`bnas-deploy import`: weights that somebody else trained, as a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.options import Name, network_options, network_settings, output_option
+
+# Imports no framework.
+from bnas_deploy.search.models.registry import configure, layout_names, layout_of, network_names
+
+
+@click.command("import", cls=Command)
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--network", type=Name(network_names()), required=True, help="Published size that they belong to.")
+@click.option(
+    "--layout",
+    type=Name(layout_names()),
+    default=layout_names()[0],
+    show_default=True,
+    help=f"Whose names the tensors have: {', '.join(layout_names())}.",
+)
+@click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Text file with the name of a class in each line, in the order of the data set: folders sorted by name.",
+)
+@network_settings
+@output_option("Checkpoint")
+def command(
+    weights: Path,
+    network: str,
+    layout: str,
+    classes: int | None,
+    labels: Path | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Make a checkpoint of WEIGHTS, a state dict of torch.save or safetensors, that other code trained.
+
+    Nothing in WEIGHTS is executed. The layout also says what that code does differently, as --like-official-code would;
+    give that option, or --scheme, to say something else.
+    """
+    # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.search.training.checkpoint import save_checkpoint
+    from bnas_deploy.search.training.import_weights import import_checkpoint, read_names
+
+    foreign, given = layout_of(network, layout), network_options(**options)
+    if not given["scheme"]:
+        given = {**given, **{name: given[name] or value for name, value in foreign.options.items()}}
+    config = configure(network, classes=classes, options=given)
+    names = None if labels is None else read_names(labels, config.classes)
+    checkpoint = import_checkpoint(weights, config, foreign, names)
+    save_checkpoint(output, checkpoint)
+    click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
+    for line in config.describe():
+        if line.startswith("deviates"):
+            click.echo(f"  {line}")
+    click.echo(f"Next: bnas-deploy eval {output} --data DATA, or bnas-deploy export {output} -o BUNDLE")

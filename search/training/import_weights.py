@@ -1,0 +1,215 @@
+"""Weights that somebody else trained, as a checkpoint of this package.
+
+A file of `torch.save` is read with `weights_only`, so nothing in it is executed. It may hold a state dict, or one under
+a name such as `state_dict`, beside an optimiser and the rest of a training. Its names may start with `module.` or
+`_orig_mod.`, which DataParallel and `torch.compile` add.
+
+**Packed weights.** A convolution may be stored as signs in 32-bit words (XNOR-Net's ports save such): an integer tensor
+of O rows, in each the signs of C KH KW weights one after another, the first in the lowest bit, 1 for +1. A tensor
+`NAME.scale` or `NAME.alpha` beside `NAME.weight` holds the scale of each output channel. Such weights need the scheme
+`xnor-net-plus`, whose scale is a parameter of its own: the answers are then theirs to the bit.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import BnasError, CheckpointError
+from bnas_deploy.core.files import open_regular, read_bytes
+from bnas_deploy.search.models.family import Layout, ModelConfig
+from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits
+
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
+"""Where training scripts put a state dict beside other things."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+
+WORD_BITS = 32
+
+SCALES = ("scale", "alpha")
+
+
+def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tuple[str, ...] | None) -> Checkpoint:
+    """Return the weights in a file as a checkpoint of the network of `config`.
+
+    Args:
+        path: a file of `torch.save`, or safetensors.
+        config: the network that they belong to.
+        layout: how they are stored.
+        names: of the classes, in the order of the data set (its folders sorted by name); None: what the layout says.
+            The layout knows which class a logit is.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its tensors are not those of the network.
+    """
+    state = _renamed(path, read_state(path), layout)
+    with torch.device("meta"):  # shapes without memory
+        wanted = build_network(config).state_dict()
+    state = _unpacked(path, state, wanted)
+    state = {name: _float32(tensor) for name, tensor in state.items()}
+    for name in wanted.keys() - state.keys():
+        if name.endswith(".num_batches_tracked"):  # old versions of PyTorch have no such count, and no answer needs it
+            state[name] = torch.zeros((), dtype=torch.int64)
+    if misfits := find_misfits(state, wanted):
+        raise CheckpointError(
+            f"{path}: its tensors are not those of {config.name}: {'; '.join(misfits)}; give the network, the "
+            "genotype, the layout and the number of classes that it was trained with"
+        )
+    check_values(path, state)
+    return Checkpoint(
+        network=config,
+        state={name: state[name] for name in wanted},
+        preprocessing=Preprocessing(*config.image_size, mean=layout.mean(config), std=layout.std(config)),
+        labels=tuple((names or layout.names(config))[index] for index in layout.order(config)),
+        data=layout.data(config),
+        metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(read_bytes(path)).hexdigest()}},
+    )
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a file, without the prefixes of wrappers. Nothing is executed.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no state dict.
+    """
+    found = _state_dict_in(path, _read(path))
+    while prefix := next((each for each in WRAPPERS if all(name.startswith(each) for name in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        with open_regular(path) as file:
+            start = file.read(9)
+            file.seek(0)
+            if start[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
+                return safetensors.torch.load(read_bytes(path))
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; give a file of torch.save") from None
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
+    except Exception as error:  # torch's reader raises whatever the damage leads to
+        raise CheckpointError(f"{path}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Say why torch refused a file: something in it would have to be executed, or it is damaged."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"holds {found[1].rstrip('.,')}, which would have to be executed to be read; nothing is. Save the state "
+            "dict alone where it was trained: torch.save(model.state_dict(), FILE)"
+        )
+    line = str(error).strip().partition("\n")[0]
+    return f"no file of torch.save that can be read ({type(error).__name__}: {line}); copy it again, or save it anew"
+
+
+def _state_dict_in(path: Path, read: Any) -> dict[str, Tensor]:
+    """Return what is a state dict in what torch read."""
+    if not isinstance(read, Mapping):
+        raise CheckpointError(f"{path}: holds {type(read).__name__}; wanted a state dict, or a dict with one")
+    for candidate in (read, *(read[name] for name in NESTED if name in read)):
+        if (
+            isinstance(candidate, Mapping)
+            and candidate
+            and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in candidate.items())
+        ):
+            return dict(candidate)
+    names = ", ".join(map(str, list(read)[:5])) or "nothing"
+    raise CheckpointError(
+        f"{path}: holds no state dict: it has {names}; wanted tensors by name, or one of {', '.join(NESTED)} with them"
+    )
+
+
+def _renamed(path: Path, state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        here = layout.rename(name)
+        if here in renamed:
+            raise CheckpointError(f"{path}: two tensors are {here} here, one of them {name}; keep one of them")
+        renamed[here] = tensor
+    return renamed
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 if it has fewer bits, which is exact."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+# --- packed weights -------------------------------------------------------------------------------------------------
+
+
+def unpack_words(words: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return ±1 float32 of `shape` (O, ...) from rows of 32-bit words, the first sign in the lowest bit.
+
+    Args:
+        words: integers, O rows of ceil(n / 32) words in any shape; n is the product of the other sizes.
+        shape: of the weights.
+
+    Raises:
+        ValueError: another number of words.
+    """
+    rows, count = shape[0], math.prod(shape[1:])
+    expected = rows * math.ceil(count / WORD_BITS)
+    if words.numel() != expected:
+        raise ValueError(f"{words.numel()} words, wanted {expected} for {list(shape)}")
+    values = words.reshape(rows, -1).numpy().astype(np.int64)
+    bits = (values[:, :, None] >> np.arange(WORD_BITS)) & 1
+    signs = np.where(bits == 1, np.float32(1), np.float32(-1)).reshape(rows, -1)[:, :count]
+    return torch.from_numpy(np.ascontiguousarray(signs)).reshape(shape)
+
+
+def _unpacked(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with signs and learned scales in place of packed words and their scales."""
+    result = dict(state)
+    for name, words in state.items():
+        layer, _, kind = name.rpartition(".")
+        scale_here = f"{layer}.learned_scale"
+        if kind != "weight" or words.is_floating_point() or name not in wanted:
+            continue
+        if scale_here not in wanted:
+            raise CheckpointError(
+                f"{path}: {name} is packed to bits, with a scale beside it; give --scheme xnor-net-plus, whose layers "
+                "have one, and no deviation of the official code"
+            )
+        stored = next((f"{layer}.{each}" for each in SCALES if f"{layer}.{each}" in state), None)
+        if stored is None:
+            raise CheckpointError(f"{path}: {name} is packed to bits, and {layer}.scale or {layer}.alpha is missing")
+        try:
+            result[name] = unpack_words(words, tuple(wanted[name].shape))
+            result[scale_here] = result.pop(stored).reshape(wanted[scale_here].shape)
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: {name} is packed to bits and does not fit: {error}") from None
+    return result
+
+
+def read_names(path: Path, classes: int) -> tuple[str, ...]:
+    """Return class names from a text file, one in each line.
+
+    Raises:
+        BnasError: the file cannot be read, or has another number of lines.
+    """
+    try:
+        lines = read_bytes(path).decode().splitlines()
+    except OSError as error:
+        raise BnasError(f"{path}: cannot be read: {error.strerror}; give a text file of {classes} lines") from None
+    except UnicodeDecodeError:
+        raise BnasError(f"{path}: is no UTF-8 text; give a text file of {classes} lines") from None
+    if len(lines) != classes:
+        raise BnasError(f"{path}: has {len(lines)} lines; wanted {classes}, the name of a class in each")
+    return tuple(lines)
