@@ -99,6 +99,11 @@ def folder_options(what: str, default: str, files: str) -> Decorator:
     )
 
 
+def run_folder(what: str, data: str, limit: int | None) -> Path:
+    """Return where a run lives unless --out says; a quick look is kept apart from a whole run."""
+    return Path("runs") / f"{what}-{data}{'' if limit is None else f'-limit{limit}'}"
+
+
 @contextmanager
 def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
     """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""

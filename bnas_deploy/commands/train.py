@@ -10,6 +10,7 @@ from bnas_deploy.commands.options import (
     Name,
     image_size_option,
     in_channels_option,
+    limit_option,
     network_options,
     network_settings,
     seed_option,
@@ -22,6 +23,7 @@ from bnas_deploy.commands.runs import (
     folder_options,
     leave,
     recipe_options,
+    run_folder,
     tell_end,
     training_data_option,
 )
@@ -38,6 +40,7 @@ DEFAULTS = training_defaults()
 @training_data_option
 @image_size_option("Height and width that the images of a folder are made. [default: 224]")
 @in_channels_option
+@limit_option
 @click.option(
     "--network",
     type=Name(network_names()),
@@ -60,6 +63,7 @@ def command(
     data: str,
     image_size: tuple[int, int] | None,
     in_channels: int | None,
+    limit: int | None,
     network: str | None,
     float_twin: bool,
     recipe: str | None,
@@ -87,7 +91,7 @@ def command(
     from bnas_deploy.search.training.acceleration import find_device
     from bnas_deploy.search.training.train import train
 
-    images = open_data(data, image_size=image_size, in_channels=in_channels)
+    images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit)
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)
     defaults = kind.defaults(about.image_size)
@@ -95,7 +99,7 @@ def command(
     if float_twin:
         config = config.float_twin()
     chosen = RECIPES[recipe or defaults.recipe].of_length(epochs, batch_size)
-    folder = out or Path("runs") / f"{config.name}{'-float' if float_twin else ''}-{kind.name}"
+    folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
     with attended() as (stop, bar):
         result = train(
             images,

@@ -149,6 +149,16 @@ class ImageFolder(DataSet):
         )
         return InMemoryDataSet(self.description, train, test, self.notes)
 
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels of the training and of the test images."""
+        train, test = (torch.tensor([photo.label for photo in photos]) for photos in (self.train, self.test))
+        return train, test
+
+    def selected(self, description: DataDescription, train: Tensor, test: Tensor) -> "ImageFolder":
+        """Return a data set of another name with some of the images."""
+        photos = [tuple(all_[i] for i in chosen.tolist()) for all_, chosen in ((self.train, train), (self.test, test))]
+        return ImageFolder(description, *photos, self.notes)
+
     def _as_they_are(self, photos: tuple[Photo, ...], batch_size: int) -> Iterator[Batch]:
         size = self.description.image_size
 

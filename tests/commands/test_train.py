@@ -165,6 +165,22 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     assert (tmp_path / "last.safetensors").read_text() == "mine"
 
 
+def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--cells", "3", "--channels", "4", "--limit", "40", "--epochs", "1"]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert "digits, limited to 40: 40 training and 40 test images" in result.output
+    assert "the first images of each class, out of 1,438 and 359" in result.output
+    best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-digits-limit40" / "best.safetensors")
+    assert (best.network.cells, best.network.channels, best.data) == (3, 4, "digits, limited to 40")
+    out = ["--out", "runs/BNAS-Mini-3x4-digits-limit40"]
+    refused = invoke(*words[:4], "--limit", "50", "--epochs", "1", *out, "--resume")
+    assert "data.train_size (40 before, 50 now); data.test_size (40 before, 50 now)" in refused.output
+    assert invoke(*words, "--float-twin").exit_code == 0
+    assert (tmp_path / "runs" / "BNAS-Mini-3x4-float-digits-limit40" / "best.safetensors").exists()
+
+
 def test_nothing_to_resume_is_refused(tmp_path):
     result = invoke("--out", tmp_path, "--resume")
     assert result.exit_code == 1
@@ -191,6 +207,12 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--image-size", "8x0"], "'8x0' has a side of 0, at least 1 is needed"),
         (["--in-channels", "2"], "'2' is not one of '1', '3'"),
         (["--arithmetic", "tf32", "--device", "cpu"], "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16"),
+        (["--limit", "9"], "digits: a limit of 9 images for 10 classes; at least one of each is needed"),
+        (["--limit", "0"], "0 is not in the range x>=1"),
+        (["--cells", "2"], "2 is not in the range x>=3"),
+        (["--channels", "0"], "0 is not in the range x>=1"),
+        (["--channels", "65537"], "BNAS-Mini-10x65537: channels is 65537, at most 65536 is supported"),
+        (["--network", "BNAS-D", "--channels", "5"], "the imagenet stem starts with channels/2, so 5 channels must be"),
         (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
