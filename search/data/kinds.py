@@ -94,8 +94,8 @@ DATA_KINDS: Mapping[str, DataKind] = {
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
             search=SearchDefaults(cells=5, channels=8, recipe="digits"),  # about a second an epoch on one CPU core
         ),
-        DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="the binary version"),
-        DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="the binary version"),
+        DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="binary or Python version"),
+        DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="binary or Python version"),
         DataKind(
             "idx",
             opener="bnas_deploy.search.data.idx:open_idx",
