@@ -156,8 +156,10 @@ class ImageFolder(DataSet):
 
     def selected(self, description: DataDescription, train: Tensor, test: Tensor) -> "ImageFolder":
         """Return a data set of another name with some of the images."""
-        photos = [tuple(all_[i] for i in chosen.tolist()) for all_, chosen in ((self.train, train), (self.test, test))]
-        return ImageFolder(description, *photos, self.notes)
+        some_train, some_test = (
+            tuple(photos[i] for i in chosen.tolist()) for photos, chosen in ((self.train, train), (self.test, test))
+        )
+        return ImageFolder(description, some_train, some_test, self.notes)
 
     def _as_they_are(self, photos: tuple[Photo, ...], batch_size: int) -> Iterator[Batch]:
         size = self.description.image_size
