@@ -93,6 +93,10 @@ limit_option: Decorator = click.option(
     help="A quick look: N training and N test images at most, the first ones of each class, evenly. [default: all]",
 )
 
+skip_bad_option: Decorator = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that cannot be read, and count them. [default: an error]"
+)
+
 k_map_option: Decorator = click.option(
     "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
 )

@@ -164,9 +164,11 @@ def progress_bar() -> Iterator[ProgressBar]:
         yield ProgressBar(progress)
 
 
-def tell_end(context: click.Context, summary: str, *, finished: bool) -> None:
-    """Print how a run ended, and where it was stopped, the command that goes on."""
+def tell_end(context: click.Context, summary: str, note: str | None, *, finished: bool) -> None:
+    """Print how a run ended, perhaps a note on its data, and where it was stopped, the command that goes on."""
     click.echo(summary)
+    if note:
+        click.echo(note)
     if not finished:
         click.echo(f"Go on with: {resume_command(context)}")
 

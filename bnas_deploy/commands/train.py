@@ -14,6 +14,7 @@ from bnas_deploy.commands.options import (
     network_options,
     network_settings,
     seed_option,
+    skip_bad_option,
 )
 from bnas_deploy.commands.runs import (
     arithmetic_option,
@@ -41,6 +42,7 @@ DEFAULTS = training_defaults()
 @image_size_option("Height and width that the images of a folder are made. [default: 224]")
 @in_channels_option
 @limit_option
+@skip_bad_option
 @click.option(
     "--network",
     type=Name(network_names()),
@@ -64,6 +66,7 @@ def command(
     image_size: tuple[int, int] | None,
     in_channels: int | None,
     limit: int | None,
+    skip_bad: bool,
     network: str | None,
     float_twin: bool,
     recipe: str | None,
@@ -91,7 +94,7 @@ def command(
     from bnas_deploy.search.training.acceleration import find_device
     from bnas_deploy.search.training.train import train
 
-    images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit)
+    images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)
     defaults = kind.defaults(about.image_size)
@@ -113,5 +116,5 @@ def command(
             stop=stop,
             listener=bar,
         )
-    tell_end(context, result.summary, finished=result.finished)
+    tell_end(context, result.summary, images.skipped_note, finished=result.finished)
     leave(context, finished=result.finished)

@@ -12,7 +12,10 @@ from torch import Tensor
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip_half, shift
+from bnas_deploy.search.data.kinds import LIMITED
 from bnas_deploy.search.training.recipes import Augmentation
+
+_FEW = 3  # of the images that were left out, how many are named
 
 
 class Batch(NamedTuple):
@@ -59,7 +62,11 @@ class DataDescription:
 
 
 class DataSet(ABC):
-    """Training and test images with their labels; `notes` are what a user should know of how they are read."""
+    """Training and test images with their labels.
+
+    `notes` are what a user should know of how they are read. With `skip_bad`, images that cannot be read are left out,
+    and `skipped` has the names of those that were met so far; without it they are errors.
+    """
 
     def __init__(
         self, description: DataDescription, train_size: int, test_size: int, notes: tuple[str, ...] = ()
@@ -68,6 +75,8 @@ class DataSet(ABC):
         self.notes = notes
         self.train_size = train_size
         self.test_size = test_size
+        self.skip_bad = False
+        self.skipped: set[str] = set()
 
     @property
     def summary(self) -> str:
@@ -79,6 +88,14 @@ class DataSet(ABC):
             f"{'grey' if about.in_channels == 1 else 'RGB'}, {about.classes:,} classes"
         )
         return "\n".join([first, *(f"  {note}" for note in self.notes)])
+
+    @property
+    def skipped_note(self) -> str | None:
+        """Say which images were left out so far, None if there were none."""
+        if not self.skipped:
+            return None
+        few = ", ".join(sorted(self.skipped)[:_FEW]) + (", ..." if len(self.skipped) > _FEW else "")
+        return f"left out, since they cannot be read: {len(self.skipped):,} images ({few})"
 
     @abstractmethod
     def refusal(self, augmentation: Augmentation) -> str | None:
@@ -116,7 +133,7 @@ class DataSet(ABC):
                 f"{about.name}: a limit of {most} images for {about.classes} classes; at least one of each is needed"
             )
         parts = [_first_of_each_class(labels, most) for labels in self.labels()]
-        kept = self.selected(replace(about, name=f"{about.name}, limited to {most:,}"), *parts)
+        kept = self.selected(replace(about, name=f"{about.name}{LIMITED}{most:,}"), *parts)
         kept.notes += (f"the first images of each class, out of {self.train_size:,} and {self.test_size:,}",)
         return kept
 

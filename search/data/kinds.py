@@ -34,7 +34,12 @@ class SearchDefaults:
     recipe: str
 
 
+FOLDER = "FOLDER"
+LIMITED = ", limited to "
+"""Behind the name of a data set of which some images are used; how many follows."""
+
 _CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar")
+_IMAGENET = TrainingDefaults(network="BNAS-D", recipe="imagenet")
 _PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
 
 
@@ -44,11 +49,12 @@ class DataKind:
 
     Attributes:
         name: the part of `--data` before the colon.
-        opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder, if there is one, and the
-            keywords `image_size` and `in_channels`, if `resizes`; it raises `DataError` for whatever it cannot read.
+        opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder or the text behind the colon,
+            if there is one, and the keywords `image_size`, `in_channels` and `skip_bad`, if `resizes`; it raises
+            `DataError` for whatever it cannot read.
         summary: where the images come from, for `--help`.
-        folder: it lies on disk; `--data` is then NAME:FOLDER, else NAME.
-        resizes: images are made the size and the channels that are asked for.
+        takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.
+        resizes: images are decoded when they are needed, and made the size and the channels that are asked for.
         training: defaults of training.
         training_small: those for images with a side of less than `SMALL`, where they are others.
         search: defaults of a search.
@@ -57,7 +63,7 @@ class DataKind:
     name: str
     opener: str
     summary: str
-    folder: bool = True
+    takes: str = FOLDER
     resizes: bool = False
     training: TrainingDefaults = _CIFAR
     training_small: TrainingDefaults | None = None
@@ -66,13 +72,13 @@ class DataKind:
     @property
     def usage(self) -> str:
         """Return what `--data` takes."""
-        return f"{self.name}:FOLDER" if self.folder else self.name
+        return f"{self.name}:{self.takes}" if self.takes else self.name
 
     def defaults(self, image_size: tuple[int, int]) -> TrainingDefaults:
         """Return what images (height, width) of this kind are trained with."""
         return self.training_small if self.training_small and min(image_size) < SMALL else self.training
 
-    def open(self, *folder: object, **settings: object) -> "DataSet":
+    def open(self, *where: object, **settings: object) -> "DataSet":
         """Open a data set of this kind.
 
         Raises:
@@ -80,7 +86,7 @@ class DataKind:
         """
         module, _, function = self.opener.partition(":")
         opener: Callable[..., DataSet] = getattr(import_module(module), function)
-        return opener(*folder, **settings)
+        return opener(*where, **settings)
 
 
 DATA_KINDS: Mapping[str, DataKind] = {
@@ -90,7 +96,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             "digits",
             opener="bnas_deploy.search.data.digits:open_digits",
             summary="comes with scikit-learn",
-            folder=False,
+            takes="",
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
             search=SearchDefaults(cells=5, channels=8, recipe="digits"),  # about a second an epoch on one CPU core
         ),
@@ -107,7 +113,25 @@ DATA_KINDS: Mapping[str, DataKind] = {
             opener="bnas_deploy.search.data.image_folder:open_image_folder",
             summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",
             resizes=True,
-            training=TrainingDefaults(network="BNAS-D", recipe="imagenet"),
+            training=_IMAGENET,
+            training_small=_CIFAR,
+        ),
+        DataKind(
+            "torchvision",
+            opener="bnas_deploy.search.data.torchvision_sets:open_torchvision",
+            summary="a class of torchvision.datasets, such as SVHN, and the folder where it keeps its files",
+            takes="NAME:FOLDER",
+            resizes=True,
+            training=_IMAGENET,
+            training_small=_CIFAR,
+        ),
+        DataKind(
+            "hf",
+            opener="bnas_deploy.search.data.hugging_face:open_hugging_face",
+            summary="a data set of Hugging Face that is on this machine",
+            takes="NAME_OR_FOLDER",
+            resizes=True,
+            training=_IMAGENET,
             training_small=_CIFAR,
         ),
     )
@@ -121,13 +145,14 @@ def kind_of(data: str) -> DataKind:
     Raises:
         DataError: there is no such kind, or its folder is missing or one too many.
     """
-    given, colon, folder = data.partition(":")
+    given, colon, where = data.partition(":")
     kind = DATA_KINDS.get(known_name(given, DATA_KINDS) or given)
-    if kind is None or (colon and not kind.folder):
+    if kind is None or (colon and not kind.takes):
         near = did_you_mean(given, DATA_KINDS)
         raise DataError(f"unknown data {data!r}; expected one of {', '.join(usages())}{near}")
-    if kind.folder and not folder:
-        raise DataError(f"data {kind.name!r} without its folder; give {kind.usage}")
+    if kind.takes and not where:
+        what = "folder" if kind.takes == FOLDER else kind.takes
+        raise DataError(f"data {kind.name!r} without its {what}; give {kind.usage}")
     return kind
 
 

@@ -121,6 +121,7 @@ class Run(ABC, Generic[Record]):
         sums: names of what is summed over images, the loss that is shown first.
         device: where the modules are.
         listener: is told how it goes.
+        may_skip: batches may have fewer images than `batch_size`, since bad ones are left out.
     """
 
     what: ClassVar[str]
@@ -141,6 +142,7 @@ class Run(ABC, Generic[Record]):
         sums: Sequence[str],
         device: torch.device,
         listener: Listener | None,
+        may_skip: bool = False,
     ) -> None:
         self.folder = folder
         self.epochs = epochs
@@ -153,6 +155,7 @@ class Run(ABC, Generic[Record]):
         self.names_of_sums = tuple(sums)
         self.device = device
         self.listener = listener or Silence()
+        self.may_skip = may_skip
         self.history: list[Record] = []
         self.set_place(self.start_of(0))
 
@@ -452,9 +455,13 @@ class Run(ABC, Generic[Record]):
             0 <= place.epoch <= self.epochs
             and 0 <= place.step <= self.steps
             and (place.step == 0 or place.epoch < self.epochs)
-            and place.images == images
-            and 0 <= place.correct <= next(iter(images.values()))
+            and (place.images == images or (self.may_skip and self._fewer(place.images, images)))
+            and 0 <= place.correct <= next(iter(place.images.values()))
             and all(map(math.isfinite, (*place.sums.values(), place.duration_s)))
         ):
             raise ValueError(f"no place of this {self.what}: {place}")
         return place
+
+    @staticmethod
+    def _fewer(got: Mapping[str, int], most: Mapping[str, int]) -> bool:
+        return all(0 <= got[name] <= most[name] for name in most)

@@ -191,6 +191,7 @@ class _TrainingRun(Run[EpochRecord]):
             sums=("loss",),
             device=device,
             listener=listener,
+            may_skip=data.skip_bad,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -219,10 +220,14 @@ class _TrainingRun(Run[EpochRecord]):
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step of the optimiser and of its schedule."""
+        self.optimizer.zero_grad()
+        if not len(labels):  # every image of the batch is bad, and bad ones are left out
+            self.optimizer.step()  # without gradients, which changes nothing
+            self.schedule.step()
+            return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
             loss = nn.functional.cross_entropy(logits, labels)
-        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()

@@ -79,7 +79,11 @@ def test_it_is_searched_with_its_defaults(own: Path, tmp_path: Path) -> None:
         ("own:", (), "data 'own' without its folder; give own:FOLDER"),
         ("own:/none", (), "/none: no such folder; expected the folder of the data set own"),
         ("own:{tests}", (), "no count.txt in it (No such file or directory); expected own data"),
-        ("own:{own}", ("--image-size", "8"), "--image-size and --in-channels are for image folders; leave them out"),
+        (
+            "own:{own}",
+            ("--image-size", "8"),
+            "--image-size, --in-channels and --skip-bad are for image files; leave them out",
+        ),
         ("owm:/x", (), "imagefolder:FOLDER, own:FOLDER; did you mean own?"),
     ],
 )
@@ -105,7 +109,7 @@ def test_a_kind_is_found_in_any_case(data: str) -> None:
 
 @pytest.mark.parametrize("kind", DATA_KINDS.values(), ids=lambda kind: kind.name)
 def test_every_row_has_an_opener(kind: DataKind, tmp_path: Path) -> None:
-    if kind.folder:
+    if kind.takes:
         with pytest.raises(DataError):
             kind.open(tmp_path)
     else:

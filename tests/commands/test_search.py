@@ -97,7 +97,7 @@ def test_separable_convolutions_can_be_added(tmp_path):
         (
             ("--image-size", "16"),
             1,
-            "--data digits: --image-size and --in-channels are for image folders; leave them out",
+            "--data digits: --image-size, --in-channels and --skip-bad are for image files; leave them out",
         ),
         (("--data", "cifar10"), 1, "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (("--batch-size", "720"), 1, "each half of a search has 719, fewer than one batch of 720; use a larger"),

@@ -201,7 +201,10 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
         (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
-        (["--image-size", "8"], "--data digits: --image-size and --in-channels are for image folders; leave them out"),
+        (
+            ["--image-size", "8"],
+            "--data digits: --image-size, --in-channels and --skip-bad are for image files; leave them out",
+        ),
         (["--image-size", "8x8x8"], "'8x8x8' is neither N nor HxW, such as 32 or 24x32"),
         (["--image-size", "-8"], "'-8' is neither N nor HxW"),
         (["--image-size", "8x0"], "'8x0' has a side of 0, at least 1 is needed"),
