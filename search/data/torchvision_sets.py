@@ -17,7 +17,7 @@ _TEST_SPLITS = ("test", "val")
 
 
 def open_torchvision(
-    where: str, *, image_size: tuple[int, int] | None, in_channels: int | None, skip_bad: bool
+    where: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None, skip_bad: bool = False
 ) -> PhotoDataSet:
     """Open a data set by NAME:FOLDER, the name in any case.
 

@@ -97,6 +97,7 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
     arithmetic: str = "float32",
+    class_weights: tuple[float, ...] | None = None,
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
@@ -114,6 +115,8 @@ def train(
         seed: of the initial weights and of the order and the augmentation of the images; not negative.
         device: the CPU unless given.
         arithmetic: of steps, one of `recipes.ARITHMETICS`; evaluation is in float32.
+        class_weights: how much each class counts in the loss of training, see `class_weights.class_weights`; None: as
+            much as any other. The loss on the test images is without them.
         resume: go on with the run in `folder` instead of beginning one.
         stop: asked after every batch; once it answers True, the run saves its place and returns.
         listener: is told how it goes.
@@ -138,7 +141,15 @@ def train(
     with forked, tf32(arithmetic == "tf32"):
         torch.manual_seed(seed)
         run = _TrainingRun(
-            data, config, recipe, folder, seed=seed, device=device, arithmetic=arithmetic, listener=listener
+            data,
+            config,
+            recipe,
+            folder,
+            seed=seed,
+            device=device,
+            arithmetic=arithmetic,
+            class_weights=class_weights,
+            listener=listener,
         )
         if resume:
             run.restore()
@@ -166,6 +177,7 @@ class _TrainingRun(Run[EpochRecord]):
         seed: int,
         device: torch.device,
         arithmetic: str,
+        class_weights: tuple[float, ...] | None,
         listener: Listener | None,
     ) -> None:
         self.data = data
@@ -173,6 +185,7 @@ class _TrainingRun(Run[EpochRecord]):
         self.recipe = recipe
         self.seed = seed
         self.arithmetic = arithmetic
+        self.class_weights = torch.tensor(class_weights, device=device) if class_weights else None
         self.learning_rate = 0.0  # of the last step
         # The layout that a GPU's tensor cores work in. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
         # resuming has to be exact, and tensors come back from a file without their layout.
@@ -195,7 +208,7 @@ class _TrainingRun(Run[EpochRecord]):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return network, recipe, data, seed and arithmetic."""
+        """Return network, recipe, data, seed, arithmetic, and class weights if there are any."""
         data = {name: value for name, value in asdict(self.data.description).items() if name != "name"}
         return {
             "model": self.config.model,
@@ -204,6 +217,7 @@ class _TrainingRun(Run[EpochRecord]):
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
             "seed": self.seed,
             "arithmetic": self.arithmetic,
+            **({} if self.class_weights is None else {"class_weights": self.class_weights.tolist()}),
         }
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
@@ -227,7 +241,7 @@ class _TrainingRun(Run[EpochRecord]):
             return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            loss = nn.functional.cross_entropy(logits, labels)
+            loss = nn.functional.cross_entropy(logits, labels, self.class_weights)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()

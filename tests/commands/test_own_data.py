@@ -12,7 +12,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
-from bnas_deploy.search.data.kinds import DATA_KINDS, DataKind, SearchDefaults, TrainingDefaults, kind_of
+from bnas_deploy.search.data.kinds import DATA_KINDS, FOLDER, DataKind, SearchDefaults, TrainingDefaults, kind_of
 
 
 def open_own(folder: Path) -> InMemoryDataSet:
@@ -84,7 +84,7 @@ def test_it_is_searched_with_its_defaults(own: Path, tmp_path: Path) -> None:
             ("--image-size", "8"),
             "--image-size, --in-channels and --skip-bad are for image files; leave them out",
         ),
-        ("owm:/x", (), "imagefolder:FOLDER, own:FOLDER; did you mean own?"),
+        ("owm:/x", (), "hf:NAME_OR_FOLDER, own:FOLDER; did you mean own?"),
     ],
 )
 def test_its_errors_are_sentences(command: str, data: str, more: tuple[str, ...], message: str, own: Path) -> None:
@@ -111,6 +111,6 @@ def test_a_kind_is_found_in_any_case(data: str) -> None:
 def test_every_row_has_an_opener(kind: DataKind, tmp_path: Path) -> None:
     if kind.takes:
         with pytest.raises(DataError):
-            kind.open(tmp_path)
+            kind.open(tmp_path if kind.takes == FOLDER else str(tmp_path))
     else:
         assert kind.open().train_size > 0

@@ -276,6 +276,5 @@ def test_an_empty_folder_is_told_where_the_archives_are(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refusal:
         open_data(f"cifar100:{tmp_path}")
     assert refusal.value.message.endswith(
-        "not the one for Matlab; cifar-100-binary and cifar-100-python are in the archives at "
-        "https://www.cs.toronto.edu/~kriz/cifar.html"
+        "not the one for Matlab; its archives are at https://www.cs.toronto.edu/~kriz/cifar.html"
     )
