@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from bnas_deploy.core.history import Epoch
-    from bnas_deploy.search.training.train import EpochRecord
+    from bnas_deploy.core.run_metrics import EpochRecord
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""

@@ -62,7 +62,7 @@ DEFAULTS = training_defaults()
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
-@folder_options("run", "runs/NETWORK-DATA", "best.safetensors, last.safetensors, history.jsonl and resume.safetensors")
+@folder_options("run", "runs/NETWORK-DATA", "best.safetensors, last.safetensors, metrics.jsonl and resume.safetensors")
 @click.pass_context
 def command(
     context: click.Context,

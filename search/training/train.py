@@ -4,11 +4,10 @@ A run lives in one folder (see `bnas_deploy.search.training.run` for how it is s
 
     best.safetensors     checkpoint of the epoch with the highest test accuracy
     last.safetensors     checkpoint of the last finished epoch (of the start, before there is one)
-    history.jsonl        one `EpochRecord` a line
+    metrics.jsonl        one `EpochRecord` a line
     resume.safetensors   all that is needed to go on
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.run_metrics import FORMER, METRICS, EpochRecord, metrics_lines
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
@@ -30,37 +30,14 @@ from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
+from bnas_deploy.search.training.signs import SignMemory
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
-HISTORY = "history.jsonl"
 
 
 class TrainError(BnasError):
     """A training run cannot begin, go on or be resumed."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch measured; accuracies are shares of 1, losses are means over the images.
-
-    The training side is measured while the weights change, on augmented images; the test side after the epoch.
-    """
-
-    epoch: int  # from 1
-    learning_rate: float  # of the last step
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    duration_s: float
-
-    @property
-    def summary(self) -> str:
-        """Return losses and accuracies, as a line of progress shows them."""
-        return (
-            f"loss {self.train_loss:.3f}  accuracy: training {self.train_accuracy:.2%}, test {self.test_accuracy:.2%}"
-        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +141,7 @@ class _TrainingRun(Run[EpochRecord]):
 
     what = "run"
     metadata = "bnas_deploy_run"
-    results = (BEST, LAST, HISTORY)
+    results = (BEST, LAST, METRICS, FORMER)
     error = TrainError
 
     def __init__(
@@ -192,19 +169,21 @@ class _TrainingRun(Run[EpochRecord]):
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
+        self.signs = SignMemory(self.network)
         self.optimizer, self.schedule = recipe.optimisation.build(self.network, steps)
         super().__init__(
             folder,
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             sources={"train": data.train_size},
-            modules={"network": self.network},
+            modules={"network": self.network, "signs": self.signs},
             optimizers={"optimizer": self.optimizer},
             schedules={"schedule": self.schedule},
             sums=("loss",),
             device=device,
             listener=listener,
             may_skip=data.skip_bad,
+            later=frozenset({"signs"}),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -250,10 +229,11 @@ class _TrainingRun(Run[EpochRecord]):
         self.count("train", labels, logits)
 
     def measure_epoch(self, stop: Callable[[], bool]) -> EpochRecord:
-        """Evaluate on the test images."""
+        """Evaluate on the test images, and count the signs that changed."""
         with tf32(False):
             result = evaluate(self.network, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop)
-        place = self.place
+        place, changed_signs = self.place, self.signs.changed_share()
+        self.signs.remember()
         return EpochRecord(
             epoch=place.epoch + 1,
             learning_rate=self.learning_rate,
@@ -262,6 +242,8 @@ class _TrainingRun(Run[EpochRecord]):
             test_loss=result.loss,
             test_accuracy=result.accuracy,
             duration_s=place.duration_s,
+            waiting_share=place.waited_s / place.duration_s if place.duration_s else 0.0,
+            changed_signs=changed_signs,
         )
 
     def write_start(self) -> None:
@@ -269,15 +251,16 @@ class _TrainingRun(Run[EpochRecord]):
         self._save_checkpoint(LAST, {"epoch": 0})
 
     def write_results(self) -> None:
-        """Write the checkpoints and the history."""
+        """Write the checkpoints and what every epoch measured."""
         record = self.history[-1]
-        # The time is left out of checkpoints: two runs with the same seed write the same bytes.
-        metrics = {name: value for name, value in asdict(record).items() if name != "duration_s"}
+        # Times are left out of checkpoints: two runs with the same seed write the same bytes.
+        left_out = {"duration_s", "waiting_share", "changed_signs"}
+        metrics = {name: value for name, value in asdict(record).items() if name not in left_out}
         if _best(self.history) == record:
             self._save_checkpoint(BEST, metrics)
         self._save_checkpoint(LAST, metrics)
-        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self.history)
-        write_whole(self.folder / HISTORY, lines.encode())
+        write_whole(self.folder / METRICS, metrics_lines(self.history))
+        (self.folder / FORMER).unlink(missing_ok=True)  # of the version that began the run; all of it is in METRICS
 
     def _save_checkpoint(self, name: str, metrics: Mapping[str, Any]) -> None:
         """Write the network as it is now."""
@@ -311,6 +294,10 @@ class _TrainingRun(Run[EpochRecord]):
                 f"{self.folder}: {' and '.join(missing)} of the {len(self.history)} finished epochs not found; put "
                 "them back, or begin a run in another output folder"
             )
+
+    def lacks(self, module: str) -> None:
+        """Do without the signs of an epoch that another version began."""
+        self.signs.known = False
 
     def extra(self) -> dict[str, Any]:
         """Return the learning rate of the last step."""
@@ -353,6 +340,14 @@ def _check_fit(data: DataSet, config: ModelConfig) -> None:
             )
 
 
+_LATER = ("waiting_share", "changed_signs")
+"""What older versions did not measure."""
+
+
 def _record(data: Any) -> EpochRecord:
-    check_kind(data, asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)), "history")
+    measured = {name: data.get(name) for name in _LATER}
+    kinds = asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)) | {
+        name: None if value is None else 0.0 for name, value in measured.items()
+    }
+    check_kind(data | measured, kinds, "history")
     return EpochRecord(**data)

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from bnas_deploy.commands.runs import ProgressBar, resume_command
 from bnas_deploy.commands.train import command
+from bnas_deploy.core.run_metrics import EpochRecord
 from bnas_deploy.export import export_checkpoint
 from bnas_deploy.export.images import verification_images
 from bnas_deploy.runtime.session import open_bundle
@@ -28,9 +29,8 @@ from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.memory import Limit
 from bnas_deploy.search.training.recipes import RECIPES
-from bnas_deploy.search.training.train import EpochRecord
 
-FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
 def invoke(*words):
