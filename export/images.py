@@ -3,7 +3,7 @@
 import torch
 
 from bnas_deploy.export import Images
-from bnas_deploy.search.data.kinds import DATA_KINDS
+from bnas_deploy.search.data.kinds import DATA_KINDS, LIMITED
 from bnas_deploy.search.data.matching import open_matching
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
@@ -24,8 +24,9 @@ def verification_images(checkpoint: Checkpoint, data: str | None, count: int | N
     shape = (checkpoint.network.in_channels, *checkpoint.network.image_size)
     if count is None:
         count = min(MOST_IMAGES, max(FEWEST_IMAGES, MOST_BYTES // (4 * torch.Size(shape).numel())))
-    if data is None and checkpoint.data in DATA_KINDS and not DATA_KINDS[checkpoint.data].folder:
-        data = checkpoint.data
+    trained_on = checkpoint.data.partition(LIMITED)[0]
+    if data is None and trained_on in DATA_KINDS and not DATA_KINDS[trained_on].takes:
+        data = trained_on
     if data is None:
         return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))
     opened = open_matching(data, labels=checkpoint.labels, preprocessing=checkpoint.preprocessing)

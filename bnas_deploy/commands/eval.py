@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, one_of_the_data
+from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data
 from bnas_deploy.commands.runs import device_option
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
@@ -14,6 +14,7 @@ from bnas_deploy.core.files import write_whole
 @click.command("eval", cls=Command)
 @click.argument("source", metavar="CHECKPOINT|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="D", help=f"Whose test images: {one_of_the_data}.")
+@limit_option
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -33,6 +34,7 @@ from bnas_deploy.core.files import write_whole
 def command(
     source: Path,
     data: str,
+    limit: int | None,
     checkpoint: Path | None,
     library_only: bool,
     batch_size: int,
@@ -41,7 +43,7 @@ def command(
     csv_path: Path | None,
     output: Path | None,
 ) -> None:
-    """Evaluate a network on all test images of --data: right answers, classes, confusion, calibration.
+    """Evaluate a network on the test images of --data: right answers, classes, confusion, calibration.
 
     A CHECKPOINT runs in PyTorch, on --device. A BUNDLE runs in onnxruntime on the CPU, with the operator library and
     by the function bodies in its file. The command shows every difference between their answers. Image folders are
@@ -71,6 +73,7 @@ def command(
             subject,
             data,
             batch_size=batch_size,
+            limit=limit,
             on_step=lambda done, images: status.update(f"evaluating {subject.name}: {done:,} of {images:,} images"),
         )
     print_tables(evaluation.evaluation_tables(result), evaluation.evaluation_result(result))

@@ -86,6 +86,17 @@ data_option: Decorator = click.option(
     help=f"Where real images come from: {one_of_the_data}.",
 )
 
+limit_option: Decorator = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="A quick look: N training and N test images at most, the first ones of each class, evenly. [default: all]",
+)
+
+skip_bad_option: Decorator = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that cannot be read, and count them. [default: an error]"
+)
+
 k_map_option: Decorator = click.option(
     "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
 )
@@ -110,12 +121,29 @@ scheme_option: Decorator = click.option(
     help=f"How binary convolutions binarise: {', '.join(scheme_names())}. [default: {DEFAULT}]",
 )
 
-network_settings = all_of(genotype_option, scheme_option, k_map_option, no_skip_option, deviations_option)
+cells_option: Decorator = click.option(
+    "--cells", type=click.IntRange(min=3), help="Cells, two of which reduce. [default: as published]"
+)
+
+channels_option: Decorator = click.option(
+    "--channels", type=click.IntRange(min=1), help="Channels of the first cell. [default: as published]"
+)
+
+network_settings = all_of(
+    cells_option, channels_option, genotype_option, scheme_option, k_map_option, no_skip_option, deviations_option
+)
 """The options that `network_options` takes."""
 
 
 def network_options(
-    genotype: str | None, scheme: str | None, deviations: tuple[str, ...], *, k_map: bool, no_skip: bool
+    genotype: str | None,
+    scheme: str | None,
+    deviations: tuple[str, ...],
+    *,
+    cells: int | None,
+    channels: int | None,
+    k_map: bool,
+    no_skip: bool,
 ) -> Mapping[str, Any]:
     """Return the settings of a network by keyword, None where nothing was asked for.
 
@@ -123,6 +151,8 @@ def network_options(
         BnasError: the genotype cannot be read.
     """
     return {
+        "cells": cells,
+        "channels": channels,
         "genotype": read_genotype(genotype) if genotype is not None else None,
         "scheme": scheme,
         "deviations": deviations or None,

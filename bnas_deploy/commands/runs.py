@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from bnas_deploy.core.history import Epoch
-    from bnas_deploy.search.training.train import EpochRecord
+    from bnas_deploy.core.run_metrics import EpochRecord
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -99,6 +99,11 @@ def folder_options(what: str, default: str, files: str) -> Decorator:
     )
 
 
+def run_folder(what: str, data: str, limit: int | None) -> Path:
+    """Return where a run lives unless --out says; a quick look is kept apart from a whole run."""
+    return Path("runs") / f"{what}-{data}{'' if limit is None else f'-limit{limit}'}"
+
+
 @contextmanager
 def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
     """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""
@@ -159,9 +164,11 @@ def progress_bar() -> Iterator[ProgressBar]:
         yield ProgressBar(progress)
 
 
-def tell_end(context: click.Context, summary: str, *, finished: bool) -> None:
-    """Print how a run ended, and where it was stopped, the command that goes on."""
+def tell_end(context: click.Context, summary: str, note: str | None, *, finished: bool) -> None:
+    """Print how a run ended, perhaps a note on its data, and where it was stopped, the command that goes on."""
     click.echo(summary)
+    if note:
+        click.echo(note)
     if not finished:
         click.echo(f"Go on with: {resume_command(context)}")
 

@@ -14,8 +14,10 @@ from bnas_deploy.commands.options import (
     in_channels_option,
     k_map_option,
     latency_target_option,
+    limit_option,
     no_skip_option,
     seed_option,
+    skip_bad_option,
 )
 from bnas_deploy.commands.runs import (
     arithmetic_option,
@@ -25,6 +27,7 @@ from bnas_deploy.commands.runs import (
     folder_options,
     leave,
     recipe_options,
+    run_folder,
     tell_end,
     training_data_option,
 )
@@ -50,6 +53,8 @@ def _by_kind(field: str) -> dict[str, Any]:
 @training_data_option
 @image_size_option("Height and width that the images of a folder are made, multiples of 4. [default: 32]")
 @in_channels_option
+@limit_option
+@skip_bad_option
 @click.option(
     "--strategy",
     type=Name(STRATEGIES),
@@ -143,6 +148,8 @@ def command(
     data: str,
     image_size: tuple[int, int] | None,
     in_channels: int | None,
+    limit: int | None,
+    skip_bad: bool,
     latency_target: Path | None,
     latency_weight: float | None,
     seed: int,
@@ -171,7 +178,7 @@ def command(
     check_library()
     kind = kind_of(data)
     image_size = image_size or (FOLDER_IMAGES if kind.resizes else None)
-    images = open_in_memory(data, image_size=image_size, in_channels=in_channels)
+    images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
     config = configure_search(kind.search, **images.description.sizes, **options)
     objectives = latency_objectives(latency_target, latency_weight, config.network, warn=partial(click.echo, err=True))
@@ -179,7 +186,7 @@ def command(
         result = search(
             images,
             config,
-            out or Path("runs") / f"search-{kind.name}",
+            out or run_folder("search", kind.name, limit),
             seed=seed,
             device=find_device(device),
             objectives=objectives,
@@ -188,7 +195,7 @@ def command(
             listener=bar,
         )
     skip = config.network.inter_cell_skip
-    tell_end(context, result.summary(skip=skip), finished=result.finished)
+    tell_end(context, result.summary(skip=skip), images.skipped_note, finished=result.finished)
     if result.genotype is not None:
         draw_search(result.folder, result.genotype, result.history, skip=skip)
     leave(context, finished=result.finished)

@@ -10,9 +10,11 @@ from bnas_deploy.commands.options import (
     Name,
     image_size_option,
     in_channels_option,
+    limit_option,
     network_options,
     network_settings,
     seed_option,
+    skip_bad_option,
 )
 from bnas_deploy.commands.runs import (
     arithmetic_option,
@@ -22,6 +24,7 @@ from bnas_deploy.commands.runs import (
     folder_options,
     leave,
     recipe_options,
+    run_folder,
     tell_end,
     training_data_option,
 )
@@ -38,6 +41,8 @@ DEFAULTS = training_defaults()
 @training_data_option
 @image_size_option("Height and width that the images of a folder are made. [default: 224]")
 @in_channels_option
+@limit_option
+@skip_bad_option
 @click.option(
     "--network",
     type=Name(network_names()),
@@ -49,10 +54,15 @@ DEFAULTS = training_defaults()
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
 @recipe_options(RECIPES, {name: defaults.recipe for name, defaults in DEFAULTS.items()})
+@click.option(
+    "--class-weights",
+    metavar="balanced|W1,W2,...",
+    help="How much each class counts in the loss; balanced: the fewer images it has, the more. [default: all the same]",
+)
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
-@folder_options("run", "runs/NETWORK-DATA", "best.safetensors, last.safetensors, history.jsonl and resume.safetensors")
+@folder_options("run", "runs/NETWORK-DATA", "best.safetensors, last.safetensors, metrics.jsonl and resume.safetensors")
 @click.pass_context
 def command(
     context: click.Context,
@@ -60,11 +70,14 @@ def command(
     data: str,
     image_size: tuple[int, int] | None,
     in_channels: int | None,
+    limit: int | None,
+    skip_bad: bool,
     network: str | None,
     float_twin: bool,
     recipe: str | None,
     epochs: int | None,
     batch_size: int | None,
+    class_weights: str | None,
     device: str,
     out: Path | None,
     seed: int,
@@ -85,9 +98,10 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.training.class_weights import class_weights as weights_of
     from bnas_deploy.search.training.train import train
 
-    images = open_data(data, image_size=image_size, in_channels=in_channels)
+    images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)
     defaults = kind.defaults(about.image_size)
@@ -95,7 +109,7 @@ def command(
     if float_twin:
         config = config.float_twin()
     chosen = RECIPES[recipe or defaults.recipe].of_length(epochs, batch_size)
-    folder = out or Path("runs") / f"{config.name}{'-float' if float_twin else ''}-{kind.name}"
+    folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
     with attended() as (stop, bar):
         result = train(
             images,
@@ -105,9 +119,10 @@ def command(
             seed=seed,
             device=find_device(device),
             arithmetic=arithmetic,
+            class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
             stop=stop,
             listener=bar,
         )
-    tell_end(context, result.summary, finished=result.finished)
+    tell_end(context, result.summary, images.skipped_note, finished=result.finished)
     leave(context, finished=result.finished)

@@ -59,9 +59,14 @@ class _Run:
 
 
 def evaluate(
-    subject: Subject, data: str, *, batch_size: int, on_step: OnStep = lambda done, images: None
+    subject: Subject,
+    data: str,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    on_step: OnStep = lambda done, images: None,
 ) -> Evaluation:
-    """Run every engine of `subject` on the test images of `data`, what `--data` gives.
+    """Run every engine of `subject` on the test images of `data`, what `--data` gives, or on the first `limit`.
 
     All engines get the same images, to the bit.
 
@@ -70,7 +75,7 @@ def evaluate(
         BnasError: a logit is no number.
         BundleError: the model cannot be run.
     """
-    opened = open_matching(data, labels=subject.labels, preprocessing=subject.preprocessing)
+    opened = open_matching(data, labels=subject.labels, preprocessing=subject.preprocessing, limit=limit)
     runs = [_Run(engine) for engine in subject.engines]
     done = 0
     for images, labels in opened.test_batches(batch_size):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.errors import DataError
-from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.data.kinds import FOLDER, kind_of
 
 if TYPE_CHECKING:
     from bnas_deploy.search.data.dataset import DataSet, InMemoryDataSet
@@ -17,45 +17,73 @@ if TYPE_CHECKING:
 __all__ = ["open_data", "open_for", "open_in_memory"]
 
 
-def open_data(name: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None) -> "DataSet":
-    """Open a data set by what `--data` gives: KIND or KIND:FOLDER, the kind in any case.
+def open_data(
+    name: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    in_channels: int | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+) -> "DataSet":
+    """Open a data set by what `--data` gives: KIND or KIND:WHERE, the kind in any case.
 
-    `image_size` (height, width) and `in_channels` are for kinds that resize their images; other data have their own.
+    Args:
+        name: what `--data` gives.
+        image_size: (height, width), for kinds that resize their images; other data have their own.
+        in_channels: 1 or 3, for the same kinds.
+        limit: images of each part at most, see `DataSet.limited`.
+        skip_bad: leave out the images that cannot be read, for the same kinds as `image_size`.
 
     Raises:
         DataError: no such kind, or the folder is missing, truncated or of another format; or images are asked for in a
-            size that they do not have.
+            size that they do not have; or the limit is too small.
     """
+    data = _open_all(name, image_size=image_size, in_channels=in_channels, skip_bad=skip_bad)
+    return data if limit is None else data.limited(limit)
+
+
+def _open_all(name: str, *, image_size: tuple[int, int] | None, in_channels: int | None, skip_bad: bool) -> "DataSet":
     kind = kind_of(name)
-    if not kind.resizes and (image_size or in_channels):
-        raise DataError(f"--data {name}: --image-size and --in-channels are for image folders; leave them out")
-    settings = {"image_size": image_size, "in_channels": in_channels} if kind.resizes else {}
-    if not kind.folder:
-        return kind.open(**settings)
-    path = Path(os.path.expanduser(name.partition(":")[2]))
+    given = {"image_size": image_size, "in_channels": in_channels, "skip_bad": skip_bad}
+    if not kind.resizes and any(given.values()):
+        raise DataError(
+            f"--data {name}: --image-size, --in-channels and --skip-bad are for image files; leave them out"
+        )
+    settings = given if kind.resizes else {}
+    where = name.partition(":")[2]
+    if kind.takes != FOLDER:
+        return kind.open(*([where] if kind.takes else []), **settings)
+    path = Path(os.path.expanduser(where))
     if not os.path.isdir(path):
         found = "not a folder" if os.path.exists(path) else "no such folder"
-        raise DataError(f"{path}: {found}; expected the folder of the data set {kind.name}")
+        source = f"; {kind.source}" if kind.source else ""
+        raise DataError(f"{path}: {found}; expected the folder of the data set {kind.name}{source}")
     return kind.open(path, **settings)
 
 
-def open_for(name: str, *, image_size: tuple[int, int], in_channels: int) -> "DataSet":
+def open_for(name: str, *, image_size: tuple[int, int], in_channels: int, limit: int | None = None) -> "DataSet":
     """Open a data set for a network: images that can be resized are made to fit it, others are as they are.
 
     Raises:
         DataError: as for `open_data`.
     """
     if kind_of(name).resizes:
-        return open_data(name, image_size=image_size, in_channels=in_channels)
-    return open_data(name)
+        return open_data(name, image_size=image_size, in_channels=in_channels, limit=limit)
+    return open_data(name, limit=limit)
 
 
 def open_in_memory(
-    name: str, *, image_size: tuple[int, int] | None = None, in_channels: int | None = None
+    name: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    in_channels: int | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
 ) -> "InMemoryDataSet":
     """Open a data set as `open_data` does, with all its images in memory.
 
     Raises:
         DataError: as for `open_data`, or an image cannot be read.
     """
-    return open_data(name, image_size=image_size, in_channels=in_channels).in_memory()
+    data = open_data(name, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
+    return data.in_memory()

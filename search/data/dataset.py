@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch import Tensor
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip_half, shift
+from bnas_deploy.search.data.kinds import LIMITED
 from bnas_deploy.search.training.recipes import Augmentation
+
+_FEW = 3  # of the images that were left out, how many are named
 
 
 class Batch(NamedTuple):
@@ -59,7 +62,11 @@ class DataDescription:
 
 
 class DataSet(ABC):
-    """Training and test images with their labels; `notes` are what a user should know of how they are read."""
+    """Training and test images with their labels.
+
+    `notes` are what a user should know of how they are read. With `skip_bad`, images that cannot be read are left out,
+    and `skipped` has the names of those that were met so far; without it they are errors.
+    """
 
     def __init__(
         self, description: DataDescription, train_size: int, test_size: int, notes: tuple[str, ...] = ()
@@ -68,6 +75,8 @@ class DataSet(ABC):
         self.notes = notes
         self.train_size = train_size
         self.test_size = test_size
+        self.skip_bad = False
+        self.skipped: set[str] = set()
 
     @property
     def summary(self) -> str:
@@ -79,6 +88,14 @@ class DataSet(ABC):
             f"{'grey' if about.in_channels == 1 else 'RGB'}, {about.classes:,} classes"
         )
         return "\n".join([first, *(f"  {note}" for note in self.notes)])
+
+    @property
+    def skipped_note(self) -> str | None:
+        """Say which images were left out so far, None if there were none."""
+        if not self.skipped:
+            return None
+        few = ", ".join(sorted(self.skipped)[:_FEW]) + (", ..." if len(self.skipped) > _FEW else "")
+        return f"left out, since they cannot be read: {len(self.skipped):,} images ({few})"
 
     @abstractmethod
     def refusal(self, augmentation: Augmentation) -> str | None:
@@ -101,6 +118,32 @@ class DataSet(ABC):
         Raises:
             DataError: an image cannot be read.
         """
+
+    def limited(self, most: int) -> "DataSet":
+        """Return `most` training and `most` test images, evenly from the classes: of each class the first ones.
+
+        A part that has no more images is kept as it is. Name and notes tell of the limit, and so does a checkpoint.
+
+        Raises:
+            DataError: `most` is less than the number of classes.
+        """
+        about = self.description
+        if most < about.classes:
+            raise DataError(
+                f"{about.name}: a limit of {most} images for {about.classes} classes; at least one of each is needed"
+            )
+        parts = [_first_of_each_class(labels, most) for labels in self.labels()]
+        kept = self.selected(replace(about, name=f"{about.name}{LIMITED}{most:,}"), *parts)
+        kept.notes += (f"the first images of each class, out of {self.train_size:,} and {self.test_size:,}",)
+        return kept
+
+    @abstractmethod
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels of the training and of the test images, int64 (N)."""
+
+    @abstractmethod
+    def selected(self, description: DataDescription, train: Tensor, test: Tensor) -> "DataSet":
+        """Return a data set of another name with some of the images, by their numbers."""
 
     def check(self, augmentation: Augmentation) -> None:
         """Make sure that this data set can do all of `augmentation`.
@@ -161,6 +204,9 @@ class Images:
     pixels: Tensor
     labels: Tensor
 
+    def __getitem__(self, chosen: Tensor) -> "Images":
+        return Images(self.pixels[chosen], self.labels[chosen])
+
 
 class InMemoryDataSet(DataSet):
     """A data set of small images."""
@@ -173,6 +219,14 @@ class InMemoryDataSet(DataSet):
     def in_memory(self) -> "InMemoryDataSet":
         """Return this data set: its images are in memory."""
         return self
+
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels of the training and of the test images."""
+        return self.train.labels, self.test.labels
+
+    def selected(self, description: DataDescription, train: Tensor, test: Tensor) -> "InMemoryDataSet":
+        """Return a data set of another name with some of the images."""
+        return InMemoryDataSet(description, self.train[train], self.test[test], self.notes)
 
     def halves(self, seed: int) -> tuple["InMemoryDataSet", "InMemoryDataSet"]:
         """Split the training images at random into two halves that differ by one at most.
@@ -190,10 +244,7 @@ class InMemoryDataSet(DataSet):
                 "a search needs a larger data set"
             )
         order = torch.randperm(self.train_size, generator=generator(seed))
-        first, second = (
-            Images(self.train.pixels[half], self.train.labels[half])
-            for half in (order[: self.train_size // 2], order[self.train_size // 2 :])
-        )
+        first, second = self.train[order[: self.train_size // 2]], self.train[order[self.train_size // 2 :]]
         return InMemoryDataSet(self.description, first, second), InMemoryDataSet(self.description, second, first)
 
     def refusal(self, augmentation: Augmentation) -> str | None:
@@ -223,6 +274,16 @@ class InMemoryDataSet(DataSet):
         for start in range(0, self.test_size, batch_size):
             part = slice(start, start + batch_size)
             yield Batch(self.test.pixels[part], self.test.labels[part])
+
+
+def _first_of_each_class(labels: Tensor, most: int) -> Tensor:
+    """Return the numbers of at most `most` images, in order: the first of every class, then the second, and so on."""
+    turns = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        of_class = labels == label
+        turns[of_class] = torch.arange(int(of_class.sum()))
+    # Of the last turn, which may be cut short, the first classes.
+    return (turns * (1 + labels.max()) + labels).argsort()[:most].sort().values
 
 
 def generator(*keys: int) -> torch.Generator:

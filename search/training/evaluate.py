@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.training.resume import Stopped, never
 
@@ -30,17 +31,21 @@ def evaluate(
 
     Raises:
         Stopped: `stop` answered True.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or bad ones are left out and none is left.
     """
     device = device or torch.device("cpu")
     network.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    images_seen = 0
     with torch.no_grad():
         for images, labels in data.test_batches(batch_size, device=device):
             logits = network(images)
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(dim=1) == labels).sum()
+            images_seen += len(labels)
             if stop():
                 raise Stopped
-    return Evaluation(loss.item() / data.test_size, correct.item() / data.test_size)
+    if not images_seen:
+        raise DataError(f"{data.description.name}: no test image can be read; see that the folder is what it should be")
+    return Evaluation(loss.item() / images_seen, correct.item() / images_seen)

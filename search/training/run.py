@@ -20,7 +20,7 @@ import math
 import os.path
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -85,7 +85,7 @@ class Place:
     """Where a run is: finished epochs, and of the current one the steps, the sums over images, and the time.
 
     `images` counts the images seen, by the name of their source; the first source is the one that is trained on.
-    `correct` of those were classified rightly.
+    `correct` of those were classified rightly. Of `duration_s`, `waited_s` were waits for the data.
     """
 
     epoch: int = 0
@@ -94,6 +94,7 @@ class Place:
     sums: dict[str, float] = field(default_factory=dict)
     correct: int = 0
     duration_s: float = 0.0
+    waited_s: float = 0.0
 
 
 def steps_of_epoch(images: int, batch_size: int) -> int:
@@ -121,6 +122,8 @@ class Run(ABC, Generic[Record]):
         sums: names of what is summed over images, the loss that is shown first.
         device: where the modules are.
         listener: is told how it goes.
+        later: modules that the files of older versions lack.
+        may_skip: batches may have fewer images than `batch_size`, since bad ones are left out.
     """
 
     what: ClassVar[str]
@@ -141,6 +144,8 @@ class Run(ABC, Generic[Record]):
         sums: Sequence[str],
         device: torch.device,
         listener: Listener | None,
+        later: frozenset[str] = frozenset(),
+        may_skip: bool = False,
     ) -> None:
         self.folder = folder
         self.epochs = epochs
@@ -153,6 +158,8 @@ class Run(ABC, Generic[Record]):
         self.names_of_sums = tuple(sums)
         self.device = device
         self.listener = listener or Silence()
+        self.later = later
+        self.may_skip = may_skip
         self.history: list[Record] = []
         self.set_place(self.start_of(0))
 
@@ -196,6 +203,9 @@ class Run(ABC, Generic[Record]):
     def extra(self) -> dict[str, Any]:
         """Return what else changes while the run goes, for JSON: nothing."""
         return {}
+
+    def lacks(self, module: str) -> None:
+        """Do without the state of a module that is not in the file of an older version: it stays as it is."""
 
     def take_extra(self, data: Any) -> None:
         """Take over what `extra` returned."""
@@ -246,7 +256,7 @@ class Run(ABC, Generic[Record]):
             Stopped: `stop` answered True.
         """
         trained, loss = next(iter(self.sources)), self.names_of_sums[0]
-        for batch in self.batches():
+        for batch in self._waited_for(self.batches()):
             self.train_step(*batch)
             self.place.step += 1
             if self.place.step % _REPORT_STEPS == 0 or self.place.step == self.steps:
@@ -256,6 +266,17 @@ class Run(ABC, Generic[Record]):
                 raise Stopped
             if time.monotonic() - self.saved_at > SAVE_EVERY_S:
                 self.save_place()
+
+    def _waited_for(self, batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield the batches, and add up how long each was waited for."""
+        source = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(source, None)
+            self.place.waited_s += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
     def finish_epoch(self, stop: Callable[[], bool]) -> None:
         """Measure the epoch, and save everything.
@@ -397,7 +418,10 @@ class Run(ABC, Generic[Record]):
             part, name = key.split(".", 1)
             states[part][name] = tensor
         for name, module in self.modules.items():
-            module.load_state_dict(states[name])
+            if states[name] or name not in self.later:
+                module.load_state_dict(states[name])
+            else:
+                self.lacks(name)
         for name, optimizer in self.optimizers.items():
             numbers = description["numbers"][name]
             optimizer.load_state_dict(optimizer_state(states[name], numbers, groups[name]))
@@ -426,6 +450,7 @@ class Run(ABC, Generic[Record]):
             f"{name}.{key}": tensor
             for name, module in self.modules.items()
             for key, tensor in module.state_dict().items()
+            if name not in self.later or f"{name}.{key}" in names
         }
         expected["random.cpu"] = torch.get_rng_state()
         for name in names:
@@ -442,6 +467,8 @@ class Run(ABC, Generic[Record]):
         return parameter if tensor is None or tensor.ndim else torch.zeros((), dtype=tensor.dtype)
 
     def _place(self, data: Any) -> Place:
+        if isinstance(data, dict):
+            data = {"waited_s": 0.0, **data}  # which older versions did not measure
         check_kind(data, asdict(self.start_of(0)), "place")
         place = Place(**data)
         counts = (place.epoch, place.step, *place.images.values(), place.correct)
@@ -452,9 +479,13 @@ class Run(ABC, Generic[Record]):
             0 <= place.epoch <= self.epochs
             and 0 <= place.step <= self.steps
             and (place.step == 0 or place.epoch < self.epochs)
-            and place.images == images
-            and 0 <= place.correct <= next(iter(images.values()))
-            and all(map(math.isfinite, (*place.sums.values(), place.duration_s)))
+            and (place.images == images or (self.may_skip and self._fewer(place.images, images)))
+            and 0 <= place.correct <= next(iter(place.images.values()))
+            and all(map(math.isfinite, (*place.sums.values(), place.duration_s, place.waited_s)))
         ):
             raise ValueError(f"no place of this {self.what}: {place}")
         return place
+
+    @staticmethod
+    def _fewer(got: Mapping[str, int], most: Mapping[str, int]) -> bool:
+        return all(0 <= got[name] <= most[name] for name in most)

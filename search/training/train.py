@@ -4,11 +4,10 @@ A run lives in one folder (see `bnas_deploy.search.training.run` for how it is s
 
     best.safetensors     checkpoint of the epoch with the highest test accuracy
     last.safetensors     checkpoint of the last finished epoch (of the start, before there is one)
-    history.jsonl        one `EpochRecord` a line
+    metrics.jsonl        one `EpochRecord` a line
     resume.safetensors   all that is needed to go on
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.run_metrics import FORMER, METRICS, EpochRecord, metrics_lines
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
@@ -30,37 +30,14 @@ from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
+from bnas_deploy.search.training.signs import SignMemory
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
-HISTORY = "history.jsonl"
 
 
 class TrainError(BnasError):
     """A training run cannot begin, go on or be resumed."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch measured; accuracies are shares of 1, losses are means over the images.
-
-    The training side is measured while the weights change, on augmented images; the test side after the epoch.
-    """
-
-    epoch: int  # from 1
-    learning_rate: float  # of the last step
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    duration_s: float
-
-    @property
-    def summary(self) -> str:
-        """Return losses and accuracies, as a line of progress shows them."""
-        return (
-            f"loss {self.train_loss:.3f}  accuracy: training {self.train_accuracy:.2%}, test {self.test_accuracy:.2%}"
-        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +74,7 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
     arithmetic: str = "float32",
+    class_weights: tuple[float, ...] | None = None,
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
@@ -114,6 +92,8 @@ def train(
         seed: of the initial weights and of the order and the augmentation of the images; not negative.
         device: the CPU unless given.
         arithmetic: of steps, one of `recipes.ARITHMETICS`; evaluation is in float32.
+        class_weights: how much each class counts in the loss of training, see `class_weights.class_weights`; None: as
+            much as any other. The loss on the test images is without them.
         resume: go on with the run in `folder` instead of beginning one.
         stop: asked after every batch; once it answers True, the run saves its place and returns.
         listener: is told how it goes.
@@ -138,7 +118,15 @@ def train(
     with forked, tf32(arithmetic == "tf32"):
         torch.manual_seed(seed)
         run = _TrainingRun(
-            data, config, recipe, folder, seed=seed, device=device, arithmetic=arithmetic, listener=listener
+            data,
+            config,
+            recipe,
+            folder,
+            seed=seed,
+            device=device,
+            arithmetic=arithmetic,
+            class_weights=class_weights,
+            listener=listener,
         )
         if resume:
             run.restore()
@@ -153,7 +141,7 @@ class _TrainingRun(Run[EpochRecord]):
 
     what = "run"
     metadata = "bnas_deploy_run"
-    results = (BEST, LAST, HISTORY)
+    results = (BEST, LAST, METRICS, FORMER)
     error = TrainError
 
     def __init__(
@@ -166,6 +154,7 @@ class _TrainingRun(Run[EpochRecord]):
         seed: int,
         device: torch.device,
         arithmetic: str,
+        class_weights: tuple[float, ...] | None,
         listener: Listener | None,
     ) -> None:
         self.data = data
@@ -173,28 +162,32 @@ class _TrainingRun(Run[EpochRecord]):
         self.recipe = recipe
         self.seed = seed
         self.arithmetic = arithmetic
+        self.class_weights = torch.tensor(class_weights, device=device) if class_weights else None
         self.learning_rate = 0.0  # of the last step
         # The layout that a GPU's tensor cores work in. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
+        self.signs = SignMemory(self.network)
         self.optimizer, self.schedule = recipe.optimisation.build(self.network, steps)
         super().__init__(
             folder,
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             sources={"train": data.train_size},
-            modules={"network": self.network},
+            modules={"network": self.network, "signs": self.signs},
             optimizers={"optimizer": self.optimizer},
             schedules={"schedule": self.schedule},
             sums=("loss",),
             device=device,
             listener=listener,
+            may_skip=data.skip_bad,
+            later=frozenset({"signs"}),
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return network, recipe, data, seed and arithmetic."""
+        """Return network, recipe, data, seed, arithmetic, and class weights if there are any."""
         data = {name: value for name, value in asdict(self.data.description).items() if name != "name"}
         return {
             "model": self.config.model,
@@ -203,6 +196,7 @@ class _TrainingRun(Run[EpochRecord]):
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
             "seed": self.seed,
             "arithmetic": self.arithmetic,
+            **({} if self.class_weights is None else {"class_weights": self.class_weights.tolist()}),
         }
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
@@ -219,10 +213,14 @@ class _TrainingRun(Run[EpochRecord]):
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step of the optimiser and of its schedule."""
+        self.optimizer.zero_grad()
+        if not len(labels):  # every image of the batch is bad, and bad ones are left out
+            self.optimizer.step()  # without gradients, which changes nothing
+            self.schedule.step()
+            return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            loss = nn.functional.cross_entropy(logits, labels)
-        self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(logits, labels, self.class_weights)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
@@ -231,10 +229,11 @@ class _TrainingRun(Run[EpochRecord]):
         self.count("train", labels, logits)
 
     def measure_epoch(self, stop: Callable[[], bool]) -> EpochRecord:
-        """Evaluate on the test images."""
+        """Evaluate on the test images, and count the signs that changed."""
         with tf32(False):
             result = evaluate(self.network, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop)
-        place = self.place
+        place, changed_signs = self.place, self.signs.changed_share()
+        self.signs.remember()
         return EpochRecord(
             epoch=place.epoch + 1,
             learning_rate=self.learning_rate,
@@ -243,6 +242,8 @@ class _TrainingRun(Run[EpochRecord]):
             test_loss=result.loss,
             test_accuracy=result.accuracy,
             duration_s=place.duration_s,
+            waiting_share=place.waited_s / place.duration_s if place.duration_s else 0.0,
+            changed_signs=changed_signs,
         )
 
     def write_start(self) -> None:
@@ -250,15 +251,16 @@ class _TrainingRun(Run[EpochRecord]):
         self._save_checkpoint(LAST, {"epoch": 0})
 
     def write_results(self) -> None:
-        """Write the checkpoints and the history."""
+        """Write the checkpoints and what every epoch measured."""
         record = self.history[-1]
-        # The time is left out of checkpoints: two runs with the same seed write the same bytes.
-        metrics = {name: value for name, value in asdict(record).items() if name != "duration_s"}
+        # Times are left out of checkpoints: two runs with the same seed write the same bytes.
+        left_out = {"duration_s", "waiting_share", "changed_signs"}
+        metrics = {name: value for name, value in asdict(record).items() if name not in left_out}
         if _best(self.history) == record:
             self._save_checkpoint(BEST, metrics)
         self._save_checkpoint(LAST, metrics)
-        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self.history)
-        write_whole(self.folder / HISTORY, lines.encode())
+        write_whole(self.folder / METRICS, metrics_lines(self.history))
+        (self.folder / FORMER).unlink(missing_ok=True)  # of the version that began the run; all of it is in METRICS
 
     def _save_checkpoint(self, name: str, metrics: Mapping[str, Any]) -> None:
         """Write the network as it is now."""
@@ -292,6 +294,10 @@ class _TrainingRun(Run[EpochRecord]):
                 f"{self.folder}: {' and '.join(missing)} of the {len(self.history)} finished epochs not found; put "
                 "them back, or begin a run in another output folder"
             )
+
+    def lacks(self, module: str) -> None:
+        """Do without the signs of an epoch that another version began."""
+        self.signs.known = False
 
     def extra(self) -> dict[str, Any]:
         """Return the learning rate of the last step."""
@@ -334,6 +340,14 @@ def _check_fit(data: DataSet, config: ModelConfig) -> None:
             )
 
 
+_LATER = ("waiting_share", "changed_signs")
+"""What older versions did not measure."""
+
+
 def _record(data: Any) -> EpochRecord:
-    check_kind(data, asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)), "history")
+    measured = {name: data.get(name) for name in _LATER}
+    kinds = asdict(EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)) | {
+        name: None if value is None else 0.0 for name, value in measured.items()
+    }
+    check_kind(data | measured, kinds, "history")
     return EpochRecord(**data)

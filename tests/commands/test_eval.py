@@ -90,6 +90,15 @@ def test_the_bodies_can_be_left_out(folder: Path) -> None:
     assert "function bodies" not in result.output
 
 
+def test_a_quick_look_says_that_it_is_one(folder: Path, tmp_path: Path) -> None:
+    limit = ("--limit", 12, "--csv", tmp_path / "a.csv")
+    result = run("eval", folder / "net.safetensors", "--data", "digits", "--device", "cpu", *limit)
+    assert result.exit_code == 0, result.output
+    assert "small on digits, limited to 12" in result.output
+    rows = list(csv.reader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert [sum(map(int, row[1:])) for row in rows[1:]] == [2, 2, *[1] * 8]
+
+
 def test_another_answer_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from bnas_deploy.runtime.session import Model
 

@@ -63,6 +63,14 @@ def test_images_of_any_shape(output: Path) -> None:
     assert network == published_config("BNAS-Mini", image_size=(24, 32), in_channels=1)
 
 
+def test_cells_and_channels_are_in_the_network_and_in_its_name(output: Path) -> None:
+    assert init(output, "--cells", "4", "--channels", "6").exit_code == 0
+    network = load_checkpoint(output).network
+    assert network == published_config("BNAS-Mini", cells=4, channels=6, image_size=(8, 8))
+    assert network.name == "BNAS-Mini-4x6"
+    assert (network.float_twin().name, network.float_twin().summary) == (network.name, network.summary)
+
+
 def test_the_skip_can_be_left_out(output: Path) -> None:
     assert init(output, "--no-skip").exit_code == 0
     network = load_checkpoint(output).network

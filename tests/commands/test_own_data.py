@@ -12,7 +12,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
-from bnas_deploy.search.data.kinds import DATA_KINDS, DataKind, SearchDefaults, TrainingDefaults, kind_of
+from bnas_deploy.search.data.kinds import DATA_KINDS, FOLDER, DataKind, SearchDefaults, TrainingDefaults, kind_of
 
 
 def open_own(folder: Path) -> InMemoryDataSet:
@@ -79,8 +79,12 @@ def test_it_is_searched_with_its_defaults(own: Path, tmp_path: Path) -> None:
         ("own:", (), "data 'own' without its folder; give own:FOLDER"),
         ("own:/none", (), "/none: no such folder; expected the folder of the data set own"),
         ("own:{tests}", (), "no count.txt in it (No such file or directory); expected own data"),
-        ("own:{own}", ("--image-size", "8"), "--image-size and --in-channels are for image folders; leave them out"),
-        ("owm:/x", (), "imagefolder:FOLDER, own:FOLDER; did you mean own?"),
+        (
+            "own:{own}",
+            ("--image-size", "8"),
+            "--image-size, --in-channels and --skip-bad are for image files; leave them out",
+        ),
+        ("owm:/x", (), "hf:NAME_OR_FOLDER, own:FOLDER; did you mean own?"),
     ],
 )
 def test_its_errors_are_sentences(command: str, data: str, more: tuple[str, ...], message: str, own: Path) -> None:
@@ -105,8 +109,8 @@ def test_a_kind_is_found_in_any_case(data: str) -> None:
 
 @pytest.mark.parametrize("kind", DATA_KINDS.values(), ids=lambda kind: kind.name)
 def test_every_row_has_an_opener(kind: DataKind, tmp_path: Path) -> None:
-    if kind.folder:
+    if kind.takes:
         with pytest.raises(DataError):
-            kind.open(tmp_path)
+            kind.open(tmp_path if kind.takes == FOLDER else str(tmp_path))
     else:
         assert kind.open().train_size > 0

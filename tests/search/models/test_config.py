@@ -53,6 +53,17 @@ def test_published_sizes(name: str, cells: int, channels: int, reduction_cells: 
     assert (config.in_channels, config.classes) == (3, 10 if on_cifar else 1000)
 
 
+@pytest.mark.parametrize(
+    ("cells", "channels", "name"),
+    [(None, None, ""), (10, 24, ""), (3, None, "-3x24"), (None, 1, "-10x1"), (6, 16, "-6x16")],
+)
+def test_a_network_of_another_size_is_called_after_it(cells: int | None, channels: int | None, name: str) -> None:
+    config = published_config("bnas-mini", cells=cells, channels=channels)
+    assert config.name == f"BNAS-Mini{name}"
+    assert (config.cells, config.channels) == (cells or 10, channels or 24)
+    assert NetworkConfig.from_json(config.to_json(), "test") == config
+
+
 def test_nine_networks_are_published() -> None:
     assert list(NETWORKS) == ["BNAS-Mini", *(f"BNAS-{letter}" for letter in "ABCDEFGH")]
 

@@ -52,8 +52,9 @@ def test_the_learning_rate_is_always_positive_and_ends_at_the_lowest(recipe, ste
 
 def test_every_data_set_has_defaults_that_exist():
     defaults = training_defaults()
-    folders = [kind for kind in DATA_KINDS.values() if kind.folder]
-    assert set(defaults) == {"digits", *(kind.name for kind in folders), "small imagefolder"}
+    folders = [kind for kind in DATA_KINDS.values() if kind.takes]
+    small = {f"small {name}" for name in ("imagefolder", "torchvision", "hf")}
+    assert set(defaults) == {"digits", *(kind.name for kind in folders), *small}
     assert {kind.defaults((224, 224)).network for kind in folders} == {"BNAS-Mini", "BNAS-A", "BNAS-D"}
     assert DATA_KINDS["imagefolder"].defaults((64, 64)) == defaults["imagefolder"]
     assert DATA_KINDS["imagefolder"].defaults((224, 63)) == defaults["small imagefolder"]

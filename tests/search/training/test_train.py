@@ -51,7 +51,7 @@ RECIPE = Recipe(
     augmentation=Augmentation(shift=1, flip=True),
 )
 STEPS = 5  # of an epoch
-FILES = ["best.safetensors", "history.jsonl", "last.safetensors", "resume.safetensors"]
+FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
 def make_data(train_size=36, test_size=11):
@@ -102,11 +102,14 @@ def run(folder, *, stop_after=None, **changes):
 
 
 def assert_same_runs(left, right):
-    """Same bytes in both checkpoints, same history but for the time."""
+    """Same bytes in both checkpoints, the same measured but for the times."""
     for name in ("best.safetensors", "last.safetensors"):
         assert (left / name).read_bytes() == (right / name).read_bytes(), name
     histories = [
-        [{**json.loads(line), "duration_s": 0} for line in (folder / "history.jsonl").read_text().splitlines()]
+        [
+            {**json.loads(line), "duration_s": 0, "waiting_share": 0}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         for folder in (left, right)
     ]
     assert histories[0] == histories[1]
@@ -582,7 +585,7 @@ def test_a_kill_leaves_files_that_can_be_read(tmp_path):
 
 
 def _finished_epochs(folder):
-    path = folder / "history.jsonl"
+    path = folder / "metrics.jsonl"
     return len([json.loads(line) for line in path.read_text().splitlines()]) if path.exists() else 0
 
 
