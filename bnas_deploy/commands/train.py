@@ -14,6 +14,7 @@ from bnas_deploy.commands.options import (
     network_settings,
     seed_option,
 )
+from bnas_deploy.commands.recipe_options import recipe_file_options
 from bnas_deploy.commands.runs import (
     arithmetic_option,
     attended,
@@ -21,7 +22,6 @@ from bnas_deploy.commands.runs import (
     device_option,
     folder_options,
     leave,
-    recipe_options,
     tell_end,
     training_data_option,
 )
@@ -29,7 +29,7 @@ from bnas_deploy.commands.runs import (
 # These import no framework.
 from bnas_deploy.search.data.kinds import kind_of, training_defaults
 from bnas_deploy.search.models.registry import configure, network_names
-from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.recipes import find_recipe
 
 DEFAULTS = training_defaults()
 
@@ -48,7 +48,7 @@ DEFAULTS = training_defaults()
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
-@recipe_options(RECIPES, {name: defaults.recipe for name, defaults in DEFAULTS.items()})
+@recipe_file_options(by_data({name: defaults.recipe for name, defaults in DEFAULTS.items()}))
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
@@ -63,6 +63,7 @@ def command(
     network: str | None,
     float_twin: bool,
     recipe: str | None,
+    changes: tuple[str, ...],
     epochs: int | None,
     batch_size: int | None,
     device: str,
@@ -94,7 +95,7 @@ def command(
     config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
     if float_twin:
         config = config.float_twin()
-    chosen = RECIPES[recipe or defaults.recipe].of_length(epochs, batch_size)
+    chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     folder = out or Path("runs") / f"{config.name}{'-float' if float_twin else ''}-{kind.name}"
     with attended() as (stop, bar):
         result = train(

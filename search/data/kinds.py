@@ -34,7 +34,7 @@ class SearchDefaults:
     recipe: str
 
 
-_CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar")
+_CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar-standard")
 _PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
 
 
@@ -100,14 +100,14 @@ DATA_KINDS: Mapping[str, DataKind] = {
             "idx",
             opener="bnas_deploy.search.data.idx:open_idx",
             summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
-            training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
+            training=TrainingDefaults(network="BNAS-Mini", recipe="small"),
         ),
         DataKind(
             "imagefolder",
             opener="bnas_deploy.search.data.image_folder:open_image_folder",
             summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",
             resizes=True,
-            training=TrainingDefaults(network="BNAS-D", recipe="imagenet"),
+            training=TrainingDefaults(network="BNAS-D", recipe="imagenet-standard"),
             training_small=_CIFAR,
         ),
     )

@@ -27,7 +27,8 @@ from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.memory import check_memory, training_need
-from bnas_deploy.search.training.recipes import Recipe
+from bnas_deploy.search.training.recipes import Recipe, of_older_run
+from bnas_deploy.search.training.recipes.schedules import Length
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
 
@@ -178,8 +179,9 @@ class _TrainingRun(Run[EpochRecord]):
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
-        steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
-        self.optimizer, self.schedule = recipe.optimisation.build(self.network, steps)
+        self.optimizer = recipe.optimiser.build(self.network.parameters())
+        length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
+        self.schedule = recipe.schedule.build(self.optimizer, length)
         super().__init__(
             folder,
             epochs=recipe.epochs,
@@ -199,11 +201,18 @@ class _TrainingRun(Run[EpochRecord]):
         return {
             "model": self.config.model,
             "network": self.config.to_json(),
-            "recipe": asdict(self.recipe),
+            "recipe": _numbers_of(self.recipe),
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
             "seed": self.seed,
             "arithmetic": self.arithmetic,
         }
+
+    def settings_then(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return them with a recipe as it is written today."""
+        recipe = settings.get("recipe")
+        if not isinstance(recipe, dict) or "optimisation" not in recipe:
+            return settings
+        return settings | {"recipe": _numbers_of(of_older_run(recipe))}
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images and labels of the rest of the epoch."""
@@ -221,9 +230,12 @@ class _TrainingRun(Run[EpochRecord]):
         """Take one step of the optimiser and of its schedule."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            loss = nn.functional.cross_entropy(logits, labels)
+            smoothing = self.recipe.loss.label_smoothing
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        if self.recipe.optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         self.schedule.step()
@@ -319,6 +331,12 @@ class _TrainingRun(Run[EpochRecord]):
 def _best(history: Sequence[EpochRecord]) -> EpochRecord | None:
     """Return the record with the highest test accuracy, the first of them if there are several."""
     return max(history, key=lambda record: record.test_accuracy, default=None)
+
+
+def _numbers_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON has it, without what it is called."""
+    numbers: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return {key: value for key, value in numbers.items() if key not in ("name", "summary")}
 
 
 def _check_fit(data: DataSet, config: ModelConfig) -> None:
