@@ -23,9 +23,11 @@ from bnas_deploy.core.files import write_whole
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
+from bnas_deploy.search.training.losses import TrainingLoss
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
 from bnas_deploy.search.training.recipes.schedules import Length
@@ -45,7 +47,8 @@ class TrainError(BnasError):
 class EpochRecord:
     """What one epoch measured; accuracies are shares of 1, losses are means over the images.
 
-    The training side is measured while the weights change, on augmented images; the test side after the epoch.
+    The training side is measured while the weights change, on augmented images, with all terms of the recipe's loss;
+    the test side after the epoch, by the cross-entropy alone.
     """
 
     epoch: int  # from 1
@@ -179,6 +182,8 @@ class _TrainingRun(Run[EpochRecord]):
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.loss = TrainingLoss(recipe.loss, self.network)
+        self._check_recipe()
         self.optimizer = recipe.optimiser.build(self.network.parameters())
         length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
         self.schedule = recipe.schedule.build(self.optimizer, length)
@@ -194,6 +199,19 @@ class _TrainingRun(Run[EpochRecord]):
             device=device,
             listener=listener,
         )
+
+    def _check_recipe(self) -> None:
+        """Refuse a recipe with a part that this network has no place for."""
+        recipe, name = self.recipe, self.config.name
+        if recipe.drop_path and not set_drop_path(self.network, 0.0):
+            raise TrainError(
+                f"drop_path is {recipe.drop_path}, but {name} has no branches to leave out; --set drop_path=0"
+            )
+        if recipe.loss.activation_distribution and not self.loss.watched:
+            raise TrainError(
+                f"loss.activation_distribution is {recipe.loss.activation_distribution}, but {name} takes no signs; "
+                "--set loss.activation_distribution=0"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Return network, recipe, data, seed and arithmetic."""
@@ -217,6 +235,7 @@ class _TrainingRun(Run[EpochRecord]):
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images and labels of the rest of the epoch."""
         self.network.train()
+        set_drop_path(self.network, self.recipe.drop_path * self.place.epoch / self.epochs)
         return self.data.train_batches(
             self.recipe.batch_size,
             self.recipe.augmentation,
@@ -230,8 +249,7 @@ class _TrainingRun(Run[EpochRecord]):
         """Take one step of the optimiser and of its schedule."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            smoothing = self.recipe.loss.label_smoothing
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss = self.loss(logits, labels, self.place.epoch / self.epochs)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:

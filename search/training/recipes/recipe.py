@@ -134,11 +134,16 @@ class Loss(Checked):
 
     Attributes:
         label_smoothing: the share of a label that is spread evenly over all classes.
+        activation_distribution: weight of the term of Ding et al.; see `losses.activation_distribution`.
+        activation_distribution_share: the share of the epochs, from the first, that have that term. Its authors have it
+            for 60 epochs of 65 (github.com/ruizhoud/DistributionLoss, README.md, line 7).
     """
 
     table = "loss"
 
     label_smoothing: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
+    activation_distribution: float = field(default=0.0, metadata=POSITIVE)
+    activation_distribution_share: float = field(default=60 / 65, metadata=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +155,8 @@ class Recipe(Checked):
         summary: what it is for, in a line.
         epochs: passes over the training images.
         batch_size: images of a step.
+        drop_path: the probability at which branches of a cell are left out would arrive after the last epoch; it rises
+            from 0 with each epoch.
     """
 
     table = ""
@@ -158,6 +165,7 @@ class Recipe(Checked):
     summary: str = ""
     epochs: int = field(metadata=COUNT)
     batch_size: int = field(metadata=COUNT)
+    drop_path: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
     optimiser: Optimiser
     schedule: Schedule
     loss: Loss = Loss()

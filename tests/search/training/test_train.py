@@ -289,6 +289,45 @@ def test_a_run_of_any_optimiser_and_schedule_is_resumed_exactly(tmp_path, optimi
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("stop_after", [3, 9, 17])
+def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(tmp_path, stop_after):
+    recipe = replace(RECIPE, drop_path=0.6, loss=Loss(activation_distribution=0.5, activation_distribution_share=0.5))
+    run(tmp_path / "whole", recipe=recipe)
+    run(tmp_path / "parts", recipe=recipe, stop_after=stop_after)
+    run(tmp_path / "parts", recipe=recipe, resume=True)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
+    run(tmp_path, recipe=replace(RECIPE, drop_path=0.3))
+    assert seen == [0.0, 0.0, pytest.approx(0.1), pytest.approx(0.2)]  # the first is a look for branches
+
+
+def test_a_dropped_path_changes_training_and_no_evaluation(tmp_path):
+    for name, share in (("without", 0.0), ("with", 0.5)):
+        run(tmp_path / name, recipe=replace(RECIPE, drop_path=share))
+    first, *others = [
+        [json.loads(line)["train_loss"] for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("without", "with")
+    ]
+    assert first[0] == others[0][0]  # the first epoch drops nothing
+    assert first[1:] != others[0][1:]
+    best = load_checkpoint(tmp_path / "with" / "best.safetensors")
+    measured = evaluate(best.build(), DATA, batch_size=RECIPE.batch_size)
+    assert (measured.accuracy, measured.loss) == (best.metrics["test_accuracy"], best.metrics["test_loss"])
+
+
+def test_a_part_of_a_recipe_without_a_place_in_the_network_is_refused(tmp_path):
+    recipe = replace(RECIPE, loss=Loss(activation_distribution=2.0))
+    with pytest.raises(
+        TrainError, match=r"loss.activation_distribution is 2.0, but tiny takes no signs; --set loss.ac"
+    ):
+        run(tmp_path / "run", recipe=recipe, config=CONFIG.float_twin())
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(tmp_path):
     """One step of SGD on a batch is done again by hand."""
     recipe = replace(
