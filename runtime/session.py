@@ -83,7 +83,8 @@ def create_session(
         options = session_options()
     try:
         source = str(model) if data is None else data
-        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which prints and tries the same again after a message that is no UTF-8.
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except _errors(runtime) as error:
         raise BundleError(
             f"{model}: onnxruntime {runtime.__version__} cannot use it: {_said(error)}; copy or export the bundle again"

@@ -96,7 +96,11 @@ def test_the_wheel_is_one_package_with_every_module_and_the_library(wheel: Path)
         for package, folder in packages().items()
         for module in folder.glob("*.py")
     }
-    assert sorted(names) == sorted({*modules, LIBRARY, "bnas_deploy/py.typed"})
+    recipes = {
+        f"bnas_deploy/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("search/training/recipes/*.toml")
+    }
+    assert len(recipes) > 5
+    assert sorted(names) == sorted({*modules, *recipes, LIBRARY, "bnas_deploy/py.typed"})
 
 
 def test_the_wheel_fits_every_python_on_one_platform(wheel: Path) -> None:

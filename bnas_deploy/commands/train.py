@@ -16,6 +16,7 @@ from bnas_deploy.commands.options import (
     seed_option,
     skip_bad_option,
 )
+from bnas_deploy.commands.recipe_options import recipe_file_options
 from bnas_deploy.commands.runs import (
     arithmetic_option,
     attended,
@@ -23,7 +24,6 @@ from bnas_deploy.commands.runs import (
     device_option,
     folder_options,
     leave,
-    recipe_options,
     run_folder,
     tell_end,
     training_data_option,
@@ -32,7 +32,7 @@ from bnas_deploy.commands.runs import (
 # These import no framework.
 from bnas_deploy.search.data.kinds import kind_of, training_defaults
 from bnas_deploy.search.models.registry import configure, network_names
-from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.recipes import find_recipe
 
 DEFAULTS = training_defaults()
 
@@ -53,7 +53,7 @@ DEFAULTS = training_defaults()
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
-@recipe_options(RECIPES, {name: defaults.recipe for name, defaults in DEFAULTS.items()})
+@recipe_file_options(by_data({name: defaults.recipe for name, defaults in DEFAULTS.items()}))
 @click.option(
     "--class-weights",
     metavar="balanced|W1,W2,...",
@@ -75,6 +75,7 @@ def command(
     network: str | None,
     float_twin: bool,
     recipe: str | None,
+    changes: tuple[str, ...],
     epochs: int | None,
     batch_size: int | None,
     class_weights: str | None,
@@ -108,7 +109,7 @@ def command(
     config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
     if float_twin:
         config = config.float_twin()
-    chosen = RECIPES[recipe or defaults.recipe].of_length(epochs, batch_size)
+    chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
     with attended() as (stop, bar):
         result = train(

@@ -28,7 +28,8 @@ class MetricsError(BnasError):
 class EpochRecord:
     """What one epoch measured; accuracies are shares of 1, losses are means over the images.
 
-    The training side is measured while the weights change, on augmented images; the test side after the epoch.
+    The training side is measured while the weights change, on augmented images, with all terms of the recipe's loss;
+    the test side after the epoch, by the cross-entropy alone.
 
     Attributes:
         epoch: from 1.

@@ -41,8 +41,8 @@ IDX_SOURCE = "its files are on the pages of their authors, MNIST's also in the n
 LIMITED = ", limited to "
 """Behind the name of a data set of which some images are used; how many follows."""
 
-_CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar")
-_IMAGENET = TrainingDefaults(network="BNAS-D", recipe="imagenet")
+_CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar-standard")
+_IMAGENET = TrainingDefaults(network="BNAS-D", recipe="imagenet-standard")
 _PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
 
 
@@ -122,7 +122,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             opener="bnas_deploy.search.data.idx:open_idx",
             summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
             source=IDX_SOURCE,
-            training=TrainingDefaults(network="BNAS-Mini", recipe="digits"),
+            training=TrainingDefaults(network="BNAS-Mini", recipe="small"),
         ),
         DataKind(
             "imagefolder",

@@ -3,7 +3,7 @@
     from bnas_deploy.search.data.samples import from_samples
 
     data = from_samples(train, test, class_names=("cat", "dog"), image_size=(32, 32))
-    result = train(data, config, RECIPES["cifar"], Path("runs/cats"))
+    result = train(data, config, RECIPES["cifar-standard"], Path("runs/cats"))
 
 An image is one of Pillow's, or unsigned bytes: a numpy array (H, W), (H, W, 1) or (H, W, 3), or a tensor (C, H, W).
 Images are resized, cut out and normalised here, as those of image folders are.

@@ -197,6 +197,10 @@ class Run(ABC, Generic[Record]):
     def history_from_json(self, data: Any) -> list[Record]:
         """Return what `history_to_json` took apart; a built-in exception where it cannot have written `data`."""
 
+    def settings_then(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return settings from a file as this version would have written them."""
+        return settings
+
     def write_start(self) -> None:
         """Write what lies in the folder before the first epoch is finished: nothing."""
 
@@ -389,7 +393,7 @@ class Run(ABC, Generic[Record]):
     def _check_settings(self, path: Path, settings: object) -> None:
         if not isinstance(settings, dict):
             raise TypeError("settings are not an object")
-        changed = differences(settings, json.loads(json.dumps(self.settings())))
+        changed = differences(self.settings_then(settings), json.loads(json.dumps(self.settings())))
         if changed:
             raise self.error(
                 f"{path}: the {self.what} was begun with other settings: {'; '.join(changed)}; "

@@ -8,6 +8,7 @@ A run lives in one folder (see `bnas_deploy.search.training.run` for how it is s
     resume.safetensors   all that is needed to go on
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,11 +24,14 @@ from bnas_deploy.core.run_metrics import FORMER, METRICS, EpochRecord, metrics_l
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
+from bnas_deploy.search.training.losses import TrainingLoss
 from bnas_deploy.search.training.memory import check_memory, training_need
-from bnas_deploy.search.training.recipes import Recipe
+from bnas_deploy.search.training.recipes import Recipe, of_older_run
+from bnas_deploy.search.training.recipes.schedules import Length
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
 from bnas_deploy.search.training.signs import SignMemory
@@ -168,9 +172,12 @@ class _TrainingRun(Run[EpochRecord]):
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
-        steps = recipe.epochs * steps_of_epoch(data.train_size, recipe.batch_size)
         self.signs = SignMemory(self.network)
-        self.optimizer, self.schedule = recipe.optimisation.build(self.network, steps)
+        self.loss = TrainingLoss(recipe.loss, self.network, self.class_weights)
+        self._check_recipe()
+        self.optimizer = recipe.optimiser.build(self.network.parameters())
+        length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
+        self.schedule = recipe.schedule.build(self.optimizer, length)
         super().__init__(
             folder,
             epochs=recipe.epochs,
@@ -186,22 +193,43 @@ class _TrainingRun(Run[EpochRecord]):
             later=frozenset({"signs"}),
         )
 
+    def _check_recipe(self) -> None:
+        """Refuse a recipe with a part that this network has no place for."""
+        recipe, name = self.recipe, self.config.name
+        if recipe.drop_path and not set_drop_path(self.network, 0.0):
+            raise TrainError(
+                f"drop_path is {recipe.drop_path}, but {name} has no branches to leave out; --set drop_path=0"
+            )
+        if recipe.loss.activation_distribution and not self.loss.watched:
+            raise TrainError(
+                f"loss.activation_distribution is {recipe.loss.activation_distribution}, but {name} takes no signs; "
+                "--set loss.activation_distribution=0"
+            )
+
     def settings(self) -> dict[str, Any]:
         """Return network, recipe, data, seed, arithmetic, and class weights if there are any."""
         data = {name: value for name, value in asdict(self.data.description).items() if name != "name"}
         return {
             "model": self.config.model,
             "network": self.config.to_json(),
-            "recipe": asdict(self.recipe),
+            "recipe": _numbers_of(self.recipe),
             "data": data | {"train_size": self.data.train_size, "test_size": self.data.test_size},
             "seed": self.seed,
             "arithmetic": self.arithmetic,
             **({} if self.class_weights is None else {"class_weights": self.class_weights.tolist()}),
         }
 
+    def settings_then(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return them with a recipe as it is written today."""
+        recipe = settings.get("recipe")
+        if not isinstance(recipe, dict) or "optimisation" not in recipe:
+            return settings
+        return settings | {"recipe": _numbers_of(of_older_run(recipe))}
+
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images and labels of the rest of the epoch."""
         self.network.train()
+        set_drop_path(self.network, self.recipe.drop_path * self.place.epoch / self.epochs)
         return self.data.train_batches(
             self.recipe.batch_size,
             self.recipe.augmentation,
@@ -220,8 +248,10 @@ class _TrainingRun(Run[EpochRecord]):
             return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            loss = nn.functional.cross_entropy(logits, labels, self.class_weights)
+            loss = self.loss(logits, labels, self.place.epoch / self.epochs)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        if self.recipe.optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         self.schedule.step()
@@ -325,6 +355,12 @@ class _TrainingRun(Run[EpochRecord]):
 def _best(history: Sequence[EpochRecord]) -> EpochRecord | None:
     """Return the record with the highest test accuracy, the first of them if there are several."""
     return max(history, key=lambda record: record.test_accuracy, default=None)
+
+
+def _numbers_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON has it, without what it is called."""
+    numbers: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return {key: value for key, value in numbers.items() if key not in ("name", "summary")}
 
 
 def _check_fit(data: DataSet, config: ModelConfig) -> None:

@@ -28,7 +28,6 @@ from bnas_deploy.search.data.kinds import training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.memory import Limit
-from bnas_deploy.search.training.recipes import RECIPES
 
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
@@ -51,13 +50,11 @@ def process(*words):
 
 
 def test_help_shows_every_default():
-    text = " ".join(invoke("--help").output.split())
+    text = " ".join(invoke("--help").output.split()).replace("- ", "-")  # lines break behind hyphens
     for kind, defaults in training_defaults().items():
         assert f"{kind} {defaults.network}" in text
         assert f"{kind} {defaults.recipe}" in text
-    for recipe in RECIPES.values():
-        assert f"{recipe.name} {recipe.epochs}" in text
-        assert f"{recipe.name} {recipe.batch_size}" in text
+    assert text.count("default: (from the recipe)") == 2
     for default in (
         "default: digits",
         "default: auto",

@@ -7,6 +7,7 @@ from bnas_deploy.core.genotype import EDGES_PER_NODE, INNER_NODES, INPUT_NODES, 
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, LayerConfig
 from bnas_deploy.search.models.bnas.scheme import OfficialBnas
+from bnas_deploy.search.nn.drop_path import DropPath
 from bnas_deploy.search.nn.layers import BinaryWeightConv2d
 
 
@@ -79,6 +80,7 @@ class SearchedCell(nn.Module):
             OPERATION_BUILDERS[edge.operation](channels, 2 if reduction and edge.source < INPUT_NODES else 1, config)
             for edge in cell.edges
         )
+        self.drop_path = DropPath()
         self.skip: nn.Module | None = None
         if skip:
             self.skip = ReductionSkip(previous, INNER_NODES * channels, config) if reduction else nn.Identity()
@@ -89,7 +91,12 @@ class SearchedCell(nn.Module):
         for node in range(INPUT_NODES, INPUT_NODES + INNER_NODES):
             first = EDGES_PER_NODE * (node - INPUT_NODES)
             edges = enumerate(self.cell.inputs_of(node), start=first)
-            left, right = (self.edges[i](states[edge.source]) for i, edge in edges)
+            left, right = (self._branch(i, states[edge.source]) for i, edge in edges)
             states.append(left + right)
         y = torch.cat(states[INPUT_NODES:], dim=1)
         return y if self.skip is None else y + self.skip(previous)
+
+    def _branch(self, index: int, x: Tensor) -> Tensor:
+        """Return what an edge adds to its node; while training it is left out at random, but for an identity."""
+        y: Tensor = self.edges[index](x)
+        return y if isinstance(self.edges[index], nn.Identity) else self.drop_path(y)

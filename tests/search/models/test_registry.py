@@ -95,7 +95,10 @@ def test_a_family_is_trained_by_its_row(plain, tmp_path: Path) -> None:
     images = Images(pixels, torch.arange(24) % 3)
     description = DataDescription("rows", ("a", "b", "c"), 1, (8, 8), (0.5,), (0.3,))
     data = InMemoryDataSet(description, images, images)
-    result = train(data, plain, replace(RECIPES["digits"], epochs=1, batch_size=8), tmp_path)
+    recipe = replace(RECIPES["digits"], epochs=1, batch_size=8)
+    with pytest.raises(BnasError, match=r"drop_path is 0.1, but Plain has no branches to leave out; --set drop_path=0"):
+        train(data, plain, replace(recipe, drop_path=0.1), tmp_path)
+    result = train(data, plain, recipe, tmp_path)
     assert result.finished
     assert load_checkpoint(tmp_path / "last.safetensors").network == plain
 

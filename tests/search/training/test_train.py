@@ -21,15 +21,8 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import train as module
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
-from bnas_deploy.search.training.recipes import (
-    ARITHMETICS,
-    RECIPES,
-    Augmentation,
-    ColourJitter,
-    Recipe,
-    Share,
-    TorchOptimisation,
-)
+from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Loss, Optimiser
+from bnas_deploy.search.training.recipes.schedules import Cosine, Linear, Steps, TorchSchedule
 from bnas_deploy.search.training.resume import differences, stop_on_signals
 from bnas_deploy.search.training.train import TrainError, evaluate, train
 
@@ -43,13 +36,7 @@ CONFIG = NetworkConfig(
     in_channels=1,
     image_size=(8, 8),
 )
-RECIPE = Recipe(
-    "quick",
-    epochs=3,
-    batch_size=8,
-    optimisation=RECIPES["digits"].optimisation,
-    augmentation=Augmentation(shift=1, flip=True),
-)
+RECIPE = replace(RECIPES["digits"], name="quick", epochs=3, batch_size=8, augmentation=Augmentation(shift=1, flip=True))
 STEPS = 5  # of an epoch
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
@@ -183,7 +170,7 @@ def test_photos_train(tmp_path):
     data = open_data(f"imagefolder:{tmp_path / 'photos'}")
     config = replace(CONFIG, stem="imagenet", classes=2, in_channels=3, image_size=(224, 224))
     result, _ = run(
-        tmp_path / "run", data=data, config=config, recipe=replace(RECIPES["imagenet"], epochs=1, batch_size=3)
+        tmp_path / "run", data=data, config=config, recipe=replace(RECIPES["imagenet-standard"], epochs=1, batch_size=3)
     )
     assert result.finished
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").data == "image folder photos"
@@ -288,12 +275,94 @@ def test_other_files_in_the_folder_stay(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+ADAM = Optimiser(kind="Adam", learning_rate=0.01, betas=(0.8, 0.99))
+OTHERS = {
+    "cosine": (Optimiser(kind="AdamW", learning_rate=0.01, clip_norm=0.1), Cosine(restart_epochs=1.5)),
+    "linear": (Optimiser(kind="RMSprop", learning_rate=0.01, arguments={"alpha": 0.9}), Linear(warmup_epochs=1.0)),
+    "steps": (ADAM, Steps(after_epochs=(1.0, 2.0), factor=0.3)),
+}
+
+
+@pytest.mark.parametrize(("optimiser", "schedule"), OTHERS.values(), ids=OTHERS)
+def test_a_run_of_any_optimiser_and_schedule_is_resumed_exactly(tmp_path, optimiser, schedule):
+    recipe = replace(RECIPE, optimiser=optimiser, schedule=schedule, loss=Loss(label_smoothing=0.1))
+    run(tmp_path / "whole", recipe=recipe)
+    run(tmp_path / "parts", recipe=recipe, stop_after=9)
+    run(tmp_path / "parts", recipe=recipe, resume=True)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop_after", [3, 9, 17])
+def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(tmp_path, stop_after):
+    recipe = replace(RECIPE, drop_path=0.6, loss=Loss(activation_distribution=0.5, activation_distribution_share=0.5))
+    run(tmp_path / "whole", recipe=recipe)
+    run(tmp_path / "parts", recipe=recipe, stop_after=stop_after)
+    run(tmp_path / "parts", recipe=recipe, resume=True)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
+    run(tmp_path, recipe=replace(RECIPE, drop_path=0.3))
+    assert seen == [0.0, 0.0, pytest.approx(0.1), pytest.approx(0.2)]  # the first is a look for branches
+
+
+def test_a_dropped_path_changes_training_and_no_evaluation(tmp_path):
+    for name, share in (("without", 0.0), ("with", 0.5)):
+        run(tmp_path / name, recipe=replace(RECIPE, drop_path=share))
+    first, *others = [
+        [json.loads(line)["train_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("without", "with")
+    ]
+    assert first[0] == others[0][0]  # the first epoch drops nothing
+    assert first[1:] != others[0][1:]
+    best = load_checkpoint(tmp_path / "with" / "best.safetensors")
+    measured = evaluate(best.build(), DATA, batch_size=RECIPE.batch_size)
+    assert (measured.accuracy, measured.loss) == (best.metrics["test_accuracy"], best.metrics["test_loss"])
+
+
+def test_a_part_of_a_recipe_without_a_place_in_the_network_is_refused(tmp_path):
+    recipe = replace(RECIPE, loss=Loss(activation_distribution=2.0))
+    with pytest.raises(
+        TrainError, match=r"loss.activation_distribution is 2.0, but tiny takes no signs; --set loss.ac"
+    ):
+        run(tmp_path / "run", recipe=recipe, config=CONFIG.float_twin())
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(tmp_path):
+    """One step of SGD on a batch is done again by hand."""
+    recipe = replace(
+        RECIPE,
+        epochs=1,
+        batch_size=36,
+        augmentation=Augmentation(),
+        loss=Loss(label_smoothing=0.3),
+        optimiser=Optimiser(kind="SGD", learning_rate=0.5, clip_norm=0.25),
+        schedule=Linear(),
+    )
+    run(tmp_path, recipe=recipe)
+    torch.manual_seed(0)
+    network = module.build_network(CONFIG).train()
+    ((images, labels),) = DATA.train_batches(36, Augmentation(), seed=0, epoch=0)
+    smoothed = torch.nn.functional.one_hot(labels, 3) * 0.7 + 0.1
+    (-(smoothed * network(images).log_softmax(dim=1)).sum(dim=1).mean()).backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = sum(float((gradient.double() ** 2).sum()) for gradient in gradients) ** 0.5
+    assert norm > 0.25
+    state = load_checkpoint(tmp_path / "last.safetensors").state
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            wanted = parameter.detach() - 0.5 * 0.25 / norm * parameter.grad
+            # float32 roundings of a gradient, of the norm and of a step; a step is 0.125 at most
+            torch.testing.assert_close(state[name], wanted, rtol=0, atol=1e-5)
+
+
 def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
     """Adam's state has a number and two tensors for each parameter; a resumed run ends with the same bits."""
-    optimisation = TorchOptimisation(
-        "Adam", {"lr": 0.01, "betas": (0.8, 0.99)}, "CosineAnnealingLR", {"T_max": Share(1.0), "eta_min": 1e-4}
-    )
-    recipe = replace(RECIPE, optimisation=optimisation)
+    schedule = TorchSchedule(name="CosineAnnealingLR", arguments={"T_max": {"share": 1.0}, "eta_min": 1e-4})
+    recipe = replace(RECIPE, optimiser=ADAM, schedule=schedule)
     run(tmp_path / "whole", recipe=recipe)
     run(tmp_path / "parts", recipe=recipe, stop_after=7)
     resumed, _ = run(tmp_path / "parts", recipe=recipe, resume=True)
@@ -302,9 +371,48 @@ def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
     rates = [record.learning_rate for record in resumed.history]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.0005  # the last of 15 steps, 1e-4 + 0.00495 (1 + cos(14/15 pi)) = 2.1e-4
-    other = replace(optimisation, optimizer_arguments={"lr": 0.02, "betas": (0.8, 0.99)})
-    with pytest.raises(TrainError, match=r"recipe.optimisation.optimizer_arguments.lr \(0.01 before, 0.02 now\)"):
-        run(tmp_path / "parts", recipe=replace(RECIPE, optimisation=other), resume=True)
+    other = replace(recipe, optimiser=replace(ADAM, learning_rate=0.02))
+    with pytest.raises(TrainError, match=r"recipe.optimiser.learning_rate \(0.01 before, 0.02 now\)"):
+        run(tmp_path / "parts", recipe=other, resume=True)
+
+
+def test_a_run_from_before_recipes_were_files_goes_on(tmp_path, uninterrupted):
+    """Its settings have the recipe as it was written then, with the same numbers."""
+    run(tmp_path, stop_after=9)
+    path = tmp_path / "resume.safetensors"
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    then = {
+        "name": "quick",
+        "epochs": 3,
+        "batch_size": 8,
+        "optimisation": {
+            "peak_learning_rate": 0.1,
+            "start_learning_rate": 0.1 / 20,
+            "final_learning_rate": 4e-4,
+            "low_momentum": 0.85,
+            "high_momentum": 0.95,
+            "weight_decay": 1e-3,
+            "rising_share": 0.45,
+        },
+        "augmentation": {"crop_area": None, "shift": 1, "flip": True, "jitter": None},
+    }
+    description["settings"]["recipe"] = then
+    write_tensors(path, tensors, "bnas_deploy_run", description)
+    with pytest.raises(TrainError, match=r"recipe.optimiser.weight_decay \(0.001 before, 0.002 now\); resume"):
+        run(
+            tmp_path,
+            resume=True,
+            recipe=replace(RECIPE, optimiser=replace(RECIPE.optimiser, weight_decay=0.002)),
+        )
+    resumed, _ = run(tmp_path, resume=True)
+    assert resumed.finished
+    assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_what_a_recipe_is_called_is_no_setting(tmp_path):
+    run(tmp_path, stop_after=9)
+    resumed, _ = run(tmp_path, resume=True, recipe=replace(RECIPE, name="other", summary="something"))
+    assert resumed.finished
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
@@ -492,11 +600,11 @@ def test_a_checkpoint_is_not_a_run_and_a_run_is_not_a_checkpoint(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    optimisation = replace(RECIPE.optimisation, peak_learning_rate=1e30, start_learning_rate=1e30)
+    optimiser, schedule = replace(RECIPE.optimiser, learning_rate=1e30), replace(RECIPE.schedule, start_divisor=1)
     with pytest.raises(
         TrainError, match=r"the training loss is (nan|inf) in epoch \d, step \d, at a learning rate of 1e\+30"
     ):
-        run(tmp_path, recipe=replace(RECIPE, optimisation=optimisation))
+        run(tmp_path, recipe=replace(RECIPE, optimiser=optimiser, schedule=schedule))
     for tensors in (
         load_checkpoint(tmp_path / "last.safetensors").state,
         read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_run")[0],

@@ -1,0 +1,182 @@
+"""What a recipe is: every number of a training run, as values that check themselves.
+
+The names of the fields are the keys of a recipe's file; `reading` makes the one of the other. No framework is imported.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bnas_deploy.core.names import did_you_mean
+from bnas_deploy.search.training.recipes.ranges import (
+    ABOVE_ZERO,
+    COUNT,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Checked,
+    Range,
+)
+from bnas_deploy.search.training.recipes.ranges import RecipeError as RecipeError
+from bnas_deploy.search.training.recipes.schedules import Schedule
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class ColourJitter(Checked):
+    """How far brightness, contrast and saturation may move from 1, and the hue from 0 (in turns, at most 0.5)."""
+
+    table = "augmentation.jitter"
+
+    brightness: float = field(metadata=SHARE)
+    contrast: float = field(metadata=SHARE)
+    saturation: float = field(metadata=SHARE)
+    hue: float = field(metadata=Range(0, 0.5).of_field())
+
+
+@dataclass(frozen=True)
+class Augmentation(Checked):
+    """Random changes to a training image, in the order in which they are made.
+
+    Attributes:
+        crop_area: smallest and largest share of the image that a random crop keeps before it is resized, at a
+            random aspect ratio of 3/4 to 4/3; None: no such crop.
+        shift: move the image by up to this many pixels each way; what comes in from outside is black.
+        flip: mirror every second image, left to right.
+        jitter: change the colours.
+    """
+
+    table = "augmentation"
+
+    crop_area: tuple[float, float] | None = None
+    shift: int = field(default=0, metadata=Range(0, 1000).of_field())
+    flip: bool = False
+    jitter: ColourJitter | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise RecipeError(
+                f"augmentation.crop_area: got {list(self.crop_area)}, wanted two shares above 0 and at most 1, the "
+                "smaller first"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser(Checked):
+    """Any optimiser of `torch.optim` that takes a step for a gradient.
+
+    Attributes:
+        kind: its name in `torch.optim`, such as "SGD" or "Adam".
+        learning_rate: the highest that the schedule reaches.
+        weight_decay: lambda of lambda w, which is added to the gradient (by AdamW taken off the weight).
+        momentum: of SGD and others that have it.
+        betas: of Adam and its relatives.
+        clip_norm: shrink the gradient of all parameters together to this Euclidean norm where it is longer.
+        arguments: others, by the name that they have in PyTorch.
+    """
+
+    table = "optimiser"
+
+    kind: str
+    learning_rate: float = field(metadata=ABOVE_ZERO)
+    weight_decay: float = field(default=0.0, metadata=POSITIVE)
+    momentum: float | None = field(default=None, metadata=SHARE_BELOW_ONE)
+    betas: tuple[float, float] | None = None
+    clip_norm: float | None = field(default=None, metadata=ABOVE_ZERO)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise RecipeError(f"optimiser.betas: got {list(self.betas)}, wanted two numbers of at least 0 and below 1")
+
+    def build(self, parameters: "Iterable[nn.Parameter]") -> "Optimizer":
+        """Return the optimiser of `parameters`.
+
+        Raises:
+            RecipeError: PyTorch has none of this kind, or it does not take what is given.
+        """
+        from torch import optim
+
+        kinds = {name: kind for name, kind in vars(optim).items() if inspect.isclass(kind) and name not in _UNFIT}
+        if self.kind not in kinds:
+            near = did_you_mean(self.kind, kinds)
+            raise RecipeError(f"optimiser.kind: got {self.kind!r}, wanted one of {', '.join(sorted(kinds))}{near}")
+        kind = kinds[self.kind]
+        given = {"weight_decay": self.weight_decay, "momentum": self.momentum, "betas": self.betas, **self.arguments}
+        given = {name: value for name, value in given.items() if value is not None}
+        takes = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr")]
+        for name in given:
+            if name not in takes:
+                raise RecipeError(
+                    f"optimiser.{name}: {self.kind} does not take it; it takes {', '.join(takes)}"
+                    f"{did_you_mean(name, takes)}"
+                )
+        try:
+            built: Optimizer = kind(parameters, lr=self.learning_rate, **given)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"optimiser: {self.kind} of PyTorch refuses its arguments: {error}") from None
+        return built
+
+
+_UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
+"""Classes of `torch.optim` that take no step for a gradient: the base, one that asks for losses, a sparse one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Checked):
+    """What is descended: the cross-entropy, and what is added to it.
+
+    Attributes:
+        label_smoothing: the share of a label that is spread evenly over all classes.
+        activation_distribution: weight of the term of Ding et al.; see `losses.activation_distribution`.
+        activation_distribution_share: the share of the epochs, from the first, that have that term. Its authors have it
+            for 60 epochs of 65 (github.com/ruizhoud/DistributionLoss, README.md, line 7).
+    """
+
+    table = "loss"
+
+    label_smoothing: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
+    activation_distribution: float = field(default=0.0, metadata=POSITIVE)
+    activation_distribution_share: float = field(default=60 / 65, metadata=SHARE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Checked):
+    """One complete way to train a network.
+
+    Attributes:
+        name: of the recipe, or of its file.
+        summary: what it is for, in a line.
+        epochs: passes over the training images.
+        batch_size: images of a step.
+        drop_path: the probability at which branches of a cell are left out would arrive after the last epoch; it rises
+            from 0 with each epoch.
+    """
+
+    table = ""
+
+    name: str
+    summary: str = ""
+    epochs: int = field(metadata=COUNT)
+    batch_size: int = field(metadata=COUNT)
+    drop_path: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
+    optimiser: Optimiser
+    schedule: Schedule
+    loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
+
+    def of_length(self, epochs: int | None, batch_size: int | None) -> "Recipe":
+        """Return this recipe with other numbers of epochs and of images of a step, where they are given.
+
+        What the schedule counts in epochs keeps its share of them.
+        """
+        recipe = replace(self, batch_size=batch_size or self.batch_size)
+        if epochs is None:
+            return recipe
+        return replace(recipe, epochs=epochs, schedule=self.schedule.stretched(epochs / self.epochs))
