@@ -7,11 +7,13 @@ LONGEST_MESSAGE = 3000
 class BnasError(Exception):
     """Something the user gave cannot be used.
 
-    `message` says what, where, got, wanted, and what to do. A very long one loses its middle.
+    `message` says what, where, got, wanted, and what to do. It is one line: names in it come from files and from other
+    libraries' messages, and may hold any character. A very long one loses its middle.
     """
 
     def __init__(self, message: str) -> None:
         half = LONGEST_MESSAGE // 2
+        message = "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
         self.message = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
         super().__init__(self.message)
 
