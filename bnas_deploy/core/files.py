@@ -10,6 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.memory import memory_bytes
 from bnas_deploy.core.partial import partial_file
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
@@ -54,15 +55,11 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > (memory_bytes() if most is None else most):
+        limit = memory_bytes() if most is None else most
+        if limit is not None and size > limit:
             reason = "more than this machine's memory" if most is None else f"and {most:,} are the most that are read"
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, {reason}", str(path))
         return file.read()
-
-
-def memory_bytes() -> int:
-    """Return the bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def write_whole(path: Path, data: bytes) -> None:

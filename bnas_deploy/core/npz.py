@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.core.files import memory_bytes, open_regular
+from bnas_deploy.core.files import open_regular
+from bnas_deploy.core.memory import memory_bytes
 
 _ENCRYPTED = 1  # bit of `flag_bits`
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes
@@ -34,7 +35,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             size = sum(member.file_size for member in members)
-            if size > memory_bytes():
+            limit = memory_bytes()
+            if limit is not None and size > limit:
                 raise ValueError(f"its arrays have {size:,} bytes, more than this machine's memory")
             return {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     # What zipfile raises for damage; NotImplementedError is for versions and flags that it does not know.

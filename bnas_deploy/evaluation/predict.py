@@ -1,6 +1,7 @@
 """Image files -> the classes that a bundle sees in them: numpy, onnxruntime and Pillow, no PyTorch."""
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core.errors import BnasError, BundleError, DataError
-from bnas_deploy.core.files import memory_bytes
+from bnas_deploy.core.memory import memory_bytes
 from bnas_deploy.evaluation.metrics import log_probabilities
 from bnas_deploy.runtime.session import Model
 
@@ -104,7 +105,7 @@ def _read_stdin(stdin: IO[bytes]) -> IO[bytes]:
     Raises:
         DataError: there is more than memory holds.
     """
-    most = memory_bytes() // 4
+    most = (memory_bytes() or sys.maxsize) // 4
     data = stdin.read(most + 1)
     if len(data) > most:
         raise DataError(f"-: more than {most:,} bytes on the standard input; give one image")

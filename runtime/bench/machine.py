@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bnas_deploy
+from bnas_deploy.core.memory import memory_bytes
 from bnas_deploy.runtime.library import check_forced_isa, library_path
 
 ISA_FLAGS = (
@@ -120,7 +121,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         clock_mhz=_clock(root),
         max_clock_mhz=_megahertz(clock / "cpuinfo_max_freq"),
         load_average=os.getloadavg(),
-        memory_bytes=_memory_bytes(root),
+        memory_bytes=memory_bytes(root),
         os=_os_name(root),
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -190,11 +191,6 @@ def _cores(root: Path) -> int | None:
     """Count the physical cores: processors that share one name the same set of siblings."""
     files = root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list")
     return len({_read(file) for file in files}) or None
-
-
-def _memory_bytes(root: Path) -> int | None:
-    kilobytes = _field(_read(root / "proc/meminfo") or "", "MemTotal")
-    return int(kilobytes.split()[0]) * 1024 if kilobytes else None
 
 
 def _os_name(root: Path) -> str:

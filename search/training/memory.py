@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.memory import memory_bytes
 
 WORKING = 1.36
 """Bytes that a process takes for each that autograd keeps."""
@@ -164,13 +165,9 @@ def memory_limit(root: Path = Path("/")) -> Limit | None:
 
     None where the system does not tell. `root` is where /proc and /sys are. What others use is not taken off.
     """
-    limits = [*_machine_limit(root), *_group_limits(root)]
+    machine = memory_bytes(root)
+    limits = [*([] if machine is None else [Limit(machine, "this machine has")]), *_group_limits(root)]
     return min(limits, key=lambda limit: limit.bytes, default=None)
-
-
-def _machine_limit(root: Path) -> list[Limit]:
-    kilobytes = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
-    return [Limit(int(kilobytes[1]) * 1024, "this machine has")] if kilobytes else []
 
 
 def _group_limits(root: Path) -> list[Limit]:
