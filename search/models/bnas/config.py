@@ -151,7 +151,7 @@ class NetworkConfig:
 ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT}
 """Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
 
-RENAMED_FIELDS = {"real": "is_float", "deviations": "deviations"}
+RENAMED_FIELDS = {"real": "is_float", "departures": "deviations"}
 """Names in files of bnas-deploy 0.1.0, and the names here."""
 
 UPPER_BOUNDS = {

@@ -200,7 +200,7 @@ def test_json_gives_back_what_was_written(config: NetworkConfig) -> None:
 def test_names_of_0_1_0_are_read() -> None:
     config = replace(TINY, deviations=("clamp-weights",))
     old = config.to_json()
-    old["deviations"], old["real"] = old.pop("deviations"), old.pop("is_float")
+    old["departures"], old["real"] = old.pop("deviations"), old.pop("is_float")
     del old["scheme"]
     assert NetworkConfig.from_json(old, "memory") == config
 
