@@ -43,7 +43,7 @@ def test_the_package_by_itself_loads_nothing() -> None:
 def test_open_bundle_is_there_when_it_is_asked_for() -> None:
     assert bnas_deploy.open_bundle is bnas_deploy.runtime.session.open_bundle
     with pytest.raises(AttributeError, match="module 'bnas_deploy' has no attribute 'open_bundel'"):
-        bnas_deploy.open_bundel  # type: ignore[attr-defined]  # noqa: B018
+        bnas_deploy.open_bundel  # type: ignore[attr-defined]  # noqa: B018  # it is not there, and asking is the test
 
 
 def test_the_command_line_loads_no_framework() -> None:

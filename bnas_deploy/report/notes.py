@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from bnas_deploy.runtime.bench.engines import LeftOut
-from bnas_deploy.runtime.bench.layers import WRONG_RESULT
+from bnas_deploy.runtime.bench.layers import NOT_SUPPORTED, WRONG_RESULT
 from bnas_deploy.runtime.bench.records import Ratio, Record
 from bnas_deploy.runtime.bench.samples import MIN_RUNS
 
@@ -46,7 +46,9 @@ def preempted_notes(records: Sequence[Record]) -> Iterator[str]:
 def left_out_notes(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Say which engines have no time, and why."""
     if any(each.reason == WRONG_RESULT for each in left_out):
-        yield f"wrong: {WRONG_RESULT}, so it was not timed."
+        yield "wrong: the result of the engine for this layer was not right, so it was not timed."
+    if any(each.reason == NOT_SUPPORTED for each in left_out):
+        yield "-: the engine does not support this layer."
     for each in left_out:
         if each.subject is None:
             yield f"Not measured: {each.engine}, because {each.reason}."

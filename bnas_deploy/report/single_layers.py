@@ -73,7 +73,8 @@ def single_speed_table(rows: Sequence[SingleRow], records: Sequence[Record], whe
         tuple(cells),
         note=" ".join(
             (
-                "GMAC/s: billions of multiply-accumulates a second. The other columns: how many times as fast as that.",
+                "GMAC/s: billions of multiply-accumulates a second.",
+                "The columns of engines: how many times as fast as that engine.",
                 *wide,
                 *([DOUBT] if any(row.disturbed for row in rows) else []),
             )

@@ -184,11 +184,12 @@ def _generate(isa: str, path: Path) -> None:
 def write_headers(folder: Path) -> None:
     """Write the headers that runtime/ort includes and nobody wrote. The kernels have to be there.
 
-    operator_table.h is the table of operators, kernel_specs.h the dispatch table, kernel_prototypes.h every header of
-    kernels.
+    operator_table.h is the table of operators, kernel_specs.h the dispatch table, kernel_sizes.h what kernels and their
+    callers must agree on, kernel_prototypes.h every header of kernels.
     """
     (folder / "operator_table.h").write_text(_operator_table())
     (folder / "kernel_specs.h").write_text(_kernel_specs())
+    (folder / "kernel_sizes.h").write_text(_kernel_sizes())
     (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
 
 
@@ -264,6 +265,16 @@ def _kernel_specs() -> str:
         numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
         lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.level}, {counting.name}, {numbers})")
     return "\n".join(lines) + "\n"
+
+
+def _kernel_sizes() -> str:
+    """Return the sizes that the generated kernels are made for."""
+    table = _load(GENERATOR / "specs.py")
+    sizes = (f"{name} = {getattr(table, name)}" for name in ("MOST_CHANNELS", "CORRECTIONS", "SQUARE"))
+    return (
+        "/* Written by runtime/build/native.py from runtime/kernels/specs.py. */\n"
+        f"#pragma once\nenum {{ {', '.join(sizes)} }};\n"
+    )
 
 
 def sources() -> list[Path]:

@@ -10,17 +10,22 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.core.operators import ACTIVATIONS
-from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name
+from bnas_deploy.runtime.kernels.specs import (
+    CORRECTIONS,
+    LUT4X2,
+    LUT6X2,
+    MOST_CHANNELS,
+    SQUARE,
+    KernelSpec,
+    function_name,
+)
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
 
 WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
 PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256)}
 """What the first and the second pixel of a pair are multiplied with: LUT4X2's code is where their row begins."""
 
-CORRECTIONS = 32  # of a channel, as many as AVX-512 looks up words in
-SQUARE = 8  # uint16 in 16 bytes, a vector of every instruction set
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
-MOST_CHANNELS = 8  # in a byte of activations, whatever the way of counting: `pack` has one signature
 NO_ACTIVATION, RELU, PRELU = (ACTIVATIONS.index(name) for name in ("", "Relu", "PRelu"))
 PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, the epilogue does none, additions, anything
 TOGETHER = 4  # channels that the epilogue takes through one loop: more would write to lines that displace each other

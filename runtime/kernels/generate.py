@@ -17,9 +17,16 @@ sys.modules["bnas_deploy"] = package = ModuleType("bnas_deploy")
 package.__path__ = [str(ROOT), str(ROOT / "bnas_deploy")]
 
 from bnas_deploy.runtime.kernels import elementwise, look_up, popcount  # noqa: E402  # the package was made above
-from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402
-from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402
-from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS, LUT4X2, LUT6X2, POPCOUNT8, KernelSpec, function_name  # noqa: E402
+from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402  # as above
+from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402  # as above
+from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
+    KERNEL_SPECS,
+    LUT4X2,
+    LUT6X2,
+    POPCOUNT8,
+    KernelSpec,
+    function_name,
+)
 
 Algorithm = Callable[[KernelSpec], Any]
 

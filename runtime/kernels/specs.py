@@ -2,6 +2,15 @@
 
 from dataclasses import dataclass
 
+MOST_CHANNELS = 8
+"""In a byte of activations, whatever the way of counting: `pack` has one signature."""
+
+CORRECTIONS = 32
+"""Of a channel, as many as AVX-512 looks up words in."""
+
+SQUARE = 8
+"""Mismatches are transposed in squares: uint16 in 16 bytes, a vector of every instruction set."""
+
 
 @dataclass(frozen=True)
 class Counting:

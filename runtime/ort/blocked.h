@@ -16,6 +16,7 @@
 
 #include "kernel.h"
 #include "kernel_prototypes.h"
+#include "kernel_sizes.h"
 
 #include <string.h>
 
@@ -38,13 +39,10 @@ typedef struct KernelSpec {
 } KernelSpec;
 
 enum {
-    MOST_CHANNELS = 8,    /* in a byte */
-    CORRECTIONS = 32,     /* of a channel that a kernel looks up */
     WIDEST = 64,          /* bytes in a vector, at most */
     WIDEST_TILE = 256,    /* bytes in a tile, at most */
     BLOCK_CHANNELS = 16,  /* of output: their mismatches in a tile, at most 8 KB, stay in the first-level cache */
     BLOCK_PIXELS = 16,    /* the same where lanes are channels */
-    SQUARE = 8,           /* mismatches are transposed in squares */
     MOST_COUNTED = 65535, /* mismatches are 16 bits wide */
     MOST_MARGIN_BYTES = 1 << 24, /* of the planes of an image without pixels; more padding is not worth writing out */
     PACK_PIXELS = 4096,          /* packed at a time, before they are spread over the planes */

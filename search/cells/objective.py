@@ -37,7 +37,7 @@ class Diversity:
     Attributes:
         weight: lambda.
         time_constant: tau, in epochs.
-        stale_index: the deviation "stale-entropy-index", see `search_config.SEARCH_DEVIATIONS`.
+        stale_index: the deviation "stale-entropy-index", see `bnas_deploy.search.cells.config`.
     """
 
     weight: float

@@ -406,8 +406,8 @@ def test_tensors_with_a_gradient_are_copied_without() -> None:
 
     ours = prepared(module, "the module")
 
-    assert torch.equal(ours.last[0]["answer"], module.last[0]["answer"])  # type: ignore[index]
-    assert not ours.last[0]["answer"].requires_grad  # type: ignore[index]
+    assert torch.equal(ours.last[0]["answer"], module.last[0]["answer"])  # type: ignore[index]  # a list is no module
+    assert not ours.last[0]["answer"].requires_grad  # type: ignore[index]  # a list is no module
 
 
 class Computed(Small):

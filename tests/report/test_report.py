@@ -567,7 +567,7 @@ def test_what_a_terminal_shows_of_single_layers() -> None:
     assert f"{LAYER} 96 8.00 2.00" in lines
     said = " ".join(lines)
     assert "Kernels: bnas avx2, ort-fp32 portable, ort-int8 portable U8S8/S8S8, openvino-binary portable." in said
-    assert "wrong: wrong result, so it was not timed." in said
+    assert "wrong: the result of the engine for this layer was not right, so it was not timed." in said
     assert "Not measured: larq, because it is not installed." in said
     assert "bnas with 1 thread: 2.50 to 3.20 times as fast as ort-int8 (2 layers)." in lines
     assert lines[-1] == "bnas with 2 threads: 8.00 to 8.00 times as fast as ort-fp32 (1 layer)."
