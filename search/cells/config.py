@@ -82,9 +82,9 @@ class SupernetConfig:
         return self.precision == "float"
 
     @property
-    def reduction_cells(self) -> tuple[int, int]:
-        """Return the indices of the two cells that halve the resolution."""
-        return self.cells // 3, 2 * self.cells // 3
+    def stem(self) -> str:
+        """Return what stands before the cells, as `NetworkConfig.stem`."""
+        return "cifar"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from bnas_deploy.search.cells.space import EDGES, ZEROISE
 from bnas_deploy.search.models.bnas.cell import ReductionSkip
 from bnas_deploy.search.models.bnas.network import CifarStem
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, binary_conv
+from bnas_deploy.search.models.bnas.positions import cell_positions
 from bnas_deploy.search.models.bnas.scheme import scheme_of
 from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -311,26 +312,20 @@ class Supernet(nn.Module):
         super().__init__()
         self.config = config
         self.stem = CifarStem(config.in_channels, config.channels)
-        before_previous, previous = self.stem.out_channels
-        channels = config.channels
-        after_reduction = False
-        self.cells = nn.ModuleList()
-        for index in range(config.cells):
-            reduction = index in config.reduction_cells
-            channels *= 2 if reduction else 1
-            cell = MixedCell(
-                before_previous=before_previous,
-                previous=previous,
-                channels=channels,
-                reduction=reduction,
-                after_reduction=after_reduction,
-                skip=config.inter_cell_skip and index > 0,
+        positions = cell_positions(config)
+        self.cells = nn.ModuleList(
+            MixedCell(
+                before_previous=position.before_previous,
+                previous=position.previous,
+                channels=position.channels,
+                reduction=position.reduction,
+                after_reduction=position.after_reduction,
+                skip=position.skip,
                 config=config,
             )
-            self.cells.append(cell)
-            before_previous, previous = previous, INNER_NODES * channels
-            after_reduction = reduction
-        self.classifier = nn.Linear(previous, config.classes)
+            for position in positions
+        )
+        self.classifier = nn.Linear(INNER_NODES * positions[-1].channels, config.classes)
         shape = (len(EDGES), len(config.space.operations))
         self.alphas = nn.ParameterDict(
             {name: _ALPHA_STD * torch.randn(shape) for name in ("normal", "reduction")}  # made parameters by the dict

@@ -103,7 +103,7 @@ class NetworkConfig:
     @property
     def reduction_cells(self) -> tuple[int, int]:
         """Return the indices of the two cells that halve the resolution."""
-        return self.cells // 3, 2 * self.cells // 3
+        return reduction_cells(self.cells)
 
     def float_twin(self) -> "NetworkConfig":
         """Return the same architecture with float weights and no sign."""
@@ -146,6 +146,11 @@ class NetworkConfig:
         except ValueError as error:
             raise BnasError(f"{where}: {error}") from None
         return config
+
+
+def reduction_cells(cells: int) -> tuple[int, int]:
+    """Return which of so many cells halve the resolution."""
+    return cells // 3, 2 * cells // 3
 
 
 ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT}
