@@ -48,7 +48,7 @@ def curves_figure(runs: Runs, title: str) -> "Figure":
     for axes in (rate, signs):
         axes.set_xlabel("epoch")
     styles = [Line2D([], [], color=TEXT, linestyle=style) for style in (TEST_LINE, TRAINING_LINE)]
-    accuracy.legend(styles, ["test", "training, on augmented images"], fontsize=8)
+    accuracy.legend(styles, ["test", "training"], fontsize=8)
     if len(runs) > 1:
         lines = [Line2D([], [], color=run_colour(number), linewidth=2) for number in range(len(runs))]
         legend = figure.legend(lines, list(runs), loc="outside lower center", fontsize=8, ncols=2)
