@@ -1,4 +1,4 @@
-"""`bnas-deploy draw`: a genotype, a search or training runs as a picture."""
+"""`bnas-deploy draw`: a genotype, a search, training runs or the activations of a checkpoint as a picture."""
 
 import os.path
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.options import limit_option, one_of_the_data
 from bnas_deploy.core.errors import BnasError
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ HISTORY = "history.json"
 
 
 @click.command("draw", cls=Command)
-@click.argument("sources", metavar="GENOTYPE|RUN...", nargs=-1, required=True)
+@click.argument("sources", metavar="GENOTYPE|RUN...|CHECKPOINT", nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, FILE.svg or FILE.png."
 )
-def command(sources: tuple[str, ...], output: Path) -> None:
+@click.option("--data", metavar="D", help=f"With a CHECKPOINT: whose test images it sees: {one_of_the_data}.")
+@limit_option
+def command(sources: tuple[str, ...], output: Path, data: str | None, limit: int | None) -> None:
     """Draw both cells of GENOTYPE (cifar, imagenet or a JSON file), or how the search or the training in RUN went.
+
+    A CHECKPOINT with --data is drawn as histograms of the activations in front of every sign.
 
     Cells: boxes are operations, circles are states: the inputs c of a cell and its nodes, each of which adds up what
     its two boxes give. Zeroise is dashed, the inter-cell skip is red.
@@ -34,8 +39,24 @@ def command(sources: tuple[str, ...], output: Path) -> None:
     from bnas_deploy.drawing.pictures import check_picture, save_picture
 
     check_picture(output)
-    save_picture(_figure(sources), output)
+    figure = _figure(sources) if data is None else _activations(sources, data, limit)
+    if data is None and limit is not None:
+        raise click.UsageError("--limit goes with --data and a CHECKPOINT; leave it out")
+    save_picture(figure, output)
     click.echo(f"{output}: written")
+
+
+def _activations(sources: tuple[str, ...], data: str, limit: int | None) -> "Figure":
+    from bnas_deploy.drawing.activations import activations_figure
+    from bnas_deploy.evaluation.activations import activations_before_signs
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
+
+    if len(sources) != 1:
+        raise click.UsageError(f"--data goes with one CHECKPOINT, not with {len(sources)} of them")
+    layers = activations_before_signs(load_checkpoint(Path(sources[0])), data, limit)
+    return activations_figure(
+        layers, f"{sources[0]}: activations in front of the sign; shares that become +1, and within ±1"
+    )
 
 
 def _figure(sources: tuple[str, ...]) -> "Figure":
@@ -54,6 +75,8 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
         other = next(source for source in sources if source not in trained)
         raise BnasError(f"{other}: not the folder of a training run; only such are drawn together, draw it alone")
     (source,) = sources
+    if source.endswith(".safetensors"):
+        raise BnasError(f"{source}: a checkpoint is drawn with --data, as histograms of its activations; add it")
     if os.path.isdir(source):
         if not (Path(source) / HISTORY).exists():
             raise BnasError(

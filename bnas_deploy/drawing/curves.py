@@ -1,7 +1,7 @@
 """How training went, epoch by epoch, of one run or of several on top of each other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnas_deploy.drawing.colours import TEXT, run_colour
 
@@ -16,7 +16,9 @@ Runs = Mapping[str, "Sequence[EpochRecord]"]
 
 Figures = Callable[["EpochRecord"], float | None]
 
-TEST_LINE, TRAINING_LINE = "-", "--"
+# Any, because matplotlib's types want literals.
+TEST_LINE: Any = "-"
+TRAINING_LINE: Any = "--"
 
 
 def curves_figure(runs: Runs, title: str) -> "Figure":
@@ -57,7 +59,7 @@ def curves_figure(runs: Runs, title: str) -> "Figure":
     return figure
 
 
-def _line(axes: "Axes", history: "Sequence[EpochRecord]", value: Figures, style: str, colour: str) -> None:
+def _line(axes: "Axes", history: "Sequence[EpochRecord]", value: Figures, style: Any, colour: str) -> None:
     points = [(epoch.epoch, figure) for epoch in history if (figure := value(epoch)) is not None]
     if points:
         # Of few epochs each is seen; of many the points would hide the line.
