@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,8 +16,10 @@ from bnas_deploy.drawing.curves import curves_figure
 
 def history(epochs: int, offset: float = 0.0) -> tuple[EpochRecord, ...]:
     """Epochs that have no figure in common."""
+    fields = ("learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "changed_signs")
+    epoch = EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, duration_s=1.0, waiting_share=0.25)
     return tuple(
-        EpochRecord(i, *(offset + i + part / 8 for part in range(5)), 1.0, 0.25, offset + i + 0.75)
+        replace(epoch, epoch=i, **{name: offset + i + part / 8 for part, name in enumerate(fields)})
         for i in range(1, epochs + 1)
     )
 
@@ -37,8 +40,8 @@ def test_each_figure_is_a_line_of_its_panel() -> None:
     fields = [("train_accuracy", "test_accuracy"), ("train_loss", "test_loss"), ("learning_rate",), ("changed_signs",)]
     for axes, names in zip(panels, fields, strict=True):
         wanted = [[getattr(epoch, name) for epoch in run] for run in runs.values() for name in names]
-        assert [list(line.get_ydata()) for line in axes.lines] == wanted
-        assert {tuple(line.get_xdata()) for line in axes.lines} == {(1, 2, 3), (1, 2)}
+        assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == wanted
+        assert {tuple(np.asarray(line.get_xdata()).tolist()) for line in axes.lines} == {(1, 2, 3), (1, 2)}
         # Training is dashed, and a run has one colour in every panel.
         styles = ["--" if name.startswith("train") else "-" for _ in runs for name in names]
         assert [line.get_linestyle() for line in axes.lines] == styles
@@ -52,7 +55,7 @@ def test_what_was_not_measured_is_left_out() -> None:
         replace(epoch, changed_signs=None) for epoch in history(3)
     )}  # fmt: skip
     signs = curves_figure(runs, "title").axes[3]
-    assert [list(line.get_xdata()) for line in signs.lines] == [[2, 3]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in signs.lines] == [[2, 3]]
 
 
 def test_one_run_and_several(tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
     assert "the first images of each class, out of 1,438 and 359" in result.output
     best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-digits-limit40" / "best.safetensors")
     assert (best.network.cells, best.network.channels, best.data) == (3, 4, "digits, limited to 40")
+    assert verification_images(best, None, 5).labels.tolist() == [4, 9, 4, 9, 4]  # those of all digits, as ever
     out = ["--out", "runs/BNAS-Mini-3x4-digits-limit40"]
     refused = invoke(*words[:4], "--limit", "50", "--epochs", "1", *out, "--resume")
     assert "data.train_size (40 before, 50 now); data.test_size (40 before, 50 now)" in refused.output

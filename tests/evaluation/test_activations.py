@@ -33,7 +33,8 @@ def checkpoint() -> Checkpoint:
 
 
 def test_the_counts_are_those_of_numpy(checkpoint: Checkpoint) -> None:
-    network, seen = checkpoint.build(), {}
+    network = checkpoint.build()
+    seen: dict[str, Any] = {}
 
     def keep(name: str) -> Any:
         return lambda layer, inputs: seen.__setitem__(name, inputs[0].flatten().double().numpy())

@@ -86,7 +86,8 @@ def test_no_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_binary_weight_is_counted() -> None:
-    network = nn.Sequential(BinaryConv2d(3, 5, 3), BinaryLinear(7, 2), BinaryWeightConv2d(2, 3, 2), nn.Conv2d(3, 3, 1))
+    linear = BinaryLinear(7, 2)
+    network = nn.Sequential(BinaryConv2d(3, 5, 3), linear, BinaryWeightConv2d(2, 3, 2), nn.Conv2d(3, 3, 1))
     memory = SignMemory(network)
     assert memory.weights == 3 * 5 * 9 + 7 * 2 + 2 * 3 * 4
     assert memory.changed_share() == 0
@@ -95,7 +96,7 @@ def test_every_kind_of_binary_weight_is_counted() -> None:
     assert memory.changed_share() == 1
     memory.remember()
     assert memory.changed_share() == 0
-    network[1].conv.weight.data[0, 0].neg_()
+    linear.conv.weight.data[0, 0].neg_()
     assert memory.changed_share() == 1 / memory.weights
 
 
