@@ -150,7 +150,7 @@ def as_before(folder: Path) -> None:
     """Leave of a run what a version without these measurements would have written."""
     path = folder / "resume.safetensors"
     tensors, described = read_tensors(path, "bnas_deploy_run")
-    del described["place"]["waited_s"], tensors["signs.bits"]
+    del described["place"]["waited_s"], described["place"]["skipped"], tensors["signs.bits"]
     described["tensors"].remove("signs.bits")
     for record in described["history"]:
         del record["waiting_share"], record["changed_signs"]
