@@ -1,35 +1,86 @@
-"""`bnas-deploy draw`: a genotype or a search as a picture."""
+"""`bnas-deploy draw`: a genotype, a search, training runs or the activations of a checkpoint as a picture."""
 
 import os.path
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.options import limit_option, one_of_the_data
+from bnas_deploy.core.errors import BnasError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HISTORY = "history.json"
+"""Of a search."""
 
 
 @click.command("draw", cls=Command)
-@click.argument("source", metavar="GENOTYPE|RUN")
+@click.argument("sources", metavar="GENOTYPE|RUN...|CHECKPOINT", nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, FILE.svg or FILE.png."
 )
-def command(source: str, output: Path) -> None:
-    """Draw both cells of GENOTYPE (cifar, imagenet or a JSON file), or how the search in the folder RUN went.
+@click.option("--data", metavar="D", help=f"With a CHECKPOINT: whose test images it sees: {one_of_the_data}.")
+@limit_option
+def command(sources: tuple[str, ...], output: Path, data: str | None, limit: int | None) -> None:
+    """Draw both cells of GENOTYPE (cifar, imagenet or a JSON file), or how the search or the training in RUN went.
 
-    Boxes are operations, circles are states: the inputs c of a cell and its nodes, each of which adds up what its two
-    boxes give. Zeroise is dashed, the inter-cell skip is red.
+    A CHECKPOINT with --data is drawn as histograms of the activations in front of every sign.
+
+    Cells: boxes are operations, circles are states: the inputs c of a cell and its nodes, each of which adds up what
+    its two boxes give. Zeroise is dashed, the inter-cell skip is red.
+
+    Training: accuracy and loss, test against training, learning rate, and weights that changed sign. Several runs of
+    training are drawn on top of each other.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy.core.genotype import read_genotype
-    from bnas_deploy.core.history import read_history
-    from bnas_deploy.drawing.cells import genotype_figure
-    from bnas_deploy.drawing.history import history_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
 
     check_picture(output)
-    if os.path.isdir(source):
-        figure = history_figure(read_history(Path(source) / "history.json"), source)
-    else:
-        figure = genotype_figure(read_genotype(source), source)
+    figure = _figure(sources) if data is None else _activations(sources, data, limit)
+    if data is None and limit is not None:
+        raise click.UsageError("--limit goes with --data and a CHECKPOINT; leave it out")
     save_picture(figure, output)
     click.echo(f"{output}: written")
+
+
+def _activations(sources: tuple[str, ...], data: str, limit: int | None) -> "Figure":
+    from bnas_deploy.drawing.activations import activations_figure
+    from bnas_deploy.evaluation.activations import activations_before_signs
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
+
+    if len(sources) != 1:
+        raise click.UsageError(f"--data goes with one CHECKPOINT, not with {len(sources)} of them")
+    layers = activations_before_signs(load_checkpoint(Path(sources[0])), data, limit)
+    return activations_figure(
+        layers, f"{sources[0]}: activations in front of the sign; shares that become +1, and within ±1"
+    )
+
+
+def _figure(sources: tuple[str, ...]) -> "Figure":
+    from bnas_deploy.core.genotype import read_genotype
+    from bnas_deploy.core.history import read_history
+    from bnas_deploy.core.run_metrics import METRICS, has_metrics, read_metrics
+    from bnas_deploy.drawing.cells import genotype_figure
+    from bnas_deploy.drawing.curves import curves_figure
+    from bnas_deploy.drawing.history import history_figure
+
+    trained = [source for source in sources if has_metrics(Path(source))]
+    if len(trained) == len(sources):
+        runs = {source: read_metrics(Path(source)) for source in sources}
+        return curves_figure(runs, sources[0] if len(runs) == 1 else "Training")
+    if len(sources) > 1:
+        other = next(source for source in sources if source not in trained)
+        raise BnasError(f"{other}: not the folder of a training run; only such are drawn together, draw it alone")
+    (source,) = sources
+    if source.endswith(".safetensors"):
+        raise BnasError(f"{source}: a checkpoint is drawn with --data, as histograms of its activations; add it")
+    if os.path.isdir(source):
+        if not (Path(source) / HISTORY).exists():
+            raise BnasError(
+                f"{source}: no {HISTORY} of a search and no {METRICS} of a training run in it; give the folder of one"
+            )
+        return history_figure(read_history(Path(source) / HISTORY), source)
+    return genotype_figure(read_genotype(source), source)

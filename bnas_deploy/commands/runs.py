@@ -1,8 +1,10 @@
 """The shared part of commands that train: their options, the device, the progress bar, and the way to go on."""
 
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -114,17 +116,24 @@ def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
 
 
 class ProgressBar:
-    """Shows a run of training or searching: a bar with the time left, and a line per epoch."""
+    """Shows a run of training or searching: a bar with the time left, and a line per epoch.
 
-    def __init__(self, progress: "Progress") -> None:
+    Where there is no bar, because a file or a program reads the lines, they tell the time left: as long as what is
+    done since the start or the resume took for each step.
+    """
+
+    def __init__(self, progress: "Progress", clock: Callable[[], float] = time.monotonic) -> None:
         self.progress = progress
+        self.clock = clock
         self.epochs = 0
         self.steps = 1
+        self.began_at, self.began_with = 0.0, 0
         self.task = progress.add_task("", total=None, loss="")
 
     def started(self, *, epochs: int, steps: int, done: int) -> None:
         """Set the length of the bar."""
         self.epochs, self.steps = epochs, steps
+        self.began_at, self.began_with = self.clock(), done
         self._show(done, loss="")
 
     def stepped(self, *, done: int, loss: float) -> None:
@@ -135,9 +144,17 @@ class ProgressBar:
         """Print what an epoch measured."""
         console = self.progress.console
         epoch = f"epoch {record.epoch:>{len(str(self.epochs))}}/{self.epochs}"
-        line = f"{epoch}  {record.summary}  ({record.duration_s:.1f} s)"
+        line = f"{epoch}  {record.summary}  ({record.duration_s:.1f} s{self._left(record.epoch)})"
         # A pipe or a file has no width: programs read lines there.
         console.print(line, highlight=False, soft_wrap=not console.file.isatty())
+
+    def _left(self, epoch: int) -> str:
+        """Say how long the epochs behind `epoch` will take."""
+        done = epoch * self.steps - self.began_with
+        if self.progress.console.is_terminal or epoch >= self.epochs or done <= 0:
+            return ""
+        seconds = (self.clock() - self.began_at) / done * (self.epochs - epoch) * self.steps
+        return f", {timedelta(seconds=round(seconds))} left"
 
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)

@@ -1,5 +1,6 @@
 """`bnas-deploy train`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ DEFAULTS = training_defaults()
     metavar="balanced|W1,W2,...",
     help="How much each class counts in the loss; balanced: the fewer images it has, the more. [default: all the same]",
 )
+@click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard as well, to the output folder.")
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
@@ -79,6 +81,7 @@ def command(
     epochs: int | None,
     batch_size: int | None,
     class_weights: str | None,
+    tensorboard: bool,
     device: str,
     out: Path | None,
     seed: int,
@@ -100,6 +103,7 @@ def command(
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
+    from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
     from bnas_deploy.search.training.train import train
 
     images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
@@ -111,7 +115,9 @@ def command(
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
-    with attended() as (stop, bar):
+    if tensorboard:
+        check_tensorboard()
+    with attended() as (stop, bar), to_tensorboard(folder, bar) if tensorboard else nullcontext(bar) as listener:
         result = train(
             images,
             config,
@@ -123,7 +129,7 @@ def command(
             class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
             stop=stop,
-            listener=bar,
+            listener=listener,
         )
     tell_end(context, result.summary, images.skipped_note, finished=result.finished)
     leave(context, finished=result.finished)

@@ -1,4 +1,4 @@
-"""One colour for each operation, the same in every picture."""
+"""One colour for each operation, the same in every picture, and one for each of several runs."""
 
 _COLOURS = {
     "none": "#d1620f",  # the only one that stands out: Zeroise is what a searched cell is read for
@@ -15,9 +15,17 @@ _FAMILIES = (("dil", "#e0b8d8"), ("conv", "#e8dca0"), ("", "#e4e4e4"))
 """For operations that are not above: the first of these that is part of the name."""
 
 SKIP = "#c4161c"
+_RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Of Okabe and Ito, which people who see fewer colours can tell apart."""
+
 LINE, TEXT = "#555555", "#111111"
 
 
 def colour_of(operation: str) -> str:
     """Return the colour of an operation, `#rrggbb`; related operations outside BNAS's seven may share one."""
     return _COLOURS.get(operation) or next(colour for part, colour in _FAMILIES if part in operation)
+
+
+def run_colour(number: int) -> str:
+    """Return the colour of a run, `#rrggbb`, by its place from 0; the eighth has that of the first again."""
+    return _RUNS[number % len(_RUNS)]

@@ -34,14 +34,18 @@ def open_hugging_face(
         DataError: `datasets` is not installed or too old, or the data set is not here or has no such columns.
     """
     splits = _load(where)
-    test_name = next((name for name in _TEST_SPLITS if name in splits), None)
-    if "train" not in splits or test_name is None:
+    if "train" not in splits or not any(name in splits for name in _TEST_SPLITS):
         raise DataError(
             f"hf:{where}: its splits are {', '.join(splits)}; wanted train, and test or validation; divide it with "
             "train_test_split and save_to_disk, and give that folder"
         )
     image, label = _columns(where, splits["train"].features)
-    train, test = (_Rows(splits[name], image, label) for name in ("train", test_name))
+    # Where a contest keeps the labels of its test images to itself, there are none, or all are -1.
+    named = [name for name in _TEST_SPLITS if name in splits and {image, label} <= set(splits[name].features)]
+    train, *others = (_Rows(splits[name], image, label) for name in ("train", *named))
+    test = next((each for each in others if max(each.labels, default=-1) >= 0), None)
+    if test is None:
+        raise DataError(f"hf:{where}: no split for testing has labels ({', '.join(splits)}); divide train, and save it")
     return from_samples(
         train,
         test,
@@ -50,6 +54,8 @@ def open_hugging_face(
         image_size=image_size,
         in_channels=in_channels,
         skip_bad=skip_bad,
+        train_labels=train.labels,
+        test_labels=test.labels,
     )
 
 
@@ -60,6 +66,11 @@ class _Rows:
     table: Any
     image: str
     label: str
+
+    @property
+    def labels(self) -> list[int]:
+        """Return the labels alone."""
+        return list(self.table[self.label])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -136,4 +147,4 @@ def _class_names(rows: _Rows) -> list[str]:
     names = getattr(rows.table.features[rows.label], "names", None)
     if names:
         return [str(name) for name in names]
-    return [str(number) for number in range(1 + max(map(int, rows.table[rows.label])))]
+    return [str(number) for number in range(1 + max(rows.labels))]

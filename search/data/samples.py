@@ -10,7 +10,7 @@ Images are resized, cut out and normalised here, as those of image folders are.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,7 @@ class SamplePhoto:
     index: int
     part: str
     classes: int
+    given_label: int | None = None
 
     @property
     def name(self) -> str:
@@ -57,8 +58,8 @@ class SamplePhoto:
 
     @property
     def label(self) -> int:
-        """Return its label, for which the image is read as well."""
-        return self.load()[1]
+        """Return its label; where that was not given apart, the image is read for it."""
+        return self.load()[1] if self.given_label is None else self.given_label
 
     def load(self) -> tuple[Image.Image, int]:
         """Return the image and its label.
@@ -85,6 +86,8 @@ def from_samples(
     image_size: tuple[int, int] | None = None,
     in_channels: int | None = None,
     skip_bad: bool = False,
+    train_labels: Sequence[int] | None = None,
+    test_labels: Sequence[int] | None = None,
 ) -> PhotoDataSet:
     """Return a data set of (image, label).
 
@@ -98,13 +101,15 @@ def from_samples(
             size, else 224x224.
         in_channels: 1 for grey, 3 for RGB; by default grey if the first images are.
         skip_bad: leave out the images that cannot be read.
+        train_labels: the labels alone, so that no image has to be read for `limited` and for balanced class weights.
+        test_labels: as well.
 
     Raises:
         DataError: a part is empty, or an image of it is of another kind.
     """
     names = tuple(map(str, class_names))
-    trained_on = _photos(train, f"{name}: training", len(names))
-    tested_on = _photos(test, f"{name}: test", len(names))
+    trained_on = _photos(train, f"{name}: training", len(names), train_labels)
+    tested_on = _photos(test, f"{name}: test", len(names), test_labels)
     found_size, grey = _look(trained_on, skip_bad=skip_bad)
     size, channels = image_size or found_size or LARGE, in_channels or (1 if grey else 3)
     made = "x".join(map(str, size))
@@ -115,12 +120,20 @@ def from_samples(
     return PhotoDataSet(describe(name, names, channels, size), trained_on, tested_on, (note,), skip_bad=skip_bad)
 
 
-def _photos(samples: Indexed | Iterable[Sample], part: str, classes: int) -> tuple[SamplePhoto, ...]:
+def _photos(
+    samples: Indexed | Iterable[Sample], part: str, classes: int, labels: Sequence[int] | None
+) -> tuple[SamplePhoto, ...]:
     # By what it can do: many data sets of PyTorch are no Sequence by their type.
     indexed: Any = samples if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") else tuple(samples)
     if not len(indexed):
         raise DataError(f"{part} images: there are none; at least 1 is needed")
-    return tuple(SamplePhoto(indexed, index, part, classes) for index in range(len(indexed)))
+    photos = tuple(SamplePhoto(indexed, index, part, classes) for index in range(len(indexed)))
+    if labels is None:
+        return photos
+    if len(labels) != len(photos):
+        raise DataError(f"{part} images: {len(labels)} labels for {len(photos)} images; give one each")
+    pairs = zip(photos, labels, strict=True)
+    return tuple(replace(photo, given_label=_label(label, classes, photo.name)) for photo, label in pairs)
 
 
 def _look(photos: Sequence[SamplePhoto], *, skip_bad: bool) -> tuple[tuple[int, int] | None, bool]:

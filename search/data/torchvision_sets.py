@@ -38,6 +38,8 @@ def open_torchvision(
         train,
         test,
         class_names=_class_names(train),
+        train_labels=_labels(train),
+        test_labels=_labels(test),
         name=name,
         image_size=image_size,
         in_channels=in_channels,
@@ -103,7 +105,14 @@ def _class_names(data: Any) -> list[str]:
     names = getattr(data, "classes", None)
     if names:
         return [name[0] if isinstance(name, tuple) else str(name) for name in names]  # ImageNet: several names each
-    labels = next((getattr(data, field) for field in ("targets", "labels", "_labels") if hasattr(data, field)), None)
-    if labels is None:
-        labels = [label for _, label in data]
-    return [str(number) for number in range(1 + max(map(int, labels)))]
+    labels = _labels(data) or [int(label) for _, label in data]
+    return [str(number) for number in range(1 + max(labels))]
+
+
+def _labels(data: Any) -> list[int] | None:
+    """Return the labels alone, if the set has them; there is no one name for them."""
+    for field in ("targets", "labels", "_labels"):
+        labels = getattr(data, field, None)
+        if labels is not None and len(labels) == len(data):
+            return [int(label) for label in labels]
+    return None

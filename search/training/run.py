@@ -84,13 +84,15 @@ class Silence:
 class Place:
     """Where a run is: finished epochs, and of the current one the steps, the sums over images, and the time.
 
-    `images` counts the images seen, by the name of their source; the first source is the one that is trained on.
+    `images` counts the images seen, by the name of their source; the first source is the one that is trained on,
+    of which `skipped` more were left out because they cannot be read.
     `correct` of those were classified rightly. Of `duration_s`, `waited_s` were waits for the data.
     """
 
     epoch: int = 0
     step: int = 0
     images: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     correct: int = 0
     duration_s: float = 0.0
@@ -123,7 +125,6 @@ class Run(ABC, Generic[Record]):
         device: where the modules are.
         listener: is told how it goes.
         later: modules that the files of older versions lack.
-        may_skip: batches may have fewer images than `batch_size`, since bad ones are left out.
     """
 
     what: ClassVar[str]
@@ -145,7 +146,6 @@ class Run(ABC, Generic[Record]):
         device: torch.device,
         listener: Listener | None,
         later: frozenset[str] = frozenset(),
-        may_skip: bool = False,
     ) -> None:
         self.folder = folder
         self.epochs = epochs
@@ -159,7 +159,6 @@ class Run(ABC, Generic[Record]):
         self.device = device
         self.listener = listener or Silence()
         self.later = later
-        self.may_skip = may_skip
         self.history: list[Record] = []
         self.set_place(self.start_of(0))
 
@@ -263,6 +262,8 @@ class Run(ABC, Generic[Record]):
         for batch in self._waited_for(self.batches()):
             self.train_step(*batch)
             self.place.step += 1
+            due = min(self.place.step * self.batch_size, self.sources[trained])
+            self.place.skipped = due - self.place.images[trained]
             if self.place.step % _REPORT_STEPS == 0 or self.place.step == self.steps:
                 self.read_sums()
                 self.listener.stepped(done=self.done, loss=self.place.sums[loss] / self.place.images[trained])
@@ -472,24 +473,22 @@ class Run(ABC, Generic[Record]):
 
     def _place(self, data: Any) -> Place:
         if isinstance(data, dict):
-            data = {"waited_s": 0.0, **data}  # which older versions did not measure
+            data = {"skipped": 0, "waited_s": 0.0, **data}  # which older versions did not count
         check_kind(data, asdict(self.start_of(0)), "place")
         place = Place(**data)
-        counts = (place.epoch, place.step, *place.images.values(), place.correct)
+        counts = (place.epoch, place.step, *place.images.values(), place.skipped, place.correct)
         if not all(type(count) is int for count in counts):
             raise TypeError(f"place counts in fractions: {place}")
+        trained = next(iter(self.sources))
         images = {name: min(place.step * self.batch_size, size) for name, size in self.sources.items()}
         if not (
             0 <= place.epoch <= self.epochs
             and 0 <= place.step <= self.steps
+            and place.skipped >= 0
             and (place.step == 0 or place.epoch < self.epochs)
-            and (place.images == images or (self.may_skip and self._fewer(place.images, images)))
-            and 0 <= place.correct <= next(iter(place.images.values()))
+            and place.images | {trained: place.images[trained] + place.skipped} == images
+            and 0 <= place.correct <= place.images[trained]
             and all(map(math.isfinite, (*place.sums.values(), place.duration_s, place.waited_s)))
         ):
             raise ValueError(f"no place of this {self.what}: {place}")
         return place
-
-    @staticmethod
-    def _fewer(got: Mapping[str, int], most: Mapping[str, int]) -> bool:
-        return all(0 <= got[name] <= most[name] for name in most)

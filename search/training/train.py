@@ -189,7 +189,6 @@ class _TrainingRun(Run[EpochRecord]):
             sums=("loss",),
             device=device,
             listener=listener,
-            may_skip=data.skip_bad,
             later=frozenset({"signs"}),
         )
 

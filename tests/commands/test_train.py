@@ -80,13 +80,25 @@ def test_help_imports_no_framework():
 def test_a_line_stays_a_line_where_nobody_looks(terminal):
     written = io.StringIO()
     console = Console(file=written, width=40, force_terminal=terminal)  # which FORCE_COLOR does
+    now = iter((100.0, 128.0))
     with Progress(console=console, transient=True) as progress:
-        bar = ProgressBar(progress)
-        bar.started(epochs=200, steps=10, done=0)
+        bar = ProgressBar(progress, lambda: next(now))
+        bar.started(epochs=200, steps=10, done=50)
         bar.finished(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in written.getvalue().splitlines()]
     lines = [line for line in lines if line.startswith("epoch   7/200")]
-    assert lines == ["epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s)"]
+    # 28 s for the two epochs since the resume, and 193 are left: 45 minutes and 2 seconds. A terminal has the bar.
+    left = "" if terminal else ", 0:45:02 left"
+    assert lines == [f"epoch   7/200  loss 1.250  accuracy: training 50.00%, test 25.00%  (12.5 s{left})"]
+
+
+def test_the_last_epoch_has_no_time_left():
+    written = io.StringIO()
+    with Progress(console=Console(file=written), transient=True) as progress:
+        bar = ProgressBar(progress)
+        bar.started(epochs=7, steps=10, done=0)
+        bar.finished(EpochRecord(7, 0.1, 1.25, 0.5, 1.5, 0.25, 12.5))
+    assert written.getvalue().strip().endswith("test 25.00%  (12.5 s)")
 
 
 def test_ctrl_c_then_resume(tmp_path):
@@ -171,6 +183,7 @@ def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
     assert "the first images of each class, out of 1,438 and 359" in result.output
     best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-digits-limit40" / "best.safetensors")
     assert (best.network.cells, best.network.channels, best.data) == (3, 4, "digits, limited to 40")
+    assert verification_images(best, None, 5).labels.tolist() == [4, 9, 4, 9, 4]  # those of all digits, as ever
     out = ["--out", "runs/BNAS-Mini-3x4-digits-limit40"]
     refused = invoke(*words[:4], "--limit", "50", "--epochs", "1", *out, "--resume")
     assert "data.train_size (40 before, 50 now); data.test_size (40 before, 50 now)" in refused.output

@@ -16,12 +16,14 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 def numbered(train: list[int], test: list[int], classes: int) -> InMemoryDataSet:
     """Images of one pixel that is their number, with these labels."""
     description = DataDescription("numbers", tuple("abcdefgh"[:classes]), 1, (1, 1), (0.5,), (0.5,))
-    parts = [Images(torch.arange(len(labels))[:, None, None, None], torch.tensor(labels)) for labels in (train, test)]
-    return InMemoryDataSet(description, *parts)
+    first, second = (
+        Images(torch.arange(len(labels))[:, None, None, None], torch.tensor(labels)) for labels in (train, test)
+    )
+    return InMemoryDataSet(description, first, second)
 
 
 def numbers_of(images: Images) -> list[int]:
-    return images.pixels.flatten().tolist()
+    return [int(number) for number in images.pixels.flatten()]
 
 
 def slowly_limited(labels: list[int], most: int) -> list[int]:

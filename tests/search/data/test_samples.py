@@ -257,6 +257,21 @@ def test_a_network_gets_the_images_of_its_size(torchvision: Path) -> None:
     assert seen_of(data)[0].shape == (3, 3, 4, 4)
 
 
+def test_labels_that_are_given_apart_need_no_image(grey: NDArray[np.uint8]) -> None:
+    class Unreadable(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            raise AssertionError(f"image {index} is read")
+
+    good = list(zip(grey, [0, 1, 2] * 2, strict=True))
+    data = from_samples(good, Unreadable(good), class_names=NAMES, train_labels=[0, 1, 2] * 2, test_labels=[2] * 6)
+    train, test = data.limited(3).labels()
+    assert (train.tolist(), test.tolist()) == ([0, 1, 2], [2, 2, 2])
+    with pytest.raises(DataError, match="samples: test images: 5 labels for 6 images; give one each"):
+        from_samples(good, good, class_names=NAMES, test_labels=[0] * 5)
+    with pytest.raises(DataError, match="samples: training image 1: its label is -1, wanted a number of 0 to 2"):
+        from_samples(good, good, class_names=NAMES, train_labels=[0, -1, 0, 0, 0, 0])
+
+
 def test_torchvision_says_what_is_missing(torchvision: Path, tmp_path: Path) -> None:
     def refusal(data: str) -> str:
         with pytest.raises(DataError) as refused:
@@ -353,9 +368,22 @@ def test_a_data_set_that_was_fetched_before(hugging_face: dict[str, Any]) -> Non
     assert labels == [0, 1]
 
 
+def test_test_images_without_labels_are_passed_over(hugging_face: dict[str, Any]) -> None:
+    secret = table(2)
+    for row in secret.rows:
+        row["label"] = -1
+    hugging_face["contest"] = {"train": table(5), "validation": table(3), "test": secret}
+    assert open_data("hf:contest").test_size == 3
+    hugging_face["contest"]["test"] = table(2, id=Value())
+    assert open_data("hf:contest").test_size == 3
+    del hugging_face["contest"]["validation"]
+    with pytest.raises(DataError, match=r"hf:contest: no split for testing has labels \(train, test\); divide train"):
+        open_data("hf:contest")
+
+
 def test_a_folder_that_was_saved(hugging_face: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text("{}")
-    hugging_face["disk"] = {"train": table(5, fine_label=Value(), id=Value()), "val": table(3)}
+    hugging_face["disk"] = {"train": table(5, fine_label=Value(), id=Value()), "val": table(3, fine_label=Value())}
     assert open_data(f"hf:{tmp_path}").description.class_names == ("0", "1")
 
 

@@ -41,9 +41,15 @@ def samples(rng: Generator) -> Damaged:
     return Damaged((rng.integers(256, size=(8, 8), dtype=np.uint8), i % 3) for i in range(12))
 
 
-def data_of(samples: Damaged, *, skip_bad: bool = True) -> PhotoDataSet:
+def data_of(samples: Damaged) -> PhotoDataSet:
     good = [sample for i, sample in enumerate(samples) if i not in BAD]
-    return from_samples(samples, good, class_names="abc", image_size=(8, 8), skip_bad=skip_bad)
+    return from_samples(samples, good, class_names="abc", image_size=(8, 8), skip_bad=True)
+
+
+def strict(data: PhotoDataSet) -> PhotoDataSet:
+    """Have bad images be errors; `from_samples` has looked at the first images already."""
+    data.skip_bad = False
+    return data
 
 
 def run(
@@ -86,6 +92,23 @@ def test_they_are_left_out_and_a_run_goes_on_exactly(
         assert replace(record, **NO_TIME) == replace(other, **NO_TIME)
         # Of the ten that can be read.
         assert record.train_accuracy * 10 == pytest.approx(round(record.train_accuracy * 10), abs=1e-12)
+
+
+def test_a_run_that_met_one_goes_on_with_the_option(tmp_path: Path, samples: Damaged) -> None:
+    run(tmp_path / "whole", data_of(samples), 5)
+    with pytest.raises(DataError, match="samples: training image"):
+        run(tmp_path / "parts", strict(data_of(samples)), 5)
+    assert run(tmp_path / "parts", data_of(samples), 5, resume=True).finished
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_without_the_option_a_run_goes_on_to_the_next_one(tmp_path: Path, samples: Damaged) -> None:
+    data = data_of(samples)
+    assert not run(tmp_path, data, 5, stop_after(3)).finished
+    assert len(data.skipped) == 2  # after all three steps of the first epoch
+    with pytest.raises(DataError, match=r"samples: training image [37]: cannot be read"):
+        run(tmp_path, strict(data_of(samples)), 5, resume=True)
 
 
 def test_no_image_that_can_be_read_is_an_error(tmp_path: Path, samples: Damaged) -> None:
