@@ -134,6 +134,11 @@ class ProgressBar:
         # A pipe or a file has no width: programs read lines there.
         console.print(line, highlight=False, soft_wrap=not console.file.isatty())
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        console = self.progress.console
+        console.print(text, highlight=False, markup=False, soft_wrap=not console.file.isatty())
+
     def _show(self, done: int, loss: str) -> None:
         epoch = min(done // self.steps + 1, self.epochs)
         total = self.epochs * self.steps

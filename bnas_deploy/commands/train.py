@@ -84,9 +84,11 @@ def command(
             f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
         )
     # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.report.recipes import stage_table
+    from bnas_deploy.report.text import print_tables
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
-    from bnas_deploy.search.training.train import train
+    from bnas_deploy.search.training.stages import train_in_stages
 
     images = open_data(data, image_size=image_size, in_channels=in_channels)
     click.echo(images.summary)
@@ -98,7 +100,7 @@ def command(
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     folder = out or Path("runs") / f"{config.name}{'-float' if float_twin else ''}-{kind.name}"
     with attended() as (stop, bar):
-        result = train(
+        result = train_in_stages(
             images,
             config,
             chosen,
@@ -109,6 +111,9 @@ def command(
             resume=resume,
             stop=stop,
             listener=bar,
+            announce=bar.say,
         )
+    if chosen.stages and result.stages:
+        print_tables([stage_table(result.stages)], "")
     tell_end(context, result.summary, finished=result.finished)
     leave(context, finished=result.finished)
