@@ -4,7 +4,7 @@ The names of the fields are the keys of a recipe's file; `reading` makes the one
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,11 @@ class Optimiser(Checked):
         """
         from torch import optim
 
-        kinds = {name: kind for name, kind in vars(optim).items() if inspect.isclass(kind) and name not in _UNFIT}
+        kinds: dict[str, Callable[..., Optimizer]] = {
+            name: kind
+            for name, kind in vars(optim).items()
+            if inspect.isclass(kind) and issubclass(kind, optim.Optimizer) and name not in _UNFIT
+        }
         if self.kind not in kinds:
             near = did_you_mean(self.kind, kinds)
             raise RecipeError(f"optimiser.kind: got {self.kind!r}, wanted one of {', '.join(sorted(kinds))}{near}")
@@ -118,10 +122,9 @@ class Optimiser(Checked):
                     f"{did_you_mean(name, takes)}"
                 )
         try:
-            built: Optimizer = kind(parameters, lr=self.learning_rate, **given)
+            return kind(parameters, lr=self.learning_rate, **given)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"optimiser: {self.kind} of PyTorch refuses its arguments: {error}") from None
-        return built
 
 
 _UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
