@@ -148,6 +148,11 @@ class ProgressBar:
         # A pipe or a file has no width: programs read lines there.
         console.print(line, highlight=False, soft_wrap=not console.file.isatty())
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        console = self.progress.console
+        console.print(text, highlight=False, markup=False, soft_wrap=not console.file.isatty())
+
     def _left(self, epoch: int) -> str:
         """Say how long the epochs behind `epoch` will take."""
         done = epoch * self.steps - self.began_with

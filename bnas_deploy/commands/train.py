@@ -100,11 +100,13 @@ def command(
             f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
         )
     # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.report.recipes import stage_table
+    from bnas_deploy.report.text import print_tables
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
+    from bnas_deploy.search.training.stages import train_in_stages
     from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
-    from bnas_deploy.search.training.train import train
 
     images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
@@ -117,8 +119,8 @@ def command(
     folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
     if tensorboard:
         check_tensorboard()
-    with attended() as (stop, bar), to_tensorboard(folder, bar) if tensorboard else nullcontext(bar) as listener:
-        result = train(
+    with attended() as (stop, bar):
+        result = train_in_stages(
             images,
             config,
             chosen,
@@ -129,7 +131,10 @@ def command(
             class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
             stop=stop,
-            listener=listener,
+            listeners=lambda place: to_tensorboard(place, bar) if tensorboard else nullcontext(bar),
+            announce=bar.say,
         )
+    if chosen.stages and result.stages:
+        print_tables([stage_table(result.stages)], "")
     tell_end(context, result.summary, images.skipped_note, finished=result.finished)
     leave(context, finished=result.finished)

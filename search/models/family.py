@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +40,14 @@ class ModelConfig(Protocol):
 
     def describe(self) -> list[str]:
         """Return what else `inspect` shows before the layers, in lines."""
+
+
+@runtime_checkable
+class Relaxable(Protocol):
+    """The configuration of a network that can be trained in stages, of which the last has binary layers."""
+
+    def relax(self, how: str) -> ModelConfig:
+        """Return the same network with something else in the place of binary layers: "float-weights" or "tanh"."""
 
 
 @dataclass(frozen=True)

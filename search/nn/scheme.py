@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bnas_deploy.core.errors import ExportError
 from bnas_deploy.search.nn.estimators import sign_activation, sign_weight
 
 Learned = Mapping[str, Tensor]
@@ -132,3 +133,23 @@ class FloatWeights(Scheme):
         activations = self.of.exported(weight, learned, channels_in)
         binarised = self.weights(weight.detach().float(), learned)
         return Exported(binarised.weight, binarised.scale, activations.threshold, activations.sign_of_zero)
+
+
+@dataclass(frozen=True)
+class FloatTanh(FloatWeights):
+    """tanh in the place of the sign of activations, and weights as they are: what is trained before signs are."""
+
+    def activations(self, x: Tensor, learned: Learned) -> Tensor:
+        """Return tanh(x)."""
+        return torch.tanh(x)
+
+    def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
+        """Refuse it: no operator has tanh in front of a convolution.
+
+        Raises:
+            ExportError: always.
+        """
+        raise ExportError(
+            "the network has tanh in the place of signs, which only a stage of training has; export best.safetensors "
+            "of the whole run"
+        )

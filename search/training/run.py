@@ -104,6 +104,20 @@ def steps_of_epoch(images: int, batch_size: int) -> int:
     return math.ceil(images / batch_size)
 
 
+def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasError]) -> None:
+    """Make sure that there is nothing of a run, which the user calls `what`, in a folder that one is begun in.
+
+    Raises:
+        error: one of `files` is there.
+    """
+    there = [name for name in files if os.path.lexists(folder / name)]
+    if there:
+        raise error(
+            f"{folder}: already holds a {what} ({', '.join(there)}), which was left alone; "
+            "add --resume to go on with it, or choose another output folder"
+        )
+
+
 class Run(ABC, Generic[Record]):
     """A run in memory: everything that changes while it goes.
 
@@ -226,12 +240,7 @@ class Run(ABC, Generic[Record]):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self.error(f"{self.folder}: cannot be made: {error.strerror}; choose another output folder") from None
-        there = [name for name in (*self.results, RESUME) if os.path.lexists(self.folder / name)]
-        if there:
-            raise self.error(
-                f"{self.folder}: already holds a {self.what} ({', '.join(there)}), which was left alone; "
-                "add --resume to go on with it, or choose another output folder"
-            )
+        check_free(self.folder, (*self.results, RESUME), self.what, self.error)
         self.save_place()  # first: if the rest fails, the run can be resumed all the same
         self.write_start()
 

@@ -28,7 +28,7 @@ from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
-from bnas_deploy.search.training.losses import TrainingLoss
+from bnas_deploy.search.training.losses import TrainingLoss, takes_signs
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
 from bnas_deploy.search.training.recipes.schedules import Length
@@ -69,6 +69,21 @@ class TrainResult:
         )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One of the stages of a run: that of this number, from 0, in `whole`; `before` is what the one before it left."""
+
+    whole: Recipe
+    number: int
+    before: Checkpoint | None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must be the same for the stage to go on; nothing where it is the only one."""
+        if not self.whole.stages:
+            return {}
+        return {"stage": self.number, "stages": {each.name: _numbers_of(each) for each in self.whole.all_stages}}
+
+
 def train(
     data: DataSet,
     config: ModelConfig,
@@ -82,8 +97,9 @@ def train(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
+    stage: Stage | None = None,
 ) -> TrainResult:
-    """Train a network from scratch, or go on with the run in `folder`.
+    """Train a network from scratch, or go on with the run in `folder`; of several stages, one.
 
     The best epoch is chosen by the accuracy on the test images. So does the official BNAS code for ImageNet; for CIFAR
     it keeps the last one.
@@ -91,7 +107,7 @@ def train(
     Args:
         data: images and labels.
         config: what to build; its classes and images must be those of `data`.
-        recipe: how to train.
+        recipe: how to train; it has no stages before it.
         folder: where the run lives; made if it is not there.
         seed: of the initial weights and of the order and the augmentation of the images; not negative.
         device: the CPU unless given.
@@ -101,6 +117,7 @@ def train(
         resume: go on with the run in `folder` instead of beginning one.
         stop: asked after every batch; once it answers True, the run saves its place and returns.
         listener: is told how it goes.
+        stage: which of several stages this is.
 
     Raises:
         BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
@@ -131,6 +148,7 @@ def train(
             arithmetic=arithmetic,
             class_weights=class_weights,
             listener=listener,
+            stage=stage or Stage(recipe, 0, None),
         )
         if resume:
             run.restore()
@@ -160,8 +178,10 @@ class _TrainingRun(Run[EpochRecord]):
         arithmetic: str,
         class_weights: tuple[float, ...] | None,
         listener: Listener | None,
+        stage: Stage,
     ) -> None:
         self.data = data
+        self.stage = stage
         self.config = config
         self.recipe = recipe
         self.seed = seed
@@ -172,9 +192,15 @@ class _TrainingRun(Run[EpochRecord]):
         # resuming has to be exact, and tensors come back from a file without their layout.
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
-        self.signs = SignMemory(self.network)
-        self.loss = TrainingLoss(recipe.loss, self.network, self.class_weights)
         self._check_recipe()
+        teacher = None
+        if stage.before is not None and recipe.loss.needs_teacher:
+            teacher = stage.before.build().requires_grad_(False).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # as above
+        if stage.before is not None and recipe.weights_from_before:
+            # What a scheme learns besides weights, a float twin does not have.
+            self.network.load_state_dict({**self.network.state_dict(), **stage.before.state})
+        self.signs = SignMemory(self.network)
+        self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
         self.optimizer = recipe.optimiser.build(self.network.parameters())
         length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
         self.schedule = recipe.schedule.build(self.optimizer, length)
@@ -199,7 +225,13 @@ class _TrainingRun(Run[EpochRecord]):
             raise TrainError(
                 f"drop_path is {recipe.drop_path}, but {name} has no branches to leave out; --set drop_path=0"
             )
-        if recipe.loss.activation_distribution and not self.loss.watched:
+        if recipe.loss.attention and not hasattr(self.network, "blocks"):
+            raise TrainError(
+                f"loss.attention is {recipe.loss.attention}, but {name} has no blocks for it; --set loss.attention=0"
+            )
+        # Of several stages, those without signs go without it.
+        alone = not self.stage.whole.stages
+        if alone and recipe.loss.activation_distribution and not takes_signs(self.network):
             raise TrainError(
                 f"loss.activation_distribution is {recipe.loss.activation_distribution}, but {name} takes no signs; "
                 "--set loss.activation_distribution=0"
@@ -216,6 +248,7 @@ class _TrainingRun(Run[EpochRecord]):
             "seed": self.seed,
             "arithmetic": self.arithmetic,
             **({} if self.class_weights is None else {"class_weights": self.class_weights.tolist()}),
+            **self.stage.settings(),
         }
 
     def settings_then(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +280,7 @@ class _TrainingRun(Run[EpochRecord]):
             return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.network(images.contiguous(memory_format=self.layout))
-            loss = self.loss(logits, labels, self.place.epoch / self.epochs)
+            loss = self.loss(images, logits, labels, self.place.epoch / self.epochs)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)

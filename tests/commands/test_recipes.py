@@ -3,13 +3,15 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
-from bnas_deploy.search.training.checkpoint import read_tensors
+from bnas_deploy.search.models.bnas.config import NETWORKS
+from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors
 from bnas_deploy.search.training.recipes import RECIPES, recipe_file
 
 QUICK = ("--epochs", "1", "--batch-size", "1438", "--set", "optimiser.momentum=0.9")
@@ -24,7 +26,8 @@ def test_the_table_has_every_recipe() -> None:
     assert result.exit_code == 0, result.output
     for name, recipe in RECIPES.items():
         (line,) = (line for line in result.output.splitlines() if line.split()[:1] == [name])
-        words = f"{recipe.epochs} {recipe.batch_size} {recipe.optimiser.kind} {recipe.optimiser.learning_rate:g}"
+        epochs = {"two-stage": "128 + 128", "multi-stage": "100 + 75 + 75 + 75"}.get(name, recipe.epochs)
+        words = f"{epochs} {recipe.batch_size} {recipe.optimiser.kind} {recipe.optimiser.learning_rate:g}"
         assert f"{recipe.summary} {words} {recipe.schedule.kind}" in " ".join(line.split())
     assert "Show one with `bnas-deploy recipes NAME`." in result.output
 
@@ -76,6 +79,31 @@ def test_a_run_takes_a_file_and_changes_of_it(tmp_path: Path) -> None:
     result = invoke("train", "--recipe", mine, *QUICK, "--out", tmp_path / "run", "--resume")
     assert re.search(r"recipe\.loss\.label_smoothing \(0\.2 before, 0\.0 now\)", result.output)
     assert invoke("train", *options, "--resume").exit_code == 0
+
+
+def test_every_stage_has_its_row_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS, "BNAS-Mini", replace(NETWORKS["BNAS-Mini"], cells=3, channels=4))
+    folder = tmp_path / "run"
+    no_crop = ("--set", "augmentation.crop_area=false")
+    options = ("train", "--recipe", "two-stage", "--epochs", 1, "--batch-size", 256, *no_crop, "--out", folder)
+    result = invoke(*options)
+    assert result.exit_code == 0, result.output
+    assert "Stage 1 of 2, signs: signs of activations, float weights; 1 epochs\n" in result.output
+    table = result.output.partition("\nStages\n")[2].splitlines()
+    last = f"{read_accuracy(folder / 'last.safetensors'):.2%}"
+    assert table[0].split() == ["stage", "layers", "epochs", "training", "test", "best", "test"]
+    assert table[2].startswith("signs  signs of activations, float weights")
+    assert table[3].startswith("last   binary, as the network has them")
+    assert table[3].split()[-2:] == [last, last]
+    again = invoke(*options, "--resume")
+    assert again.exit_code == 0, again.output
+    assert again.output.partition("\nStages\n")[2] == result.output.partition("\nStages\n")[2]
+
+
+def read_accuracy(path: Path) -> float:
+    share = load_checkpoint(path).metrics["test_accuracy"]
+    assert isinstance(share, float)
+    return share
 
 
 @pytest.mark.parametrize("change", ["optimiser.lerning_rate=1", "epochs=0"])

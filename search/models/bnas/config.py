@@ -28,6 +28,13 @@ before each step of training, and the gradient passes them unchanged.
 """
 
 
+RELAXED = {
+    "float-weights": "signs of activations, float weights",
+    "tanh": "tanh of activations, float weights",
+}
+"""What a stage of training has in the place of binary layers, by name; the network has the same parameters."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Everything that `build_network` needs.
@@ -36,7 +43,7 @@ class NetworkConfig:
     of the cells. `image_size` is (height, width) of the input. `scheme` names how binary convolutions binarise (see
     `bnas_deploy.search.nn.schemes`). `k_map` multiplies each by the map K of XNOR-Net (BNAS v2, Eq. 3). `is_float`
     makes the float twin: float weights, no sign. Without `inter_cell_skip` no cell adds c_{k-1} to its output (the
-    ablation of BNAS v2, section 4.2).
+    ablation of BNAS v2, section 4.2). `relaxed`, one of `RELAXED`, says what binary layers are before they are binary.
     """
 
     name: str
@@ -52,6 +59,7 @@ class NetworkConfig:
     is_float: bool = False
     deviations: tuple[str, ...] = ()
     inter_cell_skip: bool = True
+    relaxed: str | None = None
 
     def __post_init__(self) -> None:
         if self.cells < 3:
@@ -82,6 +90,10 @@ class NetworkConfig:
         if unknown:
             raise BnasError(f"{self.name}: unknown deviation {unknown[0]!r}; there are {', '.join(DEVIATIONS)}")
         check_scheme(self.scheme, self.name)
+        if self.relaxed is not None and (self.relaxed not in RELAXED or self.is_float):
+            raise BnasError(
+                f"{self.name}: relaxed is {self.relaxed!r}; a network of binary layers can have {', '.join(RELAXED)}"
+            )
         if self.deviations and self.scheme != DEFAULT:
             raise BnasError(
                 f"{self.name}: scheme {self.scheme} with {self.deviations[0]}, which is about {DEFAULT}; leave "
@@ -107,7 +119,11 @@ class NetworkConfig:
 
     def float_twin(self) -> "NetworkConfig":
         """Return the same architecture with float weights and no sign."""
-        return replace(self, is_float=True, scheme=DEFAULT, k_map=False, deviations=())
+        return replace(self, is_float=True, scheme=DEFAULT, k_map=False, deviations=(), relaxed=None)
+
+    def relax(self, how: str) -> "NetworkConfig":
+        """Return the same network with something else in the place of binary layers, one of `RELAXED`."""
+        return replace(self, relaxed=how)
 
     @property
     def model(self) -> str:
@@ -125,6 +141,7 @@ class NetworkConfig:
             *([f"scheme {self.scheme}"] if self.scheme != DEFAULT else []),
             *(["multiplied by the map K"] if self.k_map else []),
             *([] if self.inter_cell_skip else ["without the skip from cell to cell"]),
+            *([f"a stage of training: {RELAXED[self.relaxed]}"] if self.relaxed else []),
             *(f"deviates from the paper: {name}" for name in self.deviations),
             "",
             *self.genotype.describe(),
@@ -153,7 +170,7 @@ def reduction_cells(cells: int) -> tuple[int, int]:
     return cells // 3, 2 * cells // 3
 
 
-ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT}
+ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT, "relaxed": None}
 """Fields that files of bnas-deploy 0.1.0 lack, with what those files mean."""
 
 RENAMED_FIELDS = {"real": "is_float", "departures": "deviations"}

@@ -7,7 +7,7 @@ from bnas_deploy.search.models.bnas.cell import SearchedCell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
-from bnas_deploy.search.nn.scheme import FloatWeights
+from bnas_deploy.search.nn.scheme import FloatTanh, FloatWeights
 
 
 class CifarStem(nn.Module):
@@ -75,6 +75,11 @@ class Network(nn.Module):
         )
         self.classifier = nn.Linear(INNER_NODES * positions[-1].channels, config.classes)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Return the parts whose outputs a student may be taught: the cells."""
+        return self.cells
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W), normalised, to logits (N, classes)."""
         before_previous, previous = self.stem(x)
@@ -89,6 +94,11 @@ def build_network(config: NetworkConfig) -> Network:
     network = Network(config)
     if "real-last-two" in config.deviations and not config.is_float:
         _leave_last_two_real(network)
+    if config.relaxed is not None:
+        kind = {"float-weights": FloatWeights, "tanh": FloatTanh}[config.relaxed]
+        for layer in network.modules():
+            if isinstance(layer, BinaryConv2d | BinaryWeightConv2d) and layer.scheme.weight_bits == 1:
+                layer.set_scheme(kind(of=layer.scheme))
     return network
 
 

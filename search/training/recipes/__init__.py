@@ -13,11 +13,12 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.training.recipes.ranges import RecipeError
 from bnas_deploy.search.training.recipes.reading import SUFFIX, packaged_recipes, read_recipe, recipe_text
-from bnas_deploy.search.training.recipes.recipe import Augmentation, ColourJitter, Loss, Optimiser, Recipe
+from bnas_deploy.search.training.recipes.recipe import LAYERS, Augmentation, ColourJitter, Loss, Optimiser, Recipe
 from bnas_deploy.search.training.recipes.schedules import OneCycle
 
 __all__ = [
     "ARITHMETICS",
+    "LAYERS",
     "RECIPES",
     "RENAMED",
     "SMALL",

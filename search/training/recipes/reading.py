@@ -1,12 +1,14 @@
 """Recipes as TOML files: what a file may have, and how one is read and changed.
 
-A file has the keys of `Recipe` without its name. `like = "NAME"` begins with another recipe, of which the file changes
-what it names; a table with another `kind` replaces the other's whole.
+A file has the keys of `Recipe` without its name. A stage is a table `stages.NAME`; it has what is other than in the
+last stage, which the keys outside describe. `like = "NAME"` begins with another recipe, of which the file changes what
+it names. A table with another `kind` replaces the other's whole.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,7 +17,7 @@ from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.json_records import value_of
 from bnas_deploy.core.names import did_you_mean
 from bnas_deploy.search.training.recipes.ranges import RecipeError
-from bnas_deploy.search.training.recipes.recipe import Recipe
+from bnas_deploy.search.training.recipes.recipe import LAST_STAGE, Recipe
 from bnas_deploy.search.training.recipes.schedules import SCHEDULES, Schedule
 
 SUFFIX = ".toml"
@@ -132,6 +134,11 @@ def _change(text: str) -> tuple[list[str], Any]:
 
 
 def _set(table: Table, key: list[str], value: Any) -> None:
+    stages = table.get("stages")
+    stages = stages if isinstance(stages, dict) else {}
+    if key[0] == "stages" and len(key) > 1 and key[1] not in stages:
+        there = f"the stages are {', '.join(stages)}" if stages else "this recipe has no stages"
+        raise RecipeError(f"--set {'.'.join(key)}: no such stage; {there}{did_you_mean(key[1], stages)}")
     for number, part in enumerate(key[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
@@ -147,8 +154,34 @@ def _set(table: Table, key: list[str], value: Any) -> None:
 def _recipe(table: Table, name: str) -> Recipe:
     if "name" in table:
         raise RecipeError("name: unknown key; the name of a recipe is that of its file")
-    recipe: Recipe = _built(Recipe, {"name": name, **table}, "")
-    return recipe
+    stages = table.get("stages", {})
+    last = {key: value for key, value in table.items() if key != "stages"}
+    recipe: Recipe = _built(Recipe, {"name": name, **last}, "")
+    if not isinstance(stages, dict):
+        raise RecipeError(f"stages: got {stages!r}, wanted a table of stages")
+    return replace(recipe, stages=tuple(_stage(stage, each, last) for stage, each in stages.items()))
+
+
+def _stage(name: str, table: Any, last: Table) -> Recipe:
+    """Return a stage: the last one with what the table has in its place."""
+    path = f"stages.{name}"
+    if not isinstance(table, dict):
+        raise RecipeError(f"{path}: got {table!r}, wanted a table of keys")
+    if not _NAME_OF_STAGE.fullmatch(name) or name == LAST_STAGE:
+        raise RecipeError(
+            f"{path}: the name of a stage has at most 40 letters, digits and dashes, for a folder is called so, and is "
+            f"not {LAST_STAGE!r}; choose another"
+        )
+    if unknown := next((key for key in ("name", "stages") if key in table), None):
+        raise RecipeError(f"{path}.{unknown}: unknown key; a stage has the keys of a recipe but name and stages")
+    try:
+        stage: Recipe = _built(Recipe, {"name": name, **_merged(last, table)}, "")
+    except (ValueError, RecipeError) as error:
+        raise RecipeError(f"{path}.{error.message if isinstance(error, RecipeError) else error}") from None
+    return stage
+
+
+_NAME_OF_STAGE = re.compile(r"[A-Za-z0-9-]{1,40}")
 
 
 def _built(kind: Any, table: Any, where: str) -> Any:
@@ -159,7 +192,7 @@ def _built(kind: Any, table: Any, where: str) -> Any:
     dot = f"{where}." if where else ""
     for key in table:
         if key not in hints:
-            keys = ", ".join(each for each in hints if each != "name" or where)
+            keys = ", ".join(each for each in hints if where or each not in ("name", "stages"))
             raise RecipeError(f"{dot}{key}: unknown key; the keys here are {keys}{did_you_mean(key, hints)}")
     for each in fields(kind):
         if each.name not in table and each.default is MISSING and each.default_factory is MISSING:

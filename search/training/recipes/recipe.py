@@ -4,7 +4,7 @@ The names of the fields are the keys of a recipe's file; `reading` makes the one
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,11 @@ class Optimiser(Checked):
         """
         from torch import optim
 
-        kinds = {name: kind for name, kind in vars(optim).items() if inspect.isclass(kind) and name not in _UNFIT}
+        kinds: dict[str, Callable[..., Optimizer]] = {
+            name: kind
+            for name, kind in vars(optim).items()
+            if inspect.isclass(kind) and issubclass(kind, optim.Optimizer) and name not in _UNFIT
+        }
         if self.kind not in kinds:
             near = did_you_mean(self.kind, kinds)
             raise RecipeError(f"optimiser.kind: got {self.kind!r}, wanted one of {', '.join(sorted(kinds))}{near}")
@@ -118,10 +122,9 @@ class Optimiser(Checked):
                     f"{did_you_mean(name, takes)}"
                 )
         try:
-            built: Optimizer = kind(parameters, lr=self.learning_rate, **given)
+            return kind(parameters, lr=self.learning_rate, **given)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"optimiser: {self.kind} of PyTorch refuses its arguments: {error}") from None
-        return built
 
 
 _UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
@@ -137,6 +140,9 @@ class Loss(Checked):
         activation_distribution: weight of the term of Ding et al.; see `losses.activation_distribution`.
         activation_distribution_share: the share of the epochs, from the first, that have that term. Its authors have it
             for 60 epochs of 65 (github.com/ruizhoud/DistributionLoss, README.md, line 7).
+        attention: weight of the difference between the network's attention maps and those of the stage before.
+        distillation: weight of the divergence of the network's answers from those of the stage before.
+        temperature: of these answers' softmax.
     """
 
     table = "loss"
@@ -144,6 +150,26 @@ class Loss(Checked):
     label_smoothing: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
     activation_distribution: float = field(default=0.0, metadata=POSITIVE)
     activation_distribution_share: float = field(default=60 / 65, metadata=SHARE)
+    attention: float = field(default=0.0, metadata=POSITIVE)
+    distillation: float = field(default=0.0, metadata=POSITIVE)
+    temperature: float = field(default=1.0, metadata=ABOVE_ZERO)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Say whether there is something to learn of the stage before."""
+        return self.attention > 0 or self.distillation > 0
+
+
+LAST_STAGE = "last"
+"""What the last stage of several is called, which is the recipe itself."""
+
+LAYERS = {
+    "binary": "binary, as the network has them",
+    "float-weights": "signs of activations, float weights",
+    "tanh": "tanh of activations, float weights",
+    "float": "the float twin: float weights, no sign",
+}
+"""What a recipe trains in the place of binary layers, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +183,9 @@ class Recipe(Checked):
         batch_size: images of a step.
         drop_path: the probability at which branches of a cell are left out would arrive after the last epoch; it rises
             from 0 with each epoch.
+        layers: what is trained in the place of binary layers, one of `LAYERS`.
+        weights_from_before: begin with the weights that the stage before ended with.
+        stages: what is trained before, in order, each like a recipe; the recipe itself is the last stage.
     """
 
     table = ""
@@ -170,13 +199,50 @@ class Recipe(Checked):
     schedule: Schedule
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
+    layers: str = "binary"
+    weights_from_before: bool = False
+    stages: "tuple[Recipe, ...]" = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers not in LAYERS:
+            near = did_you_mean(self.layers, LAYERS)
+            raise RecipeError(f"layers: got {self.layers!r}, wanted one of {', '.join(LAYERS)}{near}")
+
+    @property
+    def all_stages(self) -> "tuple[Recipe, ...]":
+        """Return every stage in order, this recipe by itself last, by its own name or, of several, as LAST_STAGE.
+
+        Raises:
+            RecipeError: the first has something from a stage before.
+        """
+        stages = (*self.stages, replace(self, stages=(), name=LAST_STAGE if self.stages else self.name))
+        first = stages[0]
+        given = {
+            "weights_from_before": first.weights_from_before,
+            "loss.attention": first.loss.attention > 0,
+            "loss.distillation": first.loss.distillation > 0,
+        }
+        for key, asked in given.items():
+            if asked:
+                path = f"stages.{first.name}.{key}" if self.stages else key
+                raise RecipeError(f"{path}: {first.name} is the first stage, there is none before it; leave it out")
+        return stages
 
     def of_length(self, epochs: int | None, batch_size: int | None) -> "Recipe":
         """Return this recipe with other numbers of epochs and of images of a step, where they are given.
 
-        What the schedule counts in epochs keeps its share of them.
+        What the schedule counts in epochs keeps its share of them, and each stage before has as many times the epochs
+        of the last one as it had.
         """
-        recipe = replace(self, batch_size=batch_size or self.batch_size)
-        if epochs is None:
-            return recipe
-        return replace(recipe, epochs=epochs, schedule=self.schedule.stretched(epochs / self.epochs))
+        epochs = epochs or self.epochs
+        lengths = (max(1, round(stage.epochs * epochs / self.epochs)) for stage in self.stages)
+        return replace(
+            self,
+            epochs=epochs,
+            batch_size=batch_size or self.batch_size,
+            schedule=self.schedule.stretched(epochs / self.epochs),
+            stages=tuple(
+                stage.of_length(length, batch_size) for stage, length in zip(self.stages, lengths, strict=True)
+            ),
+        )

@@ -244,6 +244,18 @@ def test_json_with_another_genotype() -> None:
     )
 
 
+def test_what_a_stage_of_training_has_is_told_and_read() -> None:
+    stage = TINY.relax("tanh")
+    assert NetworkConfig.from_json(json.loads(json.dumps(stage.to_json())), "x") == stage
+    assert "a stage of training: tanh of activations, float weights" in stage.describe()
+    assert stage.float_twin() == TINY.float_twin()
+    before = {name: value for name, value in TINY.to_json().items() if name != "relaxed"}
+    assert NetworkConfig.from_json(before, "x") == TINY
+    wanted = "a network of binary layers can have float-weights, tanh"
+    assert refusal_of(relaxed="relu") == f"tiny: relaxed is 'relu'; {wanted}"
+    assert refusal_of(relaxed="tanh", is_float=True) == f"tiny: relaxed is 'tanh'; {wanted}"
+
+
 def test_json_with_other_fields() -> None:
     with pytest.raises(BnasError) as refusal:
         NetworkConfig.from_json(TINY.to_json() | {"depth": 1}, "net.safetensors")

@@ -439,6 +439,27 @@ def test_the_imagenet_stem_halves_three_times_and_rectifies_between(rng: np.rand
     assert torch.equal(previous, stem.norm2(stem.conv2(before_previous.clamp(min=0))))
 
 
+@pytest.mark.parametrize("scheme", ["xnor-net", "xnor-net-plus"])
+def test_a_stage_of_training_has_float_weights_and_the_same_parameters(scheme: str) -> None:
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8), scheme=scheme)
+    binary = build_network(config)
+    x = torch.randn(2, 4, 5, 5)
+    for how, activation in (
+        ("float-weights", lambda x: torch.where(x >= 0, 1.0, -1.0)),
+        ("tanh", torch.tanh),
+    ):
+        stage = build_network(config.relax(how))
+        assert stage.state_dict().keys() == binary.state_dict().keys()
+        layers = [layer for layer in stage.modules() if isinstance(layer, BinaryConv2d)]
+        assert {layer.scheme.weight_bits for layer in layers} == {32}
+        layer = next(layer for layer in layers if layer.kernel_size == (3, 3) and layer.in_channels == 4)
+        wanted = torch.nn.functional.conv2d(
+            activation(x), layer.weight, None, layer.stride, layer.padding, layer.dilation
+        )
+        assert torch.equal(layer(x), wanted)
+    assert [*binary.blocks] == [*binary.cells]
+
+
 @pytest.mark.parametrize("genotype", GENOTYPES)
 @pytest.mark.parametrize("real", [False, True], ids=["binary", "float"])
 def test_a_forward_pass_gives_logits(genotype: str, real: bool) -> None:

@@ -1,11 +1,19 @@
 """The terms of a loss are compared with slow ones, and are seen to act in a run."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.training.losses import TrainingLoss, activation_distribution
+from bnas_deploy.search.training.losses import (
+    TrainingLoss,
+    activation_distribution,
+    attention,
+    attention_map,
+    distillation,
+)
 from bnas_deploy.search.training.recipes import Loss
 
 
@@ -64,12 +72,38 @@ def test_the_term_is_the_mean_over_the_layers_that_take_signs_and_ends_in_time()
     terms = distribution_by_hand(images), distribution_by_hand(network.first(images).detach())
     loss.inputs.take()
     wanted = plain.item() + 2.0 * sum(terms) / 2
-    assert loss.watched == 2
-    assert loss(network(images), labels, 0.49).item() == pytest.approx(wanted, rel=1e-5)
-    assert loss(network(images), labels, 0.5).item() == plain.item()
+    assert loss(images, network(images), labels, 0.49).item() == pytest.approx(wanted, rel=1e-5)
+    assert loss(images, network(images), labels, 0.5).item() == plain.item()
     network.eval()
     network(images)
     assert loss.inputs.take() == []
+
+
+def test_attention_maps_are_of_each_image_and_a_dark_one_has_zeros() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(2, 3, 2, 2)
+    x[1] = 0
+    wanted = (x[0] ** 2).mean(dim=0).flatten()
+    got = attention_map(x)
+    torch.testing.assert_close(got[0], wanted / wanted.max(), rtol=1e-6, atol=0)
+    assert torch.equal(got[1], torch.zeros(4))
+    blocks, teacher = [x, torch.randn(2, 5, 3, 3)], [torch.randn(2, 3, 2, 2), torch.randn(2, 5, 3, 3)]
+    pairs = zip(blocks, teacher, strict=True)
+    each = [((attention_map(mine) - attention_map(other)) ** 2).mean().item() for mine, other in pairs]
+    assert attention(blocks, teacher).item() == pytest.approx(sum(each) / 2, rel=1e-6)
+    assert attention(blocks, blocks).item() == 0
+
+
+def test_answers_are_compared_at_a_temperature() -> None:
+    torch.manual_seed(4)
+    logits, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    wanted = [
+        4 * sum(p.item() * math.log(p.item() / q.item()) for p, q in zip(*each, strict=True))
+        for each in zip((teacher / 2).softmax(dim=1), (logits / 2).softmax(dim=1), strict=True)
+    ]
+    # float32 differences of logarithms of about 1
+    assert distillation(logits, teacher, 2.0).item() == pytest.approx(sum(wanted) / 5, rel=1e-5, abs=1e-6)
+    assert distillation(logits, logits, 3.0).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_labels_are_smoothed() -> None:
@@ -77,5 +111,5 @@ def test_labels_are_smoothed() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     smoothed = nn.functional.one_hot(labels, 3) * 0.8 + 0.2 / 3
     wanted = -(smoothed * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    got = TrainingLoss(Loss(label_smoothing=0.2), TwoSigns())(logits, labels, 0.0)
+    got = TrainingLoss(Loss(label_smoothing=0.2), TwoSigns())(logits, logits, labels, 0.0)
     assert got.item() == pytest.approx(wanted.item(), rel=1e-6)

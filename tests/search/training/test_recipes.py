@@ -378,6 +378,67 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         find_recipe(f"{tmp_path}/.toml")
 
 
+# ---- stages
+
+
+def test_a_stage_has_what_is_other_than_in_the_last_one(tmp_path):
+    text = 'like = "digits"\n[stages.one]\nepochs = 6\nlayers = "tanh"\nschedule = {kind = "linear"}\n[stages.two]\n'
+    recipe = find_recipe(mine(tmp_path, text), ["stages.two.batch_size=7", "optimiser.weight_decay=0"])
+    last = replace(RECIPES["digits"], optimiser=replace(RECIPES["digits"].optimiser, weight_decay=0.0))
+    one = replace(last, name="one", epochs=6, layers="tanh", schedule=Linear())
+    two = replace(last, name="two", batch_size=7)
+    assert recipe == replace(last, name="mine", stages=(one, two))
+    assert recipe.all_stages == (one, two, replace(last, name="last"))
+    assert last.all_stages == (last,)
+
+
+def test_stages_keep_their_lengths_to_each_other():
+    recipe = RECIPES["multi-stage"].of_length(3, 8)
+    assert [(stage.epochs, stage.batch_size) for stage in recipe.all_stages] == [(4, 8), (3, 8), (3, 8), (3, 8)]
+    assert recipe.stages[1].schedule.after_epochs == pytest.approx((1.6, 2.4, 2.8))
+    assert RECIPES["multi-stage"].of_length(1, None).stages[0].batch_size == 512
+    assert RECIPES["multi-stage"].of_length(None, None) == RECIPES["multi-stage"]
+
+
+def test_the_stages_are_those_of_the_papers():
+    two, multi = RECIPES["two-stage"].all_stages, RECIPES["multi-stage"].all_stages
+    assert [(each.layers, each.optimiser.weight_decay, each.weights_from_before) for each in two] == [
+        ("float-weights", 1e-5, False),
+        ("binary", 0, True),
+    ]
+    assert [each.layers for each in multi] == ["float", "tanh", "float-weights", "binary"]
+    assert [(each.loss.attention, each.loss.distillation) for each in multi] == [(0, 0), (30, 3), (30, 3), (0, 0.8)]
+    assert [each.weights_from_before for each in multi] == [False, False, False, True]
+    assert [each.optimiser.learning_rate for each in multi] == [0.1, 1e-3, 1e-3, 2e-4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "stages.sign.epochs=1",
+            r"--set stages.sign.epochs: no such stage; the stages are signs; did you mean signs\?",
+        ),
+        ("stages.signs.epochs=0", "recipe two-stage: stages.signs.epochs: got 0, wanted a number of at least 1"),
+        ("stages.signs.epoch=1", r"stages.signs.epoch: unknown key; .*; did you mean epochs\?"),
+        ("stages.signs.name=1", "stages.signs.name: unknown key; a stage has the keys of a recipe but name and stages"),
+        ("stages.signs=1", "stages.signs: got 1, wanted a table of keys"),
+        ("stages=1", "stages: got 1, wanted a table of stages"),
+        ("stages={last={}}", "stages.last: the name of a stage has at most 40 letters, digits and dashes, .*'last'"),
+        ('stages={"../x"={}}', "stages.../x: the name of a stage has at most 40 letters"),
+        ('layers="bin"', r"layers: got 'bin', wanted one of binary, float-weights, tanh, float; did you mean binary\?"),
+    ],
+)
+def test_a_stage_that_no_recipe_has_is_refused(change, message):
+    with pytest.raises(BnasError, match=message):
+        find_recipe("two-stage", [change])
+
+
+def test_a_recipe_without_stages_says_so():
+    with pytest.raises(BnasError, match=r"--set stages\.signs\.epochs: no such stage; this recipe has no stages"):
+        find_recipe("digits", ["stages.signs.epochs=1"])
+
+
 @pytest.mark.parametrize("field", ["epochs", "batch_size"])
 def test_a_recipe_needs_epochs_and_images(field):
     with pytest.raises(BnasError, match=f"{field}: got 0, wanted a number of at least 1"):

@@ -1,0 +1,136 @@
+"""Training in stages: each is a run of its own, with what the one before it left as its start or its teacher.
+
+The last stage's files lie in the folder of the run, those of the others in stages/NUMBER-NAME inside. A stage begins
+when the one before it is finished, from that one's last.safetensors, so a run that was killed goes on at the same place
+with the same bits, in a stage and between two of them.
+"""
+
+import os.path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnas_deploy.core.run_metrics import FORMER, METRICS
+from bnas_deploy.search.data.dataset import DataSet
+from bnas_deploy.search.models.family import ModelConfig, Relaxable
+from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.recipes import LAYERS, Recipe
+from bnas_deploy.search.training.run import RESUME, Listener, Silence, check_free
+from bnas_deploy.search.training.train import BEST, LAST, Stage, TrainError, TrainResult, train
+
+STAGES = "stages"
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """What a stage is called, what it trained, for how long, and how it ended; accuracies are shares of 1."""
+
+    name: str
+    layers: str
+    epochs: int
+    train_accuracy: float
+    test_accuracy: float
+    best_test_accuracy: float
+
+
+@dataclass(frozen=True)
+class StagedResult:
+    """The result of the last stage that was begun, and every stage that is finished."""
+
+    result: TrainResult
+    stages: tuple[FinishedStage, ...]
+    finished: bool
+
+    @property
+    def summary(self) -> str:
+        """Say how the run ended and where its result is."""
+        return self.result.summary
+
+
+def train_in_stages(
+    data: DataSet,
+    config: ModelConfig,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    listeners: Callable[[Path], AbstractContextManager[Listener]] = lambda place: nullcontext(Silence()),
+    announce: Callable[[str], object] = lambda text: None,
+    **settings: Any,
+) -> StagedResult:
+    """Train every stage of a recipe, or go on with the run in `folder`.
+
+    Args:
+        data: images and labels.
+        config: of the network that the last stage trains.
+        recipe: how to train, with its stages.
+        folder: where the run lives; made if it is not there.
+        resume: go on with the run in `folder` instead of beginning one.
+        listeners: gives what is told how the stage in a folder goes, until it ends.
+        announce: is told which stage begins, where there are several.
+        settings: the others of `train`, by keyword.
+
+    Raises:
+        BnasError: what `train` raises, or the recipe has something that this network or its first stage lacks.
+    """
+    stages = recipe.all_stages
+    places = [*(folder / STAGES / f"{number}-{each.name}" for number, each in enumerate(stages[:-1], start=1)), folder]
+    configs = [stage_config(config, each) for each in stages]
+    for each in stages:
+        data.check(each.augmentation)
+    if not resume:
+        check_free(folder, (STAGES, BEST, LAST, METRICS, FORMER, RESUME), "run", TrainError)
+    finished: list[FinishedStage] = []
+    for number, (each, place) in enumerate(zip(stages, places, strict=True)):
+        if len(stages) > 1:
+            announce(_title(number, stages))
+        with listeners(place) as listener:
+            result = train(
+                data,
+                configs[number],
+                each,
+                place,
+                # The first stage is always there if anything is; a later one may not have been begun.
+                resume=resume and (number == 0 or os.path.lexists(place / RESUME)),
+                stage=Stage(recipe, number, load_checkpoint(places[number - 1] / LAST) if number else None),
+                listener=listener,
+                **settings,
+            )
+        if not result.finished:
+            return StagedResult(result, tuple(finished), finished=False)
+        finished.append(_finished(each, result))
+    return StagedResult(result, tuple(finished), finished=True)
+
+
+def stage_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
+    """Return the configuration of what a stage trains, of that of the whole run's network.
+
+    Raises:
+        TrainError: there is none.
+    """
+    if recipe.layers == "binary":
+        return config
+    if recipe.layers == "float":
+        return config.float_twin()
+    if config.is_float or not isinstance(config, Relaxable):
+        why = "is a float twin" if config.is_float else "is of a family that cannot be trained so"
+        raise TrainError(
+            f"layers of {recipe.name}: {recipe.layers} ({LAYERS[recipe.layers]}), but {config.name} {why}; choose "
+            "another recipe or network"
+        )
+    return config.relax(recipe.layers)
+
+
+def _title(number: int, stages: Sequence[Recipe]) -> str:
+    stage = stages[number]
+    return f"Stage {number + 1} of {len(stages)}, {stage.name}: {LAYERS[stage.layers]}; {stage.epochs} epochs"
+
+
+def _finished(stage: Recipe, result: TrainResult) -> FinishedStage:
+    last, best = result.history[-1], result.best
+    assert best is not None  # every run has an epoch
+    return FinishedStage(
+        stage.name, stage.layers, stage.epochs, last.train_accuracy, last.test_accuracy, best.test_accuracy
+    )
