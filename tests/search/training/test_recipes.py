@@ -1,7 +1,8 @@
 """Schedules are checked at their corners, against the figures in the paper; files by what is wrong with them."""
 
 import math
-from dataclasses import asdict, replace
+import re
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from bnas_deploy.search.cells.config import SEARCH_RECIPES
 from bnas_deploy.search.data.kinds import DATA_KINDS, training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.recipes import (
+    LAYERS,
     RECIPES,
     RENAMED,
     Augmentation,
     ColourJitter,
+    Loss,
     Optimiser,
     Recipe,
     find_recipe,
@@ -443,6 +446,26 @@ def test_a_recipe_without_stages_says_so():
 def test_a_recipe_needs_epochs_and_images(field):
     with pytest.raises(BnasError, match=f"{field}: got 0, wanted a number of at least 1"):
         replace(RECIPES["digits"], **{field: 0})
+
+
+DOCUMENT = Path(__file__).parents[3] / "docs/training.md"
+
+
+def test_the_examples_of_the_documentation_are_recipes(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    recipes = [find_recipe(mine(tmp_path, block)) for block in blocks]
+    assert [[stage.name for stage in recipe.all_stages] for recipe in recipes] == [["mine"], ["signs", "last"]]
+    assert recipes[0].schedule == Cosine(warmup_epochs=2.0)
+    assert (recipes[1].stages[0].loss.distillation, recipes[1].loss.distillation) == (0, 1)
+
+
+def test_every_key_and_every_recipe_is_documented():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for kind in (Recipe, Optimiser, Loss, Augmentation, ColourJitter, *SCHEDULES.values()):
+        for field in fields(kind):
+            assert re.search(rf"[`.]{field.name}[`.]", text), (kind, field.name)
+    assert all(f'`"{name}"`' in text for name in (*SCHEDULES, *LAYERS))
+    assert all(f"| `{name}` |" in text for name in RECIPES)
 
 
 def test_every_schedule_has_its_kind():
