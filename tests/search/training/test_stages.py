@@ -86,7 +86,10 @@ def assert_same_runs(left: Path, right: Path) -> None:
             assert (left / file).read_bytes() == (right / file).read_bytes(), file
         if file.name == "metrics.jsonl":
             lines = [
-                [{**json.loads(line), "duration_s": 0, "waiting_share": 0} for line in (folder / file).read_text().splitlines()]
+                [
+                    {**json.loads(line), "duration_s": 0, "waiting_share": 0}
+                    for line in (folder / file).read_text().splitlines()
+                ]
                 for folder in (left, right)
             ]
             assert lines[0] == lines[1]
