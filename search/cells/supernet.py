@@ -30,7 +30,7 @@ from bnas_deploy.search.cells.config import SupernetConfig
 from bnas_deploy.search.cells.space import EDGES, ZEROISE
 from bnas_deploy.search.models.bnas.cell import ReductionSkip
 from bnas_deploy.search.models.bnas.network import CifarStem
-from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, binary_conv
+from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, convolution
 from bnas_deploy.search.models.bnas.positions import cell_positions
 from bnas_deploy.search.models.bnas.scheme import scheme_of
 from bnas_deploy.search.nn.estimators import activation_scale
@@ -96,11 +96,7 @@ class Convolutions(nn.Module):
         self.edges = edges
         padding = dilation * (kernel_size - 1) // 2
         geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
-        self.conv: BinaryConv2d | nn.Conv2d
-        if config.is_float:
-            self.conv = nn.Conv2d(*geometry, bias=False)
-        else:
-            self.conv = binary_conv(*geometry, config=config)
+        self.conv = convolution(*geometry, config=config)
         # The first edge whose weights are float: all of them, none, or the deviation "real-last-convolutions".
         self.float_from = 0 if config.precision != "binary" else edges
 

@@ -49,11 +49,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
         self.norm = nn.BatchNorm2d(in_channels, affine=affine)
-        self.conv: nn.Module
-        if config.is_float:
-            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
-        else:
-            self.conv = binary_conv(in_channels, out_channels, kernel_size, stride, padding, dilation, config=config)
+        self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, config=config)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +58,7 @@ class ConvBlock(nn.Module):
         return y
 
 
-def binary_conv(
+def convolution(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
@@ -72,20 +68,16 @@ def binary_conv(
     groups: int = 1,
     *,
     config: LayerConfig,
-) -> BinaryConv2d:
-    """Return a binary convolution with the settings of a configuration.
+) -> nn.Conv2d | BinaryConv2d:
+    """Return a binary convolution with the settings of a configuration; a float one for a float twin. No bias.
 
     The map K is a mean over all channels, so a grouped convolution has none.
     """
+    geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+    if config.is_float:
+        return nn.Conv2d(*geometry, bias=False)
     return BinaryConv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        groups,
-        scheme=scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1),
+        *geometry, scheme=scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1)
     )
 
 
@@ -103,11 +95,7 @@ class SeparableBlock(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         geometry = (kernel_size, stride, padding, dilation, channels)
         self.norm0 = nn.BatchNorm2d(channels, affine=affine)
-        self.depthwise: nn.Module
-        if config.is_float:
-            self.depthwise = nn.Conv2d(channels, channels, *geometry, bias=False)
-        else:
-            self.depthwise = binary_conv(channels, channels, *geometry, config=config)
+        self.depthwise = convolution(channels, channels, *geometry, config=config)
         self.pointwise = ConvBlock(channels, channels, config, kernel_size=1, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +117,7 @@ class BatsBlock(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         geometry = (kernel_size, stride, padding, dilation, BATS_GROUPS)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
-        self.conv: nn.Module
-        if config.is_float:
-            self.conv = nn.Conv2d(channels, channels, *geometry, bias=False)
-        else:
-            self.conv = binary_conv(channels, channels, *geometry, config=config)
+        self.conv = convolution(channels, channels, *geometry, config=config)
         self.prelu = nn.PReLU(channels)
         self.shuffle = nn.ChannelShuffle(_BATS_SHUFFLE)
         self.stride = stride
