@@ -18,12 +18,12 @@ from bnas_deploy.export.ties import ZeroActivations, zeros_before_signs
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 
 FEWEST_ACTIVATIONS = 16
-"""Fewer values than these can be ±s by chance, such as the one weight of each channel of a scale."""
+"""Fewer values than these can be two by chance, such as the one weight of each channel of a scale."""
 
 
 @dataclass(frozen=True)
 class LikelyBinary:
-    """A float layer of the export whose weights or whose input are ±s: probably a binary layer of somebody else's."""
+    """A float layer whose weights or whose input have two values: probably a binary layer of somebody else's."""
 
     name: str
     weights: bool
@@ -61,7 +61,7 @@ def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: n
         if node.op_type not in _WEIGHT_AXES or node.domain != "" or str(node.name).partition("#")[0] in meant:
             continue
         x, weight = node.inputs[:2]
-        weights, signs = _is_sign_per_channel(node, _data(weight, values)), _is_sign(x, values)
+        weights, signs = _has_two_values_per_channel(node, _data(weight, values)), _has_two_values(x, values)
         if weights or signs:
             found.append(LikelyBinary(str(node.name), weights, signs))
     return tuple(found)
@@ -79,27 +79,25 @@ def _data(value: ir.Value | None, values: dict[str, Tensor]) -> NDArray[Any] | N
     return known
 
 
-def _is_sign_per_channel(node: ir.Node, weight: NDArray[Any] | None) -> bool:
-    """Tell whether the weights of each output channel have one magnitude, and both signs occur."""
+def _has_two_values_per_channel(node: ir.Node, weight: NDArray[Any] | None) -> bool:
+    """Tell whether the weights have two values throughout, or one magnitude for each output channel with both signs."""
     if weight is None or weight.ndim < 2:
         return False
     rows = np.moveaxis(weight, _WEIGHT_AXES[node.op_type], 0).reshape(weight.shape[_WEIGHT_AXES[node.op_type]], -1)
+    if rows.shape[1] < 2 or rows.size < FEWEST_ACTIVATIONS:
+        return False
     magnitudes = np.abs(rows)
-    return bool(
-        rows.shape[1] > 1
-        and rows.size >= FEWEST_ACTIVATIONS
-        and (magnitudes == magnitudes[:, :1]).all()
-        and (rows > 0).any()
-        and (rows < 0).any()
-    )
+    one_magnitude = bool((magnitudes == magnitudes[:, :1]).all() and (rows > 0).any() and (rows < 0).any())
+    # A kernel that moves pixels or channels has two values, too: a single 1 for each output channel.
+    return one_magnitude or (len(np.unique(rows)) == 2 and bool((np.count_nonzero(rows, axis=1) > 1).any()))
 
 
-def _is_sign(value: ir.Value | None, values: dict[str, Tensor]) -> bool:
-    """Tell whether a computed value is ±s throughout, zeros apart; images of two colours are no signs."""
+def _has_two_values(value: ir.Value | None, values: dict[str, Tensor]) -> bool:
+    """Tell whether a computed value has two values: ±s, zeros apart, or 0 and s. Images of two colours do not count."""
     if value is None or value.is_graph_input() or str(value.name) not in values:
         return False
     x = values[str(value.name)].detach().numpy()
     if x.size < FEWEST_ACTIVATIONS or len(np.unique(x.flat[:FEWEST_ACTIVATIONS])) > 3:
         return False  # the first few tell already, without a look at all of them
-    levels = set(np.unique(x).tolist()) - {0.0}
-    return len(levels) == 2 and sum(levels) == 0
+    levels = set(np.unique(x).tolist())
+    return len(levels) == 2 or (len(levels) == 3 and sum(levels) == 0 and 0.0 in levels)

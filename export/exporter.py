@@ -42,7 +42,7 @@ from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
 
@@ -292,11 +292,18 @@ def _manifest(model: ir.Model, description: Description, verification: Verificat
 
 
 def _check_module(module: nn.Module) -> None:
-    if not any(isinstance(layer, BinaryConv2d) for layer in module.modules()):
+    layers = list(module.modules())
+    if any(isinstance(layer, BinaryConv2d) for layer in layers):
+        return
+    if any(isinstance(layer, BinaryWeightConv2d) for layer in layers):
         raise ExportError(
-            f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.nn.layers, "
-            "or export float networks with torch.onnx"
+            f"{type(module).__name__}: no layer that takes signs (BinaryConv2d, BinaryLinear) in it, and "
+            "BinaryWeightConv2d alone is computed in float; export it with torch.onnx"
         )
+    raise ExportError(
+        f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.nn.layers, "
+        "or export float networks with torch.onnx"
+    )
 
 
 def _check_twin(twin: nn.Module) -> None:

@@ -33,7 +33,8 @@ class PieceResult:
     """A piece against PyTorch: on `compared` values, the largest absolute difference.
 
     `allowed` is the largest that rounding explains; each value has a bound of its own, and `passed` tells whether all
-    are within theirs. `binary` tells whether the piece is a binary convolution.
+    are within theirs. `binary` tells whether the piece is a binary convolution. Of its `channels`, `silent` have 0 in
+    all compared values, behind a ReLU mostly: what scales or shifts them is not seen.
     """
 
     check: PieceCheck
@@ -42,6 +43,8 @@ class PieceResult:
     difference: float
     allowed: float
     passed: bool
+    channels: int = 0
+    silent: int = 0
 
     @property
     def exact(self) -> bool:
@@ -173,12 +176,15 @@ def _result(
     check: PieceCheck, binary: bool, got: NDArray[Any], wanted: NDArray[Any], tolerance: NDArray[Any]
 ) -> PieceResult:
     allowed = float(tolerance.max())
+    channels = silent = 0
+    if binary:
+        seen = wanted.any(axis=tuple(axis for axis in range(wanted.ndim) if axis != 1))
+        channels, silent = seen.size, int((~seen).sum())
     if got.shape != check.made or got.dtype != wanted.dtype:
-        return PieceResult(check, binary, wanted.size, float("inf"), allowed, passed=False)
+        return PieceResult(check, binary, wanted.size, float("inf"), allowed, False, channels, silent)
     got = got[tuple(slice(size) for size in check.output.shape)]
-    return PieceResult(
-        check, binary, wanted.size, _difference(got, wanted), allowed, passed=_within(got, wanted, tolerance)
-    )
+    passed = _within(got, wanted, tolerance)
+    return PieceResult(check, binary, wanted.size, _difference(got, wanted), allowed, passed, channels, silent)
 
 
 def _within(left: NDArray[Any], right: NDArray[Any], tolerance: NDArray[Any] | np.float32) -> bool:

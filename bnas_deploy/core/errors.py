@@ -4,6 +4,11 @@ LONGEST_MESSAGE = 3000
 """Characters: a file may hold a name of any length, and a message may show it."""
 
 
+def printable(text: str) -> str:
+    """Return text as one line that every terminal shows as it is: other characters become their escapes."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class BnasError(Exception):
     """Something the user gave cannot be used.
 
@@ -13,7 +18,7 @@ class BnasError(Exception):
 
     def __init__(self, message: str) -> None:
         half = LONGEST_MESSAGE // 2
-        message = "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
+        message = printable(message)
         self.message = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
         super().__init__(self.message)
 

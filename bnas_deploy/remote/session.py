@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from bnas_deploy.core.bundle import MANIFEST, Bundle
-from bnas_deploy.core.errors import DeviceError
+from bnas_deploy.core.errors import BnasError, DeviceError, printable
 from bnas_deploy.core.files import open_regular, temporary_folder
 from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse
 from bnas_deploy.remote import device_agent
@@ -30,7 +30,7 @@ from bnas_deploy.runtime.targets import OLDEST_GLIBC
 
 OLDEST_PYTHON = (3, 11)
 
-GLIBC = r"glibc 2\.(\d\d?)"
+GLIBC = r"glibc 2\.([0-9]{1,2})"
 """How a glibc names itself; a wheel's tag has its minor version."""
 
 SSH_OPTIONS = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
@@ -43,6 +43,12 @@ ERROR = "Error: "
 """How an error of the command line there begins."""
 
 CHUNK = 1 << 20
+
+LONGEST_LINE = 2000
+"""Bytes of a line that a device says; the rest is another line."""
+
+MOST_LINES = 1000
+"""Lines that are shown of what a device says."""
 
 # For every Python that a device may have, to be able to say that it is too old.
 PROBE = """
@@ -148,13 +154,19 @@ class Connection:
             raise self._failure(process.returncode, said)
         return answer
 
-    def _listen(self, stream: Any, said: list[str]) -> None:
-        for raw in stream:
-            line = raw.decode(errors="replace").rstrip()
-            if line:
-                said.append(line)
-                if not line.startswith(ERROR):  # that will be raised
-                    self.say(line)
+    def _listen(self, stream: IO[bytes], said: list[str]) -> None:
+        """Show what the device says, and keep its last line in `said`."""
+        lines = 0
+        while raw := stream.readline(LONGEST_LINE):
+            line = printable(raw.decode(errors="replace").rstrip())
+            if not line:
+                continue
+            said[:] = [line]
+            lines += 1
+            if lines <= MOST_LINES and not line.startswith(ERROR):  # that will be raised
+                self.say(line)
+        if lines > MOST_LINES:
+            self.say(f"... {self.host}: said {lines - MOST_LINES:,} more lines, which are not shown")
 
     def _failure(self, code: int, said: Sequence[str]) -> DeviceError:
         last = said[-1].removeprefix(ERROR) if said else f"ended with {code}"
@@ -246,7 +258,7 @@ def _log_in(host: str, port: int | None, control: Path) -> None:
             [*words, "--", host], stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, check=False
         ).returncode
         messages.seek(0)
-        said = messages.read().decode(errors="replace").strip()
+        said = " ".join(messages.read().decode(errors="replace").split())
     if code:
         try_it = shlex.join(["ssh", *(["-p", str(port)] if port else []), host])
         raise DeviceError(f"{host}: no way in: {said or f'ssh ended with {code}'}; see that this works: {try_it}")
@@ -264,10 +276,11 @@ def probe(connection: Connection) -> Device:
     """
     device = connection.run_python(Device, PROBE)
     got = ".".join(map(str, device.python))
-    if device.system != "Linux" or not re.fullmatch(GLIBC, device.libc or ""):
+    glibc = re.fullmatch(GLIBC, device.libc or "")
+    if device.system != "Linux" or glibc is None or int(glibc[1]) < OLDEST_GLIBC:
         raise DeviceError(
             f"{connection.host}: {device.system} with {device.libc or 'another C library than glibc'}; there are "
-            "kernels and an onnxruntime for Linux with glibc"
+            f"kernels and an onnxruntime for Linux with glibc 2.{OLDEST_GLIBC} to 2.99"
         )
     if device.python < OLDEST_PYTHON or device.implementation != "CPython":
         raise DeviceError(
@@ -278,7 +291,10 @@ def probe(connection: Connection) -> Device:
 
 
 def _fitting_wheel(host: str, device: Device, given: Path | None, say: Say) -> Path:
-    target = target_of(device.architecture)
+    try:
+        target = target_of(device.architecture)
+    except BnasError as error:
+        raise DeviceError(f"{host}: {error.message}") from None
     wheel = given or wheel_for(target, lambda step: say(f"... {step}"))
     architecture = library_in(wheel)[1].architecture
     if architecture != device.architecture:
@@ -323,7 +339,7 @@ def _download(device: Device, wheel: Path, folder: Path) -> list[Path]:
     if run.returncode:
         raise DeviceError(
             f"{wheel}: pip finds no wheels for the device, Python {'.'.join(map(str, device.python))}, {device.libc}, "
-            f"{device.architecture}: {run.stderr.strip()[-1000:]}"
+            f"{device.architecture}: {' '.join(run.stderr.split())[-1000:]}"
         )
     return sorted(folder.iterdir())
 

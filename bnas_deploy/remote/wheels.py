@@ -136,7 +136,7 @@ def _build_into(folder: Path, root: Path, target: str) -> None:
         if run.returncode or len(list(work.glob("*.whl"))) != 1:
             raise BnasError(
                 f"{target}: the wheel cannot be built: BNAS_TARGET={TARGETS[target]} {' '.join(command)} ended with "
-                f"{run.returncode}: {run.stderr.strip()[-2000:]}"
+                f"{run.returncode}: {' '.join(run.stderr.split())[-2000:]}"
             )
         for old in folder.parent.glob(f"{target}-*"):
             shutil.rmtree(old, ignore_errors=True)

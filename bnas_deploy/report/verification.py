@@ -54,7 +54,7 @@ def _doubts(doubts: "Doubts") -> list[str]:
 
 
 def _looks(layer: "LikelyBinary") -> str:
-    found = {"weights ±s": layer.weights, "input ±s": layer.input}
+    found = {"weights of two values": layer.weights, "input of two values": layer.input}
     return ", ".join(text for text, true in found.items() if true)
 
 
@@ -75,7 +75,7 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
         *_pieces(bundle, result, every_layer=every_layer),
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
         *_ties(bundle.manifest),
-        _line("outputs, for information", _outputs(result)),
+        _line("outputs, for information", _outputs(result, ties=bool(bundle.manifest.verification.ties))),
         _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
         _line("still float", _float_layers(bundle.manifest.still_float)),
         *_quantized(bundle.manifest),
@@ -95,6 +95,10 @@ def _pieces(bundle: Bundle, result: "VerifyResult", *, every_layer: bool) -> lis
         "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model"),
     }
     lines = [_line(name, _agreement(*group)) for name, group in groups.items() if group[0]]
+    if silent := sum(piece.silent for piece in pieces):
+        channels = sum(piece.channels for piece in pieces)
+        text = f"{silent:,} of {channels:,} output channels of binary convolutions are 0 in all compared values"
+        lines.append(_line("not seen", f"{text}: their scale and bias are checked by the outputs only"))
     if every_layer:
         lines += [_line("", _piece(piece)) for piece in pieces]
     return lines + [_line("FAULT", fault) for fault in result.pieces.faults]
@@ -130,13 +134,15 @@ def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
 
 
-def _outputs(result: "VerifyResult") -> str:
+def _outputs(result: "VerifyResult", *, ties: bool) -> str:
     """Say how far the outputs are from the reference's, and what that is worth."""
     text = f"differ from {result.reference} by at most {result.difference:.2g}"
     explained = f"rounding explains {result.tolerance:.2g} of a spread of {result.spread:.2g}"
     if result.tolerance > POWERLESS * result.spread:
         return f"{text}; {explained}: this says nothing, the pieces do"
     if result.difference > result.tolerance:
+        if not ties:
+            return f"{text}; {explained}: WARNING, more than that, and no ties were found that could make it"
         return f"{text}; {explained}: more than that, as ties in front of a sign can make of it"
     return f"{text}; {explained}"
 

@@ -25,6 +25,13 @@ class Theirs(nn.Conv2d):
         return self._conv_forward(torch.where(x >= 0, 1.0, -1.0), self.weight.sign() * scale, self.bias)
 
 
+class TwoValues(nn.Conv2d):
+    """Weights that are stored as two values, behind activations that are compared."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward((x > 0.1).float(), torch.where(self.weight > 0, 0.7, -0.2), None)
+
+
 class BinaryWeights(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, torch.sign(self.weight), self.bias)
@@ -57,7 +64,10 @@ class PartlyReplaced(nn.Module):
         self.after_relu = BinaryConv2d(8, 8, 1)
         self.meant = BinaryWeightConv2d(8, 8, kernel_size=1)
         self.also_meant = BinaryConv2d(8, 8, 1, scheme=FloatWeights())
+        self.shift = nn.Conv2d(8, 8, 3, padding=1, bias=False)  # moves channels: zeros and ones, one 1 a channel
+        nn.init.dirac_(self.shift.weight)
         self.theirs = Theirs(8, 8, 3, padding=1)
+        self.two = TwoValues(8, 8, 3, padding=1)
         self.functional = Functional()
         self.up = BinaryInput(8, 8, 1)
         self.head = BinaryWeights(8, 5)
@@ -66,12 +76,13 @@ class PartlyReplaced(nn.Module):
         y = self.ours(self.box(self.scale(self.stem(x))))
         y = self.after_relu(F.max_pool2d(torch.relu(y + 0.1), 2))
         y = self.also_meant(self.meant(y))
-        y = self.up(self.functional(self.theirs(y)))
+        y = self.up(self.functional(self.two(self.theirs(self.shift(y)))))
         return self.head(y.mean((2, 3)))
 
 
 LOOK_BINARY = (
     LikelyBinary("theirs", weights=True, input=True),
+    LikelyBinary("two", weights=True, input=True),
     LikelyBinary("functional", weights=True, input=True),
     LikelyBinary("up", weights=False, input=True),
     LikelyBinary("head", weights=True, input=False),
@@ -128,10 +139,11 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     assert result.doubts.likely_binary == LOOK_BINARY
     zeros = _zeros_after_relu(module, images)
     text = " ".join(describe_export(result).split())
+    both = "(weights of two values, input of two values)"
     assert (
-        "WARNING: look binary theirs (weights ±s, input ±s), functional (weights ±s, input ±s), up (input ±s), "
-        "head (weights ±s): binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or "
-        "they stay float" in text
+        f"WARNING: look binary theirs {both}, two {both}, functional {both}, up (input of two values), head (weights "
+        "of two values): binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or they "
+        "stay float" in text
     )
     assert (
         f"activations of exactly 0 {zeros.zeros:,} of {zeros.activations:,} before after_relu; sign(0) is +1 here, and "

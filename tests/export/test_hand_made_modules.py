@@ -24,7 +24,7 @@ from bnas_deploy.core.bundle import (
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, ExportResult, Images, export_module
 from bnas_deploy.report import verification
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
 
 CLASSES = 5
 DESCRIPTION = Description(
@@ -247,13 +247,17 @@ class AnswersDifferently(nn.Module):
     ("module", "message"),
     [
         (_twin, "Sequential: no binary layer in it; build it of bnas_deploy.search.nn.layers"),
+        (
+            lambda: nn.Sequential(BinaryWeightConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            r"Sequential: no layer that takes signs \(BinaryConv2d, BinaryLinear\) in it, and BinaryWeightConv2d alone",
+        ),
         (DependsOnData, "DependsOnData cannot be captured by torch.export: .*control flow that depends on data"),
         (
             AnswersDifferently,
             "nothing was written, .*: the captured program answers differently from AnswersDifferently",
         ),
     ],
-    ids=["no binary layer", "control flow", "another program"],
+    ids=["no binary layer", "binary weights alone", "control flow", "another program"],
 )
 def test_refused_and_nothing_left(module: type[nn.Module], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):

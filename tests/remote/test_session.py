@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -431,7 +432,10 @@ def test_a_python_that_is_not_there(sshd: Sshd) -> None:
         ({"implementation": "PyPy"}, "is PyPy 3.12, wanted CPython 3.11 or later"),
         ({"libc": None}, "Linux with another C library than glibc; there are kernels and an onnxruntime for Linux"),
         ({"system": "Darwin", "libc": None}, "Darwin with another C library than glibc"),
-        ({"architecture": "armv7l"}, "armv7l: no kernels for this architecture; there are x86_64-linux, aarch64-linux"),
+        (
+            {"architecture": "armv7l"},
+            f"{HOST}: armv7l: no kernels for this architecture; there are x86_64-linux, aarch64-linux",
+        ),
     ],
 )
 def test_devices_that_nothing_runs_on(sshd: Sshd, tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -469,6 +473,8 @@ ODD_ANSWERS = {
     "half of a surrogate pair": ('{"python": "\\ud800"}', "half of a surrogate pair"),
     "a glibc of millions": ("{glibc}", "Linux with glibc 2.300000; there are kernels and an onnxruntime for Linux"),
     "another glibc": ("{third}", "Linux with glibc 3.1; there are kernels"),
+    "an old glibc": ("{old}", "an onnxruntime for Linux with glibc 2.17 to 2.99"),
+    "other digits": ("{arabic}", "there are kernels and an onnxruntime for Linux with glibc 2.17 to 2.99"),
 }
 PROBES: dict[str, dict[str, object]] = {
     "{libc}": {"libc": ...},
@@ -478,6 +484,8 @@ PROBES: dict[str, dict[str, object]] = {
     "{system}": {"system": 3},
     "{glibc}": {"libc": "glibc 2.300000"},
     "{third}": {"libc": "glibc 3.1"},
+    "{old}": {"libc": "glibc 2.0"},
+    "{arabic}": {"libc": "glibc 2.\u0663\u0666"},
 }
 
 
@@ -502,6 +510,18 @@ def test_an_odd_answer_of_the_agent(
     monkeypatch.setattr(Connection, "_run", lambda *arguments: answer)
     with pytest.raises(DeviceError, match=rf"answered .* wanted JSON of {kind.__name__} \(the answer"):
         Connection(HOST, None, tmp_path, "python3", print).ask(kind, {"do": "look"})
+
+
+def test_what_a_device_says_is_shown_in_lines_of_text(tmp_path: Path) -> None:
+    shown: list[str] = []
+    last: list[str] = []
+    talk = b"\x1b]0;title\x07\r\n\n" + 5000 * b"x" + b"\n" + 2000 * b"more\n" + b"Error: at last\n"
+    Connection(HOST, None, tmp_path, "python3", shown.append)._listen(io.BytesIO(talk), last)
+    assert shown[:4] == [r"\x1b]0;title\x07", 2000 * "x", 2000 * "x", 1000 * "x"]
+    assert set(shown[4:-1]) == {"more"}
+    assert len(shown) == remote.MOST_LINES + 1
+    assert shown[-1] == f"... {HOST}: said 1,005 more lines, which are not shown"
+    assert last == ["Error: at last"]
 
 
 def test_an_answer_without_end_is_cut(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,21 @@ def test_what_the_outputs_are_worth(difference: float, tolerance: float, spread:
     assert result.failures == ["constants a of the model in no piece", PIECES[4].failure]
 
 
+def test_outputs_that_no_tie_explains_are_a_warning() -> None:
+    sure = replace(MANIFEST, verification=replace(MANIFEST.verification, ties={}))
+    said = _said(replace(RESULT, difference=0.5), sure)
+    assert "rounding explains 0.1 of a spread of 2: WARNING, more than that, and no ties were found that" in said
+
+
+def test_channels_that_no_value_shows_are_counted() -> None:
+    some = replace(PIECES[0], channels=16, silent=3), replace(PIECES[1], channels=1200)
+    said = _said(replace(RESULT, pieces=PiecesResult(some, (), alike=True)))
+    assert (
+        "\nnot seen                 3 of 1,216 output channels of binary convolutions are 0 in all compared values: their "
+        "scale and bias are checked by the outputs only\n" in said
+    )
+
+
 def test_a_bundle_without_pieces_says_so() -> None:
     said = _said(replace(RESULT, pieces=None), replace(MANIFEST, format=2))
 
