@@ -100,8 +100,8 @@ def test_channels_that_no_value_shows_are_counted() -> None:
     some = replace(PIECES[0], channels=16, silent=3), replace(PIECES[1], channels=1200)
     said = _said(replace(RESULT, pieces=PiecesResult(some, (), alike=True)))
     assert (
-        "\nnot seen                 3 of 1,216 output channels of binary convolutions are 0 in all compared values: their "
-        "scale and bias are checked by the outputs only\n" in said
+        "\nnot seen                 3 of 1,216 output channels of binary convolutions are 0 in all compared values: "
+        "their scale and bias are checked by the outputs only\n" in said
     )
 
 
