@@ -216,7 +216,7 @@ def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) ->
     )
     missing = tmp_path / "nowhere"
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", f"cifar10:{missing}")
-    assert message == f"{missing}: no such folder; expected the folder of the data set cifar10"
+    assert message.startswith(f"{missing}: no such folder; expected the folder of the data set cifar10; its archives")
 
 
 def test_a_float_twin_is_not_exported(tmp_path: Path) -> None:
