@@ -4,8 +4,8 @@ The module is frozen first: each binary layer computes its signs and its scale o
 decides a bit is computed again by another library. torch.onnx's dynamo exporter does the rest. In the captured graph
 
 * a binary convolution is `bnas.BinaryConv2d` (or `BinaryConv2dK`) with all the inputs of the finished operator, but
-  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With the deviation
-  "sign-of-zero" a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
+  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With a
+  scheme whose sign(0) is 0 a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
 * a Zeroise layer is `bnas.Zeroise`, which no finished model holds;
 * convolutions and matrix products are named after their module, such as `cells.3.edges.1.conv`;
 * every value has the name of the value in PyTorch's exported program, which `CapturedModel.values_of` computes.

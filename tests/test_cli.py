@@ -66,3 +66,28 @@ main(["bench", "--layers"])
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 130
     assert run.stderr == ("... batch 1\n\nStopped. Files that were finished are kept, the others are as they were.\n")
+
+
+TOO_LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"inspect {TOO_LONG}",
+        f"eval {TOO_LONG} --data digits",
+        f"predict {TOO_LONG} image.png",
+        f"draw {TOO_LONG} -o cells.svg",
+        f"draw {TOO_LONG} {TOO_LONG} -o curves.svg",
+        f"verify {TOO_LONG}",
+        f"report {TOO_LONG}",
+        f"recipes {TOO_LONG}.toml",
+        f"train --data idx:{TOO_LONG}",
+        f"train --genotype {TOO_LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_is_a_sentence(words: str) -> None:
+    done = CliRunner().invoke(main, words.split())
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith(f"Error: {TOO_LONG}")
+    assert done.stderr.count("\n") == 1

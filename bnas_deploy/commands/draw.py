@@ -78,7 +78,7 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
     if source.endswith(".safetensors"):
         raise BnasError(f"{source}: a checkpoint is drawn with --data, as histograms of its activations; add it")
     if os.path.isdir(source):
-        if not (Path(source) / HISTORY).exists():
+        if not os.path.lexists(Path(source) / HISTORY):
             raise BnasError(
                 f"{source}: no {HISTORY} of a search and no {METRICS} of a training run in it; give the folder of one"
             )

@@ -86,7 +86,7 @@ page_options: Decorator = all_of(
         "--html",
         "html_path",
         type=click.Path(path_type=Path),
-        help="File for tables and pictures, as a page of its own.",
+        help="File for tables and pictures, as one HTML page.",
     ),
 )
 

@@ -12,7 +12,7 @@ from bnas_deploy.commands.options import check_outputs
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="A.json [B.json ...]")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables, as Markdown.")
 @click.option(
-    "--html", "html_path", type=click.Path(path_type=Path), help="File for tables and pictures, as a page of its own."
+    "--html", "html_path", type=click.Path(path_type=Path), help="File for tables and pictures, as one HTML page."
 )
 def command(files: tuple[Path, ...], markdown_path: Path | None, html_path: Path | None) -> None:
     """Show what `bnas-deploy bench --json` wrote: one report again, or several side by side.

@@ -138,7 +138,7 @@ def _by_kind(field: str) -> dict[str, Any]:
     "--compile",
     "compiled",
     is_flag=True,
-    help="Let PyTorch make code of a step, on a GPU CUDA graphs. That takes minutes, once; not with gdas.",
+    help="Compile the step with torch.compile (CUDA graphs on a GPU). It takes minutes, once. Not for gdas.",
 )
 @folder_options("search", "runs/search-DATA", "genotype.json, history.json, pictures of both, and resume.safetensors")
 @click.pass_context

@@ -394,7 +394,7 @@ def _check_values(manifest: Manifest) -> None:
 
 
 def _check_pieces(manifest: Manifest) -> None:
-    """Refuse shapes that are none, and binary layers without a piece."""
+    """Refuse impossible shapes, and binary layers without a piece."""
     pieces = manifest.verification.pieces
     for index, piece in enumerate(pieces):
         shapes = piece.output.shape, piece.made

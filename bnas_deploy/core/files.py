@@ -141,7 +141,7 @@ def _check_replaceable(path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise BnasError(f"{path}: is {_KINDS[stat.S_IFMT(mode)]}, which no file may replace; give the name of a file")
     if _leads_through_proc(path):
-        raise BnasError(f"{path}: stands for a file that is open already; give that file's own name")
+        raise BnasError(f"{path}: leads through /proc to a file that the shell has opened; give that file's own name")
 
 
 def _leads_through_proc(path: Path) -> bool:

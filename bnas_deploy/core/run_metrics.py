@@ -4,6 +4,7 @@ A run can be drawn and compared with this file alone, without PyTorch.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def metrics_lines(history: Sequence[EpochRecord]) -> bytes:
 
 def has_metrics(folder: Path) -> bool:
     """Say whether a folder holds what a training run measured."""
-    return any((folder / name).exists() for name in (METRICS, FORMER))
+    # Not Path.exists, which raises for a name that is too long; so below.
+    return any(os.path.exists(folder / name) for name in (METRICS, FORMER))
 
 
 def read_metrics(folder: Path) -> tuple[EpochRecord, ...]:
@@ -75,7 +77,7 @@ def read_metrics(folder: Path) -> tuple[EpochRecord, ...]:
     Raises:
         MetricsError: there is no such file, or a line of it is no epoch.
     """
-    path = folder / (METRICS if (folder / METRICS).exists() else FORMER)
+    path = folder / (METRICS if os.path.exists(folder / METRICS) else FORMER)
     try:
         lines = read_bytes(path, _MOST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:

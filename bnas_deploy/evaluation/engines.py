@@ -1,5 +1,6 @@
 """What can answer to images: a checkpoint in PyTorch, a bundle in onnxruntime with the operator library or without."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,9 @@ def open_subject(
         BnasError: a file is none of them, or the two are not of one network; or an option is for bundles only.
         RuntimeLibraryError: onnxruntime or the operator library cannot be used on this machine.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _open_bundle(path, checkpoint, device, library_only=library_only)
-    if not path.exists():
+    if not os.path.exists(path):
         raise BnasError(f"{path}: no such file or folder; expected a checkpoint (.safetensors) or a bundle (folder)")
     if checkpoint is not None or library_only:
         option = "--checkpoint" if checkpoint is not None else "--library-only"
@@ -63,7 +64,7 @@ def open_subject(
 
 def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, library_only: bool) -> Subject:
     best = path / "best.safetensors"
-    if not (path / MANIFEST).exists() and best.is_file():
+    if not os.path.exists(path / MANIFEST) and os.path.isfile(best):
         raise CheckpointError(f"{path}: a folder of `bnas-deploy train`; give the checkpoint in it: {best}")
     models = {LIBRARY: open_bundle(path)}
     if not library_only:

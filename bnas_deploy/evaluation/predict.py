@@ -1,6 +1,7 @@
 """Image files -> the classes that a bundle sees in them: numpy, onnxruntime and Pillow, no PyTorch."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def _images_at(source: Path) -> list[Path]:
     """
     from bnas_deploy.search.data.listing import list_images
 
-    if source == STDIN or not source.is_dir():
+    if source == STDIN or not os.path.isdir(source):
         return [source]
     try:
         return list_images(source)[0]

@@ -1,4 +1,4 @@
-"""The deviation "sign-of-zero": where sign(0) is 0, an operator that has +1 there is only right if it meets no 0.
+"""Schemes whose sign(0) is 0: an operator that has +1 there is only right if it meets no 0.
 
 Channels that are 0 in every image are constants, and what they add was put into `offset` by DropConstantChannels: 0,
 exactly. Of what is left, a weight of 0 is refused by the pass, and an activation of 0 by `check_activations`, which
@@ -18,7 +18,7 @@ from bnas_deploy.export.ties import count_zeros
 _READS = "reads"
 """Key of a node's note: the `Origin` of what it takes the sign of."""
 
-_ADVICE = "train without --like-official-code sign-of-zero to export this network"
+_ADVICE = "to export this network, train with a scheme whose sign(0) is +1 (without the deviation sign-of-zero)"
 
 
 class TakeSignOfZero:
@@ -38,7 +38,7 @@ class TakeSignOfZero:
             if zeros:
                 raise ExportError(
                     f"{node.name}: {zeros:,} of {weights.size:,} weights are exactly 0, whose sign is 0 in this "
-                    f"network (deviation sign-of-zero); a bit is +1 or -1; {_ADVICE}"
+                    f"network's scheme; a bit is +1 or -1; {_ADVICE}"
                 )
             node.meta[_READS] = origin_of(input_of(node, "X"))
             node.attributes.pop(SIGN_OF_ZERO)
@@ -59,7 +59,7 @@ class SignOfZero:
 
 
 def check_activations(captured: CapturedModel, images: Tensor) -> SignOfZero | None:
-    """Look for zeros in front of a sign; None if the deviation is not in the model.
+    """Look for zeros in front of a sign; None if no scheme in the model has sign(0) = 0.
 
     Args:
         captured: the rewritten graph, and the program it was made of.
@@ -77,6 +77,6 @@ def check_activations(captured: CapturedModel, images: Tensor) -> SignOfZero | N
         more = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         raise ExportError(
             f"{first.name}: {first.zeros:,} of {first.activations:,} activations in {len(images)} images are exactly "
-            f"0{more}, whose sign is 0 in this network (deviation sign-of-zero) and +1 in the exported one; {_ADVICE}"
+            f"0{more}, whose sign is 0 in this network's scheme and +1 in the exported one; {_ADVICE}"
         )
     return SignOfZero(len(reads), len(images))

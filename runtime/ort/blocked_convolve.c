@@ -98,6 +98,7 @@ static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Chann
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
     const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
+    _Static_assert(BNAS_MOST_ADDED == 2, "the epilogue of the generated kernels adds two tensors");
     const float* k = (const float*)region(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     if (plan->correction == BY_RUNS) {

@@ -1,7 +1,8 @@
 """What a binarisation scheme is: how a layer makes signs of its input and its weights, and what is exported for that.
 
 The layers of `bnas_deploy.search.nn.layers` hold one `Scheme` each, and `bnas_deploy.export.capture` asks it for what
-an operator holds. Neither knows a scheme by name. `bnas_deploy.search.nn.schemes` has those that can be named.
+an operator holds. Neither asks for a scheme by name; a layer without one has XNOR-Net's.
+`bnas_deploy.search.nn.schemes` has those that can be named.
 """
 
 from collections.abc import Mapping

@@ -154,7 +154,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (BnasError, ValueError) as error:
         reason = error.message if isinstance(error, BnasError) else str(error)
-        raise CheckpointError(f"{path}: {reason}; the file is damaged, copy or train it again") from None
+        raise CheckpointError(f"{path}: {reason}; {_advice(description)}") from None
     with torch.device("meta"):  # shapes without memory
         wanted = build_network(checkpoint.network).state_dict()
     misfits = find_misfits(state, wanted)
@@ -165,6 +165,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     check_values(path, state)
     return checkpoint
+
+
+def _advice(description: Mapping[str, Any]) -> str:
+    """Say what to do with a file that cannot be understood: another version may have written what this one lacks."""
+    version = description.get("bnas_deploy")
+    if isinstance(version, str) and version != bnas_deploy.__version__:
+        return (
+            f"bnas-deploy {version} wrote the file and this is {bnas_deploy.__version__}: use that version or a later "
+            "one, or train the network again"
+        )
+    return "the file is damaged, copy or train it again"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:

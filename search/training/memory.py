@@ -128,7 +128,7 @@ def _kept_bytes(network: nn.Module, forward: Callable[[nn.Module, Tensor], Tenso
 
 
 def check_memory(what: str, need: Need, batch_size: int, device: torch.device) -> None:
-    """Refuse to begin what would not fit into memory.
+    """Refuse a run that would not fit into memory.
 
     Args:
         what: is to be trained, for the message.

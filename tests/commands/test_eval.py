@@ -195,7 +195,7 @@ def test_a_folder_gives_its_images_by_name_and_a_bad_one_stops_nothing(folder: P
     assert ["error" in line for line in lines] == [False, False, True]
     assert all(len(line["classes"]) == 3 for line in lines[:2])
     assert f"Error: {pictures / 'c.png'}: cannot be read as an image" in result.stderr
-    assert result.stderr.endswith("Error: 1 of 3 could not be read\n")
+    assert result.stderr.endswith("Error: 1 of 3 images could not be read; the lines above say why\n")
 
 
 def test_standard_input_is_one_image(folder: Path, pictures: Path) -> None:

@@ -137,7 +137,9 @@ def test_a_file_is_not_taken_from_under_the_program_that_has_it_open(name: str, 
         for refuse in (check_writable, lambda path: write_whole(path, b"new")):
             with pytest.raises(BnasError) as refusal:
                 refuse(path)
-            assert refusal.value.message == f"{path}: stands for a file that is open already; give that file's own name"
+            assert refusal.value.message == (
+                f"{path}: leads through /proc to a file that the shell has opened; give that file's own name"
+            )
     assert (tmp_path / "file").read_bytes() == b"old"
 
 

@@ -94,9 +94,9 @@ def test_activations_that_are_zero_are_counted_and_refused(tmp_path: Path) -> No
         _export(module, tmp_path, images)
     # Of 4 channels, 36 pixels and 4 images; the constant channels are not among them.
     assert refusal.value.message == (
-        f"conv: {zeros} of 576 activations in 4 images are exactly 0, whose sign is 0 in this network (deviation "
-        "sign-of-zero) and +1 in the exported one; train without --like-official-code sign-of-zero to export this "
-        "network"
+        f"conv: {zeros} of 576 activations in 4 images are exactly 0, whose sign is 0 in this network's scheme "
+        "and +1 in the exported one; to export this network, train with a scheme whose sign(0) is +1 (without the "
+        "deviation sign-of-zero)"
     )
     assert not list(tmp_path.iterdir())
 
@@ -106,9 +106,7 @@ def test_weights_that_are_zero_are_counted_and_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         module.conv.weight[0, :2, 0, 0] = 0
         module.conv.weight[0, 7] = 0  # of a constant channel, which takes no part
-    message = (
-        r"^conv: 2 of 108 weights are exactly 0, whose sign is 0 in this network \(deviation sign-of-zero\); a bit"
-    )
+    message = r"^conv: 2 of 108 weights are exactly 0, whose sign is 0 in this network's scheme; a bit"
     with pytest.raises(ExportError, match=message):
         _export(module, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import bnas_deploy
 from bnas_deploy.core import files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import CheckpointError
@@ -229,6 +230,15 @@ def test_a_format_that_never_was_is_refused(path, version):
 def test_a_missing_field_is_refused(path, field):
     rewrite(path, description=lambda description: {key: value for key, value in description.items() if key != field})
     assert refusal(path) == f"the field '{field}' is missing; the file is damaged, copy or train it again"
+
+
+def test_what_another_version_wrote_is_not_called_damaged(path):
+    newer = {"model": "dms", "bnas_deploy": "9.1.0"}
+    rewrite(path, description=lambda description: description | newer)
+    assert refusal(path) == (
+        "network: unknown model 'dms'; this bnas-deploy builds bnas; bnas-deploy 9.1.0 wrote the file and this is "
+        f"{bnas_deploy.__version__}: use that version or a later one, or train the network again"
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -205,10 +205,9 @@ def test_a_schedule_that_torch_lacks_is_named(schedule, message):
 
 def test_every_data_set_has_defaults_that_exist():
     defaults = training_defaults()
-    folders = [kind for kind in DATA_KINDS.values() if kind.takes]
-    small = {f"small {name}" for name in ("imagefolder", "torchvision", "hf")}
-    assert set(defaults) == {"digits", *(kind.name for kind in folders), *small}
-    assert {kind.defaults((224, 224)).network for kind in folders} == {"BNAS-Mini", "BNAS-A", "BNAS-D"}
+    small = {f"small {kind.name}" for kind in DATA_KINDS.values() if kind.training_small}
+    assert set(defaults) == {*DATA_KINDS, *small}
+    assert small >= {"small imagefolder", "small torchvision", "small hf"}
     assert DATA_KINDS["imagefolder"].defaults((64, 64)) == defaults["imagefolder"]
     assert DATA_KINDS["imagefolder"].defaults((224, 63)) == defaults["small imagefolder"]
     assert DATA_KINDS["digits"].defaults((8, 8)) == defaults["digits"]
@@ -459,13 +458,15 @@ def test_the_examples_of_the_documentation_are_recipes(tmp_path):
     assert (recipes[1].stages[0].loss.distillation, recipes[1].loss.distillation) == (0, 1)
 
 
-def test_every_key_and_every_recipe_is_documented():
+def test_every_key_is_documented_and_no_recipe_that_is_gone():
     text = DOCUMENT.read_text(encoding="utf-8")
     for kind in (Recipe, Optimiser, Loss, Augmentation, ColourJitter, *SCHEDULES.values()):
         for field in fields(kind):
             assert re.search(rf"[`.]{field.name}[`.]", text), (kind, field.name)
     assert all(f'`"{name}"`' in text for name in (*SCHEDULES, *LAYERS))
-    assert all(f"| `{name}` |" in text for name in RECIPES)
+    # `bnas-deploy recipes` lists all; the page need not, but it may not have one that is gone.
+    table = text.partition("## Recipes")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) <= set(RECIPES)
 
 
 def test_every_schedule_has_its_kind():
