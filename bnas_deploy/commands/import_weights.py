@@ -9,7 +9,7 @@ from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import Name, network_options, network_settings, output_option
 
 # Imports no framework.
-from bnas_deploy.search.models.registry import configure, layout_names, layout_of, network_names
+from bnas_deploy.search.models.registry import configure, layout_of, layouts, network_names
 
 
 @click.command("import", cls=Command)
@@ -17,10 +17,10 @@ from bnas_deploy.search.models.registry import configure, layout_names, layout_o
 @click.option("--network", type=Name(network_names()), required=True, help="Published size that they belong to.")
 @click.option(
     "--layout",
-    type=Name(layout_names()),
-    default=layout_names()[0],
+    type=Name(layouts()),
+    default=next(iter(layouts())),
     show_default=True,
-    help=f"Whose names the tensors have: {', '.join(layout_names())}.",
+    help=f"Whose names the tensors have: {'; '.join(f'{name}, {row.summary}' for name, row in layouts().items())}.",
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @click.option(
@@ -56,7 +56,6 @@ def command(
     checkpoint = import_checkpoint(weights, config, foreign, names)
     save_checkpoint(output, checkpoint)
     click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
-    for line in config.describe():
-        if line.startswith("deviates"):
-            click.echo(f"  {line}")
+    if deviations := given["deviations"]:
+        click.echo(f"  deviates from the paper: {', '.join(deviations)}")
     click.echo(f"Next: bnas-deploy eval {output} --data DATA, or bnas-deploy export {output} -o BUNDLE")

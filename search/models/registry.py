@@ -68,9 +68,9 @@ def build_network(config: ModelConfig) -> "nn.Module":
     return FAMILIES[config.model].build(config)
 
 
-def layout_names() -> list[str]:
-    """Return the names of all foreign layouts of weights."""
-    return [layout for family in FAMILIES.values() for layout in family.layouts]
+def layouts() -> dict[str, Layout]:
+    """Return every foreign layout of weights by name."""
+    return {name: layout for family in FAMILIES.values() for name, layout in family.layouts.items()}
 
 
 def layout_of(network: str, layout: str) -> Layout:
@@ -79,10 +79,10 @@ def layout_of(network: str, layout: str) -> Layout:
     Raises:
         BnasError: no such network, or its family has no such layout.
     """
-    layouts = _family_of(network).layouts
-    if layout not in layouts:
-        raise BnasError(f"{network}: no layout {layout!r} of its weights; there are {', '.join(layouts) or 'none'}")
-    return layouts[layout]
+    known = _family_of(network).layouts
+    if layout not in known:
+        raise BnasError(f"{network}: no layout {layout!r} of its weights; there are {', '.join(known) or 'none'}")
+    return known[layout]
 
 
 def _family_of(network: str) -> Family:

@@ -11,6 +11,7 @@ of O rows, in each the signs of C KH KW weights one after another, the first in 
 """
 
 import hashlib
+import io
 import math
 import re
 from collections.abc import Mapping
@@ -23,9 +24,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bnas_deploy.core.bits import unpack_signs
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
-from bnas_deploy.core.files import open_regular, read_bytes
+from bnas_deploy.core.files import read_bytes
 from bnas_deploy.search.models.family import Layout, ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits
@@ -53,7 +55,8 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
     Raises:
         CheckpointError: the file cannot be read, or its tensors are not those of the network.
     """
-    state = _renamed(path, read_state(path), layout)
+    data = _bytes_of(path)
+    state = _renamed(path, state_in(path, data), layout)
     with torch.device("meta"):  # shapes without memory
         wanted = build_network(config).state_dict()
     state = _unpacked(path, state, wanted)
@@ -73,35 +76,37 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         preprocessing=Preprocessing(*config.image_size, mean=layout.mean(config), std=layout.std(config)),
         labels=tuple((names or layout.names(config))[index] for index in layout.order(config)),
         data=layout.data(config),
-        metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(read_bytes(path)).hexdigest()}},
+        metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
     )
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file, without the prefixes of wrappers. Nothing is executed.
+def state_in(path: Path, data: bytes) -> dict[str, Tensor]:
+    """Return the state dict in the bytes of a file, without the prefixes of wrappers. Nothing is executed.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no state dict.
+        CheckpointError: they are damaged, or hold no state dict.
     """
-    found = _state_dict_in(path, _read(path))
+    found = _state_dict_in(path, _loaded(path, data))
     while prefix := next((each for each in WRAPPERS if all(name.startswith(each) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
 
 
-def _read(path: Path) -> Any:
+def _bytes_of(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
-            start = file.read(9)
-            file.seek(0)
-            if start[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
-                return safetensors.torch.load(read_bytes(path))
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return read_bytes(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; give a file of torch.save") from None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; give a file of torch.save") from None
+
+
+def _loaded(path: Path, data: bytes) -> Any:
+    try:
+        if data[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
+            return safetensors.torch.load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
     except Exception as error:  # torch's reader raises whatever the damage leads to
@@ -168,10 +173,9 @@ def unpack_words(words: Tensor, shape: tuple[int, ...]) -> Tensor:
     expected = rows * math.ceil(count / WORD_BITS)
     if words.numel() != expected:
         raise ValueError(f"{words.numel()} words, wanted {expected} for {list(shape)}")
-    values = words.reshape(rows, -1).numpy().astype(np.int64)
-    bits = (values[:, :, None] >> np.arange(WORD_BITS)) & 1
-    signs = np.where(bits == 1, np.float32(1), np.float32(-1)).reshape(rows, -1)[:, :count]
-    return torch.from_numpy(np.ascontiguousarray(signs)).reshape(shape)
+    # Little-endian words lie in memory as the bytes of `bits` do.
+    packed = words.reshape(rows, -1).numpy().astype("<u4").view(np.uint8)
+    return torch.from_numpy(unpack_signs(packed, count)).reshape(shape)
 
 
 def _unpacked(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

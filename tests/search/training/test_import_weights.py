@@ -187,17 +187,14 @@ def test_packed_weights_keep_their_signs_and_their_scale(tmp_path: Path) -> None
     config = replace(CIFAR, scheme="xnor-net-plus")
     layer = "cells.0.preprocess0.op.0"
     state, signs, scale = packed_state(CIFAR, layer)
-    binary = [name for name in untrained_checkpoint(config, seed=0).state if name.endswith("learned_scale")]
-    for name in binary:
-        state.setdefault(name, torch.ones(4))
-    del state["cells.0.preprocess0.conv.learned_scale"]
-    widths = untrained_checkpoint(config, seed=0).state
-    state |= {name: torch.ones_like(widths[name]) for name in binary if name in state}
+    packed = "cells.0.preprocess0.conv.learned_scale"
+    others = untrained_checkpoint(config, seed=0).state
+    state |= {name: value for name, value in others.items() if name.endswith("learned_scale") and name != packed}
 
     got = imported(saved(tmp_path / "packed.pt", state), config)
 
     assert torch.equal(got["cells.0.preprocess0.conv.weight"], signs)
-    assert torch.equal(got["cells.0.preprocess0.conv.learned_scale"], scale)
+    assert torch.equal(got[packed], scale)
 
 
 def test_packed_weights_need_a_scheme_with_a_scale_and_the_scale(tmp_path: Path) -> None:
@@ -320,7 +317,7 @@ def test_the_command(tiny: NetworkConfig, tmp_path: Path) -> None:
 
     assert done.exit_code == 0, done.output
     assert f"{out}: BNAS-Mini with the weights of {path} (layout official)" in done.output
-    assert "deviates from the paper: sign-of-zero" in done.output
+    assert f"deviates from the paper: {', '.join(OFFICIAL.options['deviations'])}" in done.output
     assert f"Next: bnas-deploy eval {out}" in done.output
     network = load_checkpoint(out).network
     assert isinstance(network, NetworkConfig)
