@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bnas_deploy.cli import main
-from bnas_deploy.core.bundle import IMAGES, MANIFEST, MODEL, PIECES, describe_files, read_bundle
+from bnas_deploy.core.bundle import (
+    IMAGES,
+    MANIFEST,
+    MODEL,
+    PIECES,
+    Corner,
+    PieceCheck,
+    describe_files,
+    read_bundle,
+)
 from bnas_deploy.core.errors import BundleError
+from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.verify import verify_bundle
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -410,3 +420,16 @@ def test_the_error_is_a_bundle_error(bundle: Path) -> None:
 
     with pytest.raises(BundleError, match="no test vector"):
         verify_bundle(read_bundle(bundle))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 3), (2, 4)], ids=["convolution", "linear"])
+def test_channels_that_are_zero_in_every_value_are_not_seen(shape: tuple[int, ...]) -> None:
+    wanted = np.ones(shape, np.float32)
+    wanted[:, [0, 2, 3]] = 0
+    wanted[(-1, 3, *(-1,) * (len(shape) - 2))] = 5  # seen in one value alone
+    check = PieceCheck("conv", (), Corner("y", "y", shape), shape)
+    exact = np.zeros((), np.float32)
+    for got, passed in ((wanted, True), (wanted + 1, False)):
+        result = pieces._result(check, True, got, wanted, exact)
+        assert (result.channels, result.silent, result.passed) == (4, 2, passed)
+    assert pieces._result(check, False, wanted, wanted, exact).channels == 0
