@@ -76,6 +76,7 @@ TOO_LONG = "x" * 300
     [
         f"inspect {TOO_LONG}",
         f"eval {TOO_LONG} --data digits",
+        f"eval {TOO_LONG} --data digits --device cpu",
         f"predict {TOO_LONG} image.png",
         f"draw {TOO_LONG} -o cells.svg",
         f"draw {TOO_LONG} {TOO_LONG} -o curves.svg",

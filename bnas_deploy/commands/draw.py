@@ -38,10 +38,10 @@ def command(sources: tuple[str, ...], output: Path, data: str | None, limit: int
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.drawing.pictures import check_picture, save_picture
 
-    check_picture(output)
-    figure = _figure(sources) if data is None else _activations(sources, data, limit)
     if data is None and limit is not None:
         raise click.UsageError("--limit goes with --data and a CHECKPOINT; leave it out")
+    check_picture(output)
+    figure = _figure(sources) if data is None else _activations(sources, data, limit)
     save_picture(figure, output)
     click.echo(f"{output}: written")
 

@@ -1,5 +1,6 @@
 """`bnas-deploy eval`: how often a network is right."""
 
+import os.path
 from pathlib import Path
 
 import click
@@ -65,7 +66,7 @@ def command(
     check_outputs(
         {"--output": output, "--json": json_path, "--csv": csv_path}, [each for each in (source, checkpoint) if each]
     )
-    if device != "auto" and source.is_dir() and checkpoint is None:
+    if device != "auto" and os.path.isdir(source) and checkpoint is None:
         raise BnasError(f"{source}: a folder, and --device is for PyTorch; add --checkpoint FILE, or leave it out")
     subject = open_subject(source, checkpoint=checkpoint, library_only=library_only, device=find_device(device))
     with Console(stderr=True).status(f"evaluating {subject.name}") as status:

@@ -1,7 +1,6 @@
 """Sign with a straight-through gradient, and the binarisation of weights by XNOR-Net.
 
-The sign follows `bnas_deploy.core.bits`: x >= 0 gives +1. With `sign_of_zero`, the deviation of
-that name, 0 gives 0.
+The sign follows `bnas_deploy.core.bits`: x >= 0 gives +1. With `sign_of_zero`, the deviation of that name, 0 gives 0.
 """
 
 from typing import Any
