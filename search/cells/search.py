@@ -32,7 +32,7 @@ from bnas_deploy.search.cells.space import EDGES, ZEROISE, SearchSpace
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
-from bnas_deploy.search.training.acceleration import check_arithmetic, check_compiler, compiled, tf32
+from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.resume import never
@@ -153,10 +153,7 @@ class _SearchRun(Run[Epoch]):
         self.seed = seed
         self.terms = terms
         self.train_half, self.held_out_half = data.halves(seed)
-        # The layout that a GPU's tensor cores work in. On a CPU it would be lost when a search is resumed, which has to
-        # be exact there.
-        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.network = Supernet(config.network).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = Supernet(config.network).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.compiled = compiled(self.network, device) if config.compiled else self.network
         self.strategy = build_strategy(config)
         self.weights = self.network.weight_parameters()
@@ -248,7 +245,7 @@ class _SearchRun(Run[Epoch]):
         # Code is made for one shape, so the last batch of an epoch, if it is smaller, runs without.
         network = self.compiled if len(images) == self.recipe.batch_size else self.network
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.arithmetic == "bfloat16"):
-            logits: Tensor = network(images.contiguous(memory_format=self.layout), mixture)
+            logits: Tensor = network(images.contiguous(memory_format=LAYOUT), mixture)
         return logits.float()
 
     def mixture(self, turn: int | None) -> Mixture:

@@ -51,6 +51,12 @@ class _Schemed(nn.Module):
             self.renew_weight()
         return self.scheme.weights(self.weight, self.learned, renewed=self.training)
 
+    def effective_weight(self) -> Tensor:
+        """Return `binarised` as one tensor, the weights times the scale: (O, C/groups, KH, KW)."""
+        if self.training:
+            self.renew_weight()
+        return self.scheme.effective_weight(self.weight, self.learned, renewed=self.training)
+
 
 class BinaryConv2d(_Schemed):
     """Convolution of signs with 1-bit weights: (N, C, H, W) to (N, O, OH, OW), zero padding.
@@ -58,7 +64,8 @@ class BinaryConv2d(_Schemed):
         y = conv(sign(x), sign(W)) * scale [* K] [+ bias]
 
     The scheme makes the signs and the scale. The sum is over ±1 and 0, so it is an exact integer; the scale is
-    multiplied and the bias added afterwards.
+    multiplied and the bias added afterwards. Only where a CPU trains in float32 are the weights multiplied by the scale
+    beforehand: that saves three passes over y and its gradient, and the sum rounds as any other.
     The arguments up to `dtype` are those of `torch.nn.Conv2d` in their order, but for the bias, which is off.
 
     Args:
@@ -144,9 +151,12 @@ class BinaryConv2d(_Schemed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""
-        binarised = self.binarised()
-        y = self.convolve(self.scheme.activations(x, self.learned), binarised.weight)
-        y = y * binarised.scale[:, None, None]
+        signs = self.scheme.activations(x, self.learned)
+        if self.training and not _is_rounded(x.device):
+            y = self.convolve(signs, self.effective_weight())
+        else:
+            binarised = self.binarised()
+            y = self.convolve(signs, binarised.weight) * binarised.scale[:, None, None]
         if self.scheme.k_map:
             padded = with_extra_padding(x, self.extra_padding)
             y = y * activation_scale(padded, self.kernel_size, self.stride, self.padding, self.dilation)
@@ -228,11 +238,6 @@ class BinaryWeightConv2d(_Schemed, nn.Conv2d):
         y: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
         return y
 
-    def effective_weight(self) -> Tensor:
-        """Return sign(W) * scale, (O, C/groups, KH, KW)."""
-        binarised = self.binarised()
-        return binarised.weight * binarised.scale[:, None, None, None]
-
 
 class Zeroise(nn.Module):
     """The zero layer: all zeros of the right shape, whatever comes in (BNAS v2, section 4.1.3)."""
@@ -253,6 +258,11 @@ class Zeroise(nn.Module):
 def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:
     """Return x (N, C, H, W) with more zeros below and right, (rows, columns) of them."""
     return F.pad(x, (0, extra[1], 0, extra[0])) if any(extra) else x
+
+
+def _is_rounded(device: torch.device) -> bool:
+    """Tell whether convolutions may round what they multiply, which ±1 survives and a scale does not."""
+    return device.type != "cpu" or torch.is_autocast_enabled(device.type)
 
 
 def _pair(name: str, value: Sizes, *, least: int) -> Pair:

@@ -98,6 +98,11 @@ class Scheme:
         """
         return Binarised(sign_weight(weight), weight.new_ones(len(weight)))
 
+    def effective_weight(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Tensor:
+        """Return what `weights` gives, the weight times the scale, (O, C/groups, KH, KW)."""
+        binarised = self.weights(weight, learned, renewed=renewed)
+        return binarised.weight * binarised.scale[:, None, None, None]
+
     def renewed_weight(self, weight: Tensor) -> Tensor:
         """Return what stands in the place of `weight` before a step of training; `weight` itself for no change."""
         return weight
@@ -128,6 +133,10 @@ class FloatWeights(Scheme):
     def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
         """Return the weights."""
         return Binarised(weight, weight.new_ones(len(weight)))
+
+    def effective_weight(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Tensor:
+        """Return the weights."""
+        return weight
 
     def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
         """Return the threshold of the other scheme and the weights."""

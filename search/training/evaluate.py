@@ -8,6 +8,7 @@ from torch import nn
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.dataset import DataSet
+from bnas_deploy.search.training.acceleration import LAYOUT
 from bnas_deploy.search.training.resume import Stopped, never
 
 
@@ -29,18 +30,20 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a network, which must be on `device`, on all test images, in float32; it is left in evaluation mode.
 
+    It is evaluated, and left, in the layout that it is trained in: in another one sums are rounded in another order.
+
     Raises:
         Stopped: `stop` answered True.
         DataError: an image cannot be read, or bad ones are left out and none is left.
     """
     device = device or torch.device("cpu")
-    network.eval()
+    network.eval().to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     images_seen = 0
     with torch.no_grad():
         for images, labels in data.test_batches(batch_size, device=device):
-            logits = network(images)
+            logits = network(images.contiguous(memory_format=LAYOUT))
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(dim=1) == labels).sum()
             images_seen += len(labels)

@@ -36,6 +36,7 @@ from bnas_deploy.search.training.resume import (
     Stopped,
     check_kind,
     differences,
+    lay_out_as_parameters,
     optimizer_numbers,
     optimizer_state,
     optimizer_tensors,
@@ -439,6 +440,7 @@ class Run(ABC, Generic[Record]):
         for name, optimizer in self.optimizers.items():
             numbers = description["numbers"][name]
             optimizer.load_state_dict(optimizer_state(states[name], numbers, groups[name]))
+            lay_out_as_parameters(optimizer)
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(schedules[name])
         self.take_extra(description["extra"])

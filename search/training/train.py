@@ -25,7 +25,7 @@ from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
-from bnas_deploy.search.training.acceleration import check_arithmetic, tf32
+from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.losses import TrainingLoss, takes_signs
@@ -188,14 +188,11 @@ class _TrainingRun(Run[EpochRecord]):
         self.arithmetic = arithmetic
         self.class_weights = torch.tensor(class_weights, device=device) if class_weights else None
         self.learning_rate = 0.0  # of the last step
-        # The layout that a GPU's tensor cores work in. A CPU gains 8 to 17 % by it (BNAS-Mini, one thread), but there
-        # resuming has to be exact, and tensors come back from a file without their layout.
-        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.network = build_network(config).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = build_network(config).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self._check_recipe()
         teacher = None
         if stage.before is not None and recipe.loss.needs_teacher:
-            teacher = stage.before.build().requires_grad_(False).to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # as above
+            teacher = stage.before.build().requires_grad_(False).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # as above
         if stage.before is not None and recipe.weights_from_before:
             # What a scheme learns besides weights, a float twin does not have.
             self.network.load_state_dict({**self.network.state_dict(), **stage.before.state})
@@ -279,7 +276,7 @@ class _TrainingRun(Run[EpochRecord]):
             self.schedule.step()
             return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
-            logits = self.network(images.contiguous(memory_format=self.layout))
+            logits = self.network(images.contiguous(memory_format=LAYOUT))
             loss = self.loss(images, logits, labels, self.place.epoch / self.epochs)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:

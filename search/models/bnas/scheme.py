@@ -8,6 +8,7 @@ from torch import Tensor
 from bnas_deploy.search.nn.estimators import (
     centred_and_clamped,
     scale_gradient,
+    scaled_sign,
     sign_activation,
     sign_weight,
     weight_scale,
@@ -34,13 +35,22 @@ class OfficialBnas(XnorNet):
         return sign_activation(x, sign_of_zero=self.sign_of_zero)
 
     def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
-        """Return signs and beta; renewed weights are not centred and clamped again, which would round them again."""
+        """Return signs and beta of the weights as the code has them."""
+        latent = self._latent(weight, renewed=renewed)
+        return Binarised(sign_weight(latent, sign_of_zero=self.sign_of_zero), weight_scale(latent))
+
+    def effective_weight(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Tensor:
+        """Return beta times the signs, made at once where a zero has a sign."""
+        if self.sign_of_zero:
+            return Scheme.effective_weight(self, weight, learned, renewed=renewed)
+        return scaled_sign(self._latent(weight, renewed=renewed))
+
+    def _latent(self, weight: Tensor, *, renewed: bool) -> Tensor:
+        """Return weights to take signs of; renewed ones are not centred and clamped again, which would round again."""
         if self.fan_in_gradient:
             fan_in, channels = weight[0].numel(), weight.shape[1]
             weight = scale_gradient(weight, fan_in * (1 - 1 / channels))
-        if not renewed:
-            weight = self.renewed_weight(weight)
-        return Binarised(sign_weight(weight, sign_of_zero=self.sign_of_zero), weight_scale(weight))
+        return weight if renewed else self.renewed_weight(weight)
 
     def renewed_weight(self, weight: Tensor) -> Tensor:
         """Return the weight centred and clamped, as far as it is asked for."""

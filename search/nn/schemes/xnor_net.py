@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bnas_deploy.search.nn.estimators import sign_weight, weight_scale
+from bnas_deploy.search.nn.estimators import scaled_sign, sign_weight, weight_scale
 from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 
 
@@ -15,6 +15,10 @@ class XnorNet(Scheme):
     def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
         """Return sign(W) and beta; each output channel by itself, so that any number O may come."""
         return Binarised(sign_weight(weight), weight_scale(weight))
+
+    def effective_weight(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Tensor:
+        """Return beta sign(W), made at once."""
+        return scaled_sign(weight)
 
 
 SCHEME = XnorNet()
