@@ -198,6 +198,6 @@ def test_a_search_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, strate
         recipe=replace(SEARCH_RECIPES["digits"], batch_size=4),
         strategy=strategy,
     )
-    with pytest.raises(BnasError, match=r"^a search with 3 cells on images of 8x8 with 4 images a step takes about 6[12]"):
+    with pytest.raises(BnasError, match=r"^a search with 3 cells on images of 8x8 with 4 images a step takes about 6"):
         search(make_data(), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
