@@ -106,6 +106,26 @@ def run_folder(what: str, data: str, limit: int | None) -> Path:
     return Path("runs") / f"{what}-{data}{'' if limit is None else f'-limit{limit}'}"
 
 
+def checkpoint_of(source: Path) -> Path:
+    """Return a checkpoint, or of a folder of a run its best one."""
+    return source / "best.safetensors" if source.is_dir() else source
+
+
+def check_only_source(settings: Mapping[str, object]) -> None:
+    """Refuse settings of a network, by their names in Python, beside --from.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    options = click.get_current_context().command.params
+    given = [option for option in options if settings.get(option.name or "")]
+    if given:
+        raise click.UsageError(
+            f"--from and {given[0].opts[0]} exclude each other: the network is that of the checkpoint; leave one of "
+            "them out"
+        )
+
+
 @contextmanager
 def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
     """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""

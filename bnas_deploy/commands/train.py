@@ -22,6 +22,8 @@ from bnas_deploy.commands.runs import (
     arithmetic_option,
     attended,
     by_data,
+    check_only_source,
+    checkpoint_of,
     device_option,
     folder_options,
     leave,
@@ -54,6 +56,14 @@ DEFAULTS = training_defaults()
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT|RUN",
+    help="Begin with the weights of a checkpoint, or of the best one of a run; its network is trained, and what "
+    "belongs to other classes is new. [default: random weights]",
+)
 @recipe_file_options(by_data({name: defaults.recipe for name, defaults in DEFAULTS.items()}))
 @click.option(
     "--class-weights",
@@ -76,6 +86,7 @@ def command(
     skip_bad: bool,
     network: str | None,
     float_twin: bool,
+    source: Path | None,
     recipe: str | None,
     changes: tuple[str, ...],
     epochs: int | None,
@@ -99,12 +110,16 @@ def command(
         raise click.UsageError(
             f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
         )
+    if source is not None:
+        check_only_source({"network": network, "float_twin": float_twin, **options})
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.report.recipes import stage_table
     from bnas_deploy.report.text import print_tables
     from bnas_deploy.search.data import open_data
     from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
+    from bnas_deploy.search.training.fine_tuning import start_from
     from bnas_deploy.search.training.stages import train_in_stages
     from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
 
@@ -112,11 +127,17 @@ def command(
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)
     defaults = kind.defaults(about.image_size)
-    config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
+    start = None if source is None else start_from(load_checkpoint(checkpoint_of(source)), about)
+    if start is not None:
+        config = start.network
+        click.echo(start.summary)
+    else:
+        config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
     if float_twin:
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
-    folder = out or run_folder(f"{config.name}{'-float' if float_twin else ''}", kind.name, limit)
+    what = f"{config.name}{'-float' if config.is_float else ''}{'' if start is None else '-tuned'}"
+    folder = out or run_folder(what, kind.name, limit)
     if tensorboard:
         check_tensorboard()
     with attended() as (stop, bar):
@@ -125,6 +146,7 @@ def command(
             config,
             chosen,
             folder,
+            start=start,
             seed=seed,
             device=find_device(device),
             arithmetic=arithmetic,

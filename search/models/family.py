@@ -31,6 +31,13 @@ class ModelConfig(Protocol):
     def float_twin(self) -> "ModelConfig":
         """Return the same architecture with float weights and no sign; the network has its parameters, too."""
 
+    def fitted(self, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> "ModelConfig":
+        """Return the same architecture for other images, all of it trained.
+
+        Raises:
+            BnasError: they do not fit it.
+        """
+
     def to_json(self) -> dict[str, Any]:
         """Return what the family's `read` reads."""
 

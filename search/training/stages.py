@@ -16,6 +16,7 @@ from bnas_deploy.core.run_metrics import FORMER, METRICS
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig, Relaxable
 from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.fine_tuning import Start
 from bnas_deploy.search.training.recipes import LAYERS, Recipe
 from bnas_deploy.search.training.run import RESUME, Listener, Silence, check_free
 from bnas_deploy.search.training.train import BEST, LAST, Stage, TrainError, TrainResult, train
@@ -55,6 +56,7 @@ def train_in_stages(
     recipe: Recipe,
     folder: Path,
     *,
+    start: Start | None = None,
     resume: bool = False,
     listeners: Callable[[Path], AbstractContextManager[Listener]] = lambda place: nullcontext(Silence()),
     announce: Callable[[str], object] = lambda text: None,
@@ -67,6 +69,7 @@ def train_in_stages(
         config: of the network that the last stage trains.
         recipe: how to train, with its stages.
         folder: where the run lives; made if it is not there.
+        start: the weights that the first stage begins with; None: PyTorch's initialisation.
         resume: go on with the run in `folder` instead of beginning one.
         listeners: gives what is told how the stage in a folder goes, until it ends.
         announce: is told which stage begins, where there are several.
@@ -95,6 +98,7 @@ def train_in_stages(
                 # The first stage is always there if anything is; a later one may not have been begun.
                 resume=resume and (number == 0 or os.path.lexists(place / RESUME)),
                 stage=Stage(recipe, number, load_checkpoint(places[number - 1] / LAST) if number else None),
+                start=None if number else start,
                 listener=listener,
                 **settings,
             )

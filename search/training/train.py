@@ -26,8 +26,10 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
+from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
+from bnas_deploy.search.training.fine_tuning import Start
 from bnas_deploy.search.training.losses import TrainingLoss, takes_signs
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
@@ -98,8 +100,9 @@ def train(
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
     stage: Stage | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
-    """Train a network from scratch, or go on with the run in `folder`; of several stages, one.
+    """Train a network, or go on with the run in `folder`; of several stages, one.
 
     The best epoch is chosen by the accuracy on the test images. So does the official BNAS code for ImageNet; for CIFAR
     it keeps the last one.
@@ -118,6 +121,7 @@ def train(
         stop: asked after every batch; once it answers True, the run saves its place and returns.
         listener: is told how it goes.
         stage: which of several stages this is.
+        start: the weights to begin with, of a stage that has none before it; None: PyTorch's initialisation.
 
     Raises:
         BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
@@ -149,6 +153,7 @@ def train(
             class_weights=class_weights,
             listener=listener,
             stage=stage or Stage(recipe, 0, None),
+            start=start,
         )
         if resume:
             run.restore()
@@ -179,9 +184,11 @@ class _TrainingRun(Run[EpochRecord]):
         class_weights: tuple[float, ...] | None,
         listener: Listener | None,
         stage: Stage,
+        start: Start | None,
     ) -> None:
         self.data = data
         self.stage = stage
+        self.start = start
         self.config = config
         self.recipe = recipe
         self.seed = seed
@@ -196,6 +203,10 @@ class _TrainingRun(Run[EpochRecord]):
         if stage.before is not None and recipe.weights_from_before:
             # What a scheme learns besides weights, a float twin does not have.
             self.network.load_state_dict({**self.network.state_dict(), **stage.before.state})
+        if start is not None:
+            start.load(self.network)
+        self.average = averaged(self.network, recipe.weight_average) if recipe.weight_average else None
+        self.evaluated = self.network if self.average is None else self.average.module
         self.signs = SignMemory(self.network)
         self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
         self.optimizer = recipe.optimiser.build(self.network.parameters())
@@ -206,7 +217,11 @@ class _TrainingRun(Run[EpochRecord]):
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             sources={"train": data.train_size},
-            modules={"network": self.network, "signs": self.signs},
+            modules={
+                "network": self.network,
+                "signs": self.signs,
+                **({} if self.average is None else {"average": self.average}),
+            },
             optimizers={"optimizer": self.optimizer},
             schedules={"schedule": self.schedule},
             sums=("loss",),
@@ -245,15 +260,21 @@ class _TrainingRun(Run[EpochRecord]):
             "seed": self.seed,
             "arithmetic": self.arithmetic,
             **({} if self.class_weights is None else {"class_weights": self.class_weights.tolist()}),
+            **({} if self.start is None else {"start": self.start.digest}),
             **self.stage.settings(),
         }
 
     def settings_then(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return them with a recipe as it is written today."""
         recipe = settings.get("recipe")
-        if not isinstance(recipe, dict) or "optimisation" not in recipe:
+        if not isinstance(recipe, dict):
             return settings
-        return settings | {"recipe": _numbers_of(of_older_run(recipe))}
+        today = _numbers_of(of_older_run(recipe)) if "optimisation" in recipe else {**_LATER_IN_RECIPES, **recipe}
+        stages = settings.get("stages")
+        if not isinstance(stages, dict):
+            return settings | {"recipe": today}
+        of_stages = {name: {**_LATER_IN_RECIPES, **stage} for name, stage in stages.items()}
+        return settings | {"recipe": today, "stages": of_stages}
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images and labels of the rest of the epoch."""
@@ -284,13 +305,17 @@ class _TrainingRun(Run[EpochRecord]):
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.add("loss", loss, len(labels))
         self.count("train", labels, logits)
 
     def measure_epoch(self, stop: Callable[[], bool]) -> EpochRecord:
         """Evaluate on the test images, and count the signs that changed."""
         with tf32(False):
-            result = evaluate(self.network, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop)
+            result = evaluate(
+                self.evaluated, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop
+            )
         place, changed_signs = self.place, self.signs.changed_share()
         self.signs.remember()
         return EpochRecord(
@@ -328,11 +353,15 @@ class _TrainingRun(Run[EpochRecord]):
             self.folder / name,
             Checkpoint(
                 network=self.config,
-                state=self.network.state_dict(),
+                state=self.evaluated.state_dict(),
                 preprocessing=description.preprocessing,
                 labels=description.class_names,
                 data=description.name,
-                metrics={**metrics, "arithmetic": self.arithmetic},
+                metrics={
+                    **metrics,
+                    "arithmetic": self.arithmetic,
+                    **({} if self.start is None else {"started_from": self.start.source}),
+                },
             ),
         )
 
@@ -404,6 +433,9 @@ def _check_fit(data: DataSet, config: ModelConfig) -> None:
                 f"{config.name} has {what} {got}, but {description.name} has {wanted}; build it for this data set"
             )
 
+
+_LATER_IN_RECIPES = {"weight_average": 0.0}
+"""Keys that recipes of older runs lack, and what they stand for."""
 
 _LATER = ("waiting_share", "changed_signs")
 """What older versions did not measure."""

@@ -191,6 +191,20 @@ def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "BNAS-Mini-3x4-float-digits-limit40" / "best.safetensors").exists()
 
 
+def test_a_run_begins_with_the_best_weights_of_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--limit", "40", "--epochs", "1"]
+    assert invoke(*words, "--cells", "3", "--channels", "4", "--float-twin", "--out", "first").exit_code == 0
+    tuned = invoke(*words, "--from", "first")
+    assert tuned.exit_code == 0, tuned.output
+    assert "begins with the weights of BNAS-Mini-3x4, trained on digits, limited to 40" in tuned.output
+    best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-float-tuned-digits-limit40" / "best.safetensors")
+    assert best.network.is_float
+    assert best.metrics["started_from"] == "BNAS-Mini-3x4, trained on digits, limited to 40"
+    resumed = invoke(*words, "--from", "first/best.safetensors", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+
+
 def test_nothing_to_resume_is_refused(tmp_path):
     result = invoke("--out", tmp_path, "--resume")
     assert result.exit_code == 1
@@ -209,6 +223,13 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--genotype", ""], "'': neither a published genotype (cifar, imagenet) nor a file"),
         (["--float-twin", "--k-map"], "--float-twin and --k-map exclude each other: the float twin has nothing binary"),
         (["--float-twin", "--like-official-code", "clamp-weights"], "--float-twin and --like-official-code exclude"),
+        (
+            ["--from", "there", "--network", "BNAS-A"],
+            "--from and --network exclude each other: the network is that of the checkpoint; leave one of them out",
+        ),
+        (["--from", "there", "--float-twin"], "--from and --float-twin exclude each other: the network is that of"),
+        (["--from", "there", "--cells", "4"], "--from and --cells exclude each other: the network is that of the"),
+        (["--from", "nowhere"], "nowhere: cannot be read: No such file or directory; expected a safetensors file"),
         (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
         (

@@ -224,7 +224,7 @@ SAME: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize(("arguments", "pads"), SAME.values(), ids=SAME)
 def test_padding_in_words_and_a_bias_are_the_operators(arguments: dict[str, Any], pads: tuple[int, ...]) -> None:
-    layer = BinaryConv2d(4, 8, bias=True, **arguments)
+    layer = BinaryConv2d(4, 8, bias=True, **arguments).eval()
     captured = capture(nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten()), SHAPE)
     x = torch.randn(1, *SHAPE)
     values = captured.values_of(x)

@@ -121,6 +121,10 @@ class NetworkConfig:
         """Return the same architecture with float weights and no sign."""
         return replace(self, is_float=True, scheme=DEFAULT, k_map=False, deviations=(), relaxed=None)
 
+    def fitted(self, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> "NetworkConfig":
+        """Return the same architecture for other images, with binary layers where a stage of training has others."""
+        return replace(self, classes=classes, in_channels=in_channels, image_size=image_size, relaxed=None)
+
     def relax(self, how: str) -> "NetworkConfig":
         """Return the same network with something else in the place of binary layers, one of `RELAXED`."""
         return replace(self, relaxed=how)

@@ -181,6 +181,8 @@ class Recipe(Checked):
         summary: what it is for, in a line.
         epochs: passes over the training images.
         batch_size: images of a step.
+        weight_average: how much the average of the weights keeps of itself in a step, in the first steps less; the
+            average is what is evaluated and saved. 0: none is taken.
         drop_path: the probability at which branches of a cell are left out would arrive after the last epoch; it rises
             from 0 with each epoch.
         layers: what is trained in the place of binary layers, one of `LAYERS`.
@@ -194,6 +196,7 @@ class Recipe(Checked):
     summary: str = ""
     epochs: int = field(metadata=COUNT)
     batch_size: int = field(metadata=COUNT)
+    weight_average: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
     drop_path: float = field(default=0.0, metadata=SHARE_BELOW_ONE)
     optimiser: Optimiser
     schedule: Schedule

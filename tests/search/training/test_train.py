@@ -302,6 +302,42 @@ def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(tmp_
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("stop_after", [3, 9])
+def test_a_run_that_averages_its_weights_is_resumed_exactly(tmp_path, stop_after):
+    recipe = replace(RECIPE, weight_average=0.9)
+    run(tmp_path / "whole", recipe=recipe)
+    run(tmp_path / "parts", recipe=recipe, stop_after=stop_after)
+    run(tmp_path / "parts", recipe=recipe, resume=True)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_the_average_is_what_is_evaluated_and_saved(tmp_path):
+    for name, share in (("plain", 0.0), ("averaged", 0.9)):
+        run(tmp_path / name, recipe=replace(RECIPE, weight_average=share))
+    plain, averaged = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("plain", "averaged")
+    )
+    assert [each["train_loss"] for each in plain] == [each["train_loss"] for each in averaged]
+    assert [each["test_loss"] for each in plain] != [each["test_loss"] for each in averaged]
+    last = load_checkpoint(tmp_path / "averaged" / "last.safetensors")
+    measured = evaluate(last.build(), DATA, batch_size=RECIPE.batch_size)
+    assert measured.loss == averaged[-1]["test_loss"]
+    tensors, _ = read_tensors(tmp_path / "averaged" / "resume.safetensors", "bnas_deploy_run")
+    name = next(key for key in last.state if key.endswith("conv.weight"))
+    assert torch.equal(tensors[f"average.module.{name}"], last.state[name])
+    assert not torch.equal(tensors[f"network.{name}"], last.state[name])
+
+
+def test_a_run_of_a_version_without_averages_goes_on(tmp_path):
+    run(tmp_path / "run", stop_after=7)
+    path = tmp_path / "run" / "resume.safetensors"
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    del description["settings"]["recipe"]["weight_average"]
+    write_tensors(path, tensors, "bnas_deploy_run", description)
+    assert run(tmp_path / "run", resume=True)[0].finished
+
+
 def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
