@@ -1,9 +1,10 @@
 """The shared part of commands that train: their options, the device, the progress bar, and the way to go on."""
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -131,8 +132,23 @@ def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
     """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""
     from bnas_deploy.search.training.resume import stop_on_signals
 
-    with stop_on_signals() as stop, progress_bar() as bar:
+    with stop_on_signals(patient=processes_started() > 1) as stop, progress_bar() as bar:
         yield stop, bar
+
+
+def processes_started() -> int:
+    """Return how many processes torchrun has started to train together, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Let one of several processes print; the others say only what goes wrong."""
+    if processes_started() == 1 or os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 class ProgressBar:
@@ -224,6 +240,8 @@ def leave(context: click.Context, *, finished: bool) -> None:
 def resume_command(context: click.Context) -> str:
     """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
     words = ["bnas-deploy", context.command.name or ""]
+    if processes_started() > 1:
+        words = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "bnas_deploy", words[1]]
     for parameter in context.command.params:
         given = context.params.get(parameter.name or "")
         if parameter.name == "resume":

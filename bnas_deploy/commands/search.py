@@ -26,6 +26,7 @@ from bnas_deploy.commands.runs import (
     device_option,
     folder_options,
     leave,
+    one_voice,
     recipe_options,
     run_folder,
     tell_end,
@@ -167,6 +168,7 @@ def command(
         raise click.UsageError("--latency-target and --latency-weight go together; give both or neither")
     if latency_weight is not None and not math.isfinite(latency_weight):
         raise click.UsageError(f"--latency-weight is {latency_weight}; give a number, such as 0.1")
+    context.with_resource(one_voice())
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.search import draw_search
@@ -174,6 +176,7 @@ def command(
     from bnas_deploy.search.cells.search import search
     from bnas_deploy.search.data import open_in_memory
     from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.training.processes import joined
 
     check_library()
     kind = kind_of(data)
@@ -182,13 +185,14 @@ def command(
     click.echo(images.summary)
     config = configure_search(kind.search, **images.description.sizes, **options)
     objectives = latency_objectives(latency_target, latency_weight, config.network, warn=partial(click.echo, err=True))
-    with attended() as (stop, bar):
+    with joined(find_device(device)) as (processes, where), attended() as (stop, bar):
         result = search(
             images,
             config,
             out or run_folder("search", kind.name, limit),
             seed=seed,
-            device=find_device(device),
+            device=where,
+            processes=processes,
             objectives=objectives,
             resume=resume,
             stop=stop,
@@ -196,6 +200,6 @@ def command(
         )
     skip = config.network.inter_cell_skip
     tell_end(context, result.summary(skip=skip), images.skipped_note, finished=result.finished)
-    if result.genotype is not None:
+    if result.genotype is not None and processes.writes:
         draw_search(result.folder, result.genotype, result.history, skip=skip)
     leave(context, finished=result.finished)

@@ -27,6 +27,7 @@ from bnas_deploy.commands.runs import (
     device_option,
     folder_options,
     leave,
+    one_voice,
     run_folder,
     tell_end,
     training_data_option,
@@ -112,6 +113,7 @@ def command(
         )
     if source is not None:
         check_only_source({"network": network, "float_twin": float_twin, **options})
+    context.with_resource(one_voice())
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.report.recipes import stage_table
     from bnas_deploy.report.text import print_tables
@@ -120,6 +122,7 @@ def command(
     from bnas_deploy.search.training.checkpoint import load_checkpoint
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
     from bnas_deploy.search.training.fine_tuning import start_from
+    from bnas_deploy.search.training.processes import joined
     from bnas_deploy.search.training.stages import train_in_stages
     from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
 
@@ -140,7 +143,8 @@ def command(
     folder = out or run_folder(what, kind.name, limit)
     if tensorboard:
         check_tensorboard()
-    with attended() as (stop, bar):
+    with joined(find_device(device)) as (processes, where), attended() as (stop, bar):
+        tells = tensorboard and processes.writes
         result = train_in_stages(
             images,
             config,
@@ -148,12 +152,13 @@ def command(
             folder,
             start=start,
             seed=seed,
-            device=find_device(device),
+            device=where,
+            processes=processes,
             arithmetic=arithmetic,
             class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
             stop=stop,
-            listeners=lambda place: to_tensorboard(place, bar) if tensorboard else nullcontext(bar),
+            listeners=lambda place: to_tensorboard(place, bar) if tells else nullcontext(bar),
             announce=bar.say,
         )
     if chosen.stages and result.stages:

@@ -32,11 +32,13 @@ from bnas_deploy.search.cells.space import EDGES, ZEROISE, SearchSpace
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
+from bnas_deploy.search.nn.synchronised_norm import synchronise
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.memory import check_memory, training_need
+from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import never
-from bnas_deploy.search.training.run import RESUME, Listener, Run
+from bnas_deploy.search.training.run import RESUME, Listener, Run, check_shares
 
 GENOTYPE = "genotype.json"
 HISTORY = "history.json"
@@ -87,6 +89,7 @@ def search(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
+    processes: Processes = ALONE,
 ) -> SearchResult:
     """Search for a genotype from the start, or go on with the search in `folder`.
 
@@ -100,10 +103,11 @@ def search(
         resume: go on with the search in `folder` instead of beginning one.
         stop: asked after every step; once it answers True, the search saves its place and returns.
         listener: is told how it goes.
+        processes: this process among those that search together; each calls this function with the same arguments.
 
     Raises:
         SearchError: `folder` holds a search already, or none to resume, or one with other settings; or a loss is not
-            finite.
+            finite; or several processes are to run compiled code.
         BnasError: a step would take more memory than there is, or a file of the search cannot be written.
         CheckpointError: the file to resume from cannot be read or is damaged.
         DataError: the data set is too small, or the recipe does not suit it.
@@ -111,7 +115,11 @@ def search(
     device = device or torch.device("cpu")
     _check_fit(data, config)
     check_arithmetic(config.arithmetic, device)
+    for half in (data.train_size // 2, data.train_size - data.train_size // 2):
+        check_shares(half, config.recipe.batch_size, processes, SearchError)
     if config.compiled:
+        if processes.count > 1:
+            raise SearchError(f"--compile: no code is made for {processes.count} processes; leave --compile out")
         check_compiler(device)
     _check_memory(config, device)
     terms: dict[str, Objective] = {"diversity": _diversity(config)} if config.diversity else {}
@@ -119,7 +127,9 @@ def search(
     with forked, tf32(config.arithmetic == "tf32"):
         torch.manual_seed(seed)
         terms |= objectives or {}
-        run = _SearchRun(data, config, folder, seed=seed, device=device, terms=terms, listener=listener)
+        run = _SearchRun(
+            data, config, folder, seed=seed, device=device, terms=terms, listener=listener, processes=processes
+        )
         if resume:
             run.restore()
         else:
@@ -146,6 +156,7 @@ class _SearchRun(Run[Epoch]):
         device: torch.device,
         terms: Mapping[str, Objective],
         listener: Listener | None,
+        processes: Processes,
     ) -> None:
         self.data = data
         self.config = config
@@ -182,7 +193,10 @@ class _SearchRun(Run[Epoch]):
             sums=(TRAINING_LOSS, *map(_term, terms), ARCHITECTURE_LOSS),
             device=device,
             listener=listener,
+            processes=processes,
         )
+        if processes.count > 1:
+            synchronise(self.network, device)
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return images and labels of the rest of the epoch, to train on and held out."""
@@ -196,6 +210,7 @@ class _SearchRun(Run[Epoch]):
                 seed=self.seed,
                 epoch=self.place.epoch,
                 first=self.place.step,
+                share=self.processes.share,
                 device=self.device,
             )
             for half in (self.train_half, self.held_out_half)
@@ -213,19 +228,21 @@ class _SearchRun(Run[Epoch]):
         """Move the alphas, with the weights as they are."""
         for weight in self.weights:
             weight.requires_grad_(False)  # no gradient of the weights is computed only to be thrown away
-        loss = nn.functional.cross_entropy(self.logits(images, self.mixture(turn=0)), labels)
-        cross_entropy = loss.detach()
+        own = nn.functional.cross_entropy(self.logits(images, self.mixture(turn=0)), labels)
+        loss = own * self.processes.weight(len(labels))
+        cross_entropy = self.processes.mean(loss.detach())
         probabilities = self.probabilities()
         for name, term in self.terms.items():
             value = term(probabilities, self.place.epoch, cross_entropy)
             self.add(_term(name), value, len(labels))
-            loss = loss + value
+            own, loss = own + value, loss + value
         self.alpha_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        self.processes.average_gradients(self.alphas)
         self.alpha_optimizer.step()
         for weight in self.weights:
             weight.requires_grad_(True)
-        self.add(ARCHITECTURE_LOSS, loss, len(labels))
+        self.add(ARCHITECTURE_LOSS, own, len(labels))
         self.count("held_out", labels)
 
     def weight_step(self, images: Tensor, labels: Tensor) -> None:
@@ -233,11 +250,12 @@ class _SearchRun(Run[Epoch]):
         with torch.no_grad():
             mixture = self.mixture(turn=1)
         logits = self.logits(images, mixture)
-        loss = nn.functional.cross_entropy(logits, labels)
+        own = nn.functional.cross_entropy(logits, labels)
         self.weight_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # as above
+        (own * self.processes.weight(len(labels))).backward()  # type: ignore[no-untyped-call]  # as above
+        self.processes.average_gradients(self.weights)
         self.weight_optimizer.step()
-        self.add(TRAINING_LOSS, loss, len(labels))
+        self.add(TRAINING_LOSS, own, len(labels))
         self.count("train", labels, logits)
 
     def logits(self, images: Tensor, mixture: Mixture) -> Tensor:
@@ -280,6 +298,7 @@ class _SearchRun(Run[Epoch]):
                 self.train_half,  # it is tested on the other half
                 batch_size=self.recipe.batch_size,
                 device=self.device,
+                processes=self.processes,
                 stop=stop,
             )
         if not math.isfinite(result.loss):
@@ -336,7 +355,7 @@ class _SearchRun(Run[Epoch]):
     def restore(self) -> None:
         """Go to where the search in the folder was saved."""
         super().restore()
-        if self.history:
+        if self.history and self.processes.writes:
             self.write_results()  # a kill may have hit between the two of them
 
     def history_to_json(self) -> Any:

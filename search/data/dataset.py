@@ -25,6 +25,21 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+class Share(NamedTuple):
+    """The images of a batch that one of several processes takes: every `of`-th, from `number` on."""
+
+    number: int = 0
+    of: int = 1
+
+    @property
+    def part(self) -> slice:
+        """Return them as a slice of the batch."""
+        return slice(self.number, None, self.of)
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True)
 class DataDescription:
     """What a network and a checkpoint have to know about a data set.
@@ -103,12 +118,12 @@ class DataSet(ABC):
 
     @abstractmethod
     def raw_train_batches(
-        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int, share: Share
     ) -> Iterator[Batch]:
         """Yield uint8 batches on the CPU; otherwise as `train_batches`."""
 
     @abstractmethod
-    def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
+    def raw_test_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Yield uint8 batches on the CPU; otherwise as `test_batches`."""
 
     @abstractmethod
@@ -163,27 +178,30 @@ class DataSet(ABC):
         seed: int,
         epoch: int,
         first: int = 0,
+        share: Share = WHOLE,
         device: torch.device | None = None,
     ) -> Iterator[Batch]:
         """Yield every training image once, shuffled and augmented; the last batch may be smaller.
 
         The batches depend on nothing but the arguments. With `first`, that many batches are left out and the
-        others are the same, so that an epoch can be continued.
+        others are the same, so that an epoch can be continued. With `share`, of each batch that part only.
 
         Raises:
             DataError: the augmentation does not suit these images, or an image cannot be read.
         """
         self.check(augmentation)
-        raw = self.raw_train_batches(batch_size, augmentation, seed=seed, epoch=epoch, first=first)
+        raw = self.raw_train_batches(batch_size, augmentation, seed=seed, epoch=epoch, first=first, share=share)
         yield from self._normalised(raw, device or torch.device("cpu"))
 
-    def test_batches(self, batch_size: int, *, device: torch.device | None = None) -> Iterator[Batch]:
-        """Yield every test image once, in order.
+    def test_batches(
+        self, batch_size: int, *, share: Share = WHOLE, device: torch.device | None = None
+    ) -> Iterator[Batch]:
+        """Yield every test image once, in order; with `share`, of each batch that part only.
 
         Raises:
             DataError: an image cannot be read.
         """
-        yield from self._normalised(self.raw_test_batches(batch_size), device or torch.device("cpu"))
+        yield from self._normalised(self.raw_test_batches(batch_size, share), device or torch.device("cpu"))
 
     def _normalised(self, batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         """Move to the device as bytes, a quarter of the floats, and normalise there."""
@@ -254,7 +272,7 @@ class InMemoryDataSet(DataSet):
         return None
 
     def raw_train_batches(
-        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int, share: Share
     ) -> Iterator[Batch]:
         """Yield shuffled batches; every batch has its own random numbers, so any of them can be the first."""
         order = torch.randperm(self.train_size, generator=generator(seed, epoch))
@@ -267,13 +285,13 @@ class InMemoryDataSet(DataSet):
                 pixels = shift(pixels, augmentation.shift, random)
             if augmentation.flip:
                 pixels = flip_half(pixels, random)
-            yield Batch(pixels, self.train.labels[chosen])
+            yield Batch(pixels[share.part], self.train.labels[chosen][share.part])
 
-    def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
+    def raw_test_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Yield the test images in order."""
         for start in range(0, self.test_size, batch_size):
-            part = slice(start, start + batch_size)
-            yield Batch(self.test.pixels[part], self.test.labels[part])
+            batch = slice(start, start + batch_size)
+            yield Batch(self.test.pixels[batch][share.part], self.test.labels[batch][share.part])
 
 
 def _first_of_each_class(labels: Tensor, most: int) -> Tensor:

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip, jitter_colours, random_crop, shift_image
-from bnas_deploy.search.data.dataset import Batch, DataDescription, DataSet, Images, InMemoryDataSet, generator
+from bnas_deploy.search.data.dataset import (
+    WHOLE,
+    Batch,
+    DataDescription,
+    DataSet,
+    Images,
+    InMemoryDataSet,
+    Share,
+    generator,
+)
 from bnas_deploy.search.data.pixels import centre, in_mode, pixels_of
 from bnas_deploy.search.training.recipes import SMALL, Augmentation
 
@@ -94,7 +103,7 @@ class PhotoDataSet(DataSet):
         return None
 
     def raw_train_batches(
-        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int
+        self, batch_size: int, augmentation: Augmentation, *, seed: int, epoch: int, first: int, share: Share
     ) -> Iterator[Batch]:
         """Yield shuffled batches; every image has its own random numbers, whichever thread draws it."""
         size = self.description.image_size
@@ -105,13 +114,13 @@ class PhotoDataSet(DataSet):
 
         order = torch.randperm(self.train_size, generator=generator(seed, epoch))
         batches: Iterable[list[tuple[Photo, Draw]]] = (
-            [(self.train[i], draw(i)) for i in chosen.tolist()] for chosen in torch.split(order, batch_size)
+            [(self.train[i], draw(i)) for i in chosen[share.part].tolist()] for chosen in torch.split(order, batch_size)
         )
         return self._decoded(islice(batches, first, None))
 
-    def raw_test_batches(self, batch_size: int) -> Iterator[Batch]:
+    def raw_test_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Yield the test images in order, as `centre` makes them."""
-        return self._as_they_are(self.test, batch_size)
+        return self._as_they_are(self.test, batch_size, share)
 
     def in_memory(self) -> InMemoryDataSet:
         """Return the same images, decoded; augmentations that change the size are not made with these.
@@ -139,14 +148,15 @@ class PhotoDataSet(DataSet):
         )
         return PhotoDataSet(description, some_train, some_test, self.notes, skip_bad=self.skip_bad)
 
-    def _as_they_are(self, photos: Sequence[Photo], batch_size: int) -> Iterator[Batch]:
+    def _as_they_are(self, photos: Sequence[Photo], batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         size = self.description.image_size
 
         def draw(image: Image.Image) -> Image.Image:
             return centre(image, size)
 
         starts = range(0, len(photos), batch_size)
-        return self._decoded([(photo, draw) for photo in photos[start : start + batch_size]] for start in starts)
+        batches = (photos[start : start + batch_size][share.part] for start in starts)
+        return self._decoded([(photo, draw) for photo in batch] for batch in batches)
 
     def _decoded(self, batches: Iterable[list[tuple[Photo, Draw]]]) -> Iterator[Batch]:
         """Decode with one thread per core, `_AHEAD` batches before they are asked for.

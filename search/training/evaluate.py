@@ -9,6 +9,7 @@ from torch import nn
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import Stopped, never
 
 
@@ -26,11 +27,13 @@ def evaluate(
     *,
     batch_size: int,
     device: torch.device | None = None,
+    processes: Processes = ALONE,
     stop: Callable[[], bool] = never,
 ) -> Evaluation:
     """Evaluate a network, which must be on `device`, on all test images, in float32; it is left in evaluation mode.
 
-    It is evaluated, and left, in the layout that it is trained in: in another one sums are rounded in another order.
+    Several processes take a share each and return the same. The network is evaluated, and left, in the layout that it
+    is trained in: in another one sums are rounded in another order.
 
     Raises:
         Stopped: `stop` answered True.
@@ -40,15 +43,18 @@ def evaluate(
     network.eval().to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    images_seen = 0
+    seen = 0
     with torch.no_grad():
-        for images, labels in data.test_batches(batch_size, device=device):
-            logits = network(images.contiguous(memory_format=LAYOUT))
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(dim=1) == labels).sum()
-            images_seen += len(labels)
-            if stop():
+        for images, labels in data.test_batches(batch_size, share=processes.share, device=device):
+            if len(labels):  # a share, and a batch of bad images, may be empty
+                logits = network(images.contiguous(memory_format=LAYOUT))
+                loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+                correct += (logits.argmax(dim=1) == labels).sum()
+                seen += len(labels)
+            if any(processes.any(stop())):
                 raise Stopped
-    if not images_seen:
+    sums = processes.add_up(torch.stack([loss, correct.double(), torch.full_like(loss, seen)]))
+    total_loss, total_correct, total_seen = sums.tolist()
+    if not total_seen:
         raise DataError(f"{data.description.name}: no test image can be read; see that the folder is what it should be")
-    return Evaluation(loss.item() / images_seen, correct.item() / images_seen)
+    return Evaluation(total_loss / total_seen, total_correct / total_seen)

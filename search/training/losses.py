@@ -46,7 +46,9 @@ class TrainingLoss:
             for each in (network, teacher)
         )
 
-    def __call__(self, images: Tensor, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def __call__(
+        self, images: Tensor, logits: Tensor, labels: Tensor, progress: float, class_weight: float = 1.0
+    ) -> Tensor:
         """Return the mean loss of a batch that went through the network just now, `progress` the share of epochs done.
 
         Args:
@@ -54,8 +56,12 @@ class TrainingLoss:
             logits: (N, classes).
             labels: (N).
             progress: from 0.
+            class_weight: the mean weight of the classes of these images, divided by that of the batch that they are a
+                part of.
         """
         loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.loss.label_smoothing)
+        if class_weight != 1:
+            loss = loss * class_weight
         inputs = self.inputs.take()
         if inputs and progress < self.loss.activation_distribution_share:
             term = torch.stack([activation_distribution(x) for x in inputs]).mean()

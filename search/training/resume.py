@@ -22,8 +22,10 @@ class Stopped(Exception):  # noqa: N818  # not an error: somebody asked to stop
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Give a `stop` that answers True after Ctrl-C or SIGTERM; a second one acts as usual.
+def stop_on_signals(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
+    """Give a `stop` that answers True after Ctrl-C or SIGTERM; a second one acts as usual, unless this is `patient`.
+
+    torchrun passes Ctrl-C on to processes that the terminal has sent it to already, and ends those that do not stop.
 
     Only for the main thread: Python allows no other to handle signals.
     """
@@ -36,7 +38,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
-        put_back()
+        if not patient:
+            put_back()
 
     try:
         for number in usual:

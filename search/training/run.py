@@ -32,6 +32,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import bnas_deploy
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.search.training.checkpoint import check_format, find_misfits, read_tensors, write_tensors
+from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import (
     Stopped,
     check_kind,
@@ -119,6 +120,20 @@ def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasEr
         )
 
 
+def check_shares(images: int, batch_size: int, processes: Processes, error: type[BnasError]) -> None:
+    """Make sure that every process has one of the images of every batch.
+
+    Raises:
+        error: the last batch of an epoch has too few.
+    """
+    last = images % batch_size or batch_size
+    if last < processes.count:
+        raise error(
+            f"{images} images in batches of {batch_size} leave a last batch of {last} for {processes.count} processes; "
+            "choose another --batch-size, or fewer processes"
+        )
+
+
 class Run(ABC, Generic[Record]):
     """A run in memory: everything that changes while it goes.
 
@@ -140,6 +155,7 @@ class Run(ABC, Generic[Record]):
         device: where the modules are.
         listener: is told how it goes.
         later: modules that the files of older versions lack.
+        processes: this process among those that train together.
     """
 
     what: ClassVar[str]
@@ -161,7 +177,9 @@ class Run(ABC, Generic[Record]):
         device: torch.device,
         listener: Listener | None,
         later: frozenset[str] = frozenset(),
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.folder = folder
         self.epochs = epochs
         self.batch_size = batch_size
@@ -172,7 +190,7 @@ class Run(ABC, Generic[Record]):
         self.schedules = schedules
         self.names_of_sums = tuple(sums)
         self.device = device
-        self.listener = listener or Silence()
+        self.listener = listener if listener and processes.writes else Silence()
         self.later = later
         self.history: list[Record] = []
         self.set_place(self.start_of(0))
@@ -237,6 +255,9 @@ class Run(ABC, Generic[Record]):
         Raises:
             BnasError: the folder cannot be made or holds such a run.
         """
+        if not self.processes.writes:
+            self.save_place()
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -249,9 +270,10 @@ class Run(ABC, Generic[Record]):
         """Go on until the last epoch, or until `stop` answers True; return whether it was the last epoch."""
         self.listener.started(epochs=self.epochs, steps=self.steps, done=self.done)
         try:
-            while self.place.epoch < self.epochs:
-                self.train_epoch(stop)
-                self.finish_epoch(stop)
+            with self.processes.watched(self.error):
+                while self.place.epoch < self.epochs:
+                    self.train_epoch(stop)
+                    self.finish_epoch(stop)
         except Stopped:
             self.save_place()
             return False
@@ -272,14 +294,14 @@ class Run(ABC, Generic[Record]):
         for batch in self._waited_for(self.batches()):
             self.train_step(*batch)
             self.place.step += 1
-            due = min(self.place.step * self.batch_size, self.sources[trained])
-            self.place.skipped = due - self.place.images[trained]
             if self.place.step % _REPORT_STEPS == 0 or self.place.step == self.steps:
                 self.read_sums()
                 self.listener.stepped(done=self.done, loss=self.place.sums[loss] / self.place.images[trained])
-            if stop():
+            # All processes stop, and save, after the same step.
+            stopping, saving = self.processes.any(stop(), time.monotonic() - self.saved_at > SAVE_EVERY_S)
+            if stopping:
                 raise Stopped
-            if time.monotonic() - self.saved_at > SAVE_EVERY_S:
+            if saving:
                 self.save_place()
 
     def _waited_for(self, batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
@@ -303,8 +325,10 @@ class Run(ABC, Generic[Record]):
         record = self.measure_epoch(stop)
         self.history.append(record)
         self.set_place(self.start_of(self.place.epoch + 1))
-        self.write_results()
+        if self.processes.writes:
+            self.write_results()
         self.save_place()  # last: a run that is killed before does this epoch again
+        self.processes.wait()  # the next stage reads what is written here
         self.listener.finished(record)
 
     # ---- sums
@@ -314,12 +338,17 @@ class Run(ABC, Generic[Record]):
         return Place(epoch, images=dict.fromkeys(self.sources, 0), sums=dict.fromkeys(self.names_of_sums, 0.0))
 
     def set_place(self, place: Place) -> None:
-        """Go to a place; the sums of the epoch are kept on the device, where adding does not wait."""
+        """Go to a place; the sums of the epoch are kept on the device, where adding does not wait.
+
+        Each process adds up what it sees itself; what was seen before is with the one that writes.
+        """
         self.place = place
+        before = place if self.processes.writes else self.start_of(place.epoch)
         self.sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in place.sums.items()
+            name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in before.sums.items()
         }
-        self.correct = torch.tensor(place.correct, dtype=torch.int64, device=self.device)
+        self.images = dict(before.images)
+        self.correct = torch.tensor(before.correct, dtype=torch.int64, device=self.device)
         self.clock = time.monotonic() - place.duration_s
         self.saved_at = time.monotonic()
 
@@ -329,18 +358,25 @@ class Run(ABC, Generic[Record]):
 
     def count(self, source: str, labels: Tensor, logits: Tensor | None = None) -> None:
         """Count the images of a batch, and with their logits those that are classified rightly."""
-        self.place.images[source] += len(labels)
+        self.images[source] += len(labels)
         if logits is not None:
             self.correct += (logits.detach().argmax(dim=1) == labels).sum()
 
     def read_sums(self) -> None:
-        """Bring the sums and the time into `place`.
+        """Bring the sums of all processes and the time into `place`.
 
         Raises:
             BnasError: a sum is not finite.
         """
-        self.place.sums = {name: value.item() for name, value in self.sums.items()}
-        self.place.correct = int(self.correct.item())
+        counts = torch.tensor([*self.images.values()], dtype=torch.float64, device=self.device)
+        own = torch.cat([torch.stack([*self.sums.values(), self.correct.double()]), counts])
+        values = iter(self.processes.add_up(own).tolist())
+        self.place.sums = {name: next(values) for name in self.sums}
+        self.place.correct = int(next(values))
+        self.place.images = {name: int(next(values)) for name in self.images}
+        trained = next(iter(self.sources))
+        due = min(self.place.step * self.batch_size, self.sources[trained])
+        self.place.skipped = due - self.place.images[trained]
         self.place.duration_s = time.monotonic() - self.clock
         for name, value in self.place.sums.items():
             if not math.isfinite(value):
@@ -351,6 +387,9 @@ class Run(ABC, Generic[Record]):
     def save_place(self) -> None:
         """Write everything that `restore` needs."""
         self.read_sums()
+        self.saved_at = time.monotonic()
+        if not self.processes.writes:
+            return
         states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         tensors = {
             f"{name}.{key}": tensor
@@ -375,7 +414,6 @@ class Run(ABC, Generic[Record]):
             "extra": self.extra(),
         }
         write_tensors(self.folder / RESUME, tensors, self.metadata, description)
-        self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go to where the run in the folder was saved.
@@ -449,6 +487,8 @@ class Run(ABC, Generic[Record]):
         self._take_random_numbers(states["random"])
 
     def _take_random_numbers(self, states: Mapping[str, Tensor]) -> None:
+        if not self.processes.writes:
+            return  # they have random numbers of their own, see `Processes`
         try:
             torch.set_rng_state(states["cpu"])
             if self.device.type == "cuda" and "cuda" in states:

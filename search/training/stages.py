@@ -17,6 +17,7 @@ from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig, Relaxable
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.fine_tuning import Start
+from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.recipes import LAYERS, Recipe
 from bnas_deploy.search.training.run import RESUME, Listener, Silence, check_free
 from bnas_deploy.search.training.train import BEST, LAST, Stage, TrainError, TrainResult, train
@@ -58,6 +59,7 @@ def train_in_stages(
     *,
     start: Start | None = None,
     resume: bool = False,
+    processes: Processes = ALONE,
     listeners: Callable[[Path], AbstractContextManager[Listener]] = lambda place: nullcontext(Silence()),
     announce: Callable[[str], object] = lambda text: None,
     **settings: Any,
@@ -71,6 +73,7 @@ def train_in_stages(
         folder: where the run lives; made if it is not there.
         start: the weights that the first stage begins with; None: PyTorch's initialisation.
         resume: go on with the run in `folder` instead of beginning one.
+        processes: this process among those that train together.
         listeners: gives what is told how the stage in a folder goes, until it ends.
         announce: is told which stage begins, where there are several.
         settings: the others of `train`, by keyword.
@@ -83,23 +86,25 @@ def train_in_stages(
     configs = [stage_config(config, each) for each in stages]
     for each in stages:
         data.check(each.augmentation)
-    if not resume:
+    if not resume and processes.writes:
         check_free(folder, (STAGES, BEST, LAST, METRICS, FORMER, RESUME), "run", TrainError)
     finished: list[FinishedStage] = []
     for number, (each, place) in enumerate(zip(stages, places, strict=True)):
         if len(stages) > 1:
             announce(_title(number, stages))
+        # The first stage is always there if anything is; a later one may not have been begun.
+        (begun,) = processes.any(number == 0 or os.path.lexists(place / RESUME))
         with listeners(place) as listener:
             result = train(
                 data,
                 configs[number],
                 each,
                 place,
-                # The first stage is always there if anything is; a later one may not have been begun.
-                resume=resume and (number == 0 or os.path.lexists(place / RESUME)),
+                resume=resume and begun,
                 stage=Stage(recipe, number, load_checkpoint(places[number - 1] / LAST) if number else None),
                 start=None if number else start,
                 listener=listener,
+                processes=processes,
                 **settings,
             )
         if not result.finished:

@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.run_metrics import FORMER, METRICS, EpochRecord, metrics_lines
 from bnas_deploy.search.data.dataset import DataSet
@@ -32,10 +32,11 @@ from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.fine_tuning import Start
 from bnas_deploy.search.training.losses import TrainingLoss, takes_signs
 from bnas_deploy.search.training.memory import check_memory, training_need
+from bnas_deploy.search.training.processes import ALONE, Processes, in_parallel
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
 from bnas_deploy.search.training.recipes.schedules import Length
 from bnas_deploy.search.training.resume import check_kind, never
-from bnas_deploy.search.training.run import Listener, Run, steps_of_epoch
+from bnas_deploy.search.training.run import Listener, Run, check_shares, steps_of_epoch
 from bnas_deploy.search.training.signs import SignMemory
 
 BEST = "best.safetensors"
@@ -101,6 +102,7 @@ def train(
     listener: Listener | None = None,
     stage: Stage | None = None,
     start: Start | None = None,
+    processes: Processes = ALONE,
 ) -> TrainResult:
     """Train a network, or go on with the run in `folder`; of several stages, one.
 
@@ -122,6 +124,7 @@ def train(
         listener: is told how it goes.
         stage: which of several stages this is.
         start: the weights to begin with, of a stage that has none before it; None: PyTorch's initialisation.
+        processes: this process among those that train together; each calls this function with the same arguments.
 
     Raises:
         BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
@@ -135,6 +138,7 @@ def train(
     _check_fit(data, config)
     data.check(recipe.augmentation)
     check_arithmetic(arithmetic, device)
+    check_shares(data.train_size, recipe.batch_size, processes, TrainError)
     image_shape = (config.in_channels, *config.image_size)
     need = training_need(lambda: build_network(config), lambda network, images: network(images), image_shape)
     size = "x".join(map(str, config.image_size))
@@ -154,6 +158,7 @@ def train(
             listener=listener,
             stage=stage or Stage(recipe, 0, None),
             start=start,
+            processes=processes,
         )
         if resume:
             run.restore()
@@ -185,6 +190,7 @@ class _TrainingRun(Run[EpochRecord]):
         listener: Listener | None,
         stage: Stage,
         start: Start | None,
+        processes: Processes,
     ) -> None:
         self.data = data
         self.stage = stage
@@ -207,6 +213,7 @@ class _TrainingRun(Run[EpochRecord]):
             start.load(self.network)
         self.average = averaged(self.network, recipe.weight_average) if recipe.weight_average else None
         self.evaluated = self.network if self.average is None else self.average.module
+        self.parallel = in_parallel(self.network, processes, device)
         self.signs = SignMemory(self.network)
         self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
         self.optimizer = recipe.optimiser.build(self.network.parameters())
@@ -228,6 +235,7 @@ class _TrainingRun(Run[EpochRecord]):
             device=device,
             listener=listener,
             later=frozenset({"signs"}),
+            processes=processes,
         )
 
     def _check_recipe(self) -> None:
@@ -286,20 +294,24 @@ class _TrainingRun(Run[EpochRecord]):
             seed=self.seed,
             epoch=self.place.epoch,
             first=self.place.step,
+            share=self.processes.share,
             device=self.device,
         )
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Take one step of the optimiser and of its schedule."""
         self.optimizer.zero_grad()
-        if not len(labels):  # every image of the batch is bad, and bad ones are left out
+        self.processes.own_random_numbers(self.seed, self.place.epoch, self.place.step)
+        batch = self._whole(labels)
+        if not batch.images:  # every image of the batch is bad, and bad ones are left out
             self.optimizer.step()  # without gradients, which changes nothing
             self.schedule.step()
             return
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
-            logits = self.network(images.contiguous(memory_format=LAYOUT))
-            loss = self.loss(images, logits, labels, self.place.epoch / self.epochs)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            logits = self.parallel(images.contiguous(memory_format=LAYOUT))
+            loss = self.loss(images, logits, labels, self.place.epoch / self.epochs, batch.class_weight)
+        # Gradients are averaged over processes, see `processes`.
+        (loss * (self.processes.count * len(labels) / batch.images)).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
@@ -310,11 +322,34 @@ class _TrainingRun(Run[EpochRecord]):
         self.add("loss", loss, len(labels))
         self.count("train", labels, logits)
 
+    def _whole(self, labels: Tensor) -> "_Batch":
+        """Count a batch over all processes, of which this one has the images of `labels`.
+
+        Raises:
+            DataError: none of this process's images can be read.
+        """
+        if self.processes.count == 1:
+            return _Batch(len(labels), 1.0)
+        weight = float(len(labels) if self.class_weights is None else self.class_weights[labels].sum())
+        own = torch.tensor([len(labels), weight], dtype=torch.float64, device=self.device)
+        images, whole_weight = self.processes.add_up(own).tolist()
+        if images and not len(labels):
+            raise DataError(
+                f"{self.data.description.name}: none of the images of process {self.processes.number} in step "
+                f"{self.place.step + 1} can be read; choose a larger --batch-size, or mend the images"
+            )
+        return _Batch(int(images), weight * images / (whole_weight * len(labels)) if images else 1.0)
+
     def measure_epoch(self, stop: Callable[[], bool]) -> EpochRecord:
         """Evaluate on the test images, and count the signs that changed."""
         with tf32(False):
             result = evaluate(
-                self.evaluated, self.data, batch_size=self.recipe.batch_size, device=self.device, stop=stop
+                self.evaluated,
+                self.data,
+                batch_size=self.recipe.batch_size,
+                device=self.device,
+                processes=self.processes,
+                stop=stop,
             )
         place, changed_signs = self.place, self.signs.changed_share()
         self.signs.remember()
@@ -408,6 +443,13 @@ class _TrainingRun(Run[EpochRecord]):
         if [record.epoch for record in records] != list(range(1, len(records) + 1)):
             raise ValueError("the history does not count its epochs")
         return records
+
+
+class _Batch(NamedTuple):
+    """The images of a batch in all processes, and what a mean over this one's, weighted by class, is multiplied by."""
+
+    images: int
+    class_weight: float
 
 
 def _best(history: Sequence[EpochRecord]) -> EpochRecord | None:

@@ -130,7 +130,7 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     """As quickstart calls it: the options come from code, not from a command line."""
 
     @contextmanager
-    def stopped_at_once():
+    def stopped_at_once(*, patient):
         yield lambda: True
 
     @click.command()
@@ -301,7 +301,7 @@ def test_a_folder_of_small_grey_images_from_training_to_an_app(tmp_path, grey):
 
 def test_how_to_go_on_with_images_of_a_size(tmp_path, grey, monkeypatch):
     @contextmanager
-    def stopped_at_once():
+    def stopped_at_once(*, patient):
         yield lambda: True
 
     monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
