@@ -69,7 +69,11 @@ class Limit:
 
 
 def training_need(
-    build: Callable[[], nn.Module], forward: Callable[[nn.Module, Tensor], Tensor], image_shape: tuple[int, ...]
+    build: Callable[[], nn.Module],
+    forward: Callable[[nn.Module, Tensor], Tensor],
+    image_shape: tuple[int, ...],
+    *,
+    more_copies: int = 0,
 ) -> Need:
     """Estimate what training takes, by running a few images through a network of its own on the CPU.
 
@@ -79,6 +83,8 @@ def training_need(
         build: makes the network.
         forward: maps it and images (N, *image_shape) to logits.
         image_shape: (channels, height, width).
+        more_copies: of the weights that are kept besides their momentum: what other optimisers keep, a running average,
+            a teacher.
     """
     held = _resident_bytes()
     with torch.random.fork_rng(devices=[]):  # its random initialisation must leave no trace
@@ -91,7 +97,7 @@ def training_need(
 
     batch, per_image = _at_size(kept, image_shape)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return Need(STARTING + COPIES * weights + WORKING * batch, WORKING * per_image, held)
+    return Need(STARTING + (COPIES + more_copies) * weights + WORKING * batch, WORKING * per_image, held)
 
 
 def _at_size(

@@ -140,7 +140,13 @@ def train(
     check_arithmetic(arithmetic, device)
     check_shares(data.train_size, recipe.batch_size, processes, TrainError)
     image_shape = (config.in_channels, *config.image_size)
-    need = training_need(lambda: build_network(config), lambda network, images: network(images), image_shape)
+    learns = stage is not None and stage.before is not None and recipe.loss.needs_teacher
+    need = training_need(
+        lambda: build_network(config),
+        lambda network, images: network(images),
+        image_shape,
+        more_copies=recipe.optimiser.states() - 1 + bool(recipe.weight_average) + learns,
+    )
     size = "x".join(map(str, config.image_size))
     check_memory(f"{config.name} on images of {size}", need, min(recipe.batch_size, data.train_size), device)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

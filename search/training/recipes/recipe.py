@@ -126,6 +126,20 @@ class Optimiser(Checked):
         except (TypeError, ValueError) as error:
             raise RecipeError(f"optimiser: {self.kind} of PyTorch refuses its arguments: {error}") from None
 
+    def states(self) -> int:
+        """Return how many numbers the optimiser keeps of each weight from step to step: 1 is momentum, Adam has 2.
+
+        Raises:
+            RecipeError: as `build`.
+        """
+        import torch
+
+        weight = torch.nn.Parameter(torch.zeros(2, 2))
+        optimiser = self.build([weight])
+        weight.grad = torch.zeros_like(weight)
+        optimiser.step()
+        return sum(torch.is_tensor(each) and each.shape == weight.shape for each in optimiser.state[weight].values())
+
 
 _UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
 """Classes of `torch.optim` that take no step for a gradient: the base, one that asks for losses, a sparse one."""

@@ -16,8 +16,9 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
 from bnas_deploy.search.training import memory
+from bnas_deploy.search.training import train as train_module
 from bnas_deploy.search.training.memory import Limit, Need, check_memory, memory_limit, training_need
-from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.recipes import RECIPES, Optimiser
 from bnas_deploy.search.training.train import train
 
 CPU = torch.device("cpu")
@@ -40,6 +41,33 @@ def test_what_is_kept_is_counted_once() -> None:
     # Cross-entropy keeps a number more, whatever the batch.
     assert need.fixed == pytest.approx(memory.STARTING + memory.COPIES * weights, abs=100)
     assert need.bytes(7) == need.fixed + 7 * need.per_image
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "states"),
+    [
+        (Optimiser(kind="SGD", learning_rate=0.1, momentum=0.9), 1),
+        (Optimiser(kind="SGD", learning_rate=0.1), 0),
+        (Optimiser(kind="Adam", learning_rate=0.1), 2),
+        (Optimiser(kind="AdamW", learning_rate=0.1, arguments={"amsgrad": True}), 3),
+    ],
+)
+def test_what_an_optimiser_keeps_is_found_by_asking_it(optimiser: Optimiser, states: int) -> None:
+    assert optimiser.states() == states
+
+
+def test_a_run_of_adam_that_averages_needs_two_copies_of_the_weights_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(train_module, "check_memory", lambda what, need, batch_size, device: seen.append(need.fixed))
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
+    plain = replace(RECIPES["digits"], epochs=1, batch_size=12)
+    adam = replace(plain, optimiser=Optimiser(kind="Adam", learning_rate=0.1), weight_average=0.9)
+    for name, recipe in (("plain", plain), ("adam", adam)):
+        train(make_data(), config, recipe, tmp_path / name, stop=lambda: True)
+    weights = 4 * sum(parameter.numel() for parameter in build_network(config).parameters())
+    assert seen[1] - seen[0] == pytest.approx(2 * weights)
 
 
 def test_a_network_needs_more_for_more_pixels_and_channels() -> None:
