@@ -1,7 +1,7 @@
 """From a PyTorch module to a bundle that runs without PyTorch."""
 
+from bnas_deploy.export.description import Description
 from bnas_deploy.export.exporter import (
-    Description,
     ExportResult,
     FloatLayers,
     Images,

@@ -20,7 +20,6 @@ from bnas_deploy.core.bundle import (
     Bundle,
     Manifest,
     PieceCheck,
-    Preprocessing,
     Quantization,
     Verification,
     describe_files,
@@ -28,7 +27,10 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.model_card import write_card
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
+from bnas_deploy.export.card import bundle_card
+from bnas_deploy.export.description import Description
 from bnas_deploy.export.doubts import Doubts, find_doubts
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
@@ -42,6 +44,7 @@ from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.models.untrained import UNTRAINED
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
@@ -52,16 +55,6 @@ class Images:
 
     pixels: Tensor
     labels: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the manifest says about a model besides what the export finds out."""
-
-    network: dict[str, Any]
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,6 +105,9 @@ def export_checkpoint(
         labels=checkpoint.labels,
         preprocessing=checkpoint.preprocessing,
         metrics=dict(checkpoint.metrics),
+        data=None if checkpoint.data == UNTRAINED else checkpoint.data,
+        config=checkpoint.network,
+        training=checkpoint.training,
     )
     return export_module(network, twin, path, images, description, float_layers=float_layers)
 
@@ -144,7 +140,7 @@ def export_module(
         twin: the same with float weights and no sign, to compare latencies with.
         path: folder to write.
         images: what to verify with; the bundle keeps them.
-        description: for the manifest.
+        description: for the manifest and the model card.
         float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
             puts down in the manifest what that changed on `images`.
 
@@ -175,6 +171,7 @@ def export_module(
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
+        write_card(folder, bundle_card(Bundle(folder, manifest), description, result))
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts)
 
 

@@ -3,18 +3,18 @@
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from bnas_deploy.commands.options import Decorator, Name, all_of
 
 # These import no framework.
-from bnas_deploy.search.data.kinds import DATA_KINDS
+from bnas_deploy.search.data.kinds import DATA_KINDS, without_folders
 from bnas_deploy.search.training.recipes import ARITHMETICS
 
 if TYPE_CHECKING:
@@ -239,12 +239,31 @@ def leave(context: click.Context, *, finished: bool) -> None:
 
 def resume_command(context: click.Context) -> str:
     """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
-    words = ["bnas-deploy", context.command.name or ""]
+    words = ["bnas-deploy"]
     if processes_started() > 1:
-        words = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "bnas_deploy", words[1]]
+        words = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "bnas_deploy"]
+    return shlex.join([*words, *_words(context, context.params, left_out={"resume"}), "--resume"])
+
+
+def published_command(context: click.Context, **defaults: str) -> str:
+    """Return a command line that begins the same run anywhere, as strangers may read it: without folders.
+
+    `defaults` are named in it even where they were not given, since another version may have others. How many
+    processes train does not matter.
+    """
+    given = {**context.params, **{name: context.params[name] or value for name, value in defaults.items()}}
+    for name in ("recipe", "genotype", "source"):  # files, of which the first two may be names
+        given[name] = given[name] and Path(given[name]).name
+    words = _words(context, given, left_out={"data", "resume", "out", "device", "tensorboard"})
+    return shlex.join(["bnas-deploy", *words, "--data", without_folders(given["data"])])
+
+
+def _words(context: click.Context, params: Mapping[str, Any], *, left_out: Container[str]) -> list[str]:
+    """Return the name of the command and those of `params` that are not at their defaults, as words of a line."""
+    words = [context.command.name or ""]
     for parameter in context.command.params:
-        given = context.params.get(parameter.name or "")
-        if parameter.name == "resume":
+        given = params.get(parameter.name or "")
+        if parameter.name in left_out:
             continue
         # An option that may be repeated has a tuple of values, empty by default.
         repeated = isinstance(parameter, click.Option) and parameter.multiple
@@ -255,4 +274,4 @@ def resume_command(context: click.Context) -> str:
                 words += (parameter.opts if value else parameter.secondary_opts)[:1]
             else:
                 words += [parameter.opts[0], "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    return shlex.join([*words, "--resume"])
+    return words

@@ -28,6 +28,7 @@ from bnas_deploy.commands.runs import (
     folder_options,
     leave,
     one_voice,
+    published_command,
     run_folder,
     tell_end,
     training_data_option,
@@ -75,7 +76,7 @@ DEFAULTS = training_defaults()
 @seed_option("weights, order and augmentation")
 @device_option
 @arithmetic_option
-@folder_options("run", "runs/NETWORK-DATA", "best.safetensors, last.safetensors, metrics.jsonl and resume.safetensors")
+@folder_options("run", "runs/NETWORK-DATA", "checkpoints, metrics, model card and resume.safetensors")
 @click.pass_context
 def command(
     context: click.Context,
@@ -160,6 +161,9 @@ def command(
             stop=stop,
             listeners=lambda place: to_tensorboard(place, bar) if tells else nullcontext(bar),
             announce=bar.say,
+            command=published_command(
+                context, recipe=defaults.recipe, **({} if start else {"network": defaults.network})
+            ),
         )
     if chosen.stages and result.stages:
         print_tables([stage_table(result.stages)], "")

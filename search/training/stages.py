@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnas_deploy.core.model_card import check_card
 from bnas_deploy.core.run_metrics import FORMER, METRICS
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig, Relaxable
@@ -88,6 +89,7 @@ def train_in_stages(
         data.check(each.augmentation)
     if not resume and processes.writes:
         check_free(folder, (STAGES, BEST, LAST, METRICS, FORMER, RESUME), "run", TrainError)
+        check_card(folder, TrainError)
     finished: list[FinishedStage] = []
     for number, (each, place) in enumerate(zip(stages, places, strict=True)):
         if len(stages) > 1:

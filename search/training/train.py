@@ -5,6 +5,7 @@ A run lives in one folder (see `bnas_deploy.search.training.run` for how it is s
     best.safetensors     checkpoint of the epoch with the highest test accuracy
     last.safetensors     checkpoint of the last finished epoch (of the start, before there is one)
     metrics.jsonl        one `EpochRecord` a line
+    README.md            the model card, from the first finished epoch on
     resume.safetensors   all that is needed to go on
 """
 
@@ -12,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +22,17 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.model_card import check_card, write_card
 from bnas_deploy.core.run_metrics import FORMER, METRICS, EpochRecord, metrics_lines
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
 from bnas_deploy.search.training.averaging import averaged
+from bnas_deploy.search.training.card import run_card
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.fine_tuning import Start
@@ -38,6 +44,7 @@ from bnas_deploy.search.training.recipes.schedules import Length
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Listener, Run, check_shares, steps_of_epoch
 from bnas_deploy.search.training.signs import SignMemory
+from bnas_deploy.search.training.training_record import StageRecord, TrainingRecord
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
@@ -86,6 +93,11 @@ class Stage:
             return {}
         return {"stage": self.number, "stages": {each.name: _numbers_of(each) for each in self.whole.all_stages}}
 
+    def records(self) -> tuple[StageRecord, ...]:
+        """Return all stages for people; nothing where there is one only."""
+        stages = self.whole.all_stages if self.whole.stages else ()
+        return tuple(StageRecord(each.name, each.layers, each.epochs) for each in stages)
+
 
 def train(
     data: DataSet,
@@ -103,6 +115,7 @@ def train(
     stage: Stage | None = None,
     start: Start | None = None,
     processes: Processes = ALONE,
+    command: str | None = None,
 ) -> TrainResult:
     """Train a network, or go on with the run in `folder`; of several stages, one.
 
@@ -125,6 +138,7 @@ def train(
         stage: which of several stages this is.
         start: the weights to begin with, of a stage that has none before it; None: PyTorch's initialisation.
         processes: this process among those that train together; each calls this function with the same arguments.
+        command: the command line that trains so, for the model card.
 
     Raises:
         BnasError: the device cannot compute in `arithmetic`, a step would take more memory than there is, or a file
@@ -165,10 +179,13 @@ def train(
             stage=stage or Stage(recipe, 0, None),
             start=start,
             processes=processes,
+            command=command,
         )
         if resume:
             run.restore()
         else:
+            if processes.writes:
+                check_card(folder, TrainError)
             run.begin()
         finished = run.go_on(stop)
     return TrainResult(folder, finished, tuple(run.history))
@@ -197,10 +214,12 @@ class _TrainingRun(Run[EpochRecord]):
         stage: Stage,
         start: Start | None,
         processes: Processes,
+        command: str | None,
     ) -> None:
         self.data = data
         self.stage = stage
         self.start = start
+        self.command = command
         self.config = config
         self.recipe = recipe
         self.seed = seed
@@ -381,29 +400,54 @@ class _TrainingRun(Run[EpochRecord]):
         # Times are left out of checkpoints: two runs with the same seed write the same bytes.
         left_out = {"duration_s", "waiting_share", "changed_signs"}
         metrics = {name: value for name, value in asdict(record).items() if name not in left_out}
-        if _best(self.history) == record:
+        best = _best(self.history)
+        assert best is not None  # an epoch is finished
+        if best == record:
             self._save_checkpoint(BEST, metrics)
-        self._save_checkpoint(LAST, metrics)
+        last = self._save_checkpoint(LAST, metrics)
         write_whole(self.folder / METRICS, metrics_lines(self.history))
+        write_card(self.folder, run_card(last, self.layers, self.history, best, best_file=BEST, last_file=LAST))
         (self.folder / FORMER).unlink(missing_ok=True)  # of the version that began the run; all of it is in METRICS
 
-    def _save_checkpoint(self, name: str, metrics: Mapping[str, Any]) -> None:
-        """Write the network as it is now."""
+    def _save_checkpoint(self, name: str, metrics: Mapping[str, Any]) -> Checkpoint:
+        """Write the network as it is now, and return what was written."""
         description = self.data.description
-        save_checkpoint(
-            self.folder / name,
-            Checkpoint(
-                network=self.config,
-                state=self.evaluated.state_dict(),
-                preprocessing=description.preprocessing,
-                labels=description.class_names,
-                data=description.name,
-                metrics={
-                    **metrics,
-                    "arithmetic": self.arithmetic,
-                    **({} if self.start is None else {"started_from": self.start.source}),
-                },
-            ),
+        checkpoint = Checkpoint(
+            network=self.config,
+            state=self.evaluated.state_dict(),
+            preprocessing=description.preprocessing,
+            labels=description.class_names,
+            data=description.name,
+            metrics={
+                **metrics,
+                "arithmetic": self.arithmetic,
+                **({} if self.start is None else {"started_from": self.start.source}),
+            },
+            training=self._record(),
+        )
+        save_checkpoint(self.folder / name, checkpoint)
+        return checkpoint
+
+    @cached_property
+    def layers(self) -> list[LayerCost]:
+        """Return the layers of the network; to count them takes as long as some steps, so it is done once."""
+        return layer_costs(self.config)
+
+    def _record(self) -> TrainingRecord:
+        """Say for people how the network is trained."""
+        weights = self.class_weights
+        return TrainingRecord(
+            recipe=self.stage.whole.name,
+            numbers=_numbers_of(self.recipe),
+            seed=self.seed,
+            train_images=self.data.train_size,
+            test_images=self.data.test_size,
+            data=self.data.named,
+            limit=self.data.limit,
+            class_weights=None if weights is None else tuple(weights.tolist()),
+            stages=self.stage.records(),
+            stage=self.stage.number,
+            command=self.command,
         )
 
     def not_finite(self, name: str, value: float) -> TrainError:

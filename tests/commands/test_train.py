@@ -29,7 +29,7 @@ from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.memory import Limit
 
-FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
+FILES = ["README.md", "best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
 def invoke(*words):

@@ -35,6 +35,7 @@ from bnas_deploy.core.bundle import (
 )
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.model_card import CARD, sealed, write_card
 
 BINARY = LayerCost("conv", (8, 4, 4), (8, 4, 4), (3, 3), (1, 1), (1, 1), groups=1, weight_bits=1)
 STILL_FLOAT = replace(BINARY, name="stem", weight_bits=32)
@@ -258,6 +259,29 @@ def test_a_bundle_with_other_files_is_left_alone(name: str, bundle: Path) -> Non
         f"{bundle}: holds files that are not of the bundle, such as {named}; it was left alone, choose another folder"
     )
     assert tree(bundle.parent) == before
+
+
+def test_a_card_as_it_was_written_is_replaced_with_its_bundle(bundle: Path) -> None:
+    write_card(bundle, "# one")
+    assert sorted(describe_files(bundle)) == sorted(FILES)
+    assert read_bundle(bundle).path == bundle
+    write(bundle, "two")
+    assert tree(bundle)[MODEL] == f"{MODEL} two"
+    assert CARD not in tree(bundle)
+
+
+@pytest.mark.parametrize("text", ["a thesis", sealed("# one").decode() + "license: mit\n"], ids=["foreign", "changed"])
+def test_a_card_of_somebody_elses_is_left_alone_and_the_bundle_is_read(text: str, bundle: Path) -> None:
+    (bundle / CARD).write_text(text)
+    before = tree(bundle.parent)
+    with pytest.raises(BundleError) as refusal:
+        write(bundle, "two")
+    assert refusal.value.message == (
+        f"{bundle / CARD}: not written by bnas-deploy, or changed since, and a README.md of its own goes here; it was "
+        "left alone: move it away, or choose another output folder"
+    )
+    assert tree(bundle.parent) == before
+    assert read_bundle(bundle).path == bundle
 
 
 def test_files_that_come_while_the_new_bundle_is_made_are_left_alone(bundle: Path) -> None:

@@ -22,6 +22,7 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.model_card import CARD
 from bnas_deploy.export import Description, ExportResult, Images, export_module
 from bnas_deploy.report import verification
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
@@ -150,8 +151,8 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
     manifest = bundle.manifest
 
     files = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
-    assert files == {MODEL, FLOAT_TWIN, INT8_TWIN, MANIFEST, IMAGES, PIECES}
-    assert set(manifest.files) == files - {MANIFEST}
+    assert files == {MODEL, FLOAT_TWIN, INT8_TWIN, MANIFEST, CARD, IMAGES, PIECES}
+    assert set(manifest.files) == files - {MANIFEST, CARD}
     assert (manifest.network, manifest.labels, manifest.metrics) == (
         DESCRIPTION.network,
         DESCRIPTION.labels,

@@ -14,6 +14,7 @@ from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data import open_data, open_in_memory
 from bnas_deploy.search.data.augment import jitter_colours, random_crop, shift, shift_image
 from bnas_deploy.search.data.dataset import Images, InMemoryDataSet, generator
+from bnas_deploy.search.data.kinds import hub_name, without_folders
 from bnas_deploy.search.data.pixels import describe_image, read_image
 from bnas_deploy.search.training.recipes import Augmentation, ColourJitter
 
@@ -757,3 +758,26 @@ def test_the_hue_turns(rng):
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     colours = {jitter_colours(red, ColourJitter(0, 0, 0, 0.5), rng).getpixel((0, 0)) for _ in range(20)}
     assert len(colours) > 10
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "hub"),
+    [
+        ("digits", "digits", None),
+        ("CIFAR10:/home/me/x", "cifar10:FOLDER", "uoft-cs/cifar10"),
+        ("imagefolder:a:b", "imagefolder:FOLDER", None),
+        ("torchvision:SVHN:/home/me", "torchvision:SVHN:FOLDER", None),
+        ("torchvision:SVHN:a:b", "torchvision:SVHN:FOLDER", None),
+        ("hf:ylecun/mnist", "hf:ylecun/mnist", "ylecun/mnist"),
+        ("hf:/", "hf:FOLDER", None),
+    ],
+)
+def test_folders_are_not_told_to_strangers(given, shown, hub):
+    assert without_folders(given) == shown
+    assert hub_name(shown) == hub
+
+
+def test_a_data_set_says_what_it_was_opened_as():
+    data = open_data("Digits", limit=20)
+    assert (data.named, data.limit) == ("digits", 20)
+    assert open_data("digits").limit is None

@@ -39,7 +39,7 @@ CONFIG = NetworkConfig(
 )
 RECIPE = replace(RECIPES["digits"], name="quick", epochs=3, batch_size=8, augmentation=Augmentation(shift=1, flip=True))
 STEPS = 5  # of an epoch
-FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
+FILES = ["README.md", "best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
 def make_data(train_size=36, test_size=11):
@@ -90,8 +90,8 @@ def run(folder, *, stop_after=None, **changes):
 
 
 def assert_same_runs(left, right):
-    """Same bytes in both checkpoints, the same measured but for the times."""
-    for name in ("best.safetensors", "last.safetensors"):
+    """Same bytes in both checkpoints and the card, the same measured but for the times."""
+    for name in ("best.safetensors", "last.safetensors", "README.md"):
         assert (left / name).read_bytes() == (right / name).read_bytes(), name
     histories = [
         [
@@ -106,7 +106,7 @@ def assert_same_runs(left, right):
 # ---- a whole run
 
 
-def test_a_run_leaves_its_four_files(tmp_path):
+def test_a_run_leaves_its_five_files(tmp_path):
     result, told = run(tmp_path / "some" / "run")
     assert result.finished
     assert [record.epoch for record in result.history] == [1, 2, 3]

@@ -1,0 +1,131 @@
+"""The model card of a bundle."""
+
+from bnas_deploy.core.bundle import FLOAT_TWIN, INT8_TWIN, MODEL, Bundle, Manifest
+from bnas_deploy.core.model_card import blocks, bullets, fenced, plain, table
+from bnas_deploy.export.description import Description
+from bnas_deploy.runtime.verify import VerifyResult
+from bnas_deploy.search.training.card import (
+    LIBRARY,
+    card_head,
+    data_section,
+    evaluation_command,
+    library_section,
+    licence_section,
+    network_section,
+    training_section,
+)
+
+_FILES = {
+    MODEL: "the network",
+    FLOAT_TWIN: "its float twin: the same architecture with float weights and no sign, to compare with",
+    INT8_TWIN: "the float twin in 8 bits, to compare with",
+}
+
+
+def bundle_card(bundle: Bundle, description: Description, found: VerifyResult) -> str:
+    """Return the card of a bundle.
+
+    Args:
+        bundle: with its manifest; the card names no folder of this machine.
+        description: what the export was told.
+        found: how the exported model compares with PyTorch.
+    """
+    manifest, record = bundle.manifest, description.training
+    name = str(manifest.network.get("name", "a network"))
+    accuracy = _accuracy(manifest)
+    evaluate = evaluation_command(".", record)
+    trained = f", trained on {plain(description.data)}" if description.data else ""
+    return blocks(
+        card_head(name, description.data or "test images", record, binary=True, accuracy=accuracy, tags=("onnx",)),
+        f"# {plain(name)}{trained}",
+        "A bundle of `bnas-deploy export`: a binary network that onnxruntime runs, and what is needed to check and to\n"
+        "measure it.",
+        network_section(name, description.config, manifest.layers),
+        data_section(description.data, manifest.labels, manifest.preprocessing, record),
+        training_section(record, manifest.metrics),
+        "## Figures",
+        _accuracy_line(manifest, accuracy),
+        f"The bundle's own, with classes and confusion:\n\n{fenced(evaluate, 'sh')}" if evaluate else "",
+        _size_table(manifest),
+        "Found at the export, and again by `bnas-deploy verify .` in this folder, on any machine:",
+        bullets(_found(manifest, found)),
+        "How fast it is depends on the machine: `bnas-deploy bench .` measures it and its twins.",
+        "## How to use it",
+        f"With [bnas-deploy](#{LIBRARY}), in this folder. Images are unsigned bytes {_shape(manifest)}:",
+        fenced(_SNIPPET.format(_array(manifest)), "python"),
+        "`model.onnx` runs in plain onnxruntime too: slower, with the same bits. `manifest.json` says what goes in and "
+        "comes\nout.",
+        library_section(),
+        licence_section(),
+    )
+
+
+_SNIPPET = """import numpy as np
+
+import bnas_deploy
+
+model = bnas_deploy.open_bundle(".")
+images = np.zeros({}, np.uint8)
+logits = model.predict(model.preprocess(images))
+print(model.labels[logits[0].argmax()])"""
+
+
+def _shape(manifest: Manifest) -> str:
+    return "(N, height, width)" if manifest.input_shape[0] == 1 else "(N, height, width, channels)"
+
+
+def _array(manifest: Manifest) -> str:
+    channels, height, width = manifest.input_shape
+    return str((1, height, width) if channels == 1 else (1, height, width, channels))
+
+
+def _accuracy(manifest: Manifest) -> float | None:
+    """Return the test accuracy that training measured; what a module of somebody else's says may be anything."""
+    value = manifest.metrics.get("test_accuracy")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return None
+    return float(value)
+
+
+def _accuracy_line(manifest: Manifest, accuracy: float | None) -> str:
+    if accuracy is None:
+        return "No test accuracy is known."
+    epoch = manifest.metrics.get("epoch")
+    after = f" after epoch {epoch}" if isinstance(epoch, int) else ""
+    return f"Test accuracy: {accuracy:.2%}, measured in PyTorch{after} of training."
+
+
+def _size_table(manifest: Manifest) -> str:
+    whole = manifest.files[FLOAT_TWIN].bytes
+    rows = [
+        (f"`{name}`", what, f"{manifest.files[name].bytes:,}", f"1/{whole / manifest.files[name].bytes:.1f}")
+        for name, what in _FILES.items()
+        if name in manifest.files
+    ]
+    return table(("file", "what", "bytes", f"of `{FLOAT_TWIN}`"), rows)
+
+
+def _found(manifest: Manifest, found: VerifyResult) -> list[str]:
+    lines = []
+    if found.pieces is not None:
+        groups = {
+            "binary convolutions": [piece for piece in found.pieces.pieces if piece.binary],
+            "other parts": [piece for piece in found.pieces.pieces if not piece.binary],
+        }
+        lines += [
+            f"{name}: {sum(piece.exact for piece in pieces)} of {len(pieces)} give the recorded values to the bit, "
+            f"{sum(piece.passed and not piece.exact for piece in pieces)} within the rounding of their own arithmetic"
+            for name, pieces in groups.items()
+            if pieces
+        ]
+    lines.append(f"with and without the operator library: {'identical' if found.identical else 'different'}")
+    lines.append(f"the same class as {found.reference} for {found.agreement} of {found.images} images")
+    if found.correct is not None:
+        lines[-1] += f", the right one for {found.correct}"
+    change = manifest.quantization
+    if change is not None:
+        lines.append(
+            f"float layers in 8 bits: the same class as with float ones for {change.agreement} of {change.images} "
+            "images"
+        )
+    return lines
