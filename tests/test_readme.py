@@ -85,7 +85,7 @@ def test_the_table_of_networks_is_right() -> None:
     from bnas_deploy.search.models.layer_costs import layer_costs
 
     rows = re.findall(
-        r"^\| (BNAS-\w+) \| (\d+)x\d+ \| (\d+), (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", README, re.M
+        r"^\| (BNAS-[\w-]+) \| (\d+)x\d+ \| (\d+), (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", README, re.M
     )
     assert [row[0] for row in rows] == list(NETWORKS)
     for name, side, cells, channels, *counts in rows:

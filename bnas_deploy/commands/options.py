@@ -129,8 +129,21 @@ channels_option: Decorator = click.option(
     "--channels", type=click.IntRange(min=1), help="Channels of the first cell. [default: as published]"
 )
 
+stem_groups_option: Decorator = click.option(
+    "--stem-groups",
+    type=click.IntRange(min=1),
+    help="Groups of the second and third convolution of the stem for 224x224 images. [default: as published]",
+)
+
 network_settings = all_of(
-    cells_option, channels_option, genotype_option, scheme_option, k_map_option, no_skip_option, deviations_option
+    cells_option,
+    channels_option,
+    stem_groups_option,
+    genotype_option,
+    scheme_option,
+    k_map_option,
+    no_skip_option,
+    deviations_option,
 )
 """The options that `network_options` takes."""
 
@@ -142,6 +155,7 @@ def network_options(
     *,
     cells: int | None,
     channels: int | None,
+    stem_groups: int | None,
     k_map: bool,
     no_skip: bool,
 ) -> Mapping[str, Any]:
@@ -153,6 +167,7 @@ def network_options(
     return {
         "cells": cells,
         "channels": channels,
+        "stem_groups": stem_groups,
         "genotype": read_genotype(genotype) if genotype is not None else None,
         "scheme": scheme,
         "deviations": deviations or None,

@@ -6,6 +6,7 @@ the sizes alone. It says what the exporter may leave of a cell, and is allowed t
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import INNER_NODES, OPERATIONS
@@ -83,8 +84,9 @@ def _stem(config: NetworkConfig) -> Iterator[Workload]:
         yield _workload("Add", shape, config.in_channels)
         yield _workload("Conv", shape, previous, kernel=3)
         return
-    for channels in (config.channels // 2, before_previous, previous):
-        convolution = _workload("Conv", shape, channels, kernel=3, stride=2)
+    groups = config.stem_groups
+    for channels, count in ((config.channels // 2, 1), (before_previous, groups), (previous, groups)):
+        convolution = replace(_workload("Conv", shape, channels, kernel=3, stride=2), groups=count)
         yield convolution
         before, shape = shape, convolution.output
     yield _workload("Relu", before, before_previous)  # of what the first cell reads without a Relu

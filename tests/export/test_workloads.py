@@ -169,8 +169,9 @@ def test_a_network_of_no_search_has_its_own_workloads(tmp_path: Path) -> None:
         small(random_genotype(3, zeroise=0.8)),
         small(Genotype(random_genotype(0, zeroise=1).normal, random_genotype(4, zeroise=0.3).reduction)),
         replace(small(random_genotype(5, zeroise=1)), cells=3),
+        replace(small(GENOTYPES["imagenet"], "imagenet"), stem_groups=2),
     ],
-    ids=["cifar", "random", "random, no skip", "much Zeroise", "normal cell zero", "only Zeroise"],
+    ids=["cifar", "random", "random, no skip", "much Zeroise", "normal cell zero", "only Zeroise", "groups"],
 )
 def test_a_table_of_a_size_has_every_workload_of_its_networks(config: NetworkConfig) -> None:
     found = network_workloads(build(config), (config.in_channels, *config.image_size))

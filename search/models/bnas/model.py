@@ -19,7 +19,9 @@ def _build(config: NetworkConfig) -> "nn.Module":
 BNAS = Family(
     name="bnas",
     networks=tuple(NETWORKS),
-    options=frozenset({"cells", "channels", "genotype", "deviations", "scheme", "k_map", "inter_cell_skip"}),
+    options=frozenset(
+        {"cells", "channels", "stem_groups", "genotype", "deviations", "scheme", "k_map", "inter_cell_skip"}
+    ),
     configure=published_config,
     read=NetworkConfig.from_json,
     build=_build,

@@ -27,16 +27,21 @@ class CifarStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2; c_{-2} is taken after two of them, c_{-1} after three."""
+    """Three float 3x3 convolutions of stride 2; c_{-2} is taken after two of them, c_{-1} after three.
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    The second and the third have `groups`. BNAS v2 (section 5.2.1) has group convolutions in the stem of its dagger
+    models and does not say in which of them, nor how many groups. The second and third are those that BATS groups, to
+    which it refers; the first has as many channels in as an image, which few numbers of groups divide.
+    """
+
+    def __init__(self, in_channels: int, channels: int, groups: int = 1) -> None:
         super().__init__()
         half = channels // 2
         self.conv0 = nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False)
         self.norm0 = nn.BatchNorm2d(half)
-        self.conv1 = nn.Conv2d(half, channels, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(half, channels, 3, stride=2, padding=1, groups=groups, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=groups, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
         self.out_channels = stem_channels("imagenet", channels)
@@ -49,7 +54,10 @@ class ImageNetStem(nn.Module):
         return before_previous, previous
 
 
-STEMS: dict[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+def _stem(config: NetworkConfig) -> CifarStem | ImageNetStem:
+    if config.stem == "cifar":
+        return CifarStem(config.in_channels, config.channels)
+    return ImageNetStem(config.in_channels, config.channels, config.stem_groups)
 
 
 class Network(nn.Module):
@@ -58,7 +66,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = STEMS[config.stem](config.in_channels, config.channels)
+        self.stem = _stem(config)
         positions = cell_positions(config)
         self.cells = nn.ModuleList(
             SearchedCell(

@@ -65,7 +65,59 @@ def test_a_network_of_another_size_is_called_after_it(cells: int | None, channel
 
 
 def test_nine_networks_are_published() -> None:
-    assert list(NETWORKS) == ["BNAS-Mini", *(f"BNAS-{letter}" for letter in "ABCDEFGH")]
+    assert [name for name in NETWORKS if name != "BNAS-D-dagger"] == [
+        "BNAS-Mini",
+        *(f"BNAS-{letter}" for letter in "ABCDEFGH"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "groups", "name"),
+    [
+        ("BNAS-D", None, None, "BNAS-D"),
+        ("BNAS-D", None, 4, "BNAS-D-12x64-g4"),
+        ("BNAS-D", 80, 4, "BNAS-D-12x80-g4"),
+        ("bnas-d-DAGGER", None, None, "BNAS-D-dagger"),
+        ("BNAS-D-dagger", None, 1, "BNAS-D-dagger-12x88-g1"),
+        ("BNAS-D-dagger", 96, None, "BNAS-D-dagger-12x96"),
+    ],
+)
+def test_groups_of_the_stem_are_in_the_name(network: str, channels: int | None, groups: int | None, name: str) -> None:
+    config = published_config(network, channels=channels, stem_groups=groups)
+    assert config.name == name
+    assert config.stem_groups == (groups or NETWORKS[published_config(network).name].stem_groups)
+    assert config.float_twin().stem_groups == config.stem_groups
+    told = f"12 cells, {config.channels} channels, imagenet stem"
+    assert config.summary == (f"{told} with {config.stem_groups} groups" if config.stem_groups > 1 else told)
+
+
+IMAGENET_NETWORKS = "BNAS-D, BNAS-D-dagger, BNAS-E, BNAS-F, BNAS-G, BNAS-H"
+
+
+def test_only_the_imagenet_stem_has_groups() -> None:
+    assert refusal_of(stem_groups=2) == (
+        "tiny: stem_groups is 2, and the cifar stem takes no groups; leave --stem-groups out, or choose a network of "
+        f"the imagenet stem: {IMAGENET_NETWORKS}"
+    )
+    assert refusal_of(stem="imagenet", image_size=(32, 32), stem_groups=0) == (
+        "tiny: stem_groups is 0, and the imagenet stem takes 1 or more; leave --stem-groups out, or choose a network "
+        f"of the imagenet stem: {IMAGENET_NETWORKS}"
+    )
+
+
+@pytest.mark.parametrize("groups", [4, 24, 5])
+def test_groups_divide_the_channels_of_both_convolutions(groups: int) -> None:
+    changes = {"stem": "imagenet", "image_size": (32, 32), "channels": 12, "stem_groups": groups}
+    assert refusal_of(**changes) == (
+        f"tiny: stem_groups is {groups}, which has to divide channels/2, 6; choose one of 1, 2, 3, 6, or other "
+        "--channels"
+    )
+
+
+def test_a_file_without_groups_has_none() -> None:
+    data = published_config("BNAS-D").to_json()
+    del data["stem_groups"]
+    assert NetworkConfig.from_json(data, "test") == published_config("BNAS-D")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -86,8 +138,8 @@ def test_unknown_network() -> None:
     with pytest.raises(BnasError) as refusal:
         published_config("BNAS-Z")
     assert refusal.value.message == (
-        "unknown network 'BNAS-Z'; the networks are BNAS-Mini, BNAS-A, BNAS-B, BNAS-C, BNAS-D, BNAS-E, BNAS-F, "
-        "BNAS-G, BNAS-H; did you mean BNAS-H?"
+        "unknown network 'BNAS-Z'; the networks are BNAS-Mini, BNAS-A, BNAS-B, BNAS-C, BNAS-D, BNAS-D-dagger, "
+        "BNAS-E, BNAS-F, BNAS-G, BNAS-H; did you mean BNAS-H?"
     )
 
 
@@ -125,6 +177,7 @@ def test_numbers_of_channels_are_positive(field: str) -> None:
     [
         ("cells", {"cells": 1001}, 1000),
         ("channels", {"channels": 65_537}, 65_536),
+        ("stem_groups", {"stem_groups": 65_537}, 65_536),
         ("classes", {"classes": 1_000_001}, 1_000_000),
         ("in_channels", {"in_channels": 65_537}, 65_536),
         ("height", {"image_size": (65_540, 8)}, 65_536),
