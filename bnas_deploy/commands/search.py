@@ -189,7 +189,7 @@ def command(
         result = search(
             images,
             config,
-            out or run_folder("search", kind.name, limit),
+            out or run_folder("search", kind.word(images.description.name), limit),
             seed=seed,
             device=where,
             processes=processes,

@@ -141,7 +141,7 @@ def command(
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     what = f"{config.name}{'-float' if config.is_float else ''}{'' if start is None else '-tuned'}"
-    folder = out or run_folder(what, kind.name, limit)
+    folder = out or run_folder(what, kind.word(about.name), limit)
     if tensorboard:
         check_tensorboard()
     with joined(find_device(device)) as (processes, where), attended() as (stop, bar):

@@ -9,6 +9,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def open_idx(folder: Path) -> InMemoryDataSet:
     or `test` for `train`. A line of classes.txt names a class; without it the classes are called by their numbers.
     Images of EMNIST, whose files begin with `emnist`, are turned: they are stored with rows and columns exchanged.
 
+    MNIST, Fashion-MNIST and KMNIST have the same file names and sizes; they are recognised by mean and standard
+    deviation of their training images. Other data are called after what their files begin with, as EMNIST's do, or
+    after their folder.
+
     Raises:
         DataError: a file is missing, ambiguous, damaged or of another kind, or images and labels do not fit.
     """
@@ -50,8 +55,9 @@ def open_idx(folder: Path) -> InMemoryDataSet:
     mean, std = (round(float(value), 4) for value in (values.mean(), values.std()))
     if not std:
         raise DataError(f"{folder}: all training images are one shade; copy the files again")
+    counts = (*train.pixels.shape, len(test.pixels))
     description = DataDescription(
-        name=folder.resolve().name,
+        name=_KNOWN.get((counts, mean, std)) or _prefix(folder) or _folder_name(folder),
         class_names=_read_names(folder, classes),
         in_channels=1,
         image_size=(train.pixels.shape[2], train.pixels.shape[3]),
@@ -61,6 +67,32 @@ def open_idx(folder: Path) -> InMemoryDataSet:
     empty = sorted(set(range(classes)) - set(train.labels.tolist()))
     notes = (f"no training image of class {', '.join(map(str, empty))}",) if empty else ()
     return InMemoryDataSet(description, train, test, notes)
+
+
+_SIZES = (60_000, 1, 28, 28, 10_000)
+_KNOWN: Mapping[tuple[tuple[int, ...], float, float], str] = {
+    (_SIZES, 0.1307, 0.3081): "MNIST",
+    (_SIZES, 0.2860, 0.3530): "Fashion-MNIST",
+    (_SIZES, 0.1918, 0.3483): "KMNIST",
+}
+"""By training images (N, C, H, W), the number of test images, mean and standard deviation to four digits."""
+
+_SAY_NOTHING = frozenset(
+    ("data", "dataset", "datasets", "download", "downloads", "files", "gzip", "idx", "images", "package", "raw", "..")
+)
+"""Names of folders that do not tell what is in them: MNIST/raw is torchvision's, package/data npm's."""
+
+
+def _prefix(folder: Path) -> str:
+    """Return what stands before `train` in the name of the training images, such as emnist-letters; "" if nothing."""
+    return _find(folder, ("train",), IMAGES).name.rpartition("train-")[0].strip("-_. ")
+
+
+def _folder_name(folder: Path) -> str:
+    """Return the last part of the path that tells something; where none does, the name of the folder all the same."""
+    parts = Path(os.path.normpath(folder)).parts
+    telling = [part for part in parts if part.lower() not in _SAY_NOTHING and part != folder.anchor]
+    return telling[-1] if telling else folder.resolve().name or "idx"
 
 
 def _read_part(folder: Path, words: tuple[str, ...]) -> Images:

