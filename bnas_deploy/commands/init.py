@@ -6,14 +6,8 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import (
-    Name,
-    image_size_option,
-    network_options,
-    network_settings,
-    output_option,
-    seed_option,
-)
+from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.options import Name, image_size_option, output_option, seed_option
 
 # Imports no framework.
 from bnas_deploy.search.models.registry import configure, network_names
@@ -24,7 +18,7 @@ from bnas_deploy.search.models.registry import configure, network_names
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @image_size_option("Height and width of the images. [default: as published, 32 or 224]")
 @click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
-@network_settings
+@network_settings()
 @seed_option("weights and batch-normalisation statistics")
 @output_option("File")
 def command(
@@ -49,7 +43,7 @@ def command(
         classes=classes,
         image_size=image_size,
         in_channels=in_channels,
-        options=network_options(**options),
+        options=given_settings(options),
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

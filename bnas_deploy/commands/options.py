@@ -9,13 +9,10 @@ from typing import Any
 import click
 
 from bnas_deploy.core.files import check_writable
-from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.names import did_you_mean, known_name
 
-# These import no framework.
+# Imports no framework.
 from bnas_deploy.search.data.kinds import usages
-from bnas_deploy.search.models.bnas.config import DEVIATIONS
-from bnas_deploy.search.nn.schemes import DEFAULT, scheme_names
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -71,12 +68,6 @@ in_channels_option: Decorator = click.option(
     help="Channels of the images of a folder: 1 (grey) or 3 (RGB). [default: 1 if every image is grey, else 3]",
 )
 
-genotype_option: Decorator = click.option(
-    "--genotype",
-    metavar="cifar|imagenet|FILE",
-    help="Which cells: a published genotype or a JSON file. [default: the one the network was published with]",
-)
-
 *_kinds, _last_kind = usages()
 one_of_the_data = f"{', '.join(_kinds)} or {_last_kind}"
 
@@ -96,69 +87,6 @@ limit_option: Decorator = click.option(
 skip_bad_option: Decorator = click.option(
     "--skip-bad", is_flag=True, help="Leave out images that cannot be read, and count them. [default: an error]"
 )
-
-k_map_option: Decorator = click.option(
-    "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
-)
-
-no_skip_option: Decorator = click.option(
-    "--no-skip", is_flag=True, help="Ablation: no skip from cell to cell, neither the sum nor its 2x2 convolutions."
-)
-
-deviations_option: Decorator = click.option(
-    "--like-official-code",
-    "deviations",
-    multiple=True,
-    type=Name(DEVIATIONS),
-    metavar="NAME",
-    help="Deviate from the paper as the official code does; may be repeated. One of " + ", ".join(DEVIATIONS) + ".",
-)
-
-
-scheme_option: Decorator = click.option(
-    "--scheme",
-    type=Name(scheme_names()),
-    help=f"How binary convolutions binarise: {', '.join(scheme_names())}. [default: {DEFAULT}]",
-)
-
-cells_option: Decorator = click.option(
-    "--cells", type=click.IntRange(min=3), help="Cells, two of which reduce. [default: as published]"
-)
-
-channels_option: Decorator = click.option(
-    "--channels", type=click.IntRange(min=1), help="Channels of the first cell. [default: as published]"
-)
-
-network_settings = all_of(
-    cells_option, channels_option, genotype_option, scheme_option, k_map_option, no_skip_option, deviations_option
-)
-"""The options that `network_options` takes."""
-
-
-def network_options(
-    genotype: str | None,
-    scheme: str | None,
-    deviations: tuple[str, ...],
-    *,
-    cells: int | None,
-    channels: int | None,
-    k_map: bool,
-    no_skip: bool,
-) -> Mapping[str, Any]:
-    """Return the settings of a network by keyword, None where nothing was asked for.
-
-    Raises:
-        BnasError: the genotype cannot be read.
-    """
-    return {
-        "cells": cells,
-        "channels": channels,
-        "genotype": read_genotype(genotype) if genotype is not None else None,
-        "scheme": scheme,
-        "deviations": deviations or None,
-        "k_map": k_map or None,
-        "inter_cell_skip": False if no_skip else None,
-    }
 
 
 def say(step: str) -> None:

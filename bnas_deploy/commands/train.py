@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.network_options import given_settings, network_settings, refuse_binary_settings
 from bnas_deploy.commands.options import (
     Name,
     image_size_option,
     in_channels_option,
     limit_option,
-    network_options,
-    network_settings,
     seed_option,
     skip_bad_option,
 )
@@ -53,7 +52,7 @@ DEFAULTS = training_defaults()
     show_default=by_data({name: defaults.network for name, defaults in DEFAULTS.items()}),
     help="Published size to train.",
 )
-@network_settings
+@network_settings()
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
@@ -105,12 +104,8 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
-    binary = {"--k-map": options["k_map"], "--scheme": options["scheme"], "--like-official-code": options["deviations"]}
-    if float_twin and any(binary.values()):
-        dropped = next(name for name, value in binary.items() if value)
-        raise click.UsageError(
-            f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
-        )
+    if float_twin:
+        refuse_binary_settings(options)
     if source is not None:
         check_only_source({"network": network, "float_twin": float_twin, **options})
     context.with_resource(one_voice())
@@ -135,7 +130,7 @@ def command(
         config = start.network
         click.echo(start.summary)
     else:
-        config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
+        config = configure(network or defaults.network, **about.sizes, options=given_settings(options))
     if float_twin:
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)

@@ -22,9 +22,9 @@ from bnas_deploy.export.workloads import network_workloads
 from bnas_deploy.report.pareto import Candidate
 from bnas_deploy.runtime.bench.machine import native_isa, read_machine
 from bnas_deploy.runtime.bench.operations import time_models
-from bnas_deploy.search.cells.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.data import open_for
 from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.models.bnas.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.acceleration import find_device

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.genotype import check_groups
-from bnas_deploy.search.cells.space import SPACES, ZEROISE, SearchSpace
+from bnas_deploy.core.genotype import ZEROISE, check_groups
+from bnas_deploy.search.cells.space import SPACES, SearchSpace
 from bnas_deploy.search.data.kinds import SearchDefaults
 from bnas_deploy.search.models.bnas.config import DEVIATIONS
 from bnas_deploy.search.nn.schemes import DEFAULT

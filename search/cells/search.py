@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.core.files import write_whole
-from bnas_deploy.core.genotype import LEARNABLE, Genotype
+from bnas_deploy.core.genotype import LEARNABLE, ZEROISE, Genotype
 from bnas_deploy.core.history import Epoch, History, Tables
 from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.cells.derive import derive
 from bnas_deploy.search.cells.objective import Diversity, Objective, Probabilities, mean_entropy
-from bnas_deploy.search.cells.space import EDGES, ZEROISE, SearchSpace
+from bnas_deploy.search.cells.space import EDGES, SearchSpace
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, LEARNABLE
+from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, LEARNABLE, ZEROISE
 from bnas_deploy.search.cells.config import SupernetConfig
-from bnas_deploy.search.cells.space import EDGES, ZEROISE
+from bnas_deploy.search.cells.space import EDGES
 from bnas_deploy.search.models.bnas.cell import ReductionSkip
 from bnas_deploy.search.models.bnas.network import CifarStem
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, ConvBlock, convolution

@@ -11,7 +11,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.history import read_history
 from bnas_deploy.core.latency_table import LatencyTable, Workload, WorkloadTime
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 TINY = ("--cells", "3", "--channels", "1", "--epochs", "2", "--batch-size", "359", "--device", "cpu")

@@ -22,7 +22,7 @@ from bnas_deploy.export.workloads import network_workloads, node_workloads, work
 from bnas_deploy.runtime.bench.profile import original_nodes, read_profile
 from bnas_deploy.runtime.onnx_file.reader import read_nodes
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
 from bnas_deploy.search.models.untrained import untrained_checkpoint

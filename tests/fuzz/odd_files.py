@@ -55,13 +55,13 @@ from bnas_deploy.runtime.bench.machine import read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
 from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.expected_latency import ExpectedLatency
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import InMemoryDataSet
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
