@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data
+from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data, output_option
 from bnas_deploy.commands.runs import device_option
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
@@ -29,9 +29,7 @@ from bnas_deploy.core.files import write_whole
 @device_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="File for the confusion matrix, as CSV.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Picture of the confusion matrix, FILE.svg or FILE.png."
-)
+@output_option("Picture of the confusion matrix, FILE.svg or FILE.png.")
 def command(
     source: Path,
     data: str,

@@ -30,7 +30,7 @@ from bnas_deploy.search.models.registry import configure, layout_of, layouts, ne
     help="Text file with the name of a class in each line, in the order of the data set: folders sorted by name.",
 )
 @network_settings()
-@output_option("Checkpoint")
+@output_option("Checkpoint to write.", required=True)
 def command(
     weights: Path,
     network: str,

@@ -20,7 +20,7 @@ from bnas_deploy.search.models.registry import configure, network_names
 @click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
 @network_settings()
 @seed_option("weights and batch-normalisation statistics")
-@output_option("File")
+@output_option("File to write.", required=True)
 def command(
     network: str,
     classes: int | None,

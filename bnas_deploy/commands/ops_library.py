@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.options import output_option
 
 
 @click.command("ops-library", cls=Command)
@@ -12,7 +13,7 @@ from bnas_deploy.commands.command import Command
 @click.option(
     "--wheel", type=click.Path(path_type=Path), help="Take it from this wheel of bnas-deploy instead of building it."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write a copy to.")
+@output_option("File to write a copy to.")
 def command(target: str | None, wheel: Path | None, output: Path | None) -> None:
     """Print the path of the operator library, which an app registers with onnxruntime, or write a copy of it.
 

@@ -101,9 +101,24 @@ def seed_option(what: str) -> Decorator:
     )
 
 
-def output_option(what: str) -> Decorator:
-    """Return the mandatory option -o for a command that writes `what`."""
-    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")
+def output_option(help_text: str, *, required: bool = False) -> Decorator:
+    """Return the option -o of a command that writes one thing; `help_text` says what it is."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=required, help=help_text)
+
+
+def output_folder_option(help_text: str, **more: Any) -> Decorator:
+    """Return the option -o of a command that fills a folder; `more` has the default of click's option."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("-o", "--output", cls=_WithOldSpelling, type=folder, help=help_text, **more)
+
+
+class _WithOldSpelling(click.Option):
+    """Is spelt --out, too, as in bnas-deploy 0.1; --help does not say so."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser know both spellings."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(self, ["--out"], dest=self.name, action="store", nargs=self.nargs)
 
 
 def check_outputs(files: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, latency_target_option, one_of_the_data, say, seed_option
+from bnas_deploy.commands.options import (
+    check_outputs,
+    latency_target_option,
+    one_of_the_data,
+    output_option,
+    say,
+    seed_option,
+)
 from bnas_deploy.core.files import write_whole
 
 
@@ -29,7 +36,7 @@ from bnas_deploy.core.files import write_whole
 )
 @seed_option("the halves, weights and order of --train")
 @click.option("--measure", is_flag=True, help="Also export every network, untrained, and measure it on this machine.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Picture to write, FILE.svg or FILE.png.")
+@output_option("Picture to write, FILE.svg or FILE.png.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 def command(
     runs: tuple[Path, ...],

@@ -156,7 +156,7 @@ def command(
     latency_weight: float | None,
     seed: int,
     device: str,
-    out: Path | None,
+    output: Path | None,
     resume: bool,
     **options: Any,
 ) -> None:
@@ -190,7 +190,7 @@ def command(
         result = search(
             images,
             config,
-            out or run_folder("search", kind.name, limit),
+            output or run_folder("search", kind.name, limit),
             seed=seed,
             device=where,
             processes=processes,

@@ -94,7 +94,7 @@ def command(
     class_weights: str | None,
     tensorboard: bool,
     device: str,
-    out: Path | None,
+    output: Path | None,
     seed: int,
     arithmetic: str,
     resume: bool,
@@ -135,7 +135,7 @@ def command(
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     what = f"{config.name}{'-float' if config.is_float else ''}{'' if start is None else '-tuned'}"
-    folder = out or run_folder(what, kind.name, limit)
+    folder = output or run_folder(what, kind.name, limit)
     if tensorboard:
         check_tensorboard()
     with joined(find_device(device)) as (processes, where), attended() as (stop, bar):

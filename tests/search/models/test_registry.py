@@ -165,7 +165,7 @@ def test_a_setting_reaches_a_network_that_is_written(invoke, tmp_path: Path) -> 
 
 def test_a_setting_reaches_a_network_that_is_trained(invoke, tmp_path: Path) -> None:
     words = ("--limit", 40, "--network", "Plain", "--epochs", 1, "--device", "cpu", "--set", "drop_path=0")
-    result = invoke("train", *words, "--width", 6, "--out", tmp_path)
+    result = invoke("train", *words, "--width", 6, "-o", tmp_path)
     assert result.exit_code == 0, result.output
     network = load_checkpoint(tmp_path / "best.safetensors").network
     assert (network.name, network.width, network.classes) == ("Plain", 6, 10)
@@ -182,7 +182,7 @@ def test_a_setting_reaches_a_network_that_is_trained(invoke, tmp_path: Path) -> 
 )
 def test_a_command_refuses_the_settings_of_another_family(words, message: str, invoke, tmp_path: Path) -> None:
     for name in ("init", "train"):
-        result = invoke(name, *words, "-o" if name == "init" else "--out", tmp_path / "out")
+        result = invoke(name, *words, "-o", tmp_path / "out")
         assert result.exit_code in (1, 2)
         assert message in result.output
     assert not (tmp_path / "out").exists()
