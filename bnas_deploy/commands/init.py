@@ -35,8 +35,8 @@ def command(
     Latency does not depend on the weights, so this is all it takes to measure a network: init, export, bench.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy.search.models.untrained import untrained_checkpoint
     from bnas_deploy.search.training.checkpoint import save_checkpoint
+    from bnas_deploy.search.training.untrained import untrained_checkpoint
 
     config = configure(
         network,

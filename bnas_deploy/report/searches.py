@@ -26,10 +26,10 @@ from bnas_deploy.search.data import open_for
 from bnas_deploy.search.data.kinds import kind_of
 from bnas_deploy.search.models.bnas.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.acceleration import find_device
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SECONDS = 1.0
 """For how long each network is measured."""

@@ -63,10 +63,10 @@ from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import InMemoryDataSet
 from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import train
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 LIMIT_S = 600
 """A command that takes as long hangs: each takes a second or so, some minutes on a machine that is very busy."""

@@ -24,9 +24,9 @@ from bnas_deploy.search.models.registry import (
     shared_settings,
 )
 from bnas_deploy.search.models.settings import SCHEME, Count, Setting
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 
 @dataclass(frozen=True)
