@@ -333,10 +333,16 @@ def _complete_binary_convolutions(graph: ir.Graph) -> None:
         if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
             continue
         given = dict(zip(_CAPTURED_INPUTS, node.inputs, strict=True))
-        channels_out = len(constant_array(given["scale"]))
-        node.resize_inputs(len(operators.operator(node.op_type).inputs))
-        for name in _CAPTURED_INPUTS[2:]:
-            value = given[name]
-            assert value is not None
-            set_input(node, name, value)
-        set_input(node, "offset", constant(graph, f"{node.name}.offset", np.zeros((channels_out, 1, 1), np.float32)))
+        sizes: dict[operators.Size, int] = {"C": _length(given["threshold"]), "O": _length(given["scale"])}
+        row = operators.operator(node.op_type)
+        node.resize_inputs(len(row.inputs))
+        for each in row.constants:
+            value = given.get(each.name)
+            if value is None:
+                neutral = np.full(each.dimensions(sizes), each.neutral, np.float32)
+                value = constant(graph, f"{node.name}.{each.name}", neutral)
+            set_input(node, each.name, value)
+
+
+def _length(value: ir.Value | None) -> int:
+    return len(constant_array(value))
