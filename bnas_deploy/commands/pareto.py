@@ -1,6 +1,5 @@
 """`bnas-deploy pareto`: searches with several latency weights, side by side."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -66,15 +65,9 @@ def command(
     check_outputs({"--output": output, "--json": json_path}, inputs=[latency_target])
     table = read_latency_table(latency_target)
     networks = SearchedNetworks(runs, table, latency_target, say)
-    candidates = networks.candidates()
-    if epochs:
-        trained = networks.trained(data, epochs, seed)
-        candidates = [replace(each, trained_accuracy=share) for each, share in zip(candidates, trained, strict=True)]
-    if measure:
-        measured = networks.measured_ms()
-        candidates = [replace(each, measured_ms=ms) for each, ms in zip(candidates, measured, strict=True)]
+    candidates = networks.candidates(data=data, epochs=epochs, seed=seed, measure=measure)
     click.echo(pareto.table(candidates))
-    name, device = networks.configs[0].name, table.machine["cpu"]
+    name, device = networks.network, table.machine["cpu"]
     if json_path:
         about = {"network": name, "device": device, "isa": table.isa, "threads": table.threads}
         write_whole(json_path, pareto.to_json(candidates, about).encode())
