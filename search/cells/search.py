@@ -14,7 +14,7 @@ time, here every held-out image comes once per epoch.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from bnas_deploy.search.cells.checks import SearchError, check_images, check_ste
 from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.cells.derive import derive
 from bnas_deploy.search.cells.objective import Diversity, Objective, Probabilities, learnable_share, mean_entropy
+from bnas_deploy.search.cells.result import GENOTYPE, SearchResult
 from bnas_deploy.search.cells.space import EDGES
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
@@ -40,38 +41,11 @@ from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.run import RESUME, Listener, Run, check_shares
 
-GENOTYPE = "genotype.json"
 HISTORY = "history.json"
 
 TRAINING_LOSS = "training loss"
 ARCHITECTURE_LOSS = "loss of the alphas"
 """Names of two sums of a search, as an error calls them."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search left behind. `finished` is False where it was asked to stop before its last epoch."""
-
-    folder: Path
-    finished: bool
-    history: History
-
-    @property
-    def genotype(self) -> Genotype | None:
-        """Return what genotype.json holds; None before the first epoch is finished."""
-        return self.history.best.genotype if self.history.best else None
-
-    def summary(self, *, skip: bool) -> str:
-        """Say how the search ended and how to train its result, which has the inter-cell `skip` or not."""
-        best = self.history.best
-        if best is None:
-            return f"Stopped before the first epoch was finished; the place is saved in {self.folder}"
-        path = self.folder / GENOTYPE
-        return (
-            f"{'Finished' if self.finished else 'Stopped'} after {len(self.history.epochs)} epochs; best validation "
-            f"accuracy {best.validation_accuracy:.2%} after epoch {best.epoch}: {path}\n"
-            f"Next: bnas-deploy train --genotype {path}" + ("" if skip else " --no-skip")
-        )
 
 
 def search(
