@@ -108,47 +108,58 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     frozen = freeze(module)
     # Two images where N is free, since torch.export takes a dimension of 1 for a constant.
     example = torch.zeros(batch or 2, *image_shape)
-    free = None if batch else _free_batch(frozen)
     with _quiet_exporter():
-        try:
-            program = torch.export.export(frozen, (example,), dynamic_shapes=free)
-        except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode) as error:
-            raise ExportError(
-                f"{type(module).__name__} cannot be captured by torch.export: {_first_line(error)}; its forward must "
-                "be free of control flow that depends on data, and must take any number of images"
-            ) from None
-        except Exception as error:  # tracing runs the module's own code, which may raise anything
-            advice = "its forward must compute with torch's operations on tensors alone"
-            reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}"
-            raise ExportError(f"{type(module).__name__} cannot be captured by torch.export: {reason}") from error
-        try:
-            exported = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                opset_version=operators.ONNX_OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                custom_translation_table=_TRANSLATIONS,
-                optimize=False,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ExportError(
-                f"{type(module).__name__} cannot be translated by torch.onnx: {_first_line(error.__cause__ or error)}; "
-                "write its forward with other operations"
-            ) from None
-    assert exported is not None
-    assert exported.exported_program is not None
-    model = exported.model
-    _name_after_modules(model.graph)
-    _check_ranks(model.graph)
-    _note_unrecorded(model.graph, {node.name for node in exported.exported_program.graph.nodes})
-    _drop_made_up_biases(model.graph)
-    _complete_binary_convolutions(model.graph)
-    captured = CapturedModel(model, exported.exported_program)
+        program = _program(frozen, example, module, free_batch=batch is None)
+        captured = _translated(program, module)
+    graph = captured.model.graph
+    _name_after_modules(graph)
+    _check_ranks(graph)
+    _note_unrecorded(graph, {node.name for node in captured.program.graph.nodes})
+    _drop_made_up_biases(graph)
+    _complete_binary_convolutions(graph)
     _fold_in_pytorch(captured, example)
     return captured
+
+
+def _program(
+    frozen: nn.Module, example: Tensor, module: nn.Module, *, free_batch: bool
+) -> torch.export.ExportedProgram:
+    """Return the program of a frozen module; errors name the `module` that it was."""
+    try:
+        return torch.export.export(frozen, (example,), dynamic_shapes=_free_batch(frozen) if free_batch else None)
+    except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode) as error:
+        raise ExportError(
+            f"{type(module).__name__} cannot be captured by torch.export: {_first_line(error)}; its forward must "
+            "be free of control flow that depends on data, and must take any number of images"
+        ) from None
+    except Exception as error:  # tracing runs the module's own code, which may raise anything
+        advice = "its forward must compute with torch's operations on tensors alone"
+        reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}"
+        raise ExportError(f"{type(module).__name__} cannot be captured by torch.export: {reason}") from error
+
+
+def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> CapturedModel:
+    """Return torch.onnx's translation of a program, and the program as torch.onnx decomposed it."""
+    try:
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=operators.ONNX_OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            custom_translation_table=_TRANSLATIONS,
+            optimize=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(
+            f"{type(module).__name__} cannot be translated by torch.onnx: {_first_line(error.__cause__ or error)}; "
+            "write its forward with other operations"
+        ) from None
+    assert exported is not None
+    assert exported.exported_program is not None
+    return CapturedModel(exported.model, exported.exported_program)
 
 
 def _free_batch(module: nn.Module) -> tuple[Any, ...]:
@@ -333,10 +344,16 @@ def _complete_binary_convolutions(graph: ir.Graph) -> None:
         if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
             continue
         given = dict(zip(_CAPTURED_INPUTS, node.inputs, strict=True))
-        channels_out = len(constant_array(given["scale"]))
-        node.resize_inputs(len(operators.operator(node.op_type).inputs))
-        for name in _CAPTURED_INPUTS[2:]:
-            value = given[name]
-            assert value is not None
-            set_input(node, name, value)
-        set_input(node, "offset", constant(graph, f"{node.name}.offset", np.zeros((channels_out, 1, 1), np.float32)))
+        sizes: dict[operators.Size, int] = {"C": _length(given["threshold"]), "O": _length(given["scale"])}
+        row = operators.operator(node.op_type)
+        node.resize_inputs(len(row.inputs))
+        for each in row.constants:
+            value = given.get(each.name)
+            if value is None:
+                neutral = np.full(each.dimensions(sizes), each.neutral, np.float32)
+                value = constant(graph, f"{node.name}.{each.name}", neutral)
+            set_input(node, each.name, value)
+
+
+def _length(value: ir.Value | None) -> int:
+    return len(constant_array(value))

@@ -24,7 +24,15 @@ FLOORS = (
 )
 """The rooms of the package, lowest first. A room imports from the floors below it, never from its own floor."""
 
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+SEARCH_FLOORS = (("nn",), ("models", "data"), ("training",), ("cells",))
+"""The rooms of the search, lowest first, in the same sense."""
+
+
+def _by_room(floors: tuple[tuple[str, ...], ...]) -> dict[str, int]:
+    return {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+
+
+FLOOR, SEARCH_FLOOR = _by_room(FLOORS), _by_room(SEARCH_FLOORS)
 
 
 def _imported(path: Path) -> set[str]:
@@ -39,9 +47,10 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _rooms(names: set[str]) -> set[str]:
-    """Return x for every imported bnas_deploy.x; the package itself holds its version."""
-    return {name.split(".")[1] for name in names if name.startswith("bnas_deploy.")} - {"__version__"}
+def _rooms(names: set[str], house: str = "bnas_deploy") -> set[str]:
+    """Return x for every imported bnas_deploy.x, or of another house; the package itself holds its version."""
+    below = {name.removeprefix(f"{house}.") for name in names if name.startswith(f"{house}.")}
+    return {name.partition(".")[0] for name in below} - {"__version__"}
 
 
 def _third_party(names: set[str]) -> set[str]:
@@ -62,6 +71,19 @@ def test_every_room_has_a_floor() -> None:
 def test_a_room_imports_from_the_floors_below(room: str) -> None:
     for path in _files_of(room):
         above = {other for other in _rooms(_imported(path)) - {room} if FLOOR[other] >= FLOOR[room]}
+        assert not above, f"{path} imports {above}"
+
+
+def test_every_room_of_the_search_has_a_floor() -> None:
+    entries = {path.stem for path in (ROOT / "search").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert entries - {"__init__", "__pycache__"} == SEARCH_FLOOR.keys()
+
+
+@pytest.mark.parametrize("room", SEARCH_FLOOR)
+def test_a_room_of_the_search_imports_from_the_floors_below(room: str) -> None:
+    for path in (ROOT / "search" / room).rglob("*.py"):
+        others = _rooms(_imported(path), "bnas_deploy.search") - {room}
+        above = {other for other in others if SEARCH_FLOOR[other] >= SEARCH_FLOOR[room]}
         assert not above, f"{path} imports {above}"
 
 

@@ -13,7 +13,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.search.models.bnas.config import NETWORKS, NetworkConfig, published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,19 +7,27 @@ import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.measuring import effort_options, json_option
-from bnas_deploy.commands.options import Decorator, Name, all_of, check_outputs, image_size_option, no_skip_option, say
+from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.options import Decorator, Name, all_of, check_outputs, image_size_option, say
 
-# Imports no framework.
-from bnas_deploy.search.models.bnas.config import NETWORKS, NetworkConfig, published_config
+# These import no framework.
+from bnas_deploy.search.models.family import Family, ModelConfig
+from bnas_deploy.search.models.registry import configure, searched_networks
+from bnas_deploy.search.models.settings import Setting
 
 DEFAULT_NETWORK = "BNAS-A"
 
+
+def _of_workloads(family: Family) -> tuple[Setting, ...]:
+    return family.searched.settings if family.searched else ()
+
+
 target_options: Decorator = all_of(
-    click.option("--network", type=Name(NETWORKS), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
+    click.option("--network", type=Name(searched_networks()), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
     image_size_option("Height and width of the images. [default: its own]"),
     click.option("--in-channels", type=click.IntRange(min=1), help="Channels of the images. [default: 3]"),
     click.option("--classes", type=click.IntRange(min=1), help="Number of classes. [default: its own]"),
-    no_skip_option,
+    network_settings(_of_workloads),
 )
 """The options that say of which network a latency is; they arrive as the arguments of `target_config`."""
 
@@ -29,15 +37,15 @@ def target_config(
     image_size: tuple[int, int] | None = None,
     in_channels: int | None = None,
     classes: int | None = None,
-    no_skip: bool = False,
-) -> NetworkConfig:
-    """Return the network that the options name, with the genotype that it was published with."""
-    return published_config(
+    **options: Any,
+) -> ModelConfig:
+    """Return the network that the options name, with the operations that it was published with."""
+    return configure(
         network or DEFAULT_NETWORK,
         classes=classes,
         in_channels=in_channels or 3,
         image_size=image_size,
-        inter_cell_skip=not no_skip,
+        options=given_settings(options),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import limit_option, one_of_the_data
+from bnas_deploy.commands.options import limit_option, one_of_the_data, output_option
 from bnas_deploy.core.errors import BnasError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ HISTORY = "history.json"
 
 @click.command("draw", cls=Command)
 @click.argument("sources", metavar="GENOTYPE|RUN...|CHECKPOINT", nargs=-1, required=True)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, FILE.svg or FILE.png."
-)
+@output_option("Picture to write, FILE.svg or FILE.png.", required=True)
 @click.option("--data", metavar="D", help=f"With a CHECKPOINT: whose test images it sees: {one_of_the_data}.")
 @limit_option
 def command(sources: tuple[str, ...], output: Path, data: str | None, limit: int | None) -> None:

@@ -2,14 +2,18 @@
 
 import os.path
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data
+from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data, output_option
 from bnas_deploy.commands.runs import device_option
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
+
+if TYPE_CHECKING:
+    from bnas_deploy.evaluation.evaluate import Evaluation
 
 
 @click.command("eval", cls=Command)
@@ -29,9 +33,7 @@ from bnas_deploy.core.files import write_whole
 @device_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="File for the confusion matrix, as CSV.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Picture of the confusion matrix, FILE.svg or FILE.png."
-)
+@output_option("Picture of the confusion matrix, FILE.svg or FILE.png.")
 def command(
     source: Path,
     data: str,
@@ -51,15 +53,10 @@ def command(
     made the network's size.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from rich.console import Console
-
-    from bnas_deploy.drawing.confusion import confusion_figure
+    from bnas_deploy.drawing.confusion import evaluation_figure
     from bnas_deploy.drawing.pictures import check_picture, save_picture
-    from bnas_deploy.evaluation.engines import open_subject
-    from bnas_deploy.evaluation.evaluate import evaluate
     from bnas_deploy.report import evaluation
     from bnas_deploy.report.text import print_tables
-    from bnas_deploy.search.training.acceleration import find_device
 
     if output:
         check_picture(output)
@@ -68,21 +65,37 @@ def command(
     )
     if device != "auto" and os.path.isdir(source) and checkpoint is None:
         raise BnasError(f"{source}: a folder, and --device is for PyTorch; add --checkpoint FILE, or leave it out")
-    subject = open_subject(source, checkpoint=checkpoint, library_only=library_only, device=find_device(device))
-    with Console(stderr=True).status(f"evaluating {subject.name}") as status:
-        result = evaluate(
-            subject,
-            data,
-            batch_size=batch_size,
-            limit=limit,
-            on_step=lambda done, images: status.update(f"evaluating {subject.name}: {done:,} of {images:,} images"),
-        )
+    result = _evaluate(source, data, checkpoint, device, library_only=library_only, batch_size=batch_size, limit=limit)
     print_tables(evaluation.evaluation_tables(result), evaluation.evaluation_result(result))
     if json_path:
         write_whole(json_path, evaluation.evaluation_json(result, {"source": str(source)}).encode())
     if csv_path:
         write_whole(csv_path, evaluation.confusion_csv(result).encode())
     if output:
-        engine, figures = next(iter(result.figures.items()))
-        title = f"{result.network} on {result.data}, {engine}"
-        save_picture(confusion_figure(figures.confusion, result.labels, title), output)
+        save_picture(evaluation_figure(result), output)
+
+
+def _evaluate(
+    source: Path,
+    data: str,
+    checkpoint: Path | None,
+    device: str,
+    *,
+    library_only: bool,
+    batch_size: int,
+    limit: int | None,
+) -> "Evaluation":
+    """Run the network, and show how far it is."""
+    from rich.console import Console
+
+    from bnas_deploy.evaluation.engines import open_subject
+    from bnas_deploy.evaluation.evaluate import evaluate
+    from bnas_deploy.search.training.acceleration import find_device
+
+    subject = open_subject(source, checkpoint=checkpoint, library_only=library_only, device=find_device(device))
+    with Console(stderr=True).status(f"evaluating {subject.name}") as status:
+
+        def show(done: int, images: int) -> None:
+            status.update(f"evaluating {subject.name}: {done:,} of {images:,} images")
+
+        return evaluate(subject, data, batch_size=batch_size, limit=limit, on_step=show)

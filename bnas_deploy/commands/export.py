@@ -13,7 +13,7 @@ from bnas_deploy.core.errors import CheckpointError
 
 @click.command("export", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@output_option("Folder")
+@output_option("Folder to write.", required=True)
 @data_option
 @click.option(
     "--images",

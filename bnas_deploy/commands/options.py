@@ -9,13 +9,10 @@ from typing import Any
 import click
 
 from bnas_deploy.core.files import check_writable
-from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.names import did_you_mean, known_name
 
-# These import no framework.
+# Imports no framework.
 from bnas_deploy.search.data.kinds import usages
-from bnas_deploy.search.models.bnas.config import DEVIATIONS
-from bnas_deploy.search.nn.schemes import DEFAULT, scheme_names
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -71,12 +68,6 @@ in_channels_option: Decorator = click.option(
     help="Channels of the images of a folder: 1 (grey) or 3 (RGB). [default: 1 if every image is grey, else 3]",
 )
 
-genotype_option: Decorator = click.option(
-    "--genotype",
-    metavar="cifar|imagenet|FILE",
-    help="Which cells: a published genotype or a JSON file. [default: the one the network was published with]",
-)
-
 *_kinds, _last_kind = usages()
 one_of_the_data = f"{', '.join(_kinds)} or {_last_kind}"
 
@@ -97,84 +88,6 @@ skip_bad_option: Decorator = click.option(
     "--skip-bad", is_flag=True, help="Leave out images that cannot be read, and count them. [default: an error]"
 )
 
-k_map_option: Decorator = click.option(
-    "--k-map", is_flag=True, help="Multiply every binary convolution by the activation scale K of XNOR-Net."
-)
-
-no_skip_option: Decorator = click.option(
-    "--no-skip", is_flag=True, help="Ablation: no skip from cell to cell, neither the sum nor its 2x2 convolutions."
-)
-
-deviations_option: Decorator = click.option(
-    "--like-official-code",
-    "deviations",
-    multiple=True,
-    type=Name(DEVIATIONS),
-    metavar="NAME",
-    help="Deviate from the paper as the official code does; may be repeated. One of " + ", ".join(DEVIATIONS) + ".",
-)
-
-
-scheme_option: Decorator = click.option(
-    "--scheme",
-    type=Name(scheme_names()),
-    help=f"How binary convolutions binarise: {', '.join(scheme_names())}. [default: {DEFAULT}]",
-)
-
-cells_option: Decorator = click.option(
-    "--cells", type=click.IntRange(min=3), help="Cells, two of which reduce. [default: as published]"
-)
-
-channels_option: Decorator = click.option(
-    "--channels", type=click.IntRange(min=1), help="Channels of the first cell. [default: as published]"
-)
-
-stem_groups_option: Decorator = click.option(
-    "--stem-groups",
-    type=click.IntRange(min=1),
-    help="Groups of the second and third convolution of the stem for 224x224 images. [default: as published]",
-)
-
-network_settings = all_of(
-    cells_option,
-    channels_option,
-    stem_groups_option,
-    genotype_option,
-    scheme_option,
-    k_map_option,
-    no_skip_option,
-    deviations_option,
-)
-"""The options that `network_options` takes."""
-
-
-def network_options(
-    genotype: str | None,
-    scheme: str | None,
-    deviations: tuple[str, ...],
-    *,
-    cells: int | None,
-    channels: int | None,
-    stem_groups: int | None,
-    k_map: bool,
-    no_skip: bool,
-) -> Mapping[str, Any]:
-    """Return the settings of a network by keyword, None where nothing was asked for.
-
-    Raises:
-        BnasError: the genotype cannot be read.
-    """
-    return {
-        "cells": cells,
-        "channels": channels,
-        "stem_groups": stem_groups,
-        "genotype": read_genotype(genotype) if genotype is not None else None,
-        "scheme": scheme,
-        "deviations": deviations or None,
-        "k_map": k_map or None,
-        "inter_cell_skip": False if no_skip else None,
-    }
-
 
 def say(step: str) -> None:
     """Tell people who wait what is being done: a line, because something that moves would take time while measuring."""
@@ -188,9 +101,24 @@ def seed_option(what: str) -> Decorator:
     )
 
 
-def output_option(what: str) -> Decorator:
-    """Return the mandatory option -o for a command that writes `what`."""
-    return click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} to write.")
+def output_option(help_text: str, *, required: bool = False) -> Decorator:
+    """Return the option -o of a command that writes one thing; `help_text` says what it is."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=required, help=help_text)
+
+
+def output_folder_option(help_text: str, **more: Any) -> Decorator:
+    """Return the option -o of a command that fills a folder; `more` has the default of click's option."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("-o", "--output", cls=_WithOldSpelling, type=folder, help=help_text, **more)
+
+
+class _WithOldSpelling(click.Option):
+    """Is spelt --out, too, as in bnas-deploy 0.1; --help does not say so."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser know both spellings."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(self, ["--out"], dest=self.name, action="store", nargs=self.nargs)
 
 
 def check_outputs(files: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:

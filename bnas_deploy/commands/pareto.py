@@ -1,12 +1,18 @@
 """`bnas-deploy pareto`: searches with several latency weights, side by side."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, latency_target_option, one_of_the_data, say, seed_option
+from bnas_deploy.commands.options import (
+    check_outputs,
+    latency_target_option,
+    one_of_the_data,
+    output_option,
+    say,
+    seed_option,
+)
 from bnas_deploy.core.files import write_whole
 
 
@@ -29,7 +35,7 @@ from bnas_deploy.core.files import write_whole
 )
 @seed_option("the halves, weights and order of --train")
 @click.option("--measure", is_flag=True, help="Also export every network, untrained, and measure it on this machine.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Picture to write, FILE.svg or FILE.png.")
+@output_option("Picture to write, FILE.svg or FILE.png.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for every figure, as JSON.")
 def command(
     runs: tuple[Path, ...],
@@ -59,15 +65,9 @@ def command(
     check_outputs({"--output": output, "--json": json_path}, inputs=[latency_target])
     table = read_latency_table(latency_target)
     networks = SearchedNetworks(runs, table, latency_target, say)
-    candidates = networks.candidates()
-    if epochs:
-        trained = networks.trained(data, epochs, seed)
-        candidates = [replace(each, trained_accuracy=share) for each, share in zip(candidates, trained, strict=True)]
-    if measure:
-        measured = networks.measured_ms()
-        candidates = [replace(each, measured_ms=ms) for each, ms in zip(candidates, measured, strict=True)]
+    candidates = networks.candidates(data=data, epochs=epochs, seed=seed, measure=measure)
     click.echo(pareto.table(candidates))
-    name, device = networks.configs[0].name, table.machine["cpu"]
+    name, device = networks.network, table.machine["cpu"]
     if json_path:
         about = {"network": name, "device": device, "isa": table.isa, "threads": table.threads}
         write_whole(json_path, pareto.to_json(candidates, about).encode())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from bnas_deploy.commands.options import Decorator, Name, all_of
+from bnas_deploy.commands.options import Decorator, Name, all_of, output_folder_option
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import DATA_KINDS, without_folders
@@ -89,11 +89,9 @@ def recipe_options(recipes: Mapping[str, Lengths], defaults: Mapping[str, str]) 
 
 
 def folder_options(what: str, default: str, files: str) -> Decorator:
-    """Return --out and --resume of a command that leaves `files` of a run, which it calls `what`, in `default`."""
+    """Return -o and --resume of a command that leaves `files` of a run, which it calls `what`, in `default`."""
     return all_of(
-        click.option(
-            "--out", type=click.Path(file_okay=False, path_type=Path), show_default=default, help=f"Folder for {files}."
-        ),
+        output_folder_option(f"Folder for {files}.", show_default=default),
         click.option(
             "--resume",
             is_flag=True,
@@ -103,7 +101,7 @@ def folder_options(what: str, default: str, files: str) -> Decorator:
 
 
 def run_folder(what: str, data: str, limit: int | None) -> Path:
-    """Return where a run lives unless --out says; a quick look is kept apart from a whole run."""
+    """Return where a run lives unless -o says; a quick look is kept apart from a whole run."""
     return Path("runs") / f"{what}-{data}{'' if limit is None else f'-limit{limit}'}"
 
 

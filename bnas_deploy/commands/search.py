@@ -8,14 +8,13 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.network_options import setting_option
 from bnas_deploy.commands.options import (
     Name,
     image_size_option,
     in_channels_option,
-    k_map_option,
     latency_target_option,
     limit_option,
-    no_skip_option,
     seed_option,
     skip_bad_option,
 )
@@ -44,6 +43,8 @@ from bnas_deploy.search.cells.config import (
 )
 from bnas_deploy.search.cells.space import SPACES
 from bnas_deploy.search.data.kinds import DATA_KINDS, kind_of
+from bnas_deploy.search.models.bnas.model import INTER_CELL_SKIP
+from bnas_deploy.search.models.settings import K_MAP
 
 
 def _by_kind(field: str) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _by_kind(field: str) -> dict[str, Any]:
 )
 @click.option("--separable", is_flag=True, help="Ablation: add separable convolutions to the space.")
 @click.option("--no-dilated", is_flag=True, help="Ablation: leave dilated convolutions out of the space.")
-@no_skip_option
+@setting_option(INTER_CELL_SKIP)
 @click.option(
     "--zeroise/--no-zeroise",
     default=None,
@@ -105,7 +106,7 @@ def _by_kind(field: str) -> dict[str, Any]:
     show_default="7.7 for every 50 epochs",
     help="tau, the time constant with which the diversity term fades.",
 )
-@k_map_option
+@setting_option(K_MAP)
 @click.option(
     "--like-official-code",
     "deviations",
@@ -155,7 +156,7 @@ def command(
     latency_weight: float | None,
     seed: int,
     device: str,
-    out: Path | None,
+    output: Path | None,
     resume: bool,
     **options: Any,
 ) -> None:
@@ -189,7 +190,7 @@ def command(
         result = search(
             images,
             config,
-            out or run_folder("search", kind.word(images.description.name), limit),
+            output or run_folder("search", kind.word(images.description.name), limit),
             seed=seed,
             device=where,
             processes=processes,

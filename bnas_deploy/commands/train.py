@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.network_options import given_settings, network_settings, refuse_binary_settings
 from bnas_deploy.commands.options import (
     Name,
     image_size_option,
     in_channels_option,
     limit_option,
-    network_options,
-    network_settings,
     seed_option,
     skip_bad_option,
 )
@@ -54,7 +53,7 @@ DEFAULTS = training_defaults()
     show_default=by_data({name: defaults.network for name, defaults in DEFAULTS.items()}),
     help="Published size to train.",
 )
-@network_settings
+@network_settings()
 @click.option(
     "--float-twin", is_flag=True, help="Train the float twin: the same architecture with float weights and no sign."
 )
@@ -96,7 +95,7 @@ def command(
     class_weights: str | None,
     tensorboard: bool,
     device: str,
-    out: Path | None,
+    output: Path | None,
     seed: int,
     arithmetic: str,
     resume: bool,
@@ -106,12 +105,8 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
-    binary = {"--k-map": options["k_map"], "--scheme": options["scheme"], "--like-official-code": options["deviations"]}
-    if float_twin and any(binary.values()):
-        dropped = next(name for name, value in binary.items() if value)
-        raise click.UsageError(
-            f"--float-twin and {dropped} exclude each other: the float twin has nothing binary; leave one of them out"
-        )
+    if float_twin:
+        refuse_binary_settings(options)
     if source is not None:
         check_only_source({"network": network, "float_twin": float_twin, **options})
     context.with_resource(one_voice())
@@ -136,12 +131,12 @@ def command(
         config = start.network
         click.echo(start.summary)
     else:
-        config = configure(network or defaults.network, **about.sizes, options=network_options(**options))
+        config = configure(network or defaults.network, **about.sizes, options=given_settings(options))
     if float_twin:
         config = config.float_twin()
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     what = f"{config.name}{'-float' if config.is_float else ''}{'' if start is None else '-tuned'}"
-    folder = out or run_folder(what, kind.word(about.name), limit)
+    folder = output or run_folder(what, kind.word(about.name), limit)
     if tensorboard:
         check_tensorboard()
     with joined(find_device(device)) as (processes, where), attended() as (stop, bar):

@@ -37,6 +37,10 @@ class DataError(BnasError):
     """A data set is missing, truncated or of another format."""
 
 
+class RecipeError(BnasError):
+    """A recipe cannot be read, or has a key or a value that no recipe has."""
+
+
 class ExportError(BnasError):
     """A model cannot be exported, or the export does not agree with PyTorch."""
 

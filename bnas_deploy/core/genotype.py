@@ -10,8 +10,11 @@ from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.json_records import LARGEST_FILE, parse, shown, value_of
 from bnas_deploy.core.names import did_you_mean, known_name
 
+ZEROISE = "none"
+"""The operation that gives 0: an edge that has it is no edge."""
+
 OPERATIONS = (
-    "none",
+    ZEROISE,
     "max_pool_3x3",
     "avg_pool_3x3",
     "bin_dil_conv_3x3",
@@ -19,7 +22,7 @@ OPERATIONS = (
     "bin_conv_3x3",
     "bin_conv_5x5",
 )
-"""The seven candidate operations of BNAS (v2, Table 3); `none` is Zeroise."""
+"""The seven candidate operations of BNAS (v2, Table 3)."""
 
 EXTRA_OPERATIONS = (
     "skip_connect",

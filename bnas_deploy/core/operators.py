@@ -11,6 +11,7 @@ instead, as `offset` is.
 Only the standard library is imported: a build reads this file before anything is installed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -51,23 +52,44 @@ channels of one group, with the constant ones.
 
 @dataclass(frozen=True)
 class Constant:
-    """An input that is no activation. `only_with` is the activation that it belongs to; "" is for all operators."""
+    """An input that is no activation.
+
+    Attributes:
+        name: of the input.
+        dtype: of its numbers.
+        shape: its dimensions.
+        neutral: a number that changes nothing where it is everywhere; None if there is none.
+        only_with: the activation that it belongs to; "" is for all operators.
+    """
 
     name: str
     dtype: Literal["float32", "uint8"]
     shape: tuple[Size, ...]
+    neutral: float | None = None
     only_with: Activation = ""
+
+    def dimensions(self, sizes: Mapping[Size, int]) -> tuple[int, ...]:
+        """Return its shape where the sizes that it names are these."""
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
 
 
 CONSTANTS = (
     Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
-    Constant("threshold", "float32", ("C",)),
-    Constant("offset", "float32", ("O", 1, 1)),
-    Constant("scale", "float32", ("O",)),
-    Constant("bias", "float32", ("O",)),
-    Constant("slope", "float32", ("O",), only_with="PRelu"),
+    Constant("threshold", "float32", ("C",), neutral=0.0),
+    Constant("offset", "float32", ("O", 1, 1), neutral=0.0),
+    Constant("scale", "float32", ("O",), neutral=1.0),
+    Constant("bias", "float32", ("O",), neutral=0.0),
+    Constant("slope", "float32", ("O",), neutral=1.0, only_with="PRelu"),
 )
 """In the order of an operator's inputs. They stand behind the parts of X and before the tensors that are added."""
+
+
+def constant(name: str) -> Constant:
+    """Return the row of `CONSTANTS` with this name; KeyError if there is none."""
+    return _CONSTANTS_BY_NAME[name]
+
+
+_CONSTANTS_BY_NAME = {row.name: row for row in CONSTANTS}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from its source and then right to the box. A dot is where wires are joined; with
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, Cell, Edge, Genotype
+from bnas_deploy.core.genotype import INNER_NODES, INPUT_NODES, ZEROISE, Cell, Edge, Genotype
 from bnas_deploy.drawing.colours import LINE, SKIP, TEXT, colour_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ INCHES = 0.6
 
 INPUT_NAMES = ("$c_{k-2}$", "$c_{k-1}$")
 
-ZEROISE = "none"
 ZEROISE_LABEL = "none (Zeroise)"
 
 

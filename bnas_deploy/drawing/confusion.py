@@ -11,6 +11,8 @@ from bnas_deploy.drawing.colours import TEXT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bnas_deploy.evaluation.evaluate import Evaluation
+
 MOST_COUNTS = 30
 """Classes up to which every cell has its number, and every class its name."""
 
@@ -18,6 +20,12 @@ INCHES_PER_CLASS = 0.38
 MARGIN_INCHES = 2.4
 LARGEST_INCHES = MARGIN_INCHES + MOST_COUNTS * INCHES_PER_CLASS
 LONGEST_NAME = 24
+
+
+def evaluation_figure(result: "Evaluation") -> "Figure":
+    """Draw the confusion matrix of the first engine of an evaluation."""
+    engine, figures = next(iter(result.figures.items()))
+    return confusion_figure(figures.confusion, result.labels, f"{result.network} on {result.data}, {engine}")
 
 
 def confusion_figure(confusion: NDArray[np.int64], labels: Sequence[str], title: str) -> "Figure":

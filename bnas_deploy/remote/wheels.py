@@ -40,15 +40,21 @@ def target_of(architecture: str) -> str:
     return target
 
 
-def library_for(target: str, say: Say = lambda step: None) -> bytes:
-    """Return the library for `target`: the installed one for this machine's, else one that is built.
+def this_machine() -> str:
+    """Return what the target of this machine is called, if there is one."""
+    return f"{platform.machine()}-linux"
+
+
+def library_for(target: str | None, say: Say = lambda step: None) -> bytes:
+    """Return the library for `target`: the installed one for this machine, which None also stands for, else a new one.
 
     Raises:
-        BnasError: it cannot be built here.
+        BnasError: it cannot be built here, or this machine is no target.
     """
-    if target == f"{platform.machine()}-linux":
+    wanted = target or target_of(platform.machine())
+    if wanted == this_machine():
         return library_path().read_bytes()
-    return library_in(wheel_for(target, say))[0]
+    return library_in(wheel_for(wanted, say))[0]
 
 
 def library_in(wheel: Path) -> tuple[bytes, LibraryFile]:

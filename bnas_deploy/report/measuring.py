@@ -14,8 +14,8 @@ from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_
 from bnas_deploy.runtime.bench.networks import measure_bundle as measure_networks
 from bnas_deploy.runtime.bench.operations import measure_workloads
 from bnas_deploy.runtime.bench.records import Record
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
-from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.models.registry import candidate_workloads
 
 Say = Callable[[str], object]
 """Is told what is being done."""
@@ -89,7 +89,7 @@ def measure_single_layers(
 
 
 def measure_operations(
-    config: NetworkConfig, *, threads: int, batch: int, min_seconds: float, on_step: Say
+    config: ModelConfig, *, threads: int, batch: int, min_seconds: float, on_step: Say
 ) -> LatencyTable:
     """Measure every workload that a network of the size of `config` can have, in at least `min_seconds` together."""
     machine = read_machine()  # before measuring, so that the load is that of others

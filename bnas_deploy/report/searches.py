@@ -22,14 +22,14 @@ from bnas_deploy.export.workloads import network_workloads
 from bnas_deploy.report.pareto import Candidate
 from bnas_deploy.runtime.bench.machine import native_isa, read_machine
 from bnas_deploy.runtime.bench.operations import time_models
-from bnas_deploy.search.cells.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.data import open_for
 from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.models.bnas.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.acceleration import find_device
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SECONDS = 1.0
 """For how long each network is measured."""
@@ -61,13 +61,25 @@ class SearchedNetworks:
         # Searches often find the same cells, and PyTorch captures a network in seconds.
         self._workloads: dict[NetworkConfig, Counter[Workload]] = {}
 
-    def candidates(self) -> list[Candidate]:
-        """Return validation accuracy and predicted latency of each.
+    @property
+    def network(self) -> str:
+        """Return the name of the network that the cells are built into."""
+        return self.configs[0].name
+
+    def candidates(self, *, data: str, epochs: int | None, seed: int, measure: bool) -> list[Candidate]:
+        """Return validation accuracy and predicted latency of each, trained for `epochs` and measured if asked for.
 
         Raises:
-            BnasError: a search has no finished epoch, or there are no times of what it found.
+            BnasError: a search has no finished epoch, there are no times of what it found, or as `trained` and
+                `measured_ms` say.
         """
-        return [self._candidate(run, config) for run, config in zip(self.runs, self.configs, strict=True)]
+        found = [self._candidate(run, config) for run, config in zip(self.runs, self.configs, strict=True)]
+        if epochs:
+            accuracies = self.trained(data, epochs, seed)
+            found = [replace(each, trained_accuracy=share) for each, share in zip(found, accuracies, strict=True)]
+        if measure:
+            found = [replace(each, measured_ms=ms) for each, ms in zip(found, self.measured_ms(), strict=True)]
+        return found
 
     def _candidate(self, run: Path, config: NetworkConfig) -> Candidate:
         best = read_history(run / "history.json").best

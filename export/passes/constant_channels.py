@@ -16,7 +16,6 @@ Where constant meets computed, only the computed part is kept:
 What no consumer needs any more (the dead preprocess of a reduction cell, the Zeroise nodes) is left for DropUnused.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +41,7 @@ from bnas_deploy.export.graph import (
     spatial_of,
 )
 from bnas_deploy.export.passes.batch_norm import BIAS_TERMS, BatchNorm, has_known_parameters
+from bnas_deploy.export.passes.segment_nodes import SegmentNodes
 from bnas_deploy.export.passes.segments import (
     Computed,
     Constant,
@@ -68,11 +68,8 @@ class _Evaluation:
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
-        self.batch_source = model.graph.inputs[0]
         self.segments: dict[ir.Value, Segments] = {}
-        self.slices: dict[tuple[ir.Value, int, int], ir.Value] = {}
-        self.joined: dict[tuple[Segments, tuple[int, int]], ir.Value] = {}
-        self.names = Counter(str(value.name) for node in model.graph for value in node.outputs)
+        self.nodes = SegmentNodes(model.graph)
         self.rules: dict[str, Callable[[ir.Node], None]] = {
             "Zeroise": self.zeroise,
             "Concat": self.concat,
@@ -92,7 +89,7 @@ class _Evaluation:
             self.rules.get(node.op_type, self.whole)(node)
         for index, value in enumerate(self.graph.outputs):
             if value in self.segments:
-                self.graph.outputs[index] = self.named(self.materialise(value, node=None), value)
+                self.graph.outputs[index] = self.nodes.named(self.materialise(value, node=None), value)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -148,11 +145,11 @@ class _Evaluation:
                 return left  # x + 0 is x
             addend = constant(self.graph, f"{node.name}.{first}.addend", right.array.reshape(-1, 1, 1))
         else:
-            addend = self.slice_of(right, node)
+            addend = self.nodes.slice_of(right, node)
         whole = node.outputs[0]
         origin = Origin(str(whole.name), tuple(range(first, first + left.count)))
         output = new_value(f"{whole.name}.{first}", whole, left.count, origin)
-        self.insert(node, ir.Node("", "Add", [self.slice_of(left, node), addend], outputs=[output]))
+        self.nodes.insert(node, ir.Node("", "Add", [self.nodes.slice_of(left, node), addend], outputs=[output]))
         return Computed(output, 0, left.count)
 
     def channelwise(self, node: ir.Node) -> None:
@@ -183,7 +180,7 @@ class _Evaluation:
             node.attributes,
             outputs=[output],
         )
-        self.insert(node, twin)
+        self.nodes.insert(node, twin)
         done, parts = 0, []
         for part in constants:
             parts.append(part if isinstance(part, Constant) else Computed(output, done, part.count))
@@ -222,7 +219,7 @@ class _Evaluation:
         total = new_value(str(output.name), output, channels_of(output), origin_of(output))
         output.replace_all_uses_with(total, replace_graph_outputs=True)
         output.name = f"{total.name}.live_part"
-        border = self.map_of(added[None], node, f"{node.name}.constant_channels")
+        border = self.nodes.map_of(added[None], node, f"{node.name}.constant_channels")
         self.graph.insert_after(node, ir.Node("", "Add", [output, border], outputs=[total], name=f"{node.name}.add"))
 
     def binary_convolution(self, node: ir.Node) -> None:
@@ -299,98 +296,21 @@ class _Evaluation:
         if uniform is not None:
             self.segments[output] = (Constant(tuple(uniform.tolist())),)
             return
-        name = self.unique(f"{output.name}.constant")
-        repeated = self.expanded(image[None], node, name, output, origin_of(output))
+        name = self.nodes.unique(f"{output.name}.constant")
+        repeated = self.nodes.expanded(image[None], node, name, output, origin_of(output))
         self.segments[output] = (Computed(repeated, 0, channels_of(output)),)
 
     def materialise(self, value: ir.Value, node: ir.Node | None) -> ir.Value:
         """Return `value` in full, constants included, as a value that `node` (None: the end) can read."""
         if value not in self.segments:
             return value
-        return self.join(self.segments_of(value), node, value, origin_of(value))
-
-    def named(self, value: ir.Value, output: ir.Value) -> ir.Value:
-        """Return `value` under the name of `output`, an output of the graph that it stands in for."""
-        renamed = ir.Value(name=output.name, shape=output.shape, type=output.type)
-        output.name = f"{output.name}.unused"
-        self.insert(None, ir.Node("", "Identity", [value], outputs=[renamed]))
-        return renamed
+        return self.nodes.join(self.segments_of(value), node, value, origin_of(value))
 
     def live_part(self, value: ir.Value, node: ir.Node) -> ir.Value:
         """Return the computed channels of `value`."""
         parts = self.segments_of(value)
         computed = tuple(part for part in parts if isinstance(part, Computed))
-        return self.join(computed, node, value, Origin(str(value.name), tuple(live_channels(parts))))
-
-    def join(self, parts: Segments, node: ir.Node | None, like: ir.Value, origin: Origin) -> ir.Value:
-        """Concatenate segments, once for all who ask for the same ones in the same resolution."""
-        parts = merged_segments(parts)
-        key = (parts, spatial_of(like))
-        if key not in self.joined:
-            values = [
-                self.slice_of(part, node)
-                if isinstance(part, Computed)
-                else self.column(part, node, like, origin.channel_range(first, first + part.count))
-                for first, part in positions(parts)
-            ]
-            if len(values) == 1:
-                self.joined[key] = values[0]
-            else:
-                count = sum(part.count for part in parts)
-                output = new_value(self.unique(f"{like.name}.joined"), like, count, origin)
-                axis = [ir.AttrInt64("axis", CHANNEL_AXIS)]
-                self.insert(node, ir.Node("", "Concat", values, axis, outputs=[output]))
-                self.joined[key] = output
-        return self.joined[key]
-
-    def column(self, part: Constant, node: ir.Node | None, like: ir.Value, origin: Origin) -> ir.Value:
-        """Return the constants at every pixel of a value (N, count, H, W)."""
-        values = part.array.reshape(1, -1, 1, 1)
-        return self.expanded(values, node, self.unique(f"{like.name}.constant"), like, origin)
-
-    def slice_of(self, part: Computed, node: ir.Node | None) -> ir.Value:
-        if part.count == channels_of(part.value):
-            return part.value
-        key = (part.value, part.first, part.count)
-        if key not in self.slices:
-            last = part.first + part.count
-            origin = origin_of(part.value).channel_range(part.first, last)
-            output = new_value(f"{part.value.name}.{part.first}to{last}", part.value, part.count, origin)
-            bounds = [
-                constant(self.graph, f"{output.name}.{name}", np.array([number], np.int64))
-                for name, number in (("start", part.first), ("end", last), ("axis", CHANNEL_AXIS))
-            ]
-            self.insert(node, ir.Node("", "Slice", [part.value, *bounds], outputs=[output]))
-            self.slices[key] = output
-        return self.slices[key]
-
-    def expanded(self, image: Floats, node: ir.Node | None, name: str, like: ir.Value, origin: Origin) -> ir.Value:
-        """Repeat the constant (1, C, H or 1, W or 1) for every image of the batch."""
-        batch = ir.Value(name=f"{name}.batch", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-        shape = ir.Value(name=f"{name}.shape", shape=ir.Shape([4]), type=ir.TensorType(ir.DataType.INT64))
-        output = new_value(name, like, image.shape[CHANNEL_AXIS], origin)
-        first = [ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)]
-        self.insert(node, ir.Node("", "Shape", [self.batch_source], first, outputs=[batch]))
-        rest = constant(self.graph, f"{name}.rest", np.array([image.shape[1], *spatial_of(like)], np.int64))
-        self.insert(node, ir.Node("", "Concat", [batch, rest], [ir.AttrInt64("axis", 0)], outputs=[shape]))
-        data = self.map_of(image, node, f"{name}.image")
-        self.insert(node, ir.Node("", "Expand", [data, shape], outputs=[output]))
-        return output
-
-    def map_of(self, image: Floats, node: ir.Node | None, name: str) -> ir.Value:
-        """Return the constant (1, C, H, W), in the file as its different rows and columns where these are few."""
-        rows, row_class = np.unique(image, axis=2, return_inverse=True)
-        compact, column_class = np.unique(rows, axis=3, return_inverse=True)
-        if 2 * compact.size > image.size:
-            return constant(self.graph, name, image)
-        value = constant(self.graph, f"{name}.classes", compact)
-        for axis, classes in ((2, row_class), (3, column_class)):
-            indices = constant(self.graph, f"{name}.{axis}", classes.ravel().astype(np.int64))
-            shape = ir.Shape([*image.shape[: axis + 1], *compact.shape[axis + 1 :]])
-            output = ir.Value(name=f"{name}.along{axis}", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-            self.insert(node, ir.Node("", "Gather", [value, indices], [ir.AttrInt64("axis", axis)], outputs=[output]))
-            value = output
-        return value
+        return self.nodes.join(computed, node, value, Origin(str(value.name), tuple(live_channels(parts))))
 
     def restricted(self, value: ir.Value | None, channels: int, live: Sequence[int]) -> ir.Value | None:
         """Return the part of a parameter, per channel or one number, that belongs to the computed channels."""
@@ -398,19 +318,6 @@ class _Evaluation:
         if value is None or data.size == 1:
             return value
         return constant(self.graph, f"{value.name}.live", np.take(data, live, axis=data.shape.index(channels)))
-
-    def unique(self, name: str) -> str:
-        """Return `name` for a new value; where it is taken a number is appended."""
-        self.names[name] += 1
-        return name if self.names[name] == 1 else f"{name}#{self.names[name]}"
-
-    def insert(self, node: ir.Node | None, fresh: ir.Node) -> None:
-        """Put `fresh` before `node`, or at the end."""
-        fresh.name = str(fresh.outputs[0].name)
-        if node is None:
-            self.graph.append(fresh)
-        else:
-            self.graph.insert_before(node, fresh)
 
 
 # --- functions of constants -----------------------------------------------------------------------------------------

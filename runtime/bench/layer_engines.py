@@ -59,16 +59,20 @@ def binary_convolution(
     `prefix` goes before the names of the constants; `added` are tensors that it adds to the result.
     """
     channels_in, channels_out = given.layer.input[0], given.layer.output[0]
-    constants: dict[str, NDArray[Any]] = {
-        f"{prefix}W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
-        f"{prefix}threshold": np.zeros(channels_in, np.float32),
-        f"{prefix}offset": np.zeros((channels_out, 1, 1), np.float32),
-        f"{prefix}scale": given.scale,
-        f"{prefix}bias": given.bias,
+    row = Operator(activation="Relu", added=len(added))
+    of_the_layer: dict[str, NDArray[Any]] = {
+        "W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
+        "scale": given.scale,
+        "bias": given.bias,
     }
+    neutral: dict[str, NDArray[Any]] = {
+        constant.name: np.full(constant.dimensions({"C": channels_in, "O": channels_out}), constant.neutral, np.float32)
+        for constant in row.constants
+        if constant.name not in of_the_layer
+    }
+    constants = {f"{prefix}{name}": value for name, value in (of_the_layer | neutral).items()}
     shape = [channels_out, *given.layer.kernel, channels_in]
     attributes = {"weight_shape": shape, **conv_attributes(given.layer)}
-    row = Operator(activation="Relu", added=len(added))
     inputs = (x, *(f"{prefix}{constant.name}" for constant in row.constants), *added)
     return NewNode(row.name, inputs, y, attributes, domain=DOMAIN), constants
 

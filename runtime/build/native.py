@@ -205,14 +205,17 @@ def _operator_table() -> str:
             "#include <stdbool.h>",
             "#include <stdint.h>",
             f'#define BNAS_DOMAIN "{table.DOMAIN}"',
+            f"enum {{ BNAS_VERSION = {table.VERSION} }};",
             *(f"enum {{ BNAS_{name} = {value} }};" for name, value in limits),
             f"typedef enum BnasActivation {{ {', '.join(activations)} }} BnasActivation;",
             "/* ATTRIBUTE(name, length, least value, whether it is a list, whether it is required, its default) */",
             *_macro("BNAS_ATTRIBUTES", "ATTRIBUTE", map(_attribute, table.ATTRIBUTES)),
             "/* The inputs that are no activations: CONSTANT(name), in the order of the inputs. */",
             *_macro("BNAS_CONSTANTS", "CONSTANT", ((row.name,) for row in table.CONSTANTS)),
-            "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X) */",
+            "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X, neutral) */",
             *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if row.dtype == "float32")),
+            "/* The tensors that an operator may add to its result: ADDED(index) */",
+            *_macro("BNAS_ADDED", "ADDED", ((index,) for index in range(table.MOST_ADDED))),
             "/* What a name chooses: CHOICE(type, name) */",
             *_macro("BNAS_CHOICES", "CHOICE", map(_choice, fields(table.Operator))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
@@ -240,7 +243,7 @@ def _vector(row: Any) -> tuple[object, ...]:
     channels, *ones = row.shape
     assert channels in ("C", "O"), f"{row.name}: the library reads vectors of channels"
     assert set(ones) <= {1}, f"{row.name}: the library reads vectors of channels"
-    return row.name, len(row.shape), int(channels == "C")
+    return row.name, len(row.shape), int(channels == "C"), f"{row.neutral}f"
 
 
 def _choice(field: Field[Any]) -> tuple[str, str]:

@@ -1,7 +1,6 @@
-"""What surrounds the counting: packing of the activations before it, the epilogue after it."""
+"""What surrounds the counting but the epilogue: packing and pairing of activations, moves of mismatches."""
 
 import operator
-from itertools import product
 from typing import Any
 
 from tvm import tirx
@@ -9,7 +8,6 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
-from bnas_deploy.core.operators import ACTIVATIONS
 from bnas_deploy.runtime.kernels.specs import (
     CORRECTIONS,
     LUT4X2,
@@ -19,16 +17,12 @@ from bnas_deploy.runtime.kernels.specs import (
     KernelSpec,
     function_name,
 )
-from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, integer, load, parameters, spread, store
+from bnas_deploy.runtime.kernels.tir import ANY_SIZE, WIDTHS, cast, in_vectors, integer, load, parameters, spread, store
 
-WIDTHS = (16, 8, 4)  # floats at once: 16 are a whole vector of AVX-512, and a few of the others
 PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256)}
 """What the first and the second pixel of a pair are multiplied with: LUT4X2's code is where their row begins."""
 
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns
-NO_ACTIVATION, RELU, PRELU = (ACTIVATIONS.index(name) for name in ("", "Relu", "PRelu"))
-PLAIN, ADDED, GENERAL = range(3)  # of K, offsets and additions, the epilogue does none, additions, anything
-TOGETHER = 4  # channels that the epilogue takes through one loop: more would write to lines that displace each other
 
 
 def pack(spec: KernelSpec) -> Any:
@@ -156,99 +150,3 @@ def transpose(spec: KernelSpec) -> Any:
             for i, row in enumerate(square):
                 store(transposed, to + i * stride, row, SQUARE)
     return builder.get()
-
-
-def epilogue(spec: KernelSpec) -> Any:
-    """Turn mismatches into outputs, with the roundings of docs/operators.md in their order.
-
-    mismatches is (channels, spec.tile_lanes), totals and k (count). y, and as many of added1 and added2 as `added`
-    says, are (channels, y_stride). offset is 0 throughout where offset_stride is 0, a number per channel where it is 1,
-    else a number per channel and element of mismatches, (channels, offset_stride). The sum of the signs is
-    total - 2 * mismatches.
-
-    Most calls are PLAIN or ADDED. What GENERAL leaves out it multiplies by 1 or adds as 0, which changes no bit: a sum
-    of signs is never -0.0.
-    """
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "epilogue")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
-        channels, count, activation, uses_k, offset_stride, added, y_stride = parameters(
-            "channels", "count", "activation", "uses_k", "offset_stride", "added", "y_stride"
-        )
-        mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=2))
-        totals = T.arg("totals", T.buffer((ANY_SIZE,), "int32", align=4))
-        offset, scale, bias, slope, k, added1, added2, y = (
-            T.arg(name, T.buffer((ANY_SIZE,), "float32", align=4))
-            for name in ("offset", "scale", "bias", "slope", "k", "added1", "added2", "y")
-        )
-
-        def epilogue_together(kind: int, extent: int, first: Any, together: int) -> None:
-            general = extent == GENERAL
-            has_map = T.Bind(offset_stride > 1) if general else None
-            per_channel = [
-                (
-                    T.Bind(scale[first + j]),
-                    T.Bind(bias[first + j]),
-                    T.Bind(slope[first + j]) if kind == PRELU else None,
-                    T.Bind(T.if_then_else(offset_stride == 1, offset[first + j], T.float32(0))) if general else None,
-                    T.Bind(T.Cast("int64", (first + j) * offset_stride)) if general else None,
-                    T.Bind(T.Cast("int64", (first + j) * y_stride)),
-                )
-                for j in range(together)
-            ]
-            mismatches_start = T.Bind(T.Cast("int64", first * spec.tile_lanes))
-
-            def epilogue_vector(i: Any, lanes: int) -> None:
-                i = T.Bind(T.Cast("int64", i))  # LLVM adds 64 bits to a pointer without an instruction of its own
-                total = T.Bind(load(totals, i, lanes))
-                one = spread(T.float32(1), lanes)
-                magnitude = T.Bind(T.if_then_else(uses_k == 1, load(k, i, lanes), one)) if general else None
-                for j, (factor, shift, leak, constant, map_start, start) in enumerate(per_channel):
-                    at = T.Bind(start + i)
-                    mismatch = load(mismatches, mismatches_start + i + j * spec.tile_lanes, lanes)
-                    sum_of_signs = total - cast("int32", mismatch, lanes) * spread(integer(2), lanes)
-                    value = cast("float32", sum_of_signs, lanes)
-                    if general:
-                        value = T.Bind(value + spread(constant, lanes))
-                        value = T.if_then_else(has_map, value + load(offset, map_start + i, lanes), value)
-                    value = _rounded(value * spread(factor, lanes), lanes)
-                    if general:
-                        value = _rounded(value * magnitude, lanes)
-                    value = T.Bind(value + spread(shift, lanes))
-                    value = T.Bind(_activated(kind, value, leak, lanes))
-                    if extent == ADDED:
-                        value = T.Bind(value + load(added1, at, lanes))
-                    elif general:
-                        value = T.Bind(T.if_then_else(added > 0, value + load(added1, at, lanes), value))
-                    if extent != PLAIN:
-                        value = T.if_then_else(added > 1, value + load(added2, at, lanes), value)
-                    store(y, at, value, lanes)
-
-            in_vectors(count, WIDTHS, epilogue_vector)
-
-        is_general = tirx.any(uses_k == 1, offset_stride > 0)
-        asked = T.Bind(T.Select(is_general, integer(GENERAL), T.min(added, integer(ADDED))))
-        whole = T.Bind(tirx.floordiv(channels, integer(TOGETHER)))
-        for kind, extent in product((NO_ACTIVATION, RELU, PRELU), (PLAIN, ADDED, GENERAL)):
-            with T.If(tirx.all(activation == kind, asked == extent)), T.Then():
-                with T.serial(0, whole) as group:
-                    epilogue_together(kind, extent, group * TOGETHER, TOGETHER)
-                with T.serial(0, channels - whole * TOGETHER) as rest:
-                    epilogue_together(kind, extent, whole * TOGETHER + rest, 1)
-    return builder.get()
-
-
-def _activated(kind: int, value: Any, leak: Any, lanes: int) -> Any:
-    zero = spread(T.float32(0), lanes)
-    if kind == RELU:
-        return T.Select(value < zero, zero, value)  # NaN stays NaN, as in onnxruntime's Relu
-    if kind == PRELU:
-        return T.Select(value < zero, _rounded(spread(leak, lanes) * value, lanes), value)
-    return value
-
-
-def _rounded(product_: Any, lanes: int) -> Any:
-    """Keep the rounding of a product: TVM lets LLVM fuse it with the addition that follows, the operators do not."""
-    fence = llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
-    return T.call_llvm_pure_intrin(f"float32x{lanes}" if lanes > 1 else "float32", fence, product_)

@@ -7,6 +7,7 @@ bytes. After at most 30 steps the sums, which fit a byte until then, are added t
 Padding is 0, so a padded tap adds the ones of its weights; runtime/ort takes them off again at the borders.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -18,6 +19,21 @@ from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, integer, load, param
 
 UNROLLED = POPCOUNT8.multiple  # steps in one turn of the loop: one alone is predicted to be 10 % slower
 CHUNK = 30  # steps of 8 channels are counted in a byte: 30 * 8 <= 255
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The parameters that blocks of channels need."""
+
+    steps: Any
+    blocked: Any
+    offsets: Any
+    weights: Any
+    mismatches: Any
+
+
+Sums = list[list[Any]]
+"""A vector of bytes for each channel of a block, and for each vector of pixels."""
 
 
 def count(spec: KernelSpec) -> Any:
@@ -38,50 +54,56 @@ def count(spec: KernelSpec) -> Any:
         weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=1))
         T.arg("tables", T.buffer((ANY_SIZE,), "uint8", align=1))
         mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=64))
-
-        def count_block(together: int, wide: int, first_channel: Any) -> None:
-            sums = [[T.alloc_buffer((spec.vector_bytes,), "uint8") for _ in range(wide)] for _ in range(together)]
-            with T.serial(0, tirx.floordiv(steps + (CHUNK - 1), integer(CHUNK))) as chunk:
-                first = T.Bind(chunk * CHUNK)
-                for buffer in (buffer for row in sums for buffer in row):
-                    _set(buffer, spread(T.uint8(0), spec.vector_bytes))
-                with T.serial(0, tirx.floordiv(T.min(integer(CHUNK), steps - first), integer(UNROLLED))) as i:
-                    step = T.Bind(first + i * UNROLLED)
-                    at = [T.Bind(offsets[step + j]) for j in range(UNROLLED)]
-                    for j in range(UNROLLED):
-                        count_step(sums, first_channel, step + j, at[j])
-                with T.If(chunk == 0):
-                    with T.Then():
-                        store_mismatches(sums, first_channel, adding=False)
-                    with T.Else():
-                        store_mismatches(sums, first_channel, adding=True)
-
-        def count_step(sums: list[list[Any]], first_channel: Any, step: Any, at: Any) -> None:
-            lanes = spec.vector_bytes
-            rows = [(first_channel + channel) * steps for channel in range(len(sums))]
-            bits = [T.Bind(spread(weights[row + step], lanes)) for row in rows]
-            for vector in range(len(sums[0])):
-                x = T.Bind(load(blocked, at + vector * lanes, lanes))
-                for row, w in zip(sums, bits, strict=True):
-                    _set(row[vector], _get(row[vector]) + tirx.popcount(x ^ w))
-
-        def store_mismatches(sums: list[list[Any]], first_channel: Any, *, adding: bool) -> None:
-            lanes = spec.vector_bytes
-            for channel, row in enumerate(sums):
-                for vector, buffer in enumerate(row):
-                    at = (first_channel + channel) * spec.tile_lanes + vector * lanes
-                    total = cast("uint16", _get(buffer), lanes)
-                    store(mismatches, at, load(mismatches, at, lanes) + total if adding else total, lanes)
-
+        given = _Arguments(steps, blocked, offsets, weights, mismatches)
         for wide, together in enumerate(spec.tiles, 1):
             with T.If(vectors == wide), T.Then():
                 blocks = T.Bind(tirx.floordiv(channels, integer(together)))
                 with T.serial(0, blocks) as block:
-                    count_block(together, wide, block * together)
+                    _count_block(spec, given, together, wide, block * together)
                 if together > 1:
                     with T.serial(0, channels - blocks * together) as channel:
-                        count_block(1, wide, blocks * together + channel)
+                        _count_block(spec, given, 1, wide, blocks * together + channel)
     return builder.get()
+
+
+def _count_block(spec: KernelSpec, given: _Arguments, together: int, wide: int, first_channel: Any) -> None:
+    """Count `together` channels at `wide` vectors of pixels, in chunks whose sums fit a byte."""
+    sums = [[T.alloc_buffer((spec.vector_bytes,), "uint8") for _ in range(wide)] for _ in range(together)]
+    with T.serial(0, tirx.floordiv(given.steps + (CHUNK - 1), integer(CHUNK))) as chunk:
+        first = T.Bind(chunk * CHUNK)
+        for buffer in (buffer for row in sums for buffer in row):
+            _set(buffer, spread(T.uint8(0), spec.vector_bytes))
+        with T.serial(0, tirx.floordiv(T.min(integer(CHUNK), given.steps - first), integer(UNROLLED))) as i:
+            step = T.Bind(first + i * UNROLLED)
+            at = [T.Bind(given.offsets[step + j]) for j in range(UNROLLED)]
+            for j in range(UNROLLED):
+                _count_step(given, sums, first_channel, step + j, at[j])
+        with T.If(chunk == 0):
+            with T.Then():
+                _store_mismatches(spec, given, sums, first_channel, adding=False)
+            with T.Else():
+                _store_mismatches(spec, given, sums, first_channel, adding=True)
+
+
+def _count_step(given: _Arguments, sums: Sums, first_channel: Any, step: Any, at: Any) -> None:
+    """Add the mismatches of 8 input channels, whose activations begin at `at`."""
+    lanes = sums[0][0].shape[0].value
+    rows = [(first_channel + channel) * given.steps for channel in range(len(sums))]
+    bits = [T.Bind(spread(given.weights[row + step], lanes)) for row in rows]
+    for vector in range(len(sums[0])):
+        x = T.Bind(load(given.blocked, at + vector * lanes, lanes))
+        for row, w in zip(sums, bits, strict=True):
+            _set(row[vector], _get(row[vector]) + tirx.popcount(x ^ w))
+
+
+def _store_mismatches(spec: KernelSpec, given: _Arguments, sums: Sums, first_channel: Any, *, adding: bool) -> None:
+    """Write the sums of a block, or add them to what was written before."""
+    lanes = spec.vector_bytes
+    for channel, row in enumerate(sums):
+        for vector, buffer in enumerate(row):
+            at = (first_channel + channel) * spec.tile_lanes + vector * lanes
+            total = cast("uint16", _get(buffer), lanes)
+            store(given.mismatches, at, load(given.mismatches, at, lanes) + total if adding else total, lanes)
 
 
 def _get(buffer: Any) -> Any:

@@ -10,6 +10,10 @@ ANY_SIZE = 1 << 30
 """The length that buffers are declared with: they come as pointers, and nothing checks against it."""
 
 
+WIDTHS = (16, 8, 4)
+"""Floats at once: 16 are a whole vector of AVX-512, and a few of the others."""
+
+
 def integer(value: int) -> Any:
     """Return a constant int."""
     return tirx.const(value, "int32")

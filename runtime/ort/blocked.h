@@ -20,8 +20,8 @@
 
 #include <string.h>
 
-/* A row of runtime/kernels/specs.py, which says what the numbers mean. look_up.py, popcount.py and elementwise.py
- * there say what the kernels do. */
+/* A row of runtime/kernels/specs.py, which says what the numbers mean. look_up.py, popcount.py, elementwise.py and
+ * epilogue.py there say what the kernels do. */
 typedef struct KernelSpec {
     int64_t vector_bytes;
     int64_t vectors; /* in a tile, at most */

@@ -56,8 +56,8 @@ static void correct_runs(const BnasRun* run, const KernelSpec* spec, Channels ch
     }
 }
 
-/* What is added to the accumulators of some channels at some pixels of an image: 0 throughout where `stride` is 0, a
- * number per channel where it is 1, else (channels, stride). */
+/* What is added to the accumulators of some channels at some pixels of an image: neutral throughout where `stride` is
+ * 0, a number per channel where it is 1, else (channels, stride). */
 typedef struct Offset {
     const float* first;
     int64_t stride;
@@ -98,17 +98,17 @@ static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Chann
     const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
     const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
-    _Static_assert(BNAS_MOST_ADDED == 2, "the epilogue of the generated kernels adds two tensors");
     const float* k = (const float*)region(run, plan->k) + image * pixels + pixel;
     const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
     if (plan->correction == BY_RUNS) {
         correct_runs(run, spec, channels, pixel, count, mismatches);
     }
-    spec->epilogue(
-        (int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k, (int32_t)offset.stride,
-        (int32_t)conv->added, (int32_t)pixels, mismatches, (const int32_t*)region(run, plan->totals) + pixel,
-        offset.first, conv->scale + channel, conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k,
-        conv->added > 0 ? run->added[0] + at : NULL, conv->added > 1 ? run->added[1] + at : NULL, run->y + at);
+#define ADDED(index) conv->added > (index) ? run->added[index] + at : NULL,
+    spec->epilogue((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k,
+                   (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, mismatches,
+                   (const int32_t*)region(run, plan->totals) + pixel, offset.first, conv->scale + channel,
+                   conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k, BNAS_ADDED(ADDED) run->y + at);
+#undef ADDED
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough meet the epilogue where they are,

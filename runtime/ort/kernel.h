@@ -28,7 +28,7 @@ typedef struct BnasConv {
 #define CHOICE(type, name) type name;
     BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py */
 #undef CHOICE
-    bool has_offset; /* one that is not 0 */
+    bool has_offset; /* one that is not neutral */
     int64_t channels_out;
     int64_t channels_in;       /* of one group, of X */
     int64_t constant_channels; /* of the weights, behind those of X */

@@ -106,11 +106,12 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
 typedef struct VectorDescriptor {
     const char* name;
     size_t input, rank;
-    bool is_of_x; /* a number for each channel of X, else of Y */
+    bool is_of_x;  /* a number for each channel of X, else of Y */
+    float neutral; /* changes nothing */
 } VectorDescriptor;
 
 static const VectorDescriptor vector_descriptors[BNAS_VECTOR_COUNT] = {
-#define VECTOR(name, rank, is_of_x) {#name, BNAS_INPUT_##name, rank, is_of_x},
+#define VECTOR(name, rank, is_of_x, neutral) {#name, BNAS_INPUT_##name, rank, is_of_x, neutral},
     BNAS_VECTORS(VECTOR)
 #undef VECTOR
 };
@@ -134,9 +135,9 @@ static OrtStatus* read_vector(const Node* node, InputSource source, const Vector
     return has_shape(vector, wanted, descriptor->rank) ? NULL : refuse_vector(node, descriptor, vector, wanted);
 }
 
-static bool any(const float* values, int64_t count) {
+static bool any_but(float neutral, const float* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
-        if (values[i] != 0) {
+        if (values[i] != neutral) {
             return true;
         }
     }
@@ -167,7 +168,7 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
             end += counts[i];
         }
     }
-    conv->has_offset = any(conv->offset, conv->channels_out);
+    conv->has_offset = any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
     return NULL;
 }
 

@@ -61,7 +61,7 @@ static int variadic_homogeneity(const struct OrtCustomOp* op) {
 
 static int first_version(const struct OrtCustomOp* op) {
     (void)op;
-    return 1;
+    return BNAS_VERSION;
 }
 
 static int last_version(const struct OrtCustomOp* op) {

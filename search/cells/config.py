@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.genotype import check_groups
-from bnas_deploy.search.cells.space import SPACES, ZEROISE, SearchSpace
+from bnas_deploy.core.genotype import ZEROISE, check_groups
+from bnas_deploy.search.cells.space import SPACES, SearchSpace
+from bnas_deploy.search.data.augmentation import Augmentation
 from bnas_deploy.search.data.kinds import SearchDefaults
 from bnas_deploy.search.models.bnas.config import DEVIATIONS
 from bnas_deploy.search.nn.schemes import DEFAULT
-from bnas_deploy.search.training.recipes import Augmentation, check_known
+from bnas_deploy.search.training.recipes import check_known
 
 SEARCH_DEVIATIONS = {
     **{name: DEVIATIONS[name] for name in ("centre-weights", "clamp-weights", "fan-in-gradient", "sign-of-zero")},

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from bnas_deploy.core.genotype import EDGES_PER_NODE, INNER_NODES, INPUT_NODES, Cell, Edge, Genotype
+from bnas_deploy.core.genotype import EDGES_PER_NODE, INNER_NODES, INPUT_NODES, ZEROISE, Cell, Edge, Genotype
 from bnas_deploy.core.history import Table, Tables
 from bnas_deploy.search.cells.config import SearchConfig
-from bnas_deploy.search.cells.space import EDGES, ZEROISE
+from bnas_deploy.search.cells.space import EDGES
 
 
 def derive(probabilities: Tables, config: SearchConfig) -> Genotype:

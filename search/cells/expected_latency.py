@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.genotype import EDGES_PER_NODE, INPUT_NODES, OPERATIONS
+from bnas_deploy.core.genotype import EDGES_PER_NODE, INPUT_NODES, OPERATIONS, ZEROISE
 from bnas_deploy.core.latency_table import LatencyTable, read_latency_table
-from bnas_deploy.search.cells.candidate_workloads import operation_workload
 from bnas_deploy.search.cells.config import SupernetConfig
 from bnas_deploy.search.cells.objective import Objective, Probabilities
-from bnas_deploy.search.cells.space import EDGES, ZEROISE
+from bnas_deploy.search.cells.space import EDGES
+from bnas_deploy.search.models.bnas.candidate_workloads import operation_workload
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import CellPosition, cell_positions
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from bnas_deploy.core.history import Tables
+
 
 @dataclass(frozen=True, eq=False)
 class Probabilities:
@@ -65,3 +67,11 @@ def mean_entropy(probabilities: Probabilities) -> Tensor:
     both = torch.cat([probabilities.normal, probabilities.reduction])
     entropies: Tensor = torch.special.entr(both).sum(dim=1)
     return entropies.mean()
+
+
+def learnable_share(tables: Tables, learnable: tuple[bool, ...]) -> tuple[float, float]:
+    """Return the share of edges whose most probable operation has weights, and the mean probability of those."""
+    rows = tables.normal + tables.reduction
+    share = sum(learnable[row.index(max(row))] for row in rows) / len(rows)
+    mass = sum(p for row in rows for p, has_weights in zip(row, learnable, strict=True) if has_weights) / len(rows)
+    return share, mass

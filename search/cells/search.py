@@ -14,68 +14,38 @@ time, here every held-out image comes once per epoch.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.core.errors import BnasError, DataError
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
-from bnas_deploy.core.genotype import LEARNABLE, Genotype
+from bnas_deploy.core.genotype import Genotype
 from bnas_deploy.core.history import Epoch, History, Tables
+from bnas_deploy.search.cells.checks import SearchError, check_images, check_step
 from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.cells.derive import derive
-from bnas_deploy.search.cells.objective import Diversity, Objective, Probabilities, mean_entropy
-from bnas_deploy.search.cells.space import EDGES, ZEROISE, SearchSpace
+from bnas_deploy.search.cells.objective import Diversity, Objective, Probabilities, learnable_share, mean_entropy
+from bnas_deploy.search.cells.result import GENOTYPE, SearchResult
+from bnas_deploy.search.cells.space import EDGES
 from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.nn.synchronised_norm import synchronise
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.training.evaluate import evaluate
-from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.run import RESUME, Listener, Run, check_shares
 
-GENOTYPE = "genotype.json"
 HISTORY = "history.json"
 
 TRAINING_LOSS = "training loss"
 ARCHITECTURE_LOSS = "loss of the alphas"
 """Names of two sums of a search, as an error calls them."""
-
-
-class SearchError(BnasError):
-    """A search cannot begin, go on or be resumed."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search left behind. `finished` is False where it was asked to stop before its last epoch."""
-
-    folder: Path
-    finished: bool
-    history: History
-
-    @property
-    def genotype(self) -> Genotype | None:
-        """Return what genotype.json holds; None before the first epoch is finished."""
-        return self.history.best.genotype if self.history.best else None
-
-    def summary(self, *, skip: bool) -> str:
-        """Say how the search ended and how to train its result, which has the inter-cell `skip` or not."""
-        best = self.history.best
-        if best is None:
-            return f"Stopped before the first epoch was finished; the place is saved in {self.folder}"
-        path = self.folder / GENOTYPE
-        return (
-            f"{'Finished' if self.finished else 'Stopped'} after {len(self.history.epochs)} epochs; best validation "
-            f"accuracy {best.validation_accuracy:.2%} after epoch {best.epoch}: {path}\n"
-            f"Next: bnas-deploy train --genotype {path}" + ("" if skip else " --no-skip")
-        )
 
 
 def search(
@@ -113,7 +83,7 @@ def search(
         DataError: the data set is too small, or the recipe does not suit it.
     """
     device = device or torch.device("cpu")
-    _check_fit(data, config)
+    check_images(data, config)
     check_arithmetic(config.arithmetic, device)
     for half in (data.train_size // 2, data.train_size - data.train_size // 2):
         check_shares(half, config.recipe.batch_size, processes, SearchError)
@@ -121,7 +91,7 @@ def search(
         if processes.count > 1:
             raise SearchError(f"--compile: no code is made for {processes.count} processes; leave --compile out")
         check_compiler(device)
-    _check_memory(config, device)
+    check_step(config, device)
     terms: dict[str, Objective] = {"diversity": _diversity(config)} if config.diversity else {}
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, tf32(config.arithmetic == "tf32"):
@@ -304,7 +274,7 @@ class _SearchRun(Run[Epoch]):
         if not math.isfinite(result.loss):
             raise self.not_finite("validation loss", result.loss)
         tables = _tables(probabilities.normal, probabilities.reduction)
-        share, probability = _learnable(tables, self.config.network.space.learnable)
+        share, probability = learnable_share(tables, self.config.network.space.learnable)
         genotype = derive(tables, self.config)
         place = self.place
         started, self.start_genotype = self.start_genotype, genotype
@@ -404,36 +374,8 @@ class _Fixed(nn.Module):
         return y
 
 
-def _check_memory(config: SearchConfig, device: torch.device) -> None:
-    """Refuse a search that would not fit. Where one operation of an edge runs at a time, so it is counted."""
-    network = config.network
-    ran = network
-    if build_strategy(config).single:
-        operations = [name for name in network.space.operations if name != ZEROISE]
-        one = next((name for name in operations if name in LEARNABLE), operations[0])
-        ran = replace(network, space=SearchSpace((one, ZEROISE)))
-
-    def forward(supernet: nn.Module, images: Tensor) -> Tensor:
-        # Of a step that would move both, which takes no less than either.
-        normal, reduction = (torch.zeros(len(EDGES), len(ran.space.operations)) for _ in range(2))
-        logits: Tensor = supernet(images, Mixture(normal.requires_grad_(), reduction.requires_grad_()))
-        return logits
-
-    need = training_need(lambda: Supernet(ran), forward, (network.in_channels, *network.image_size))
-    size = "x".join(map(str, network.image_size))
-    check_memory(f"a search with {network.cells} cells on images of {size}", need, config.recipe.batch_size, device)
-
-
 def _diversity(config: SearchConfig) -> Diversity:
     return Diversity(config.diversity, config.diversity_epochs, stale_index=config.deviates("stale-entropy-index"))
-
-
-def _learnable(tables: Tables, learnable: tuple[bool, ...]) -> tuple[float, float]:
-    """Return the share of edges whose most probable operation has weights, and the mean probability of those."""
-    rows = tables.normal + tables.reduction
-    share = sum(learnable[row.index(max(row))] for row in rows) / len(rows)
-    mass = sum(p for row in rows for p, has_weights in zip(row, learnable, strict=True) if has_weights) / len(rows)
-    return share, mass
 
 
 def _tables(normal: Tensor, reduction: Tensor) -> Tables:
@@ -447,23 +389,3 @@ def _term(name: str) -> str:
 
 def _json(data: object) -> bytes:
     return (json.dumps(data) + "\n").encode()
-
-
-def _check_fit(data: InMemoryDataSet, config: SearchConfig) -> None:
-    """Make sure that the supernet is for these images, and that each half of them fills a batch."""
-    description = data.description
-    network = config.network
-    for what, got, wanted in (
-        ("classes", network.classes, description.classes),
-        ("channels in", network.in_channels, description.in_channels),
-        ("image size", network.image_size, description.image_size),
-    ):
-        if got != wanted:
-            raise SearchError(f"the supernet has {what} {got}, but {description.name} has {wanted}")
-    data.check(config.recipe.augmentation)
-    half = data.train_size // 2
-    if half < config.recipe.batch_size:
-        raise DataError(
-            f"{description.name}: {data.train_size} training images, so that each half of a search has {half}, fewer "
-            f"than one batch of {config.recipe.batch_size}; use a larger data set or a smaller --batch-size"
-        )

@@ -6,12 +6,10 @@ This module imports no framework, so that `--help` can show what is in it.
 from dataclasses import dataclass, replace
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.genotype import EXTRA_OPERATIONS, INNER_NODES, INPUT_NODES, LEARNABLE, OPERATIONS
+from bnas_deploy.core.genotype import EXTRA_OPERATIONS, INNER_NODES, INPUT_NODES, LEARNABLE, OPERATIONS, ZEROISE
 
 EDGES = tuple((source, node) for node in range(INPUT_NODES, INPUT_NODES + INNER_NODES) for source in range(node))
 """(source, node) of the 14 edges of a cell, in the order of the rows of every table of alphas."""
-
-ZEROISE = "none"
 
 
 class SpaceError(BnasError):

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from bnas_deploy.search.data.augmentation import ColourJitter
 from bnas_deploy.search.data.pixels import centre_box
-from bnas_deploy.search.training.recipes import ColourJitter
 
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3
 _ATTEMPTS = 10  # a random area and aspect can be wider or taller than the image; then they are drawn again

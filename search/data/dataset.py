@@ -12,8 +12,8 @@ from torch import Tensor
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip_half, shift
+from bnas_deploy.search.data.augmentation import Augmentation
 from bnas_deploy.search.data.kinds import LIMITED
-from bnas_deploy.search.training.recipes import Augmentation
 
 _FEW = 3  # of the images that were left out, how many are named
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.names import did_you_mean, known_name
-from bnas_deploy.search.training.recipes import SMALL
+from bnas_deploy.search.data.augmentation import SMALL
 
 if TYPE_CHECKING:
     from bnas_deploy.search.data.dataset import DataSet

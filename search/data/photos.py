@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip, jitter_colours, random_crop, shift_image
+from bnas_deploy.search.data.augmentation import SMALL, Augmentation
 from bnas_deploy.search.data.dataset import (
     WHOLE,
     Batch,
@@ -25,7 +26,6 @@ from bnas_deploy.search.data.dataset import (
     generator,
 )
 from bnas_deploy.search.data.pixels import centre, in_mode, pixels_of
-from bnas_deploy.search.training.recipes import SMALL, Augmentation
 
 LARGE = (224, 224)
 """Height and width that photographs are made unless another size is asked for."""

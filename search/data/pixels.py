@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.core.files import open_regular
-from bnas_deploy.search.training.recipes import SMALL
+from bnas_deploy.search.data.augmentation import SMALL
 
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """Formats of images as cameras and programs keep them. Pillow knows others, some of which run other programs."""

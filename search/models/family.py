@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from bnas_deploy.search.models.settings import Setting
+
 if TYPE_CHECKING:
     from torch import nn
+
+    from bnas_deploy.core.latency_table import Workload
 
 
 class ModelConfig(Protocol):
@@ -82,29 +86,48 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What a latency-aware search needs to know of a family in which it chooses the operations.
+
+    Attributes:
+        settings: those that change the workloads.
+        workloads: gives every workload that a network of the size of a configuration can have, each once.
+    """
+
+    settings: tuple[Setting, ...]
+    workloads: Callable[[Any], "list[Workload]"]
+
+
+@dataclass(frozen=True)
 class Family:
     """A way to build networks from a configuration.
 
     Attributes:
         name: in checkpoints.
         networks: the names that `--network` takes, as published.
-        options: the keywords that `configure` takes besides classes, in_channels and image_size.
+        settings: what `configure` takes besides classes, in_channels and image_size, in the order of `--help`.
         configure: makes the configuration of a published network, fitted to other images where they are given.
         read: makes a configuration of parsed JSON; the second argument names its origin in errors.
         build: makes the network, with the initialisation that training starts from.
         layouts: weights that `import` reads, by the name of the layout.
+        searched: None for a family that no search chooses operations of.
 
     `configure` and `read` raise BnasError.
     """
 
     name: str
     networks: tuple[str, ...]
-    options: frozenset[str]
+    settings: tuple[Setting, ...]
     configure: Callable[..., ModelConfig]
     read: Callable[[object, str], ModelConfig]
     build: Callable[[Any], "nn.Module"]
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+    searched: Searched | None = None
+
+    def setting(self, keyword: str) -> Setting | None:
+        """Return the setting that `configure` takes by a keyword."""
+        return next((setting for setting in self.settings if setting.keyword == keyword), None)
 
 
 Options = Mapping[str, Any]
-"""Settings of a network by keyword, as a command line gives them; None where nothing was given."""
+"""Settings of a network by keyword; None where nothing was given."""

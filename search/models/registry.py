@@ -3,15 +3,19 @@
 A new family is a module of its own and a row here. No framework is imported before a network is built.
 """
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.bnas.model import BNAS
 from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
+from bnas_deploy.search.models.settings import Setting
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from bnas_deploy.core.latency_table import Workload
 
 FAMILIES = {row.name: row for row in (BNAS,)}
 """Every family by name."""
@@ -40,16 +44,54 @@ def configure(
         options: settings by keyword; None stands for the default of the family.
 
     Raises:
-        BnasError: no such network, an option that its family lacks, or images that do not fit it.
+        BnasError: no such network, a setting that its family lacks, or images that do not fit it.
     """
     family = _family_of(network)
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    if foreign := sorted(given.keys() - family.options):
-        raise BnasError(
-            f"{network}: has no setting {foreign[0]!r}; leave it out, or choose a network that has it: "
-            f"{', '.join(_with_option(foreign[0])) or 'there is none'}"
-        )
+    for keyword in given:
+        if not family.setting(keyword):
+            raise BnasError(_foreign(network, keyword))
     return family.configure(network, classes=classes, in_channels=in_channels, image_size=image_size, **given)
+
+
+def shared_settings(settings: Callable[[Family], Iterable[Setting]]) -> dict[str, dict[str, Setting]]:
+    """Return some settings of every family, by option and then by the family's name.
+
+    Raises:
+        ValueError: an option has two meanings, and a command line can take one only.
+    """
+    by_option: dict[str, dict[str, Setting]] = {}
+    for family in FAMILIES.values():
+        for setting in settings(family):
+            others = by_option.setdefault(setting.option, {})
+            for name, other in others.items():
+                if (setting.keyword, setting.kind, setting.binary) != (other.keyword, other.kind, other.binary):
+                    raise ValueError(
+                        f"{setting.option} of {family.name} is {setting.keyword}, {setting.kind}, but of {name} it is "
+                        f"{other.keyword}, {other.kind}; spell one of them otherwise"
+                    )
+            others[family.name] = setting
+    return by_option
+
+
+def searched_networks() -> list[str]:
+    """Return the names of the published networks whose operations a search chooses."""
+    return [network for family in FAMILIES.values() if family.searched for network in family.networks]
+
+
+def candidate_workloads(config: ModelConfig) -> "list[Workload]":
+    """Return every workload that a network of the size of `config` can have after a search, each once.
+
+    Raises:
+        BnasError: no search chooses operations of its family.
+    """
+    searched = FAMILIES[config.model].searched
+    if searched is None:
+        raise BnasError(
+            f"{config.name}: no search chooses its operations, so there is no table of them; choose one of "
+            f"{', '.join(searched_networks())}, or measure the network itself with bench"
+        )
+    return searched.workloads(config)
 
 
 def read_config(model: object, data: object, where: str) -> ModelConfig:
@@ -93,5 +135,12 @@ def _family_of(network: str) -> Family:
     raise BnasError(f"unknown network {network!r}; the networks are {', '.join(network_names())}{near}")
 
 
-def _with_option(option: str) -> list[str]:
-    return [network for family in FAMILIES.values() if option in family.options for network in family.networks]
+def _foreign(network: str, keyword: str) -> str:
+    """Say that a network has no such setting, and which networks have it."""
+    having = [family for family in FAMILIES.values() if family.setting(keyword)]
+    spellings = [setting.option for family in having if (setting := family.setting(keyword))]
+    networks = [name for family in having for name in family.networks]
+    return (
+        f"{network} has no setting {spellings[0] if spellings else keyword}; leave it out, or choose a network that "
+        f"has it: {', '.join(networks) or 'there is none'}"
+    )

@@ -25,7 +25,7 @@ from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 HERE = Path(__file__).parent
 OPERATOR_TESTS = HERE.parent / "runtime/test_native_operators.py"

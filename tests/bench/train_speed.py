@@ -21,11 +21,12 @@ from PIL import Image
 from torch import nn
 
 from bnas_deploy.search.data import open_data
+from bnas_deploy.search.data.augmentation import SMALL
 from bnas_deploy.search.data.dataset import DataDescription, DataSet, Images, InMemoryDataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network, configure, network_names
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, find_device, tf32
-from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, SMALL
+from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES
 from bnas_deploy.search.training.train import train
 
 CLASSES = 10

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from bnas_deploy.cli import main
 from bnas_deploy.commands.bench_ops import target_config
 from bnas_deploy.core.latency_table import read_latency_table
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 SMALL = ("--network", "BNAS-Mini", "--image-size", "8", "--in-channels", "1")

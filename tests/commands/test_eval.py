@@ -21,9 +21,9 @@ from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.data.digits import open_digits
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SMALL = NetworkConfig("small", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
 

@@ -19,8 +19,8 @@ from bnas_deploy.runtime.verify import verify_bundle
 from bnas_deploy.search.data.digits import open_digits
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SMALL = NetworkConfig("small", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
 

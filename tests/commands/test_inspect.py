@@ -24,8 +24,8 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.report.inspection import layer_table
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 CIFAR_CELLS = """\
 normal cell

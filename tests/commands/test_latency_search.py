@@ -11,7 +11,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.history import read_history
 from bnas_deploy.core.latency_table import LatencyTable, Workload, WorkloadTime
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 TINY = ("--cells", "3", "--channels", "1", "--epochs", "2", "--batch-size", "359", "--device", "cpu")
@@ -50,7 +50,7 @@ def probability(folder: Path, operation: str) -> float:
 def test_a_slow_operation_becomes_less_probable(device: Path, tmp_path: Path) -> None:
     plain, aimed = tmp_path / "plain", tmp_path / "aimed"
     for arguments in ((plain,), (aimed, "--latency-target", device, "--latency-weight", "100")):
-        result = search("--out", *arguments)
+        result = search("-o", *arguments)
         assert result.exit_code == 0, result.output
     assert probability(aimed, SLOW) < probability(plain, SLOW)
     terms = [epoch.terms for epoch in read_history(aimed / "history.json").epochs]
@@ -63,9 +63,9 @@ def test_a_slow_operation_becomes_less_probable(device: Path, tmp_path: Path) ->
 def test_a_search_goes_on_with_the_same_device_only(device: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     aim = ("--latency-target", device, "--latency-weight")
-    assert search("--out", out, *aim, "0.5").exit_code == 0
-    assert search("--out", out, *aim, "0.5", "--resume").exit_code == 0
-    result = search("--out", out, *aim, "0.7", "--resume")
+    assert search("-o", out, *aim, "0.5").exit_code == 0
+    assert search("-o", out, *aim, "0.5", "--resume").exit_code == 0
+    result = search("-o", out, *aim, "0.7", "--resume")
     assert result.exit_code == 1
     assert "0.5" in result.output
     assert "0.7" in result.output
@@ -73,14 +73,14 @@ def test_a_search_goes_on_with_the_same_device_only(device: Path, tmp_path: Path
 
 @pytest.mark.parametrize("given", [("--latency-weight", "1"), ("--latency-target", "device.json")])
 def test_target_and_weight_go_together(given: tuple[str, str], tmp_path: Path) -> None:
-    result = search("--out", tmp_path / "search", *given)
+    result = search("-o", tmp_path / "search", *given)
     assert result.exit_code == 2
     assert "--latency-target and --latency-weight go together; give both or neither" in result.output
 
 
 def test_a_space_that_the_table_does_not_know_is_refused(device: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    result = search("--out", out, "--space", "darts", "--latency-target", device, "--latency-weight", "1")
+    result = search("-o", out, "--space", "darts", "--latency-target", device, "--latency-weight", "1")
     assert result.exit_code == 1
     assert "--latency-target: there is no table of latencies with skip_connect; search without it" in result.output
     assert not out.exists()
@@ -88,11 +88,11 @@ def test_a_space_that_the_table_does_not_know_is_refused(device: Path, tmp_path:
 
 def test_a_table_of_other_images_is_told(device: Path, tmp_path: Path) -> None:
     """Not refused: cells that are found on small images are built for large ones, too."""
-    right = search("--out", tmp_path / "right", "--latency-target", device, "--latency-weight", "1")
+    right = search("-o", tmp_path / "right", "--latency-target", device, "--latency-weight", "1")
     assert "Warning" not in right.stderr
     other = replace(TARGET, image_size=(16, 16), in_channels=3, classes=7)
     path = save_table(tmp_path / "other.json", other)
-    result = search("--out", tmp_path / "other", "--latency-target", path, "--latency-weight", "1")
+    result = search("-o", tmp_path / "other", "--latency-target", path, "--latency-weight", "1")
     assert result.exit_code == 0, result.output
     assert (
         f"Warning: {path} is of another network than these data are for (images of 16x16, here 8x8; channels of the "
@@ -106,7 +106,7 @@ def test_a_damaged_table_stops_before_anything_is_written(device: Path, tmp_path
     data = json.loads(device.read_text())
     data["times"] = [time for time in data["times"] if time["operator"] != "MaxPool"]
     device.write_text(json.dumps(data))
-    result = search("--out", tmp_path / "search", "--latency-target", device, "--latency-weight", "1")
+    result = search("-o", tmp_path / "search", "--latency-target", device, "--latency-weight", "1")
     assert result.exit_code == 1
     assert "the latency table has no time of MaxPool 3x3 8x8 4->4" in result.output
     assert not (tmp_path / "search").exists()

@@ -16,7 +16,7 @@ from bnas_deploy.report.pareto import Candidate, front
 from bnas_deploy.report.searches import exported_workloads
 from bnas_deploy.runtime.bench.machine import native_isa, read_machine
 from bnas_deploy.runtime.bench.operations import measure_workloads
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads, refuse_other_operations
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads, refuse_other_operations
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))

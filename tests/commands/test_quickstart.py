@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_it_goes_the_whole_way(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = CliRunner().invoke(main, ["quickstart", "--out", str(out)])
+    result = CliRunner().invoke(main, ["quickstart", "-o", str(out)])
     assert result.exit_code == 0, result.output
     for step in range(1, 5):
         assert f"[{step}/4]" in result.output
@@ -64,7 +64,7 @@ def test_it_goes_the_whole_way(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("important")
-    result = CliRunner().invoke(main, ["quickstart", "--out", str(tmp_path)])
+    result = CliRunner().invoke(main, ["quickstart", "-o", str(tmp_path)])
     assert result.exit_code == 1
-    assert result.output == f"Error: {tmp_path}: not empty; it was left alone, choose another folder with --out\n"
+    assert result.output == f"Error: {tmp_path}: not empty; it was left alone, choose another folder with -o\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis"]

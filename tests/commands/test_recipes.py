@@ -53,7 +53,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('like = "digits"\nepoch = 3\n')
     result = invoke("recipes", tmp_path / "mine.toml")
     assert "mine.toml: epoch: unknown key" in result.stderr
-    result = invoke("train", "--recipe", "imagnet", "--out", tmp_path / "run")
+    result = invoke("train", "--recipe", "imagnet", "-o", tmp_path / "run")
     assert "did you mean imagenet?" in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -70,13 +70,13 @@ def test_no_framework_is_needed() -> None:
 def test_a_run_takes_a_file_and_changes_of_it(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('like = "digits"\nepochs = 4\n')
-    options = ("--recipe", mine, *QUICK, "--set", "loss.label_smoothing=0.2", "--out", tmp_path / "run")
+    options = ("--recipe", mine, *QUICK, "--set", "loss.label_smoothing=0.2", "-o", tmp_path / "run")
     result = invoke("train", *options)
     assert result.exit_code == 0, result.output
     settings = read_tensors(tmp_path / "run" / "resume.safetensors", "bnas_deploy_run")[1]["settings"]["recipe"]
     assert (settings["epochs"], settings["batch_size"], settings["loss"]["label_smoothing"]) == (1, 1438, 0.2)
     assert (settings["optimiser"]["momentum"], settings["schedule"]["start_divisor"]) == (0.9, 20)
-    result = invoke("train", "--recipe", mine, *QUICK, "--out", tmp_path / "run", "--resume")
+    result = invoke("train", "--recipe", mine, *QUICK, "-o", tmp_path / "run", "--resume")
     assert re.search(r"recipe\.loss\.label_smoothing \(0\.2 before, 0\.0 now\)", result.output)
     assert invoke("train", *options, "--resume").exit_code == 0
 
@@ -85,7 +85,7 @@ def test_every_stage_has_its_row_in_one_table(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(NETWORKS, "BNAS-Mini", replace(NETWORKS["BNAS-Mini"], cells=3, channels=4))
     folder = tmp_path / "run"
     no_crop = ("--set", "augmentation.crop_area=false")
-    options = ("train", "--recipe", "two-stage", "--epochs", 1, "--batch-size", 256, *no_crop, "--out", folder)
+    options = ("train", "--recipe", "two-stage", "--epochs", 1, "--batch-size", 256, *no_crop, "-o", folder)
     result = invoke(*options)
     assert result.exit_code == 0, result.output
     assert "Stage 1 of 2, signs: signs of activations, float weights; 1 epochs\n" in result.output
@@ -108,7 +108,7 @@ def read_accuracy(path: Path) -> float:
 
 @pytest.mark.parametrize("change", ["optimiser.lerning_rate=1", "epochs=0"])
 def test_a_change_that_no_recipe_has_begins_nothing(tmp_path: Path, change: str) -> None:
-    result = invoke("train", "--set", change, "--out", tmp_path / "run")
+    result = invoke("train", "--set", change, "-o", tmp_path / "run")
     assert result.exit_code == 1
     assert f"Error: recipe digits: {change.partition('=')[0]}: " in result.stderr
     assert not (tmp_path / "run").exists()

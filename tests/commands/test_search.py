@@ -44,7 +44,7 @@ def test_help_shows_every_default():
 def test_defaults_are_those_of_data_and_strategy(tmp_path):
     for strategy, defaults in STRATEGIES.items():
         out = tmp_path / strategy
-        result = invoke(*TINY, "--strategy", strategy, "--out", out)
+        result = invoke(*TINY, "--strategy", strategy, "-o", out)
         assert result.exit_code == 0, result.output
         assert f"Next: bnas-deploy train --genotype {out / 'genotype.json'}" in result.output.replace("\n", " ")
         made = settings(out)
@@ -60,7 +60,7 @@ def test_every_option_reaches_the_search(tmp_path):
     out = tmp_path / "search"
     words = ("--space", "darts", "--precision", "float", "--no-dilated", "--no-skip", "--zeroise", "--gamma", 3)
     words += ("--diversity", 0.5, "--diversity-epochs", 2, "--k-map", "--like-official-code", "stale-entropy-index")
-    result = invoke(*TINY, *words, "--seed", 7, "--out", out)
+    result = invoke(*TINY, *words, "--seed", 7, "-o", out)
     assert result.exit_code == 0, result.output
     made = settings(out)
     network = made["network"]
@@ -84,7 +84,7 @@ def test_a_quick_look_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_separable_convolutions_can_be_added(tmp_path):
-    assert invoke(*TINY, "--separable", "--out", tmp_path / "search").exit_code == 0
+    assert invoke(*TINY, "--separable", "-o", tmp_path / "search").exit_code == 0
     assert settings(tmp_path / "search")["network"]["space"]["operations"][-1] == "bin_sep_conv_5x5"
 
 
@@ -122,7 +122,7 @@ def test_separable_convolutions_can_be_added(tmp_path):
     ],
 )
 def test_refusals(tmp_path, words, code, message):
-    result = invoke(*words, "--out", tmp_path / "search")
+    result = invoke(*words, "-o", tmp_path / "search")
     assert result.exit_code == code
     assert message in " ".join(result.output.split())
     assert not (tmp_path / "search").exists()
@@ -130,7 +130,7 @@ def test_refusals(tmp_path, words, code, message):
 
 def test_ctrl_c_then_resume(tmp_path):
     folder = tmp_path / "my search"
-    options = [str(word) for word in (*TINY, "--out", folder)]
+    options = [str(word) for word in (*TINY, "-o", folder)]
     options[options.index("359")] = "16"  # 44 steps
     code = "from bnas_deploy.cli import main; main(prog_name='bnas-deploy')"
     searching = subprocess.Popen(
@@ -151,7 +151,7 @@ def test_ctrl_c_then_resume(tmp_path):
     assert "Traceback" not in output
     assert f"Stopped before the first epoch was finished; the place is saved in {folder}" in output
     wanted = "bnas-deploy search --cells 3 --channels 1 --epochs 1 --batch-size 16 --device cpu"
-    assert f"Go on with: {wanted} --out '{folder}' --resume" in output
+    assert f"Go on with: {wanted} -o '{folder}' --resume" in output
 
     result = invoke(*options, "--resume")
     assert result.exit_code == 0, result.output
@@ -165,7 +165,7 @@ def test_ctrl_c_then_resume(tmp_path):
 
 def test_what_was_found_can_be_trained(tmp_path):
     """The genotype file is what `train --genotype` reads; training itself is tested elsewhere."""
-    assert invoke(*TINY, "--out", tmp_path / "search").exit_code == 0
+    assert invoke(*TINY, "-o", tmp_path / "search").exit_code == 0
     genotype = read_genotype(str(tmp_path / "search" / "genotype.json"))
     history = json.loads((tmp_path / "search" / "history.json").read_text())
     assert genotype.to_json() == history["epochs"][history["best_epoch"] - 1]["genotype"]

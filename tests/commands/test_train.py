@@ -104,7 +104,7 @@ def test_the_last_epoch_has_no_time_left():
 def test_ctrl_c_then_resume(tmp_path):
     """Ctrl-C in the first epoch, then resume: the run is finished, and the message said how."""
     folder = tmp_path / "my run"
-    options = ("--epochs", 1, "--batch-size", 64, "--device", "cpu", "--out", folder)
+    options = ("--epochs", 1, "--batch-size", 64, "--device", "cpu", "-o", folder)
     training = process(*options)
     deadline = time.monotonic() + 120
     while not (folder / "resume.safetensors").exists():
@@ -116,7 +116,7 @@ def test_ctrl_c_then_resume(tmp_path):
     assert training.returncode == 130, output
     assert "Traceback" not in output
     assert f"Stopped before the first epoch was finished; the place is saved in {folder}" in output
-    wanted = f"bnas-deploy train --epochs 1 --batch-size 64 --device cpu --out '{folder}' --resume"
+    wanted = f"bnas-deploy train --epochs 1 --batch-size 64 --device cpu -o '{folder}' --resume"
     assert f"Go on with: {wanted}" in output
 
     resumed = process(*options, "--resume")
@@ -137,14 +137,14 @@ def test_the_way_to_go_on_is_told_to_other_commands_too(tmp_path, monkeypatch):
     @click.pass_context
     def other(context):
         context.invoke(
-            command, out=tmp_path, k_map=True, no_skip=True, seed=0, deviations=("clamp-weights", "real-last-two")
+            command, output=tmp_path, k_map=True, no_skip=True, seed=0, deviations=("clamp-weights", "real-last-two")
         )
 
     monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
     deviations = "--k-map --no-skip --like-official-code clamp-weights --like-official-code real-last-two"
     result = CliRunner().invoke(other)
     assert result.exit_code == 130
-    assert f"train {deviations} --out {tmp_path} --resume\n" in result.output
+    assert f"train {deviations} -o {tmp_path} --resume\n" in result.output
 
 
 def test_zero_and_no_are_options_too():
@@ -168,7 +168,7 @@ def test_zero_and_no_are_options_too():
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     (tmp_path / "last.safetensors").write_text("mine")
-    result = invoke("--out", tmp_path)
+    result = invoke("-o", tmp_path)
     assert result.exit_code == 1
     assert "already holds a run (last.safetensors), which was left alone; add --resume" in result.output
     assert (tmp_path / "last.safetensors").read_text() == "mine"
@@ -184,7 +184,7 @@ def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
     best = load_checkpoint(tmp_path / "runs" / "BNAS-Mini-3x4-digits-limit40" / "best.safetensors")
     assert (best.network.cells, best.network.channels, best.data) == (3, 4, "digits, limited to 40")
     assert verification_images(best, None, 5).labels.tolist() == [4, 9, 4, 9, 4]  # those of all digits, as ever
-    out = ["--out", "runs/BNAS-Mini-3x4-digits-limit40"]
+    out = ["-o", "runs/BNAS-Mini-3x4-digits-limit40"]
     refused = invoke(*words[:4], "--limit", "50", "--epochs", "1", *out, "--resume")
     assert "data.train_size (40 before, 50 now); data.test_size (40 before, 50 now)" in refused.output
     assert invoke(*words, "--float-twin").exit_code == 0
@@ -194,7 +194,7 @@ def test_a_quick_look_at_a_small_network(tmp_path, monkeypatch):
 def test_a_run_begins_with_the_best_weights_of_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--limit", "40", "--epochs", "1"]
-    assert invoke(*words, "--cells", "3", "--channels", "4", "--float-twin", "--out", "first").exit_code == 0
+    assert invoke(*words, "--cells", "3", "--channels", "4", "--float-twin", "-o", "first").exit_code == 0
     tuned = invoke(*words, "--from", "first")
     assert tuned.exit_code == 0, tuned.output
     assert "begins with the weights of BNAS-Mini-3x4, trained on digits, limited to 40" in tuned.output
@@ -205,8 +205,16 @@ def test_a_run_begins_with_the_best_weights_of_another(tmp_path, monkeypatch):
     assert resumed.exit_code == 0, resumed.output
 
 
+def test_the_old_spelling_of_the_output_folder_still_works(tmp_path):
+    for words in (("--out", tmp_path, "--resume"), (f"--out={tmp_path}", "--resume")):
+        result = invoke(*words)
+        assert result.exit_code == 1
+        assert f"{tmp_path}: no resume.safetensors in it" in result.output
+    assert "--out " not in invoke("--help").output
+
+
 def test_nothing_to_resume_is_refused(tmp_path):
-    result = invoke("--out", tmp_path, "--resume")
+    result = invoke("-o", tmp_path, "--resume")
     assert result.exit_code == 1
     assert "no run to resume" in result.output
 
@@ -252,7 +260,7 @@ def test_nothing_to_resume_is_refused(tmp_path):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_cannot_be_used_is_refused(tmp_path, words, message):
-    result = invoke("--out", tmp_path / "run", *words)
+    result = invoke("-o", tmp_path / "run", *words)
     assert result.exit_code != 0
     assert message in result.output
     assert isinstance(result.exception, SystemExit)  # no traceback
@@ -278,7 +286,7 @@ def test_a_folder_of_small_grey_images_from_training_to_an_app(tmp_path, grey):
     """The size is shown, nothing is resized, and the bundle takes the same images."""
     run = tmp_path / "run"
     words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--network", "BNAS-Mini", "--device", "cpu")
-    result = invoke(*words, "--epochs", 1, "--batch-size", 16, "--out", run)
+    result = invoke(*words, "--epochs", 1, "--batch-size", 16, "-o", run)
     assert result.exit_code == 0, result.output
     assert result.output.startswith(
         "image folder grey: 16 training and 16 test images of 12x16, grey, 2 classes\n"
@@ -306,21 +314,19 @@ def test_how_to_go_on_with_images_of_a_size(tmp_path, grey, monkeypatch):
 
     monkeypatch.setattr("bnas_deploy.search.training.resume.stop_on_signals", stopped_at_once)
     words = ("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--in-channels", "3", "--network", "BNAS-Mini")
-    result = invoke(
-        *words, "--recipe", "digits", "--arithmetic", "bfloat16", "--device", "cpu", "--out", tmp_path / "run"
-    )
+    result = invoke(*words, "--recipe", "digits", "--arithmetic", "bfloat16", "--device", "cpu", "-o", tmp_path / "run")
     assert result.exit_code == 130, result.output
     told = result.output.splitlines()[-1]
     assert told == (
         f"Go on with: bnas-deploy train --data imagefolder:{grey} --image-size 12x16 --in-channels 3 "
-        f"--network BNAS-Mini --recipe digits --device cpu --arithmetic bfloat16 --out {tmp_path / 'run'} --resume"
+        f"--network BNAS-Mini --recipe digits --device cpu --arithmetic bfloat16 -o {tmp_path / 'run'} --resume"
     )
 
 
 def test_a_folder_of_small_images_has_defaults_of_its_own(tmp_path, grey):
-    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "10", "--out", tmp_path / "run")
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "10", "-o", tmp_path / "run")
     assert "BNAS-A: images of 10x10; the cifar stem and two reduction cells need multiples of 4" in result.output
-    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "65", "--out", tmp_path / "run")
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "65", "-o", tmp_path / "run")
     assert (
         "BNAS-D: images of 65x65; the imagenet stem and two reduction cells need multiples of 32 (of 4 with the cifar "
         "stem of BNAS-Mini, BNAS-A, BNAS-B and BNAS-C)"
@@ -329,7 +335,7 @@ def test_a_folder_of_small_images_has_defaults_of_its_own(tmp_path, grey):
 
 def test_what_would_not_fit_into_memory_is_refused(tmp_path, grey, monkeypatch):
     monkeypatch.setattr("bnas_deploy.search.training.memory.memory_limit", lambda: Limit(10**8, "this machine has"))
-    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "12x16", "--out", tmp_path / "run")
+    result = invoke("--data", f"imagefolder:{grey}", "--image-size", "12x16", "-o", tmp_path / "run")
     assert result.exit_code == 1
     assert "Error: BNAS-A on images of 12x16 with 16 images a step takes about " in result.output
     assert "and this machine has 100 MB; no --batch-size would fit, or lower --image-size, or choose" in result.output
@@ -340,7 +346,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = invoke("--out", tmp_path / "run", "--device", "cuda")
+    result = invoke("-o", tmp_path / "run", "--device", "cuda")
     assert result.exit_code == 1
     assert "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu" in result.output
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.models.bnas.config import published_config
 from bnas_deploy.search.models.bnas.network import Network, build_network
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL]
 

@@ -15,9 +15,9 @@ from bnas_deploy.drawing.activations import activations_figure
 from bnas_deploy.evaluation.activations import BINS, LARGEST, activations_before_signs
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SMALL = NetworkConfig("small", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=1, image_size=(8, 8))
 

@@ -23,7 +23,7 @@ from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 IMAGE = (3, 32, 32)
 IMAGES = CALIBRATION_BATCH + 1  # more than one batch, the last of them not whole

@@ -22,7 +22,7 @@ from bnas_deploy.runtime.pieces import PieceResult, compare_pieces
 from bnas_deploy.runtime.session import create_session
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network, build_network
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 CHANNELS = 4
 IMAGE_SIZE = (8, 8)

@@ -22,12 +22,12 @@ from bnas_deploy.export.workloads import network_workloads, node_workloads, work
 from bnas_deploy.runtime.bench.profile import original_nodes, read_profile
 from bnas_deploy.runtime.onnx_file.reader import read_nodes
 from bnas_deploy.runtime.session import create_session, session_options
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 IMAGES = (3, 16, 16)
 FUSIONS = ("BASIC", "EXTENDED")

@@ -36,8 +36,8 @@ from bnas_deploy.runtime.pieces import TOLERANCE
 from bnas_deploy.runtime.session import session_options
 from bnas_deploy.runtime.verify import verify_bundle
 from bnas_deploy.search.models.bnas.config import published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 CLASSES = 10
 SIZE = 32

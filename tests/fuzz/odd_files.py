@@ -55,18 +55,18 @@ from bnas_deploy.runtime.bench.machine import read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
 from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
 from bnas_deploy.runtime.library import library_path
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.expected_latency import ExpectedLatency
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import InMemoryDataSet
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import save_checkpoint
 from bnas_deploy.search.training.recipes import RECIPES
 from bnas_deploy.search.training.train import train
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 LIMIT_S = 600
 """A command that takes as long hangs: each takes a second or so, some minutes on a machine that is very busy."""
@@ -238,8 +238,8 @@ PLACES = (
         ),
     ),
     Place("a.whl", ("ops-library --wheel {}/a.whl -o {}/out/x.so",)),
-    Place("cifar/batches.meta.txt", ("train --data cifar10:{}/cifar --out {}/out/train",)),
-    Place("cifar/data_batch_1.bin", ("train --data cifar10:{}/cifar --out {}/out/train",)),
+    Place("cifar/batches.meta.txt", ("train --data cifar10:{}/cifar -o {}/out/train",)),
+    Place("cifar/data_batch_1.bin", ("train --data cifar10:{}/cifar -o {}/out/train",)),
     Place("images/val/a/x.png", ("read images",)),
     Place("training/resume.safetensors", ("resume training",)),
     Place("search/resume.safetensors", ("resume a search",)),

@@ -43,7 +43,7 @@ from bnas_deploy.remote import session as remote
 from bnas_deploy.remote.session import Connection, Done, Measured, State, connect, measure_on, probe
 from bnas_deploy.runtime.bench.layer_problems import LAYERS
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 USER = pwd.getpwuid(os.getuid()).pw_name

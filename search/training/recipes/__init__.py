@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.errors import BnasError, RecipeError
 from bnas_deploy.core.names import did_you_mean, known_name
-from bnas_deploy.search.training.recipes.ranges import RecipeError
+from bnas_deploy.search.data.augmentation import Augmentation, ColourJitter
 from bnas_deploy.search.training.recipes.reading import SUFFIX, packaged_recipes, read_recipe, recipe_text
-from bnas_deploy.search.training.recipes.recipe import LAYERS, Augmentation, ColourJitter, Loss, Optimiser, Recipe
+from bnas_deploy.search.training.recipes.recipe import LAYERS, Loss, Optimiser, Recipe
 from bnas_deploy.search.training.recipes.schedules import OneCycle
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "LAYERS",
     "RECIPES",
     "RENAMED",
-    "SMALL",
     "Augmentation",
     "ColourJitter",
     "Loss",
@@ -126,7 +125,3 @@ def of_older_run(recipe: Mapping[str, Any]) -> Recipe:
         ),
         augmentation=Augmentation(**{**recipe["augmentation"], "jitter": jitter and ColourJitter(**jitter)}),
     )
-
-
-SMALL = 64
-"""Images of which a side is less are small: their pixels are too few to cut some off, so they are shifted instead."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from bnas_deploy.core.errors import RecipeError
 from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.json_records import value_of
 from bnas_deploy.core.names import did_you_mean
-from bnas_deploy.search.training.recipes.ranges import RecipeError
 from bnas_deploy.search.training.recipes.recipe import LAST_STAGE, Recipe
 from bnas_deploy.search.training.recipes.schedules import SCHEDULES, Schedule
 

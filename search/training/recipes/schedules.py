@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bnas_deploy.core.errors import RecipeError
 from bnas_deploy.core.names import did_you_mean
-from bnas_deploy.search.training.recipes.ranges import (
+from bnas_deploy.core.ranges import (
     ABOVE_ZERO,
     POSITIVE,
     SHARE,
     SHARE_BELOW_ONE,
     Checked,
     Range,
-    RecipeError,
 )
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from bnas_deploy.export.passes.batch_norm import (
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
     FoldBatchNormIntoThreshold,
-    threshold_of,
 )
+from bnas_deploy.export.passes.threshold import threshold_of
 from bnas_deploy.export.rewrite import run
 
 Floats = NDArray[np.float32]

@@ -17,9 +17,9 @@ from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import Network
 from bnas_deploy.search.models.bnas.scheme import OfficialBnas
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
 from bnas_deploy.search.training.checkpoint import Checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 
 class HalfZero(nn.Module):

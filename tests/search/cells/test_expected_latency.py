@@ -9,9 +9,9 @@ import torch
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import OPERATIONS, Cell, Edge
 from bnas_deploy.core.latency_table import LatencyTable, Workload, WorkloadTime
-from bnas_deploy.search.cells.candidate_workloads import candidate_workloads
 from bnas_deploy.search.cells.expected_latency import ExpectedLatency
 from bnas_deploy.search.cells.objective import Probabilities
+from bnas_deploy.search.models.bnas.candidate_workloads import candidate_workloads
 from bnas_deploy.search.models.bnas.config import published_config
 
 CONFIG = published_config("BNAS-Mini")

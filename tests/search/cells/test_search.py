@@ -15,6 +15,7 @@ from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.history import read_history
 from bnas_deploy.search.cells import search as module
+from bnas_deploy.search.cells.checks import SearchError
 from bnas_deploy.search.cells.config import (
     SEARCH_DEVIATIONS,
     SEARCH_RECIPES,
@@ -22,7 +23,7 @@ from bnas_deploy.search.cells.config import (
     SearchConfig,
     SupernetConfig,
 )
-from bnas_deploy.search.cells.search import SearchError, search
+from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.training.checkpoint import read_tensors, write_tensors

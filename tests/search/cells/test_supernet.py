@@ -8,8 +8,9 @@ from torch import nn
 
 from bnas_deploy.core.genotype import LEARNABLE
 from bnas_deploy.search.cells.config import SupernetConfig
+from bnas_deploy.search.cells.fans import Convolutions, Fan, Separately
 from bnas_deploy.search.cells.space import EDGES, SPACES, SearchSpace
-from bnas_deploy.search.cells.supernet import Convolutions, Fan, Mixture, Separately, Supernet, rows_from
+from bnas_deploy.search.cells.supernet import Mixture, Supernet, rows_from
 from bnas_deploy.search.nn.estimators import (
     activation_scale,
     centred_and_clamped,

@@ -20,10 +20,10 @@ from bnas_deploy.search.models.bnas.cell import ReductionSkip, SearchedCell
 from bnas_deploy.search.models.bnas.config import DEVIATIONS, NETWORKS, NetworkConfig, published_config
 from bnas_deploy.search.models.bnas.network import Network, build_network
 from bnas_deploy.search.models.layer_costs import layer_costs
-from bnas_deploy.search.models.untrained import randomise_statistics, untrained_checkpoint
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.untrained import randomise_statistics, untrained_checkpoint
 
 TINY = NetworkConfig("tiny", 4, 2, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 

@@ -1,20 +1,32 @@
 """A family of networks that is only in this test goes the whole way by its row of the registry."""
 
+import importlib.util
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.latency_table import Workload
 from bnas_deploy.report.inspection import inspect
 from bnas_deploy.search.models import registry
-from bnas_deploy.search.models.family import Family
-from bnas_deploy.search.models.registry import build_network, configure, network_names, read_config
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.models.family import Family, Searched
+from bnas_deploy.search.models.registry import (
+    build_network,
+    candidate_workloads,
+    configure,
+    network_names,
+    read_config,
+    searched_networks,
+    shared_settings,
+)
+from bnas_deploy.search.models.settings import SCHEME, Count, Setting
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ def _read(data, where):
 
 
 def _configure(name, *, classes, in_channels, image_size, width=4):
-    return PlainConfig(name, classes or 3, in_channels, image_size or (8, 8), width)
+    return PlainConfig("Plain", classes or 3, in_channels, image_size or (8, 8), width)
 
 
 def _build(config):
@@ -60,8 +72,9 @@ def _build(config):
     )
 
 
+WIDTH = Setting("width", "--width", Count(), "Channels of both convolutions. [default: 4]")
 _BIAS = {True: {"bias": False}, False: {}}
-PLAIN = Family("plain", ("Plain",), frozenset({"width"}), _configure, _read, _build)
+PLAIN = Family("plain", ("Plain",), (WIDTH, SCHEME), _configure, _read, _build)
 
 
 @pytest.fixture
@@ -115,9 +128,87 @@ def test_a_float_twin_takes_the_weights_of_its_network(plain) -> None:
 
 
 def test_a_setting_of_another_family_is_refused(plain) -> None:
-    message = "Plain: has no setting 'k_map'; leave it out, or choose a network that has it: BNAS-Mini, BNAS-A"
+    message = "Plain has no setting --k-map; leave it out, or choose a network that has it: BNAS-Mini, BNAS-A"
     with pytest.raises(BnasError, match=message):
         configure("Plain", options={"k_map": True})
+
+
+@pytest.fixture
+def invoke(plain):
+    """Return a function that runs a command whose options were made with the family in the registry."""
+
+    def run(name, *words):
+        spec = importlib.util.find_spec(f"bnas_deploy.commands.{name}")
+        module = importlib.util.module_from_spec(spec)  # a second copy of the module: the options of the first are made
+        spec.loader.exec_module(module)
+        return CliRunner().invoke(module.command, [str(word) for word in words])
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["train", "init", "import_weights"])
+def test_help_shows_the_settings_of_every_family(name: str, invoke) -> None:
+    words = " ".join(invoke(name, "--help").output.split())
+    assert "--width INTEGER RANGE Networks of plain: Channels of both convolutions. [default: 4] [x>=1]" in words
+    assert "--no-skip Networks of bnas: Ablation: no skip" in words
+    # What both have in the same words belongs to no family.
+    assert "--scheme [binarynet|xnor-net|xnor-net-plus] How binary convolutions binarise" in words
+    assert "|BNAS-H|Plain]" in words
+
+
+def test_a_setting_reaches_a_network_that_is_written(invoke, tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    result = invoke("init", "--network", "plain", "--width", 6, "--in-channels", 1, "-o", path)
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(path).network == PlainConfig(width=6)
+
+
+def test_a_setting_reaches_a_network_that_is_trained(invoke, tmp_path: Path) -> None:
+    words = ("--limit", 40, "--network", "Plain", "--epochs", 1, "--device", "cpu", "--set", "drop_path=0")
+    result = invoke("train", *words, "--width", 6, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    network = load_checkpoint(tmp_path / "best.safetensors").network
+    assert (network.name, network.width, network.classes) == ("Plain", 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--network", "Plain", "--cells", 3), "Plain has no setting --cells; leave it out, or choose a network"),
+        (("--network", "BNAS-A", "--width", 3), "BNAS-A has no setting --width; leave it out, or choose a network"),
+        (("--network", "Plain", "--no-skip"), "Plain has no setting --no-skip; leave it out, or choose a network"),
+        (("--network", "Plain", "--width", 0), "Invalid value for '--width': 0 is not in the range x>=1"),
+    ],
+)
+def test_a_command_refuses_the_settings_of_another_family(words, message: str, invoke, tmp_path: Path) -> None:
+    for name in ("init", "train"):
+        result = invoke(name, *words, "-o", tmp_path / "out")
+        assert result.exit_code in (1, 2)
+        assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_option_with_two_meanings_is_a_mistake(plain, monkeypatch) -> None:
+    other = replace(PLAIN, name="other", settings=(replace(WIDTH, kind=Count(8)),))
+    monkeypatch.setitem(registry.FAMILIES, "other", other)
+    message = r"--width of other is width, Count\(least=8\), but of plain it is width, Count\(least=1\); spell one"
+    with pytest.raises(ValueError, match=message):
+        shared_settings(lambda family: family.settings)
+
+
+def test_operations_are_measured_of_families_that_are_searched(plain, invoke) -> None:
+    with pytest.raises(BnasError, match="Plain: no search chooses its operations, so there is no table of them; choos"):
+        candidate_workloads(plain)
+    assert "'Plain' is not one of 'BNAS-Mini'" in invoke("bench_ops", "--network", "Plain").output
+    assert "--width" not in invoke("bench_ops", "--help").output
+
+
+def test_the_workloads_of_a_searched_family_are_its_rows(monkeypatch) -> None:
+    row = Workload("Mul", (1, 8, 8), (1, 8, 8))
+    searched = Searched((WIDTH,), lambda config: [row] * config.width)
+    monkeypatch.setitem(registry.FAMILIES, "plain", replace(PLAIN, searched=searched))
+    assert candidate_workloads(configure("Plain", options={"width": 2})) == [row, row]
+    assert searched_networks()[-1] == "Plain"
 
 
 def test_unknown_names_are_refused() -> None:

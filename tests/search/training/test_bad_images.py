@@ -136,7 +136,7 @@ def folder(tmp_path: Path, rng: Generator) -> Path:
 @pytest.mark.parametrize("command", ["train", "search"])
 def test_the_command_counts_them_at_the_end(command: str, folder: Path, tmp_path: Path) -> None:
     words = [command, "--data", f"imagefolder:{folder}", "--image-size", "8", "--epochs", "1", "--batch-size", "2"]
-    words += ["--cells", "3", "--channels", "1", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    words += ["--cells", "3", "--channels", "1", "-o", str(tmp_path / "run"), "--device", "cpu"]
     words += ["--network", "BNAS-Mini"] if command == "train" else []
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 1

@@ -16,8 +16,8 @@ from bnas_deploy.core.errors import CheckpointError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
-from bnas_deploy.search.models.untrained import randomise_statistics
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.untrained import randomise_statistics
 
 CONFIG = NetworkConfig(
     name="tiny",

@@ -76,7 +76,7 @@ def test_a_run_goes_on_with_its_weights_only(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_them(tmp_path: Path) -> None:
-    words = ["train", "--cells", "3", "--channels", "1", "--limit", "10", "--epochs", "1", "--out", str(tmp_path)]
+    words = ["train", "--cells", "3", "--channels", "1", "--limit", "10", "--epochs", "1", "-o", str(tmp_path)]
     refused = CliRunner().invoke(main, [*words, "--class-weights", "1,2"])
     assert refused.exit_code == 1
     assert "--class-weights 1,2: 2 numbers for 10 classes (0, 1, 2, 3, 4, ...); give one each" in refused.output

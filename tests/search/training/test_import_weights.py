@@ -21,9 +21,9 @@ from bnas_deploy.search.models.bnas import config as configs
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.models.bnas.official import CIFAR_10, OFFICIAL_LAYOUTS
 from bnas_deploy.search.models.registry import layout_of
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.import_weights import import_checkpoint, read_names, unpack_words
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 OFFICIAL = OFFICIAL_LAYOUTS["official"]
 CIFAR = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["cifar"], classes=10, in_channels=3, image_size=(8, 8))

@@ -100,7 +100,7 @@ def test_stages_follow_each_other_and_one_process_writes(
 
 def command(folder: Path, *more: str) -> list[str]:
     words = ["train", "--cells", "3", "--channels", "4", "--limit", "300", "--batch-size", "30", "--float-twin"]
-    return [*TORCHRUN, "-m", "bnas_deploy", *words, "--out", str(folder), *more]
+    return [*TORCHRUN, "-m", "bnas_deploy", *words, "-o", str(folder), *more]
 
 
 def run_to_end(*words: str) -> subprocess.CompletedProcess[str]:

@@ -102,7 +102,7 @@ def test_without_the_package_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "tensorboard" else found(name, *more)
     )
-    result = CliRunner().invoke(main, ["train", "--tensorboard", "--out", str(tmp_path / "run")])
+    result = CliRunner().invoke(main, ["train", "--tensorboard", "-o", str(tmp_path / "run")])
     assert result.exit_code == 1
     assert "--tensorboard: the package tensorboard is not installed; pip install tensorboard" in result.output
     assert not (tmp_path / "run").exists()

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.genotype import INNER_NODES, OPERATIONS
+from bnas_deploy.core.genotype import INNER_NODES, OPERATIONS, ZEROISE
 from bnas_deploy.core.latency_table import BINARY_CONVOLUTION, RUN, Shape, Workload
-from bnas_deploy.search.cells.space import ZEROISE
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import CellPosition, cell_positions, stem_channels
 

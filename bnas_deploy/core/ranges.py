@@ -5,11 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from bnas_deploy.core.errors import BnasError
-
-
-class RecipeError(BnasError):
-    """A recipe cannot be read, or has a key or a value that no recipe has."""
+from bnas_deploy.core.errors import RecipeError
 
 
 @dataclass(frozen=True)
