@@ -16,8 +16,8 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.model_card import CARD, is_as_written
 from bnas_deploy.export import Description, ExportResult, Images, export_checkpoint, export_module
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.models.untrained import untrained_checkpoint
 from bnas_deploy.search.training.training_record import TrainingRecord
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 CONFIG = NetworkConfig("tiny", 3, 16, "cifar", GENOTYPES["cifar"], classes=3, in_channels=3, image_size=(8, 12))
 RECORD = TrainingRecord("small", {"epochs": 2}, 5, 100, 10, "cifar10:FOLDER", None, None, (), 0, "bnas-deploy train")

@@ -13,7 +13,7 @@ from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.runtime.verify import verify_bundle
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
-from bnas_deploy.search.models.untrained import untrained_checkpoint
+from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 CONFIG = NetworkConfig(
     "grouped", 3, 64, "imagenet", GENOTYPES["imagenet"], classes=3, in_channels=3, image_size=(32, 64), stem_groups=2
