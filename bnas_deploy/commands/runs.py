@@ -252,7 +252,7 @@ def published_command(context: click.Context, **defaults: str) -> str:
     given = {**context.params, **{name: context.params[name] or value for name, value in defaults.items()}}
     for name in ("recipe", "genotype", "source"):  # files, of which the first two may be names
         given[name] = given[name] and Path(given[name]).name
-    words = _words(context, given, left_out={"data", "resume", "out", "device", "tensorboard"})
+    words = _words(context, given, left_out={"data", "resume", "output", "device", "tensorboard"})
     return shlex.join(["bnas-deploy", *words, "--data", without_folders(given["data"])])
 
 

@@ -211,7 +211,12 @@ class Call:
     def _check(self, fault: int) -> None:
         if fault:
             address = int(ctypes.c_size_t.in_dll(self._library, "driver_fault").value)
-            nearest = min(self.memory, key=lambda name: abs(address - self._at(name) - self.memory[name].nbytes // 2))
+
+            def distance(name: str) -> int:
+                start = self._at(name)
+                return max(start - address, address - (start + self.memory[name].nbytes - 1), 0)
+
+            nearest = min(self.memory, key=distance)
             raise OutOfBoundsError(
                 f"accessed byte {address - self._at(nearest)} of {nearest}, which has {self.memory[nearest].nbytes}"
             )

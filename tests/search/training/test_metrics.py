@@ -174,6 +174,7 @@ def test_a_run_of_an_older_version_goes_on(steps: int, tmp_path: Path) -> None:
     for name in ("best.safetensors", "last.safetensors"):
         assert (tmp_path / "old" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == [
+        "README.md",
         "best.safetensors",
         "last.safetensors",
         "metrics.jsonl",
