@@ -15,6 +15,7 @@ from bnas_deploy.commands.options import Decorator, Name, all_of, output_folder_
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import DATA_KINDS, without_folders
+from bnas_deploy.search.training import torchrun
 from bnas_deploy.search.training.recipes import ARITHMETICS
 
 if TYPE_CHECKING:
@@ -130,19 +131,14 @@ def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
     """Give a `stop` that Ctrl-C sets, and a listener that shows how the run goes."""
     from bnas_deploy.search.training.resume import stop_on_signals
 
-    with stop_on_signals(patient=processes_started() > 1) as stop, progress_bar() as bar:
+    with stop_on_signals(patient=torchrun.started() > 1) as stop, progress_bar() as bar:
         yield stop, bar
-
-
-def processes_started() -> int:
-    """Return how many processes torchrun has started to train together, this one included."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def one_voice() -> Iterator[None]:
     """Let one of several processes print; the others say only what goes wrong."""
-    if processes_started() == 1 or os.environ.get("RANK", "0") == "0":
+    if torchrun.number() == 0:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
@@ -238,8 +234,8 @@ def leave(context: click.Context, *, finished: bool) -> None:
 def resume_command(context: click.Context) -> str:
     """Return a command line that goes on with this run: every option that is not at its default, and --resume."""
     words = ["bnas-deploy"]
-    if processes_started() > 1:
-        words = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "bnas_deploy"]
+    if torchrun.started() > 1:
+        words = ["torchrun", "--nproc-per-node", str(torchrun.started_here()), "-m", "bnas_deploy"]
     return shlex.join([*words, *_words(context, context.params, left_out={"resume"}), "--resume"])
 
 

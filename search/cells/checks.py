@@ -44,7 +44,7 @@ def check_images(data: InMemoryDataSet, config: SearchConfig) -> None:
         )
 
 
-def check_step(config: SearchConfig, device: torch.device) -> None:
+def check_step(config: SearchConfig, device: torch.device, processes: int = 1) -> None:
     """Refuse a search of which a step would not fit. Where one operation of an edge runs at a time, so it is counted.
 
     Raises:
@@ -65,4 +65,5 @@ def check_step(config: SearchConfig, device: torch.device) -> None:
 
     need = training_need(lambda: Supernet(ran), forward, (network.in_channels, *network.image_size))
     size = "x".join(map(str, network.image_size))
-    check_memory(f"a search with {network.cells} cells on images of {size}", need, config.recipe.batch_size, device)
+    what = f"a search with {network.cells} cells on images of {size}"
+    check_memory(what, need, config.recipe.batch_size, device, processes)

@@ -91,7 +91,7 @@ def search(
         if processes.count > 1:
             raise SearchError(f"--compile: no code is made for {processes.count} processes; leave --compile out")
         check_compiler(device)
-    check_step(config, device)
+    check_step(config, device, processes.count)
     terms: dict[str, Objective] = {"diversity": _diversity(config)} if config.diversity else {}
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, tf32(config.arithmetic == "tf32"):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Start:
     new: tuple[str, ...]
     source: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return what tells these weights from others, for a run that goes on."""
         found = hashlib.sha256()

@@ -135,7 +135,7 @@ def _kept_bytes(network: nn.Module, forward: Callable[[nn.Module, Tensor], Tenso
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def check_memory(what: str, need: Need, batch_size: int, device: torch.device) -> None:
+def check_memory(what: str, need: Need, batch_size: int, device: torch.device, processes: int = 1) -> None:
     """Refuse a run that would not fit into memory.
 
     Args:
@@ -143,18 +143,22 @@ def check_memory(what: str, need: Need, batch_size: int, device: torch.device) -
         need: what that takes.
         batch_size: images of a step.
         device: where.
+        processes: how many share the images of a step. Each has a GPU of its own, and on a CPU all have one memory.
 
     Raises:
         BnasError: the estimate is more than the machine has.
     """
-    limit, held = (_gpu_limit(device), 0) if device.type == "cuda" else (memory_limit(), need.held)
-    wanted = held + need.bytes(batch_size)
+    on_gpu = device.type == "cuda"
+    limit, held = (_gpu_limit(device), 0) if on_gpu else (memory_limit(), need.held)
+    sharing = processes if on_gpu else 1
+    wanted = held + need.bytes(math.ceil(batch_size / sharing))
     if limit is None or wanted <= limit.bytes:
         return
-    fits = math.floor((limit.bytes - held - need.fixed) / need.per_image)
+    fits = math.floor((limit.bytes - held - need.fixed) / need.per_image) * sharing
     smaller = f"--batch-size {fits} would fit" if fits >= 1 else "no --batch-size would fit"
+    shared = f" on {sharing} GPUs" if sharing > 1 else ""
     raise BnasError(
-        f"{what} with {batch_size} images a step takes about {_text(wanted)} of memory, and {limit.whose} "
+        f"{what} with {batch_size} images a step{shared} takes about {_text(wanted)} of memory, and {limit.whose} "
         f"{_text(limit.bytes)}; {smaller}, or lower --image-size, or choose a smaller network"
     )
 

@@ -12,7 +12,6 @@ is the mean over the batch. So each process multiplies its loss by R n_r / n, an
 Process 0 alone writes files and shows how it goes. The others read its files, so all of them need to see the folder.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.data.dataset import Share, generator
 from bnas_deploy.search.nn.synchronised_norm import synchronise
+from bnas_deploy.search.training import torchrun
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for another one, which may be reading a large data set."""
@@ -142,12 +142,12 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     Raises:
         BnasError: there are fewer GPUs than processes on this machine.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = torchrun.started()
     if count == 1:
         yield ALONE, device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", torchrun.number_here())
         if device.index >= torch.cuda.device_count():
             raise BnasError(
                 f"process {device.index} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "

@@ -162,7 +162,9 @@ def train(
         more_copies=recipe.optimiser.states() - 1 + bool(recipe.weight_average) + learns,
     )
     size = "x".join(map(str, config.image_size))
-    check_memory(f"{config.name} on images of {size}", need, min(recipe.batch_size, data.train_size), device)
+    check_memory(
+        f"{config.name} on images of {size}", need, min(recipe.batch_size, data.train_size), device, processes.count
+    )
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, tf32(arithmetic == "tf32"):
         torch.manual_seed(seed)

@@ -69,7 +69,7 @@ def step_times(config: ModelConfig, batch_size: int, device: torch.device, arith
 
 
 def made_up_data(folder: Path, count: int, size: int) -> DataSet:
-    """Return images as a user has them; half as many again are test images."""
+    """Return `count` training images of (size, size) as a user has them, and a test image of each class."""
     random = torch.Generator().manual_seed(0)
     if size < SMALL:
         train_images, test_images = (

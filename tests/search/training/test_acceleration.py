@@ -103,7 +103,9 @@ def test_a_search_takes_steps_in_its_arithmetic_and_evaluates_in_float32(tmp_pat
         return forward(self, x, mixture)
 
     monkeypatch.setattr(Supernet, "forward", watched)
-    monkeypatch.setattr(module, "check_step", lambda config, device: None)  # which runs a supernet of its own
+    monkeypatch.setattr(
+        module, "check_step", lambda config, device, processes: None
+    )  # which runs a supernet of its own
     result = module.search(make_data(), replace(CONFIG, arithmetic="bfloat16"), tmp_path / "a")
     assert result.finished
     assert seen == {(True, True, False), (False, False, False)}

@@ -60,7 +60,9 @@ def test_a_run_of_adam_that_averages_needs_two_copies_of_the_weights_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(train_module, "check_memory", lambda what, need, batch_size, device: seen.append(need.fixed))
+    monkeypatch.setattr(
+        train_module, "check_memory", lambda what, need, batch_size, device, processes: seen.append(need.fixed)
+    )
     config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
     plain = replace(RECIPES["digits"], epochs=1, batch_size=12)
     adam = replace(plain, optimiser=Optimiser(kind="Adam", learning_rate=0.1), weight_average=0.9)
@@ -201,6 +203,18 @@ def make_data() -> InMemoryDataSet:
     description = DataDescription("some", ("a", "b", "c"), 1, (8, 8), (0.5,), (0.5,))
     images = Images(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), torch.arange(12) % 3)
     return InMemoryDataSet(description, images, images)
+
+
+def test_every_gpu_has_its_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_gpu_limit", lambda device: Limit(10 * GIGABYTE, "the GPU has free"))
+    need, gpu = Need(GIGABYTE, GIGABYTE, held=50 * GIGABYTE), torch.device("cuda")
+    check_memory("it", need, 36, gpu, processes=4)
+    with pytest.raises(BnasError) as refusal:
+        check_memory("it", need, 37, gpu, processes=4)
+    assert refusal.value.message == (
+        "it with 37 images a step on 4 GPUs takes about 11.0 GB of memory, and the GPU has free 10.0 GB; "
+        "--batch-size 36 would fit, or lower --image-size, or choose a smaller network"
+    )
 
 
 @pytest.mark.usefixtures("nothing_left")

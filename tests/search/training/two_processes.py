@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,9 @@ def main(folder: Path) -> dict[str, Any]:
         for name, config in (("twin", TWIN), ("binary", BINARY)):
             result = train(made_up(), config, RECIPE, folder / name, class_weights=(1.0, 5.0, 0.5), **shared)
             found[name] = curve(result.history)
+        with patch("bnas_deploy.search.training.processes.synchronise", lambda network, device: network):
+            result = train(made_up(), TWIN, RECIPE, folder / "own-norm", class_weights=(1.0, 5.0, 0.5), **shared)
+            found["own norm"] = curve(result.history)
         two = find_recipe("two-stage").of_length(1, 9)
         plain = Augmentation()
         two = replace(two, augmentation=plain, stages=tuple(replace(each, augmentation=plain) for each in two.stages))
