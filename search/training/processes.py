@@ -57,11 +57,16 @@ class Processes:
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether some process has it set; every process has to ask."""
+        return [bool(each) for each in self.totals(*flags)]
+
+    def totals(self, *numbers: float) -> list[float]:
+        """Return the sums of the numbers of all processes, which all have to ask; no GPU is waited for."""
         if self.count == 1:
-            return list(flags)
-        counted = torch.tensor(flags, dtype=torch.int64)
-        distributed.all_reduce(counted, group=self.messages)
-        return [bool(each) for each in counted]
+            return list(numbers)
+        summed = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(summed, group=self.messages)
+        sums: list[float] = summed.tolist()
+        return sums
 
     def wait(self) -> None:
         """Return when every process has come here."""
@@ -80,12 +85,8 @@ class Processes:
 
     def weight(self, images: int) -> float:
         """Return what the mean loss over this process's images of a batch is multiplied by, R n_r / n above."""
-        if self.count == 1:
-            return 1.0
-        own = torch.tensor(images, dtype=torch.int64)
-        whole = own.clone()
-        distributed.all_reduce(whole, group=self.messages)
-        return self.count * images / int(whole)
+        (whole,) = self.totals(images)
+        return self.count * images / whole
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes."""

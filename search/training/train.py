@@ -358,8 +358,7 @@ class _TrainingRun(Run[EpochRecord]):
         if self.processes.count == 1:
             return _Batch(len(labels), 1.0)
         weight = float(len(labels) if self.class_weights is None else self.class_weights[labels].sum())
-        own = torch.tensor([len(labels), weight], dtype=torch.float64, device=self.device)
-        images, whole_weight = self.processes.add_up(own).tolist()
+        images, whole_weight = self.processes.totals(len(labels), weight)
         if images and not len(labels):
             raise DataError(
                 f"{self.data.description.name}: none of the images of process {self.processes.number} in step "
