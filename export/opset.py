@@ -202,8 +202,9 @@ def _epilogue(row: Operator) -> str:
     results = ["biased", *(["activated"] if row.activation else []), *(f"with_{name}" for name in row.added_inputs)]
     names = {result: result for result in results} | {results[-1]: "Y"}
     bias = _BIAS.format(scaled="multiplied" if row.uses_k else "scaled", **names)
+    # Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
     additions = (
-        f"  {names[f'with_{name}']} = Add ({before}, {name})\n"
+        f"  {names[f'with_{name}']} = Sum ({before}, {name})\n"
         for name, before in zip(row.added_inputs, results[-1 - row.added :], strict=False)
     )
     return "".join((bias, _ACTIVATION[row.activation].format(**names), *additions))

@@ -1,12 +1,16 @@
-"""Names that people type: a letter's case does not matter, and a slip gets the nearest name."""
+"""Names that people type: case and dashes do not matter, and a slip gets the nearest name."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def known_name(given: str, names: Iterable[str]) -> str | None:
-    """Return the one of `names` that `given` is, whatever its case; None if it is none of them."""
-    return next((name for name in names if name.lower() == given.lower()), None)
+    """Return the one of `names` that `given` is, whatever its case and dashes; None if it is none of them."""
+    return next((name for name in names if _plain(name) == _plain(given)), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:

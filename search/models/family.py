@@ -111,6 +111,8 @@ class Family:
         build: makes the network, with the initialisation that training starts from.
         layouts: weights that `import` reads, by the name of the layout.
         searched: None for a family that no search chooses operations of.
+        width_names: names the numbers of channels in the `widths` of a configuration, which can be chosen one by one;
+            None for a family whose configurations have none.
 
     `configure` and `read` raise BnasError.
     """
@@ -123,6 +125,7 @@ class Family:
     build: Callable[[Any], "nn.Module"]
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     searched: Searched | None = None
+    width_names: Callable[[Any], tuple[str, ...]] | None = None
 
     def setting(self, keyword: str) -> Setting | None:
         """Return the setting that `configure` takes by a keyword."""

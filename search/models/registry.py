@@ -10,14 +10,16 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.bnas.model import BNAS
 from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
+from bnas_deploy.search.models.resnet import RESNET
 from bnas_deploy.search.models.settings import Setting
+from bnas_deploy.search.models.vgg import VGG
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bnas_deploy.core.latency_table import Workload
 
-FAMILIES = {row.name: row for row in (BNAS,)}
+FAMILIES = {row.name: row for row in (BNAS, VGG.row(), RESNET.row())}
 """Every family by name."""
 
 

@@ -8,6 +8,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.core.json_records import from_json
 from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 DEVIATIONS = {
@@ -26,13 +27,6 @@ The code as published last has all but "binary-weight-skip", which its first rel
 published checkpoints were trained with is not known. The two that change weights do so as the code does: in place,
 before each step of training, and the gradient passes them unchanged.
 """
-
-
-RELAXED = {
-    "float-weights": "signs of activations, float weights",
-    "tanh": "tanh of activations, float weights",
-}
-"""What a stage of training has in the place of binary layers, by name; the network has the same parameters."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +87,7 @@ class NetworkConfig:
         if unknown:
             raise BnasError(f"{self.name}: unknown deviation {unknown[0]!r}; there are {', '.join(DEVIATIONS)}")
         check_scheme(self.scheme, self.name)
-        if self.relaxed is not None and (self.relaxed not in RELAXED or self.is_float):
-            raise BnasError(
-                f"{self.name}: relaxed is {self.relaxed!r}; a network of binary layers can have {', '.join(RELAXED)}"
-            )
+        check_relaxed(self.relaxed, self.name, is_float=self.is_float)
         if self.deviations and self.scheme != DEFAULT:
             raise BnasError(
                 f"{self.name}: scheme {self.scheme} with {self.deviations[0]}, which is about {DEFAULT}; leave "

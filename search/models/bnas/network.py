@@ -6,8 +6,9 @@ from bnas_deploy.core.genotype import INNER_NODES
 from bnas_deploy.search.models.bnas.cell import SearchedCell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
+from bnas_deploy.search.models.relaxation import relax_layers
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
-from bnas_deploy.search.nn.scheme import FloatTanh, FloatWeights
+from bnas_deploy.search.nn.scheme import FloatWeights
 
 
 class CifarStem(nn.Module):
@@ -102,11 +103,7 @@ def build_network(config: NetworkConfig) -> Network:
     network = Network(config)
     if "real-last-two" in config.deviations and not config.is_float:
         _leave_last_two_real(network)
-    if config.relaxed is not None:
-        kind = {"float-weights": FloatWeights, "tanh": FloatTanh}[config.relaxed]
-        for layer in network.modules():
-            if isinstance(layer, BinaryConv2d | BinaryWeightConv2d) and layer.scheme.weight_bits == 1:
-                layer.set_scheme(kind(of=layer.scheme))
+    relax_layers(network, config.relaxed)
     return network
 
 

@@ -1,0 +1,349 @@
+"""Networks that others designed: one configuration for all of them, and their families from a few facts each.
+
+A backbone is a chain of layers whose numbers of channels can be chosen one by one, its *widths*; `dms` searches them.
+It comes in forms: "cifar" for small images and "imagenet" for large ones, which differ in the stem. A module of
+`bnas_deploy.search.models` states a family: its published networks, the names of their widths, and how they are built.
+No framework is imported before a network is built.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.json_records import from_json, read_json
+from bnas_deploy.core.names import known_name
+from bnas_deploy.search.models.family import Family
+from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
+from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Text
+from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMS = ("cifar", "imagenet")
+
+LARGE_IMAGE = 64
+"""Height from which on images get the form for large ones, unless it is asked for."""
+
+MOST_CHANNELS = 65_536
+"""Of a layer; a damaged file that claims more is refused before memory is asked for."""
+
+MOST = {"classes": 1_000_000, "in_channels": MOST_CHANNELS, "height": 65_536, "width": 65_536}
+"""Bounds of the other sizes, for the same reason."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A published network for images of one kind.
+
+    Attributes:
+        widths: channels, in the order of the family's names for them.
+        image_size: (height, width).
+        classes: how many.
+    """
+
+    widths: tuple[int, ...]
+    image_size: tuple[int, int]
+    classes: int
+
+
+def cifar_form(*widths: int) -> Form:
+    """Return a form for CIFAR-10."""
+    return Form(widths, (32, 32), 10)
+
+
+def imagenet_form(*widths: int) -> Form:
+    """Return a form for ImageNet."""
+    return Form(widths, (224, 224), 1000)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network as published.
+
+    Attributes:
+        source: who designed it, and the rows of tables that it is.
+        forms: by name, of `FORMS`.
+        architecture: what else the family's builder needs, such as the number of blocks.
+        scheme: how its own paper binarises.
+    """
+
+    source: str
+    forms: Mapping[str, Form]
+    architecture: Any = None
+    scheme: str = DEFAULT
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of the layers of a network, as a file or a command line gives them.
+
+    `network` and `form` say whose they are; None where a command line lists numbers only.
+    """
+
+    channels: tuple[int, ...]
+    network: str | None = None
+    form: str | None = None
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything that a builder of a backbone needs.
+
+    Attributes:
+        model: name of the family.
+        network: name of the published network.
+        name: of this network, with what differs from the published one.
+        form: of `FORMS`.
+        widths: channels, in the order of the family's names for them.
+        classes: how many.
+        in_channels: of an image.
+        image_size: (height, width).
+        scheme: how binary convolutions binarise, of `bnas_deploy.search.nn.schemes`.
+        k_map: multiply each by the map K of XNOR-Net.
+        is_float: the float twin, with float weights and no sign.
+        relaxed: what binary layers are before they are binary, of `RELAXED`.
+    """
+
+    model: str
+    network: str
+    name: str
+    form: str
+    widths: tuple[int, ...]
+    classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    scheme: str = DEFAULT
+    k_map: bool = False
+    is_float: bool = False
+    relaxed: str | None = None
+
+    def __post_init__(self) -> None:
+        for number, width in enumerate(self.widths, start=1):
+            if not 1 <= width <= MOST_CHANNELS:
+                raise BnasError(
+                    f"{self.name}: width {number} is {width}; wanted a number of channels from 1 to {MOST_CHANNELS}"
+                )
+        height, width = self.image_size
+        sizes = {"classes": self.classes, "in_channels": self.in_channels, "height": height, "width": width}
+        for name, size in sizes.items():
+            if not 1 <= size <= MOST[name]:
+                raise BnasError(f"{self.name}: {name} is {size}; wanted a number from 1 to {MOST[name]}")
+        check_scheme(self.scheme, self.name)
+        check_relaxed(self.relaxed, self.name, is_float=self.is_float)
+
+    def float_twin(self) -> "BackboneConfig":
+        """Return the same architecture with float weights and no sign."""
+        return replace(self, is_float=True, scheme=DEFAULT, k_map=False, relaxed=None)
+
+    def fitted(self, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> "BackboneConfig":
+        """Return the same architecture for other images, with binary layers where a stage of training has others."""
+        return replace(self, classes=classes, in_channels=in_channels, image_size=image_size, relaxed=None)
+
+    def relax(self, how: str) -> "BackboneConfig":
+        """Return the same network with something else in the place of binary layers, one of `RELAXED`."""
+        return replace(self, relaxed=how)
+
+    def with_widths(self, widths: tuple[int, ...]) -> "BackboneConfig":
+        """Return the same network with other widths, and a name that says so."""
+        return replace(self, widths=widths, name=f"{self.network}-{self.form}-own-widths")
+
+    @property
+    def summary(self) -> str:
+        """Return form and widths."""
+        return f"{self.form} form, {min(self.widths)} to {max(self.widths)} channels"
+
+    def describe(self) -> list[str]:
+        """Return what is unusual, and the widths."""
+        return [
+            *([] if self.is_float else [f"scheme {self.scheme}"]),
+            *(["multiplied by the map K"] if self.k_map else []),
+            *([f"a stage of training: {RELAXED[self.relaxed]}"] if self.relaxed else []),
+            f"widths {', '.join(map(str, self.widths))}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the family's `read` reads."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BackboneFamily:
+    """What a module of backbones states.
+
+    Attributes:
+        name: in checkpoints.
+        networks: the published ones by name.
+        width_names: names the widths of one of them.
+        build: makes a network, with the initialisation that training starts from.
+    """
+
+    name: str
+    networks: Mapping[str, Backbone]
+    width_names: Callable[[Backbone], tuple[str, ...]]
+    build: Callable[[BackboneConfig], "nn.Module"]
+
+    def row(self) -> Family:
+        """Return the row of the registry."""
+        return Family(
+            name=self.name,
+            networks=tuple(self.networks),
+            settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP),
+            configure=self.configure,
+            read=self.read,
+            build=self.build,
+            width_names=self.names_of_widths,
+        )
+
+    def names_of_widths(self, config: BackboneConfig) -> tuple[str, ...]:
+        """Return what each of `config.widths` is the number of channels of."""
+        return self.width_names(self.networks[config.network])
+
+    def configure(
+        self,
+        network: str,
+        *,
+        classes: int | None = None,
+        in_channels: int = 3,
+        image_size: tuple[int, int] | None = None,
+        form: str | None = None,
+        width_factor: float = 1.0,
+        widths: Widths | None = None,
+        scheme: str | None = None,
+        k_map: bool = False,
+    ) -> BackboneConfig:
+        """Return the configuration of a published network, as published or fitted to other images.
+
+        Raises:
+            BnasError: it has no such form, or the widths are not its own.
+        """
+        known = known_name(network, self.networks)
+        assert known is not None, f"{network} is no network of {self.name}"
+        backbone = self.networks[known]
+        form = form or _form_for(backbone, image_size)
+        if form not in backbone.forms:
+            raise BnasError(f"{known}: no form {form!r}; it has {', '.join(backbone.forms)}")
+        published = backbone.forms[form]
+        name = known if len(backbone.forms) == 1 else f"{known}-{form}"
+        config = BackboneConfig(
+            model=self.name,
+            network=known,
+            name=name if width_factor == 1 else f"{name}-{width_factor:g}x",
+            form=form,
+            widths=tuple(scaled(width, width_factor) for width in published.widths),
+            classes=published.classes if classes is None else classes,
+            in_channels=in_channels,
+            image_size=image_size or published.image_size,
+            scheme=scheme or backbone.scheme,
+            k_map=k_map,
+        )
+        if widths is None:
+            return config
+        self._check_widths(widths, config, is_scaled=width_factor != 1)
+        return config.with_widths(widths.channels)
+
+    def _check_widths(self, widths: Widths, config: BackboneConfig, *, is_scaled: bool) -> None:
+        if is_scaled:
+            raise BnasError(f"{config.name}: --widths and --width-factor exclude each other; leave one of them out")
+        if widths.network is not None and (widths.network, widths.form) != (config.network, config.form):
+            raise BnasError(
+                f"{config.name}: widths of {widths.network} in its {widths.form} form, wanted those of "
+                f"{config.network} in its {config.form} form; choose that network, or another file of widths"
+            )
+        names = self.names_of_widths(config)
+        if len(widths.channels) != len(names):
+            raise BnasError(
+                f"{config.name}: {len(widths.channels)} widths, wanted {len(names)}: the channels of {', '.join(names)}"
+            )
+
+    def read(self, data: object, where: str) -> BackboneConfig:
+        """Build a configuration from parsed JSON; `where` names its origin in errors."""
+        try:
+            config: BackboneConfig = from_json(BackboneConfig, data)
+        except ValueError as error:
+            raise BnasError(f"{where}: {error}") from None
+        backbone = self.networks.get(config.network)
+        if config.model != self.name or backbone is None or config.form not in backbone.forms:
+            raise BnasError(
+                f"{where}: {config.network!r} of {config.model!r} in its form {config.form!r}; this bnas-deploy builds "
+                f"{', '.join(self.networks)} of {self.name!r}, in the forms {', '.join(FORMS)}"
+            )
+        if len(config.widths) != len(names := self.names_of_widths(config)):
+            raise BnasError(f"{where}: {len(config.widths)} widths, wanted {len(names)}, those of {config.network}")
+        return config
+
+
+def scaled(width: int, factor: float) -> int:
+    """Return a width times a factor, rounded, and at least one channel."""
+    return max(1, round(width * factor))
+
+
+def _form_for(backbone: Backbone, image_size: tuple[int, int] | None) -> str:
+    """Return the form that fits images; without images the one that stands last, for the larger ones."""
+    forms = list(backbone.forms)
+    if image_size is None or len(forms) == 1:
+        return forms[-1]
+    return "imagenet" if min(image_size) >= LARGE_IMAGE else "cifar"
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def read_widths(text: str) -> Widths:
+    """Read the widths that an option gives: numbers between commas, or a file that search-widths wrote.
+
+    Raises:
+        BnasError: neither of the two.
+    """
+    parts = text.split(",")
+    if all(part.strip().isdecimal() and len(part) <= 9 for part in parts):
+        return Widths(tuple(int(part) for part in parts))
+    return read_widths_file(Path(text))
+
+
+def read_widths_file(path: Path) -> Widths:
+    """Read the file of widths that `search-widths` writes.
+
+    Raises:
+        BnasError: it cannot be read, or is none.
+    """
+    data = read_json(path, "a file of widths, as search-widths writes it, or numbers between commas")
+    try:
+        widths: Widths = from_json(Widths, data)
+    except ValueError as error:
+        raise BnasError(f"{path}: {error}; expected a file of widths, as search-widths writes it") from None
+    return widths
+
+
+def _read_factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0.001 <= factor <= 1000:
+        raise BnasError(f"--width-factor is {text!r}; wanted a number from 0.001 to 1000, such as 2 or 0.25")
+    return factor
+
+
+FORM = Setting(
+    "form",
+    "--form",
+    Choice(FORMS),
+    f"The form for small images or that for large ones. [default: by the images, large from {LARGE_IMAGE} pixels on]",
+)
+
+WIDTH_FACTOR = Setting(
+    "width_factor",
+    "--width-factor",
+    Text("FACTOR", _read_factor),
+    "Multiply every number of channels, such as 2 or 0.25. [default: 1]",
+)
+
+WIDTHS = Setting(
+    "widths",
+    "--widths",
+    Text("FILE|N,N,...", read_widths),
+    "The channels of every layer: a file of search-widths, or numbers. [default: as published]",
+)
