@@ -58,7 +58,9 @@ class Convolutions(nn.Module):
         self.edges = edges
         padding = dilation * (kernel_size - 1) // 2
         geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
-        self.conv = convolution(*geometry, config=config)
+        conv = convolution(*geometry, config=config)
+        assert isinstance(conv, nn.Conv2d | BinaryConv2d)  # what the schemes of a search have
+        self.conv = conv
         # The first edge whose weights are float: all of them, none, or the deviation "real-last-convolutions".
         self.float_from = 0 if config.precision != "binary" else edges
 

@@ -1,5 +1,6 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -9,22 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.search.nn.estimators import activation_scale
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Pair, Scheme, Sizes
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
-
-Pair = tuple[int, int]
-Sizes = int | Sequence[int]
-"""One number, or a sequence of two: (vertical, horizontal)."""
 
 
 class _Schemed(nn.Module):
-    """A layer with weights and a scheme; what the scheme learns are parameters of the layer."""
+    """A layer with weights and a scheme; what the scheme learns are parameters of the layer.
+
+    Attributes:
+        progress: the share of the epochs that are done, while the layer is trained; see `set_progress`.
+    """
 
     weight: Tensor
+    in_channels: int
+    progress = 0.0
 
     def set_scheme(self, scheme: Scheme) -> None:
         """Give the layer a scheme; parameters that an earlier one learned are kept where this one has them, too."""
-        named = scheme.parameters(self.weight.detach())
+        named = scheme.parameters(self.weight.detach(), self.in_channels)
         for name in set(getattr(self, "_learned", ())) - set(named):
             delattr(self, name)
         for name, value in named.items():
@@ -45,17 +48,26 @@ class _Schemed(nn.Module):
             if renewed is not self.weight:
                 self.weight.copy_(renewed)
 
+    @property
+    def scheme_now(self) -> Scheme:
+        """Return the scheme with the gradients that it has at this point of a training; of itself in evaluation."""
+        return self.scheme.at(self.progress) if self.training else self.scheme
+
     def binarised(self) -> Binarised:
         """Return the weights as the scheme has them in a run; in training mode they are renewed first."""
         if self.training:
             self.renew_weight()
-        return self.scheme.weights(self.weight, self.learned, renewed=self.training)
+        return self.scheme_now.weights(self.weight, self.learned, renewed=self.training)
 
     def effective_weight(self) -> Tensor:
         """Return `binarised` as one tensor, the weights times the scale: (O, C/groups, KH, KW)."""
         if self.training:
             self.renew_weight()
-        return self.scheme.effective_weight(self.weight, self.learned, renewed=self.training)
+        return self.scheme_now.effective_weight(self.weight, self.learned, renewed=self.training)
+
+    def regulariser(self) -> Tensor | None:
+        """Return what the scheme adds to the loss for this layer."""
+        return self.scheme.regulariser(self.weight, self.learned)
 
 
 class BinaryConv2d(_Schemed):
@@ -111,8 +123,6 @@ class BinaryConv2d(_Schemed):
             raise ValueError(f"{in_channels} to {out_channels} channels in {groups} groups; each must be at least 1")
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
-        if scheme.k_map and groups > 1:
-            raise ValueError("the K map is a mean over all channels, so it needs groups=1")
         if padding_mode != "zeros":
             raise ValueError(
                 f"padding_mode={padding_mode!r}: a binary convolution pads with zeros only; put a padding layer of "
@@ -125,10 +135,11 @@ class BinaryConv2d(_Schemed):
         self.dilation = _pair("dilation", dilation, least=1)
         self.padding, self.extra_padding = self._zeros(padding)
         self.groups = groups
+        if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups)):
+            raise ValueError(reason)
         group_channels = in_channels // groups
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, group_channels, *self.kernel_size, device=device, dtype=dtype)
-        )
+        shape = scheme.latent_shape((out_channels, group_channels, *self.kernel_size))
+        self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what nn.Conv2d does
         self.set_scheme(scheme)
         self.bias = nn.Parameter(self.weight.new_empty(out_channels)) if bias else None
@@ -151,7 +162,7 @@ class BinaryConv2d(_Schemed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""
-        signs = self.scheme.activations(x, self.learned)
+        signs = self.scheme_now.activations(x, self.learned)
         if self.training and not _is_rounded(x.device):
             y = self.convolve(signs, self.effective_weight())
         else:
@@ -231,6 +242,14 @@ class BinaryWeightConv2d(_Schemed, nn.Conv2d):
 
     def __init__(self, *args: Any, scheme: Scheme = XnorNet(), **kwargs: Any) -> None:  # noqa: B008  # a frozen value
         super().__init__(*args, **kwargs)
+        if reason := scheme.excludes(
+            Geometry(self.in_channels, self.out_channels, _pair("kernel_size", self.kernel_size, least=1), self.groups)
+        ):
+            raise ValueError(reason)
+        shape = tuple(self.weight.shape)
+        if scheme.latent_shape(shape) != shape:
+            self.weight = nn.Parameter(self.weight.new_empty(scheme.latent_shape(shape)))
+            nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         self.set_scheme(scheme)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -253,6 +272,64 @@ class Zeroise(nn.Module):
     def extra_repr(self) -> str:
         """Return the stride, for `print(layer)`."""
         return f"stride={self.stride}"
+
+
+class Sized(nn.Module, ABC):
+    """A layer whose parameters depend on the size of its images, which it learns from one run; see `fit_to_images`."""
+
+    @abstractmethod
+    def fit_to(self, x: Tensor) -> None:
+        """Make the parameters for inputs like x, (N, C, H, W), unless they are there; another size is an error.
+
+        Raises:
+            ValueError: the layer was made for another size.
+        """
+
+
+def fit_to_images(network: nn.Module, in_channels: int, image_size: Pair) -> None:
+    """Give the layers of a network that depend on the size of the images, `Sized`, their parameters.
+
+    The network runs once on an image of zeros, in evaluation mode and without gradients, unless it has no such layer.
+    Its other parameters and its statistics stay as they are.
+
+    Args:
+        network: maps images (N, in_channels, H, W) to anything.
+        in_channels: of an image.
+        image_size: (H, W).
+    """
+    layers = [module for module in network.modules() if isinstance(module, Sized)]
+    if not layers:
+        return
+    modes = [(module, module.training) for module in network.modules()]
+    hooks = [layer.register_forward_pre_hook(_fit) for layer in layers]
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, in_channels, *image_size, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _fit(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    assert isinstance(layer, Sized)
+    layer.fit_to(inputs[0])
+
+
+def set_progress(network: nn.Module, progress: float) -> None:
+    """Tell the layers of a network that the share `progress` of the epochs is done, which gradients may depend on."""
+    for module in network.modules():
+        if isinstance(module, _Schemed):
+            module.progress = progress
+
+
+def regularisers(network: nn.Module) -> Tensor | None:
+    """Return the sum of what the schemes of a network add to its loss; None where none adds anything."""
+    layers = (module for module in network.modules() if isinstance(module, _Schemed))
+    terms = [term for term in (layer.regulariser() for layer in layers) if term is not None]
+    return torch.stack(terms).sum() if terms else None
 
 
 def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:

@@ -5,18 +5,39 @@ an operator holds. Neither asks for a scheme by name; a layer without one has XN
 `bnas_deploy.search.nn.schemes` has those that can be named.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.search.nn.estimators import sign_activation, sign_weight
 
 Learned = Mapping[str, Tensor]
 """What a layer learns besides its weights, by the names of `Scheme.parameters`."""
+
+Pair = tuple[int, int]
+Sizes = int | Sequence[int]
+"""One number, or a sequence of two: (vertical, horizontal)."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The channels and the kernel of a convolution, which decide whether a scheme can be had there.
+
+    Attributes:
+        in_channels: C, of all groups.
+        out_channels: O.
+        kernel_size: (height, width).
+        groups: 1 for an ordinary convolution, C for a depthwise one.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: Pair
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,9 +104,67 @@ class Scheme:
 
     k_map: bool = False
 
-    def parameters(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the first values of what a layer with this weight learns besides it, by the name of the parameter."""
+    def excludes(self, geometry: Geometry) -> str | None:
+        """Say why no convolution of this geometry can have the scheme; None where one can."""
+        if self.k_map and geometry.groups > 1:
+            return "the K map is a mean over all channels, so it needs groups=1"
+        return None
+
+    def convolution(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> nn.Module:
+        """Return what stands in a network where a binary convolution of these arguments does: a `BinaryConv2d`.
+
+        A scheme of several convolutions, or of one with something around it, returns another module. Its attribute
+        `weight` is that of the convolution, so that a float twin has a parameter of the same name.
+
+        Raises:
+            ValueError: as `BinaryConv2d`.
+        """
+        # Imported here: a layer holds a scheme, so its module imports this one.
+        from bnas_deploy.search.nn.layers import BinaryConv2d
+
+        return BinaryConv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, scheme=self
+        )
+
+    def activation(self, channels: int) -> nn.Module | None:
+        """Return what the scheme wants behind a binary convolution and its BN; None: what the network has there."""
+        return None
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the parameter that weights of `shape`, (O, C/groups, KH, KW), are made of: the same."""
+        return shape
+
+    def at(self, progress: float) -> Self:
+        """Return the scheme as it trains when the share `progress` of the epochs is done, from 0 to below 1.
+
+        Only gradients may differ: evaluation and export ask the scheme itself.
+        """
+        return self
+
+    def regulariser(self, weight: Tensor, learned: Learned) -> Tensor | None:
+        """Return what training adds to the loss for a layer, a number with its weight in it; None for nothing."""
+        return None
+
+    def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
+        """Return the first values of what a layer with this weight learns besides it, by the name of the parameter.
+
+        `channels_in` is C, of all groups; for a layer of float activations as well.
+        """
         return {}
+
+    def real_weights(self, weight: Tensor, learned: Learned) -> Binarised:
+        """Return float weights in the place of signs, for stages of training that leave them so: as they are."""
+        return Binarised(weight, weight.new_ones(len(weight)))
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
         """Return S, ±1 (N, C, H, W), for x of the same shape, with the gradient that the scheme gives it."""
@@ -116,33 +195,45 @@ class Scheme:
 
 @dataclass(frozen=True)
 class FloatWeights(Scheme):
-    """The activations of another scheme with weights as they are, and no scale."""
+    """The activations of another scheme with float weights, and a scale only where the other's activations have one."""
 
     weight_bits: ClassVar[int] = 32
 
     of: Scheme = Scheme()
 
-    def parameters(self, weight: Tensor) -> dict[str, Tensor]:
+    def excludes(self, geometry: Geometry) -> str | None:
+        """Return what the other scheme says, or what it would say for a K map of this one."""
+        return self.of.excludes(geometry) or super().excludes(geometry)
+
+    def activation(self, channels: int) -> nn.Module | None:
+        """Return that of the other scheme."""
+        return self.of.activation(channels)
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return that of the other scheme."""
+        return self.of.latent_shape(shape)
+
+    def at(self, progress: float) -> Self:
+        """Return the activations of the other scheme as they train then."""
+        return replace(self, of=self.of.at(progress))
+
+    def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
         """Return those of the other scheme: its activations may need them."""
-        return self.of.parameters(weight)
+        return self.of.parameters(weight, channels_in)
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
         """Return those of the other scheme."""
         return self.of.activations(x, learned)
 
     def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
-        """Return the weights."""
-        return Binarised(weight, weight.new_ones(len(weight)))
-
-    def effective_weight(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Tensor:
-        """Return the weights."""
-        return weight
+        """Return the weights that the other scheme would take signs of."""
+        return self.of.real_weights(weight, learned)
 
     def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
         """Return the threshold of the other scheme and the weights."""
         activations = self.of.exported(weight, learned, channels_in)
         binarised = self.weights(weight.detach().float(), learned)
-        return Exported(binarised.weight, binarised.scale, activations.threshold, activations.sign_of_zero)
+        return replace(activations, weight=binarised.weight.detach(), scale=binarised.scale.detach().float())
 
 
 @dataclass(frozen=True)

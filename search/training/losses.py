@@ -1,4 +1,4 @@
-"""What training descends: the cross-entropy, and the terms that a recipe adds to it.
+"""What training descends: the cross-entropy, and the terms that a recipe and the schemes of the layers add to it.
 
 The activation-distribution term is that of Ding et al., "Regularizing Activation Distribution for Training Binarized
 Deep Networks" (CVPR 2019), as its code has it (github.com/ruizhoud/DistributionLoss, models/distrloss_layer.py). What
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d, regularisers
 from bnas_deploy.search.nn.scheme import FloatTanh
 from bnas_deploy.search.training.recipes import Loss
 
@@ -37,6 +37,7 @@ class TrainingLoss:
         class_weights: Tensor | None = None,
     ) -> None:
         self.loss = loss
+        self.network = network
         self.class_weights = class_weights
         self.teacher = teacher
         self.inputs = _Seen(takes_signs(network) if loss.activation_distribution else (), inputs=True)
@@ -66,6 +67,9 @@ class TrainingLoss:
         if inputs and progress < self.loss.activation_distribution_share:
             term = torch.stack([activation_distribution(x) for x in inputs]).mean()
             loss = loss + self.loss.activation_distribution * term
+        of_schemes = regularisers(self.network)
+        if of_schemes is not None:
+            loss = loss + of_schemes
         return loss if self.teacher is None else loss + self._of_teacher(self.teacher, images, logits)
 
     def _of_teacher(self, teacher: nn.Module, images: Tensor, logits: Tensor) -> Tensor:

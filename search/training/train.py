@@ -30,6 +30,7 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
+from bnas_deploy.search.nn.layers import set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card
@@ -315,6 +316,7 @@ class _TrainingRun(Run[EpochRecord]):
         """Return images and labels of the rest of the epoch."""
         self.network.train()
         set_drop_path(self.network, self.recipe.drop_path * self.place.epoch / self.epochs)
+        set_progress(self.network, self.place.epoch / self.epochs)
         return self.data.train_batches(
             self.recipe.batch_size,
             self.recipe.augmentation,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.genotype import BATS_GROUPS
 from bnas_deploy.search.models.bnas.scheme import scheme_of
-from bnas_deploy.search.nn.layers import BinaryConv2d, Zeroise
+from bnas_deploy.search.nn.layers import Zeroise
 
 
 class LayerConfig(Protocol):
@@ -68,17 +68,15 @@ def convolution(
     groups: int = 1,
     *,
     config: LayerConfig,
-) -> nn.Conv2d | BinaryConv2d:
-    """Return a binary convolution with the settings of a configuration; a float one for a float twin. No bias.
+) -> nn.Module:
+    """Return what the scheme of a configuration has for a binary convolution; a float one for a float twin. No bias.
 
     The map K is a mean over all channels, so a grouped convolution has none.
     """
     geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
     if config.is_float:
         return nn.Conv2d(*geometry, bias=False)
-    return BinaryConv2d(
-        *geometry, scheme=scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1)
-    )
+    return scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1).convolution(*geometry)
 
 
 class SeparableBlock(nn.Module):

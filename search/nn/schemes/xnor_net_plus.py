@@ -12,7 +12,7 @@ from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 class XnorNetPlus(Scheme):
     """Weights Gamma sign(W), Gamma a parameter `learned_scale` (O) that starts as ones."""
 
-    def parameters(self, weight: Tensor) -> dict[str, Tensor]:
+    def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
         """Return the scale."""
         return {"learned_scale": weight.new_ones(len(weight))}
 

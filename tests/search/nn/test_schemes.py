@@ -29,8 +29,7 @@ from bnas_deploy.search.nn.schemes import check_scheme, named_scheme, scheme_nam
 class Shifted(Scheme):
     """sign(x - a) with a learned per input channel, and a learned scale of either sign."""
 
-    def parameters(self, weight: Tensor) -> dict[str, Tensor]:
-        channels_in = weight.shape[1]  # the layers below have one group
+    def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
         return {"level": weight.new_zeros(channels_in), "gain": weight.new_ones(len(weight))}
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
