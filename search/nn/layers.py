@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.search.nn.estimators import activation_scale
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Pair, Scheme, Sizes
+from bnas_deploy.search.nn.scheme import PAD_VALUES, Binarised, Exported, Geometry, Learned, Pair, Scheme, Sizes
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 
@@ -71,7 +72,7 @@ class _Schemed(nn.Module):
 
 
 class BinaryConv2d(_Schemed):
-    """Convolution of signs with 1-bit weights: (N, C, H, W) to (N, O, OH, OW), zero padding.
+    """Convolution of signs with 1-bit weights: (N, C, H, W) to (N, O, OH, OW).
 
         y = conv(sign(x), sign(W)) * scale [* K] [+ bias]
 
@@ -85,17 +86,18 @@ class BinaryConv2d(_Schemed):
         out_channels: O.
         kernel_size: one number or (height, width).
         stride: one number or (vertical, horizontal).
-        padding: zeros on each side, one number or (vertical, horizontal); "valid" for none; "same" for as many as keep
-            the size, the odd one at the bottom and at the right, with stride 1.
+        padding: rows and columns on each side, one number or (vertical, horizontal); "valid" for none; "same" for as
+            many as keep the size, the odd one at the bottom and at the right, with stride 1.
         dilation: one number or (vertical, horizontal).
         groups: as in `torch.nn.Conv2d`.
         bias: add a parameter (O).
         padding_mode: "zeros"; for another one, put one of torch's padding layers in front.
         device, dtype: of the parameters.
         scheme: how signs and scale are made; see `bnas_deploy.search.nn.schemes`.
+        pad_value: what the scheme's activations are at the padding: 0, or the sign -1 or +1 (QuickNet has +1).
 
     Attributes:
-        padding: zeros above and left, (vertical, horizontal).
+        padding: how much there is above and left, (vertical, horizontal).
         extra_padding: how many more there are below and right; 0 but for "same" with an even kernel.
 
     Raises:
@@ -117,6 +119,7 @@ class BinaryConv2d(_Schemed):
         dtype: torch.dtype | None = None,
         *,
         scheme: Scheme = XnorNet(),  # noqa: B008  # a frozen value
+        pad_value: int = 0,
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, groups) < 1:
@@ -125,18 +128,25 @@ class BinaryConv2d(_Schemed):
             raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
         if padding_mode != "zeros":
             raise ValueError(
-                f"padding_mode={padding_mode!r}: a binary convolution pads with zeros only; put a padding layer of "
-                "torch.nn in front, such as nn.ReflectionPad2d, and give padding=0"
+                f"padding_mode={padding_mode!r}: a binary convolution pads with one number, pad_value; put a padding "
+                "layer of torch.nn in front, such as nn.ReflectionPad2d, and give padding=0"
+            )
+        if pad_value not in PAD_VALUES:
+            raise ValueError(f"pad_value={pad_value!r}: a padded tap holds a sign, wanted -1, 0 or 1")
+        if scheme.k_map and pad_value:
+            raise ValueError(
+                f"pad_value={pad_value} with a K map, which is the mean of |x| and 0 at the padding: wanted pad_value=0"
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = _pair("kernel_size", kernel_size, least=1)
         self.stride = _pair("stride", stride, least=1)
         self.dilation = _pair("dilation", dilation, least=1)
-        self.padding, self.extra_padding = self._zeros(padding)
+        self.padding, self.extra_padding = self._sides(padding)
         self.groups = groups
         if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups)):
             raise ValueError(reason)
+        self.pad_value = int(pad_value)
         group_channels = in_channels // groups
         shape = scheme.latent_shape((out_channels, group_channels, *self.kernel_size))
         self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -147,7 +157,7 @@ class BinaryConv2d(_Schemed):
             bound = (group_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)  # as nn.Conv2d does
 
-    def _zeros(self, padding: Sizes | str) -> tuple[Pair, Pair]:
+    def _sides(self, padding: Sizes | str) -> tuple[Pair, Pair]:
         """Return the padding above and left, and how much more there is below and right."""
         if not isinstance(padding, str):
             return _pair("padding", padding, least=0), (0, 0)
@@ -174,17 +184,26 @@ class BinaryConv2d(_Schemed):
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Convolve with the geometry of this layer."""
+        """Convolve with the geometry of this layer; x is padded with `pad_value`."""
+        if self.pad_value and self.is_padded:
+            x = F.pad(x, sides_of(self.padding, self.extra_padding), value=self.pad_value)
+            return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
         x = with_extra_padding(x, self.extra_padding)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    @property
+    def is_padded(self) -> bool:
+        """Tell whether there is any padding."""
+        return any((*self.padding, *self.extra_padding))
 
     def exported(self) -> Exported:
         """Return what an operator holds for this layer.
 
         Raises:
-            ValueError: the scheme gives something else: thresholds of other channels, or weights of more than a bit.
+            ValueError: the scheme gives something else: thresholds of other channels, weights of more than a bit, or
+                a padding that no operator has.
         """
-        exported = self.scheme.exported(self.weight, self.learned, self.in_channels)
+        exported = self._with_padding(self.scheme.exported(self.weight, self.learned, self.in_channels))
         if len(exported.threshold) != self.in_channels:
             raise ValueError(
                 f"{self.scheme}: {len(exported.threshold)} thresholds, wanted one for each of {self.in_channels} input "
@@ -197,12 +216,31 @@ class BinaryConv2d(_Schemed):
             raise ValueError(f"{self.scheme}: exported weights other than +1 and -1, and its weight_bits are 1")
         return exported
 
+    def _with_padding(self, exported: Exported) -> Exported:
+        """Return what the scheme exports with this layer's padding; 0 where there is none."""
+        if not self.is_padded:
+            return replace(exported, pad_value=0)
+        if self.pad_value and exported.pad_value:
+            raise ValueError(
+                f"pad_value={self.pad_value} with {self.scheme}, whose zeros at the padding are exported as the sign "
+                f"{exported.pad_value}: wanted pad_value=0"
+            )
+        padded = replace(exported, pad_value=self.pad_value or exported.pad_value)
+        if padded.pad_value and self.scheme.k_map:
+            raise ValueError(
+                f"{self.scheme}: signs of {padded.pad_value} at the padding and a K map, which is 0 there: wanted one "
+                "of the two"
+            )
+        return padded
+
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""
-        return (
+        text = (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, scheme={self.scheme}"
-        ) + (", bias=True" if self.bias is not None else "")
+        )
+        text += f", pad_value={self.pad_value}" if self.pad_value else ""
+        return text + (", bias=True" if self.bias is not None else "")
 
 
 class BinaryLinear(nn.Module):
@@ -335,6 +373,12 @@ def regularisers(network: nn.Module) -> Tensor | None:
 def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:
     """Return x (N, C, H, W) with more zeros below and right, (rows, columns) of them."""
     return F.pad(x, (0, extra[1], 0, extra[0])) if any(extra) else x
+
+
+def sides_of(padding: Pair, extra: Pair) -> list[int]:
+    """Return a layer's padding as `F.pad` wants it: left, right, top, bottom."""
+    (vertical, horizontal), (rows, columns) = padding, extra
+    return [horizontal, horizontal + columns, vertical, vertical + rows]
 
 
 def _is_rounded(device: torch.device) -> bool:

@@ -40,6 +40,10 @@ class Geometry:
     groups: int = 1
 
 
+PAD_VALUES = (-1, 0, 1)
+"""What the sign at a padded tap can be."""
+
+
 @dataclass(frozen=True)
 class Binarised:
     """Weights of a layer, to be convolved with its binarised input and multiplied by a scale.
@@ -55,7 +59,12 @@ class Binarised:
 
 @dataclass(frozen=True)
 class Exported:
-    """A layer as an operator holds it: y = conv(S, weight) * scale [* K], S = +1 where x >= threshold, else -1.
+    """A layer as an operator holds it: y = (conv(S, weight) + offset) * scale [* K].
+
+    S is +1 where x >= threshold, else -1.
+    Activations A of 0 and 1 are such signs, A = (S + 1) / 2. A zero at the padding is S = -1 there, so that
+    conv(A, weight) = (conv(S, weight), padded with -1, + the sum of weight) / 2, and half a scale is exact:
+    `pad_value=-1`, that sum for each output channel as `offset`, and half the scale.
 
     Attributes:
         weight: (O, C/groups, KH, KW) float32; ±1 in a layer of 1-bit weights.
@@ -63,6 +72,8 @@ class Exported:
         threshold: (C) float32.
         sign_of_zero: S is 0 where x is 0, and a weight may be 0; the threshold is 0 then. No operator can do that: the
             exporter refuses networks in which such a zero occurs.
+        pad_value: what S is at padded taps: -1, 0 or +1.
+        offset: (O) float32, integers that are added to the sum; None for none.
 
     Raises:
         ValueError: a scheme whose forms do not fit each other.
@@ -72,6 +83,8 @@ class Exported:
     scale: Tensor
     threshold: Tensor
     sign_of_zero: bool = False
+    pad_value: int = 0
+    offset: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scale.shape != self.weight.shape[:1]:
@@ -86,6 +99,15 @@ class Exported:
             )
         if self.sign_of_zero and bool(self.threshold.any()):
             raise ValueError("sign_of_zero with a threshold other than 0: wanted one of the two")
+        if self.pad_value not in PAD_VALUES:
+            raise ValueError(f"pad_value={self.pad_value!r}: a padded tap holds a sign, wanted -1, 0 or 1")
+        if self.offset is not None and self.offset.shape != self.scale.shape:
+            raise ValueError(
+                f"an offset of {tuple(self.offset.shape)} for weights of {tuple(self.weight.shape)}: "
+                "wanted one number per output channel"
+            )
+        if self.offset is not None and bool((self.offset != self.offset.round()).any()):
+            raise ValueError("an offset that is not of integers: wanted some, since sums of signs have to stay exact")
 
 
 @dataclass(frozen=True)
@@ -230,8 +252,17 @@ class FloatWeights(Scheme):
         return self.of.real_weights(weight, learned)
 
     def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
-        """Return the threshold of the other scheme and the weights."""
+        """Return the threshold of the other scheme and the weights.
+
+        Raises:
+            ExportError: the activations of the other scheme are other numbers than +1 and -1.
+        """
         activations = self.of.exported(weight, learned, channels_in)
+        if activations.pad_value or activations.offset is not None:
+            raise ExportError(
+                f"{self.of}: float weights of activations that are not +1 and -1 cannot be exported; export "
+                "best.safetensors of the whole run"
+            )
         binarised = self.weights(weight.detach().float(), learned)
         return replace(activations, weight=binarised.weight.detach(), scale=binarised.scale.detach().float())
 

@@ -142,6 +142,24 @@ def test_arguments_mean_what_they_do_in_torch(arguments: dict[str, Any], rng: np
         assert torch.equal(ours(x), want)
 
 
+@pytest.mark.parametrize("pad_value", [-1, 1])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_padding_with_a_sign(geometry: dict[str, Any], pad_value: int, rng: np.random.Generator) -> None:
+    layer = BinaryConv2d(6, 12, **geometry, scheme=Scheme(), pad_value=pad_value)
+    x = random_input(rng, 2, 6, 7, 10)
+    (top, left), signs = layer.padding, sign(x.numpy())
+    padded = np.pad(signs, [(0, 0), (0, 0), (top, top), (left, left)], constant_values=pad_value)
+    weight = sign(layer.weight.detach().numpy())
+    want = numpy_conv(padded, weight, layer.stride, (0, 0), layer.dilation, layer.groups)
+    np.testing.assert_array_equal(layer(x).detach().numpy(), want)
+
+
+def test_the_odd_side_of_same_padding_has_the_sign_too() -> None:
+    layer = BinaryConv2d(1, 1, 2, padding="same", scheme=Scheme(), pad_value=-1)
+    nn.init.ones_(layer.weight)
+    assert layer(torch.ones(1, 1, 2, 2)).tolist() == [[[[4.0, 0.0], [0.0, -2.0]]]]
+
+
 def test_the_k_map_of_an_even_kernel_pads_below_and_right() -> None:
     layer = BinaryConv2d(1, 1, 2, padding="same", scheme=Scheme(k_map=True))
     nn.init.ones_(layer.weight)
@@ -273,6 +291,8 @@ def test_the_k_map_multiplies_last(scheme: Scheme, rng: np.random.Generator) -> 
     [
         ({"groups": 4}, "4 groups do not divide 6 and 12 channels"),
         ({"groups": 2, "scheme": XnorNet(k_map=True)}, "the K map is a mean over all channels, so it needs groups=1"),
+        ({"pad_value": 2}, "pad_value=2: a padded tap holds a sign, wanted -1, 0 or 1"),
+        ({"pad_value": 1, "scheme": XnorNet(k_map=True)}, "pad_value=1 with a K map, .*: wanted pad_value=0"),
     ],
 )
 def test_refused_settings(arguments: dict[str, Any], message: str) -> None:
@@ -596,3 +616,8 @@ def test_a_convolution_with_binary_weights_only(rng: np.random.Generator) -> Non
 @pytest.mark.parametrize("make", [lambda: BinaryConv2d(4, 3, 5, stride=2, groups=1), lambda: Zeroise(2)])
 def test_settings_are_shown(make: Callable[[], nn.Module]) -> None:
     assert "stride=" in repr(make())
+
+
+def test_the_pad_value_is_shown_where_it_is_not_0() -> None:
+    assert "pad_value=-1" in repr(BinaryConv2d(4, 3, 5, pad_value=-1))
+    assert "pad_value" not in repr(BinaryConv2d(4, 3, 5))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.errors import BnasError, ExportError
 from bnas_deploy.export import opset
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.graph import constant_array, input_of, is_binary_conv
@@ -149,6 +149,9 @@ FITTING: dict[str, Any] = {"weight": torch.ones(4, 3, 1, 1), "scale": torch.ones
         ({"threshold": torch.ones(4)}, r"a threshold of \(4,\) .*wanted one number per input channel"),
         ({"threshold": torch.ones(6, 1)}, r"a threshold of \(6, 1\) .*wanted one number per input channel"),
         ({"sign_of_zero": True}, "sign_of_zero with a threshold other than 0"),
+        ({"pad_value": 2}, "pad_value=2: a padded tap holds a sign, wanted -1, 0 or 1"),
+        ({"offset": torch.ones(6)}, r"an offset of \(6,\) .*wanted one number per output channel"),
+        ({"offset": torch.full((4,), 0.5)}, "an offset that is not of integers: wanted some, since sums"),
     ],
 )
 def test_what_fits_no_operator(other: dict[str, Any], message: str) -> None:
@@ -185,6 +188,42 @@ class Ternary(Scheme):
 def test_what_does_not_fit_the_layer(scheme: Scheme, groups: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BinaryConv2d(6, 6, 3, groups=groups, scheme=scheme).exported()
+
+
+@dataclass(frozen=True)
+class ZeroOne(Scheme):
+    """Activations of 0 and 1: 1 where x >= 0."""
+
+    def activations(self, x: Tensor, learned: Learned) -> Tensor:
+        return (sign_activation(x) + 1) / 2
+
+    def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:
+        exported = super().exported(weight, learned, channels_in)
+        offset = exported.weight.sum(dim=(1, 2, 3))
+        return replace(exported, scale=exported.scale / 2, pad_value=-1, offset=offset)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "pad_value", "message"),
+    [
+        (ZeroOne(), 1, r"pad_value=1 with ZeroOne.*, whose zeros .* exported as the sign -1: wanted pad_value=0"),
+        (ZeroOne(k_map=True), 0, r"ZeroOne.*: signs of -1 at the padding and a K map, which is 0 there: wanted one"),
+    ],
+)
+def test_paddings_that_no_operator_has(scheme: Scheme, pad_value: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BinaryConv2d(6, 6, 3, padding=1, scheme=scheme, pad_value=pad_value).exported()
+    assert BinaryConv2d(6, 6, 3, scheme=scheme, pad_value=pad_value).exported().pad_value == 0
+
+
+def test_the_layer_says_what_is_at_the_padding() -> None:
+    assert BinaryConv2d(6, 6, 3, padding=1, pad_value=1).exported().pad_value == 1
+    assert BinaryConv2d(6, 6, 3, padding=1, scheme=ZeroOne()).exported().pad_value == -1
+
+
+def test_float_weights_take_signs_only() -> None:
+    with pytest.raises(ExportError, match=r"ZeroOne.*: float weights of activations that are not \+1 and -1 cannot be"):
+        BinaryConv2d(6, 6, 3, scheme=FloatWeights(of=ZeroOne())).exported()
 
 
 def test_an_unknown_name() -> None:
