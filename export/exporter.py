@@ -44,7 +44,7 @@ from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, float_state
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
 
@@ -99,7 +99,8 @@ def export_checkpoint(
         )
     network = checkpoint.build()
     twin = build_network(checkpoint.network.float_twin())
-    twin.load_state_dict({name: checkpoint.state[name] for name in twin.state_dict()})
+    state = float_state(network)
+    twin.load_state_dict({name: state[name] for name in twin.state_dict()})
     description = Description(
         network=checkpoint.network.to_json(),
         labels=checkpoint.labels,

@@ -5,7 +5,6 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.schemes import named_scheme
 
 
@@ -29,7 +28,7 @@ class Layers:
         if self.is_float:
             return nn.Conv2d(*geometry, bias=False)
         # The map K is a mean over all channels, so a grouped convolution has none.
-        return BinaryConv2d(*geometry, scheme=replace(self.scheme, k_map=self.k_map and groups == 1))
+        return replace(self.scheme, k_map=self.k_map and groups == 1).convolution(*geometry)
 
     def activation(self, channels: int) -> nn.Module:
         """Return what stands behind a convolution and its BN: nothing where a sign follows, ReLU in a float twin."""

@@ -1,8 +1,10 @@
-"""Sign with a straight-through gradient, and the binarisation of weights by XNOR-Net.
+"""Sign with the gradients that the papers give it, and the binarisation of weights by XNOR-Net.
 
 The sign follows `bnas_deploy.core.bits`: x >= 0 gives +1. With `sign_of_zero`, the deviation of that name, 0 gives 0.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,37 @@ class _Sign(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         inside: Tensor = torch.ops.aten.hardtanh_backward(grads[0], x, -ctx.bound, ctx.bound)
         return inside, None, None
+
+
+class _SignWithSlope(torch.autograd.Function):
+    """+1 where x >= 0, else -1; the gradient is multiplied by a function of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.slope(x).mul_(grads[0]), None
+
+
+class _UnitStep(torch.autograd.Function):
+    """1 where x >= alpha / 2, else 0; see `unit_step`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        return torch.ge(x, alpha / 2, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, alpha = ctx.saved_tensors
+        inside = torch.where((x >= 0) & (x <= alpha), grads[0], 0.0) / alpha
+        of_alpha = -(inside * x / alpha).sum().reshape(alpha.shape) if ctx.needs_input_grad[1] else None
+        return inside, of_alpha
 
 
 class _ScaledSign(torch.autograd.Function):
@@ -91,6 +124,79 @@ def sign_weight(weight: Tensor, *, sign_of_zero: bool = False) -> Tensor:
 def _sign(x: Tensor, bound: float, sign_of_zero: bool) -> Tensor:
     signed: Tensor = _Sign.apply(x, bound, sign_of_zero)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return signed
+
+
+def approximate_sign(x: Tensor) -> Tensor:
+    """Binarise activations with the gradient of Bi-Real Net's ApproxSign, 2 - 2 |x| where |x| < 1 and 0 elsewhere.
+
+    It is the slope of the parabolas 2x + x^2 (x < 0) and 2x - x^2 (Liu et al. 2018, Eq. 6).
+    """
+    return _sign_with(x, _slope_of_parabolas)
+
+
+def _slope_of_parabolas(x: Tensor) -> Tensor:
+    return (2 - 2 * x.abs()).clamp_(min=0)
+
+
+def tanh_sign(x: Tensor, t: float) -> Tensor:
+    """Binarise with the gradient of IR-Net's EDE: that of k tanh(t x), k = max(1/t, 1) (Qin et al. 2020, Eq. 12)."""
+    return _sign_with(x, partial(_slope_of_tanh, t=t))
+
+
+def _slope_of_tanh(x: Tensor, t: float) -> Tensor:
+    return (1 - torch.tanh(t * x).square_()).mul_(max(1 / t, 1) * t)
+
+
+def swish_sign(x: Tensor, beta: float) -> Tensor:
+    """Binarise with the gradient of SignSwish (Darabi et al. 2018, Eq. 3), which larq calls SwishSign:
+
+    beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))
+    """  # noqa: D400, D415  # the formula ends the sentence
+    return _sign_with(x, partial(_slope_of_swish, beta=beta))
+
+
+def _slope_of_swish(x: Tensor, beta: float) -> Tensor:
+    # cosh overflows where its inverse is 0 all the same; the product with beta x has to stay finite there.
+    bx = (beta * x).clamp(-80, 80)
+    return beta * (2 - bx * torch.tanh(bx / 2)) / (1 + torch.cosh(bx))
+
+
+def sign_passing_all(x: Tensor) -> Tensor:
+    """Binarise; the gradient passes everywhere, as DoReFa-Net has it for weights."""
+    return _sign_with(x, torch.ones_like)
+
+
+def _sign_with(x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    signed: Tensor = _SignWithSlope.apply(x, slope)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+    return signed
+
+
+def unit_step(x: Tensor, alpha: Tensor) -> Tensor:
+    """Return round(clip(x / alpha, 0, 1)), 0 or 1, where a tie goes up: 1 where x >= alpha / 2.
+
+    With q the result, the rounding passes the gradient as it is, so that
+
+        dq/dx = 1{0 <= x <= alpha} / alpha          dq/dalpha = -1{0 <= x <= alpha} x / alpha^2
+
+    Args:
+        x: of any shape.
+        alpha: one number, above 0.
+    """
+    stepped: Tensor = _UnitStep.apply(x, alpha)  # type: ignore[no-untyped-call]  # as above
+    return stepped
+
+
+def standardised(weight: Tensor, *, correction: int = 0) -> Tensor:
+    """Return weights (O, C, KH, KW) with mean 0 and variance 1 in each output channel (Qiao et al. 2019).
+
+    Autograd goes through both. `correction` is that of the variance, as `torch.var` has it; a filter of equal weights
+    becomes 0.
+    """
+    variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=correction, keepdim=True)
+    return (weight - mean) * (variance + _LEAST_VARIANCE).rsqrt()
+
+
+_LEAST_VARIANCE = 1e-20  # far below that of any weights in use: it keeps 0 / 0 out
 
 
 def centred_and_clamped(weight: Tensor, *, centre: bool, clamp: bool) -> Tensor:

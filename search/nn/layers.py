@@ -66,6 +66,10 @@ class _Schemed(nn.Module):
             self.renew_weight()
         return self.scheme_now.effective_weight(self.weight, self.learned, renewed=self.training)
 
+    def real_weight(self) -> Tensor:
+        """Return the float weights that stand behind the signs, (O, C/groups, KH, KW), as a float twin has them."""
+        return self.scheme.real_weights(self.weight, self.learned).weight
+
     def regulariser(self) -> Tensor | None:
         """Return what the scheme adds to the loss for this layer."""
         return self.scheme.regulariser(self.weight, self.learned)
@@ -310,6 +314,28 @@ class Zeroise(nn.Module):
     def extra_repr(self) -> str:
         """Return the stride, for `print(layer)`."""
         return f"stride={self.stride}"
+
+
+class Composite(nn.Module, ABC):
+    """What stands in a network where one binary convolution does, and is made of some and of what is around them."""
+
+    @abstractmethod
+    def real_weight(self) -> Tensor:
+        """Return the weights of the float convolution that it stands for, (O, C/groups, KH, KW)."""
+
+
+def float_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network as its float twin names it.
+
+    A float convolution stands where a binary layer or a composite does, and has its `real_weight`; what else such a
+    module has is there as well, and no twin asks for it.
+    """
+    state = dict(network.state_dict())
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, Composite | _Schemed):
+                state[f"{name}.weight" if name else "weight"] = module.real_weight().detach()
+    return state
 
 
 class Sized(nn.Module, ABC):

@@ -44,6 +44,14 @@ PAD_VALUES = (-1, 0, 1)
 """What the sign at a padded tap can be."""
 
 
+def lone_weight(geometry: Geometry) -> str | None:
+    """Say why filters of this geometry cannot be standardised; None where they can."""
+    height, width = geometry.kernel_size
+    if geometry.in_channels // geometry.groups * height * width == 1:
+        return "a filter of one weight cannot be standardised: its mean is the weight itself"
+    return None
+
+
 @dataclass(frozen=True)
 class Binarised:
     """Weights of a layer, to be convolved with its binarised input and multiplied by a scale.
@@ -142,6 +150,8 @@ class Scheme:
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = False,
+        *,
+        pad_value: int = 0,
     ) -> nn.Module:
         """Return what stands in a network where a binary convolution of these arguments does: a `BinaryConv2d`.
 
@@ -155,7 +165,9 @@ class Scheme:
         from bnas_deploy.search.nn.layers import BinaryConv2d
 
         return BinaryConv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, scheme=self
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias),
+            scheme=self,
+            pad_value=pad_value,
         )
 
     def activation(self, channels: int) -> nn.Module | None:
@@ -249,6 +261,10 @@ class FloatWeights(Scheme):
 
     def weights(self, weight: Tensor, learned: Learned, *, renewed: bool = False) -> Binarised:
         """Return the weights that the other scheme would take signs of."""
+        return self.of.real_weights(weight, learned)
+
+    def real_weights(self, weight: Tensor, learned: Learned) -> Binarised:
+        """Return those of the other scheme."""
         return self.of.real_weights(weight, learned)
 
     def exported(self, weight: Tensor, learned: Learned, channels_in: int) -> Exported:

@@ -1,0 +1,117 @@
+"""Every scheme by its name: trained on a small network, saved, exported exactly. A new one is covered by itself."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.search.nn.layers import BinaryConv2d, fit_to_images, float_state, regularisers, set_progress
+from bnas_deploy.search.nn.scheme import Scheme
+from bnas_deploy.search.nn.schemes import named_scheme, scheme_names
+
+SIZE = (8, 9)
+CLASSES = 3
+SHIFTING = 1e-3  # how far a parameter has to be from its first value to have moved
+
+
+def network_of(convolution: object, activation: object) -> nn.Module:
+    """Return stem, BN, convolution, BN, activation, a second convolution of stride 2, BN, pool and classifier."""
+    assert callable(convolution)
+    assert callable(activation)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        convolution(8, 8, 3, 1, 1),
+        nn.BatchNorm2d(8),
+        activation(8),
+        convolution(8, 12, 3, 2, 1),
+        nn.BatchNorm2d(12),
+        activation(12),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, CLASSES),
+    )
+    fit_to_images(network, 3, SIZE)
+    return network
+
+
+def binary_network(scheme: Scheme) -> nn.Module:
+    return network_of(scheme.convolution, lambda channels: scheme.activation(channels) or nn.Hardtanh())
+
+
+def images_and_labels(count: int = 24) -> tuple[Tensor, Tensor]:
+    images, labels = torch.randn(count, 3, *SIZE), torch.arange(count) % CLASSES
+    images[torch.arange(count), labels] += 2.0  # a bright channel tells the class
+    return images, labels
+
+
+def trained(scheme: Scheme, steps: int = 40) -> tuple[nn.Module, list[float]]:
+    """Return a network after some steps of Adam, and its losses."""
+    torch.manual_seed(0)
+    network = binary_network(scheme)
+    images, labels = images_and_labels()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    losses = []
+    for step in range(steps):
+        set_progress(network, step / steps)
+        loss = nn.functional.cross_entropy(network(images), labels)
+        losses.append(loss.item())
+        of_scheme = regularisers(network)
+        optimizer.zero_grad()
+        (loss if of_scheme is None else loss + of_scheme).backward()
+        optimizer.step()
+    return network, losses
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_it_learns(name: str) -> None:
+    """The loss falls, and all that the scheme says is learned moves."""
+    torch.manual_seed(0)
+    before = {key: value.detach().clone() for key, value in binary_network(named_scheme(name)).named_parameters()}
+    network, losses = trained(named_scheme(name))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    still = [key for key, value in network.named_parameters() if (value - before[key]).abs().max() < SHIFTING]
+    assert not still
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_its_state_is_all_there_is(name: str) -> None:
+    network, _ = trained(named_scheme(name), 5)
+    other = binary_network(named_scheme(name))
+    other.load_state_dict(network.state_dict())
+    images, _ = images_and_labels(2)
+    with torch.no_grad():
+        assert torch.equal(other.eval()(images), network.eval()(images))
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_progress_moves_no_value(name: str) -> None:
+    network, _ = trained(named_scheme(name), 5)
+    images, _ = images_and_labels(2)
+    network.eval()
+    with torch.no_grad():
+        start = network(images)
+        set_progress(network, 0.9)
+        assert torch.equal(network(images), start)
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_it_is_exported_exactly(name: str, tmp_path: Path) -> None:
+    """Each binary convolution becomes an operator that gives PyTorch's bits on PyTorch's activations."""
+    network, _ = trained(named_scheme(name), 10)
+    network.eval()
+    twin = network_of(partial(nn.Conv2d, bias=False), lambda _: nn.Hardtanh())
+    state = float_state(network)
+    twin.load_state_dict({key: state[key] for key in twin.state_dict()})
+    images, labels = images_and_labels(3)
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    description = Description({}, tuple("abc"), Preprocessing(**size, mean=(0.5,) * 3, std=(0.5,) * 3), {})
+    result = export_module(network, twin, tmp_path / "bundle", Images(images, labels), description)
+    assert result.verification.failures == []
+    layers = {key: module for key, module in network.named_modules() if isinstance(module, BinaryConv2d)}
+    exported = {layer.name for layer in result.bundle.manifest.layers if layer.weight_bits == 1}
+    assert exported == layers.keys()
