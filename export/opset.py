@@ -33,7 +33,7 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     signs = sign(x, _per_channel(named["threshold"]))
     constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
     signs = np.concatenate([signs, constant], axis=1)
-    accumulator = _convolve(signs, weights, attributes) + named["offset"]
+    accumulator = _convolve(signs, weights, attributes, named.get("pad")) + named["offset"]
     # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
     with np.errstate(invalid="ignore", over="ignore"):
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
@@ -61,11 +61,20 @@ def _k_map(x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, Any]
     return k
 
 
-def _convolve(x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Convolve (N, C, H, W) with (O, KH, KW, C/G), one tap at a time; a padded tap adds 0."""
+def _convolve(
+    x: NDArray[Any], weights: NDArray[Any], attributes: Mapping[str, Any], pad: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
+    """Convolve (N, C, H, W) with (O, KH, KW, C/G), one tap at a time.
+
+    A padded tap holds `pad` in the first channels, and 0 in those behind.
+    """
     (row_stride, column_stride), (row_step, column_step) = attributes["strides"], attributes["dilations"]
     top, left, bottom, right = attributes["pads"]
-    padded = np.pad(x.astype(np.float64), [(0, 0), (0, 0), (top, bottom), (left, right)])
+    sides = [(0, 0), (0, 0), (top, bottom), (left, right)]
+    padded = np.pad(x.astype(np.float64), sides)
+    if pad is not None:
+        is_padding = np.pad(np.zeros(x.shape[2:], bool), sides[2:], constant_values=True)
+        padded[:, : len(pad)] += _per_channel(pad) * is_padding
     channels_out, height, width, group_channels = weights.shape
     groups = x.shape[1] // group_channels
     rows = (padded.shape[2] - row_step * (height - 1) - 1) // row_stride + 1
@@ -92,9 +101,17 @@ _SIGNS = """
   plus = Constant <value = float {{1.0}}> ()
   minus = Constant <value = float {{-1.0}}> ()
   per_channel = Constant <value = int64[3] {{-1, 1, 1}}> ()
-  level = Reshape (threshold, per_channel)
+{less_pad}  level = Reshape (threshold, per_channel)
   positive = GreaterOrEqual (X, level)
-  {signs} = Where (positive, plus, minus)
+  {signs} = Where (positive, {plus}, {minus})
+"""
+
+# Conv pads with 0, so it convolves S - pad, which is 0 at the padding; _PAD_SUM adds the rest. That needs no copy of X.
+# S - pad is 0, +2 or -2. Sums of fewer than 2^24 of these are even and below 2^25: float32 holds them exactly.
+_LESS_PAD = """
+  pad_per_channel = Reshape (pad, per_channel)
+  plus_less_pad = Sub (plus, pad_per_channel)
+  minus_less_pad = Sub (minus, pad_per_channel)
 """
 
 # Only for files with such channels: to join them copies X. They come before the Conv pads, and are +1 on the image.
@@ -106,8 +123,8 @@ _CONSTANT_CHANNELS = """
   pixel = Unsqueeze (ones, axes)
   zero = Constant <value = int64[1] {0}> ()
   one = Constant <value = int64[1] {1}> ()
-  first = Slice (of_x, zero, one, one)
-  image = Abs (first)
+  first = Slice (positive, zero, one, one)
+  image = Where (first, plus, plus)
   constant = Mul (image, pixel)
   signs = Concat <axis = 1> (of_x, constant)
 """
@@ -133,12 +150,29 @@ _WEIGHTS = """
   weights = Transpose <perm = [0, 3, 1, 2]> (channels_last)
 """
 
+# What all taps add to every output where each holds `pad`. The 1x1 Conv knows the groups, and onnx infers its shape.
+_PAD_SUM = """
+  kernel_axes = Constant <value = int64[2] {{2, 3}}> ()
+  tap_sums = ReduceSum <keepdims = 1> (weights, kernel_axes)
+  one_pixel = Constant <value = int64[4] {{1, -1, 1, 1}}> ()
+  pad_of_x = Reshape (pad, one_pixel)
+  {pad_pixel}
+  pad_sums = Conv <group: int = @group> (pad_pixel, tap_sums)
+  shifted_offset = Sum (offset, pad_sums)
+"""
+
+# Constant channels are 0 at the padding.
+_PAD_PIXEL = {
+    False: "pad_pixel = Identity (pad_of_x)",
+    True: "no_pad = Sub (pixel, pixel)\n  pad_pixel = Concat <axis = 1> (pad_of_x, no_pad)",
+}
+
 # Sum, not Add: onnxruntime fuses Conv, Add and Mul into one Conv whose weights are no longer +1 and -1, so that every
 # partial sum would round. It leaves a Sum alone.
 _ACCUMULATOR = """
   products = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
     (signs, weights)
-  accumulator = Sum (products, offset)
+  accumulator = Sum (products, {offset})
   scale_per_channel = Reshape (scale, per_channel)
   scaled = Mul (accumulator, scale_per_channel)
 """
@@ -184,10 +218,8 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     """
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
-    signs = _SIGNS.format(signs="of_x" if constant_channels else "signs")
-    constants = _CONSTANT_CHANNELS if constant_channels else ""
-    convolution = (joined, signs, constants, _WEIGHTS, _ACCUMULATOR, _K if row.uses_k else "")
-    body = "".join((*convolution, _epilogue(row)))
+    convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
+    body = "".join((joined, *convolution, _K if row.uses_k else "", _epilogue(row)))
     declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
@@ -195,6 +227,25 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
         f"{name} <{attributes}> ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"
     )
     return onnx.parser.parse_function(text)
+
+
+def _operands(row: Operator, constant_channels: bool) -> tuple[str, ...]:
+    """Return the lines that make what Conv reads."""
+    plus, minus = ("plus_less_pad", "minus_less_pad") if row.pads_signs else ("plus", "minus")
+    signs = _SIGNS.format(
+        less_pad=_LESS_PAD if row.pads_signs else "",
+        signs="of_x" if constant_channels else "signs",
+        plus=plus,
+        minus=minus,
+    )
+    return signs, _CONSTANT_CHANNELS if constant_channels else "", _WEIGHTS
+
+
+def _accumulation(row: Operator, constant_channels: bool) -> tuple[str, ...]:
+    """Return the lines from the operands to the scaled accumulator."""
+    if not row.pads_signs:
+        return (_ACCUMULATOR.format(offset="offset"),)
+    return _PAD_SUM.format(pad_pixel=_PAD_PIXEL[constant_channels]), _ACCUMULATOR.format(offset="shifted_offset")
 
 
 def _epilogue(row: Operator) -> str:

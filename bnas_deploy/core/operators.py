@@ -8,6 +8,10 @@ An ONNX function can neither ask whether an input is there nor choose a computat
 `Operator` and a piece of its name. Where a neutral vector costs nothing at run time, every operator has an input
 instead, as `offset` is.
 
+A piece of the name is also what keeps an older library from computing something else: it passes over an attribute that
+it does not know, and it takes any version of the domain. An operator that it does not know it leaves to the function
+body in the file. So the set grows by operators, and its version by changes of what an operator means.
+
 Only the standard library is imported: a build reads this file before anything is installed.
 """
 
@@ -42,6 +46,9 @@ Activation = Literal["", "Relu", "PRelu"]
 
 ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu")
 
+Piece = Literal["", "K", "Pad"] | Activation
+"""A piece of an operator's name that decides what it computes, and which inputs it has for that."""
+
 Size = Literal["O", "C", "KH", "KW", "packed C", 1]
 """A dimension of an input.
 
@@ -59,14 +66,14 @@ class Constant:
         dtype: of its numbers.
         shape: its dimensions.
         neutral: a number that changes nothing where it is everywhere; None if there is none.
-        only_with: the activation that it belongs to; "" is for all operators.
+        only_with: the piece of the name that it belongs to; "" is for all operators.
     """
 
     name: str
     dtype: Literal["float32", "uint8"]
     shape: tuple[Size, ...]
     neutral: float | None = None
-    only_with: Activation = ""
+    only_with: Piece = ""
 
     def dimensions(self, sizes: Mapping[Size, int]) -> tuple[int, ...]:
         """Return its shape where the sizes that it names are these."""
@@ -76,6 +83,7 @@ class Constant:
 CONSTANTS = (
     Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
     Constant("threshold", "float32", ("C",), neutral=0.0),
+    Constant("pad", "float32", ("C",), only_with="Pad"),
     Constant("offset", "float32", ("O", 1, 1), neutral=0.0),
     Constant("scale", "float32", ("O",), neutral=1.0),
     Constant("bias", "float32", ("O",), neutral=0.0),
@@ -123,18 +131,36 @@ A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) 
 
 @dataclass(frozen=True)
 class Operator:
-    """A binary convolution, what is done to its result, and in how many parts X comes; the name says all three."""
+    """A binary convolution, what is done to its result, and in how many parts X comes; the name says all of it.
+
+    Attributes:
+        uses_k: the result is multiplied by K.
+        pads_signs: padded taps hold a sign for each channel, `pad`, instead of 0. Not with K, whose padding is 0.
+        activation: behind the bias.
+        added: tensors that are added to the result.
+        parts: tensors that X is the concatenation of.
+    """
 
     uses_k: bool = False
+    pads_signs: bool = False
     activation: Activation = ""
     added: int = 0
     parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.uses_k and self.pads_signs:
+            raise ValueError("no operator has both K and Pad: K is a mean of |X|, which is 0 at the padding")
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces of its name that decide about its inputs."""
+        return "K" if self.uses_k else "", "Pad" if self.pads_signs else "", self.activation
 
     @property
     def name(self) -> str:
         """The operator's name, such as BinaryConv2dReluAddConcat4."""
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{'K' * self.uses_k}{self.activation}{'Add' * self.added}{concat}"
+        return f"BinaryConv2d{''.join(self.pieces)}{'Add' * self.added}{concat}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -144,7 +170,7 @@ class Operator:
     @property
     def constants(self) -> tuple[Constant, ...]:
         """The inputs that are no activations."""
-        return tuple(constant for constant in CONSTANTS if constant.only_with in ("", self.activation))
+        return tuple(constant for constant in CONSTANTS if constant.only_with in ("", *self.pieces))
 
     @property
     def added_inputs(self) -> tuple[str, ...]:
@@ -158,9 +184,9 @@ class Operator:
 
 
 OPERATORS = tuple(
-    Operator(uses_k, activation, added, parts)
-    for uses_k, activation, added, parts in product(
-        (False, True), ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
+    Operator(uses_k, pads_signs, activation, added, parts)
+    for (uses_k, pads_signs), activation, added, parts in product(
+        ((False, False), (False, True), (True, False)), ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
     )
 )
 _BY_NAME = {row.name: row for row in OPERATORS}

@@ -243,7 +243,7 @@ def _vector(row: Any) -> tuple[object, ...]:
     channels, *ones = row.shape
     assert channels in ("C", "O"), f"{row.name}: the library reads vectors of channels"
     assert set(ones) <= {1}, f"{row.name}: the library reads vectors of channels"
-    return row.name, len(row.shape), int(channels == "C"), f"{row.neutral}f"
+    return row.name, len(row.shape), int(channels == "C"), f"{row.neutral or 0.0}f"
 
 
 def _choice(field: Field[Any]) -> tuple[str, str]:

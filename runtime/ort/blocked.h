@@ -88,7 +88,8 @@ static inline int64_t tile_lanes(const KernelSpec* spec) {
     return spec->vectors * spec->vector_bytes;
 }
 
-/* lut4x2 ignores an index of 0x80. 0 is compared like any other byte: there each 1 of a padded tap's weights counts. */
+/* lut4x2 ignores an index of 0x80. 0 is compared like any other byte: there each 1 of a padded tap's weights counts.
+ * Where padding has signs it is packed as pixels are, and has to count. */
 static inline bool counts_padding(const KernelSpec* spec) {
     return spec->padding == 0;
 }
@@ -174,9 +175,14 @@ static inline uint16_t* codes_of(const BnasRun* run, int64_t image, int64_t grou
     return codes + ((image * run->conv->groups + group) * plan->sets + set) * plan->set;
 }
 
-/* Padding, where a code is made of it: the look-ups' rows of it are zeros. */
+/* Padding of zeros, where a code is made of it: the look-ups' rows of it are zeros. */
 static inline int padded_pixel(const KernelSpec* spec) {
     return 1 << spec->channels;
+}
+
+/* The byte at padded taps of a plane of `channels` channels from `first` on; `zeros` where padding has no signs. */
+static inline int padding_of(const BnasConv* conv, int64_t first, int64_t channels, int zeros) {
+    return conv->pads_signs ? (int)bnas_pad_bits(conv, first, channels) : zeros;
 }
 
 /* Elements of a phase before padded coordinate `end`. */

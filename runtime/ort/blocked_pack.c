@@ -107,7 +107,8 @@ void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, vo
     if (plan->layout != CODES) {
         uint8_t* planes = blocked_of(run, image, group) + start;
         if (channels > 0) {
-            pack_planes(run, spec, image, channel, channels, (int)spec->padding, planes, scratch);
+            const int padding = padding_of(conv, channel, channels, (int)spec->padding);
+            pack_planes(run, spec, image, channel, channels, padding, planes, scratch);
         } else {
             memset(planes, (int)spec->padding, (size_t)plan->plane);
         }
@@ -115,8 +116,9 @@ void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, vo
     }
     uint8_t *planes = scratch, *packed = planes + bnas_aligned((size_t)(phases * plan->plane + plan->distances[1]));
     if (channels > 0) {
-        memset(planes + phases * plan->plane, padded_pixel(spec), (size_t)plan->distances[1]);
-        pack_planes(run, spec, image, channel, channels, padded_pixel(spec), planes, packed);
+        const int padding = padding_of(conv, channel, channels, padded_pixel(spec));
+        memset(planes + phases * plan->plane, padding, (size_t)plan->distances[1]);
+        pack_planes(run, spec, image, channel, channels, padding, planes, packed);
     }
     for (int64_t set = 0; set < plan->sets; ++set) {
         uint16_t* codes = codes_of(run, image, group, set) + start;

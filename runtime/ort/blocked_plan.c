@@ -99,10 +99,17 @@ static void plan_channels(const BnasRun* run, const KernelSpec* spec, Plan* plan
     plan->set = plan->group_planes * plan->plane + plan->axes[1].length;
 }
 
+/* Bytes behind the last row of a plane. Its last taps end past it, in the padding that the next plane begins with:
+ * which is another one where each plane has signs of its own. */
+static int64_t tail_of(const BnasRun* run, const Plan* plan) {
+    return run->conv->pads_signs ? larger(0, plan->axes[1].length - plan->row_bytes) : 0;
+}
+
 /* Whether the kernels, whose indices are 32 bits wide, can work on planes and images of these sizes. */
 static bool has_indices(const BnasRun* run, const Plan* plan) {
     const size_t most = INT32_MAX / BLOCK_CHANNELS;
-    const size_t plane = bnas_product((size_t)plan->axes[0].length, (size_t)plan->row_bytes);
+    const size_t rows = bnas_product((size_t)plan->axes[0].length, (size_t)plan->row_bytes);
+    const size_t plane = bnas_sum(rows, (size_t)tail_of(run, plan));
     return bnas_product((size_t)plan->group_planes, plane) <= INT32_MAX / 4 &&
            bnas_product((size_t)run->out_size[0], (size_t)run->out_size[1]) <= most &&
            bnas_product((size_t)run->size[0], (size_t)run->size[1]) <= most;
@@ -119,7 +126,7 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
         return plan;
     }
     const int64_t pixels = run->out_size[0] * run->out_size[1];
-    plan.plane = plan.axes[0].length * plan.row_bytes;
+    plan.plane = plan.axes[0].length * plan.row_bytes + tail_of(run, &plan);
     plan.lanes = (run->out_size[0] - 1) * plan.row_bytes + run->out_size[1];
     const bool gathers = gathering_pays(run, spec, plan.lanes);
     plan.layout = channels_pay(run, spec, plan.lanes, gathers) ? CODES : gathers ? GATHERED : BLOCKED;
@@ -132,9 +139,8 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     const int64_t row_kinds = conv->constants ? distinct_taps(run, 0) : 0;
     plan.row_constants = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
     plan.constants = place(&end, row_kinds * conv->channels_out * run->out_size[1], sizeof(float));
-    plan.correction = !counts_padding(spec) || plan.layout == CODES ? NO_CORRECTION
-                      : table_fits(run, spec)                       ? BY_TABLE
-                                                                    : BY_RUNS;
+    const bool corrects = counts_padding(spec) && plan.layout != CODES && !conv->pads_signs;
+    plan.correction = !corrects ? NO_CORRECTION : table_fits(run, spec) ? BY_TABLE : BY_RUNS;
     plan.correction_index = place(&end, plan.correction == BY_TABLE ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
     plan.corrections =
         place(&end, plan.correction == BY_TABLE ? conv->channels_out * CORRECTIONS : 0, sizeof(uint16_t));
@@ -211,6 +217,12 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], width = run->out_size[1];
     const Range *rows = region(run, plan->taps), *columns = rows + height;
     int32_t* totals = region(run, plan->totals);
+    if (run->conv->pads_signs) { /* which are under the kernel, too */
+        for (int64_t pixel = 0; pixel < height * width; ++pixel) {
+            totals[pixel] = (int32_t)(bnas_taps(run->conv) * run->conv->channels_in);
+        }
+        return;
+    }
     int64_t before = 0; /* taps inside, in the row above */
     for (int64_t y = 0; y < height; ++y, totals += width) {
         const int64_t inside = rows[y].end - rows[y].first;

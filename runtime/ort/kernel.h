@@ -56,6 +56,15 @@ static inline int64_t bnas_taps(const BnasConv* conv) {
     return conv->kernel[0] * conv->kernel[1];
 }
 
+/* What padded taps hold in `count` channels from `first` on, a bit each, where the operator pads with signs. */
+static inline uint64_t bnas_pad_bits(const BnasConv* conv, int64_t first, int64_t count) {
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        bits |= (uint64_t)(conv->pad[first + i] > 0) << i;
+    }
+    return bits;
+}
+
 /* Bytes from one tap's weights to the next in the input W. */
 static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
     return (conv->channels_in + conv->constant_channels + 7) / 8;

@@ -135,6 +135,17 @@ static OrtStatus* read_vector(const Node* node, InputSource source, const Vector
     return has_shape(vector, wanted, descriptor->rank) ? NULL : refuse_vector(node, descriptor, vector, wanted);
 }
 
+/* Padded taps hold bits, as pixels do. */
+static OrtStatus* check_pad(const Node* node, const BnasConv* conv) {
+    for (int64_t i = 0; conv->pad && i < conv->groups * conv->channels_in; ++i) {
+        if (conv->pad[i] != 1 && conv->pad[i] != -1) {
+            return bnas_refuse(node, "pad is %g for channel %lld, wanted 1 or -1; export the model again",
+                               (double)conv->pad[i], (long long)i);
+        }
+    }
+    return NULL;
+}
+
 static bool any_but(float neutral, const float* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         if (values[i] != neutral) {
@@ -169,7 +180,7 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
         }
     }
     conv->has_offset = any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
-    return NULL;
+    return check_pad(node, conv);
 }
 
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters) {

@@ -57,10 +57,12 @@ static void prepack(const BnasConv* conv, const uint8_t* weights, void* prepacke
 
 /* ------------------------------------------------------------------------------------------------------------------
  * Activations: uint64 (batch, groups, pixels, words), then with K double (batch, pixels), the sum of |x| over the
- * channels. K is summed in double and rounded to float once, which keeps its error far below one float's. */
+ * channels. K is summed in double and rounded to float once, which keeps its error far below one float's. Behind the
+ * pixels of an image is one more where padding has signs: all padded taps read it. */
 
 static size_t signs_size(const BnasRun* run) {
-    const size_t pixels = bnas_product((size_t)run->size[0], (size_t)run->size[1]);
+    const size_t image = bnas_product((size_t)run->size[0], (size_t)run->size[1]);
+    const size_t pixels = bnas_sum(image, run->conv->pads_signs ? 1 : 0);
     const size_t planes = bnas_product((size_t)run->batch, (size_t)run->conv->groups);
     return bnas_product(bnas_product(planes, pixels), (size_t)words_per_pixel(run->conv) * sizeof(uint64_t));
 }
@@ -72,8 +74,8 @@ static size_t packed_size(const BnasRun* run) {
 }
 
 static uint64_t* signs_of(const BnasRun* run, int64_t image, int64_t group) {
-    const int64_t plane = run->size[0] * run->size[1] * words_per_pixel(run->conv);
-    return (uint64_t*)run->packed + (image * run->conv->groups + group) * plane;
+    const int64_t pixels = run->size[0] * run->size[1] + (run->conv->pads_signs ? 1 : 0);
+    return (uint64_t*)run->packed + (image * run->conv->groups + group) * pixels * words_per_pixel(run->conv);
 }
 
 static double* magnitudes_of(const BnasRun* run, int64_t image) {
@@ -134,6 +136,20 @@ static void pack_group(const BnasRun* run, Pixels pixels, int64_t group, uint64_
     }
 }
 
+static void write_padding(const BnasRun* run) {
+    const BnasConv* conv = run->conv;
+    const int64_t words = words_per_pixel(conv), channels = conv->channels_in;
+    for (int64_t image = 0; conv->pads_signs && image < run->batch; ++image) {
+        for (int64_t group = 0; group < conv->groups; ++group) {
+            uint64_t* word = signs_of(run, image, group) + run->size[0] * run->size[1] * words;
+            for (int64_t c = 0; c < channels; c += WORD_BITS) {
+                const int64_t left = channels - c;
+                *word++ = bnas_pad_bits(conv, group * channels + c, left < WORD_BITS ? left : WORD_BITS);
+            }
+        }
+    }
+}
+
 static void pack(const BnasRun* run, int64_t unit, void* scratch) {
     const BnasConv* conv = run->conv;
     const Pixels pixels = pixels_of(run->size, PACK_TILE, unit);
@@ -152,11 +168,11 @@ static void pack(const BnasRun* run, int64_t unit, void* scratch) {
 
 typedef struct Tile {
     int64_t count;        /* pixels; the lanes past them hold zeros and their results are not stored */
-    int64_t* sources;     /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in the padding */
-    int64_t* border_taps; /* those that lie in the padding for at least one pixel of the tile */
+    int64_t* sources;     /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in padding of zeros */
+    int64_t* border_taps; /* those that lie in padding of zeros for at least one pixel of the tile */
     int64_t border_count;
-    uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in the padding */
-    int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without the padding */
+    uint64_t* patches;            /* (taps * words, CONVOLVE_TILE): the input's signs, 0 in padding of zeros */
+    int32_t total[CONVOLVE_TILE]; /* number of signs under the kernel, without zeros */
     Range rows[CONVOLVE_TILE], columns[CONVOLVE_TILE]; /* of taps that fall on the image; with constant channels only */
     float k[CONVOLVE_TILE];
 } Tile;
@@ -172,6 +188,7 @@ static size_t scratch_size(const BnasRun* run) {
 static void locate(const BnasRun* run, int64_t first, Tile* tile) {
     const BnasConv* conv = run->conv;
     const int64_t height = run->size[0], width = run->size[1], taps = bnas_taps(conv);
+    const int64_t padding = conv->pads_signs ? height * width : -1;
     bool in_padding[CONVOLVE_TILE];
     for (int64_t p = 0; p < CONVOLVE_TILE; ++p) {
         tile->total[p] = 0;
@@ -186,9 +203,9 @@ static void locate(const BnasRun* run, int64_t first, Tile* tile) {
         for (int64_t p = 0; p < tile->count; ++p) {
             const int64_t y = out_y * conv->strides[0] + down, x = out_x * conv->strides[1] + right;
             in_padding[p] = y < 0 || y >= height || x < 0 || x >= width;
-            border |= in_padding[p];
-            sources[p] = in_padding[p] ? -1 : y * width + x;
-            tile->total[p] += in_padding[p] ? 0 : (int32_t)conv->channels_in;
+            sources[p] = in_padding[p] ? padding : y * width + x;
+            border |= sources[p] < 0;
+            tile->total[p] += sources[p] < 0 ? 0 : (int32_t)conv->channels_in;
             if (++out_x == run->out_size[1]) {
                 out_x = 0;
                 ++out_y;
@@ -248,7 +265,7 @@ static inline __attribute__((always_inline)) void count_mismatches(const uint64_
     }
 }
 
-/* Padding must add 0. Its bits are 0 in the patch, so a tap there has counted the 1 bits of its weights: take them off
+/* A zero must add 0. Its bits are 0 in the patch, so a tap there has counted the 1 bits of its weights: take them off
  * again. */
 static void correct_padding(const Tile* tile, const int32_t* ones, int32_t* mismatches) {
     for (int64_t i = 0; i < tile->border_count; ++i) {
@@ -331,7 +348,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
 
 #define PORTABLE                                                                                       \
     .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, \
-    .scratch_size = scratch_size
+    .scratch_size = scratch_size, .prepare = write_padding
 
 static bool all_nodes(const BnasConv* conv) {
     (void)conv;

@@ -162,6 +162,7 @@ class Call:
         self.y.shape = (batch, channels_out, *out_size)
         self._conv = Conv(
             uses_k=uses_k,
+            pads_signs="pad" in inputs,
             has_offset=bool(inputs["offset"].any()),
             activation=ACTIVATIONS.index(activation),
             parts=len(parts),

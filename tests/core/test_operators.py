@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from bnas_deploy.core import operators
 from bnas_deploy.core.operators import ATTRIBUTES, CONSTANTS, OPERATORS, Operator
 
@@ -14,6 +16,8 @@ def test_a_build_can_read_the_table_where_nothing_is_installed() -> None:
 def test_inputs_are_parts_constants_and_what_is_added() -> None:
     constants = ("W", "threshold", "offset", "scale", "bias")
     assert Operator().inputs == ("X", *constants)
+    with_pad = ("W", "threshold", "pad", "offset", "scale", "bias", "slope")
+    assert Operator(pads_signs=True, activation="PRelu").inputs == ("X", *with_pad)
     assert Operator(activation="PRelu", added=2, parts=3).inputs == (
         *("X1", "X2", "X3"),
         *(*constants, "slope"),
@@ -25,6 +29,12 @@ def test_a_row_is_found_by_its_name_and_nothing_else_is_an_operator() -> None:
     assert all(operators.operator(row.name) == row and operators.is_operator(row.name) for row in OPERATORS)
     for other in ("BinaryConv2dConcat5", "BinaryConv2dAddAddAdd", "binaryconv2d", "Conv", ""):
         assert not operators.is_operator(other)
+
+
+def test_no_operator_has_k_and_signs_at_the_padding() -> None:
+    with pytest.raises(ValueError, match="no operator has both K and Pad: K is a mean of"):
+        Operator(uses_k=True, pads_signs=True)
+    assert not operators.is_operator("BinaryConv2dKPad")
 
 
 def test_attributes_have_as_many_defaults_as_values() -> None:

@@ -43,6 +43,7 @@ ISAS = [
     *PORTABLE_ISAS,
 ]
 CONSTANT_NAMES = [constant.name for constant in CONSTANTS]
+WITH_ALL_CONSTANTS = Operator(pads_signs=True, activation="PRelu")
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
 
 
@@ -104,6 +105,14 @@ EDGES = {
     "no padding": Case(pads=(0, 0, 0, 0)),
     "asymmetric padding": Case(pads=(0, 1, 2, 3)),
     "whole kernels in the padding": Case(pads=(4, 5, 6, 4)),
+    # Planes of 4, 6 or 8 channels: the last taps of one end past it, and the padding of the next one is another.
+    "padding at the right": Case(channels=29, pads=(0, 0, 0, 3)),
+    "padding at the right and below": Case(channels=29, channels_out=20, size=(9, 33), pads=(0, 0, 2, 5)),
+    "padding at the right, stride 2": Case(channels=29, size=(9, 8), strides=(2, 2), pads=(0, 0, 1, 4)),
+    "padding at the right, gathered": Case(size=(8, 8), channels=40, channels_out=150, pads=(0, 0, 2, 3)),
+    "padding at the right, channel lanes": Case(size=(7, 7), channels=66, channels_out=509, pads=(0, 0, 1, 2)),
+    "padding far larger than the image": Case(size=(1, 2), channels=29, channels_out=18, pads=(9, 8, 7, 12)),
+    "padding of steps alone": Case(channels=1, channels_out=18, kernel=(1, 1), size=(3, 17), pads=(1, 2, 1, 2)),
     # With AVX-512 VBMI up to 32 classes of pixels, which have the same taps in the padding, are looked up.
     "25 classes": Case(size=(20, 23), channels=40, channels_out=20, kernel=(5, 5), pads=(2, 2, 2, 2)),
     "25 classes, gathered": Case(size=(8, 8), channels=40, channels_out=150, kernel=(5, 5), pads=(2, 2, 2, 2)),
@@ -217,6 +226,7 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         "scale": rng.normal(size=channels_out).astype(np.float32),
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
+        "pad": np.random.default_rng(seed).choice(np.float32([-1, 1]), channels),
         **{
             name: rng.normal(size=(batch, channels_out, *case.out_size)).astype(np.float32) for name in row.added_inputs
         },
@@ -524,7 +534,7 @@ def as_inputs_too(model: bytes, names: list[str]) -> bytes:
 
 @pytest.mark.parametrize("name", ["all", *CONSTANT_NAMES])
 def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
-    row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case(channels=36, channels_out=18)
+    row, case = WITH_ALL_CONSTANTS, Case(channels=36, channels_out=18)
     names = CONSTANT_NAMES if name == "all" else [name]
     (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 1))
     model = as_inputs_too(one_node_model(row.name, inputs, case.attributes), names)
@@ -542,9 +552,9 @@ def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
 
 def test_edges_of_constants_of_an_old_file() -> None:
     # Before version 4 of the IR every initializer had to be an input too, and could not be changed.
-    case, row = Case(), OPERATORS[0]
+    case, row = Case(), WITH_ALL_CONSTANTS
     inputs, want = problem(row, case, 0, 1)
-    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), CONSTANT_NAMES[:-1]))
+    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), CONSTANT_NAMES))
     model.ir_version = 3
     (y,) = native_session(model.SerializeToString()).run(None, feeds(inputs))
     np.testing.assert_array_equal(y, want)
@@ -552,7 +562,7 @@ def test_edges_of_constants_of_an_old_file() -> None:
 
 @pytest.mark.parametrize("name", CONSTANT_NAMES)
 def test_constants_may_be_computed_while_the_model_runs(name: str, isa: str) -> None:
-    row, case = next(row for row in OPERATORS if row.activation == "PRelu"), Case()
+    row, case = WITH_ALL_CONSTANTS, Case()
     inputs, want = problem(row, case, 0, 1)
     session = native_session(one_node_model(row.name, inputs, case.attributes, also_fed=(name,)))
     (y,) = session.run(None, feeds(inputs) | {name: inputs[name]})
@@ -750,6 +760,26 @@ def test_edges_of_a_malformed_node_are_refused_when_the_session_is_created(chang
     message = refusal_at_creation("BinaryConv2dPRelu", REFUSALS[change][0])
     assert "bnas.BinaryConv2dPRelu (node 'conv'): " in message
     assert REFUSALS[change][1] in message
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (resized("pad", (4,)), "pad has the shape [4], wanted [5], one value per input channel" + AGAIN),
+        *(
+            (lambda inputs, attributes, value=value: np.put(inputs["pad"], 3, value), text)
+            for value, text in (
+                (0, "pad is 0 for channel 3, wanted 1 or -1" + AGAIN),
+                (0.5, "pad is 0.5 for channel 3, wanted 1 or -1" + AGAIN),
+                (np.nan, "pad is nan for channel 3, wanted 1 or -1" + AGAIN),
+            )
+        ),
+    ],
+    ids=["shape", "zero", "half", "nan"],
+)
+def test_edges_of_a_pad_that_is_no_sign_are_refused(change: Change, reason: str) -> None:
+    message = refusal_at_creation("BinaryConv2dPadRelu", change)
+    assert f"bnas.BinaryConv2dPadRelu (node 'conv'): {reason}" in message
 
 
 def test_k_with_groups_is_refused() -> None:
