@@ -3,8 +3,8 @@
 The module is frozen first: each binary layer computes its signs and its scale once, in PyTorch, so that nothing that
 decides a bit is computed again by another library. torch.onnx's dynamo exporter does the rest. In the captured graph
 
-* a binary convolution is `bnas.BinaryConv2d` (or `BinaryConv2dK`) with all the inputs of the finished operator, but
-  its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With a
+* a binary convolution is `bnas.BinaryConv2d`, `BinaryConv2dPad` or `BinaryConv2dK`, with all the inputs of the
+  finished operator, but its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With a
   scheme whose sign(0) is 0 a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
 * a Zeroise layer is `bnas.Zeroise`, which no finished model holds;
 * convolutions and matrix products are named after their module, such as `cells.3.edges.1.conv`;
@@ -32,7 +32,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.freeze import freeze
-from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant, constant_array, set_input
+from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant
 from bnas_deploy.export.module_checks import failure, own_doing
 
 INPUT = "images"
@@ -116,7 +116,6 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     _check_ranks(graph)
     _note_unrecorded(graph, {node.name for node in captured.program.graph.nodes})
     _drop_made_up_biases(graph)
-    _complete_binary_convolutions(graph)
     _fold_in_pytorch(captured, example)
     return captured
 
@@ -197,14 +196,9 @@ def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, o
 
 _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
-_CAPTURED_INPUTS = ("X", "W", "threshold", "scale", "bias")
-"""Of a finished operator those that PyTorch knows of."""
-
 _BINARY_CONV = {
-    k_map: _captured_operator(
-        operators.Operator(uses_k=k_map).name, _CAPTURED_INPUTS, {**_GEOMETRY, SIGN_OF_ZERO: _INT}
-    )
-    for k_map in (False, True)
+    row: _captured_operator(row.name, row.inputs, {**_GEOMETRY, SIGN_OF_ZERO: _INT})
+    for row in (operators.Operator(), operators.Operator(uses_k=True), operators.Operator(pads_signs=True))
 }
 _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
 
@@ -213,6 +207,8 @@ def _translate_binary_conv2d(
     x: Any,
     signs: Any,
     threshold: Any,
+    pad: Any,
+    offset: Any,
     scale: Any,
     bias: Any,
     stride: Sequence[int],
@@ -225,10 +221,13 @@ def _translate_binary_conv2d(
 ) -> Any:
     # PyTorch pads both sides alike, but for the odd zero of "same"; ONNX writes top, left, bottom, right.
     pads = [*padding, *(zeros + more for zeros, more in zip(padding, extra_padding, strict=True))]
-    return _BINARY_CONV[k_map](
+    row = operators.Operator(uses_k=k_map, pads_signs=pad is not None)
+    return _BINARY_CONV[row](
         x,
         signs,
         threshold,
+        *(() if pad is None else (pad,)),
+        offset,
         scale,
         bias,
         strides=list(stride),
@@ -336,24 +335,3 @@ def _drop_made_up_biases(graph: ir.Graph) -> None:
         bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
         if bias is not None and UNRECORDED in bias.meta:
             node.resize_inputs(2)
-
-
-def _complete_binary_convolutions(graph: ir.Graph) -> None:
-    """Give the captured binary convolutions the inputs that PyTorch does not know of, with neutral values."""
-    for node in graph:
-        if node.domain != operators.DOMAIN or node.op_type == "Zeroise":
-            continue
-        given = dict(zip(_CAPTURED_INPUTS, node.inputs, strict=True))
-        sizes: dict[operators.Size, int] = {"C": _length(given["threshold"]), "O": _length(given["scale"])}
-        row = operators.operator(node.op_type)
-        node.resize_inputs(len(row.inputs))
-        for each in row.constants:
-            value = given.get(each.name)
-            if value is None:
-                neutral = np.full(each.dimensions(sizes), each.neutral, np.float32)
-                value = constant(graph, f"{node.name}.{each.name}", neutral)
-            set_input(node, each.name, value)
-
-
-def _length(value: ir.Value | None) -> int:
-    return len(constant_array(value))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.module_checks import NORMS, refuse_dropped
 from bnas_deploy.search.nn.estimators import activation_scale
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, with_extra_padding
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise, sides_of, with_extra_padding
 from bnas_deploy.search.nn.scheme import Exported
 
 
@@ -21,11 +21,19 @@ def _signs(x: Tensor, threshold: Tensor, sign_of_zero: bool) -> Tensor:
     return torch.sign(x) if sign_of_zero else torch.where(x >= threshold[:, None, None], 1.0, -1.0)
 
 
+def _padded_with(pad: Tensor, x: Tensor, sides: list[int]) -> Tensor:
+    """Return x (N, C, H, W) with `pad` (C) around it. Both are signs or 0, so that no difference is rounded."""
+    per_channel = pad[:, None, None]
+    return F.pad(x - per_channel, sides) + per_channel
+
+
 @torch.library.custom_op("bnas::binary_conv2d", mutates_args=())
 def binary_conv2d(
     x: Tensor,
     signs: Tensor,
     threshold: Tensor,
+    pad: Tensor | None,
+    offset: Tensor,
     scale: Tensor,
     bias: Tensor,
     stride: list[int],
@@ -36,10 +44,16 @@ def binary_conv2d(
     k_map: bool,
     sign_of_zero: bool,
 ) -> Tensor:
-    """A frozen `BinaryConv2d`: what its scheme exports, and its bias, are given."""
+    """A frozen `BinaryConv2d`: what its scheme exports, and its bias, are given.
+
+    `pad` (C) has the signs at the padding, None for zeros; `offset` is (O, 1, 1).
+    """
     extra = _pair(extra_padding)
-    activations = with_extra_padding(_signs(x, threshold, sign_of_zero), extra)
-    y = F.conv2d(activations, signs, None, stride, padding, dilation, groups) * scale[:, None, None]
+    activations = _signs(x, threshold, sign_of_zero)
+    sides = sides_of(_pair(padding), extra)
+    padded_signs = F.pad(activations, sides) if pad is None else _padded_with(pad, activations, sides)
+    accumulator = F.conv2d(padded_signs, signs, None, stride, 0, dilation, groups) + offset
+    y = accumulator * scale[:, None, None]
     if k_map:
         height, width = signs.shape[2:]
         padded = with_extra_padding(x, extra)
@@ -52,6 +66,8 @@ def _(
     x: Tensor,
     signs: Tensor,
     threshold: Tensor,
+    pad: Tensor | None,
+    offset: Tensor,
     scale: Tensor,
     bias: Tensor,
     stride: list[int],
@@ -78,15 +94,25 @@ def _(x: Tensor, stride: int) -> Tensor:
 class _FrozenBinaryConv2d(nn.Module):
     signs: Tensor
     threshold: Tensor
+    pad: Tensor | None
+    offset: Tensor
     scale: Tensor
     bias: Tensor
 
     def __init__(self, layer: BinaryConv2d, exported: Exported) -> None:
         super().__init__()
-        bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
-        held = {"signs": exported.weight, "threshold": exported.threshold, "scale": exported.scale, "bias": bias}
+        zeros = torch.zeros(layer.out_channels)
+        offset = zeros if exported.offset is None else exported.offset.detach().float()
+        held = {
+            "signs": exported.weight,
+            "threshold": exported.threshold,
+            "pad": torch.full((layer.in_channels,), float(exported.pad_value)) if exported.pad_value else None,
+            "offset": offset[:, None, None].clone(),
+            "scale": exported.scale,
+            "bias": zeros if layer.bias is None else layer.bias.detach().clone(),
+        }
         for name, value in held.items():
-            self.register_buffer(name, value.contiguous())
+            self.register_buffer(name, None if value is None else value.contiguous())
         self.stride, self.dilation = list(layer.stride), list(layer.dilation)
         self.padding, self.extra_padding = list(layer.padding), list(layer.extra_padding)
         self.groups = layer.groups
@@ -98,6 +124,8 @@ class _FrozenBinaryConv2d(nn.Module):
             x,
             self.signs,
             self.threshold,
+            self.pad,
+            self.offset,
             self.scale,
             self.bias,
             self.stride,

@@ -91,7 +91,7 @@ class FoldBatchNormIntoThreshold:
     """BN -> binary convolution: the sign of the BN is a comparison of what the BN reads.
 
     Where the comparison is flipped, the weights of that input channel are negated: sign(BN(x)) * w = -sign(x) * w.
-    Padded taps are 0 either way.
+    So is what padded taps hold in that channel, (-p) * (-w) = p * w; a 0 there is 0 either way.
     """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
@@ -114,6 +114,9 @@ class FoldBatchNormIntoThreshold:
         by_group = signs.reshape(group, -1, *signs.shape[1:])  # (G, O/G, C/G, KH, KW)
         channels = len(threshold.flip) // group  # those of X; constant channels are behind them
         by_group[:, :, :channels] *= np.where(threshold.flip, -1, 1).astype(np.float32).reshape(group, 1, -1, 1, 1)
+        if operator(node.op_type).pads_signs:
+            pad = np.where(threshold.flip, -1, 1).astype(np.float32) * constant_array(input_of(node, "pad"))
+            set_input(node, "pad", constant(model.graph, f"{node.name}.pad", pad))
         set_input(node, "threshold", constant(model.graph, f"{node.name}.threshold", threshold.level))
         set_input(node, "W", constant(model.graph, f"{node.name}.signs", signs))
         x = before.inputs[0]

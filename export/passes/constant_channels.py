@@ -10,7 +10,7 @@ Where constant meets computed, only the computed part is kept:
     concatenation          concatenates segments, and costs nothing
     float convolution      its constant channels become a bias, or a map (O, OH, OW) where padding makes them vary
     binary convolution     its constant channels become the integers `offset`, or where padding makes these vary, the
-                           last `constant_channels` of its weights; both are exact, see docs/operators.md
+                           last `constant_channels` of its weights, or both; they are exact, see docs/operators.md
     anything else          reads the whole value again, constants included
 
 What no consumer needs any more (the dead preprocess of a reduction cell, the Zeroise nodes) is left for DropUnused.
@@ -24,7 +24,7 @@ import onnx_ir as ir
 import torch
 
 from bnas_deploy.core.bits import sign
-from bnas_deploy.core.operators import Operator
+from bnas_deploy.core.operators import Operator, operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     SIGN_OF_ZERO,
@@ -82,6 +82,7 @@ class _Evaluation:
             "Conv": self.convolution,
             # As captured. BinaryConv2dK reads all channels: K is their mean, so constant ones cannot be left out of it.
             Operator().name: self.binary_convolution,
+            Operator(pads_signs=True).name: self.binary_convolution,
         }
 
     def run(self) -> None:
@@ -236,7 +237,9 @@ class _Evaluation:
                 return np.sign(values)
             return sign(values, threshold[place])
 
-        added = self.contribution(node, x, weight, activation)
+        pads_signs = operator(node.op_type).pads_signs
+        pad = constant_array(input_of(node, "pad")) if pads_signs else np.zeros(len(threshold), np.float32)
+        added = self.contribution(node, x, weight, activation, pad)
         offset = constant_array(input_of(node, "offset"))
         live = live_channels(self.segments_of(x))
         if not live:
@@ -245,26 +248,35 @@ class _Evaluation:
             return
         kept, uniform = weight[:, live], _uniform(added)
         if uniform is None:
-            constants = self.constant_weights(x, weight, activation)
+            constants, uniform = self.constant_weights(x, weight, activation, pad)
             kept = np.concatenate([kept, constants], axis=1)
             node.attributes["constant_channels"] = ir.AttrInt64s("constant_channels", [constants.shape[1]])
-        else:
-            offset = (offset + uniform.reshape(-1, 1, 1)).astype(np.float32)
+        offset = (offset + uniform.reshape(-1, 1, 1)).astype(np.float32)
+        if pads_signs:
+            set_input(node, "pad", constant(self.graph, f"{node.name}.live_pad", pad[live]))
         set_input(node, "X", self.live_part(x, node))
         set_input(node, "W", constant(self.graph, f"{node.name}.live_signs", kept))
         set_input(node, "threshold", constant(self.graph, f"{node.name}.live_threshold", threshold[live]))
         set_input(node, "offset", constant(self.graph, f"{node.name}.offset", offset))
 
-    def constant_weights(self, x: ir.Value, weight: Floats, activation: Callable[[Floats, slice], Floats]) -> Floats:
-        """Return the weights (O, constant channels, KH, KW) with which channels of +1 add what those of x do."""
-        parts = []
+    def constant_weights(
+        self, x: ir.Value, weight: Floats, activation: Callable[[Floats, slice], Floats], pad: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return weights (O, constant channels, KH, KW) and numbers (O) that add what the constant channels of x do.
+
+        The operator's constant channels are +1 on the image and 0 at the padding. One of x is v on the image and p at
+        the padding: p everywhere, which adds p times the sum of its weights w, and v - p on the image. That is -2 to
+        2: so many channels of weights w or -w. (Where sign(0) is 0, v may be 0.)
+        """
+        parts, everywhere = [], np.zeros(len(weight), np.float32)
         for first, part in positions(self.segments_of(x)):
             if isinstance(part, Constant):
                 place = slice(first, first + part.count)
-                values = activation(part.array, place)
-                counted = values != 0  # where sign(0) is 0, a channel of zeros adds nothing
-                parts.append(weight[:, place][:, counted] * values[counted][:, None, None])
-        return np.concatenate(parts, axis=1)
+                difference = activation(part.array, place) - pad[place]
+                signed = weight[:, place] * np.sign(difference)[:, None, None]
+                parts.append(np.repeat(signed, np.abs(difference).astype(int), axis=1))
+                everywhere += weight[:, place].sum(axis=(2, 3)) @ pad[place]
+        return np.concatenate(parts, axis=1), everywhere
 
     def whole(self, node: ir.Node) -> None:
         """Let `node` read its inputs in full."""
@@ -280,14 +292,20 @@ class _Evaluation:
         x: ir.Value,
         weight: Floats,
         activation: Callable[[Floats, slice], Floats],
+        pad: Floats | None = None,
     ) -> Floats:
-        """Convolve the constant channels of x alone: (O, OH, OW), exact where they are ±1."""
+        """Convolve the constant channels of x alone: (O, OH, OW), exact where they are ±1.
+
+        `pad` (C) is what each channel of x has at the padding, None for zeros.
+        """
         image = np.zeros((1, channels_of(x), *spatial_of(x)), np.float32)
+        around = np.zeros(channels_of(x), np.float32)
         for first, part in positions(self.segments_of(x)):
             if isinstance(part, Constant):
                 place = slice(first, first + part.count)
                 image[0, place] = activation(part.array, place)[:, None, None]
-        return _convolve(node, image, weight)
+                around[place] = 0 if pad is None else pad[place]
+        return _convolve(node, image, weight, around)
 
     def known(self, node: ir.Node, image: Floats) -> None:
         """Record that the output of `node` is the constant (O, OH, OW), whatever the input."""
@@ -346,10 +364,13 @@ _CHANNEL_FUNCTIONS: dict[str, Callable[[ir.Node, Floats, slice], Floats]] = {
 """(node, constant values, which channels they are) -> what the node makes of them."""
 
 
-def _convolve(node: ir.Node, image: Floats, weight: Floats) -> Floats:
-    """Convolve (1, C, H, W) with the geometry of `node`: (O, OH, OW)."""
+def _convolve(node: ir.Node, image: Floats, weight: Floats, around: Floats) -> Floats:
+    """Convolve (1, C, H, W), with `around` (C) at the padding, with the geometry of `node`: (O, OH, OW)."""
     top, left, bottom, right = node.attributes.get_ints("pads", (0, 0, 0, 0))
-    padded = np.pad(image, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    _, channels, height, width = image.shape
+    padded = np.empty((1, channels, top + height + bottom, left + width + right), np.float32)
+    padded[...] = around[:, None, None]
+    padded[:, :, top : top + height, left : left + width] = image
     y = torch.nn.functional.conv2d(
         torch.from_numpy(padded),
         torch.from_numpy(np.array(weight)),

@@ -103,6 +103,7 @@ def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator)
         "scale": rng.standard_normal(channels_out),
         "bias": rng.standard_normal(channels_out),
         "slope": rng.standard_normal(channels_out),
+        "pad": rng.choice([-1, 1], channels),
     }
     return {
         name: constants[name] if name == "W" else constants[name].astype(np.float32) for name in operator.inputs[1:]
@@ -326,6 +327,25 @@ def test_constant_channels_on_numbers_worked_out_by_hand() -> None:
     assert y.tolist() == [[[[0 - 4, 1 - 4, 0 - 2]]]]
 
 
+def test_signs_at_the_padding_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1, -1]], [[-1, -1]]]])
+    one = np.ones(1, np.float32)
+    # A kernel of 1 x 3: its weights are + + - for the first channel, + - - for the second.
+    constants = [np.uint8([[[[0b11], [0b01], [0b00]]]]), np.zeros(2, np.float32), np.float32([1, -1])]
+    constants += [0 * one.reshape(1, 1, 1), one, 0 * one]
+    y = opset.reference("BinaryConv2dPad", [x, *constants], {"weight_shape": [1, 1, 3, 2], "pads": [0, 1, 0, 1]})
+    # The first channel is + + - + with its padding, and so 1 + 1 + 1 and 1 - 1 - 1; the second is - - - -.
+    assert y.tolist() == [[[[3 + 1, -1 + 1]]]]
+
+
+def test_constant_channels_are_zeros_at_a_padding_of_signs() -> None:
+    x = np.float32([[[[1]]]])
+    one = np.ones(1, np.float32)
+    constants = [np.uint8([[[[0b11], [0b11], [0b11]]]]), 0 * one, one, 0 * one.reshape(1, 1, 1), one, 0 * one]
+    attributes = {"weight_shape": [1, 1, 3, 2], "pads": [0, 1, 0, 1], "constant_channels": [1]}
+    assert opset.reference("BinaryConv2dPad", [x, *constants], attributes).tolist() == [[[[3 + 1]]]]
+
+
 def test_the_reference_of_k_on_numbers_worked_out_by_hand() -> None:
     x = np.float32([[[[1, -3]], [[5, 7]]]])  # mean |x| over the two channels: 3 and 5
     one = np.ones(1, np.float32)
@@ -361,6 +381,8 @@ def test_files_are_valid_and_every_shape_is_inferred(
         ("BinaryConv2d", ["Mul", "Add"]),
         ("BinaryConv2dRelu", ["Mul", "Add", "Relu"]),
         ("BinaryConv2dPRelu", ["Mul", "Add", "PRelu"]),
+        # What the padding holds costs nothing in a run: no Pad, and no more sums.
+        ("BinaryConv2dPadRelu", ["Mul", "Add", "Relu"]),
     ],
 )
 def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
@@ -379,10 +401,11 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 72
+    assert len({row.name for row in OPERATORS}) == 108
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
+    assert Operator(pads_signs=True, activation="Relu", parts=2).name == "BinaryConv2dPadReluConcat2"
     assert Operator(uses_k=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
 

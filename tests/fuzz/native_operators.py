@@ -129,7 +129,7 @@ def _any_case(rng: np.random.Generator) -> Any:
 
 
 def _with_odd_numbers(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if name in ("W", "offset"):
+    if name in ("W", "pad", "offset"):
         return value
     changed = value.copy()
     places = rng.random(value.shape) < 0.3

@@ -9,7 +9,7 @@ import pytest
 
 MODELS = 60
 
-FOUND = (327, 577)
+FOUND = (38, 301)
 """A 0 in front of a PReLU whose slope is infinite or NaN: ONNX has 0 there, and the kernels had NaN."""
 
 SPEC = importlib.util.spec_from_file_location("native_operators", Path(__file__).with_name("native_operators.py"))
