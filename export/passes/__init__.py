@@ -13,6 +13,7 @@ from bnas_deploy.export.passes.constant_channels import DropConstantChannels
 from bnas_deploy.export.passes.fuse_activation import FuseActivation
 from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
 from bnas_deploy.export.passes.fuse_concat import FuseConcat
+from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
@@ -26,7 +27,9 @@ _SHARED = (
 PIPELINE = (
     *_SHARED,
     TakeSignOfZero(),  # behind DropConstantChannels, which makes constant zeros exact, and before BNs are thresholds
+    FusePadding(),  # a BN in front of the Pad can be folded then
     FoldBatchNormIntoThreshold(),  # before every other fold of a BN: this one is exact
+    FusePadding(),  # those with a BN behind
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
     FoldBatchNormAfterBinaryConv(),
     FoldBatchNormAfterConv(),

@@ -156,7 +156,19 @@ def _slice(node: ir.Node, x, start, end, axis) -> torch.Tensor:
     return x.narrow(int(axis), int(start), int(end) - int(start))
 
 
+def _pad(node: ir.Node, x: torch.Tensor, pads: torch.Tensor, number: torch.Tensor | None = None) -> torch.Tensor:
+    before, after = pads.reshape(2, 4).tolist()
+    sides = [size for axis in reversed(range(4)) for size in (before[axis], after[axis])]
+    mode = node.attributes.get_string("mode", "constant")
+    if mode != "constant":
+        return F.pad(x, sides[:4], mode)
+    return F.pad(x, sides, value=0.0 if number is None else float(number))
+
+
 _OPERATIONS = {
+    "Abs": lambda node, x: x.abs(),
+    "Pad": _pad,
+    "ReduceMax": lambda node, x, axes: x.amax(axes.tolist(), keepdim=node.attributes.get_int("keepdims", 1) == 1),
     "Zeroise": _zeroise,
     "Add": lambda node, x, y: x + y,
     "Mul": lambda node, x, y: x * y,

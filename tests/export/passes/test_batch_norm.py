@@ -100,15 +100,22 @@ def test_the_judge_rounds_as_pytorch_does_on_images(size: tuple[int, int], layou
 
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("pad", [0, 1])
-def test_fold_into_threshold_is_exact(load, listing, evaluate, binary_conv, group: int, pad: int) -> None:
+@pytest.mark.parametrize("signs", [None, -1, 1], ids=["zeros", "minus", "plus"])
+def test_fold_into_threshold_is_exact(
+    load, listing, evaluate, binary_conv, group: int, pad: int, signs: int | None
+) -> None:
+    name, inputs = "BinaryConv2d", BINARY_INPUTS
+    if signs is not None:
+        name, inputs = "BinaryConv2dPad", BINARY_INPUTS.replace("offset", "pad, offset")
     rng = np.random.default_rng(0)
     parameters = {name: rng.normal(size=6).astype(np.float32) for name in ("gamma", "beta", "mean")}
     parameters |= {"var": rng.random(6, np.float32)}
     parameters["gamma"] = np.float32([0, -1.3, -0.7, 1.1, -0.1, 0.9])  # other signs in the second group
-    convolution = f"bnas.BinaryConv2d <pads = [{pad}, {pad}, {pad}, {pad}], group = {group}>"
+    convolution = f"bnas.{name} <pads = [{pad}, {pad}, {pad}, {pad}], group = {group}>"
     model = load(
-        f"(float[N,6,5,5] x) => (float[N,4,H,W] y) {{ n = {_norm('x')} y = {convolution} (n, {BINARY_INPUTS}) }}",
+        f"(float[N,6,5,5] x) => (float[N,4,H,W] y) {{ n = {_norm('x')} y = {convolution} (n, {inputs}) }}",
         **binary_conv(6, 4, kernel=3, group=group),
+        **({} if signs is None else {"pad": np.full(6, signs, np.float32)}),
         **parameters,
     )
     levels = threshold_of(BatchNorm.of(model.graph[0]), np.zeros(6, np.float32)).level
@@ -119,8 +126,10 @@ def test_fold_into_threshold_is_exact(load, listing, evaluate, binary_conv, grou
     log = run([FoldBatchNormIntoThreshold(), DropUnused()], model)
 
     assert log.applied == {"FoldBatchNormIntoThreshold": 1}
-    assert listing(model) == ["y = BinaryConv2d(x)"]
+    assert listing(model) == [f"y = {name}(x)"]
     assert (evaluate(model, feeds)["y"] == wanted).all()
+    if signs is not None:  # a BN with slopes of both signs: the padding is another one in each channel
+        assert constant_array(input_of(model.graph[0], "pad")).tolist() == [signs, -signs, -signs, signs, -signs, signs]
 
 
 def test_fold_into_threshold_keeps_a_bn_that_others_read(load, listing, binary_conv, rng: np.random.Generator) -> None:

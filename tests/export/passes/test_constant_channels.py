@@ -165,6 +165,56 @@ def test_a_bn_in_front_of_the_computed_channels_leaves_the_constant_ones(load, e
     assert (evaluate(model, feeds)["y"] == wanted).all()
 
 
+@pytest.mark.parametrize(
+    ("signs", "constants"),
+    [
+        # Live, live, 0 and 0, whose sign is +1 or, with a sign of 0, 0: v - p is 0, 2, 1 or -1 on the image.
+        ([-1, 1, 1, 1], 0),
+        ([1, -1, 1, -1], 2),
+        ([1, 1, -1, -1], 4),
+    ],
+)
+@pytest.mark.parametrize("sign_of_zero", [False, True])
+def test_constant_channels_under_a_padding_of_signs(
+    load, listing, evaluate, binary_conv, rng, signs: list[int], constants: int, sign_of_zero: bool
+) -> None:
+    model = load(
+        f"(float[N,2,4,4] x) => (float[N,3,4,4] y) {{ {HALF_ZERO} "
+        f"y = bnas.BinaryConv2dPad <pads = [1, 1, 1, 1], group = 1> (c, W, threshold, pad, offset, scale, bias) }}",
+        pad=np.float32(signs),
+        **binary_conv(4, 3, kernel=3),
+    )
+    feeds = {"x": rng.normal(size=(3, 2, 4, 4)).astype(np.float32)}
+    wanted = evaluate(model, feeds)["y"]
+    node = model.graph[-1]
+    if sign_of_zero:  # the channels of zeros are 0 on the image and p at the padding: p times the sum, less inside
+        weight, scale = (constant_array(input_of(node, name)) for name in ("W", "scale"))
+        image = np.ones((1, 2, 4, 4), np.float32)
+        inside = _convolved(image, weight[:, 2:])
+        wanted = wanted - inside[None] * scale[:, None, None]
+        node.attributes["sign_of_zero"] = ir.AttrInt64("sign_of_zero", 1)
+
+    run([DropConstantChannels(), DropUnused()], model)
+
+    node = model.graph[-1]
+    assert listing(model) == ["y = BinaryConv2dPad(x)"]
+    assert constant_array(input_of(node, "pad")).tolist() == signs[:2]
+    attribute = node.attributes.get_ints("constant_channels", [0])
+    assert list(attribute) == [2 if sign_of_zero else constants]
+    node.attributes.pop("sign_of_zero", None)
+    got = evaluate(model, feeds)["y"]
+    if sign_of_zero:  # integers times a scale of another size: one rounding more on the way to `wanted`
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(got, wanted)
+
+
+def _convolved(image: Floats, weight: Floats) -> Floats:
+    padded = np.pad(image[0], ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # (C, H, W, KH, KW)
+    return np.einsum("chwij,ocij->ohw", windows, weight).astype(np.float32)
+
+
 def _file_size(load, constants: dict[str, NDArray], live: int, geometry: str, size: str) -> int:
     model = load(
         f"(float[N,{live},112,112] x) => (float[N,8,{size}] y) {{ z = {ZERO} (x) c = Concat <axis = 1> (x, z) "
@@ -385,8 +435,10 @@ class RandomGraph:
         channels = self.shapes[x][0]
         k = "K" if channels in {1, 2, 4, 8, 16} and self.pick(0, 1, 2, 3) == 0 else ""  # the mean over 2^n is exact
         group = 1 if k or channels % 2 or self.pick(0, 1, 2) else 2
-        rest = [self.constant(channels), self.constant(2, 1, 1), self.constant(2), self.constant(2)]
-        self.convolution(x, f"bnas.BinaryConv2d{k}", group, rest)
+        signs = not k and self.pick(0, 0, 1)
+        pad = [self.constant(channels, choices=(-1, 1))] if signs else []
+        rest = [self.constant(channels), *pad, self.constant(2, 1, 1), self.constant(2), self.constant(2)]
+        self.convolution(x, f"bnas.BinaryConv2d{'Pad' if signs else k}", group, rest)
 
     def convolution(self, x: str, operator: str, group: int, rest: list[str]) -> None:
         channels, height, width = self.shapes[x]
