@@ -295,6 +295,20 @@ def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geom
     )
 
 
+def test_a_library_leaves_an_operator_that_it_does_not_know_to_the_function_body(
+    operator_model: MakeModel, rng: np.random.Generator
+) -> None:
+    """So a file with a newer operator is right in an older library: it does not compute something like it instead."""
+    operator, geometry = Operator(pads_signs=True), Geometry(9, 5, (6, 7), (6, 7))
+    constants = _constants(operator, geometry, rng)
+    images = _images(geometry, constants, rng)
+    model = operator_model(operator.name, constants, geometry.attributes, (9, 6, 7), geometry.output_shape)
+    (node,), (function,) = model.graph.node, model.functions
+    node.op_type = function.name = "BinaryConv2dOfTheFuture"
+    want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
+    np.testing.assert_array_equal(_run_library(model, {"X": images}, "ENABLE_ALL"), want)
+
+
 # ReferenceEvaluator of onnx 1.23 leaves the defaults of a function out, so the exporter writes every attribute.
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "evaluator"])
 def test_attributes_have_defaults(engine: str, operator_model: MakeModel, rng: np.random.Generator) -> None:
