@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas_deploy.core.bundle import Corner, PieceCheck
+from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
@@ -255,6 +256,8 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
         node.attributes.get_int("ceil_mode", 0) != 0 or around[2 + axis] > around[axis]
     ):
         return None  # the last windows are unlike the first ones
+    if binary and operator(node.op_type).pads_signs and around[axis] == 0 < around[2 + axis]:
+        return None  # as for Pad
     return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
 
 

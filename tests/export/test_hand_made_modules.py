@@ -108,6 +108,7 @@ APPLIED = {
         "FuseAddition": 2,
         "DistributeAddition": 0,
         "FuseConcat": 0,
+        "FusePadding": 0,
         "PackWeights": 2,
     },
     "stack": {
@@ -120,6 +121,7 @@ APPLIED = {
         "FuseAddition": 0,
         "DistributeAddition": 0,
         "FuseConcat": 0,
+        "FusePadding": 0,
         "PackWeights": 3,
     },
 }

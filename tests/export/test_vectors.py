@@ -146,6 +146,27 @@ def test_how_many_rows_are_fed(nodes: str, rows: int) -> None:
     assert [corner.shape[2] for corner in check.inputs] == [rows]
 
 
+@pytest.mark.parametrize(("pads", "rows"), [([1, 1, 1, 1], 7), ([0, 1, 2, 1], 10), ([2, 0, 0, 0], 6)])
+def test_signs_at_the_padding_are_in_what_is_fed(
+    load, evaluate, binary_conv, rng, tmp_path, pads: list[int], rows: int
+) -> None:
+    model = load(
+        f"(float[N,5,10,10] x) => (float[N,3,H,W] y) {{ y = bnas.BinaryConv2dPad <pads = {pads}, group = 1> "
+        f"(x, W, threshold, pad, offset, scale, bias) }}",
+        pad=rng.choice(np.float32([-1, 1]), 5),
+        **binary_conv(5, 3, kernel=3),
+    )
+    values = _values(evaluate, model, rng.normal(size=(1, 5, 10, 10)).astype(np.float32))
+    run([PackWeights()], model)
+
+    check = corner_check(*_only(model, values))
+
+    assert [corner.shape[2] for corner in check.inputs] == [rows]
+    vectors, path = _vectors(model, values, tmp_path)
+    checks = vectors.corner_checks(path)
+    assert compare_pieces(path, checks, vectors.kept(checks)).pieces[0].exact
+
+
 def test_constant_channels_need_no_more_than_the_corner(load, evaluate, binary_conv, rng, tmp_path) -> None:
     constants = binary_conv(5, 3, kernel=3) | {"threshold": np.zeros(2, np.float32)}
     attributes = "pads = [1, 1, 1, 1], constant_channels = [3]"
