@@ -108,8 +108,20 @@ def read_config(model: object, data: object, where: str) -> ModelConfig:
 
 
 def build_network(config: ModelConfig) -> "nn.Module":
-    """Return the network of a configuration, with the initialisation that training starts from."""
-    return FAMILIES[config.model].build(config)
+    """Return the network of a configuration, with the initialisation that training starts from.
+
+    Raises:
+        BnasError: a layer of the network cannot have its scheme.
+    """
+    from bnas_deploy.search.nn.layers import fit_to_images
+    from bnas_deploy.search.nn.scheme import ExcludedError
+
+    try:
+        network = FAMILIES[config.model].build(config)
+    except ExcludedError as error:
+        raise BnasError(f"{config.name}: {error}; choose another --scheme or --network") from None
+    fit_to_images(network, config.in_channels, config.image_size)
+    return network
 
 
 def layouts() -> dict[str, Layout]:

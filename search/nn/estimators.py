@@ -62,6 +62,20 @@ class _UnitStep(torch.autograd.Function):
         return inside, of_alpha
 
 
+class _StepInWindow(torch.autograd.Function):
+    """1 where x >= 0, else `below`; the gradient passes where low <= x <= high."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, below: float) -> Tensor:
+        ctx.save_for_backward(x, low, high)
+        return torch.ge(x, 0, out=torch.empty_like(x)).mul_(1 - below).add_(below)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x, low, high = ctx.saved_tensors
+        return torch.where((x >= low) & (x <= high), grads[0], 0.0), None, None, None
+
+
 class _ScaledSign(torch.autograd.Function):
     """beta(W) sign(W) of XNOR-Net in one step; see `scaled_sign`."""
 
@@ -129,7 +143,7 @@ def _sign(x: Tensor, bound: float, sign_of_zero: bool) -> Tensor:
 def approximate_sign(x: Tensor) -> Tensor:
     """Binarise activations with the gradient of Bi-Real Net's ApproxSign, 2 - 2 |x| where |x| < 1 and 0 elsewhere.
 
-    It is the slope of the parabolas 2x + x^2 (x < 0) and 2x - x^2 (Liu et al. 2018, Eq. 6).
+    It is the slope of the parabolas 2x + x^2 (x < 0) and 2x - x^2 (Liu et al. 2018).
     """
     return _sign_with(x, _slope_of_parabolas)
 
@@ -139,7 +153,7 @@ def _slope_of_parabolas(x: Tensor) -> Tensor:
 
 
 def tanh_sign(x: Tensor, t: float) -> Tensor:
-    """Binarise with the gradient of IR-Net's EDE: that of k tanh(t x), k = max(1/t, 1) (Qin et al. 2020, Eq. 12)."""
+    """Binarise with the gradient of IR-Net's EDE: that of k tanh(t x), k = max(1/t, 1) (Qin et al. 2020)."""
     return _sign_with(x, partial(_slope_of_tanh, t=t))
 
 
@@ -148,7 +162,7 @@ def _slope_of_tanh(x: Tensor, t: float) -> Tensor:
 
 
 def swish_sign(x: Tensor, beta: float) -> Tensor:
-    """Binarise with the gradient of SignSwish (Darabi et al. 2018, Eq. 3), which larq calls SwishSign:
+    """Binarise with the gradient of SignSwish (Darabi et al. 2018), which larq calls SwishSign:
 
     beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))
     """  # noqa: D400, D415  # the formula ends the sentence
@@ -183,6 +197,12 @@ def unit_step(x: Tensor, alpha: Tensor) -> Tensor:
         alpha: one number, above 0.
     """
     stepped: Tensor = _UnitStep.apply(x, alpha)  # type: ignore[no-untyped-call]  # as above
+    return stepped
+
+
+def step_in_window(x: Tensor, low: Tensor, high: Tensor, *, below: float) -> Tensor:
+    """Return 1 where x >= 0, else `below`, which is 0 or -1; the gradient passes where low <= x <= high."""
+    stepped: Tensor = _StepInWindow.apply(x, low, high, below)  # type: ignore[no-untyped-call]  # as above
     return stepped
 
 

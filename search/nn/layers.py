@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.search.nn.estimators import activation_scale
-from bnas_deploy.search.nn.scheme import PAD_VALUES, Binarised, Exported, Geometry, Learned, Pair, Scheme, Sizes
+from bnas_deploy.search.nn.scheme import (
+    PAD_VALUES,
+    Binarised,
+    ExcludedError,
+    Exported,
+    Geometry,
+    Learned,
+    Pair,
+    Scheme,
+    Sizes,
+)
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 
@@ -149,7 +159,7 @@ class BinaryConv2d(_Schemed):
         self.padding, self.extra_padding = self._sides(padding)
         self.groups = groups
         if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups)):
-            raise ValueError(reason)
+            raise ExcludedError(reason)
         self.pad_value = int(pad_value)
         group_channels = in_channels // groups
         shape = scheme.latent_shape((out_channels, group_channels, *self.kernel_size))
@@ -287,7 +297,7 @@ class BinaryWeightConv2d(_Schemed, nn.Conv2d):
         if reason := scheme.excludes(
             Geometry(self.in_channels, self.out_channels, _pair("kernel_size", self.kernel_size, least=1), self.groups)
         ):
-            raise ValueError(reason)
+            raise ExcludedError(reason)
         shape = tuple(self.weight.shape)
         if scheme.latent_shape(shape) != shape:
             self.weight = nn.Parameter(self.weight.new_empty(scheme.latent_shape(shape)))
@@ -387,6 +397,13 @@ def set_progress(network: nn.Module, progress: float) -> None:
     for module in network.modules():
         if isinstance(module, _Schemed):
             module.progress = progress
+
+
+def binary_weights(network: nn.Module) -> list[nn.Parameter]:
+    """Return the weights that the layers of a network take the signs of, each once."""
+    layers = [module for module in network.modules() if isinstance(module, _Schemed)]
+    weights = [layer.weight for layer in layers if layer.scheme.weight_bits == 1]
+    return list({id(weight): weight for weight in weights if isinstance(weight, nn.Parameter)}.values())
 
 
 def regularisers(network: nn.Module) -> Tensor | None:

@@ -22,6 +22,13 @@ Pair = tuple[int, int]
 Sizes = int | Sequence[int]
 """One number, or a sequence of two: (vertical, horizontal)."""
 
+PAD_VALUES = (-1, 0, 1)
+"""What the sign at a padded tap can be."""
+
+
+class ExcludedError(ValueError):
+    """A convolution cannot have a scheme; the message is what `Scheme.excludes` says."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -38,10 +45,6 @@ class Geometry:
     out_channels: int
     kernel_size: Pair
     groups: int = 1
-
-
-PAD_VALUES = (-1, 0, 1)
-"""What the sign at a padded tap can be."""
 
 
 def lone_weight(geometry: Geometry) -> str | None:
@@ -116,6 +119,17 @@ class Exported:
             )
         if self.offset is not None and bool((self.offset != self.offset.round()).any()):
             raise ValueError("an offset that is not of integers: wanted some, since sums of signs have to stay exact")
+
+
+def zero_one_exported(binarised: Binarised, threshold: Tensor) -> Exported:
+    """Return what an operator holds where activations are 1 at thresholds (C) and above, else 0, and so at the padding.
+
+    `Exported` derives it. The sum of weights is an integer, and half a scale is exact.
+    """
+    weight = binarised.weight.detach().float()
+    scale = binarised.scale.detach().float() / 2
+    offset = weight.sum(dim=(1, 2, 3))
+    return Exported(weight, scale, threshold.detach().float(), pad_value=-1, offset=offset)
 
 
 @dataclass(frozen=True)

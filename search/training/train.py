@@ -30,7 +30,7 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
-from bnas_deploy.search.nn.layers import set_progress
+from bnas_deploy.search.nn.layers import binary_weights, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card
@@ -244,7 +244,7 @@ class _TrainingRun(Run[EpochRecord]):
         self.parallel = in_parallel(self.network, processes, device)
         self.signs = SignMemory(self.network)
         self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
-        self.optimizer = recipe.optimiser.build(self.network.parameters())
+        self.optimizer = recipe.optimiser.build(self.network.parameters(), binary_weights(self.network))
         length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
         self.schedule = recipe.schedule.build(self.optimizer, length)
         super().__init__(
@@ -276,6 +276,11 @@ class _TrainingRun(Run[EpochRecord]):
         if recipe.loss.attention and not hasattr(self.network, "blocks"):
             raise TrainError(
                 f"loss.attention is {recipe.loss.attention}, but {name} has no blocks for it; --set loss.attention=0"
+            )
+        if recipe.optimiser.flips and not binary_weights(self.network):
+            raise TrainError(
+                f"optimiser.kind is {recipe.optimiser.kind}, but {name} has no binary weights to flip; "
+                "--set 'optimiser.kind=\"Adam\"'"
             )
         # Of several stages, those without signs go without it.
         alone = not self.stage.whole.stages

@@ -7,7 +7,7 @@ from bnas_deploy.search.models.bnas.cell import SearchedCell
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.positions import cell_positions, stem_channels
 from bnas_deploy.search.models.relaxation import relax_layers
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, fit_to_images
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.nn.scheme import FloatWeights
 
 
@@ -104,7 +104,6 @@ def build_network(config: NetworkConfig) -> Network:
     if "real-last-two" in config.deviations and not config.is_float:
         _leave_last_two_real(network)
     relax_layers(network, config.relaxed)
-    fit_to_images(network, config.in_channels, config.image_size)
     return network
 
 

@@ -2,7 +2,7 @@
 
 Code: github.com/liuzechun/ReActNet at 8f50116, mobilenet/2_step2/reactnet.py.
 
-Faithful: RSign (Eq. 4) with the gradient of ApproxSign, RPReLU (Eq. 5), weights as in Bi-Real Net. The threshold is
+Faithful: RSign with the gradient of ApproxSign, RPReLU, weights as in Bi-Real Net. The threshold is
 the paper's, so the code's bias with the other sign. The distributional loss is `loss.distillation` of a recipe: the
 network learns the answers of the stage before, where the paper's teacher is a ResNet-34 of others. The paper leaves the
 initialisation open; the code has thresholds and shifts at 0 and slopes at 0.25, and so has this.

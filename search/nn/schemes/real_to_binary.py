@@ -3,7 +3,7 @@
 Code: larq_zoo/literature/real_to_bin_nets.py at 77c5853 of github.com/larq/zoo, by readers of the paper; its authors
 gave none.
 
-Faithful: signs with the clipped gradient on both sides; the gate of section 4.3, mean over the image -> C/8 -> ReLU ->
+Faithful: signs with the clipped gradient on both sides; the gate, mean over the image -> C/8 -> ReLU ->
 O -> sigmoid, without bias, of what the signs are taken of; PReLU behind the BN. Attention and distillation are
 `loss.attention` and `loss.distillation` of a recipe, the stages those of `multi-stage`. The paper leaves open whether
 the gate stands beside a learned scale; as in larq, it stands alone.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bnas_deploy.search.nn.layers import BinaryConv2d, Composite
 from bnas_deploy.search.nn.scheme import Scheme, Sizes
 
-_REDUCTION = 8  # section 4.3: r = 8
+_REDUCTION = 8  # the paper's and larq's r
 
 
 class GatedConv2d(Composite):

@@ -1,6 +1,6 @@
 """BinaryNet with the gradient of SignSwish (Darabi et al., "BNN+", 2018), which larq calls SwishSign, on both sides.
 
-Faithful: the gradient (Eq. 3), with the paper's and larq's beta of 5. The regulariser of BNN+ is left out, and so is
+Faithful: the gradient, with the paper's and larq's beta of 5. The regulariser of BNN+ is left out, and so is
 its scale per layer: larq has neither, and BN takes a scale in.
 """
 

@@ -1,6 +1,6 @@
 """XNOR-Net++ (Bulat and Tzimiropoulos, BMVC 2019): scales learned by gradient descent, here one per output channel.
 
-The paper has four forms of the scale Gamma of an output (O, H, W), section 3.2:
+The paper has four forms of the scale Gamma of an output (O, H, W):
 
     1  Gamma = alpha                          alpha (O)                                xnor-net-plus
     2  Gamma = alpha                          alpha (O, H, W)                          xnor-net-plus-map

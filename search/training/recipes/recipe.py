@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimiser(Checked):
-    """Any optimiser of `torch.optim` that takes a step for a gradient.
+    """Any optimiser of `torch.optim` that takes a step for a gradient, or Bop.
 
     Attributes:
-        kind: its name in `torch.optim`, such as "SGD" or "Adam".
+        kind: its name in `torch.optim`, such as "SGD" or "Adam"; "Bop" flips binary weights and has Adam for the rest.
         learning_rate: the highest that the schedule reaches.
         weight_decay: lambda of lambda w, which is added to the gradient (by AdamW taken off the weight).
         momentum: of SGD and others that have it.
@@ -55,36 +55,47 @@ class Optimiser(Checked):
         if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
             raise RecipeError(f"optimiser.betas: got {list(self.betas)}, wanted two numbers of at least 0 and below 1")
 
-    def build(self, parameters: "Iterable[nn.Parameter]") -> "Optimizer":
-        """Return the optimiser of `parameters`.
+    @property
+    def flips(self) -> bool:
+        """Say whether binary weights are flipped, and not moved."""
+        return self.kind == "Bop"
+
+    def build(self, parameters: "Iterable[nn.Parameter]", binary: "Iterable[nn.Parameter]" = ()) -> "Optimizer":
+        """Return the optimiser of `parameters`, of which `binary` are weights that a layer takes the signs of.
 
         Raises:
             RecipeError: PyTorch has none of this kind, or it does not take what is given.
         """
         from torch import optim
 
-        kinds: dict[str, Callable[..., Optimizer]] = {
+        from bnas_deploy.search.training.bop import Bop
+
+        kinds: Mapping[str, Callable[..., Optimizer]] = {
             name: kind
             for name, kind in vars(optim).items()
             if inspect.isclass(kind) and issubclass(kind, optim.Optimizer) and name not in _UNFIT
-        }
+        } | {"Bop": Bop}
         if self.kind not in kinds:
             near = did_you_mean(self.kind, kinds)
             raise RecipeError(f"optimiser.kind: got {self.kind!r}, wanted one of {', '.join(sorted(kinds))}{near}")
         kind = kinds[self.kind]
         given = {"weight_decay": self.weight_decay, "momentum": self.momentum, "betas": self.betas, **self.arguments}
         given = {name: value for name, value in given.items() if value is not None}
-        takes = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr")]
+        takes = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr", "binary")]
         for name in given:
             if name not in takes:
                 raise RecipeError(
                     f"optimiser.{name}: {self.kind} does not take it; it takes {', '.join(takes)}"
                     f"{did_you_mean(name, takes)}"
                 )
+        if self.flips:
+            given["binary"] = binary
         try:
             return kind(parameters, lr=self.learning_rate, **given)
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"optimiser: {self.kind} of PyTorch refuses its arguments: {error}") from None
+            raise RecipeError(
+                f"optimiser: {self.kind}{'' if self.flips else ' of PyTorch'} refuses its arguments: {error}"
+            ) from None
 
     def states(self) -> int:
         """Return how many numbers the optimiser keeps of each weight from step to step: 1 is momentum, Adam has 2.

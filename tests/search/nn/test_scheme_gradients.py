@@ -34,13 +34,13 @@ def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def parabolas(x: Tensor) -> Tensor:
-    """Bi-Real Net, Eq. 6: -1, 2x + x^2, 2x - x^2, 1."""
+    """Bi-Real Net: -1, 2x + x^2, 2x - x^2, 1."""
     inner = torch.where(x < 0, 2 * x + x**2, 2 * x - x**2)
     return torch.where(x.abs() < 1, inner, torch.sign(x))
 
 
 def swish(x: Tensor, beta: float = 5.0) -> Tensor:
-    """BNN+, Eq. 2: 2 sigmoid(beta x) (1 + beta x (1 - sigmoid(beta x))) - 1."""
+    """BNN+: 2 sigmoid(beta x) (1 + beta x (1 - sigmoid(beta x))) - 1."""
     sigmoid = torch.sigmoid(beta * x)
     return 2 * sigmoid * (1 + beta * x * (1 - sigmoid)) - 1
 
@@ -156,7 +156,7 @@ def test_thresholds_of_reactnet() -> None:
     assert layer.exported().threshold.equal(torch.tensor([0.3, -0.2, 0.0]))
 
 
-@pytest.mark.parametrize("name", ["ir-net"])
+@pytest.mark.parametrize("name", ["ir-net", "zero-alpha"])
 def test_a_filter_of_one_weight_cannot_be_standardised(name: str) -> None:
     with pytest.raises(ValueError, match="a filter of one weight cannot be standardised: its mean is the weight"):
         BinaryConv2d(4, 4, 1, groups=4, scheme=named_scheme(name))

@@ -280,6 +280,7 @@ ADAM = Optimiser(kind="Adam", learning_rate=0.01, betas=(0.8, 0.99))
 OTHERS = {
     "cosine": (Optimiser(kind="AdamW", learning_rate=0.01, clip_norm=0.1), Cosine(restart_epochs=1.5)),
     "linear": (Optimiser(kind="RMSprop", learning_rate=0.01, arguments={"alpha": 0.9}), Linear(warmup_epochs=1.0)),
+    "flips": (Optimiser(kind="Bop", learning_rate=0.01, arguments={"gamma": 0.1, "threshold": 1e-4}), Cosine()),
     "steps": (ADAM, Steps(after_epochs=(1.0, 2.0), factor=0.3)),
 }
 
