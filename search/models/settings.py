@@ -65,7 +65,7 @@ SCHEME = Setting(
     "scheme",
     "--scheme",
     Choice(tuple(scheme_names())),
-    f"How binary convolutions binarise: {', '.join(scheme_names())}. [default: {DEFAULT}]",
+    f"How binary convolutions binarise; docs/schemes.md describes each scheme. [default: {DEFAULT}]",
     binary=True,
 )
 

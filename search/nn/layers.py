@@ -1,7 +1,7 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -333,6 +333,10 @@ class Composite(nn.Module, ABC):
     def real_weight(self) -> Tensor:
         """Return the weights of the float convolution that it stands for, (O, C/groups, KH, KW)."""
 
+    @abstractmethod
+    def latent(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return what it begins with in the place of the weights of a float convolution, by the names of its state."""
+
 
 def float_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network as its float twin names it.
@@ -346,6 +350,28 @@ def float_state(network: nn.Module) -> dict[str, Tensor]:
             if isinstance(module, Composite | _Schemed):
                 state[f"{name}.weight" if name else "weight"] = module.real_weight().detach()
     return state
+
+
+def state_from_twin(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a network's float twin as the network names it; other states stay as they are.
+
+    Raises:
+        ValueError: a layer makes its weights of fewer, so that those of a float convolution are no beginning for it.
+    """
+    renamed = dict(state)
+    for name, module in network.named_modules():
+        key = f"{name}.weight" if name else "weight"
+        if key not in renamed:
+            continue
+        if isinstance(module, Composite):
+            latent = module.latent(renamed.pop(key))
+            renamed |= {f"{name}.{inner}" if name else inner: value for inner, value in latent.items()}
+        elif isinstance(module, _Schemed) and renamed[key].shape != module.weight.shape:
+            raise ValueError(
+                f"{name} makes its weights of {tuple(module.weight.shape)}, and a float layer has "
+                f"{tuple(renamed[key].shape)}"
+            )
+    return renamed
 
 
 class Sized(nn.Module, ABC):

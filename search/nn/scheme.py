@@ -47,6 +47,13 @@ class Geometry:
     groups: int = 1
 
 
+def map_of_signs(scheme: "Scheme") -> str | None:
+    """Say why a scheme whose activations are 0 and 1 has no K map; None where none is asked for."""
+    if scheme.k_map:
+        return "the K map is the mean of |x|, which scales signs and not activations of 0 and 1; leave k_map out"
+    return None
+
+
 def lone_weight(geometry: Geometry) -> str | None:
     """Say why filters of this geometry cannot be standardised; None where they can."""
     height, width = geometry.kernel_size

@@ -12,6 +12,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.data.dataset import DataDescription
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.nn.layers import float_state
 from bnas_deploy.search.training.checkpoint import Checkpoint
 
 
@@ -70,7 +71,9 @@ def start_from(checkpoint: Checkpoint, data: DataDescription) -> Start:
         )
     config = before.fitted(**data.sizes)
     new = () if checkpoint.labels == data.class_names else _of_classes(config)
-    state = {name: tensor for name, tensor in checkpoint.state.items() if name not in new}
+    # A stage of float layers finds a composite under the name of the convolution that it stands for.
+    named = {**float_state(checkpoint.build()), **checkpoint.state}
+    state = {name: tensor for name, tensor in named.items() if name not in new}
     return Start(config, state, new, f"{before.name}, trained on {checkpoint.data}")
 
 

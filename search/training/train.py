@@ -30,7 +30,7 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
-from bnas_deploy.search.nn.layers import binary_weights, set_progress
+from bnas_deploy.search.nn.layers import binary_weights, set_progress, state_from_twin
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card
@@ -236,7 +236,7 @@ class _TrainingRun(Run[EpochRecord]):
             teacher = stage.before.build().requires_grad_(False).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # as above
         if stage.before is not None and recipe.weights_from_before:
             # What a scheme learns besides weights, a float twin does not have.
-            self.network.load_state_dict({**self.network.state_dict(), **stage.before.state})
+            self.network.load_state_dict({**self.network.state_dict(), **self._state_before(stage.before)})
         if start is not None:
             start.load(self.network)
         self.average = averaged(self.network, recipe.weight_average) if recipe.weight_average else None
@@ -265,6 +265,20 @@ class _TrainingRun(Run[EpochRecord]):
             later=frozenset({"signs"}),
             processes=processes,
         )
+
+    def _state_before(self, before: Checkpoint) -> dict[str, Tensor]:
+        """Return the weights of the stage before, which may have been one of the float twin.
+
+        Raises:
+            TrainError: a scheme has no place for them.
+        """
+        try:
+            return state_from_twin(self.network, before.state)
+        except ValueError as error:
+            raise TrainError(
+                f"{self.recipe.name} begins with the weights of the stage before, but {error}; "
+                "--set weights_from_before=false"
+            ) from None
 
     def _check_recipe(self) -> None:
         """Refuse a recipe with a part that this network has no place for."""

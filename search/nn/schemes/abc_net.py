@@ -131,6 +131,10 @@ class SumOfBases(Composite):
         weight: Tensor = self._layers()[0][0].weight
         return weight
 
+    def latent(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return it for the layer that has the weight."""
+        return {"rows.0.0.weight": weight}
+
 
 def _use(layer: BinaryConv2d, name: str, owner: BinaryConv2d) -> None:
     """Let a layer use a parameter of another, which it is neither saved nor moved with."""

@@ -21,8 +21,17 @@ from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import step_in_window
 from bnas_deploy.search.nn.layers import BinaryConv2d, Composite
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, Sizes, zero_one_exported
-from bnas_deploy.search.nn.schemes.dorefa import passing_weights
+from bnas_deploy.search.nn.scheme import (
+    Binarised,
+    ExcludedError,
+    Exported,
+    Geometry,
+    Learned,
+    Scheme,
+    Sizes,
+    zero_one_exported,
+)
+from bnas_deploy.search.nn.schemes.dorefa import DoReFa, passing_weights
 
 _THRESHOLDS = (0.25, 0.75)
 
@@ -47,9 +56,13 @@ class DuplicatedConv2d(Composite):
         first, second = self.conv.real_weight().chunk(2, dim=1)
         return first + second
 
+    def latent(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return half of it for each half."""
+        return {"conv.weight": torch.cat([weight / 2, weight / 2], dim=1)}
+
 
 @dataclass(frozen=True)
-class BinaryDuo(Scheme):
+class Halves(Scheme):
     """Activations [x - shift >= 1/4] in the first half of the channels, [x - shift >= 3/4] in the second; 0 or 1.
 
     Attributes:
@@ -59,29 +72,6 @@ class BinaryDuo(Scheme):
 
     decoupled_from: float = 0.5
     coupled: bool = False
-
-    def excludes(self, geometry: Geometry) -> str | None:
-        """Exclude groups, since both halves have to meet in every filter."""
-        if geometry.groups > 1:
-            return "both halves of a BinaryDuo layer have to meet in every filter, so it needs groups=1"
-        return super().excludes(geometry)
-
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
-        """Return a binary convolution of twice the channels."""
-        geometry = (2 * in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        return DuplicatedConv2d(BinaryConv2d(*geometry, scheme=self, pad_value=pad_value))
 
     def at(self, progress: float) -> Self:
         """Return the scheme coupled before its share of the epochs, and not from there on."""
@@ -117,13 +107,46 @@ class BinaryDuo(Scheme):
 
 
 def _thresholds(like: Tensor) -> Tensor:
-    """Return the threshold of each channel before its shift, (C), for as many channels as `like` has.
+    """Return the threshold of each channel before its shift, for as many channels (2C) as `like` has."""
+    return torch.cat([like.new_full((len(like) // 2,), threshold) for threshold in _THRESHOLDS])
 
-    A layer of an odd number of channels, which no BinaryDuo convolution makes, has one more of the lower.
+
+@dataclass(frozen=True)
+class BinaryDuo(DoReFa):
+    """A convolution of `Halves`; a single layer, such as a dense one, has one threshold, as DoReFa-Net.
+
+    Attributes:
+        decoupled_from: the share of the epochs at which the halves become two.
     """
-    lower, upper = _THRESHOLDS
-    half = (len(like) + 1) // 2
-    return torch.cat([like.new_full((half,), lower), like.new_full((len(like) - half,), upper)])
+
+    decoupled_from: float = 0.5
+
+    def excludes(self, geometry: Geometry) -> str | None:
+        """Exclude groups, since both halves have to meet in every filter."""
+        if geometry.groups > 1:
+            return "both halves of a BinaryDuo layer have to meet in every filter, so it needs groups=1"
+        return super().excludes(geometry)
+
+    def convolution(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        pad_value: int = 0,
+    ) -> nn.Module:
+        """Return a binary convolution of twice the channels."""
+        geometry = (2 * in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        if reason := self.excludes(Geometry(in_channels, out_channels, (1, 1), groups)):
+            raise ExcludedError(reason)
+        return DuplicatedConv2d(
+            BinaryConv2d(*geometry, scheme=Halves(decoupled_from=self.decoupled_from), pad_value=pad_value)
+        )
 
 
 SCHEME = BinaryDuo()

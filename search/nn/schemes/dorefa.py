@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, unit_step
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme, zero_one_exported
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, map_of_signs, zero_one_exported
 
 
 def passing_weights(weight: Tensor) -> Binarised:
@@ -28,6 +28,10 @@ def passing_weights(weight: Tensor) -> Binarised:
 @dataclass(frozen=True)
 class DoReFa(Scheme):
     """Activations [x >= 1/2], 0 or 1."""
+
+    def excludes(self, geometry: Geometry) -> str | None:
+        """Exclude a K map."""
+        return map_of_signs(self) or super().excludes(geometry)
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
         """Return 0 or 1."""

@@ -46,6 +46,10 @@ class GatedConv2d(Composite):
         """Return that of the convolution."""
         return self.conv.real_weight()
 
+    def latent(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return it for the convolution."""
+        return {"conv.weight": weight}
+
 
 @dataclass(frozen=True)
 class RealToBinary(Scheme):

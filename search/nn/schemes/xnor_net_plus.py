@@ -83,6 +83,10 @@ class MappedConv2d(Composite, Sized):
         """Return that of the convolution."""
         return self.conv.real_weight()
 
+    def latent(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return it for the convolution."""
+        return {"conv.weight": weight}
+
 
 _CHANNEL, _ROW, _COLUMN = 0, 1, 2
 

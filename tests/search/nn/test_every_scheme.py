@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, export_module
-from bnas_deploy.search.nn.layers import BinaryConv2d, fit_to_images, float_state, regularisers, set_progress
+from bnas_deploy.search.nn.estimators import standardised
+from bnas_deploy.search.nn.layers import (
+    BinaryConv2d,
+    fit_to_images,
+    float_state,
+    regularisers,
+    set_progress,
+    state_from_twin,
+)
 from bnas_deploy.search.nn.scheme import Scheme
 from bnas_deploy.search.nn.schemes import named_scheme, scheme_names
 
@@ -41,6 +49,10 @@ def network_of(convolution: object, activation: object) -> nn.Module:
 
 def binary_network(scheme: Scheme) -> nn.Module:
     return network_of(scheme.convolution, lambda channels: scheme.activation(channels) or nn.Hardtanh())
+
+
+def float_twin() -> nn.Module:
+    return network_of(partial(nn.Conv2d, bias=False), lambda _: nn.Hardtanh())
 
 
 def images_and_labels(count: int = 24) -> tuple[Tensor, Tensor]:
@@ -89,6 +101,24 @@ def test_its_state_is_all_there_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", scheme_names())
+def test_it_begins_with_a_float_twin(name: str) -> None:
+    """All that a float twin has is taken over, unless the scheme makes its weights of fewer."""
+    scheme = named_scheme(name)
+    network, twin = binary_network(scheme), float_twin()
+    if scheme.latent_shape((8, 8, 3, 3)) != (8, 8, 3, 3):
+        with pytest.raises(
+            ValueError, match=r"^2 makes its weights of \(2, 8, 3, 3\), and a float layer has \(8, 8, 3"
+        ):
+            state_from_twin(network, twin.state_dict())
+        return
+    network.load_state_dict({**network.state_dict(), **state_from_twin(network, twin.state_dict())})
+    state = float_state(network)
+    for key, value in twin.state_dict().items():
+        latent = standardised(value) if name in {"ir-net", "zero-alpha"} and key in {"2.weight", "5.weight"} else value
+        torch.testing.assert_close(state[key], latent, rtol=0.02, atol=0)  # of two definitions of a variance
+
+
+@pytest.mark.parametrize("name", scheme_names())
 def test_progress_moves_no_value(name: str) -> None:
     network, _ = trained(named_scheme(name), 5)
     images, _ = images_and_labels(2)
@@ -104,8 +134,7 @@ def test_it_is_exported_exactly(name: str, tmp_path: Path) -> None:
     """Each binary convolution becomes an operator that gives PyTorch's bits on PyTorch's activations."""
     network, _ = trained(named_scheme(name), 10)
     network.eval()
-    twin = network_of(partial(nn.Conv2d, bias=False), lambda _: nn.Hardtanh())
-    state = float_state(network)
+    twin, state = float_twin(), float_state(network)
     twin.load_state_dict({key: state[key] for key in twin.state_dict()})
     images, labels = images_and_labels(3)
     size = {"height": SIZE[0], "width": SIZE[1]}

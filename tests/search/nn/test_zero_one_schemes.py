@@ -1,5 +1,7 @@
 """Schemes whose activations are 0 and 1: DMS's {0, alpha}, DoReFa-Net, BinaryDuo."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +79,14 @@ def test_signs_with_an_offset_are_the_same_bits(name: str, padding: int) -> None
     want = (sums + exported.offset[:, None, None]) * exported.scale[:, None, None]
     with torch.no_grad():
         assert torch.equal(layer(x), want)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "binary-duo"])
+def test_a_k_map_is_excluded(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"the K map is the mean of .*, which scales signs and not .*; leave k_map out"
+    ):
+        replace(named_scheme(name), k_map=True).convolution(4, 4, 3)
 
 
 @pytest.mark.parametrize(("alpha", "stands_for"), [(-0.5, 0.5), (0.0, 2.0**-20), (1e-30, 2.0**-20)])
