@@ -25,6 +25,7 @@ from bnas_deploy.search.models.registry import (
 )
 from bnas_deploy.search.models.settings import SCHEME, Count, Setting
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.schemes import scheme_names
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bnas_deploy.search.training.untrained import untrained_checkpoint
 
@@ -152,7 +153,7 @@ def test_help_shows_the_settings_of_every_family(name: str, invoke) -> None:
     assert "--width INTEGER RANGE Networks of plain: Channels of both convolutions. [default: 4] [x>=1]" in words
     assert "--no-skip Networks of bnas: Ablation: no skip" in words
     # What both have in the same words belongs to no family.
-    assert "--scheme [binarynet|xnor-net|xnor-net-plus] How binary convolutions binarise" in words
+    assert f"--scheme [{'|'.join(scheme_names())}] How binary convolutions binarise" in words
     assert "|BNAS-H|" in words
     assert "|Plain]" in words
 

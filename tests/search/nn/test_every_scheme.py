@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.search.models.relaxation import RELAXED, relax_layers
 from bnas_deploy.search.nn.estimators import standardised
 from bnas_deploy.search.nn.layers import (
     BinaryConv2d,
@@ -116,6 +117,26 @@ def test_it_begins_with_a_float_twin(name: str) -> None:
     for key, value in twin.state_dict().items():
         latent = standardised(value) if name in {"ir-net", "zero-alpha"} and key in {"2.weight", "5.weight"} else value
         torch.testing.assert_close(state[key], latent, rtol=0.02, atol=0)  # of two definitions of a variance
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+@pytest.mark.parametrize("name", scheme_names())
+def test_a_stage_of_float_weights(name: str, relaxed: str) -> None:
+    """Layers with float weights have the same parameters, so that the next stage begins with them; they learn."""
+    torch.manual_seed(0)
+    network = binary_network(named_scheme(name))
+    relax_layers(network, relaxed)
+    images, labels = images_and_labels()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    losses = []
+    for _ in range(15):
+        loss = nn.functional.cross_entropy(network(images), labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+    binary_network(named_scheme(name)).load_state_dict(network.state_dict())
 
 
 @pytest.mark.parametrize("name", scheme_names())
