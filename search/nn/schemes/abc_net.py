@@ -76,11 +76,12 @@ def _shifted(weight: Tensor, shift: float) -> Tensor:
 def least_squares(bases: Tensor, weight: Tensor) -> Tensor:
     """Return the factors of bases (O, M, n) of +1 and -1 whose sum comes nearest to weights (O, n): (O, M).
 
-    With G = B B^T / n, whose diagonal is 1, they are G^-1 B w / n.
+    With G = B B^T / n, whose diagonal is 1, they are G^-1 B w / n. Both products are written as means, since mixed
+    precision would round a product of matrices.
     """
-    count = weight.shape[1]
-    gram = bases @ bases.transpose(1, 2) / count + _RIDGE * torch.eye(bases.shape[1], dtype=bases.dtype).to(bases)
-    solved: Tensor = torch.linalg.solve(gram, bases @ weight[:, :, None] / count)
+    gram = (bases[:, :, None] * bases[:, None]).mean(dim=-1)
+    ridge = _RIDGE * torch.eye(bases.shape[1], dtype=bases.dtype, device=bases.device)
+    solved: Tensor = torch.linalg.solve(gram + ridge, (bases * weight[:, None]).mean(dim=-1, keepdim=True))
     return solved[:, :, 0]
 
 

@@ -140,6 +140,24 @@ def test_a_stage_of_float_weights(name: str, relaxed: str) -> None:
 
 
 @pytest.mark.parametrize("name", scheme_names())
+def test_mixed_precision(name: str) -> None:
+    """Gradients of bfloat16 arithmetic are near those of float32: sums of signs are exact in both."""
+    gradients = []
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        network = binary_network(named_scheme(name))
+        images, labels = images_and_labels()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        classifier = network[-1].weight.grad
+        assert all(value.grad is None or value.grad.isfinite().all() for value in network.parameters())
+        gradients.append(classifier)
+    # The stem's bfloat16 has 8 bits, so some of the signs behind it are others.
+    assert nn.functional.cosine_similarity(*(each.flatten() for each in gradients), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("name", scheme_names())
 def test_progress_moves_no_value(name: str) -> None:
     network, _ = trained(named_scheme(name), 5)
     images, _ = images_and_labels(2)
