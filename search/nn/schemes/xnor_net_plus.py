@@ -54,29 +54,36 @@ class MappedConv2d(Composite, Sized):
 
     def fit_to(self, x: Tensor) -> None:
         """Make the factors of the size that the convolution of x has, as ones."""
-        size = self.conv(x).shape[1:]
-        for name, axes in self.factors.items():
-            shape = tuple(size[axis] if axis in axes else 1 for axis in range(3))
-            there = getattr(self, name)
-            if there is None:
-                setattr(self, name, nn.Parameter(x.new_ones(shape)))
-            elif there.shape != shape:
-                raise ValueError(f"{name} is {tuple(there.shape)}, made for images of another size: wanted {shape}")
+        y = self.conv(x)
+        for name in self.factors:
+            if getattr(self, name) is None:
+                setattr(self, name, nn.Parameter(x.new_ones(self._shape(name, y))))
+        self._check(y)
+
+    def _shape(self, name: str, y: Tensor) -> tuple[int, ...]:
+        """Return the shape of a factor for an output (N, O, OH, OW)."""
+        return tuple(y.shape[1 + axis] if axis in self.factors[name] else 1 for axis in range(3))
+
+    def _check(self, y: Tensor) -> None:
+        for name in self.factors:
+            factor, shape = getattr(self, name), self._shape(name, y)
+            if factor is None:
+                raise ValueError(
+                    f"{name} has no size yet, which is that of the images: call fit_to_images on the network first"
+                )
+            if factor.shape != shape:
+                raise ValueError(f"{name} is {tuple(factor.shape)}, made for images of another size: wanted {shape}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return it.
 
         Raises:
-            ValueError: the layer does not know the size of its images yet.
+            ValueError: the layer does not know the size of its images yet, or they have another one.
         """
         y: Tensor = self.conv(x)
+        self._check(y)
         for name in self.factors:
-            factor = getattr(self, name)
-            if factor is None:
-                raise ValueError(
-                    f"{name} has no size yet, which is that of the images: call fit_to_images on the network first"
-                )
-            y = y * factor
+            y = y * getattr(self, name)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def real_weight(self) -> Tensor:

@@ -210,3 +210,7 @@ def test_scales_without_a_size() -> None:
     fit_to_images(conv, 4, (5, 5))  # which changes nothing
     with pytest.raises(ValueError, match=r"scale_map is \(6, 3, 3\), made for images of another size: wanted \(6, 4"):
         fit_to_images(conv, 4, (6, 6))
+    with pytest.raises(
+        ValueError, match=r"scale_map is \(6, 3, 3\), made for images of another size: wanted \(6, 3, 4"
+    ):
+        conv(torch.randn(1, 4, 5, 6))
