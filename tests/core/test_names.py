@@ -1,4 +1,4 @@
-"""Names in any case, and what is said to a slip: by the function, by every option that takes names, and by the API."""
+"""Names in any case, with or without dashes, and what is said to a slip: by the function, every option and the API."""
 
 from collections.abc import Iterator
 
@@ -16,9 +16,17 @@ from bnas_deploy.search.models.bnas.config import NETWORKS, published_config
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("bnas-a", "BNAS-A"), ("BNAS-MINI", "BNAS-Mini"), ("bnas", None), ("", None)]
+    ("given", "name"),
+    [
+        ("bnas-a", "BNAS-A"),
+        ("BNAS-MINI", "BNAS-Mini"),
+        ("bnas_d", "BNAS-D"),
+        ("BNASA", "BNAS-A"),
+        ("bnas", None),
+        ("", None),
+    ],
 )
-def test_case_does_not_matter(given: str, name: str | None) -> None:
+def test_case_and_dashes_do_not_matter(given: str, name: str | None) -> None:
     assert known_name(given, NETWORKS) == name
 
 
@@ -53,7 +61,7 @@ def test_every_option_takes_its_names_in_any_case_and_suggests(command: str, opt
 
 
 def test_what_the_command_line_says() -> None:
-    result = CliRunner().invoke(main, ["init", "--network", "bnas_d", "-o", "nowhere"])
+    result = CliRunner().invoke(main, ["init", "--network", "bnas-dd", "-o", "nowhere"])
     assert result.exit_code == 2
     assert "; did you mean BNAS-D?" in result.output
 
@@ -61,8 +69,8 @@ def test_what_the_command_line_says() -> None:
 def test_a_network_by_its_name() -> None:
     assert published_config("bnas-mini").name == "BNAS-Mini"
     with pytest.raises(BnasError) as refused:
-        published_config("BNASA")
-    assert refused.value.message.startswith("unknown network 'BNASA'; the networks are BNAS-Mini, BNAS-A, ")
+        published_config("BNAS-AA")
+    assert refused.value.message.startswith("unknown network 'BNAS-AA'; the networks are BNAS-Mini, BNAS-A, ")
     assert refused.value.message.endswith("BNAS-H; did you mean BNAS-A?")
 
 
@@ -90,8 +98,8 @@ def test_data_by_its_kind() -> None:
         ),
         ("cifar10", "data 'cifar10' without its folder; give cifar10:FOLDER"),
         (
-            "cifar-10:nowhere",
-            "unknown data 'cifar-10:nowhere'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, "
+            "cifarr10:nowhere",
+            "unknown data 'cifarr10:nowhere'; expected one of digits, cifar10:FOLDER, cifar100:FOLDER, idx:FOLDER, "
             "imagefolder:FOLDER, torchvision:NAME:FOLDER, hf:NAME_OR_FOLDER; did you mean cifar10?",
         ),
         (
