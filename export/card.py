@@ -3,6 +3,7 @@
 from bnas_deploy.core.bundle import FLOAT_TWIN, INT8_TWIN, MODEL, Bundle, Manifest
 from bnas_deploy.core.model_card import blocks, bullets, fenced, plain, table
 from bnas_deploy.export.description import Description
+from bnas_deploy.export.doubts import Doubts
 from bnas_deploy.runtime.verify import VerifyResult
 from bnas_deploy.search.training.card import (
     LIBRARY,
@@ -22,13 +23,14 @@ _FILES = {
 }
 
 
-def bundle_card(bundle: Bundle, description: Description, found: VerifyResult) -> str:
+def bundle_card(bundle: Bundle, description: Description, found: VerifyResult, doubts: Doubts) -> str:
     """Return the card of a bundle.
 
     Args:
         bundle: with its manifest; the card names no folder of this machine.
         description: what the export was told.
         found: how the exported model compares with PyTorch.
+        doubts: what a person should look at.
     """
     manifest, record = bundle.manifest, description.training
     name = str(manifest.network.get("name", "a network"))
@@ -48,7 +50,7 @@ def bundle_card(bundle: Bundle, description: Description, found: VerifyResult) -
         f"The bundle's own, with classes and confusion:\n\n{fenced(evaluate, 'sh')}" if evaluate else "",
         _size_table(manifest),
         "Found at the export, and again by `bnas-deploy verify .` in this folder, on any machine:",
-        bullets(_found(manifest, found)),
+        bullets([*_found(manifest, found), *_doubts(doubts)]),
         "How fast it is depends on the machine: `bnas-deploy bench .` measures it and its twins.",
         "## How to use it",
         f"With [bnas-deploy](#{LIBRARY}), in this folder. Images are unsigned bytes {_shape(manifest)}:",
@@ -103,6 +105,10 @@ def _size_table(manifest: Manifest) -> str:
         if name in manifest.files
     ]
     return table(("file", "what", "bytes", f"of `{FLOAT_TWIN}`"), rows)
+
+
+def _doubts(doubts: Doubts) -> list[str]:
+    return [f"{subject}: {plain(text)}" for subject, text in doubts.sentences().items()]
 
 
 def _found(manifest: Manifest, found: VerifyResult) -> list[str]:

@@ -20,6 +20,14 @@ from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 FEWEST_ACTIVATIONS = 16
 """Fewer values than these can be two by chance, such as the one weight of each channel of a scale."""
 
+LOOKS_BINARY = "WARNING: look binary"
+
+_FEW_LAYERS = 3
+
+
+class LooksBinaryWarning(UserWarning):
+    """A layer stays float in the exported model, though it looks binary."""
+
 
 @dataclass(frozen=True)
 class LikelyBinary:
@@ -36,6 +44,26 @@ class Doubts:
 
     likely_binary: tuple[LikelyBinary, ...]
     zero_activations: tuple[ZeroActivations, ...]
+
+    def sentences(self) -> dict[str, str]:
+        """Return what is to be said of them, by what it is about; `LOOKS_BINARY` is one to warn of."""
+        said = {}
+        if self.likely_binary:
+            names = ", ".join(f"{layer.name} ({_looks(layer)})" for layer in self.likely_binary)
+            said[LOOKS_BINARY] = (
+                f"{names}: binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or "
+                "they stay float"
+            )
+        if zeros := self.zero_activations:
+            counts = [f"{layer.zeros:,} of {layer.activations:,} before {layer.name}" for layer in zeros[:_FEW_LAYERS]]
+            counts += [f"and before {len(zeros) - _FEW_LAYERS} layers more"] * (len(zeros) > _FEW_LAYERS)
+            said["activations of exactly 0"] = f"{', '.join(counts)}; sign(0) is +1 here, and 0 in torch.sign"
+        return said
+
+
+def _looks(layer: LikelyBinary) -> str:
+    found = {"weights of two values": layer.weights, "input of two values": layer.input}
+    return ", ".join(text for text, true in found.items() if true)
 
 
 def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module, images: Tensor) -> Doubts:

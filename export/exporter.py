@@ -1,5 +1,6 @@
 """The export itself: capture, rewriting, comparison, and the files of the bundle."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from bnas_deploy.core.model_card import write_card
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
 from bnas_deploy.export.description import Description
-from bnas_deploy.export.doubts import Doubts, find_doubts
+from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, find_doubts
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
@@ -110,7 +111,7 @@ def export_checkpoint(
         config=checkpoint.network,
         training=checkpoint.training,
     )
-    return export_module(network, twin, path, images, description, float_layers=float_layers)
+    return _export(network, twin, path, images, description, float_layers)
 
 
 @contextmanager
@@ -124,7 +125,6 @@ def _without_fast_paths() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@_without_fast_paths()
 def export_module(
     module: nn.Module,
     twin: nn.Module,
@@ -145,12 +145,24 @@ def export_module(
         float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
             puts down in the manifest what that changed on `images`.
 
+    A `LooksBinaryWarning` names float layers that look binary: those of another package, or written by hand.
+
     Raises:
         ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
             export does not agree with PyTorch.
         BundleError: `path` cannot be written.
     """
-    path = Path(path)
+    result = _export(module, twin, Path(path), images, description, float_layers)
+    if left_float := result.doubts.sentences().get(LOOKS_BINARY):
+        warnings.warn(left_float, LooksBinaryWarning, stacklevel=2)
+    return result
+
+
+@_without_fast_paths()
+def _export(
+    module: nn.Module, twin: nn.Module, path: Path, images: Images, description: Description, float_layers: FloatLayers
+) -> ExportResult:
+    """Export without a word, for callers who show the result."""
     module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
     twin = prepared(twin, TWIN)
     _check_module(module)
@@ -172,7 +184,7 @@ def export_module(
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
-        write_card(folder, bundle_card(Bundle(folder, manifest), description, result))
+        write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts)
 
 

@@ -7,6 +7,8 @@ products of 8 bits by 8 overflow where a CPU without VNNI adds them up in 16, an
 there.
 """
 
+import contextlib
+import logging
 from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
@@ -130,6 +132,21 @@ def _stays_float(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     return node.op_type == "LayerNormalization" and ranks.get(node.input[1], 1) > 1
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnxruntime from telling that it quantises a vector, such as a BN's, as a whole: it has no other axis."""
+    root = logging.getLogger()
+    root.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "is out-of-range for weight" not in record.getMessage()
+
+
 def _quantize_static(
     model: onnx.ModelProto,
     images: NDArray[np.float32],
@@ -137,7 +154,7 @@ def _quantize_static(
 ) -> onnx.ModelProto:
     # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
     add_pre_process_metadata(model)
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, _quiet():
         source, target = (folder / name for name in ("float.onnx", "int8.onnx"))
         onnx.save(model, source)
         quantization.quantize_static(

@@ -219,7 +219,8 @@ def _kind_table(records: Sequence[Record], where: str) -> Table:
 
 
 SLOWED = 1.3
-"""Where the nodes add up to this many times the run, a profile says more about what disturbed it than about the run."""
+"""Where the nodes add up to this many times the run, or the run to this many times the nodes, something disturbed one
+of the two, and a profile says more about that than about the run."""
 
 
 def _sum_notes(work: Mapping[str, Breakdown], whole_us: Mapping[str, float]) -> Iterator[str]:
@@ -233,6 +234,12 @@ def _sum_notes(work: Mapping[str, Breakdown], whole_us: Mapping[str, float]) -> 
         yield (
             f"WARNING: that is more than {SLOWED} for {', '.join(slowed)}; the profiler or other programs slowed the "
             "nodes there, and neither their times nor their shares hold. Measure again on a quiet machine."
+        )
+    disturbed = [engine for engine, factor in times.items() if factor * SLOWED < 1]
+    if disturbed:
+        yield (
+            f"WARNING: the run is more than {SLOWED} times its nodes for {', '.join(disturbed)}; other programs slowed "
+            "it, and the nodes' shares of it do not hold. Measure again on a quiet machine."
         )
 
 

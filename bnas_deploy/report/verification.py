@@ -8,7 +8,6 @@ from bnas_deploy.core.layer_cost import LayerCost
 
 if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
-    from bnas_deploy.export.doubts import Doubts, LikelyBinary
     from bnas_deploy.export.rewrite import Refusal
     from bnas_deploy.runtime.pieces import PieceResult
     from bnas_deploy.runtime.verify import VerifyResult
@@ -30,32 +29,10 @@ def describe_export(result: "ExportResult") -> str:
         _line("rewrites", passes),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         *(_line("note", note) for note in result.log.notes),
-        *_doubts(result.doubts),
+        *(_line(subject, text) for subject, text in result.doubts.sentences().items()),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]
     return "\n".join(lines)
-
-
-def _doubts(doubts: "Doubts") -> list[str]:
-    """Say which float layers look binary, and where sign(0) decides."""
-    lines = []
-    if doubts.likely_binary:
-        names = ", ".join(f"{layer.name} ({_looks(layer)})" for layer in doubts.likely_binary)
-        advice = (
-            "binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or they stay float"
-        )
-        lines.append(_line("WARNING: look binary", f"{names}: {advice}"))
-    if doubts.zero_activations:
-        zeros = doubts.zero_activations
-        counts = [f"{layer.zeros:,} of {layer.activations:,} before {layer.name}" for layer in zeros[:FEW_LAYERS]]
-        counts += [f"and before {len(zeros) - FEW_LAYERS} layers more"] * (len(zeros) > FEW_LAYERS)
-        lines.append(_line("activations of exactly 0", f"{', '.join(counts)}; sign(0) is +1 here, and 0 in torch.sign"))
-    return lines
-
-
-def _looks(layer: "LikelyBinary") -> str:
-    found = {"weights of two values": layer.weights, "input of two values": layer.input}
-    return ", ".join(text for text, true in found.items() if true)
 
 
 def _refusals(refusals: "Sequence[Refusal]") -> list[str]:

@@ -80,7 +80,7 @@ def open_image_folder(
         notes[-1] += "; --in-channels 1 or 3 decides otherwise"
     if passed_over:
         few = ", ".join(passed_over[:_FEW]) + (", ..." if len(passed_over) > _FEW else "")
-        notes.append(f"passed over, since no images: {len(passed_over):,} ({few})")
+        notes.append(f"passed over, not an image by its name: {len(passed_over):,} ({few})")
     return PhotoDataSet(description, train, test, tuple(notes), skip_bad=skip_bad)
 
 

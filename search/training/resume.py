@@ -72,12 +72,26 @@ def optimizer_numbers(state: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[
 def optimizer_state(
     tensors: Mapping[str, Tensor], numbers: Mapping[str, Mapping[str, float]], groups: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the state dict of an optimiser from tensors named PARAMETER.STATE and from `optimizer_numbers`."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in numbers.items()}
+    """Return the state dict of an optimiser from tensors named PARAMETER.STATE and from `optimizer_numbers`.
+
+    Raises:
+        TypeError: the numbers are not what that gives.
+    """
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in _are_by_state(numbers).items()}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": groups}
+
+
+def _are_by_state(numbers: object) -> Mapping[str, Mapping[str, float]]:
+    if not isinstance(numbers, dict) or not all(isinstance(values, dict) for values in numbers.values()):
+        raise TypeError("the numbers of an optimiser are not by parameter and state")
+    for index, values in numbers.items():
+        for name, value in values.items():
+            if type(value) not in (int, float, bool):
+                raise TypeError(f"{name} of parameter {index} of an optimiser is {type(value).__name__}, no number")
+    return numbers
 
 
 def lay_out_as_parameters(optimizer: Optimizer) -> None:

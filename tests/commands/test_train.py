@@ -292,7 +292,7 @@ def test_a_folder_of_small_grey_images_from_training_to_an_app(tmp_path, grey):
         "image folder grey: 16 training and 16 test images of 12x16, grey, 2 classes\n"
         "  every image becomes 12x16; the first of them is 12x16\n"
         "  every image is grey, so there is 1 channel; --in-channels 1 or 3 decides otherwise\n"
-        "  passed over, since no images: 1 (train/upper/notes.txt)\n"
+        "  passed over, not an image by its name: 1 (train/upper/notes.txt)\n"
     )
     checkpoint = load_checkpoint(run / "last.safetensors")
     assert (checkpoint.network.in_channels, checkpoint.network.image_size) == (1, (12, 16))

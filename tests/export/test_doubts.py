@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.bundle import Preprocessing
-from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.doubts import Doubts, LikelyBinary, find_doubts
 from bnas_deploy.export.ties import ZeroActivations
@@ -134,8 +134,13 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 5))
     description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,), (0.5,)), {})
 
-    result = export_module(module, twin, tmp_path / "bundle", Images(images), description)
+    with pytest.warns(LooksBinaryWarning, match=r"^theirs .*stay float$") as warned:
+        result = export_module(module, twin, tmp_path / "bundle", Images(images), description)
 
+    assert warned[0].filename == __file__
+    card = (tmp_path / "bundle/README.md").read_text()
+    assert "* WARNING: look binary: theirs " in card
+    assert "* activations of exactly 0: " in card
     assert result.doubts.likely_binary == LOOK_BINARY
     zeros = _zeros_after_relu(module, images)
     text = " ".join(describe_export(result).split())

@@ -467,6 +467,12 @@ def test_nodes_that_add_up_to_more_than_the_run_are_warned_of(median_ms: float, 
     assert ("WARNING: that is more than 1.3 for bnas; the profiler or other programs slowed" in shown) is warned
 
 
+@pytest.mark.parametrize(("median_ms", "warned"), [(6.4, False), (6.6, True)])
+def test_a_run_that_takes_longer_than_its_nodes_is_warned_of(median_ms: float, warned: bool) -> None:
+    shown = report.markdown(Report(MACHINE, (replace(RECORDS[0], median_ms=median_ms), *RECORDS[1:])))
+    assert ("WARNING: the run is more than 1.3 times its nodes for bnas; other programs slowed it" in shown) is warned
+
+
 def test_single_layers_that_were_disturbed_are_marked_and_not_in_the_headline() -> None:
     records = [
         replace(each, ratio=DISTURBED) if each.subject == LAYER and each.ratio else each for each in LAYERS.records

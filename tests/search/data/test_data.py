@@ -628,7 +628,8 @@ def test_every_format_is_read_and_the_rest_is_named(photos):
     data = open_data(f"imagefolder:{photos}")
     assert data.train_size == 4 + 5
     assert data.notes[2] == (
-        f"passed over, since no images: 5 ({photos.name}/val/labels.csv, train/cat/8.heic, train/cat/more.png, ...)"
+        f"passed over, not an image by its name: 5 ({photos.name}/val/labels.csv, train/cat/8.heic, "
+        "train/cat/more.png, ...)"
     )
     assert data.summary.splitlines()[-1] == f"  {data.notes[2]}"
     all_batches(data.train_batches(4, PLAIN, seed=0, epoch=0))

@@ -585,6 +585,16 @@ DAMAGES = {
         lambda run: run | {"optimizers": {"optimizer": [{}]}},
         "TypeError: optimizers.optimizer.0 is of another",
     ),
+    "numbers": (
+        None,
+        lambda run: run | {"numbers": {"optimizer": None}},
+        "TypeError: the numbers of an optimiser are not by parameter and state",
+    ),
+    "number": (
+        None,
+        lambda run: run | {"numbers": {"optimizer": {"0": {"step": "x"}}}},
+        "TypeError: step of parameter 0 of an optimiser is str, no number",
+    ),
     "before": (None, lambda run: run | {"place": run["place"] | {"epoch": -1}}, "the schedule is at another|no place"),
     "half": (None, lambda run: run | {"place": run["place"] | {"step": 3.0}}, "TypeError: place counts in fractions"),
     "images": (
