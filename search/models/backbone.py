@@ -68,12 +68,14 @@ class Backbone:
         forms: by name, of `FORMS`.
         architecture: what else the family's builder needs, such as the number of blocks.
         scheme: how its own paper binarises.
+        least_image: the height and the width from which on an image leaves something behind every layer.
     """
 
     source: str
     forms: Mapping[str, Form]
     architecture: Any = None
     scheme: str = DEFAULT
+    least_image: int = 1
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,15 @@ class BackboneFamily:
         name: in checkpoints.
         networks: the published ones by name.
         width_names: names the widths of one of them.
-        build: makes a network, with the initialisation that training starts from.
+        build: makes a network of binary layers or of float ones, with the initialisation that training starts from.
+        divisors: what a width has to be a multiple of because of groups, by its name; 1 for others.
     """
 
     name: str
     networks: Mapping[str, Backbone]
     width_names: Callable[[Backbone], tuple[str, ...]]
     build: Callable[[BackboneConfig], "nn.Module"]
+    divisors: Callable[[Backbone], Mapping[str, int]] = lambda backbone: {}
 
     def row(self) -> Family:
         """Return the row of the registry."""
@@ -193,9 +197,29 @@ class BackboneFamily:
             settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP),
             configure=self.configure,
             read=self.read,
-            build=self.build,
+            build=self.network,
             width_names=self.names_of_widths,
         )
+
+    def network(self, config: BackboneConfig) -> "nn.Module":
+        """Return the network of a configuration, with the initialisation that training starts from.
+
+        Raises:
+            BnasError: the scheme and the network exclude each other, or widths or images do not fit it.
+        """
+        # Imported here: they import PyTorch, and a configuration does not need it.
+        from bnas_deploy.search.models.relaxation import relax_layers
+        from bnas_deploy.search.nn.layers import fit_to_images
+
+        self._check_sizes(config, config.name)
+        network = self.build(config)
+        relax_layers(network, config.relaxed)
+        fit_to_images(network, config.in_channels, config.image_size)
+        return network
+
+    def widths_of(self, config: BackboneConfig) -> dict[str, int]:
+        """Return the widths of a configuration by name."""
+        return dict(zip(self.names_of_widths(config), config.widths, strict=True))
 
     def names_of_widths(self, config: BackboneConfig) -> tuple[str, ...]:
         """Return what each of `config.widths` is the number of channels of."""
@@ -232,17 +256,41 @@ class BackboneFamily:
             network=known,
             name=name if width_factor == 1 else f"{name}-{width_factor:g}x",
             form=form,
-            widths=tuple(scaled(width, width_factor) for width in published.widths),
+            widths=self._scaled(backbone, published.widths, width_factor),
             classes=published.classes if classes is None else classes,
             in_channels=in_channels,
             image_size=image_size or published.image_size,
             scheme=scheme or backbone.scheme,
             k_map=k_map,
         )
-        if widths is None:
-            return config
-        self._check_widths(widths, config, is_scaled=width_factor != 1)
-        return config.with_widths(widths.channels)
+        if widths is not None:
+            self._check_widths(widths, config, is_scaled=width_factor != 1)
+            config = config.with_widths(widths.channels)
+        self._check_sizes(config, config.name)
+        return config
+
+    def _scaled(self, backbone: Backbone, widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
+        """Return widths times a factor, each rounded to what its groups divide."""
+        divisors = self.divisors(backbone)
+        names = self.width_names(backbone)
+        return tuple(scaled(width, factor, divisors.get(name, 1)) for name, width in zip(names, widths, strict=True))
+
+    def _check_sizes(self, config: BackboneConfig, where: str) -> None:
+        """Refuse widths that groups do not divide, and images of which a layer would leave nothing."""
+        backbone = self.networks[config.network]
+        widths = self.widths_of(config)
+        for name, divisor in self.divisors(backbone).items():
+            if widths[name] % divisor:
+                raise BnasError(
+                    f"{where}: {widths[name]} channels of {name}, which {divisor} groups do not divide; wanted a "
+                    f"multiple of {divisor}"
+                )
+        if min(config.image_size) < backbone.least_image:
+            height, width = config.image_size
+            raise BnasError(
+                f"{where}: images of {height}x{width}, of which its layers leave nothing; wanted at least "
+                f"{backbone.least_image} pixels in height and width"
+            )
 
     def _check_widths(self, widths: Widths, config: BackboneConfig, *, is_scaled: bool) -> None:
         if is_scaled:
@@ -272,12 +320,13 @@ class BackboneFamily:
             )
         if len(config.widths) != len(names := self.names_of_widths(config)):
             raise BnasError(f"{where}: {len(config.widths)} widths, wanted {len(names)}, those of {config.network}")
+        self._check_sizes(config, where)
         return config
 
 
-def scaled(width: int, factor: float) -> int:
-    """Return a width times a factor, rounded, and at least one channel."""
-    return max(1, round(width * factor))
+def scaled(width: int, factor: float, divisor: int = 1) -> int:
+    """Return a width times a factor, rounded to a multiple of `divisor`, and at least one of it."""
+    return divisor * max(1, round(width * factor / divisor))
 
 
 def _form_for(backbone: Backbone, image_size: tuple[int, int] | None) -> str:

@@ -1,10 +1,15 @@
 """The layers that backbones are made of, as their configuration wants them: binary, relaxed or float."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
+from bnas_deploy.search.nn.layers import BinaryConv2d, fit_to_images
+from bnas_deploy.search.nn.scheme import Geometry
 from bnas_deploy.search.nn.schemes import named_scheme
 
 
@@ -16,33 +21,115 @@ class Layers:
     """
 
     def __init__(self, config: BackboneConfig) -> None:
+        self.name = config.name
         self.is_float = config.is_float
-        self.k_map = config.k_map
-        self.scheme = named_scheme(config.scheme)
+        self.scheme_name = config.scheme
+        self.scheme = replace(named_scheme(config.scheme), k_map=config.k_map)
 
     def convolution(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        padding: int | None = None,
+        pad_value: int = 0,
     ) -> nn.Module:
-        """Return a binary convolution, of a float twin a float one: no bias, an image of stride 1 keeps its size."""
-        geometry = (in_channels, out_channels, kernel_size, stride, kernel_size // 2, 1, groups)
+        """Return a binary convolution, of a float twin a float one, both without bias.
+
+        Without `padding` an image of stride 1 keeps its size. `pad_value` is what stands at the padding of the binary
+        one; that of the float one is 0.
+
+        Raises:
+            BnasError: no such convolution can have the scheme.
+        """
+        around = kernel_size // 2 if padding is None else padding
+        geometry = (in_channels, out_channels, kernel_size, stride, around, 1, groups)
         if self.is_float:
             return nn.Conv2d(*geometry, bias=False)
-        # The map K is a mean over all channels, so a grouped convolution has none.
-        return replace(self.scheme, k_map=self.k_map and groups == 1).convolution(*geometry)
+        size = (kernel_size, kernel_size)
+        if reason := self.scheme.excludes(Geometry(in_channels, out_channels, size, groups)):
+            raise BnasError(f"{self.name} with the scheme {self.scheme_name}: {reason}; {self._remedy}")
+        convolution = self.scheme.convolution(*geometry)
+        if pad_value:
+            self._pad_with(convolution, pad_value)
+        return convolution
 
-    def activation(self, channels: int) -> nn.Module:
-        """Return what stands behind a convolution and its BN: nothing where a sign follows, ReLU in a float twin."""
+    def _pad_with(self, convolution: nn.Module, value: int) -> None:
+        """Give a binary convolution, or the several that the scheme makes of one, another value at the padding."""
+        if self.scheme.k_map:
+            raise BnasError(
+                f"{self.name} with the scheme {self.scheme_name}: a K map is 0 at the padding, where the signs of "
+                f"this network are {value:+}; {self._remedy}"
+            )
+        for layer in convolution.modules():
+            if isinstance(layer, BinaryConv2d):
+                layer.pad_value = value
+
+    @property
+    def _remedy(self) -> str:
+        return "leave --k-map out" if self.scheme.k_map else "choose another scheme, or another network"
+
+    def activation(self, channels: int, *, has_relu: bool = False) -> nn.Module:
+        """Return what stands behind a binary convolution and its BN: what the scheme wants there, or else ReLU.
+
+        A binary network has ReLU where its author has one there, which `has_relu` tells; where a sign follows, most
+        have nothing. A float twin always has it.
+        """
+        own = None if self.is_float else self.scheme.activation(channels)
+        if own is not None:
+            return own
+        return nn.ReLU() if self.is_float or has_relu else nn.Identity()
+
+    def added(self, channels: int) -> nn.Module:
+        """Return what the scheme wants behind a convolution where the network itself has no activation."""
+        own = None if self.is_float else self.scheme.activation(channels)
+        return nn.Identity() if own is None else own
+
+    def twin_relu(self) -> nn.Module:
+        """Return the ReLU of a float twin where a binary network has the sign of the next layer instead."""
         return nn.ReLU() if self.is_float else nn.Identity()
+
+    def normalised(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        """Return convolution -> BN."""
+        return nn.Sequential(
+            self.convolution(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2d(out_channels)
+        )
 
     def unit(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
     ) -> nn.Sequential:
         """Return convolution -> BN -> activation; the sign of a binary one is the first thing that it does."""
         return nn.Sequential(
-            self.convolution(in_channels, out_channels, kernel_size, stride, groups),
-            nn.BatchNorm2d(out_channels),
-            self.activation(out_channels),
+            *self.normalised(in_channels, out_channels, kernel_size, stride, groups), self.activation(out_channels)
         )
+
+    def preactivated(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        """Return BN -> ReLU of a twin -> convolution, the order of networks with preactivation."""
+        return nn.Sequential(
+            nn.BatchNorm2d(in_channels),
+            self.twin_relu(),
+            self.convolution(in_channels, out_channels, kernel_size, stride, groups),
+            self.added(out_channels),
+        )
+
+    def stem(
+        self, in_channels: int, channels: int, *, large: bool, activation: nn.Module | None = None
+    ) -> nn.Sequential:
+        """Return a float 3x3 convolution for small images; 7x7 of stride 2 and a max pool of stride 2 for large ones.
+
+        Behind its BN stands `activation`, or else the ReLU of a twin.
+        """
+        convolution = float_convolution(in_channels, channels, 7 if large else 3, stride=2 if large else 1)
+        pool = [nn.MaxPool2d(3, stride=2, padding=1)] if large else []
+        activation = self.twin_relu() if activation is None else activation
+        return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *pool)
 
 
 def float_convolution(
@@ -50,6 +137,122 @@ def float_convolution(
 ) -> nn.Conv2d:
     """Return a float convolution without bias; an image of stride 1 keeps its size."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+
+
+def float_unit(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Return float convolution -> BN -> ReLU."""
+    convolution = float_convolution(in_channels, out_channels, kernel_size, stride, groups)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def halving_mean() -> nn.AvgPool2d:
+    """Return a 2x2 mean of stride 2; at an odd edge it is the mean of what is there."""
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+
+
+def halving_maximum() -> nn.MaxPool2d:
+    """Return a 2x2 maximum of stride 2, of an odd last row and column, too."""
+    return nn.MaxPool2d(2, ceil_mode=True)
+
+
+class Sum(nn.Module):
+    """branch(x) + shortcut(x); without a shortcut, x itself."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        y: Tensor = self.branch(x) + self.shortcut(x)
+        return y
+
+
+class Joined(nn.Module):
+    """x and behind its channels those of branch(x): (N, C, H, W) to (N, C + growth, H, W)."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return both."""
+        return torch.cat((x, self.branch(x)), dim=1)
+
+
+class PreactivationBlock(nn.Module):
+    """branch(norm(x)) + x; where resolution or channels change, plus shortcut(norm(x)) (He et al. 2016b)."""
+
+    def __init__(self, norm: nn.Module, branch: nn.Module, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.branch = branch
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        normalised = self.norm(x)
+        y: Tensor = self.branch(normalised)
+        return y + (x if self.shortcut is None else self.shortcut(normalised))
+
+
+class Gate(nn.Module):
+    """x times a factor for each image and channel: dense layer -> ReLU -> dense layer -> sigmoid of the means of x."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, hidden)
+        self.expand = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product."""
+        factors = torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean(dim=(2, 3))))))
+        return x * factors[:, :, None, None]
+
+
+class Repeated(nn.Module):
+    """The channels of x, again and again until there are `channels`: (N, C, H, W) to (N, channels, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return them."""
+        copies = -(-self.channels // x.shape[1])
+        return torch.cat([x] * copies, dim=1)[:, : self.channels]
+
+
+class AddedToLast(nn.Module):
+    """branch(x) added to the channels of x from `first` on; those before it stay (MeliusNet's improvement block)."""
+
+    def __init__(self, branch: nn.Module, first: int) -> None:
+        super().__init__()
+        self.branch = branch
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C, H, W)."""
+        return torch.cat((x[:, : self.first], x[:, self.first :] + self.branch(x)), dim=1)
+
+
+class OnePixel(nn.Module):
+    """All of an image as the channels of one pixel, (N, C, H, W) to (N, C H W, 1, 1), for dense layers behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pixel."""
+        return x.flatten(1)[:, :, None, None]
+
+
+class Mean(nn.Module):
+    """Mean over the pixels: (N, C, H, W) to (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return it."""
+        return x.mean(dim=(2, 3))
 
 
 class Classifier(nn.Module):
@@ -65,6 +268,26 @@ class Classifier(nn.Module):
         return logits
 
 
+def classifier_behind_norm(channels: int, classes: int) -> nn.Sequential:
+    """Return BN -> ReLU -> mean -> dense layer, how networks with preactivation end."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), Classifier(channels, classes))
+
+
+def channels_behind(
+    modules: Iterable[nn.Module], in_channels: int, image_size: tuple[int, int]
+) -> tuple[int, int, int]:
+    """Return (channels, height, width) of what comes out of a chain of modules for an image of a size."""
+    chain = nn.Sequential(*modules)
+    fit_to_images(chain, in_channels, image_size)  # or a layer of a scheme with maps could not run
+    modes = [(module, module.training) for module in chain.modules()]
+    with torch.no_grad():
+        # In evaluation mode: BN of one pixel has no variance, and its statistics have to stay as they are.
+        y = chain.eval()(torch.zeros(1, in_channels, *image_size))
+    for module, mode in modes:
+        module.training = mode
+    return y.shape[1], y.shape[2], y.shape[3]
+
+
 class Backbone(nn.Module):
     """Stem -> blocks -> classifier.
 
@@ -72,10 +295,10 @@ class Backbone(nn.Module):
         blocks: the parts whose outputs a student may be taught.
     """
 
-    def __init__(self, stem: nn.Module, blocks: nn.ModuleList, classifier: nn.Module) -> None:
+    def __init__(self, stem: nn.Module, blocks: Iterable[nn.Module], classifier: nn.Module) -> None:
         super().__init__()
         self.stem = stem
-        self.blocks = blocks
+        self.blocks = nn.ModuleList(blocks)
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,18 +8,48 @@ from typing import TYPE_CHECKING
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.search.models.alexnet import ALEXNET
+from bnas_deploy.search.models.binary_densenet import BINARY_DENSENET
 from bnas_deploy.search.models.bnas.model import BNAS
+from bnas_deploy.search.models.densenet import DENSENET
 from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
+from bnas_deploy.search.models.lenet import LENET
+from bnas_deploy.search.models.melius_net import MELIUS_NET
+from bnas_deploy.search.models.nin import NIN
+from bnas_deploy.search.models.quicknet import QUICKNET
+from bnas_deploy.search.models.reactnet import REACTNET
+from bnas_deploy.search.models.real_to_binary import REAL_TO_BINARY
 from bnas_deploy.search.models.resnet import RESNET
+from bnas_deploy.search.models.resnext import RESNEXT
+from bnas_deploy.search.models.senet import SENET
 from bnas_deploy.search.models.settings import Setting
 from bnas_deploy.search.models.vgg import VGG
+from bnas_deploy.search.models.wide_resnet import WIDE_RESNET
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bnas_deploy.core.latency_table import Workload
 
-FAMILIES = {row.name: row for row in (BNAS, VGG.row(), RESNET.row())}
+BACKBONES = (
+    LENET,
+    NIN,
+    VGG,
+    ALEXNET,
+    RESNET,
+    WIDE_RESNET,
+    RESNEXT,
+    SENET,
+    DENSENET,
+    BINARY_DENSENET,
+    REAL_TO_BINARY,
+    REACTNET,
+    MELIUS_NET,
+    QUICKNET,
+)
+"""The families that others designed, simple ones first."""
+
+FAMILIES = {row.name: row for row in (BNAS, *(family.row() for family in BACKBONES))}
 """Every family by name."""
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.models.backbone_layers import Backbone, Classifier, Layers, float_convolution
-from bnas_deploy.search.models.relaxation import relax_layers
+from bnas_deploy.search.models.backbone_layers import Backbone, Classifier, Layers, float_convolution, halving_mean
 from bnas_deploy.search.models.resnet import Residual
 
 
@@ -20,8 +19,7 @@ class Downsampling(nn.Sequential):
         if binary:
             parts = [layers.convolution(in_channels, out_channels, 1, stride=2)]
         else:
-            pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
-            parts = [pool, float_convolution(in_channels, out_channels, 1)]
+            parts = [halving_mean(), float_convolution(in_channels, out_channels, 1)]
         super().__init__(*parts, nn.BatchNorm2d(out_channels))
 
 
@@ -31,7 +29,7 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, inside: int, out_channels: int, stride: int, layers: Layers, *, binary: bool):
         super().__init__()
         self.first = layers.unit(in_channels, inside, 3, stride)
-        self.second = _normalised(layers.convolution(inside, out_channels, 3), out_channels)
+        self.second = layers.normalised(inside, out_channels, 3)
         self.shortcut = nn.Identity() if stride == 1 else Downsampling(in_channels, out_channels, layers, binary=binary)
         self.activation = layers.activation(out_channels)
 
@@ -46,10 +44,8 @@ class BiRealBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, layers: Layers, *, binary: bool):
         super().__init__()
-        self.first = nn.Sequential(
-            layers.convolution(in_channels, out_channels, 3, stride), nn.BatchNorm2d(out_channels)
-        )
-        self.second = nn.Sequential(layers.convolution(out_channels, out_channels, 3), nn.BatchNorm2d(out_channels))
+        self.first = layers.normalised(in_channels, out_channels, 3, stride)
+        self.second = layers.normalised(out_channels, out_channels, 3)
         self.shortcut = nn.Identity() if stride == 1 else Downsampling(in_channels, out_channels, layers, binary=binary)
         self.activation0 = layers.activation(out_channels)
         self.activation1 = layers.activation(out_channels)
@@ -59,18 +55,6 @@ class BiRealBlock(nn.Module):
         y = self.activation0(self.first(x) + self.shortcut(x))
         out: Tensor = self.activation1(self.second(y) + y)
         return out
-
-
-def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels))
-
-
-def _stem(config: BackboneConfig, channels: int, layers: Layers) -> nn.Sequential:
-    """Return a float 3x3 convolution for small images; 7x7 of stride 2 and a max pool of stride 2 for large ones."""
-    large = config.form == "imagenet"
-    convolution = float_convolution(config.in_channels, channels, 7 if large else 3, stride=2 if large else 1)
-    pool = [nn.MaxPool2d(3, stride=2, padding=1)] if large else []
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), layers.activation(channels), *pool)
 
 
 def _blocks(widths: Iterator[int], channels: int, residual: Residual, layers: Layers) -> Iterator[nn.Module]:
@@ -93,11 +77,10 @@ def residual_network(config: BackboneConfig, residual: Residual) -> Backbone:
     layers = Layers(config)
     widths = iter(config.widths)
     stem = next(widths)
-    blocks = nn.ModuleList(_blocks(widths, stem, residual, layers))
+    blocks = _blocks(widths, stem, residual, layers)
     last = config.widths[-1] if residual.shortcut_each else _last_stage(config, residual)
-    network = Backbone(_stem(config, stem, layers), blocks, Classifier(last, config.classes))
-    relax_layers(network, config.relaxed)
-    return network
+    large = config.form == "imagenet"
+    return Backbone(layers.stem(config.in_channels, stem, large=large), blocks, Classifier(last, config.classes))
 
 
 def _last_stage(config: BackboneConfig, residual: Residual) -> int:

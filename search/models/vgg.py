@@ -31,22 +31,20 @@ def _build(config: BackboneConfig) -> "nn.Module":
     from torch import nn
 
     from bnas_deploy.search.models.backbone_layers import Backbone as Network
-    from bnas_deploy.search.models.backbone_layers import Classifier, Layers, float_convolution
-    from bnas_deploy.search.models.relaxation import relax_layers
+    from bnas_deploy.search.models.backbone_layers import Classifier, Layers, float_convolution, halving_maximum
 
     pools: Pools = NETWORKS[config.network].architecture
     layers = Layers(config)
 
     def unit(number: int, before: int, channels: int) -> nn.Sequential:
         convolution = float_convolution(before, channels, 3) if number == 1 else layers.convolution(before, channels, 3)
-        pool = [nn.MaxPool2d(2, ceil_mode=True)] if number in pools.after else []
-        return nn.Sequential(convolution, *pool, nn.BatchNorm2d(channels), layers.activation(channels))
+        pool = [halving_maximum()] if number in pools.after else []
+        activation = layers.twin_relu() if number == 1 else layers.activation(channels)
+        return nn.Sequential(convolution, *pool, nn.BatchNorm2d(channels), activation)
 
     channels = (config.in_channels, *config.widths)
     units = [unit(number, channels[number - 1], channels[number]) for number in range(1, len(channels))]
-    network = Network(units[0], nn.ModuleList(units[1:]), Classifier(channels[-1], config.classes))
-    relax_layers(network, config.relaxed)
-    return network
+    return Network(units[0], units[1:], Classifier(channels[-1], config.classes))
 
 
 NETWORKS = {
@@ -59,6 +57,16 @@ NETWORKS = {
         "VGG-Small of LQ-Nets (Zhang et al. 2018): BNAS v2, Table 7",
         {"cifar": cifar_form(128, 128, 256, 256, 512, 512)},
         Pools((2, 4, 6)),
+    ),
+    "VGG-13": Backbone(
+        "Simonyan and Zisserman 2014, column B, with one dense layer, as its binary versions for CIFAR-10 have it",
+        {"cifar": cifar_form(*(channels for channels in (64, 128, 256, 512, 512) for _ in range(2)))},
+        Pools((2, 4, 6, 8, 10)),
+    ),
+    "VGG-16": Backbone(
+        "Simonyan and Zisserman 2014, column D, with one dense layer, as its binary versions for CIFAR-10 have it",
+        {"cifar": cifar_form(64, 64, 128, 128, *(channels for channels in (256, 512, 512) for _ in range(3)))},
+        Pools((2, 4, 7, 10, 13)),
     ),
 }
 

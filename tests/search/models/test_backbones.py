@@ -1,6 +1,5 @@
 """Backbones: sizes as published, forms, widths, and the way through checkpoint and export."""
 
-import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +11,28 @@ from click.testing import CliRunner
 from bnas_deploy.cli import main
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.layer_cost import total
-from bnas_deploy.search.models.backbone import FORMS, BackboneConfig, read_widths
+from bnas_deploy.search.models.backbone import BackboneConfig, read_widths
 from bnas_deploy.search.models.layer_costs import layer_costs
+from bnas_deploy.search.models.registry import BACKBONES as BACKBONE_FAMILIES
 from bnas_deploy.search.models.registry import FAMILIES, build_network, configure, read_config
+from bnas_deploy.search.nn.scheme import Scheme
+from bnas_deploy.search.nn.schemes import scheme_names
 
-BACKBONES = [name for family in FAMILIES.values() if family.width_names for name in family.networks]
+PUBLISHED = {name: network for family in BACKBONE_FAMILIES for name, network in family.networks.items()}
+BACKBONES = list(PUBLISHED)
 
 
-def small(network: str, form: str = "cifar", **options) -> BackboneConfig:
-    config = configure(network, image_size=(16, 12), options={"form": form, "width_factor": 0.1, **options})
+def small(network: str, form: str | None = None, **options) -> BackboneConfig:
+    """Return a tenth of a network for images that just fit it, in its first form."""
+    published = PUBLISHED[network]
+    height, width = (max(published.least_image, size) for size in (16, 12))
+    config = configure(
+        network,
+        image_size=(height, width),
+        options={"form": form or next(iter(published.forms)), "width_factor": 0.1, **options},
+    )
     assert isinstance(config, BackboneConfig)
     return config
-
-
-def forms_of(network: str) -> list[str]:
-    """Return the forms that a network takes; the error of another one is tested below."""
-    forms = []
-    for form in FORMS:
-        with contextlib.suppress(BnasError):
-            configure(network, options={"form": form})
-            forms.append(form)
-    return forms
 
 
 @pytest.mark.parametrize(
@@ -47,25 +47,139 @@ def test_sizes_are_those_of_dms_table_1(network, factor, binary_mib, float_mib) 
         assert totals.float_twin_bytes / 2**20 == pytest.approx(float_mib, abs=0.015)
 
 
+@pytest.mark.parametrize(
+    ("network", "parameters", "source"),
+    [
+        ("WRN-40-4", 8_949_210, "Zagoruyko and Komodakis: 8.9 million"),
+        ("ResNeXt-29-64", 34_426_698, "Xie et al.: 34.4 million"),
+        ("DenseNet-121", 7_978_856, "torchvision"),
+        ("ResNet-18", 11_689_512, "torchvision"),
+        ("ResNet-34", 21_797_672, "torchvision"),
+        ("MeliusNet-22", 6_944_584, "larq"),
+        # larq counts the two statistics of each of the 16 channels of a BN without parameters, too.
+        ("QuickNet", 13_234_088 - 32, "larq"),
+        ("QuickNet-Large", 23_342_248 - 32, "larq"),
+    ],
+)
+def test_parameters_are_as_many_as_published(network, parameters, source) -> None:
+    assert parameters_of(network) == parameters, source
+
+
+@pytest.mark.parametrize(
+    ("network", "total_of_larq"),
+    [("BinaryDenseNet-28", 5_150_504), ("BinaryDenseNet-37", 8_734_120)],
+)
+def test_parameters_and_statistics_are_as_many_as_published(network, total_of_larq) -> None:
+    assert parameters_of(network, statistics=True) == total_of_larq
+
+
+def parameters_of(network: str, *, statistics: bool = False) -> int:
+    with torch.device("meta"):
+        built = build_network(configure(network))
+    counted = sum(value.numel() for value in built.parameters())
+    named = {name: value for name, value in built.named_buffers() if "running" in name}
+    return counted + (sum(value.numel() for value in named.values()) if statistics else 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "form", "published"),
+    [
+        # Each a bracket of BNAS v2, Tables 6 and 7, in 1e8 FLOPs.
+        ("NiN", "cifar", 0.16),
+        ("DenseNet-121", "cifar", 0.16),
+        ("ResNet-18-float-shortcuts", "cifar", 0.16),
+        ("Bi-Real-34", "cifar", 0.27),
+        ("ResNeXt-29-64", "cifar", 0.90),
+        ("ResNet-18", "imagenet", 1.48),
+        ("Bi-Real-18", "imagenet", 1.63),
+        ("ResNet-34", "imagenet", 1.78),
+        ("Bi-Real-34", "imagenet", 1.93),
+        # Liu et al. 2020, Table 1.
+        ("ReActNet-A", "imagenet", 0.87),
+    ],
+)
+def test_flops_are_in_the_bracket_of_the_paper(network, form, published) -> None:
+    totals = total(layer_costs(configure(network, options={"form": form})))
+    # The paper's brackets hold what differs by a tenth and more: its ResNet-18 is 1.45, and NiN 0.18.
+    assert (totals.binary_macs / 64 + totals.float_macs) / 1e8 == pytest.approx(published, rel=0.14)
+
+
 @pytest.mark.parametrize("network", BACKBONES)
-def test_every_width_is_used_where_its_name_says(network) -> None:
+def test_every_width_is_the_channels_of_a_layer(network) -> None:
     config = small(network)
     names = FAMILIES[config.model].width_names(config)
     assert len(set(names)) == len(config.widths)
-    before = [(layer.input[0], layer.output[0]) for layer in layer_costs(config)]
-    for number in range(len(names)):
-        widths = list(config.widths)
-        widths[number] += 8
-        wider = config.with_widths(tuple(widths))
-        assert [(layer.input[0], layer.output[0]) for layer in layer_costs(wider)] != before
+    # All different, and multiples of every number of groups.
+    widths = tuple(8 * number for number in range(3, 3 + len(names)))
+    channels = {layer.output[0] for layer in layer_costs(config.with_widths(widths))}
+    assert set(widths) <= channels
 
 
-@pytest.mark.parametrize(("network", "form"), [(name, form) for name in BACKBONES for form in forms_of(name)])
+@pytest.mark.parametrize(
+    ("network", "form"), [(name, form) for name, network in PUBLISHED.items() for form in network.forms]
+)
 def test_images_of_any_size_come_through(network, form) -> None:
     config = small(network, form)
-    for variant in (config, config.float_twin(), config.relax("tanh"), replace(config, image_size=(1, 1))):
+    least = (PUBLISHED[network].least_image,) * 2
+    for variant in (config, config.float_twin(), config.relax("tanh"), replace(config, image_size=least)):
         logits = build_network(variant).eval()(torch.zeros(2, 3, *variant.image_size))
         assert logits.shape == (2, config.classes)
+
+
+@pytest.mark.parametrize("scheme", scheme_names())
+@pytest.mark.parametrize("network", ["ResNet-18", "AlexNet-XNOR", "ResNeXt-29-64", "QuickNet", "ReActNet-A"])
+def test_any_scheme_runs_on_any_backbone(network, scheme) -> None:
+    config = small(network, scheme=scheme)
+    logits = build_network(config).eval()(torch.zeros(2, 3, *config.image_size))
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            "ResNeXt-29-64",
+            "ResNeXt-29-64-0.1x with the scheme xnor-net: the K map is a mean over all channels, so it needs groups=1; "
+            "leave --k-map out",
+        ),
+        (
+            "QuickNet",
+            "QuickNet-0.1x with the scheme binarynet: a K map is 0 at the padding, where the signs of this network are "
+            r"\+1; leave --k-map out",
+        ),
+    ],
+)
+def test_a_k_map_that_a_backbone_excludes_is_refused(network, message) -> None:
+    with pytest.raises(BnasError, match=message):
+        build_network(small(network, k_map=True))
+
+
+def test_a_scheme_that_a_backbone_excludes_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(Scheme, "excludes", lambda self, geometry: f"it has no {geometry.kernel_size[0]}x1 kernels")
+    with pytest.raises(
+        BnasError, match=r"ResNet-20-0.1x with the scheme binarynet: it has no 3x1 kernels; choose another scheme, or"
+    ):
+        build_network(small("ResNet-20", scheme="binarynet"))
+
+
+def test_groups_that_do_not_divide_a_width_are_refused() -> None:
+    widths = [64, *[512] * 3, 256, *[1024] * 3, 512, *[2048] * 3, 1024]
+    widths[3] = 511
+    message = "511 channels of stage1.block3.inside, which 8 groups do not divide; wanted a multiple of 8"
+    with pytest.raises(BnasError, match=f"ResNeXt-29-64-cifar-own-widths: {message}"):
+        configure("ResNeXt-29-64", options={"widths": read_widths(",".join(map(str, widths)))})
+    config = configure("ResNeXt-29-64")
+    with pytest.raises(BnasError, match=f"here: {message}"):
+        read_config("resnext", {**json.loads(json.dumps(config.to_json())), "widths": widths}, "here")
+    assert isinstance(config, BackboneConfig)
+    with pytest.raises(BnasError, match=message):
+        build_network(config.with_widths(tuple(widths)))
+
+
+def test_images_that_leave_nothing_are_refused() -> None:
+    message = "AlexNet-XNOR: images of 38x227, of which its layers leave nothing; wanted at least 39 pixels in height"
+    with pytest.raises(BnasError, match=message):
+        configure("AlexNet-XNOR", image_size=(38, 227))
 
 
 def test_the_form_follows_the_images() -> None:
