@@ -52,6 +52,7 @@ NETWORKS = {
     "ReActNet-A": Backbone(
         "Liu et al. 2020, ReActNet",
         {"imagenet": imagenet_form(32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)},
+        scheme="reactnet",
     )
 }
 

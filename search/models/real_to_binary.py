@@ -65,6 +65,7 @@ NETWORKS = {
     "Real-to-Binary-18": Backbone(
         "Martinez et al. 2020, Training binary neural networks with real-to-binary convolutions",
         {"cifar": Form(tuple(WIDTHS.values()), (32, 32), 100), "imagenet": imagenet_form(*WIDTHS.values())},
+        scheme="real-to-binary",
     )
 }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, Form, cifar_form, imagenet_form
+from bnas_deploy.search.nn.schemes import DEFAULT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,14 +61,16 @@ def _build(config: BackboneConfig) -> "nn.Module":
     return residual_network(config, NETWORKS[config.network].architecture)
 
 
-def _backbone(source: str, residual: Residual, *, small: int | None = None, large: int | None = None) -> Backbone:
+def _backbone(
+    source: str, residual: Residual, *, small: int | None = None, large: int | None = None, scheme: str = DEFAULT
+) -> Backbone:
     """Return a published network with so many channels in the stem of its forms."""
     forms = {}
     if small is not None:
         forms["cifar"] = _published(residual, small, large=False)
     if large is not None:
         forms["imagenet"] = _published(residual, large, large=True)
-    return Backbone(source, forms, residual)
+    return Backbone(source, forms, residual, scheme)
 
 
 NETWORKS = {
@@ -96,12 +99,22 @@ NETWORKS = {
         large=64,
     ),
     "Bi-Real-18": _backbone(
-        "Liu et al. 2018; BNAS v2, Tables 6 and 7", Residual((2, 2, 2, 2), shortcut_each=True), small=64, large=64
+        "Liu et al. 2018; BNAS v2, Tables 6 and 7",
+        Residual((2, 2, 2, 2), shortcut_each=True),
+        small=64,
+        large=64,
+        scheme="bi-real",
     ),
     "Bi-Real-34": _backbone(
-        "Liu et al. 2018; BNAS v2, Tables 6 and 7", Residual((3, 4, 6, 3), shortcut_each=True), small=64, large=64
+        "Liu et al. 2018; BNAS v2, Tables 6 and 7",
+        Residual((3, 4, 6, 3), shortcut_each=True),
+        small=64,
+        large=64,
+        scheme="bi-real",
     ),
-    "ResNet-20": _backbone("He et al. 2016, section 4.2; IR-Net (Qin et al. 2020)", Residual((3, 3, 3)), small=16),
+    "ResNet-20": _backbone(
+        "He et al. 2016, section 4.2; IR-Net (Qin et al. 2020)", Residual((3, 3, 3)), small=16, scheme="ir-net"
+    ),
 }
 
 RESNET = BackboneFamily("resnet", NETWORKS, width_names, _build)
