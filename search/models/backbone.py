@@ -205,16 +205,14 @@ class BackboneFamily:
         """Return the network of a configuration, with the initialisation that training starts from.
 
         Raises:
-            BnasError: the scheme and the network exclude each other, or widths or images do not fit it.
+            BnasError: widths or images do not fit it.
+            ExcludedError: it cannot have its scheme.
         """
-        # Imported here: they import PyTorch, and a configuration does not need it.
         from bnas_deploy.search.models.relaxation import relax_layers
-        from bnas_deploy.search.nn.layers import fit_to_images
 
         self._check_sizes(config, config.name)
         network = self.build(config)
         relax_layers(network, config.relaxed)
-        fit_to_images(network, config.in_channels, config.image_size)
         return network
 
     def widths_of(self, config: BackboneConfig) -> dict[str, int]:

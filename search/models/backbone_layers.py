@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.nn.layers import BinaryConv2d, fit_to_images
-from bnas_deploy.search.nn.scheme import Geometry
+from bnas_deploy.search.nn.layers import fit_to_images
 from bnas_deploy.search.nn.schemes import named_scheme
 
 
@@ -23,7 +22,6 @@ class Layers:
     def __init__(self, config: BackboneConfig) -> None:
         self.name = config.name
         self.is_float = config.is_float
-        self.scheme_name = config.scheme
         self.scheme = replace(named_scheme(config.scheme), k_map=config.k_map)
 
     def convolution(
@@ -43,34 +41,20 @@ class Layers:
         one; that of the float one is 0.
 
         Raises:
-            BnasError: no such convolution can have the scheme.
+            BnasError: no such convolution can have a K map.
+            ExcludedError: none can have the scheme.
         """
         around = kernel_size // 2 if padding is None else padding
         geometry = (in_channels, out_channels, kernel_size, stride, around, 1, groups)
         if self.is_float:
             return nn.Conv2d(*geometry, bias=False)
-        size = (kernel_size, kernel_size)
-        if reason := self.scheme.excludes(Geometry(in_channels, out_channels, size, groups)):
-            raise BnasError(f"{self.name} with the scheme {self.scheme_name}: {reason}; {self._remedy}")
-        convolution = self.scheme.convolution(*geometry)
-        if pad_value:
-            self._pad_with(convolution, pad_value)
-        return convolution
-
-    def _pad_with(self, convolution: nn.Module, value: int) -> None:
-        """Give a binary convolution, or the several that the scheme makes of one, another value at the padding."""
-        if self.scheme.k_map:
+        if self.scheme.k_map and (groups > 1 or pad_value):
+            layer = f"{groups} groups" if groups > 1 else f"signs of {pad_value:+} at their padding"
             raise BnasError(
-                f"{self.name} with the scheme {self.scheme_name}: a K map is 0 at the padding, where the signs of "
-                f"this network are {value:+}; {self._remedy}"
+                f"{self.name}: it has convolutions with {layer}, and the K map is a mean of all channels, 0 at "
+                "the padding; leave --k-map out"
             )
-        for layer in convolution.modules():
-            if isinstance(layer, BinaryConv2d):
-                layer.pad_value = value
-
-    @property
-    def _remedy(self) -> str:
-        return "leave --k-map out" if self.scheme.k_map else "choose another scheme, or another network"
+        return self.scheme.convolution(*geometry, pad_value=pad_value)
 
     def activation(self, channels: int, *, has_relu: bool = False) -> nn.Module:
         """Return what stands behind a binary convolution and its BN: what the scheme wants there, or else ReLU.
