@@ -87,6 +87,11 @@ def markdown(report: Report) -> str:
     return "\n".join(["## Measured", "", headline(report), "", *map(_markdown, tables(report))])
 
 
+def table_markdown(table: Table) -> str:
+    """Return one table as Markdown."""
+    return _markdown(table)
+
+
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the tables as Markdown, the result first."""
     result = comparison_headline(comparison)

@@ -199,6 +199,7 @@ class BackboneFamily:
             read=self.read,
             build=self.network,
             width_names=self.names_of_widths,
+            forms={name: tuple(network.forms) for name, network in self.networks.items()},
         )
 
     def network(self, config: BackboneConfig) -> "nn.Module":

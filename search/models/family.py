@@ -113,6 +113,7 @@ class Family:
         searched: None for a family that no search chooses operations of.
         width_names: names the numbers of channels in the `widths` of a configuration, which can be chosen one by one;
             None for a family whose configurations have none.
+        forms: the forms of a network by its name, each a value of the setting `form`; nothing for one that has one.
 
     `configure` and `read` raise BnasError.
     """
@@ -126,6 +127,7 @@ class Family:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     searched: Searched | None = None
     width_names: Callable[[Any], tuple[str, ...]] | None = None
+    forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def setting(self, keyword: str) -> Setting | None:
         """Return the setting that `configure` takes by a keyword."""

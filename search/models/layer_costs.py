@@ -1,6 +1,7 @@
 """Count the layers of a network in PyTorch, by running it on no data."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,21 @@ from bnas_deploy.search.nn.layers import BinaryConv2d
 Shape = tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class NetworkSize:
+    """The layers of a network in running order, and the number of its parameters, those of a BN included."""
+
+    layers: list[LayerCost]
+    parameters: int
+
+
 def layer_costs(config: ModelConfig) -> list[LayerCost]:
     """Return the layers of the network of `config`, in running order; dead branches are counted like the others."""
+    return network_size(config).layers
+
+
+def network_size(config: ModelConfig) -> NetworkSize:
+    """Return what the network of `config` is made of."""
     with torch.device("meta"):  # shapes without data
         network = build_network(config).eval()
         images = torch.empty(1, config.in_channels, *config.image_size)
@@ -25,7 +39,7 @@ def layer_costs(config: ModelConfig) -> list[LayerCost]:
         if isinstance(module, BinaryConv2d | nn.Conv2d | nn.Linear):
             module.register_forward_hook(partial(_record, name, layers.append))
     network(images)
-    return layers
+    return NetworkSize(layers, sum(parameter.numel() for parameter in network.parameters()))
 
 
 def _record(

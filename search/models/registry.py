@@ -86,6 +86,17 @@ def configure(
     return family.configure(network, classes=classes, in_channels=in_channels, image_size=image_size, **given)
 
 
+def published_configs(network: str) -> list[ModelConfig]:
+    """Return a network as it is published, in each of its forms.
+
+    Raises:
+        BnasError: no such network.
+    """
+    family = _family_of(network)
+    forms = family.forms.get(known_name(network, family.networks) or "", ())
+    return [configure(network, options={"form": form}) for form in forms] or [configure(network)]
+
+
 def shared_settings(settings: Callable[[Family], Iterable[Setting]]) -> dict[str, dict[str, Setting]]:
     """Return some settings of every family, by option and then by the family's name.
 
