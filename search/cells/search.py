@@ -37,9 +37,12 @@ from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.nn.synchronised_norm import synchronise
 from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, check_compiler, compiled, tf32
 from bnas_deploy.search.training.evaluate import evaluate
-from bnas_deploy.search.training.processes import ALONE, Processes
+from bnas_deploy.search.training.listener import Listener
+from bnas_deploy.search.training.place import Extent
+from bnas_deploy.search.training.processes import ALONE, Processes, check_shares
 from bnas_deploy.search.training.resume import never
-from bnas_deploy.search.training.run import RESUME, Listener, Run, check_shares
+from bnas_deploy.search.training.run import RESUME, Run
+from bnas_deploy.search.training.saved_state import SavedState
 
 HISTORY = "history.json"
 
@@ -154,14 +157,18 @@ class _SearchRun(Run[Epoch]):
         self.start_genotype = self.derived()
         super().__init__(
             folder,
-            epochs=self.recipe.epochs,
-            batch_size=self.recipe.batch_size,
-            sources={"train": self.train_half.train_size, "held_out": self.held_out_half.train_size},
-            modules={"network": self.network},
-            optimizers={"weights": self.weight_optimizer, "alphas": self.alpha_optimizer},
-            schedules={},
-            sums=(TRAINING_LOSS, *map(_term, terms), ARCHITECTURE_LOSS),
-            device=device,
+            extent=Extent(
+                self.recipe.epochs,
+                self.recipe.batch_size,
+                sources={"train": self.train_half.train_size, "held_out": self.held_out_half.train_size},
+                sums=(TRAINING_LOSS, *map(_term, terms), ARCHITECTURE_LOSS),
+            ),
+            state=SavedState(
+                modules={"network": self.network},
+                optimizers={"weights": self.weight_optimizer, "alphas": self.alpha_optimizer},
+                schedules={},
+                device=device,
+            ),
             listener=listener,
             processes=processes,
         )

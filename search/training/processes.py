@@ -121,6 +121,20 @@ class Processes:
 ALONE = Processes()
 
 
+def check_shares(images: int, batch_size: int, processes: Processes, error: type[BnasError]) -> None:
+    """Make sure that every process has one of the images of every batch.
+
+    Raises:
+        error: the last batch of an epoch has too few.
+    """
+    last = images % batch_size or batch_size
+    if last < processes.count:
+        raise error(
+            f"{images} images in batches of {batch_size} leave a last batch of {last} for {processes.count} processes; "
+            "choose another --batch-size, or fewer processes"
+        )
+
+
 def in_parallel(network: nn.Module, processes: Processes, device: torch.device) -> Callable[..., Any]:
     """Return what runs a network on this process's share of a batch, and averages its gradients over the processes."""
     if processes.count == 1:

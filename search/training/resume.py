@@ -1,15 +1,10 @@
-"""What every run that can be resumed is made of: settings to compare, values from a file to check, optimiser states."""
+"""How a run is stopped, and how its settings and values from its file are compared when it is resumed."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
 
 
 def never() -> bool:
@@ -47,62 +42,6 @@ def stop_on_signals(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         put_back()
-
-
-def optimizer_tensors(state: Mapping[int, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors of an optimiser's state by PREFIX.PARAMETER.STATE."""
-    return {
-        f"{prefix}.{index}.{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def optimizer_numbers(state: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return what is no tensor in an optimiser's state, by parameter and state; what has no value yet is left out."""
-    return {
-        str(index): {
-            name: value for name, value in values.items() if value is not None and not isinstance(value, Tensor)
-        }
-        for index, values in state.items()
-    }
-
-
-def optimizer_state(
-    tensors: Mapping[str, Tensor], numbers: Mapping[str, Mapping[str, float]], groups: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the state dict of an optimiser from tensors named PARAMETER.STATE and from `optimizer_numbers`.
-
-    Raises:
-        TypeError: the numbers are not what that gives.
-    """
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in _are_by_state(numbers).items()}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": groups}
-
-
-def _are_by_state(numbers: object) -> Mapping[str, Mapping[str, float]]:
-    if not isinstance(numbers, dict) or not all(isinstance(values, dict) for values in numbers.values()):
-        raise TypeError("the numbers of an optimiser are not by parameter and state")
-    for index, values in numbers.items():
-        for name, value in values.items():
-            if type(value) not in (int, float, bool):
-                raise TypeError(f"{name} of parameter {index} of an optimiser is {type(value).__name__}, no number")
-    return numbers
-
-
-def lay_out_as_parameters(optimizer: Optimizer) -> None:
-    """Give each tensor of an optimiser's state the layout in memory of its parameter, which no file keeps.
-
-    With another one a step would go other ways through the same numbers, and might round them differently.
-    """
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def check_kind(got: object, wanted: object, where: str) -> None:

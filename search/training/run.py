@@ -1,18 +1,14 @@
 """A run of many epochs in one folder: how it is begun, saved, stopped and resumed, whatever is trained.
 
 A subclass says what is trained, how a step is taken and what an epoch leaves behind:
-`bnas_deploy.search.training.train` for a network, `bnas_deploy.search.cells.search` for a supernet and its alphas.
+`bnas_deploy.search.training.training_run` for a network, `bnas_deploy.search.cells.search` for a supernet and its
+alphas.
 
-RESUME holds all that is needed to go on. Its tensors are
-
-    MODULE.NAME                  the state of a module
-    OPTIMISER.PARAMETER.STATE    the state of an optimiser, by the number of the parameter
-    random.cpu, random.cuda      the generators of random numbers
-
-and its metadata has the settings, the place, the history, and the settings of optimisers and schedules. Each file is
-replaced as a whole, RESUME last, so that every file can be read whatever ends a run. A run that is asked to stop keeps
-its place in the middle of an epoch. A killed one goes on from the last finished epoch or the last `SAVE_EVERY_S`
-seconds. On a CPU a resumed run ends with the same bits as an uninterrupted one (with the same number of threads).
+RESUME holds all that is needed to go on: the state of what is trained (see `saved_state`), and in the metadata also
+the settings, the place and the history. Each file is replaced as a whole, RESUME last, so that every file can be read
+whatever ends a run. A run that is asked to stop keeps its place in the middle of an epoch. A killed one goes on from
+the last finished epoch or the last `SAVE_EVERY_S` seconds. On a CPU a resumed run ends with the same bits as an
+uninterrupted one (with the same number of threads).
 """
 
 import json
@@ -20,28 +16,22 @@ import math
 import os.path
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 import bnas_deploy
 from bnas_deploy.core.errors import BnasError, CheckpointError
-from bnas_deploy.search.training.checkpoint import check_format, find_misfits, read_tensors, write_tensors
+from bnas_deploy.search.training.checkpoint import check_format, read_tensors, write_tensors
+from bnas_deploy.search.training.listener import Listener, Silence
+from bnas_deploy.search.training.place import Extent, Place
 from bnas_deploy.search.training.processes import ALONE, Processes
-from bnas_deploy.search.training.resume import (
-    Stopped,
-    check_kind,
-    differences,
-    lay_out_as_parameters,
-    optimizer_numbers,
-    optimizer_state,
-    optimizer_tensors,
-)
+from bnas_deploy.search.training.resume import Stopped, check_kind, differences
+from bnas_deploy.search.training.saved_state import SavedState
 
 RESUME = "resume.safetensors"
 
@@ -54,56 +44,6 @@ _REPORT_STEPS = 10  # reading a sum makes a GPU wait, so not after every step
 
 Record = TypeVar("Record")
 """What one finished epoch measured."""
-
-
-class Listener(Protocol):
-    """Is told how a run goes."""
-
-    def started(self, *, epochs: int, steps: int, done: int) -> None:
-        """A run of `epochs` epochs of `steps` steps begins, or goes on after `done` steps of all."""
-
-    def stepped(self, *, done: int, loss: float) -> None:
-        """`done` steps of all are done; `loss` is the mean over the current epoch so far."""
-
-    def finished(self, record: Any) -> None:
-        """An epoch is finished and saved; `record` is the run's record of it."""
-
-
-class Silence:
-    """A listener that does nothing with what it is told."""
-
-    def started(self, *, epochs: int, steps: int, done: int) -> None:
-        """Do nothing."""
-
-    def stepped(self, *, done: int, loss: float) -> None:
-        """Do nothing."""
-
-    def finished(self, record: Any) -> None:
-        """Do nothing."""
-
-
-@dataclass
-class Place:
-    """Where a run is: finished epochs, and of the current one the steps, the sums over images, and the time.
-
-    `images` counts the images seen, by the name of their source; the first source is the one that is trained on,
-    of which `skipped` more were left out because they cannot be read.
-    `correct` of those were classified rightly. Of `duration_s`, `waited_s` were waits for the data.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    images: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    correct: int = 0
-    duration_s: float = 0.0
-    waited_s: float = 0.0
-
-
-def steps_of_epoch(images: int, batch_size: int) -> int:
-    """Return the steps of an epoch; the last batch may be smaller."""
-    return math.ceil(images / batch_size)
 
 
 def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasError]) -> None:
@@ -120,20 +60,6 @@ def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasEr
         )
 
 
-def check_shares(images: int, batch_size: int, processes: Processes, error: type[BnasError]) -> None:
-    """Make sure that every process has one of the images of every batch.
-
-    Raises:
-        error: the last batch of an epoch has too few.
-    """
-    last = images % batch_size or batch_size
-    if last < processes.count:
-        raise error(
-            f"{images} images in batches of {batch_size} leave a last batch of {last} for {processes.count} processes; "
-            "choose another --batch-size, or fewer processes"
-        )
-
-
 class Run(ABC, Generic[Record]):
     """A run in memory: everything that changes while it goes.
 
@@ -145,16 +71,9 @@ class Run(ABC, Generic[Record]):
 
     Args:
         folder: where it lives; made if it is not there.
-        epochs: how many there are.
-        batch_size: images of a step.
-        sources: images of an epoch by name, the one that is trained on first.
-        modules: what is trained, by name.
-        optimizers: by name; of any kind whose state is of tensors like its parameters, and of single numbers.
-        schedules: by name; each is stepped once per step.
-        sums: names of what is summed over images, the loss that is shown first.
-        device: where the modules are.
+        extent: how far it goes; the first of its sums is the loss that is shown.
+        state: what is trained, and with what.
         listener: is told how it goes.
-        later: modules that the files of older versions lack.
         processes: this process among those that train together.
     """
 
@@ -167,33 +86,21 @@ class Run(ABC, Generic[Record]):
         self,
         folder: Path,
         *,
-        epochs: int,
-        batch_size: int,
-        sources: Mapping[str, int],
-        modules: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        schedules: Mapping[str, LRScheduler],
-        sums: Sequence[str],
-        device: torch.device,
+        extent: Extent,
+        state: SavedState,
         listener: Listener | None,
-        later: frozenset[str] = frozenset(),
         processes: Processes = ALONE,
     ) -> None:
         self.processes = processes
         self.folder = folder
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.sources = sources
-        self.steps = steps_of_epoch(next(iter(sources.values())), batch_size)
-        self.modules = modules
-        self.optimizers = optimizers
-        self.schedules = schedules
-        self.names_of_sums = tuple(sums)
-        self.device = device
+        self.extent = extent
+        self.state = state
+        self.epochs = extent.epochs
+        self.steps = extent.steps
+        self.device = state.device
         self.listener = listener if listener and processes.writes else Silence()
-        self.later = later
         self.history: list[Record] = []
-        self.set_place(self.start_of(0))
+        self.set_place(self.extent.start_of(0))
 
     # ---- what a subclass has to say
 
@@ -290,7 +197,7 @@ class Run(ABC, Generic[Record]):
         Raises:
             Stopped: `stop` answered True.
         """
-        trained, loss = next(iter(self.sources)), self.names_of_sums[0]
+        trained, loss = self.extent.trained, self.extent.sums[0]
         for batch in self._waited_for(self.batches()):
             self.train_step(*batch)
             self.place.step += 1
@@ -324,7 +231,7 @@ class Run(ABC, Generic[Record]):
         self.read_sums()
         record = self.measure_epoch(stop)
         self.history.append(record)
-        self.set_place(self.start_of(self.place.epoch + 1))
+        self.set_place(self.extent.start_of(self.place.epoch + 1))
         if self.processes.writes:
             self.write_results()
         self.save_place()  # last: a run that is killed before does this epoch again
@@ -333,17 +240,13 @@ class Run(ABC, Generic[Record]):
 
     # ---- sums
 
-    def start_of(self, epoch: int) -> Place:
-        """Return the place at the start of an epoch."""
-        return Place(epoch, images=dict.fromkeys(self.sources, 0), sums=dict.fromkeys(self.names_of_sums, 0.0))
-
     def set_place(self, place: Place) -> None:
         """Go to a place; the sums of the epoch are kept on the device, where adding does not wait.
 
         Each process adds up what it sees itself; what was seen before is with the one that writes.
         """
         self.place = place
-        before = place if self.processes.writes else self.start_of(place.epoch)
+        before = place if self.processes.writes else self.extent.start_of(place.epoch)
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in before.sums.items()
         }
@@ -374,9 +277,8 @@ class Run(ABC, Generic[Record]):
         self.place.sums = {name: next(values) for name in self.sums}
         self.place.correct = int(next(values))
         self.place.images = {name: int(next(values)) for name in self.images}
-        trained = next(iter(self.sources))
-        due = min(self.place.step * self.batch_size, self.sources[trained])
-        self.place.skipped = due - self.place.images[trained]
+        trained = self.extent.trained
+        self.place.skipped = self.extent.due(self.place.step)[trained] - self.place.images[trained]
         self.place.duration_s = time.monotonic() - self.clock
         for name, value in self.place.sums.items():
             if not math.isfinite(value):
@@ -390,17 +292,7 @@ class Run(ABC, Generic[Record]):
         self.saved_at = time.monotonic()
         if not self.processes.writes:
             return
-        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        tensors = {
-            f"{name}.{key}": tensor
-            for name, module in self.modules.items()
-            for key, tensor in module.state_dict().items()
-        }
-        for name, state in states.items():
-            tensors |= optimizer_tensors(state["state"], name)
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors = self.state.tensors()
         description = {
             "format": FORMAT_VERSION,
             "bnas_deploy": bnas_deploy.__version__,
@@ -408,9 +300,7 @@ class Run(ABC, Generic[Record]):
             "place": asdict(self.place),
             "tensors": list(tensors),
             "history": self.history_to_json(),
-            "optimizers": {name: state["param_groups"] for name, state in states.items()},
-            "numbers": {name: optimizer_numbers(state["state"]) for name, state in states.items()},
-            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            **self.state.settings(),
             "extra": self.extra(),
         }
         write_tensors(self.folder / RESUME, tensors, self.metadata, description)
@@ -451,95 +341,17 @@ class Run(ABC, Generic[Record]):
 
     def _load(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Take over what `save_place` wrote; whatever it cannot have written raises a built-in exception."""
-        misfits = find_misfits(tensors, self._expected_tensors(tensors, description["tensors"]))
-        if misfits:
-            raise ValueError(f"tensors: {'; '.join(misfits)}")
-        groups, schedules = description["optimizers"], description["schedules"]
-        check_kind(
-            groups, {name: each.state_dict()["param_groups"] for name, each in self.optimizers.items()}, "optimizers"
-        )
-        check_kind(schedules, {name: each.state_dict() for name, each in self.schedules.items()}, "schedules")
-        place = self._place(description["place"])
-        for schedule in schedules.values():
+        self.state.check(tensors, description)
+        place = self.extent.place_from_json(description["place"], self.what)
+        for schedule in description["schedules"].values():
             if schedule["last_epoch"] != place.epoch * self.steps + place.step:
                 raise ValueError(f"the schedule is at another step than the {self.what}")
         history = self.history_from_json(description["history"])
         if len(history) != place.epoch:
             raise ValueError(f"the history is not of {place.epoch} epochs")
-        states: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules, *self.optimizers, "random")}
-        for key, tensor in tensors.items():
-            part, name = key.split(".", 1)
-            states[part][name] = tensor
-        for name, module in self.modules.items():
-            if states[name] or name not in self.later:
-                module.load_state_dict(states[name])
-            else:
-                self.lacks(name)
-        for name, optimizer in self.optimizers.items():
-            numbers = description["numbers"][name]
-            optimizer.load_state_dict(optimizer_state(states[name], numbers, groups[name]))
-            lay_out_as_parameters(optimizer)
-        for name, schedule in self.schedules.items():
-            schedule.load_state_dict(schedules[name])
+        self.state.load(tensors, description, self.lacks)
         self.take_extra(description["extra"])
         self.history = history
         self.set_place(place)
-        self._take_random_numbers(states["random"])
-
-    def _take_random_numbers(self, states: Mapping[str, Tensor]) -> None:
-        if not self.processes.writes:
-            return  # they have random numbers of their own, see `Processes`
-        try:
-            torch.set_rng_state(states["cpu"])
-            if self.device.type == "cuda" and "cuda" in states:
-                torch.cuda.set_rng_state(states["cuda"], self.device)
-        except RuntimeError as error:
-            raise ValueError(f"random numbers: {error}") from None
-
-    def _expected_tensors(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """Return a tensor of the right shape and type for each that the file must have.
-
-        What an optimiser keeps depends on its kind and on the steps taken, so the file lists its tensors. Each is like
-        its parameter or a single number.
-        """
-        expected = {
-            f"{name}.{key}": tensor
-            for name, module in self.modules.items()
-            for key, tensor in module.state_dict().items()
-            if name not in self.later or f"{name}.{key}" in names
-        }
-        expected["random.cpu"] = torch.get_rng_state()
-        for name in names:
-            if name == "random.cuda":  # its size depends on the GPU
-                expected[name] = tensors[name]
-            elif name not in expected:
-                expected[name] = self._like_its_parameter(name, tensors.get(name))
-        return expected
-
-    def _like_its_parameter(self, name: str, tensor: Tensor | None) -> Tensor:
-        optimizer, number, _ = name.split(".")
-        parameters = [parameter for group in self.optimizers[optimizer].param_groups for parameter in group["params"]]
-        parameter: Tensor = parameters[int(number)]
-        return parameter if tensor is None or tensor.ndim else torch.zeros((), dtype=tensor.dtype)
-
-    def _place(self, data: Any) -> Place:
-        if isinstance(data, dict):
-            data = {"skipped": 0, "waited_s": 0.0, **data}  # which older versions did not count
-        check_kind(data, asdict(self.start_of(0)), "place")
-        place = Place(**data)
-        counts = (place.epoch, place.step, *place.images.values(), place.skipped, place.correct)
-        if not all(type(count) is int for count in counts):
-            raise TypeError(f"place counts in fractions: {place}")
-        trained = next(iter(self.sources))
-        images = {name: min(place.step * self.batch_size, size) for name, size in self.sources.items()}
-        if not (
-            0 <= place.epoch <= self.epochs
-            and 0 <= place.step <= self.steps
-            and place.skipped >= 0
-            and (place.step == 0 or place.epoch < self.epochs)
-            and place.images | {trained: place.images[trained] + place.skipped} == images
-            and 0 <= place.correct <= place.images[trained]
-            and all(map(math.isfinite, (*place.sums.values(), place.duration_s, place.waited_s)))
-        ):
-            raise ValueError(f"no place of this {self.what}: {place}")
-        return place
+        if self.processes.writes:  # the others have random numbers of their own, see `Processes`
+            self.state.take_random_numbers(tensors)

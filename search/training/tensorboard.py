@@ -8,7 +8,7 @@ from typing import Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.run_metrics import EpochRecord
-from bnas_deploy.search.training.run import Listener
+from bnas_deploy.search.training.listener import Listener
 
 FOLDER = "tensorboard"
 

@@ -37,13 +37,16 @@ from bnas_deploy.search.training.card import run_card
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.fine_tuning import Start
+from bnas_deploy.search.training.listener import Listener
 from bnas_deploy.search.training.losses import TrainingLoss, takes_signs
 from bnas_deploy.search.training.memory import check_memory, training_need
-from bnas_deploy.search.training.processes import ALONE, Processes, in_parallel
+from bnas_deploy.search.training.place import Extent
+from bnas_deploy.search.training.processes import ALONE, Processes, check_shares, in_parallel
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
 from bnas_deploy.search.training.recipes.schedules import Length
 from bnas_deploy.search.training.resume import check_kind, never
-from bnas_deploy.search.training.run import Listener, Run, check_shares, steps_of_epoch
+from bnas_deploy.search.training.run import Run
+from bnas_deploy.search.training.saved_state import SavedState
 from bnas_deploy.search.training.signs import SignMemory
 from bnas_deploy.search.training.training_record import StageRecord, TrainingRecord
 
@@ -245,24 +248,23 @@ class _TrainingRun(Run[EpochRecord]):
         self.signs = SignMemory(self.network)
         self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
         self.optimizer = recipe.optimiser.build(self.network.parameters(), binary_weights(self.network))
-        length = Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size))
-        self.schedule = recipe.schedule.build(self.optimizer, length)
+        extent = Extent(recipe.epochs, recipe.batch_size, sources={"train": data.train_size}, sums=("loss",))
+        self.schedule = recipe.schedule.build(self.optimizer, Length(extent.epochs, extent.steps))
         super().__init__(
             folder,
-            epochs=recipe.epochs,
-            batch_size=recipe.batch_size,
-            sources={"train": data.train_size},
-            modules={
-                "network": self.network,
-                "signs": self.signs,
-                **({} if self.average is None else {"average": self.average}),
-            },
-            optimizers={"optimizer": self.optimizer},
-            schedules={"schedule": self.schedule},
-            sums=("loss",),
-            device=device,
+            extent=extent,
+            state=SavedState(
+                modules={
+                    "network": self.network,
+                    "signs": self.signs,
+                    **({} if self.average is None else {"average": self.average}),
+                },
+                optimizers={"optimizer": self.optimizer},
+                schedules={"schedule": self.schedule},
+                device=device,
+                later=frozenset({"signs"}),
+            ),
             listener=listener,
-            later=frozenset({"signs"}),
             processes=processes,
         )
 

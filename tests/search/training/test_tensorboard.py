@@ -16,8 +16,8 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.run_metrics import EpochRecord
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.training.listener import Silence
 from bnas_deploy.search.training.recipes import RECIPES
-from bnas_deploy.search.training.run import Silence
 from bnas_deploy.search.training.tensorboard import SCALARS, to_tensorboard
 from bnas_deploy.search.training.train import TrainResult, train
 
