@@ -16,6 +16,7 @@ from bnas_deploy.core.errors import CheckpointError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
+from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bnas_deploy.search.training.untrained import randomise_statistics
 
@@ -214,9 +215,10 @@ def test_format_2_is_read(path):
 
 
 def test_an_unknown_family_is_refused(path):
-    rewrite(path, description=lambda description: description | {"model": "resnet"})
+    rewrite(path, description=lambda description: description | {"model": "perceptron"})
+    known = ", ".join(FAMILIES)
     assert refusal(path).startswith(
-        "network: unknown model 'resnet'; this bnas-deploy builds bnas; the file is damaged"
+        f"network: unknown model 'perceptron'; this bnas-deploy builds {known}; the file is damaged"
     )
 
 
@@ -236,8 +238,8 @@ def test_what_another_version_wrote_is_not_called_damaged(path):
     newer = {"model": "dms", "bnas_deploy": "9.1.0"}
     rewrite(path, description=lambda description: description | newer)
     assert refusal(path) == (
-        "network: unknown model 'dms'; this bnas-deploy builds bnas; bnas-deploy 9.1.0 wrote the file and this is "
-        f"{bnas_deploy.__version__}: use that version or a later one, or train the network again"
+        f"network: unknown model 'dms'; this bnas-deploy builds {', '.join(FAMILIES)}; bnas-deploy 9.1.0 wrote the "
+        f"file and this is {bnas_deploy.__version__}: use that version or a later one, or train the network again"
     )
 
 
