@@ -24,7 +24,7 @@ FLOORS = (
 )
 """The rooms of the package, lowest first. A room imports from the floors below it, never from its own floor."""
 
-SEARCH_FLOORS = (("nn",), ("models", "data"), ("training",), ("cells",))
+SEARCH_FLOORS = (("nn",), ("models", "data"), ("training",), ("cells", "widths"))
 """The rooms of the search, lowest first, in the same sense."""
 
 

@@ -147,6 +147,9 @@ class Run(ABC, Generic[Record]):
         """Return what else changes while the run goes, for JSON: nothing."""
         return {}
 
+    def make_ready(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give modules and optimisers the shapes that a file has, where they change while the run goes: they do not."""
+
     def lacks(self, module: str) -> None:
         """Do without the state of a module that is not in the file of an older version: it stays as it is."""
 
@@ -341,6 +344,7 @@ class Run(ABC, Generic[Record]):
 
     def _load(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Take over what `save_place` wrote; whatever it cannot have written raises a built-in exception."""
+        self.make_ready(tensors)
         self.state.check(tensors, description)
         place = self.extent.place_from_json(description["place"], self.what)
         for schedule in description["schedules"].values():

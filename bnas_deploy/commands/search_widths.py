@@ -1,0 +1,205 @@
+"""`bnas-deploy search-widths`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnas_deploy.commands.command import Command
+from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.options import (
+    Decorator,
+    Name,
+    all_of,
+    image_size_option,
+    in_channels_option,
+    limit_option,
+    seed_option,
+    skip_bad_option,
+)
+from bnas_deploy.commands.runs import (
+    attended,
+    by_data,
+    device_option,
+    folder_options,
+    leave,
+    run_folder,
+    tell_end,
+    training_data_option,
+)
+
+# These import no framework.
+from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.models.family import Family
+from bnas_deploy.search.models.registry import configure, network_names
+from bnas_deploy.search.models.settings import Setting
+from bnas_deploy.search.widths.config import PRESETS, SCHEME, configure_width_search
+
+IMAGES = (32, 32)
+"""Height and width of an image folder's images, unless others are asked for."""
+
+_ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+
+
+def _of_base(family: Family) -> tuple[Setting, ...]:
+    """Return the settings of the networks that have widths, but for the widths themselves."""
+    settings = family.settings if family.width_names else ()
+    return tuple(setting for setting in settings if setting.keyword != "widths")
+
+
+def _by_preset(field: str) -> str:
+    return "from the preset: " + by_data({name: getattr(preset, field) for name, preset in PRESETS.items()})
+
+
+goal_options: Decorator = all_of(
+    click.option(
+        "--memory-target",
+        "memory_mb",
+        type=_ABOVE_ZERO,
+        metavar="MB",
+        show_default=_by_preset("memory_mb"),
+        help="Most that all weights are to take, in MB of 2**20 bytes, one bit for each binary one.",
+    ),
+    click.option(
+        "--latency-target",
+        "latency_us",
+        type=_ABOVE_ZERO,
+        metavar="US",
+        help="Aim at a latency instead, in microseconds on the device of --latency-table.",
+    ),
+    click.option(
+        "--latency-table",
+        type=click.Path(path_type=Path),
+        metavar="DEVICE.json",
+        help="Table of the device, from `bnas-deploy bench-ops --network NETWORK --json`.",
+    ),
+    click.option(
+        "--penalty",
+        type=_ABOVE_ZERO,
+        show_default=f"{_by_preset('penalty')}, for each MB; for a latency 1 for the target once over",
+        help="lambda of Eq. 7: what a unit above the target costs, beside the cross-entropy.",
+    ),
+)
+
+search_options: Decorator = all_of(
+    click.option("--first-ratio", type=click.FloatRange(min=0.3), show_default=_by_preset("first_ratio"),
+                 help="mu of every width at the start, times the base."),
+    click.option("--epochs", type=click.IntRange(min=1), show_default=_by_preset("epochs"),
+                 help="Passes over one half of the training images that train weights."),
+    click.option("--round-epochs", type=click.IntRange(min=1), default=5, show_default=True,
+                 help="Of these passes, those before each pass over the other half, which trains mu."),
+    click.option("--batch-size", type=click.IntRange(min=1), show_default=_by_preset("batch_size"),
+                 help="Images per step."),
+    click.option("--learning-rate", type=_ABOVE_ZERO, default=0.05, show_default=True,
+                 help="Of the weights, at the start of each round; it falls to a fifth."),
+    click.option("--width-learning-rate", type=_ABOVE_ZERO, help="Of mu, with Adam. [default: from the preset: "
+                 "published 0.002 for VGG, 0.001 for others; small 0.02]"),
+    click.option("--best-effort/--no-best-effort", default=True, show_default=True,
+                 help="Whether a round begins with the leading part of the weights before, or with new ones."),
+)  # fmt: skip
+
+
+@click.command("search-widths", cls=Command)
+@training_data_option
+@image_size_option("Height and width that the images of a folder are made. [default: 32]")
+@in_channels_option
+@limit_option
+@skip_bad_option
+@click.option(
+    "--network", type=Name(network_names()), default="VGG-11", show_default=True, help="Whose widths are searched."
+)
+@network_settings(_of_base)
+@click.option(
+    "--preset",
+    type=Name(PRESETS),
+    show_default="small with digits and MNIST-like data, else dms-a",
+    help="; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items()) + ".",
+)
+@goal_options
+@search_options
+@seed_option("split, weights, samples, order and augmentation")
+@device_option
+@folder_options(
+    "search", "runs/widths-NETWORK-DATA", "widths.json, history.jsonl, pictures of both, and resume.safetensors"
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    data: str,
+    image_size: tuple[int, int] | None,
+    in_channels: int | None,
+    limit: int | None,
+    skip_bad: bool,
+    network: str,
+    preset: str | None,
+    memory_mb: float | None,
+    latency_us: float | None,
+    latency_table: Path | None,
+    penalty: float | None,
+    seed: int,
+    device: str,
+    output: Path | None,
+    resume: bool,
+    best_effort: bool,
+    **options: Any,
+) -> None:
+    """Search for the number of channels of every layer of a network: DMS, differentiable dimension search.
+
+    Afterwards: bnas-deploy train --network NETWORK --widths DIR/widths.json. Ctrl-C finishes the current step and saves
+    the place; --resume goes on from there.
+    """
+    if (latency_us is None) != (latency_table is None):
+        raise click.UsageError("--latency-target and --latency-table go together; give both or neither")
+    if latency_us is not None and memory_mb is not None:
+        raise click.UsageError("--memory-target and --latency-target exclude each other; leave one of them out")
+    # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.drawing.pictures import check_library
+    from bnas_deploy.drawing.widths import draw_width_search
+    from bnas_deploy.search.data import open_in_memory
+    from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.widths.checks import check_widths
+    from bnas_deploy.search.widths.cost import Memory
+    from bnas_deploy.search.widths.expected_latency import read_latency
+    from bnas_deploy.search.widths.search import search_widths
+
+    check_library()
+    check_widths(network)
+    kind = kind_of(data)
+    image_size = image_size or (IMAGES if kind.resizes else None)
+    images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
+    click.echo(images.summary)
+    chosen = given_settings(options)
+    base = configure(network, **images.description.sizes, options={"scheme": SCHEME, **chosen})
+    config = configure_width_search(
+        base,
+        kind.search.recipe,
+        preset=preset,
+        memory_mb=memory_mb,
+        latency_us=latency_us,
+        penalty=penalty,
+        best_effort=best_effort,
+        **{name: options[name] for name in WIDTH_OPTIONS},
+    )
+    latency = None if latency_table is None else read_latency(latency_table, config.network)
+    with attended() as (stop, bar):
+        result = search_widths(
+            images,
+            config,
+            output or run_folder(f"widths-{base.name}", kind.word(images.description.name), limit),
+            cost=Memory if latency is None else lambda layout: latency,
+            seed=seed,
+            device=find_device(device),
+            resume=resume,
+            stop=stop,
+            listener=bar,
+        )
+    summary = result.summary(scheme=config.network.scheme, base_factor=chosen.get("width_factor", 1.0))
+    tell_end(context, summary, images.skipped_note, finished=result.finished)
+    if result.history.epochs:
+        draw_width_search(result.folder, result.history)
+    leave(context, finished=result.finished)
+
+
+WIDTH_OPTIONS = ("first_ratio", "epochs", "round_epochs", "batch_size", "learning_rate", "width_learning_rate")
+"""Those that reach the configuration as they are."""

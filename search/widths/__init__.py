@@ -1,0 +1,1 @@
+"""The search for the widths of a network: DMS, differentiable dimension search."""

@@ -1,0 +1,65 @@
+"""What a search for widths is refused for before its first step."""
+
+from bnas_deploy.core.errors import BnasError, DataError
+from bnas_deploy.core.names import known_name
+from bnas_deploy.search.data.dataset import InMemoryDataSet
+from bnas_deploy.search.models.registry import FAMILIES
+from bnas_deploy.search.models.width_layout import Layout
+from bnas_deploy.search.widths.config import Goal, WidthSearchConfig
+from bnas_deploy.search.widths.cost import Cost
+from bnas_deploy.search.widths.distribution import LEAST_RATIO
+
+
+class WidthSearchError(BnasError):
+    """A search for widths cannot begin, go on or be resumed."""
+
+
+def check_goal(goal: Goal, cost: Cost, layout: Layout) -> None:
+    """Make sure that a goal can be met.
+
+    Raises:
+        WidthSearchError: the network of the least widths costs more.
+    """
+    least = cost.of(layout.channels([LEAST_RATIO] * len(layout.multiples)))
+    if goal.target < least:
+        raise WidthSearchError(
+            f"{layout.base.name}: no widths reach a {goal.kind} of {goal.target:g} {goal.unit}; the least, with every "
+            f"width at {LEAST_RATIO} of the base, is {least:.4g} {goal.unit}. Aim at that or more, or choose a smaller "
+            "base with --width-factor"
+        )
+
+
+def check_images(data: InMemoryDataSet, config: WidthSearchConfig) -> None:
+    """Make sure that the network is for these images, and that there are enough of them.
+
+    Raises:
+        WidthSearchError: it is for others.
+        BnasError: it has no widths.
+        DataError: there are too few, or the augmentation does not suit them.
+    """
+    description, network = data.description, config.network
+    for what, got, wanted in (
+        ("classes", network.classes, description.classes),
+        ("channels in", network.in_channels, description.in_channels),
+        ("image size", network.image_size, description.image_size),
+    ):
+        if got != wanted:
+            raise WidthSearchError(f"{network.name} has {what} {got}, but {description.name} has {wanted}")
+    data.check(config.augmentation)
+    half = data.train_size // 2
+    if half < config.batch_size:
+        raise DataError(
+            f"{description.name}: {data.train_size} training images, so that each half of a search has {half}, fewer "
+            f"than one batch of {config.batch_size}; use a larger data set or a smaller --batch-size"
+        )
+
+
+def check_widths(network: str) -> None:
+    """Refuse a network without widths of its own.
+
+    Raises:
+        WidthSearchError: its family has none.
+    """
+    having = [name for family in FAMILIES.values() if family.width_names for name in family.networks]
+    if not known_name(network, having):
+        raise WidthSearchError(f"{network} has no widths to search; choose one of {', '.join(having)}")

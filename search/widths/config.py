@@ -1,0 +1,212 @@
+"""Every number and switch of a search for widths; no framework is imported."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.search.data.augmentation import Augmentation
+from bnas_deploy.search.models.backbone import BackboneConfig
+
+SCHEME = "zero-alpha"
+"""The scheme of DMS: standardised weights, activations of 0 and alpha."""
+
+GOALS = {"memory": "MB", "latency": "us"}
+"""What can be aimed at, and its unit."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the network is to cost at most.
+
+    Attributes:
+        kind: of `GOALS`.
+        target: in its unit.
+        penalty: lambda of Eq. 7, for each unit above the target.
+    """
+
+    kind: str
+    target: float
+    penalty: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("target", self.target), ("penalty", self.penalty)):
+            if not (math.isfinite(value) and value > 0):
+                raise BnasError(f"a search for widths with a {self.kind} {name} of {value:g}; wanted a positive number")
+
+    @property
+    def unit(self) -> str:
+        """Return that of `target`."""
+        return GOALS[self.kind]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a search for widths is run with unless something else is asked for.
+
+    Attributes:
+        summary: for `--help`.
+        first_ratio: mu of every width at the start.
+        memory_mb: the target; None for none.
+        width_learning_rates: of mu, by family; "" for all others.
+        penalty: lambda of Eq. 7 for each MB.
+    """
+
+    summary: str
+    first_ratio: float
+    memory_mb: float | None
+    epochs: int
+    batch_size: int
+    width_learning_rates: Mapping[str, float]
+    penalty: float
+
+    def width_learning_rate(self, family: str) -> float:
+        """Return that of a family's networks."""
+        return self.width_learning_rates.get(family, self.width_learning_rates[""])
+
+
+_PUBLISHED = {"vgg": 2e-3, "": 1e-3}
+
+PRESETS = {
+    # DMS, B.2.1.
+    "dms-a": Preset("published, for networks as large as the base", 1.5, 0.12, 250, 64, _PUBLISHED, 0.01),
+    "dms-b": Preset("published, for larger ones", 2.5, 1.0, 250, 64, _PUBLISHED, 0.01),
+    # Adam moves mu by about its learning rate in a step. The published search has 19,550 steps of mu, one on 2,000
+    # images in 20 epochs 128. So the rate is larger, and with it lambda, for a penalty that decides in a step or two.
+    "small": Preset("ours, for some minutes on a few thousand images", 1.5, None, 20, 32, {"": 0.02}, 20.0),
+}
+"""Presets by name."""
+
+AUGMENTATIONS = {"cifar": Augmentation(shift=4, flip=True), "digits": Augmentation()}
+"""By the recipe that the data's kind names for searches; DMS says nothing of it, these are those of BNAS's search."""
+
+
+@dataclass(frozen=True)
+class WidthSearchConfig:
+    """A whole search for widths.
+
+    Weights are trained for `round_epochs` passes over one half of the training images, then mu for one over the other
+    half: a *round*. SGD's learning rate falls along half a cosine in every round, by steps.
+
+    Attributes:
+        network: the base, whose widths are the ratio 1.
+        goal: what it is to cost.
+        epochs: passes that train weights, in all.
+        round_epochs: of them in a round; the last round may have fewer.
+        width_learning_rate: of Adam, which trains mu.
+        first_ratio: mu of every width at the start.
+        first_sigma, last_sigma: sigma falls by one factor after every round, and would be the last one after all.
+        temperature: of Gumbel-softmax.
+        best_effort: begin a round with the leading part of the weights before; without, with new ones.
+    """
+
+    network: BackboneConfig
+    goal: Goal
+    epochs: int
+    batch_size: int
+    width_learning_rate: float
+    first_ratio: float
+    augmentation: Augmentation
+    round_epochs: int = 5
+    first_learning_rate: float = 0.05
+    last_learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    first_sigma: float = 1.0
+    last_sigma: float = 0.3
+    temperature: float = 1.0
+    best_effort: bool = True
+
+    def __post_init__(self) -> None:
+        positive = (
+            *("epochs", "batch_size", "round_epochs", "width_learning_rate", "first_ratio", "first_learning_rate"),
+            *("first_sigma", "last_sigma", "temperature"),
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise BnasError(f"a search for widths with {name} {value:g}; wanted a positive number")
+        if self.first_ratio < 0.3:
+            raise BnasError(
+                f"a search for widths that begins at the ratio {self.first_ratio:g}; the least ratio is 0.3"
+            )
+
+    @property
+    def rounds(self) -> int:
+        """Return how many rounds there are."""
+        return math.ceil(self.epochs / self.round_epochs)
+
+    @property
+    def passes(self) -> int:
+        """Return the passes over a half of the images: those that train weights, and one for mu in each round."""
+        return self.epochs + self.rounds
+
+    def round_of(self, number: int) -> int:
+        """Return the round of a pass, both from 0."""
+        return number // (self.round_epochs + 1)
+
+    def trains_widths(self, number: int) -> bool:
+        """Tell whether a pass, from 0, trains mu: the last one of its round."""
+        return number == self.passes - 1 or number % (self.round_epochs + 1) == self.round_epochs
+
+    def sigma(self, round_number: int) -> float:
+        """Return sigma of a round."""
+        return self.first_sigma * (self.last_sigma / self.first_sigma) ** (round_number / self.rounds)
+
+    def learning_rate(self, number: int, share: float) -> float:
+        """Return that of the weights in a pass, when a share of its steps is done."""
+        first = self.round_of(number) * (self.round_epochs + 1)
+        length = min(self.round_epochs, self.passes - 1 - first)
+        height = self.first_learning_rate - self.last_learning_rate
+        return self.last_learning_rate + height * (1 + math.cos(math.pi * (number - first + share) / length)) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every setting, for files and for comparing."""
+        return asdict(self)
+
+
+def configure_width_search(
+    network: BackboneConfig,
+    recipe: str,
+    *,
+    preset: str | None,
+    memory_mb: float | None,
+    latency_us: float | None,
+    penalty: float | None,
+    first_ratio: float | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float,
+    width_learning_rate: float | None,
+    round_epochs: int,
+    best_effort: bool,
+) -> WidthSearchConfig:
+    """Return a search as the options of `bnas-deploy search-widths` describe it; None stands for a default.
+
+    `recipe` is that of the data's kind for searches: of `AUGMENTATIONS`.
+
+    Raises:
+        BnasError: there is no target, or a number is out of range.
+    """
+    chosen = PRESETS[preset or ("small" if recipe == "digits" else "dms-a")]
+    if latency_us is not None:
+        # A microsecond is much or little by the device: the target once over counts 1, as a doubtful answer does.
+        goal = Goal("latency", latency_us, penalty or 1 / latency_us)
+    elif target := memory_mb or chosen.memory_mb:
+        goal = Goal("memory", target, penalty or chosen.penalty)
+    else:
+        raise BnasError("no target: give --memory-target MB, or --latency-target US and --latency-table DEVICE.json")
+    return WidthSearchConfig(
+        network=network,
+        goal=goal,
+        epochs=epochs or chosen.epochs,
+        batch_size=batch_size or chosen.batch_size,
+        width_learning_rate=width_learning_rate or chosen.width_learning_rate(network.model),
+        first_ratio=first_ratio or chosen.first_ratio,
+        augmentation=AUGMENTATIONS[recipe],
+        round_epochs=round_epochs,
+        first_learning_rate=learning_rate,
+        last_learning_rate=learning_rate / 5,  # DMS: 0.05 and 0.01
+        best_effort=best_effort,
+    )

@@ -1,0 +1,381 @@
+"""The search for widths: weights and mu are trained in turns, and the candidates follow mu (DMS, Algorithm 1).
+
+A search lives in one folder (see `bnas_deploy.search.training.run` for how it is saved and resumed):
+
+    widths.json          the channels of every layer, as `--widths` takes them
+    history.jsonl        see `bnas_deploy.core.width_history`
+    resume.safetensors   all that is needed to go on
+
+An epoch of the run is a pass over one half of the training images. In each round some passes train the weights on one
+half, with a learning rate that falls along half a cosine and SGD that starts anew. Then one pass over the other half
+trains mu with Adam, which goes on through all rounds. After that the candidates lie around mu as it is then, sigma is
+smaller, and the network is as wide as the new candidates are: its weights begin with the leading part of those before.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnas_deploy.core.files import write_whole
+from bnas_deploy.core.width_history import (
+    WEIGHTS,
+    WIDTH_HISTORY,
+    WIDTHS,
+    Heading,
+    WidthEpoch,
+    WidthHistory,
+    epochs_from_json,
+)
+from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
+from bnas_deploy.search.models.backbone import Widths
+from bnas_deploy.search.models.registry import FAMILIES
+from bnas_deploy.search.models.width_layout import Layout, layout_of
+from bnas_deploy.search.nn.layers import regularisers, set_progress
+from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.memory import check_memory, training_need
+from bnas_deploy.search.training.resume import never
+from bnas_deploy.search.training.run import Listener, Run
+from bnas_deploy.search.widths.checks import WidthSearchError, check_goal, check_images
+from bnas_deploy.search.widths.config import WidthSearchConfig
+from bnas_deploy.search.widths.cost import Cost, Memory, uniform_ratio
+from bnas_deploy.search.widths.distribution import CANDIDATES, WidthDistribution, gumbel_softmax
+from bnas_deploy.search.widths.result import WIDTHS_FILE, WidthSearchResult
+from bnas_deploy.search.widths.supernet import WidthSupernet, best_effort
+
+LOSS = "loss"
+PENALTY = "penalty"
+"""Names of the sums of a search, as an error calls them."""
+
+
+def search_widths(
+    data: InMemoryDataSet,
+    config: WidthSearchConfig,
+    folder: Path,
+    *,
+    cost: Callable[[Layout], Cost] = Memory,
+    seed: int = 0,
+    device: torch.device | None = None,
+    resume: bool = False,
+    stop: Callable[[], bool] = never,
+    listener: Listener | None = None,
+) -> WidthSearchResult:
+    """Search for the widths of a network from the start, or go on with the search in `folder`.
+
+    Args:
+        data: images and labels; its test images are not looked at.
+        config: the base network, the goal and how to search.
+        folder: where the search lives; made if it is not there.
+        cost: makes what the goal is of, from the layers of the network.
+        seed: of the split, the initial weights, the samples, and the order and the augmentation of the images.
+        device: the CPU unless given.
+        resume: go on with the search in `folder` instead of beginning one.
+        stop: asked after every step; once it answers True, the search saves its place and returns.
+        listener: is told how it goes.
+
+    Raises:
+        WidthSearchError: the goal cannot be met, or the network not be built; `folder` holds a search already, or none
+            to resume, or one with other settings; or a loss or mu is not finite.
+        BnasError: the network has no widths to search, a step would take more memory than there is, or a file cannot
+            be written.
+        CheckpointError: the file to resume from cannot be read or is damaged.
+        DataError: the data set is too small, or the augmentation does not suit it.
+    """
+    device = device or torch.device("cpu")
+    check_images(data, config)
+    layout = layout_of(config.network)
+    named = cost(layout)
+    check_goal(config.goal, named, layout)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        run = _WidthRun(data, config, layout, named, folder, seed=seed, device=device, listener=listener)
+        if resume:
+            run.restore()
+        else:
+            run.begin()
+        finished = run.go_on(stop)
+    return WidthSearchResult(folder, finished, run.results_so_far(), run.uniform_ratio())
+
+
+class _WidthRun(Run[WidthEpoch]):
+    """The network of the candidates of a round, the distribution of the widths, and their optimisers."""
+
+    what = "search for widths"
+    metadata = "bnas_deploy_search_widths"
+    results = (WIDTHS_FILE, WIDTH_HISTORY)
+    error = WidthSearchError
+
+    def __init__(
+        self,
+        data: InMemoryDataSet,
+        config: WidthSearchConfig,
+        layout: Layout,
+        cost: Cost,
+        folder: Path,
+        *,
+        seed: int,
+        device: torch.device,
+        listener: Listener | None,
+    ) -> None:
+        self.data = data
+        self.config = config
+        self.layout = layout
+        self.cost = cost
+        self.seed = seed
+        self.halves = _equal_halves(data, seed)
+        self.distribution = WidthDistribution(len(layout.multiples), config.first_ratio, config.sigma(0)).to(device)
+        self.base = torch.tensor(config.network.widths, dtype=torch.float64, device=device)
+        self.width_optimizer = torch.optim.Adam([self.distribution.mu], lr=config.width_learning_rate)
+        # Both are filled again with every round.
+        self.named_modules: dict[str, nn.Module] = {"distribution": self.distribution}
+        self.named_optimizers: dict[str, torch.optim.Optimizer] = {"mu": self.width_optimizer}
+        self.device = device
+        self.build()
+        super().__init__(
+            folder,
+            epochs=config.passes,
+            batch_size=config.batch_size,
+            sources={"half": self.halves[0].train_size},
+            modules=self.named_modules,
+            optimizers=self.named_optimizers,
+            schedules={},
+            sums=(LOSS, PENALTY),
+            device=device,
+            listener=listener,
+        )
+
+    # ---- rounds
+
+    def candidates(self) -> Tensor:
+        """Return the channels of the candidates of this round, ascending: (widths, 3) integers."""
+        ratios = self.distribution.ratios
+        return torch.tensor(
+            [self.layout.channels(ratios[:, i].tolist()) for i in range(CANDIDATES)], device=self.device
+        ).T
+
+    def build(self) -> None:
+        """Make the network of the candidates, and the optimiser of its weights.
+
+        Raises:
+            BnasError: a step would take more memory than there is.
+        """
+        self.channels = self.candidates()
+        base = self.config.network
+        pi = torch.full(self.channels.shape, 1 / CANDIDATES)
+        need = training_need(
+            lambda: WidthSupernet(self.layout, self.channels),
+            lambda network, images: network(images, pi),
+            (base.in_channels, *base.image_size),
+        )
+        widest = ", ".join(map(str, self.channels[:, -1].tolist()))
+        check_memory(f"a search for widths, now up to {widest},", need, self.config.batch_size, self.device)
+        self.network = WidthSupernet(self.layout, self.channels).to(self.device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.weights = list(self.network.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights,
+            lr=self.config.first_learning_rate,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+        )
+        self.named_modules["network"] = self.network
+        self.named_optimizers["weights"] = self.weight_optimizer
+
+    def next_round(self, number: int) -> None:
+        """Put the candidates around mu, and begin with the weights that there are."""
+        before = self.network
+        self.distribution.follow(self.config.sigma(number))
+        self.build()
+        if self.config.best_effort:
+            best_effort(self.network, before)
+
+    def make_ready(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the network of the round that a file is of."""
+        for name in ("centre", "sigma_now"):
+            kept, given = getattr(self.distribution, name), tensors[f"distribution.{name}"]
+            if given.shape != kept.shape or not torch.isfinite(given).all():
+                raise ValueError(f"distribution.{name} is of another kind")
+            kept.copy_(given)
+        widest = float((self.distribution.ratios * self.base[:, None]).max())
+        if not 0 < self.distribution.sigma <= self.config.first_sigma or widest > 1e6:
+            raise ValueError("distribution: no search reaches such widths")
+        self.build()
+
+    # ---- steps
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return images and labels of the rest of the pass, of the half that it is over."""
+        trains_widths = self.config.trains_widths(self.place.epoch)
+        # BN has running statistics while mu is trained: see the module of the network.
+        self.network.train(not trains_widths)
+        for weight in self.weights:
+            weight.requires_grad_(not trains_widths)
+        set_progress(self.network, self.place.epoch / self.config.passes)
+        batches = self.halves[trains_widths].train_batches(
+            self.config.batch_size,
+            self.config.augmentation,
+            seed=self.seed,
+            epoch=self.place.epoch,
+            first=self.place.step,
+            device=self.device,
+        )
+        return islice(batches, self.steps - self.place.step)
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """Move the weights, or mu, by one step."""
+        if self.config.trains_widths(self.place.epoch):
+            self.width_step(images, labels)
+        else:
+            self.weight_step(images, labels)
+
+    def weight_step(self, images: Tensor, labels: Tensor) -> None:
+        """Move the weights, with mu as it is."""
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.no_grad():
+            pi = self.sample(self.distribution())
+        logits = self.network(images.contiguous(memory_format=LAYOUT), pi)
+        loss = nn.functional.cross_entropy(logits, labels)
+        more = regularisers(self.network)
+        self.weight_optimizer.zero_grad()
+        (loss if more is None else loss + more).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        self.weight_optimizer.step()
+        self.add(LOSS, loss, len(labels))
+        self.count("half", labels, logits)
+
+    def width_step(self, images: Tensor, labels: Tensor) -> None:
+        """Move mu, with the weights as they are: down the loss and Eq. 7's penalty of the expected cost."""
+        p = self.distribution()
+        logits = self.network(images.contiguous(memory_format=LAYOUT), self.sample(p))
+        loss = nn.functional.cross_entropy(logits, labels)
+        goal = self.config.goal
+        penalty = goal.penalty * (self.expected_cost() - goal.target).clamp_min(0)
+        self.width_optimizer.zero_grad()
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]  # as above
+        self.width_optimizer.step()
+        self.distribution.keep_in_space()
+        if not torch.isfinite(self.distribution.mu).all():
+            raise self.not_finite("mean mu of a width", math.nan)
+        self.add(LOSS, loss, len(labels))
+        self.add(PENALTY, penalty, len(labels))
+        self.count("half", labels, logits)
+
+    def expected_cost(self) -> Tensor:
+        """Return the cost of the distribution as it is, differentiable in mu."""
+        return self.cost.expected(*self.distribution.moving(self.base))
+
+    def sample(self, p: Tensor) -> Tensor:
+        """Return the shares of the candidates in this step; the noise depends on seed, pass and step only."""
+        random = generator(self.seed, self.place.epoch, self.place.step)
+        return gumbel_softmax(p, self.config.temperature, random)
+
+    def learning_rate(self) -> float:
+        """Return that of the weights in this step."""
+        return self.config.learning_rate(self.place.epoch, self.place.step / self.steps)
+
+    # ---- what a pass leaves
+
+    def measure_epoch(self, stop: Callable[[], bool]) -> WidthEpoch:
+        """Say what the pass did, and begin the next round where it was the last one of a round."""
+        place, config = self.place, self.config
+        trains_widths = config.trains_widths(place.epoch)
+        images = place.images["half"]
+        with torch.no_grad():
+            expected = self.expected_cost().item()
+        mu = tuple(self.distribution.mu.tolist())
+        widths = self.layout.channels(mu)
+        record = WidthEpoch(
+            epoch=place.epoch + 1,
+            round=config.round_of(place.epoch) + 1,
+            trained=WIDTHS if trains_widths else WEIGHTS,
+            learning_rate=config.width_learning_rate
+            if trains_widths
+            else config.learning_rate(place.epoch, (self.steps - 1) / self.steps),
+            loss=place.sums[LOSS] / images,
+            error=1 - place.correct / images,
+            penalty=place.sums[PENALTY] / images if trains_widths else None,
+            sigma=self.distribution.sigma,
+            mu=mu,
+            widths=widths,
+            cost=self.cost.of(widths),
+            expected_cost=expected,
+            duration_s=place.duration_s,
+        )
+        if trains_widths and place.epoch + 1 < self.epochs:
+            self.next_round(config.round_of(place.epoch + 1))
+        return record
+
+    def not_finite(self, name: str, value: float) -> WidthSearchError:
+        """Say where a number was lost."""
+        return WidthSearchError(
+            f"the {name} is {value} in pass {self.place.epoch + 1}, step {self.place.step}; {self.folder} still holds "
+            f"the {len(self.history)} passes before, and {WIDTHS_FILE} of them. Try another --seed, a larger "
+            "--batch-size, or a lower --learning-rate or --width-learning-rate"
+        )
+
+    def uniform_ratio(self) -> float | None:
+        """Return the ratio for all widths that costs as much as the last ones; None before any."""
+        return uniform_ratio(self.cost, self.layout, self.history[-1].cost) if self.history else None
+
+    # ---- files
+
+    def results_so_far(self) -> WidthHistory:
+        """Return what history.jsonl holds."""
+        base, goal = self.config.network, self.config.goal
+        names = FAMILIES[base.model].width_names
+        assert names is not None  # its configuration has widths
+        ratio = self.uniform_ratio()
+        heading = Heading(
+            network=base.network,
+            form=base.form,
+            names=names(base),
+            base=base.widths,
+            goal=goal.kind,
+            unit=goal.unit,
+            target=goal.target,
+            uniform=() if ratio is None else self.layout.channels([ratio] * len(base.widths)),
+        )
+        return WidthHistory(heading, json.loads(json.dumps(self.settings())), tuple(self.history))
+
+    def write_results(self) -> None:
+        """Write widths.json and history.jsonl."""
+        base = self.config.network
+        widths = Widths(self.history[-1].widths, base.network, base.form)
+        write_whole(self.folder / WIDTHS_FILE, (json.dumps(asdict(widths)) + "\n").encode())
+        write_whole(self.folder / WIDTH_HISTORY, self.results_so_far().to_text().encode())
+
+    def restore(self) -> None:
+        """Go to where the search in the folder was saved."""
+        super().restore()
+        if self.history:
+            self.write_results()  # a kill may have hit between the two of them
+
+    def history_to_json(self) -> Any:
+        """Return the records as JSON has them."""
+        return [asdict(epoch) for epoch in self.history]
+
+    def history_from_json(self, data: Any) -> list[WidthEpoch]:
+        """Return the records."""
+        return list(epochs_from_json(data, len(self.config.network.widths)))
+
+    def settings(self) -> dict[str, Any]:
+        """Return configuration, cost, data and seed."""
+        data = {name: value for name, value in asdict(self.data.description).items() if name != "name"}
+        return {
+            "search": self.config.to_json(),
+            "cost": dict(self.cost.settings()),
+            "data": data | {"train_size": self.data.train_size},
+            "seed": self.seed,
+        }
+
+
+def _equal_halves(data: InMemoryDataSet, seed: int) -> tuple[InMemoryDataSet, InMemoryDataSet]:
+    """Return the images for the weights and as many for mu; of an odd number one is left out."""
+    left, right = data.halves(seed)
+    same = torch.arange(left.train_size)
+    return left, right.selected(right.description, same, torch.arange(0))
