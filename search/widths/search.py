@@ -211,8 +211,7 @@ class _WidthRun(Run[WidthEpoch]):
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images and labels of the rest of the pass, of the half that it is over."""
         trains_widths = self.config.trains_widths(self.place.epoch)
-        # BN has running statistics while mu is trained: see the module of the network.
-        self.network.train(not trains_widths)
+        self.network.train()
         for weight in self.weights:
             weight.requires_grad_(not trains_widths)
         set_progress(self.network, self.place.epoch / self.config.passes)

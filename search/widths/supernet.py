@@ -1,37 +1,47 @@
 """The network that a search trains: as wide as the widest candidates, with one convolution for all of them.
 
-Candidate i of a layer has the first c_i filters of one weight W. Weights are binary filter by filter, so W_i^b is the
-first c_i filters of W^b. With pi of Gumbel-softmax, the sum of the weights that zeros pad to the widest (DMS, A.2) is
+Candidate i of a width is the first c_i of the channels between two layers, so all candidates share one weight: what
+Eqs. 9 and 10 of DMS say from round to round holds within a round too. To a layer that reads the width, W_i is the part
+of its weight W for the first c_i input channels. With pi of Gumbel-softmax, the sum of the weights that zeros pad to the
+widest (A.2) is
 
-    sum_i pi_i pad(W_i^b) = m W^b        m_j = sum of the pi_i with c_i > j
+    sum_i pi_i pad(W_i) = W diag(m)        m_j = sum of the pi_i with c_i > j
 
-one number for each filter j. Convolution is linear, so m is multiplied to its result: that stays a sum of signs, which
-any scheme makes as it always does, and one convolution is run.
+and one convolution with it gives the mixture of all candidates. So m makes the last channels fainter for whoever reads
+them, whatever the scheme; a layer that reads a concatenation has the m of every part.
 
-**What the next layer reads** is as wide as the widest candidate, which m makes fainter towards its end. **BN** in
-training divides by the deviation over the batch, in which m is a factor: m drops out, and with it all that a loss knows
-of pi. While weights are trained that is right, for every channel is trained as strongly. While mu is trained, BN uses
-its running statistics, in which m has its mean over the steps before: there a fainter channel stays a fainter one, up
-to a constant where m is 0, which is what the channel's absence is to the next layer.
+**Why not where the channels are written.** There zeros pad filters, and by linearity that is the same mixture up to the
+next BN or sign. But BN divides by the deviation over the batch, in which m_j is a factor, and sign(m_j x) = sign(x):
+both take all that a loss could know of pi away. Here, BN of the writing layer has the statistics of the widest
+candidate, without m; BN of the reading layer has those of the mixture. Both are those of the batch, in passes that train
+mu as well (as in DARTS), since the running ones belong to other samples of pi.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.models.width_layout import Channels, Layout
+from bnas_deploy.search.models.width_layout import Channels, Layer, Layout
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.acceleration import LAYOUT
 
+Part = tuple[int, Tensor]
+"""The number of a width, and which of its channels each candidate has: float32 (3, channels) of 0 and 1."""
+
 
 class WidthSupernet(nn.Module):
-    """The network of the widest candidates, whose convolutions are mixtures of all.
+    """The network of the widest candidates, whose layers read mixtures of all.
 
     Args:
         layout: of the base network.
         candidates: channels of each width, ascending: (widths, 3) integers.
+
+    Raises:
+        BnasError: a layer reads widths in another way than one, or several side by side.
     """
 
     def __init__(self, layout: Layout, candidates: Tensor) -> None:
@@ -41,12 +51,11 @@ class WidthSupernet(nn.Module):
         self._pi: Tensor | None = None
         modules = dict(self.network.named_modules())
         for layer in layout.layers:
-            convolution = modules[layer.cost.name]
-            if isinstance(convolution, BinaryConv2d | nn.Conv2d) and len(layer.out.of_widths) == 1:
-                convolution.register_forward_hook(partial(self._mix, *_presence(layer.out, candidates)))
+            if layer.read.of_widths:
+                self._mix(modules[layer.cost.name], _parts(layer, candidates))
 
     def forward(self, images: Tensor, pi: Tensor) -> Tensor:
-        """Map images (N, C, H, W) and the share of each candidate (widths, 3) to logits (N, classes)."""
+        """Map images (N, C, H, W) and the share of each candidate, (widths, 3), to logits (N, classes)."""
         self._pi = pi.to(images.dtype)
         try:
             logits: Tensor = self.network(images)
@@ -54,21 +63,48 @@ class WidthSupernet(nn.Module):
             self._pi = None
         return logits
 
-    def _mix(
-        self, width: int, presence: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor:
-        """Multiply the filters of a convolution by m."""
-        assert self._pi is not None, "a layer was run outside of the supernet"
-        m = self._pi[width] @ presence.to(output.device)
-        return output * m[:, None, None]
+    def _mix(self, module: nn.Module, parts: list[Part]) -> None:
+        """Make a layer read the mixture."""
+        if isinstance(module, BinaryConv2d):
+            # Behind the signs, which m in front of them could not change.
+            module.convolve = partial(self._convolve, module.convolve, module.groups, parts)  # type: ignore[method-assign]  # of this object alone
+        else:
+            module.register_forward_pre_hook(partial(self._fade, parts))
+
+    def _convolve(self, convolve: Any, groups: int, parts: list[Part], x: Tensor, weight: Tensor) -> Tensor:
+        m = self._m(parts)
+        if groups > 1:  # a filter reads the channels of its group only
+            y: Tensor = convolve(x * m[:, None, None], weight)
+        else:
+            y = convolve(x, weight * m[:, None, None])
+        return y
+
+    def _fade(self, parts: list[Part], module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        (x,) = inputs
+        return (x * self._m(parts).reshape(-1, *(1,) * (x.ndim - 2)),)
+
+    def _m(self, parts: list[Part]) -> Tensor:
+        """Return m of the channels that a layer reads, (C)."""
+        pi = self._pi
+        assert pi is not None, "a layer was run outside of the supernet"
+        return torch.cat([pi[width] @ presence.to(pi) for width, presence in parts])
 
 
-def _presence(out: Channels, candidates: Tensor) -> tuple[int, Tensor]:
-    """Return the number of the width, and for each candidate which filters it has: float32 (3, O) of 0 and 1."""
-    (width,) = out.of_widths
-    counts = [round(out.constant + out.shares[width] * float(channels)) for channels in candidates[width]]
-    filters = torch.arange(counts[-1])
-    return width, torch.stack([(filters < count).float() for count in counts])
+def _parts(layer: Layer, candidates: Tensor) -> list[Part]:
+    """Return the widths that a layer reads: one, or several in the order of their names, as concatenations have them."""
+    read, numbers = layer.read, layer.read.of_widths
+    if read.constant or any(read.shares[number] != round(read.shares[number]) for number in numbers):
+        raise BnasError(
+            f"{layer.cost.name} reads other channels than those of whole widths side by side, of which no mixture can "
+            "be made; choose another --network"
+        )
+    return [(number, _presence(read, number, candidates[number])) for number in numbers]
+
+
+def _presence(read: Channels, number: int, candidates: Tensor) -> Tensor:
+    counts = [round(read.shares[number]) * int(channels) for channels in candidates]
+    channels = torch.arange(counts[-1])
+    return torch.stack([(channels < count).float() for count in counts])
 
 
 def best_effort(network: nn.Module, before: nn.Module) -> None:
