@@ -76,7 +76,7 @@ goal_options: Decorator = all_of(
     click.option(
         "--penalty",
         type=_ABOVE_ZERO,
-        show_default=f"{_by_preset('penalty')}, for each MB; for a latency 1 for the target once over",
+        show_default="dms-a and dms-b 0.01; small, and for a latency, 0.1 for the target once over",
         help="lambda of Eq. 7: what a unit above the target costs, beside the cross-entropy.",
     ),
 )
@@ -86,14 +86,14 @@ search_options: Decorator = all_of(
                  help="mu of every width at the start, times the base."),
     click.option("--epochs", type=click.IntRange(min=1), show_default=_by_preset("epochs"),
                  help="Passes over one half of the training images that train weights."),
-    click.option("--round-epochs", type=click.IntRange(min=1), default=5, show_default=True,
+    click.option("--round-epochs", type=click.IntRange(min=1), show_default=_by_preset("round_epochs"),
                  help="Of these passes, those before each pass over the other half, which trains mu."),
     click.option("--batch-size", type=click.IntRange(min=1), show_default=_by_preset("batch_size"),
                  help="Images per step."),
     click.option("--learning-rate", type=_ABOVE_ZERO, default=0.05, show_default=True,
                  help="Of the weights, at the start of each round; it falls to a fifth."),
     click.option("--width-learning-rate", type=_ABOVE_ZERO, help="Of mu, with Adam. [default: from the preset: "
-                 "published 0.002 for VGG, 0.001 for others; small 0.02]"),
+                 "published 0.002 for VGG, 0.001 for others; small 0.005]"),
     click.option("--best-effort/--no-best-effort", default=True, show_default=True,
                  help="Whether a round begins with the leading part of the weights before, or with new ones."),
 )  # fmt: skip
@@ -112,7 +112,7 @@ search_options: Decorator = all_of(
 @click.option(
     "--preset",
     type=Name(PRESETS),
-    show_default="small with digits and MNIST-like data, else dms-a",
+    show_default="dms-a for CIFAR, else small",
     help="; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items()) + ".",
 )
 @goal_options
@@ -173,7 +173,7 @@ def command(
     base = configure(network, **images.description.sizes, options={"scheme": SCHEME, **chosen})
     config = configure_width_search(
         base,
-        kind.search.recipe,
+        kind,
         preset=preset,
         memory_mb=memory_mb,
         latency_us=latency_us,

@@ -139,8 +139,8 @@ def read_width_history(path: Path) -> WidthHistory:
             raise ValueError("no heading in its first line")
         if head["format"] != FORMAT_VERSION:
             raise BnasError(
-                f"{path}: format {shown(head['format'])}, this bnas-deploy reads {FORMAT_VERSION}; upgrade bnas-deploy, "
-                "or search again"
+                f"{path}: format {shown(head['format'])}, this bnas-deploy reads {FORMAT_VERSION}; upgrade "
+                "bnas-deploy, or search again"
             )
         heading: Heading = from_json(Heading, head.get("heading"), "heading")
         settings = head.get("settings")

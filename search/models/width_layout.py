@@ -102,7 +102,7 @@ def _costs(base: BackboneConfig, widths: tuple[int, ...]) -> list[LayerCost]:
     except ValueError as error:
         # A layer says so where a scheme excludes it, or where groups do not divide its channels.
         raise BnasError(
-            f"{base.name}, scheme {base.scheme}: {error}; choose another --scheme, or another --network or --width-factor"
+            f"{base.name}, scheme {base.scheme}: {error}; choose another --scheme, --network or --width-factor"
         ) from None
 
 
@@ -130,7 +130,7 @@ def _multiple(layers: Sequence[Layer], number: int, width: int) -> int:
     multiple = 1
     for layer in layers:
         groups = layer.cost.groups
-        # The groups of a depthwise convolution grow with its channels: one output channel reads the same number of them.
+        # The groups of a depthwise convolution grow with its channels: an output channel reads as many as before.
         fixed = groups > 1 and (layer.fan.of_widths or not layer.read.of_widths)
         if fixed and number in (*layer.read.of_widths, *layer.out.of_widths) and width % groups == 0:
             multiple = lcm(multiple, groups)

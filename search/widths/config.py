@@ -7,7 +7,9 @@ from typing import Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.data.augmentation import Augmentation
+from bnas_deploy.search.data.kinds import DataKind
 from bnas_deploy.search.models.backbone import BackboneConfig
+from bnas_deploy.search.training.recipes import RECIPES
 
 SCHEME = "zero-alpha"
 """The scheme of DMS: standardised weights, activations of 0 and alpha."""
@@ -50,7 +52,7 @@ class Preset:
         first_ratio: mu of every width at the start.
         memory_mb: the target; None for none.
         width_learning_rates: of mu, by family; "" for all others.
-        penalty: lambda of Eq. 7 for each MB.
+        penalty: lambda of Eq. 7 for each MB; None: `PENALTY_ONCE_OVER` for the target once over.
     """
 
     summary: str
@@ -59,12 +61,19 @@ class Preset:
     epochs: int
     batch_size: int
     width_learning_rates: Mapping[str, float]
-    penalty: float
+    penalty: float | None
+    round_epochs: int = 5
 
     def width_learning_rate(self, family: str) -> float:
         """Return that of a family's networks."""
         return self.width_learning_rates.get(family, self.width_learning_rates[""])
 
+
+PENALTY_ONCE_OVER = 0.1
+"""lambda times the target where a preset has none: so a target means the same in MB and in us.
+
+By measurement, the gradients of loss and penalty are then alike: for VGG-11 on MNIST about 0.01 for a ratio of 1.
+"""
 
 _PUBLISHED = {"vgg": 2e-3, "": 1e-3}
 
@@ -72,14 +81,16 @@ PRESETS = {
     # DMS, B.2.1.
     "dms-a": Preset("published, for networks as large as the base", 1.5, 0.12, 250, 64, _PUBLISHED, 0.01),
     "dms-b": Preset("published, for larger ones", 2.5, 1.0, 250, 64, _PUBLISHED, 0.01),
-    # Adam moves mu by about its learning rate in a step. The published search has 19,550 steps of mu, one on 2,000
-    # images in 20 epochs 128. So the rate is larger, and with it lambda, for a penalty that decides in a step or two.
-    "small": Preset("ours, for some minutes on a few thousand images", 1.5, None, 20, 32, {"": 0.02}, 20.0),
+    # Adam moves mu by about its learning rate in a step. The published search has 19,550 steps of mu, and one on 2,000
+    # images has 640 with these rounds. The rate moves mu by 3 in them.
+    "small": Preset(
+        "ours, for some minutes on a few thousand images", 1.5, None, 40, 32, {"": 5e-3}, None, round_epochs=2
+    ),
 }
 """Presets by name."""
 
-AUGMENTATIONS = {"cifar": Augmentation(shift=4, flip=True), "digits": Augmentation()}
-"""By the recipe that the data's kind names for searches; DMS says nothing of it, these are those of BNAS's search."""
+DEFAULT_PRESETS = {"cifar10": "dms-a", "cifar100": "dms-a"}
+"""By the kind of the data; "small" for all others."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ class WidthSearchConfig:
 
 def configure_width_search(
     network: BackboneConfig,
-    recipe: str,
+    kind: DataKind,
     *,
     preset: str | None,
     memory_mb: float | None,
@@ -179,22 +190,21 @@ def configure_width_search(
     batch_size: int | None,
     learning_rate: float,
     width_learning_rate: float | None,
-    round_epochs: int,
+    round_epochs: int | None,
     best_effort: bool,
 ) -> WidthSearchConfig:
     """Return a search as the options of `bnas-deploy search-widths` describe it; None stands for a default.
 
-    `recipe` is that of the data's kind for searches: of `AUGMENTATIONS`.
+    `kind` is that of the data, whose images are augmented as in training.
 
     Raises:
         BnasError: there is no target, or a number is out of range.
     """
-    chosen = PRESETS[preset or ("small" if recipe == "digits" else "dms-a")]
+    chosen = PRESETS[preset or DEFAULT_PRESETS.get(kind.name, "small")]
     if latency_us is not None:
-        # A microsecond is much or little by the device: the target once over counts 1, as a doubtful answer does.
-        goal = Goal("latency", latency_us, penalty or 1 / latency_us)
+        goal = Goal("latency", latency_us, penalty or PENALTY_ONCE_OVER / latency_us)
     elif target := memory_mb or chosen.memory_mb:
-        goal = Goal("memory", target, penalty or chosen.penalty)
+        goal = Goal("memory", target, penalty or chosen.penalty or PENALTY_ONCE_OVER / target)
     else:
         raise BnasError("no target: give --memory-target MB, or --latency-target US and --latency-table DEVICE.json")
     return WidthSearchConfig(
@@ -204,9 +214,18 @@ def configure_width_search(
         batch_size=batch_size or chosen.batch_size,
         width_learning_rate=width_learning_rate or chosen.width_learning_rate(network.model),
         first_ratio=first_ratio or chosen.first_ratio,
-        augmentation=AUGMENTATIONS[recipe],
-        round_epochs=round_epochs,
+        augmentation=_augmentation(kind, network.image_size),
+        round_epochs=round_epochs or chosen.round_epochs,
         first_learning_rate=learning_rate,
         last_learning_rate=learning_rate / 5,  # DMS: 0.05 and 0.01
         best_effort=best_effort,
     )
+
+
+def _augmentation(kind: DataKind, image_size: tuple[int, int]) -> Augmentation:
+    """Return that of the recipe that the data are trained with; DMS says nothing of it.
+
+    Those for photographs, which a search has in memory and cannot crop by area, are those of CIFAR.
+    """
+    augmentation = RECIPES[kind.defaults(image_size).recipe].augmentation
+    return RECIPES["cifar-standard"].augmentation if augmentation.crop_area or augmentation.jitter else augmentation

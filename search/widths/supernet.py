@@ -2,8 +2,8 @@
 
 Candidate i of a width is the first c_i of the channels between two layers, so all candidates share one weight: what
 Eqs. 9 and 10 of DMS say from round to round holds within a round too. To a layer that reads the width, W_i is the part
-of its weight W for the first c_i input channels. With pi of Gumbel-softmax, the sum of the weights that zeros pad to the
-widest (A.2) is
+of its weight W for the first c_i input channels. With pi of Gumbel-softmax, the sum of the weights that zeros pad to
+the widest (A.2) is
 
     sum_i pi_i pad(W_i) = W diag(m)        m_j = sum of the pi_i with c_i > j
 
@@ -13,8 +13,8 @@ them, whatever the scheme; a layer that reads a concatenation has the m of every
 **Why not where the channels are written.** There zeros pad filters, and by linearity that is the same mixture up to the
 next BN or sign. But BN divides by the deviation over the batch, in which m_j is a factor, and sign(m_j x) = sign(x):
 both take all that a loss could know of pi away. Here, BN of the writing layer has the statistics of the widest
-candidate, without m; BN of the reading layer has those of the mixture. Both are those of the batch, in passes that train
-mu as well (as in DARTS), since the running ones belong to other samples of pi.
+candidate, without m; BN of the reading layer has those of the mixture. Both are those of the batch, in passes that
+train mu as well (as in DARTS), since the running ones belong to other samples of pi.
 """
 
 from functools import partial
@@ -91,7 +91,7 @@ class WidthSupernet(nn.Module):
 
 
 def _parts(layer: Layer, candidates: Tensor) -> list[Part]:
-    """Return the widths that a layer reads: one, or several in the order of their names, as concatenations have them."""
+    """Return the widths that a layer reads: one, or several in the order of their names, as in a concatenation."""
     read, numbers = layer.read, layer.read.of_widths
     if read.constant or any(read.shares[number] != round(read.shares[number]) for number in numbers):
         raise BnasError(
