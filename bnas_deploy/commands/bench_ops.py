@@ -12,7 +12,7 @@ from bnas_deploy.commands.options import Decorator, Name, all_of, check_outputs,
 
 # These import no framework.
 from bnas_deploy.search.models.family import Family, ModelConfig
-from bnas_deploy.search.models.registry import configure, searched_networks
+from bnas_deploy.search.models.registry import FAMILIES, configure, searched_networks
 from bnas_deploy.search.models.settings import Setting
 
 DEFAULT_NETWORK = "BNAS-A"
@@ -21,6 +21,12 @@ DEFAULT_NETWORK = "BNAS-A"
 def _of_workloads(family: Family) -> tuple[Setting, ...]:
     return family.searched.settings if family.searched else ()
 
+
+_PURPOSES = (
+    "for `bnas-deploy search --latency-target` and `bnas-deploy pareto`",
+    "for `bnas-deploy search-widths --latency-table`",
+)
+"""What a table is for: of a network whose operations are searched, and of one whose widths are."""
 
 target_options: Decorator = all_of(
     click.option("--network", type=Name(searched_networks()), help=f"Published size. [default: {DEFAULT_NETWORK}]"),
@@ -63,7 +69,8 @@ def command(
     """Measure every operation that a network of a size can have, as it is in an exported network.
 
     It is measured on the device itself, with one number of threads and of images. The file of --json is the table that
-    a latency-aware search needs of a device.
+    a latency-aware search needs of a device. Of a network whose widths are searched, every layer is measured with a
+    quarter to four times its channels; that needs PyTorch.
     """
     counts = threads or (1,)
     for what, numbers in (("threads", counts), ("images", batches)):
@@ -82,4 +89,4 @@ def command(
     click.echo(describe(table))
     if json_path:
         write_whole(json_path, table.to_json().encode())
-        click.echo(f"{json_path}: for `bnas-deploy search --latency-target` and `bnas-deploy pareto`")
+        click.echo(f"{json_path}: {_PURPOSES[FAMILIES[config.model].width_names is not None]}")

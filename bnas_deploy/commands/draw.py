@@ -30,6 +30,9 @@ def command(sources: tuple[str, ...], output: Path, data: str | None, limit: int
     Cells: boxes are operations, circles are states: the inputs c of a cell and its nodes, each of which adds up what
     its two boxes give. Zeroise is dashed, the inter-cell skip is red.
 
+    A search for widths: the channels of every layer, searched, of one ratio and of the base. Several of them: their
+    training error on top of each other.
+
     Training: accuracy and loss, test against training, learning rate, and weights that changed sign. Several runs of
     training are drawn on top of each other.
     """
@@ -61,10 +64,15 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
     from bnas_deploy.core.genotype import read_genotype
     from bnas_deploy.core.history import read_history
     from bnas_deploy.core.run_metrics import METRICS, has_metrics, read_metrics
+    from bnas_deploy.core.width_history import WIDTH_HISTORY, read_width_history
     from bnas_deploy.drawing.cells import genotype_figure
     from bnas_deploy.drawing.curves import curves_figure
     from bnas_deploy.drawing.history import history_figure
+    from bnas_deploy.drawing.widths import channels_figure, training_error_figure
 
+    if len(sources) > 1 and all(os.path.lexists(Path(source) / WIDTH_HISTORY) for source in sources):
+        histories = {source: read_width_history(Path(source) / WIDTH_HISTORY) for source in sources}
+        return training_error_figure(histories, "Training error of searches for widths")
     trained = [source for source in sources if has_metrics(Path(source))]
     if len(trained) == len(sources):
         runs = {source: read_metrics(Path(source)) for source in sources}
@@ -76,6 +84,8 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
     if source.endswith(".safetensors"):
         raise BnasError(f"{source}: a checkpoint is drawn with --data, as histograms of its activations; add it")
     if os.path.isdir(source):
+        if os.path.lexists(Path(source) / WIDTH_HISTORY):
+            return channels_figure(read_width_history(Path(source) / WIDTH_HISTORY), source)
         if not os.path.lexists(Path(source) / HISTORY):
             raise BnasError(
                 f"{source}: no {HISTORY} of a search and no {METRICS} of a training run in it; give the folder of one"

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, read_json
 from bnas_deploy.core.names import known_name
-from bnas_deploy.search.models.family import Family
+from bnas_deploy.search.models.family import Family, Searched
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
 from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Text
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from bnas_deploy.core.latency_table import Workload
 
 FORMS = ("cifar", "imagenet")
 
@@ -198,6 +200,7 @@ class BackboneFamily:
             configure=self.configure,
             read=self.read,
             build=self.network,
+            searched=Searched(settings=(FORM, WIDTH_FACTOR, WIDTHS), workloads=_workloads),
             width_names=self.names_of_widths,
             forms={name: tuple(network.forms) for name, network in self.networks.items()},
         )
@@ -321,6 +324,12 @@ class BackboneFamily:
             raise BnasError(f"{where}: {len(config.widths)} widths, wanted {len(names)}, those of {config.network}")
         self._check_sizes(config, where)
         return config
+
+
+def _workloads(config: BackboneConfig) -> "list[Workload]":
+    from bnas_deploy.search.models.width_workloads import width_workloads
+
+    return width_workloads(config)
 
 
 def scaled(width: int, factor: float, divisor: int = 1) -> int:

@@ -87,11 +87,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Searched:
-    """What a latency-aware search needs to know of a family in which it chooses the operations.
+    """What a latency-aware search needs to know of a family in which it chooses the operations or the widths.
 
     Attributes:
         settings: those that change the workloads.
-        workloads: gives every workload that a network of the size of a configuration can have, each once.
+        workloads: gives every workload whose time such a search needs for a network of the size of a configuration,
+            each once.
     """
 
     settings: tuple[Setting, ...]
@@ -110,7 +111,7 @@ class Family:
         read: makes a configuration of parsed JSON; the second argument names its origin in errors.
         build: makes the network, with the initialisation that training starts from.
         layouts: weights that `import` reads, by the name of the layout.
-        searched: None for a family that no search chooses operations of.
+        searched: None for a family that no search chooses operations or widths of.
         width_names: names the numbers of channels in the `widths` of a configuration, which can be chosen one by one;
             None for a family whose configurations have none.
         forms: the forms of a network by its name, each a value of the setting `form`; nothing for one that has one.

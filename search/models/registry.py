@@ -118,12 +118,12 @@ def shared_settings(settings: Callable[[Family], Iterable[Setting]]) -> dict[str
 
 
 def searched_networks() -> list[str]:
-    """Return the names of the published networks whose operations a search chooses."""
+    """Return the names of the published networks whose operations or widths a search chooses."""
     return [network for family in FAMILIES.values() if family.searched for network in family.networks]
 
 
 def candidate_workloads(config: ModelConfig) -> "list[Workload]":
-    """Return every workload that a network of the size of `config` can have after a search, each once.
+    """Return every workload whose time a search needs for a network of the size of `config`, each once.
 
     Raises:
         BnasError: no search chooses operations of its family.

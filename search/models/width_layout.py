@@ -102,7 +102,7 @@ def _costs(base: BackboneConfig, widths: tuple[int, ...]) -> list[LayerCost]:
     except ValueError as error:
         # A layer says so where a scheme excludes it, or where groups do not divide its channels.
         raise BnasError(
-            f"{base.name}, scheme {base.scheme}: {error}; choose another --scheme, --network or --width-factor"
+            f"{base.name}: scheme {base.scheme}: {error}; choose another --scheme, --network or --width-factor"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """The layers of a network at a grid of widths, as workloads to measure.
 
-From their times a search for widths interpolates in the channels that a layer reads and writes. A layer is measured with the channels of every pair of grid points, since its two sides have widths of their own.
+From their times a search for widths interpolates in the channels that a layer reads and writes. A layer is measured
+with the channels of every pair of grid points, since its two sides have widths of their own.
 """
 
 from dataclasses import dataclass

@@ -285,6 +285,10 @@ class _WidthRun(Run[WidthEpoch]):
         trains_widths = config.trains_widths(place.epoch)
         images = place.images["half"]
         with torch.no_grad():
+            # The sign of what is no number is one all the same, so the loss need not show it.
+            largest = torch.stack([weight.abs().max() for weight in self.weights]).max().item()
+            if not math.isfinite(largest):
+                raise self.not_finite("largest weight", largest)
             expected = self.expected_cost().item()
         mu = tuple(self.distribution.mu.tolist())
         widths = self.layout.channels(mu)

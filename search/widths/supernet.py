@@ -7,7 +7,8 @@ the widest (A.2) is
 
     sum_i pi_i pad(W_i) = W diag(m)        m_j = sum of the pi_i with c_i > j
 
-and one convolution with it gives the mixture of all candidates. So m makes the last channels fainter for whoever reads
+and one convolution with it gives the mixture of all candidates. Scale and standardisation of a scheme are those of all
+of W: the candidates of a round share them. So m makes the last channels fainter for whoever reads
 them, whatever the scheme; a layer that reads a concatenation has the m of every part.
 
 **Why not where the channels are written.** There zeros pad filters, and by linearity that is the same mixture up to the
