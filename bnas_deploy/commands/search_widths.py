@@ -30,6 +30,7 @@ from bnas_deploy.commands.runs import (
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.models.family import Family
 from bnas_deploy.search.models.registry import configure, network_names
 from bnas_deploy.search.models.settings import Setting
@@ -120,7 +121,7 @@ search_options: Decorator = all_of(
 @seed_option("split, weights, samples, order and augmentation")
 @device_option
 @folder_options(
-    "search", "runs/widths-NETWORK-DATA", "widths.json, history.jsonl, pictures of both, and resume.safetensors"
+    "search", "runs/widths-NETWORK-DATA", "widths.json, width-history.jsonl, pictures of both, and resume.safetensors"
 )
 @click.pass_context
 def command(
@@ -171,6 +172,7 @@ def command(
     click.echo(images.summary)
     chosen = given_settings(options)
     base = configure(network, **images.description.sizes, options={"scheme": SCHEME, **chosen})
+    assert isinstance(base, BackboneConfig)  # a network with widths has no other
     config = configure_width_search(
         base,
         kind,

@@ -1,4 +1,4 @@
-"""What a search for widths measured, pass by pass: the file history.jsonl in its folder.
+"""What a search for widths measured, pass by pass: the file width-history.jsonl in its folder.
 
 The first line is a `Heading`, each further one a `WidthEpoch`. A search can be drawn with this file alone, without
 PyTorch.
@@ -15,7 +15,9 @@ from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse, shown
 
 FORMAT_VERSION = 1
-WIDTH_HISTORY = "history.jsonl"
+WIDTH_HISTORY = "width-history.jsonl"
+"""Not history.jsonl: the metrics of a training run were called so once, and are still read."""
+
 EXPECTED = f"{WIDTH_HISTORY} of `bnas-deploy search-widths`"
 
 WEIGHTS, WIDTHS = "weights", "widths"
@@ -127,7 +129,7 @@ def epochs_from_json(data: object, widths: int) -> tuple[WidthEpoch, ...]:
 
 
 def read_width_history(path: Path) -> WidthHistory:
-    """Read history.jsonl.
+    """Read width-history.jsonl.
 
     Raises:
         BnasError: it cannot be read, or is none.

@@ -64,9 +64,10 @@ def width_workloads(config: BackboneConfig) -> list[Workload]:
 
 
 def _workload(cost: LayerCost, read: int, out: int) -> Workload:
-    (_, *image), (_, *result) = cost.input, cost.output
     operator = BINARY_CONVOLUTION if cost.is_binary else "Conv" if _is_convolution(cost) else "Gemm"
-    return Workload(operator, (read, *image), (out, *result), cost.kernel, cost.stride, cost.dilation)
+    (_, *image), (_, *result) = cost.input, cost.output
+    shapes = (read, image[0], image[1]), (out, result[0], result[1])
+    return Workload(operator, *shapes, cost.kernel, cost.stride, cost.dilation)
 
 
 def _is_convolution(cost: LayerCost) -> bool:

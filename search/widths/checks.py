@@ -52,6 +52,11 @@ def check_images(data: InMemoryDataSet, config: WidthSearchConfig) -> None:
             f"{description.name}: {data.train_size} training images, so that each half of a search has {half}, fewer "
             f"than one batch of {config.batch_size}; use a larger data set or a smaller --batch-size"
         )
+    if half % config.batch_size == 1:
+        raise DataError(
+            f"{description.name}: halves of {half} images in batches of {config.batch_size} leave a last batch of one, "
+            "which has no deviation for batch normalisation; choose another --batch-size"
+        )
 
 
 def check_widths(network: str) -> None:

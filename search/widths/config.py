@@ -163,7 +163,7 @@ class WidthSearchConfig:
 
     def sigma(self, round_number: int) -> float:
         """Return sigma of a round."""
-        return self.first_sigma * (self.last_sigma / self.first_sigma) ** (round_number / self.rounds)
+        return self.first_sigma * math.pow(self.last_sigma / self.first_sigma, round_number / self.rounds)
 
     def learning_rate(self, number: int, share: float) -> float:
         """Return that of the weights in a pass, when a share of its steps is done."""

@@ -3,7 +3,7 @@
 A search lives in one folder (see `bnas_deploy.search.training.run` for how it is saved and resumed):
 
     widths.json          the channels of every layer, as `--widths` takes them
-    history.jsonl        see `bnas_deploy.core.width_history`
+    width-history.jsonl        see `bnas_deploy.core.width_history`
     resume.safetensors   all that is needed to go on
 
 An epoch of the run is a pass over one half of the training images. In each round some passes train the weights on one
@@ -328,7 +328,7 @@ class _WidthRun(Run[WidthEpoch]):
     # ---- files
 
     def results_so_far(self) -> WidthHistory:
-        """Return what history.jsonl holds."""
+        """Return what width-history.jsonl holds."""
         base, goal = self.config.network, self.config.goal
         names = FAMILIES[base.model].width_names
         assert names is not None  # its configuration has widths
@@ -346,7 +346,7 @@ class _WidthRun(Run[WidthEpoch]):
         return WidthHistory(heading, json.loads(json.dumps(self.settings())), tuple(self.history))
 
     def write_results(self) -> None:
-        """Write widths.json and history.jsonl."""
+        """Write widths.json and width-history.jsonl."""
         base = self.config.network
         widths = Widths(self.history[-1].widths, base.network, base.form)
         write_whole(self.folder / WIDTHS_FILE, (json.dumps(asdict(widths)) + "\n").encode())

@@ -202,7 +202,7 @@ def test_operations_are_measured_of_families_that_are_searched(plain, invoke) ->
     with pytest.raises(BnasError, match="Plain: no search chooses its operations, so there is no table of them; choos"):
         candidate_workloads(plain)
     assert "'Plain' is not one of 'BNAS-Mini'" in invoke("bench_ops", "--network", "Plain").output
-    assert "--width" not in invoke("bench_ops", "--help").output
+    assert "plain" not in invoke("bench_ops", "--help").output
 
 
 def test_the_workloads_of_a_searched_family_are_its_rows(monkeypatch) -> None:

@@ -38,7 +38,7 @@ CONFIG = WidthSearchConfig(
 )
 STEPS = 3  # of a pass: 17 images in batches of 6
 PASSES = [WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WIDTHS]
-FILES = ["history.jsonl", "resume.safetensors", "widths.json"]
+FILES = ["resume.safetensors", "width-history.jsonl", "widths.json"]
 
 
 def make_data(train_size=35):
@@ -87,7 +87,7 @@ def run(folder, *, stop_after=None, **changes):
 
 
 def without_times(folder):
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "width-history.jsonl").read_text().splitlines()]
     return [{**line, "duration_s": 0} for line in lines]
 
 
@@ -117,7 +117,7 @@ def test_a_search_leaves_widths_and_a_history(finished):
     assert result.finished
     assert told[0] == ("started", 8, STEPS, 0)
     assert [each for each in told if each[0] == "searched"] == [("searched", number) for number in range(1, 9)]
-    history = read_width_history(folder / "history.jsonl")
+    history = read_width_history(folder / "width-history.jsonl")
     assert history == result.history
     assert [each.trained for each in history.epochs] == PASSES
     assert [each.round for each in history.epochs] == [1, 1, 1, 2, 2, 2, 3, 3]
@@ -261,7 +261,7 @@ def test_what_is_not_finite_stops_the_search_and_keeps_its_place(finished, tmp_p
         f"still holds the {number - 1} passes before, and widths.json of them. Try another --seed"
         in caught.value.message
     )
-    assert len(read_width_history(tmp_path / "history.jsonl").epochs) == number - 1
+    assert len(read_width_history(tmp_path / "width-history.jsonl").epochs) == number - 1
     run(tmp_path, resume=True)
     assert_same_searches(finished[0], tmp_path)
 
@@ -284,6 +284,8 @@ def test_a_network_for_other_images_or_too_few_are_refused(tmp_path):
         run(tmp_path, config=replace(CONFIG, network=other))
     with pytest.raises(DataError, match=r"each half of a search has 5, fewer than one batch of 6; use a larger"):
         run(tmp_path, data=make_data(11))
+    with pytest.raises(DataError, match=r"halves of 19 images in batches of 6 leave a last batch of one, which has no"):
+        run(tmp_path, data=make_data(38))
 
 
 @pytest.mark.parametrize(
@@ -309,11 +311,11 @@ def test_numbers_out_of_range_are_refused(change, message):
         ("", "no heading in its first line"),
         ("[1]\n", "no heading in its first line"),
         ('{"format": 1}\n', "heading: got null, wanted an object"),
-        ("{\n", "not history.jsonl of `bnas-deploy search-widths`"),
+        ("{\n", "not width-history.jsonl of `bnas-deploy search-widths`"),
     ],
 )
 def test_another_file_is_no_history(tmp_path, text, message):
-    path = tmp_path / "history.jsonl"
+    path = tmp_path / "width-history.jsonl"
     path.write_text(text)
     with pytest.raises(BnasError) as caught:
         read_width_history(path)
@@ -321,8 +323,8 @@ def test_another_file_is_no_history(tmp_path, text, message):
 
 
 def test_a_history_of_another_format_or_with_a_gap_is_refused(finished, tmp_path):
-    lines = (finished[0] / "history.jsonl").read_text().splitlines()
-    path = tmp_path / "history.jsonl"
+    lines = (finished[0] / "width-history.jsonl").read_text().splitlines()
+    path = tmp_path / "width-history.jsonl"
     path.write_text(lines[0].replace('"format": 1', '"format": 9'))
     with pytest.raises(BnasError, match=r"format 9, this bnas-deploy reads 1; upgrade"):
         read_width_history(path)
