@@ -18,6 +18,9 @@ SKIP = "#c4161c"
 _RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Of Okabe and Ito, which people who see fewer colours can tell apart."""
 
+RUN_COLOURS = len(_RUNS)
+"""How many runs have a colour of their own."""
+
 LINE, TEXT = "#555555", "#111111"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.width_history import WEIGHTS, WidthHistory
-from bnas_deploy.drawing.colours import LINE, run_colour
+from bnas_deploy.drawing.colours import LINE, RUN_COLOURS, run_colour
 from bnas_deploy.drawing.pictures import FORMATS, save_picture
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def width_history_figure(history: WidthHistory, title: str) -> "Figure":
     epochs = [each.epoch for each in history.epochs]
     for number, name in enumerate(heading.names):
         label = name if len(heading.names) <= _NAMED else None
-        ratios.plot(epochs, [each.mu[number] for each in history.epochs], color=run_colour(number), label=label)
+        style = ("-", "--", ":")[number // RUN_COLOURS % 3]
+        ratios.plot(epochs, [each.mu[number] for each in history.epochs], style, color=run_colour(number), label=label)
     if len(heading.names) <= _NAMED:
         ratios.legend(fontsize=7, ncols=2)
     cost.plot(epochs, [each.cost for each in history.epochs], color=run_colour(0), label="of the ratios")

@@ -37,5 +37,5 @@ class WidthSearchResult:
             f"{last.cost:.4g} {heading.unit}, aimed at {heading.target:g}: {path}\n"
             f"widths {', '.join(map(str, last.widths))}\n"
             f"Next: {train} --widths {path}\n"
-            f"As large, of one ratio: {train} --width-factor {self.uniform_ratio * base_factor:.4g}"
+            f"As large, of one ratio: {train} --width-factor {self.uniform_ratio * base_factor:.6g}"
         )
