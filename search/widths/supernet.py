@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.models.width_layout import Channels, Layer, Layout
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -40,9 +39,6 @@ class WidthSupernet(nn.Module):
     Args:
         layout: of the base network.
         candidates: channels of each width, ascending: (widths, 3) integers.
-
-    Raises:
-        BnasError: a layer reads widths in another way than one, or several side by side.
     """
 
     def __init__(self, layout: Layout, candidates: Tensor) -> None:
@@ -52,8 +48,8 @@ class WidthSupernet(nn.Module):
         self._pi: Tensor | None = None
         modules = dict(self.network.named_modules())
         for layer in layout.layers:
-            if layer.read.of_widths:
-                self._mix(modules[layer.cost.name], _parts(layer, candidates))
+            if parts := _parts(layer, candidates):
+                self._mix(modules[layer.cost.name], parts)
 
     def forward(self, images: Tensor, pi: Tensor) -> Tensor:
         """Map images (N, C, H, W) and the share of each candidate, (widths, 3), to logits (N, classes)."""
@@ -92,13 +88,14 @@ class WidthSupernet(nn.Module):
 
 
 def _parts(layer: Layer, candidates: Tensor) -> list[Part]:
-    """Return the widths that a layer reads: one, or several in the order of their names, as in a concatenation."""
+    """Return the widths that a layer reads: one, or several in the order of their names, as in a concatenation.
+
+    None where it reads channels that are worked out from a width, such as those between the two layers of a gate: they
+    are no candidates' own, and are as many as the widest needs.
+    """
     read, numbers = layer.read, layer.read.of_widths
     if read.constant or any(read.shares[number] != round(read.shares[number]) for number in numbers):
-        raise BnasError(
-            f"{layer.cost.name} reads other channels than those of whole widths side by side, of which no mixture can "
-            "be made; choose another --network"
-        )
+        return []
     return [(number, _presence(read, number, candidates[number])) for number in numbers]
 
 
