@@ -17,6 +17,8 @@ CASES = {
     "resnet": layout("ResNet-18", width_factor=0.0625, form="cifar"),
     "bi-real": layout("Bi-Real-18", width_factor=0.0625, form="cifar"),
     "zero-alpha": layout("VGG-11", width_factor=0.125, scheme="zero-alpha"),
+    "gates": layout("SENet-18", width_factor=0.0625, form="cifar"),
+    "groups": layout("ResNeXt-29-64", width_factor=0.0625),
     "several bases": layout("VGG-11", width_factor=0.125, scheme="abc-net"),
 }
 
