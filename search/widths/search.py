@@ -39,9 +39,12 @@ from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.layers import regularisers, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.listener import Listener
 from bnas_deploy.search.training.memory import check_memory, training_need
+from bnas_deploy.search.training.place import Extent
 from bnas_deploy.search.training.resume import never
-from bnas_deploy.search.training.run import Listener, Run
+from bnas_deploy.search.training.run import Run
+from bnas_deploy.search.training.saved_state import SavedState
 from bnas_deploy.search.widths.checks import WidthSearchError, check_goal, check_images
 from bnas_deploy.search.widths.config import WidthSearchConfig
 from bnas_deploy.search.widths.cost import Cost, Memory, uniform_ratio
@@ -139,14 +142,10 @@ class _WidthRun(Run[WidthEpoch]):
         self.build()
         super().__init__(
             folder,
-            epochs=config.passes,
-            batch_size=config.batch_size,
-            sources={"half": self.halves[0].train_size},
-            modules=self.named_modules,
-            optimizers=self.named_optimizers,
-            schedules={},
-            sums=(LOSS, PENALTY),
-            device=device,
+            extent=Extent(
+                config.passes, config.batch_size, sources={"half": self.halves[0].train_size}, sums=(LOSS, PENALTY)
+            ),
+            state=SavedState(self.named_modules, self.named_optimizers, schedules={}, device=device),
             listener=listener,
         )
 
