@@ -2,9 +2,11 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 def never() -> bool:
@@ -54,6 +56,19 @@ def check_kind(got: object, wanted: object, where: str) -> None:
             check_kind(left, right, f"{where}.{index}")
     elif isinstance(wanted, dict | list | tuple) or (type(got) is not type(wanted) and not _are_numbers(got, wanted)):
         raise TypeError(f"{where} is of another kind")
+
+
+def of_json(got: Any, like: Any) -> Any:
+    """Return a value from JSON as `like` is, which `check_kind` compared it with as JSON has it.
+
+    JSON has text for the keys of a dict, such as the milestones of MultiStepLR, and lists for tuples.
+    """
+    if isinstance(like, dict):
+        made = {key: of_json(got[str(key)], value) for key, value in like.items()}
+        return Counter(made) if isinstance(like, Counter) else made
+    if isinstance(like, tuple):
+        return tuple(of_json(left, right) for left, right in zip(got, like, strict=True))
+    return got
 
 
 def _are_numbers(got: object, wanted: object) -> bool:

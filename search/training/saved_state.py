@@ -9,6 +9,7 @@ The tensors of the file are
 and its metadata lists them, and has the settings of optimisers and schedules.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bnas_deploy.search.training.checkpoint import find_misfits
-from bnas_deploy.search.training.resume import check_kind
+from bnas_deploy.search.training.resume import check_kind, of_json
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SavedState:
         misfits = find_misfits(tensors, self._expected_tensors(tensors, description["tensors"]))
         if misfits:
             raise ValueError(f"tensors: {'; '.join(misfits)}")
-        wanted = self.settings()
+        wanted = json.loads(json.dumps(self.settings()))
         for kind in ("optimizers", "schedules"):
             check_kind(description[kind], wanted[kind], kind)
 
@@ -91,7 +92,7 @@ class SavedState:
             optimizer.load_state_dict(optimizer_state(states[name], numbers, groups))
             lay_out_as_parameters(optimizer)
         for name, schedule in self.schedules.items():
-            schedule.load_state_dict(description["schedules"][name])
+            schedule.load_state_dict(of_json(description["schedules"][name], schedule.state_dict()))
 
     def take_random_numbers(self, tensors: Mapping[str, Tensor]) -> None:
         """Set the generators of random numbers.
@@ -117,7 +118,7 @@ class SavedState:
         """Return a tensor of the right shape and type for each that the file must have.
 
         The state of an optimiser depends on its kind and on the steps taken, so the file lists its tensors. Each is
-        like its parameter or a single number.
+        like its parameter, a mean over some of its axes or a single number.
         """
         expected = {
             name: tensor
@@ -136,7 +137,11 @@ class SavedState:
         optimizer, number, _ = name.split(".")
         parameters = [parameter for group in self.optimizers[optimizer].param_groups for parameter in group["params"]]
         parameter: Tensor = parameters[int(number)]
-        return parameter if tensor is None or tensor.ndim else torch.zeros((), dtype=tensor.dtype)
+        if tensor is None or tensor.ndim != parameter.ndim:
+            return parameter if tensor is None or tensor.ndim else torch.zeros((), dtype=tensor.dtype)
+        # Adafactor has means over an axis of the parameter, which stays with the length 1.
+        sides = zip(tensor.shape, parameter.shape, strict=True)
+        return torch.zeros([1 if side == 1 else whole for side, whole in sides], dtype=parameter.dtype)
 
 
 def optimizer_tensors(state: Mapping[int, Mapping[str, Any]], prefix: str) -> dict[str, Tensor]:

@@ -277,10 +277,12 @@ def test_other_files_in_the_folder_stay(tmp_path):
 
 
 ADAM = Optimiser(kind="Adam", learning_rate=0.01, betas=(0.8, 0.99))
+MILESTONES = {"milestones": [3, 9]}
 OTHERS = {
     "cosine": (Optimiser(kind="AdamW", learning_rate=0.01, clip_norm=0.1), Cosine(restart_epochs=1.5)),
     "linear": (Optimiser(kind="RMSprop", learning_rate=0.01, arguments={"alpha": 0.9}), Linear(warmup_epochs=1.0)),
     "flips": (Optimiser(kind="Bop", learning_rate=0.01, arguments={"gamma": 0.1, "threshold": 1e-4}), Cosine()),
+    "sums": (Optimiser(kind="Adafactor", learning_rate=0.01), TorchSchedule(name="MultiStepLR", arguments=MILESTONES)),
     "steps": (ADAM, Steps(after_epochs=(1.0, 2.0), factor=0.3)),
 }
 
