@@ -44,6 +44,7 @@ from bnas_deploy.search.training.place import Extent
 from bnas_deploy.search.training.processes import ALONE, Processes, check_shares, in_parallel
 from bnas_deploy.search.training.recipes import Recipe, of_older_run
 from bnas_deploy.search.training.recipes.schedules import Length
+from bnas_deploy.search.training.rehearsal import rehearse
 from bnas_deploy.search.training.resume import check_kind, never
 from bnas_deploy.search.training.run import Run
 from bnas_deploy.search.training.saved_state import SavedState
@@ -157,6 +158,7 @@ def train(
     data.check(recipe.augmentation)
     check_arithmetic(arithmetic, device)
     check_shares(data.train_size, recipe.batch_size, processes, TrainError)
+    rehearse(recipe, Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size)))
     image_shape = (config.in_channels, *config.image_size)
     learns = stage is not None and stage.before is not None and recipe.loss.needs_teacher
     need = training_need(

@@ -2,7 +2,8 @@
 
 A file has the keys of `Recipe` without its name. A stage is a table `stages.NAME`; it has what is other than in the
 last stage, which the keys outside describe. `like = "NAME"` begins with another recipe, of which the file changes what
-it names. A table with another `kind` replaces the other's whole.
+it names. A table with another `kind` replaces the other's whole, and with another optimiser goes the momentum that the
+schedule lowers. Without a learning rate, an optimiser has PyTorch's.
 """
 
 import re
@@ -17,7 +18,13 @@ from bnas_deploy.core.errors import RecipeError
 from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.json_records import value_of
 from bnas_deploy.core.names import did_you_mean
-from bnas_deploy.search.training.recipes.recipe import LAST_STAGE, Recipe
+from bnas_deploy.search.training.recipes.recipe import (
+    LAST_STAGE,
+    LEARNING_RATES,
+    Optimiser,
+    Recipe,
+    check_optimiser,
+)
 from bnas_deploy.search.training.recipes.schedules import SCHEDULES, Schedule
 
 SUFFIX = ".toml"
@@ -36,7 +43,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """
     table = _table_of(path, ())
     for key, value in _in_order(changes):
+        before = _kind(table.get("optimiser"))
         _set(table, key, value)
+        if _kind(table.get("optimiser")) != before:
+            table = _without_optimiser(table)
     try:
         return _recipe(table, path.stem)
     except (ValueError, RecipeError) as error:
@@ -87,7 +97,7 @@ def _table_of(path: Path, above: tuple[Path, ...]) -> Table:
         raise RecipeError(f"{path}: like: got {like!r}, wanted a file *.toml or one of {', '.join(known)}{near}")
     if base.resolve() in (each.resolve() for each in (*above, path)):
         raise RecipeError(f"{path}: like: {like!r} is like this file itself; name another recipe")
-    return _merged(_table_of(base, (*above, path)), table)
+    return _with_changes(_table_of(base, (*above, path)), table)
 
 
 def _parsed(text: str, where: str) -> Table:
@@ -97,6 +107,36 @@ def _parsed(text: str, where: str) -> Table:
         raise RecipeError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise RecipeError(f"{where}: not TOML ({error})") from None
+
+
+def _with_changes(base: Table, top: Table) -> Table:
+    """Return the table of a recipe with what `top` changes."""
+    kind = _kind(base.get("optimiser"))
+    changed = _kind(_merged(base, top).get("optimiser")) != kind
+    return _merged(_without_optimiser(base) if changed else base, top)
+
+
+def _kind(table: Any) -> Any:
+    return table.get("kind") if isinstance(table, dict) else None
+
+
+def _without_optimiser(table: Table) -> Table:
+    """Return the table of a recipe without what it has elsewhere for the kind of its optimiser.
+
+    That is the momentum of the schedule, and what stages change of the optimiser without a kind of their own.
+    """
+    result = dict(table)
+    if isinstance(schedule := table.get("schedule"), dict):
+        result["schedule"] = {key: value for key, value in schedule.items() if key != "low_momentum"}
+    if isinstance(stages := table.get("stages"), dict):
+        result["stages"] = {name: _stage_without_optimiser(stage) for name, stage in stages.items()}
+    return result
+
+
+def _stage_without_optimiser(stage: Any) -> Any:
+    if not isinstance(stage, dict) or _kind(stage.get("optimiser")) is not None:
+        return stage
+    return _without_optimiser({key: value for key, value in stage.items() if key != "optimiser"})
 
 
 def _merged(base: Table, top: Table) -> Table:
@@ -112,8 +152,12 @@ def _merged(base: Table, top: Table) -> Table:
 
 def _in_order(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
     """Return keys and values of `--set`, those first that replace a whole table."""
-    pairs = [_change(text) for text in changes]
-    return sorted(pairs, key=lambda pair: pair[0][-1] != "kind")
+
+    def rank(pair: tuple[list[str], Any]) -> tuple[bool, bool]:
+        key, value = pair
+        return not (key[-1] == "kind" or isinstance(value, dict)), "optimiser" not in key  # which changes the schedule
+
+    return sorted((_change(text) for text in changes), key=rank)
 
 
 def _change(text: str) -> tuple[list[str], Any]:
@@ -175,7 +219,7 @@ def _stage(name: str, table: Any, last: Table) -> Recipe:
     if unknown := next((key for key in ("name", "stages") if key in table), None):
         raise RecipeError(f"{path}.{unknown}: unknown key; a stage has the keys of a recipe but name and stages")
     try:
-        stage: Recipe = _built(Recipe, {"name": name, **_merged(last, table)}, "")
+        stage: Recipe = _built(Recipe, {"name": name, **_with_changes(last, table)}, "")
     except (ValueError, RecipeError) as error:
         raise RecipeError(f"{path}.{error.message if isinstance(error, RecipeError) else error}") from None
     return stage
@@ -206,10 +250,19 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None if value is False else _value(get_args(hint)[0], value, where)
     if hint is Schedule:
         return _schedule(value, where)
+    if hint is Optimiser:
+        return _optimiser(value, where)
     if is_dataclass(hint):
         return _built(hint, value, where)
     _check_plain(value, where)
     return value_of(hint, value, where)
+
+
+def _optimiser(table: Any, where: str) -> Any:
+    if isinstance(table, dict) and "kind" in table:
+        check_optimiser(table["kind"])
+        table = {"learning_rate": LEARNING_RATES[table["kind"]], **table}
+    return _built(Optimiser, table, where)
 
 
 def _schedule(table: Any, where: str) -> Any:

@@ -26,12 +26,52 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+LEARNING_RATES: Mapping[str, float] = {
+    "ASGD": 1e-2,
+    "Adadelta": 1.0,
+    "Adafactor": 1e-2,
+    "Adagrad": 1e-2,
+    "Adam": 1e-3,
+    "AdamW": 1e-3,
+    "Adamax": 2e-3,
+    "Bop": 1e-3,
+    "NAdam": 2e-3,
+    "RAdam": 1e-3,
+    "RMSprop": 1e-2,
+    "Rprop": 1e-2,
+    "SGD": 1e-3,
+}
+"""Every optimiser by its kind, and the learning rate that PyTorch gives it where none is given."""
+
+UNFIT: Mapping[str, str] = {
+    "LBFGS": "asks for several losses in a step",
+    "Muon": "takes matrices only, and the weights of convolutions have four axes",
+    "SparseAdam": "takes sparse gradients only",
+}
+"""Optimisers of `torch.optim` that cannot train a network here, and why."""
+
+
+def check_optimiser(kind: object) -> None:
+    """Make sure that there is an optimiser of a kind.
+
+    Raises:
+        RecipeError: there is none, or it cannot train a network here.
+    """
+    if kind in LEARNING_RATES:
+        return
+    why = near = ""
+    if isinstance(kind, str):
+        why = f"; {kind} {UNFIT[kind]}" if kind in UNFIT else ""
+        near = "" if why else did_you_mean(kind, LEARNING_RATES)
+    raise RecipeError(f"optimiser.kind: got {kind!r}, wanted one of {', '.join(LEARNING_RATES)}{why}{near}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimiser(Checked):
-    """Any optimiser of `torch.optim` that takes a step for a gradient, or Bop.
+    """An optimiser of `torch.optim`, or Bop.
 
     Attributes:
-        kind: its name in `torch.optim`, such as "SGD" or "Adam"; "Bop" flips binary weights and has Adam for the rest.
+        kind: one of `LEARNING_RATES`, such as "SGD" or "Adam"; "Bop" flips binary weights and has Adam for the rest.
         learning_rate: the highest that the schedule reaches.
         weight_decay: lambda of lambda w, which is added to the gradient (by AdamW taken off the weight).
         momentum: of SGD and others that have it.
@@ -52,6 +92,7 @@ class Optimiser(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_optimiser(self.kind)
         if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
             raise RecipeError(f"optimiser.betas: got {list(self.betas)}, wanted two numbers of at least 0 and below 1")
 
@@ -64,24 +105,18 @@ class Optimiser(Checked):
         """Return the optimiser of `parameters`, of which `binary` are weights that a layer takes the signs of.
 
         Raises:
-            RecipeError: PyTorch has none of this kind, or it does not take what is given.
+            RecipeError: it does not take what is given.
         """
         from torch import optim
 
         from bnas_deploy.search.training.bop import Bop
 
-        kinds: Mapping[str, Callable[..., Optimizer]] = {
-            name: kind
-            for name, kind in vars(optim).items()
-            if inspect.isclass(kind) and issubclass(kind, optim.Optimizer) and name not in _UNFIT
-        } | {"Bop": Bop}
-        if self.kind not in kinds:
-            near = did_you_mean(self.kind, kinds)
-            raise RecipeError(f"optimiser.kind: got {self.kind!r}, wanted one of {', '.join(sorted(kinds))}{near}")
-        kind = kinds[self.kind]
+        kind: Callable[..., Optimizer] = Bop if self.flips else getattr(optim, self.kind)
         given = {"weight_decay": self.weight_decay, "momentum": self.momentum, "betas": self.betas, **self.arguments}
         given = {name: value for name, value in given.items() if value is not None}
         takes = [name for name in inspect.signature(kind).parameters if name not in ("params", "lr", "binary")]
+        if not self.weight_decay and "weight_decay" not in takes:  # none is what it has
+            del given["weight_decay"]
         for name in given:
             if name not in takes:
                 raise RecipeError(
@@ -110,10 +145,6 @@ class Optimiser(Checked):
         weight.grad = torch.zeros_like(weight)
         optimiser.step()
         return sum(torch.is_tensor(each) and each.shape == weight.shape for each in optimiser.state[weight].values())
-
-
-_UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
-"""Classes of `torch.optim` that take no step for a gradient: the base, one that asks for losses, a sparse one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,10 +80,13 @@ class OneCycle(Checked):
         start = peak / self.start_divisor
         momentum: dict[str, Any] = {"cycle_momentum": False}
         if self.low_momentum is not None:
-            if "momentum" not in group and "betas" not in group:
+            high = group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0]
+            if self.low_momentum > high:
                 name = type(optimizer).__name__
-                raise RecipeError(f"schedule.low_momentum: {name} has neither momentum nor betas; leave it out")
-            high = group["momentum"] if "momentum" in group else group["betas"][0]
+                raise RecipeError(
+                    f"schedule.low_momentum: got {self.low_momentum}, and the momentum of {name} is {high}; "
+                    "--set schedule.low_momentum=false, or give it a higher one"
+                )
             momentum = {"base_momentum": self.low_momentum, "max_momentum": high}
         return OneCycleLR(
             optimizer,
@@ -183,7 +186,7 @@ class Steps(Warm):
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSchedule(Checked):
-    """Any schedule of `torch.optim.lr_scheduler`.
+    """A schedule of `torch.optim.lr_scheduler`.
 
     Attributes:
         name: such as "ExponentialLR".
@@ -212,7 +215,8 @@ class TorchSchedule(Checked):
         }
         if self.name not in names:
             near = did_you_mean(self.name, names)
-            raise RecipeError(f"schedule.name: got {self.name!r}, wanted one of {', '.join(sorted(names))}{near}")
+            why = f"; {self.name} {_UNFIT[self.name]}" if self.name in _UNFIT else near
+            raise RecipeError(f"schedule.name: got {self.name!r}, wanted one of {', '.join(sorted(names))}{why}")
         arguments = {name: _in_steps(value, length) for name, value in self.arguments.items()}
         make: Callable[..., LRScheduler] = names[self.name]
         try:
@@ -225,8 +229,15 @@ class TorchSchedule(Checked):
         return self
 
 
-_UNFIT = {"LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "ReduceLROnPlateau"}
-"""Classes of `torch.optim.lr_scheduler` that take functions or other schedules, or are told how training goes."""
+_UNFIT: Mapping[str, str] = {
+    "LRScheduler": "is what the others are made of",
+    "LambdaLR": "takes a function",
+    "MultiplicativeLR": "takes a function",
+    "SequentialLR": "takes other schedules",
+    "ChainedScheduler": "takes other schedules",
+    "ReduceLROnPlateau": "asks for a loss, and schedules are stepped after each batch",
+}
+"""Classes of `torch.optim.lr_scheduler` that no file can describe, or that are told how training goes."""
 
 
 def _in_steps(value: Any, length: Length) -> Any:
