@@ -205,7 +205,8 @@ class _SearchRun(Run[Epoch]):
         """Move the alphas, with the weights as they are."""
         for weight in self.weights:
             weight.requires_grad_(False)  # no gradient of the weights is computed only to be thrown away
-        own = nn.functional.cross_entropy(self.logits(images, self.mixture(turn=0)), labels)
+        mixture = self.mixture(turn=0)
+        own = nn.functional.cross_entropy(self.logits(images, mixture), labels)
         loss = own * self.processes.weight(len(labels))
         cross_entropy = self.processes.mean(loss.detach())
         probabilities = self.probabilities()
@@ -214,6 +215,7 @@ class _SearchRun(Run[Epoch]):
             self.add(_term(name), value, len(labels))
             own, loss = own + value, loss + value
         self.alpha_optimizer.zero_grad()
+        self.check_loss(ARCHITECTURE_LOSS, own, self.network, images, lambda: self.network(images, mixture))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.processes.average_gradients(self.alphas)
         self.alpha_optimizer.step()
@@ -229,6 +231,7 @@ class _SearchRun(Run[Epoch]):
         logits = self.logits(images, mixture)
         own = nn.functional.cross_entropy(logits, labels)
         self.weight_optimizer.zero_grad()
+        self.check_loss(TRAINING_LOSS, own, self.network, images, lambda: self.network(images, mixture))
         (own * self.processes.weight(len(labels))).backward()  # type: ignore[no-untyped-call]  # as above
         self.processes.average_gradients(self.weights)
         self.weight_optimizer.step()
@@ -279,7 +282,7 @@ class _SearchRun(Run[Epoch]):
                 stop=stop,
             )
         if not math.isfinite(result.loss):
-            raise self.not_finite("validation loss", result.loss)
+            raise self.not_finite("validation loss", result.loss, self.place.step)
         tables = _tables(probabilities.normal, probabilities.reduction)
         share, probability = learnable_share(tables, self.config.network.space.learnable)
         genotype = derive(tables, self.config)
@@ -303,12 +306,12 @@ class _SearchRun(Run[Epoch]):
             duration_s=place.duration_s,
         )
 
-    def not_finite(self, name: str, value: float) -> SearchError:
+    def not_finite(self, name: str, value: float, step: int, cause: str = "") -> SearchError:
         """Say where a loss was lost."""
         return SearchError(
-            f"the {name} is {value} in epoch {self.place.epoch + 1}, step {self.place.step}; {self.folder} still holds "
-            f"the {len(self.history)} epochs before. Try another --seed, a larger --batch-size, or a lower learning "
-            "rate"
+            f"the {name} is {value} in epoch {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
+            f"still holds the {len(self.history)} epochs before. Try another --seed, a larger --batch-size, or a lower "
+            "learning rate"
         )
 
     # ---- files

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import bnas_deploy
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.search.training.checkpoint import check_format, read_tensors, write_tensors
 from bnas_deploy.search.training.listener import Listener, Silence
+from bnas_deploy.search.training.not_finite import find_cause
 from bnas_deploy.search.training.place import Extent, Place
 from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import Stopped, check_kind, differences
@@ -125,8 +126,8 @@ class Run(ABC, Generic[Record]):
         """Write the result files after an epoch; do the same again where they were written before."""
 
     @abstractmethod
-    def not_finite(self, name: str, value: float) -> BnasError:
-        """Return the error for a sum that is no number: what to try instead."""
+    def not_finite(self, name: str, value: float, step: int, cause: str = "") -> BnasError:
+        """Return the error for a loss that is no number in a step, from 1 on: its cause, and what to try instead."""
 
     @abstractmethod
     def history_to_json(self) -> Any:
@@ -262,6 +263,29 @@ class Run(ABC, Generic[Record]):
         """Add to the sum `name` what was `mean` over a batch of `images`."""
         self.sums[name] += mean.detach() * images
 
+    def check_loss(
+        self, name: str, loss: Tensor, network: nn.Module, images: Tensor, again: Callable[[], object]
+    ) -> None:
+        """Make sure that the loss of a step is finite, before it goes back into the weights.
+
+        On a CPU that is looked at in every step, so that the layer is found that it began in. A GPU would wait.
+
+        Args:
+            name: of the loss.
+            loss: of this process.
+            network: that it is of.
+            images: of the step.
+            again: runs the network as the step did.
+
+        Raises:
+            BnasError: it is not finite, in this process or another.
+        """
+        if self.device.type != "cpu" and (self.place.step + 1) % _REPORT_STEPS:
+            return
+        value = float(self.processes.add_up(loss.detach().double()))
+        if not math.isfinite(value):
+            raise self.not_finite(name, value, self.place.step + 1, find_cause(network, images, again))
+
     def count(self, source: str, labels: Tensor, logits: Tensor | None = None) -> None:
         """Count the images of a batch, and with their logits those that are classified rightly."""
         self.images[source] += len(labels)
@@ -285,7 +309,7 @@ class Run(ABC, Generic[Record]):
         self.place.duration_s = time.monotonic() - self.clock
         for name, value in self.place.sums.items():
             if not math.isfinite(value):
-                raise self.not_finite(name, value)
+                raise self.not_finite(name, value, self.place.step)
 
     # ---- saving
 

@@ -158,7 +158,7 @@ def train(
     data.check(recipe.augmentation)
     check_arithmetic(arithmetic, device)
     check_shares(data.train_size, recipe.batch_size, processes, TrainError)
-    rehearse(recipe, Length(recipe.epochs, steps_of_epoch(data.train_size, recipe.batch_size)))
+    rehearse(recipe, Length(recipe.epochs, math.ceil(data.train_size / recipe.batch_size)))
     image_shape = (config.in_channels, *config.image_size)
     learns = stage is not None and stage.before is not None and recipe.loss.needs_teacher
     need = training_need(
@@ -362,6 +362,7 @@ class _TrainingRun(Run[EpochRecord]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
             logits = self.parallel(images.contiguous(memory_format=LAYOUT))
             loss = self.loss(images, logits, labels, self.place.epoch / self.epochs, batch.class_weight)
+        self.check_loss("loss", loss, self.network, images, lambda: self._again(images))
         # Gradients are averaged over processes, see `processes`.
         (loss * (self.processes.count * len(labels) / batch.images)).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:
@@ -373,6 +374,11 @@ class _TrainingRun(Run[EpochRecord]):
             self.average.update_parameters(self.network)
         self.add("loss", loss, len(labels))
         self.count("train", labels, logits)
+
+    def _again(self, images: Tensor) -> None:
+        """Run the network as a step does."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
+            self.network(images.contiguous(memory_format=LAYOUT))
 
     def _whole(self, labels: Tensor) -> "_Batch":
         """Count a batch over all processes, of which this one has the images of `labels`.
@@ -476,12 +482,13 @@ class _TrainingRun(Run[EpochRecord]):
             command=self.command,
         )
 
-    def not_finite(self, name: str, value: float) -> TrainError:
+    def not_finite(self, name: str, value: float, step: int, cause: str = "") -> TrainError:
         """Say where the loss was lost."""
         return TrainError(
-            f"the training {name} is {value} in epoch {self.place.epoch + 1}, step {self.place.step}, at a "
-            f"learning rate of {self.learning_rate:.3g}; {self.folder / LAST} still holds the epoch before. "
-            "Try another --seed, a larger --batch-size or another --recipe"
+            f"the training {name} is {value} in epoch {self.place.epoch + 1}, step {step}, after a step at a "
+            f"learning rate of {self.learning_rate:.3g}{cause and ': '}{cause}; {self.folder / LAST} still holds the "
+            "epoch before. Try a lower optimiser.learning_rate, another --seed, a larger --batch-size or another "
+            "--recipe"
         )
 
     def restore(self) -> None:

@@ -241,6 +241,7 @@ class _WidthRun(Run[WidthEpoch]):
         loss = nn.functional.cross_entropy(logits, labels)
         more = regularisers(self.network)
         self.weight_optimizer.zero_grad()
+        self.check_loss(LOSS, loss, self.network, images, lambda: self.network(images, pi))
         (loss if more is None else loss + more).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         self.weight_optimizer.step()
         self.add(LOSS, loss, len(labels))
@@ -249,16 +250,18 @@ class _WidthRun(Run[WidthEpoch]):
     def width_step(self, images: Tensor, labels: Tensor) -> None:
         """Move mu, with the weights as they are: down the loss and Eq. 7's penalty of the expected cost."""
         p = self.distribution()
-        logits = self.network(images.contiguous(memory_format=LAYOUT), self.sample(p))
+        pi = self.sample(p)
+        logits = self.network(images.contiguous(memory_format=LAYOUT), pi)
         loss = nn.functional.cross_entropy(logits, labels)
         goal = self.config.goal
         penalty = goal.penalty * (self.expected_cost() - goal.target).clamp_min(0)
         self.width_optimizer.zero_grad()
+        self.check_loss(LOSS, loss, self.network, images, lambda: self.network(images, pi))
         (loss + penalty).backward()  # type: ignore[no-untyped-call]  # as above
         self.width_optimizer.step()
         self.distribution.keep_in_space()
         if not torch.isfinite(self.distribution.mu).all():
-            raise self.not_finite("mean mu of a width", math.nan)
+            raise self.not_finite("mean mu of a width", math.nan, self.place.step + 1)
         self.add(LOSS, loss, len(labels))
         self.add(PENALTY, penalty, len(labels))
         self.count("half", labels, logits)
@@ -287,7 +290,7 @@ class _WidthRun(Run[WidthEpoch]):
             # The sign of what is no number is one all the same, so the loss need not show it.
             largest = torch.stack([weight.abs().max() for weight in self.weights]).max().item()
             if not math.isfinite(largest):
-                raise self.not_finite("largest weight", largest)
+                raise self.not_finite("largest weight", largest, self.place.step)
             expected = self.expected_cost().item()
         mu = tuple(self.distribution.mu.tolist())
         widths = self.layout.channels(mu)
@@ -312,12 +315,12 @@ class _WidthRun(Run[WidthEpoch]):
             self.next_round(config.round_of(place.epoch + 1))
         return record
 
-    def not_finite(self, name: str, value: float) -> WidthSearchError:
+    def not_finite(self, name: str, value: float, step: int, cause: str = "") -> WidthSearchError:
         """Say where a number was lost."""
         return WidthSearchError(
-            f"the {name} is {value} in pass {self.place.epoch + 1}, step {self.place.step}; {self.folder} still holds "
-            f"the {len(self.history)} passes before, and {WIDTHS_FILE} of them. Try another --seed, a larger "
-            "--batch-size, or a lower --learning-rate or --width-learning-rate"
+            f"the {name} is {value} in pass {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
+            f"still holds the {len(self.history)} passes before, and {WIDTHS_FILE} of them. Try another --seed, a "
+            "larger --batch-size, or a lower --learning-rate or --width-learning-rate"
         )
 
     def uniform_ratio(self) -> float | None:

@@ -591,8 +591,11 @@ def test_a_supernet_for_other_images_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"first_learning_rate": 1e30, "last_learning_rate": 1e30}, "the training loss is (nan|inf) in epoch 1, step"),
-        ({"alpha_learning_rate": 1e38}, "the (training loss|loss of the alphas|term diversity) is (nan|inf) in epoch"),
+        (
+            {"first_learning_rate": 1e30, "last_learning_rate": 1e30},
+            "is (nan|inf) in epoch 1, step 2: the first values .*;",
+        ),
+        ({"alpha_learning_rate": 1e38}, "is (nan|inf) in epoch 1, step 2: .* finite.*;"),
     ],
     ids=["weights", "alphas"],
 )

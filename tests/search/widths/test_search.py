@@ -242,7 +242,7 @@ def test_a_damaged_place_is_refused(tmp_path, damage):
 # ---- what goes wrong
 
 
-@pytest.mark.parametrize(("step", "name"), [("weight_step", "loss"), ("width_step", "mean mu of a width")])
+@pytest.mark.parametrize(("step", "name"), [("weight_step", "loss"), ("width_step", "loss")])
 def test_what_is_not_finite_stops_the_search_and_keeps_its_place(finished, tmp_path, monkeypatch, step, name):
     real = getattr(module._WidthRun, step)
 
