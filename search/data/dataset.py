@@ -171,6 +171,13 @@ class DataSet(ABC):
         Raises:
             DataError: it cannot.
         """
+        size = self.description.image_size
+        if augmentation.shift >= min(size):
+            raise DataError(
+                f"{self.description.name}: augmentation.shift: got {augmentation.shift}, and images of "
+                f"{size[0]}x{size[1]} would be moved out of sight; wanted less than {min(size)}, such as "
+                f"--set augmentation.shift={min(size) // 8}"
+            )
         refusal = self.refusal(augmentation)
         if refusal:
             raise DataError(f"{self.description.name}: {refusal}; choose another recipe")

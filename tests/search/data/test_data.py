@@ -707,6 +707,17 @@ def test_a_recipe_that_does_not_suit_the_data_is_refused(photos):
     open_data(f"imagefolder:{photos}", image_size=(60, 100)).check(CIFAR_AUGMENTATION)
 
 
+@pytest.mark.parametrize("shift", [8, 9, 1000])
+def test_a_shift_out_of_sight_is_refused(shift):
+    message = (
+        rf"digits: augmentation.shift: got {shift}, and images of 8x8 would be moved out of sight; wanted less than 8, "
+        "such as --set augmentation.shift=1"
+    )
+    with pytest.raises(DataError, match=message):
+        open_data("digits").check(Augmentation(shift=shift))
+    open_data("digits").check(Augmentation(shift=7))
+
+
 # ---- augmentation
 
 
