@@ -18,7 +18,7 @@ Nothing is ever unpickled.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -321,22 +321,35 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{path}: tensor {name} holds a negative variance; copy or train it again")
 
 
-def find_misfits(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Compare names, shapes and types of tensors; return a phrase per kind of difference."""
+_SHOWN = 5
+"""Differences of a kind that are told one by one; the others are counted."""
+
+
+def find_misfits(
+    got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], theirs: Mapping[str, str] | None = None
+) -> list[str]:
+    """Compare names, shapes and types of tensors; return a phrase per kind of difference.
+
+    Args:
+        got: tensors by name.
+        wanted: those that there should be.
+        theirs: what those of `got` are called in their file, where that is something else.
+    """
+    called = {name: f"{name} (in the file {theirs[name]})" for name in theirs or () if theirs and theirs[name] != name}
+    missing = [f"{name} {_kind(tensor)}" for name, tensor in wanted.items() if name not in got]
+    unexpected = [f"{called.get(name, name)} {_kind(tensor)}" for name, tensor in got.items() if name not in wanted]
     other = [
-        f"{name} is {_kind(got[name])}, expected {_kind(wanted[name])}"
+        f"{called.get(name, name)} is {_kind(got[name])}, expected {_kind(wanted[name])}"
         for name in wanted
         if name in got and _kind(got[name]) != _kind(wanted[name])
     ]
-    return [
-        f"{len(names)} {what} (first: {names[0]})"
-        for what, names in (
-            ("missing", [name for name in wanted if name not in got]),
-            ("unexpected", [name for name in got if name not in wanted]),
-            ("of another shape or type", other),
-        )
-        if names
-    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape or type", other))
+    return [f"{len(found)} {what}: {_some(found)}" for what, found in kinds if found]
+
+
+def _some(phrases: Sequence[str]) -> str:
+    left = len(phrases) - _SHOWN
+    return " | ".join([*phrases[:_SHOWN], *([f"{left} more"] if left > 0 else [])])
 
 
 def _kind(tensor: Tensor) -> str:

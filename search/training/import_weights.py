@@ -13,7 +13,9 @@ of O rows, in each the signs of C KH KW weights one after another, the first in 
 import hashlib
 import io
 import math
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,9 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         CheckpointError: the file cannot be read, or its tensors are not those of the network.
     """
     data = _bytes_of(path)
-    state = _renamed(path, state_in(path, data), layout)
+    stored = state_in(path, data)
+    state = _renamed(path, stored, layout)
+    theirs = {layout.rename(name): name for name in stored}
     with torch.device("meta"):  # shapes without memory
         wanted = build_network(config).state_dict()
     state = _unpacked(path, state, wanted)
@@ -64,7 +68,7 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
     for name in wanted.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):  # old versions of PyTorch have no such count, and no answer needs it
             state[name] = torch.zeros((), dtype=torch.int64)
-    if misfits := find_misfits(state, wanted):
+    if misfits := find_misfits(state, wanted, theirs):
         raise CheckpointError(
             f"{path}: its tensors are not those of {config.name}: {'; '.join(misfits)}; give the network, the "
             "genotype, the layout and the number of classes that it was trained with"
@@ -103,25 +107,32 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _loaded(path: Path, data: bytes) -> Any:
+    if not data:
+        raise CheckpointError(f"{path}: empty; copy it again")
     try:
         if data[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
             return safetensors.torch.load(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # they are about what is refused below
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
     except Exception as error:  # torch's reader raises whatever the damage leads to
-        raise CheckpointError(f"{path}: {_reason(error)}") from None
+        raise CheckpointError(f"{path}: {_reason(data, error)}") from None
 
 
-def _reason(error: Exception) -> str:
-    """Say why torch refused a file: something in it would have to be executed, or it is damaged."""
+def _reason(data: bytes, error: Exception) -> str:
+    """Say why torch refused a file: something in it would have to be executed, or it is damaged.
+
+    Of torch's own text only a name is taken: it advises to execute the file.
+    """
+    anew = "Save the state dict alone where it was trained: torch.save(model.state_dict(), FILE)"
     if found := re.search(r"GLOBAL (\S+)", str(error)):
-        return (
-            f"holds {found[1].rstrip('.,')}, which would have to be executed to be read; nothing is. Save the state "
-            "dict alone where it was trained: torch.save(model.state_dict(), FILE)"
-        )
-    line = str(error).strip().partition("\n")[0]
-    return f"no file of torch.save that can be read ({type(error).__name__}: {line}); copy it again, or save it anew"
+        return f"holds {found[1].rstrip('.,')}, which would have to be executed to be read; nothing is. {anew}"
+    if "TorchScript" in str(error):
+        return f"a TorchScript program, which would have to be executed to be read; nothing is. {anew}"
+    if isinstance(error, pickle.UnpicklingError) and data.startswith(b"\x80"):
+        return f"a pickle that is no state dict of torch.save, or a damaged one; nothing in it is executed. {anew}"
+    return f"no file of torch.save that can be read ({type(error).__name__}); copy it again, or save it anew"
 
 
 def _state_dict_in(path: Path, read: Any) -> dict[str, Tensor]:

@@ -528,10 +528,10 @@ DAMAGES = {
         lambda run: run | {"place": run["place"] | {"images": run["place"]["images"] | {"train": 0}}},
         "ValueError: no place of this s",
     ),
-    "missing": (lambda state: without(state, "network.alphas.normal"), None, r"1 missing \(first: network.alphas.norm"),
-    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing \(first: {MOMENTUM}\)"),
+    "missing": (lambda state: without(state, "network.alphas.normal"), None, r"1 missing: network.alphas.norm"),
+    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing: {MOMENTUM} "),
     "shape": (lambda state: state | {MOMENTUM: torch.zeros(7)}, None, rf"{MOMENTUM} is float32 \[7\], expected"),
-    "other": (lambda state: state | {"other.x": torch.zeros(1)}, None, r"1 unexpected \(first: other.x\)"),
+    "other": (lambda state: state | {"other.x": torch.zeros(1)}, None, r"1 unexpected: other.x "),
 }
 
 

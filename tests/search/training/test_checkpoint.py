@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -317,12 +318,12 @@ def test_missing_and_unexpected_tensors_are_named(path):
     rewrite(path, tensors=lambda state: {("other" if name == LINEAR else name): state[name] for name in state})
     message = refusal(path)
     assert "its tensors are not those of the tiny that it describes" in message
-    assert f"1 missing (first: {LINEAR}); 1 unexpected (first: other)" in message
+    assert re.search(rf"1 missing: {LINEAR} float32 \[.*\]; 1 unexpected: other float32 \[.*\]", message)
 
 
 def test_a_wrong_shape_is_named(path):
     rewrite(path, tensors=lambda state: state | {LINEAR: torch.zeros(5, 32)})
-    assert f"1 of another shape or type (first: {LINEAR} is float32 [5, 32], expected float32 [3, 32])" in refusal(path)
+    assert f"1 of another shape or type: {LINEAR} is float32 [5, 32], expected float32 [3, 32]" in refusal(path)
 
 
 def test_a_wrong_type_is_named(path):

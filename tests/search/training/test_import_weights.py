@@ -1,6 +1,10 @@
 """Weights of the official BNAS code, and packed ones, become checkpoints; all else is refused with a sentence."""
 
+import io
 import os
+import pickle
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -247,10 +251,36 @@ def test_what_is_no_state_dict(data: Any, message: str, tmp_path: Path) -> None:
     assert message in refusal(saved(tmp_path / "weights.pt", data))
 
 
+def foreign_files(folder: Path) -> dict[str, bytes]:
+    """Files that are no state dict, by what they are; torch has advice of its own for most."""
+    linear = torch.nn.Linear(2, 2)
+    script = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(linear), script)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return {
+        "a pickle that is no state dict": pickle.dumps(Executes()),
+        "a pickle that is no": pickle.dumps({"a": 1}),
+        "a TorchScript program": script.getvalue(),
+        "empty; copy it again": b"",
+        "no file of torch.save that can be read": b"ustar" + bytes(1000),
+    }
+
+
+def test_no_advice_of_torch_is_passed_on(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for number, (message, data) in enumerate(foreign_files(tmp_path).items()):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(data)
+        told = refusal(path)
+        assert message in told
+        for advice in ("weights_only", "Re-running", "torch.load", "issue", "PyTorch 2.6"):
+            assert advice not in told
+    assert not [each for each in recwarn if "torch.load" in str(each.message)]
+
+
 def test_a_damaged_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "weights.pt", official_state(CIFAR))
     whole = path.read_bytes()
-    for damaged in (whole[:1000], b"", b"text", whole[:5] + b"\xff" * 40):
+    for damaged in (whole[:1000], b"text", whole[:5] + b"\xff" * 40):
         path.write_bytes(damaged)
         assert "no file of torch.save that can be read" in refusal(path)
 
@@ -263,9 +293,17 @@ def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_weights_of_another_network(tmp_path: Path) -> None:
     path = saved(tmp_path / "weights.pt", official_state(CIFAR))
     message = refusal(path, replace(CIFAR, classes=7))
-    assert "2 of another shape or type (first: classifier.weight is float32 [10, 64], expected" in message
+    assert (
+        "2 of another shape or type: classifier.weight is float32 [10, 64], expected float32 [7, 64] | "
+        "classifier.bias is float32 [10], expected float32 [7]; give the network"
+    ) in message
     assert "give the network, the genotype, the layout and the number of classes" in message
-    assert "missing (first: cells.3.preprocess0.norm.running_mean)" in refusal(path, replace(CIFAR, cells=4))
+    message = refusal(path, replace(CIFAR, cells=4))
+    assert "missing: cells.3.preprocess0.norm.running_mean float32 [" in message
+    assert re.search(r"18 missing: .*cells\.3\.\S+ float32 \[\d+\] \| 13 more; give the network", message)
+    assert message.count("cells.3.") == 5
+    message = refusal(path, replace(CIFAR, channels=8))
+    assert "stem.conv.weight (in the file stem.op.0.weight) is float32 [" in message
 
 
 def test_two_tensors_of_one_name(tmp_path: Path) -> None:

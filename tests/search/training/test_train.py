@@ -604,17 +604,17 @@ DAMAGES = {
         lambda run: run | {"place": run["place"] | {"images": {"train": 0}}},
         "ValueError: no place of this run",
     ),
-    "missing": (lambda state: without(state, "network.classifier.weight"), None, r"1 missing \(first: network.classif"),
-    "random": (lambda state: without(state, "random.cpu"), None, r"1 missing \(first: random.cpu\)"),
+    "missing": (lambda state: without(state, "network.classifier.weight"), None, r"1 missing: network.classif"),
+    "random": (lambda state: without(state, "random.cpu"), None, r"1 missing: random.cpu "),
     "cut-random": (lambda state: state | {"random.cpu": state["random.cpu"][1:]}, None, "random.cpu is uint8"),
     "bad-random": (
         lambda state: state | {"random.cpu": torch.full_like(state["random.cpu"], 255)},
         None,
         "ValueError: random numbers: ",
     ),
-    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing \(first: {MOMENTUM}\)"),
+    "momentum": (lambda state: without(state, MOMENTUM), None, rf"1 missing: {MOMENTUM} "),
     "shape": (lambda state: state | {MOMENTUM: torch.zeros(7)}, None, rf"{MOMENTUM} is float32 \[7\], expected"),
-    "other": (lambda state: state | {"other": torch.zeros(1)}, None, r"1 unexpected \(first: other\)"),
+    "other": (lambda state: state | {"other": torch.zeros(1)}, None, r"1 unexpected: other "),
 }
 
 
