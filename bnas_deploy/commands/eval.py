@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data, output_option
+from bnas_deploy.commands.options import check_outputs, limit_option, one_of_the_data, output_option, skip_bad_option
 from bnas_deploy.commands.runs import device_option
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="CHECKPOINT|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="D", help=f"Whose test images: {one_of_the_data}.")
 @limit_option
+@skip_bad_option
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -38,6 +39,7 @@ def command(
     source: Path,
     data: str,
     limit: int | None,
+    skip_bad: bool,
     checkpoint: Path | None,
     library_only: bool,
     batch_size: int,
@@ -65,7 +67,16 @@ def command(
     )
     if device != "auto" and os.path.isdir(source) and checkpoint is None:
         raise BnasError(f"{source}: a folder, and --device is for PyTorch; add --checkpoint FILE, or leave it out")
-    result = _evaluate(source, data, checkpoint, device, library_only=library_only, batch_size=batch_size, limit=limit)
+    result = _evaluate(
+        source,
+        data,
+        checkpoint,
+        device,
+        library_only=library_only,
+        batch_size=batch_size,
+        limit=limit,
+        skip_bad=skip_bad,
+    )
     print_tables(evaluation.evaluation_tables(result), evaluation.evaluation_result(result))
     if json_path:
         write_whole(json_path, evaluation.evaluation_json(result, {"source": str(source)}).encode())
@@ -84,6 +95,7 @@ def _evaluate(
     library_only: bool,
     batch_size: int,
     limit: int | None,
+    skip_bad: bool,
 ) -> "Evaluation":
     """Run the network, and show how far it is."""
     from rich.console import Console
@@ -98,4 +110,4 @@ def _evaluate(
         def show(done: int, images: int) -> None:
             status.update(f"evaluating {subject.name}: {done:,} of {images:,} images")
 
-        return evaluate(subject, data, batch_size=batch_size, limit=limit, on_step=show)
+        return evaluate(subject, data, batch_size=batch_size, limit=limit, skip_bad=skip_bad, on_step=show)

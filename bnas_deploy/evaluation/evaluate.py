@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.evaluation.engines import Engine, Subject
 from bnas_deploy.evaluation.metrics import Answers, Figures, answers_to, figures_of, joined
 from bnas_deploy.search.data.matching import open_matching
@@ -19,7 +19,8 @@ OnStep = Callable[[int, int], object]
 class Difference:
     """How the answers of `engine` differ from those of `reference`.
 
-    `images` are the numbers of those that get another class, from 0 in the order of the data set. `largest` is the
+    `images` are the numbers of those that get another class, from 0 in the order of the data
+    set, of those that can be read. `largest` is the
     largest absolute difference of a logit, 0 where all are the same to the bit.
     """
 
@@ -31,13 +32,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; `figures` are by engine, and differences are to the first of them."""
+    """What `evaluate` found; `figures` are by engine, and differences are to the first of them.
+
+    `skipped` has the names of the images that were left out because they cannot be read.
+    """
 
     network: str
     data: str
     labels: tuple[str, ...]
     figures: dict[str, Figures]
     differences: tuple[Difference, ...]
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass
@@ -64,33 +69,41 @@ def evaluate(
     *,
     batch_size: int,
     limit: int | None = None,
+    skip_bad: bool = False,
     on_step: OnStep = lambda done, images: None,
 ) -> Evaluation:
     """Run every engine of `subject` on the test images of `data`, what `--data` gives, or on the first `limit`.
 
-    All engines get the same images, to the bit.
+    All engines get the same images, to the bit. With `skip_bad` those that cannot be read are left out.
 
     Raises:
-        DataError: the data cannot be read, or are not of this network.
+        DataError: the data cannot be read, or are not of this network; or no image is left.
         BnasError: a logit is no number.
         BundleError: the model cannot be run.
     """
-    opened = open_matching(data, labels=subject.labels, preprocessing=subject.preprocessing, limit=limit)
+    opened = open_matching(
+        data, labels=subject.labels, preprocessing=subject.preprocessing, limit=limit, skip_bad=skip_bad
+    )
     runs = [_Run(engine) for engine in subject.engines]
     done = 0
     for images, labels in opened.test_batches(batch_size):
+        if not len(labels):  # every image of the batch is bad
+            continue
         batch = [run.engine.run(images) for run in runs]
         for run, logits in zip(runs, batch, strict=True):
             _check(logits, subject.name, run.engine.name, done)
             run.add(logits, batch[0], labels.numpy())
         done += len(labels)
         on_step(done, opened.test_size)
+    if not done:
+        raise DataError(f"--data {data}: no test image can be read; see that the folder is what it should be")
     return Evaluation(
         subject.name,
         opened.description.name,
         subject.labels,
         {run.engine.name: figures_of(joined(run.parts), subject.labels) for run in runs},
         _differences(runs),
+        tuple(sorted(opened.skipped)),
     )
 
 

@@ -69,6 +69,9 @@ def evaluation_result(result: Evaluation) -> str:
     """Say which classes are taken for which most often, and whether the engines agree."""
     figures = next(iter(result.figures.values()))
     lines = [_confused(figures, result.labels), *map(_difference, result.differences)]
+    if result.skipped:
+        few = ", ".join(result.skipped[:FEW_IMAGES]) + (", ..." if len(result.skipped) > FEW_IMAGES else "")
+        lines.append(f"Left out, since they cannot be read: {len(result.skipped):,} images ({few}).")
     return "\n".join(lines)
 
 
@@ -108,6 +111,7 @@ def evaluation_json(result: Evaluation, about: dict[str, Any]) -> str:
         "labels": result.labels,
         "engines": {name: _to_json(figures) for name, figures in result.figures.items()},
         "differences": [asdict(each) for each in result.differences],
+        "skipped": result.skipped,
     }
     return json.dumps(data, indent=2) + "\n"
 

@@ -63,15 +63,17 @@ def _open_all(name: str, *, image_size: tuple[int, int] | None, in_channels: int
     return kind.open(path, **settings)
 
 
-def open_for(name: str, *, image_size: tuple[int, int], in_channels: int, limit: int | None = None) -> "DataSet":
+def open_for(
+    name: str, *, image_size: tuple[int, int], in_channels: int, limit: int | None = None, skip_bad: bool = False
+) -> "DataSet":
     """Open a data set for a network: images that can be resized are made to fit it, others are as they are.
 
     Raises:
         DataError: as for `open_data`.
     """
     if kind_of(name).resizes:
-        return open_data(name, image_size=image_size, in_channels=in_channels, limit=limit)
-    return open_data(name, limit=limit)
+        return open_data(name, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
+    return open_data(name, limit=limit, skip_bad=skip_bad)
 
 
 def open_in_memory(

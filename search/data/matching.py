@@ -9,18 +9,23 @@ FEW_NAMES = 3
 
 
 def open_matching(
-    data: str, *, labels: tuple[str, ...], preprocessing: Preprocessing, limit: int | None = None
+    data: str,
+    *,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    limit: int | None = None,
+    skip_bad: bool = False,
 ) -> DataSet:
     """Open what `--data` gives for a network that tells apart `labels` and sees images as `preprocessing` makes them.
 
-    Images that can be resized are made to fit it; `limit` as for `open_data`.
+    Images that can be resized are made to fit it; `limit` and `skip_bad` as for `open_data`.
 
     Raises:
         DataError: the data set cannot be read, or its images or classes are not those of the network.
     """
     size = (preprocessing.height, preprocessing.width)
     shape = (len(preprocessing.mean), *size)
-    opened = open_for(data, image_size=size, in_channels=shape[0], limit=limit)
+    opened = open_for(data, image_size=size, in_channels=shape[0], limit=limit, skip_bad=skip_bad)
     description = opened.description
     got = (description.in_channels, *description.image_size)
     wanted = f"the network takes images of {shape}, normalised with {preprocessing}"

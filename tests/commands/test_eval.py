@@ -19,6 +19,7 @@ from bnas_deploy.cli import main
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.runtime.session import open_bundle
+from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.digits import open_digits
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
@@ -235,3 +236,34 @@ def test_predicting_says_what_reads_images(folder: Path, pictures: Path) -> None
     result = without("PIL", "predict", folder / "bundle", pictures / "b.png")
     assert result.returncode == 1
     assert result.stderr == "Error: images are read by Pillow, which is not installed; run: pip install pillow\n"
+
+
+def folder_of_images(folder: Path, bad: int) -> Path:
+    """Two classes of four images each, of which the first `bad` of the test images are damaged."""
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(4):
+                Image.new("L", (8, 8), 40 * number).save(folder / part / label / f"{number}.png")
+    for path in sorted((folder / "val").glob("*/*.png"))[:bad]:
+        path.write_bytes(b"no image")
+    return folder
+
+
+def test_bad_images_are_an_error_or_left_out_and_counted(tmp_path: Path) -> None:
+    config = replace(SMALL, classes=2)
+    data = f"imagefolder:{folder_of_images(tmp_path / 'images', 2)}"
+    opened = open_data(data, image_size=(8, 8), in_channels=1, skip_bad=True).description
+    net = tmp_path / "net.safetensors"
+    about = replace(untrained_checkpoint(config, seed=0), labels=opened.class_names, preprocessing=opened.preprocessing)
+    save_checkpoint(net, about)
+    assert "0.png" in refusal("eval", net, "--data", data)
+
+    result = run("eval", net, "--data", data, "--skip-bad", "--batch-size", 2, "--json", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    assert "of 6" in result.output
+    assert "Left out, since they cannot be read: 2 images (" in result.output
+    assert [Path(name).name for name in json.loads((tmp_path / "a.json").read_text())["skipped"]] == ["0.png", "1.png"]
+
+    data = f"imagefolder:{folder_of_images(tmp_path / 'worse', 8)}"
+    assert "no test image can be read; see that the folder" in refusal("eval", net, "--data", data, "--skip-bad")
