@@ -3,9 +3,11 @@
 Nothing is downloaded here.
 """
 
+import ast
+import importlib.metadata
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bnas_deploy.core.errors import DataError
@@ -51,16 +53,49 @@ def _class_of(name: str) -> tuple[Callable[..., Any], str]:
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: made for another PyTorch
+        _check_name(name, _named_on_disk())
         absent = isinstance(error, ImportError) and error.name == "torchvision"
         problem = "is not installed" if absent else f"cannot be used, perhaps it is made for another PyTorch ({error})"
-        raise DataError(
-            f"data 'torchvision:{name}': the package torchvision {problem}; pip install torchvision"
-        ) from None
+        raise DataError(f"data 'torchvision:{name}': the package torchvision {problem}; {_advice(absent)}") from None
     names = [each for each in datasets.__all__ if inspect.isclass(getattr(datasets, each))]
-    known = known_name(name, names)
-    if known is None:
-        raise DataError(f"torchvision has no data set {name!r}; it has {', '.join(names)}{did_you_mean(name, names)}")
+    known = _check_name(name, names)
     return getattr(datasets, known), known
+
+
+def _check_name(name: str, names: Sequence[str]) -> str:
+    """Return a name as torchvision writes it; any where it is not known what torchvision has."""
+    known = known_name(name, names)
+    if known is None and names:
+        raise DataError(f"torchvision has no data set {name!r}; it has {', '.join(names)}{did_you_mean(name, names)}")
+    return known or name
+
+
+def _named_on_disk() -> list[str]:
+    """Return the names that a torchvision exports which cannot be imported, as its text has them; perhaps none."""
+    try:
+        files = importlib.metadata.files("torchvision") or []
+        sources = [each for each in files if each.as_posix() == "torchvision/datasets/__init__.py"]
+        tree = ast.parse(sources[0].read_text() if sources else "")
+    except (importlib.metadata.PackageNotFoundError, OSError, ValueError, SyntaxError):
+        return []
+    lists = (each.value for each in tree.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == _ALL)
+    names = [constant.value for each in lists for constant in ast.walk(each) if isinstance(constant, ast.Constant)]
+    return [name for name in names if isinstance(name, str)]
+
+
+_ALL = "__all__"
+
+
+def _advice(absent: bool) -> str:
+    """Say how to get the torchvision that belongs to the PyTorch that is here: torch 2.N and torchvision 0.(N+15)."""
+    import torch
+
+    _, minor, *_ = torch.__version__.split(".")
+    build = torch.__version__.partition("+")[2]
+    version = f"0.{int(minor) + 15}.*"
+    again = "" if absent else " --force-reinstall --no-deps"
+    of_build = f", from where this torch {torch.__version__} is from" if build else ""
+    return f"pip install{again} 'torchvision=={version}'{of_build}"
 
 
 def _keywords(make: Callable[..., Any], name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -6,6 +6,7 @@ for them. Where the packages are installed, they are tried as well.
 
 import importlib.util
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -291,10 +292,19 @@ def test_torchvision_says_what_is_missing(torchvision: Path, tmp_path: Path) -> 
     assert refusal("torchvision:EMNIST:x").startswith("torchvision's EMNIST is not divided by train= or split=; give")
 
 
-@pytest.mark.parametrize(("kind", "package"), [("torchvision:MNIST:x", "torchvision"), ("hf:mnist", "datasets")])
-def test_a_package_that_is_missing_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+OF_THIS_TORCH = f"'torchvision==0.{int(torch.__version__.split('.')[1]) + 15}.*'"
+"""torchvision 0.15 came with torch 2.0, and since then each with the next."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "command"),
+    [("torchvision:MNIST:x", "torchvision", OF_THIS_TORCH), ("hf:mnist", "datasets", "datasets")],
+)
+def test_a_package_that_is_missing_is_named(
+    kind: str, package: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"the package {package} .*; pip install {package}"):
+    with pytest.raises(DataError, match=rf"the package {package} .*; pip install {re.escape(command)}"):
         open_data(kind)
 
 
@@ -304,10 +314,29 @@ def test_a_torchvision_for_another_pytorch_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DataError) as refusal:
         open_data("torchvision:MNIST:x")
-    assert refusal.value.message == (
+    assert refusal.value.message.startswith(
         "data 'torchvision:MNIST': the package torchvision cannot be used, perhaps it is made for another PyTorch "
-        "(operator torchvision::nms does not exist); pip install torchvision"
+        f"(operator torchvision::nms does not exist); pip install --force-reinstall --no-deps {OF_THIS_TORCH}"
     )
+
+
+def test_a_misspelt_name_is_found_where_torchvision_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, about = tmp_path / "torchvision" / "datasets", tmp_path / "torchvision-0.1.dist-info"
+    folder.mkdir(parents=True)
+    about.mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('nms')")
+    (folder / "__init__.py").write_text('from nowhere import MNIST\n__all__ = ("MNIST", "SVHN")\n')
+    (about / "METADATA").write_text("Name: torchvision\nVersion: 0.1\n")
+    (about / "RECORD").write_text("torchvision/datasets/__init__.py,,\n")
+    for module in ("torchvision", "torchvision.datasets"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"torchvision has no data set 'SVHM'; it has MNIST, SVHN; did you mean SVHN\?"):
+        open_data("torchvision:SVHM:x")
+    with pytest.raises(DataError, match="cannot be used, perhaps it is made for another PyTorch"):
+        open_data("torchvision:svhn:x")
 
 
 # ---- Hugging Face
