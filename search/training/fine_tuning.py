@@ -14,6 +14,7 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.layers import float_state
 from bnas_deploy.search.training.checkpoint import Checkpoint
+from bnas_deploy.search.training.recipes import LAYERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class Start:
         state: the tensors that are taken over, by name.
         new: names of those that are not, because they belong to other classes.
         source: what the checkpoint holds, in words.
+        note: says of what else than the binary network the weights are.
     """
 
     network: ModelConfig
     state: Mapping[str, Tensor]
     new: tuple[str, ...]
     source: str
+    note: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -45,7 +48,7 @@ class Start:
     def summary(self) -> str:
         """Say where the weights come from and which are new."""
         new = f"; new, for other classes: {', '.join(self.new)}" if self.new else ""
-        return f"begins with the weights of {self.source}{new}"
+        return f"begins with the weights of {self.source}{self.note and '; '}{self.note}{new}"
 
     def load(self, network: nn.Module) -> None:
         """Take the weights over, as far as this form of the network has them: a float twin has no learned scale."""
@@ -74,7 +77,15 @@ def start_from(checkpoint: Checkpoint, data: DataDescription) -> Start:
     # A stage of float layers finds a composite under the name of the convolution that it stands for.
     named = {**float_state(checkpoint.build()), **checkpoint.state}
     state = {name: tensor for name, tensor in named.items() if name not in new}
-    return Start(config, state, new, f"{before.name}, trained on {checkpoint.data}")
+    return Start(config, state, new, f"{before.name}, trained on {checkpoint.data}", _note(before))
+
+
+def _note(network: ModelConfig) -> str:
+    """Say of what else than a binary network the weights are, and what is trained now; nothing of a binary one."""
+    if network.is_float:
+        return f"they are of {LAYERS['float']}, and that is trained"
+    relaxed = getattr(network, "relaxed", None)  # families without stages have no such field
+    return f"they are of a stage with {LAYERS[relaxed]}, and the binary network is trained" if relaxed else ""
 
 
 def _of_classes(config: ModelConfig) -> tuple[str, ...]:

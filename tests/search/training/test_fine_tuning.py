@@ -50,6 +50,27 @@ def test_the_same_classes_keep_every_weight(checkpoint: Checkpoint) -> None:
     assert start.summary == "begins with the weights of tiny, trained on made up"
 
 
+@pytest.mark.parametrize(
+    ("before", "note"),
+    [
+        (CONFIG.float_twin(), "; they are of the float twin: float weights, no sign, and that is trained"),
+        (
+            CONFIG.relax("tanh"),
+            "; they are of a stage with tanh of activations, float weights, and the binary network is trained",
+        ),
+        (
+            CONFIG.relax("float-weights"),
+            "; they are of a stage with signs of activations, float weights, and the binary network is trained",
+        ),
+    ],
+    ids=["float", "tanh", "float-weights"],
+)
+def test_a_start_that_is_not_binary_says_so(checkpoint: Checkpoint, before: NetworkConfig, note: str) -> None:
+    start = start_from(replace(checkpoint, network=before, state=build_network(before).state_dict()), DATA.description)
+    assert start.summary == f"begins with the weights of tiny, trained on made up{note}"
+    assert start.network == replace(before, relaxed=None)
+
+
 @pytest.mark.parametrize(("classes", "first"), [(5, "a"), (3, "x"), (1, "a")])
 def test_other_classes_get_a_new_head(checkpoint: Checkpoint, classes: int, first: str) -> None:
     before = torch.get_rng_state()
