@@ -8,6 +8,9 @@ import click
 
 from bnas_deploy.core.errors import BnasError
 
+# Imports no framework.
+from bnas_deploy.search.training import torchrun
+
 
 class Command(click.Command):
     """Shows a BnasError as click shows its own errors; only here do the two meet."""
@@ -25,8 +28,15 @@ class Command(click.Command):
 
 @contextmanager
 def as_a_line() -> Iterator[None]:
-    """Turn a BnasError into the error of click that ends a command with one line."""
+    """Turn a BnasError into the error of click that ends a command with a line, which one of several processes says."""
     try:
         yield
     except BnasError as error:
-        raise click.ClickException(error.message) from None
+        raise _once(click.ClickException(error.message)) from None
+    except click.ClickException as error:
+        raise _once(error) from None
+
+
+def _once(error: click.ClickException) -> click.ClickException | click.exceptions.Exit:
+    """Return an error, or the end without a word where another process has said the same."""
+    return error if torchrun.says(error.format_message()) else click.exceptions.Exit(error.exit_code)

@@ -1,6 +1,8 @@
 """What torchrun tells each process that it starts, in its environment. No framework is imported."""
 
+import hashlib
 import os
+from pathlib import Path
 
 
 def started() -> int:
@@ -24,3 +26,22 @@ def started_here() -> int:
 def number_here() -> int:
     """Return the number of this process among those of this machine, from 0."""
     return int(os.environ["LOCAL_RANK"]) if started() > 1 else 0
+
+
+def says(message: str) -> bool:
+    """Return whether this process is to say what went wrong: one of a machine says what all of them meet.
+
+    torchrun gives every process a file for its error, in a folder of its own inside one of this start. The first that
+    makes a file there for a message says it; what one process alone has met, no other has said.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if started() == 1 or error_file is None:
+        return True
+    said = Path(error_file).parent.parent / f"said-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    try:
+        said.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # rather twice than not at all
+        return True
+    return True

@@ -21,6 +21,7 @@ from bnas_deploy.search.cells.search import SearchError, search
 from bnas_deploy.search.cells.space import SPACES
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.training import torchrun
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.processes import ALONE, Processes, joined
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation
@@ -170,6 +171,37 @@ def test_a_lost_process_is_a_sentence_and_what_was_saved_stays(tmp_path: Path) -
         assert "process 0 of 2: another process does not answer any more (" in errors
         assert "Start all of them again with --resume" in errors
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").network.is_float
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch-size", "1"), "images in batches of 1 leave a last batch of 1 for 2 processes"),
+        (("--set", "epoch=1"), "epoch: unknown key"),
+        (("--nonsense",), "No such option"),
+    ],
+    ids=["run", "recipe", "usage"],
+)
+def test_what_all_processes_refuse_is_said_once(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = run_to_end(*command(tmp_path / "run", "--epochs", "1", *words))
+    assert done.returncode != 0
+    assert done.stderr.count(message) == 1
+
+
+def test_what_one_process_alone_meets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+    said = []
+    for number, message in enumerate(["a", "a"]):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(number) / "error.json"))
+        said += [torchrun.says(message), torchrun.says(f"{message} of {number}")]
+    assert said == [True, True, False, True]
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "0" / "error.json"))
+    assert [torchrun.says("a"), torchrun.says("a")] == [True, True]
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")
+    assert torchrun.says("a")
 
 
 # ---- without other processes
