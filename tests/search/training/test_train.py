@@ -417,10 +417,13 @@ def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
         run(tmp_path / "parts", recipe=other, resume=True)
 
 
-def test_a_run_from_before_recipes_were_files_goes_on(tmp_path, uninterrupted):
+def test_a_run_from_before_recipes_were_files_goes_on(tmp_path):
     """Its settings have the recipe as it was written then, with the same numbers."""
-    run(tmp_path, stop_after=9)
-    path = tmp_path / "resume.safetensors"
+    recipe = replace(RECIPE, optimiser=replace(RECIPE.optimiser, clip_norm=None))  # which recipes had not then
+    run(tmp_path / "whole", recipe=recipe)
+    folder = tmp_path / "parts"
+    run(folder, recipe=recipe, stop_after=9)
+    path = folder / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_run")
     then = {
         "name": "quick",
@@ -441,13 +444,13 @@ def test_a_run_from_before_recipes_were_files_goes_on(tmp_path, uninterrupted):
     write_tensors(path, tensors, "bnas_deploy_run", description)
     with pytest.raises(TrainError, match=r"recipe.optimiser.weight_decay \(0.001 before, 0.002 now\); resume"):
         run(
-            tmp_path,
+            folder,
             resume=True,
-            recipe=replace(RECIPE, optimiser=replace(RECIPE.optimiser, weight_decay=0.002)),
+            recipe=replace(recipe, optimiser=replace(recipe.optimiser, weight_decay=0.002)),
         )
-    resumed, _ = run(tmp_path, resume=True)
+    resumed, _ = run(folder, resume=True, recipe=recipe)
     assert resumed.finished
-    assert_same_runs(tmp_path, uninterrupted)
+    assert_same_runs(folder, tmp_path / "whole")
 
 
 def test_what_a_recipe_is_called_is_no_setting(tmp_path):
