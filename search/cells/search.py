@@ -87,6 +87,11 @@ def search(
     """
     device = device or torch.device("cpu")
     check_images(data, config)
+    if config.arithmetic == "float16":
+        raise SearchError(
+            "--arithmetic float16: a search has losses of weights and of alphas, and none of them is scaled; use "
+            "bfloat16"
+        )
     check_arithmetic(config.arithmetic, device)
     for half in (data.train_size // 2, data.train_size - data.train_size // 2):
         check_shares(half, config.recipe.batch_size, processes, SearchError)

@@ -3,7 +3,9 @@
 Operands of binary convolutions are +1, -1 and 0, which TF32 (11 significant bits) and bfloat16 (8) hold exactly, and
 sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit; what is rounded
 are the operands of float convolutions, and incoming gradients in the backward ones. With bfloat16 the results are
-rounded as well: sums of more than 256 are no longer exact.
+rounded as well: sums of more than 256 are no longer exact. float16 (11 bits) has them exact up to 2,048, but ends at
+65,504 and at 6e-8: the loss is multiplied by a factor, so that small gradients do not become 0, and a step whose
+gradients overflow is left out and halves the factor.
 """
 
 import importlib.util
@@ -25,6 +27,15 @@ LAYOUT = torch.channels_last
 """The layout in memory of images and weights in training: that of GPUs' tensor cores, and on a CPU a step takes a fifth
 less time in it (BNAS-Mini and its float twin alike, see tests/bench/train_speed.py).
 """
+
+
+MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The type of operands and results in mixed precision, by the name of the arithmetic."""
+
+
+def mixed(arithmetic: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a network runs in an arithmetic."""
+    return torch.autocast(device.type, MIXED.get(arithmetic, torch.bfloat16), enabled=arithmetic in MIXED)
 
 
 @contextmanager
@@ -81,7 +92,12 @@ def check_arithmetic(arithmetic: str, device: torch.device) -> None:
     check_known(arithmetic)
     if arithmetic == "tf32" and device.type != "cuda":
         raise BnasError("--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda")
-    if arithmetic != "float32" and device.type == "cuda":
+    if arithmetic == "float16" and device.type != "cuda":
+        raise BnasError(
+            "--arithmetic float16: CPUs convert it to float32 and back, which takes longer than float32; use float32 "
+            "or bfloat16, or --device cuda"
+        )
+    if arithmetic in ("tf32", "bfloat16") and device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major < _AMPERE:
             raise BnasError(

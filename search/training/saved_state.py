@@ -10,6 +10,7 @@ and its metadata lists them, and has the settings of optimisers and schedules.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class SavedState:
         optimizers: of any kind whose state is of tensors like its parameters, and of single numbers.
         schedules: each is stepped once per step.
         device: where the modules are.
+        scaler: of the loss, in float16; None and a disabled one have no state.
         later: modules that the files of older versions lack.
     """
 
@@ -40,6 +42,7 @@ class SavedState:
     schedules: Mapping[str, LRScheduler]
     device: torch.device
     later: frozenset[str] = frozenset()
+    scaler: torch.amp.GradScaler | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the file."""
@@ -58,6 +61,7 @@ class SavedState:
             "optimizers": {name: state["param_groups"] for name, state in states.items()},
             "numbers": {name: optimizer_numbers(state["state"]) for name, state in states.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
         }
 
     def check(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -72,6 +76,10 @@ class SavedState:
         wanted = json.loads(json.dumps(self.settings()))
         for kind in ("optimizers", "schedules"):
             check_kind(description[kind], wanted[kind], kind)
+        scaler = description.get("scaler", {})  # older versions had none
+        check_kind(scaler, wanted["scaler"], "scaler")
+        if scaler and not 0 < scaler["scale"] < math.inf:
+            raise ValueError(f"the loss is multiplied by {scaler['scale']}")
 
     def load(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any], lacks: Callable[[str], None]) -> None:
         """Take over all but the random numbers of a file that `check` let through.
@@ -93,6 +101,8 @@ class SavedState:
             lay_out_as_parameters(optimizer)
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(of_json(description["schedules"][name], schedule.state_dict()))
+        if self.scaler is not None and self.scaler.is_enabled():
+            self.scaler.load_state_dict(description["scaler"])
 
     def take_random_numbers(self, tensors: Mapping[str, Tensor]) -> None:
         """Set the generators of random numbers.

@@ -11,6 +11,7 @@ A run lives in one folder (see `bnas_deploy.search.training.run` for how it is s
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.nn.layers import binary_weights, set_progress, state_from_twin
-from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, tf32
+from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, mixed, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
@@ -250,6 +251,7 @@ class _TrainingRun(Run[EpochRecord]):
         self.signs = SignMemory(self.network)
         self.loss = TrainingLoss(recipe.loss, self.network.train(), teacher, self.class_weights)
         self.optimizer = recipe.optimiser.build(self.network.parameters(), binary_weights(self.network))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic == "float16")  # otherwise it does nothing
         extent = Extent(recipe.epochs, recipe.batch_size, sources={"train": data.train_size}, sums=("loss",))
         self.schedule = recipe.schedule.build(self.optimizer, Length(extent.epochs, extent.steps))
         super().__init__(
@@ -263,6 +265,7 @@ class _TrainingRun(Run[EpochRecord]):
                 },
                 optimizers={"optimizer": self.optimizer},
                 schedules={"schedule": self.schedule},
+                scaler=self.scaler,
                 device=device,
                 later=frozenset({"signs"}),
             ),
@@ -359,17 +362,22 @@ class _TrainingRun(Run[EpochRecord]):
             self.optimizer.step()  # without gradients, which changes nothing
             self.schedule.step()
             return
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
+        with mixed(self.arithmetic, self.device):
             logits = self.parallel(images.contiguous(memory_format=LAYOUT))
             loss = self.loss(images, logits, labels, self.place.epoch / self.epochs, batch.class_weight)
         self.check_loss("loss", loss, self.network, images, lambda: self._again(images))
         # Gradients are averaged over processes, see `processes`.
-        (loss * (self.processes.count * len(labels) / batch.images)).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        self.scaler.scale(loss * (self.processes.count * len(labels) / batch.images)).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         if self.recipe.optimiser.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self.optimizer.step()
-        self.schedule.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with warnings.catch_warnings():
+            # The scaler may leave out the first steps, and the schedule goes on.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.add("loss", loss, len(labels))
@@ -377,7 +385,7 @@ class _TrainingRun(Run[EpochRecord]):
 
     def _again(self, images: Tensor) -> None:
         """Run the network as a step does."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16"):
+        with mixed(self.arithmetic, self.device):
             self.network(images.contiguous(memory_format=LAYOUT))
 
     def _whole(self, labels: Tensor) -> "_Batch":

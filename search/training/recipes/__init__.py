@@ -38,6 +38,7 @@ ARITHMETICS = {
     "float32": "everything in float32",
     "tf32": "convolutions and products round their operands to TF32, which +1 and -1 are in (GPU)",
     "bfloat16": "mixed precision, which also rounds the results",
+    "float16": "the same with 11 bits for 8, a smaller range and a scaled loss (GPU, train only)",
 }
 """With which arithmetic training or a search computes; see `acceleration`."""
 

@@ -604,3 +604,9 @@ def test_a_loss_that_is_not_finite_ends_the_search(tmp_path, recipe, message):
         run(tmp_path, config=replace(CONFIG, recipe=replace(RECIPE, **recipe)))
     tensors, _ = read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_search")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_float16_is_for_training(tmp_path):
+    with pytest.raises(SearchError, match=r"--arithmetic float16: a search has losses of .* use bfloat16"):
+        run(tmp_path / "search", config=replace(CONFIG, arithmetic="float16"))
+    assert not (tmp_path / "search").exists()

@@ -125,7 +125,12 @@ def test_an_arithmetic_that_the_machine_lacks(monkeypatch):
     ):
         check_arithmetic("bfloat16", CUDA)
     check_arithmetic("float32", CUDA)
-    with pytest.raises(BnasError, match=r"^unknown arithmetic 'int8'; there are float32, tf32, bfloat16$"):
+    check_arithmetic("float16", CUDA)
+    with pytest.raises(
+        BnasError, match=r"^--arithmetic float16: CPUs convert it to float32 and back, .*; use float32 or"
+    ):
+        check_arithmetic("float16", CPU)
+    with pytest.raises(BnasError, match=r"^unknown arithmetic 'int8'; there are float32, tf32, bfloat16, float16$"):
         replace(CONFIG, arithmetic="int8")
 
 

@@ -549,7 +549,7 @@ def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
     ("arithmetic", "message"),
     [
         ("tf32", "--arithmetic tf32: a CPU has no TF32; use float32 or bfloat16, or --device cuda"),
-        ("float16", "unknown arithmetic 'float16'; there are float32, tf32, bfloat16"),
+        ("float8", "unknown arithmetic 'float8'; there are float32, tf32, bfloat16, float16"),
     ],
 )
 def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmetic, message):
@@ -557,6 +557,38 @@ def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmet
         run(tmp_path / "run", arithmetic=arithmetic)
     assert refusal.value.message == message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 8])
+def test_float16_scales_the_loss_and_goes_on_with_its_factor(tmp_path, monkeypatch, stop_after):
+    """A CPU can do it, though slowly; the first factors are too large, so that the first steps are left out."""
+    monkeypatch.setattr(module, "check_arithmetic", lambda arithmetic, device: None)
+    scalers = []
+    make = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp,
+        "GradScaler",
+        lambda *words, **more: scalers.append(make(*words, init_scale=2.0**40, **more)) or scalers[-1],
+    )
+    recipe = replace(RECIPE, optimiser=replace(RECIPE.optimiser, clip_norm=1.0))
+    run(tmp_path / "whole", recipe=recipe, arithmetic="float16")
+    assert 1 < scalers[0].get_scale() < 2.0**40
+    run(tmp_path / "parts", recipe=recipe, arithmetic="float16", stop_after=stop_after)
+    run(tmp_path / "parts", recipe=recipe, arithmetic="float16", resume=True)
+    assert scalers[2].get_scale() == scalers[0].get_scale()
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, "1"])
+def test_a_factor_that_float16_cannot_have_is_damage(tmp_path, monkeypatch, scale):
+    monkeypatch.setattr(module, "check_arithmetic", lambda arithmetic, device: None)
+    run(tmp_path, arithmetic="float16", stop_after=1)
+    path = tmp_path / "resume.safetensors"
+    tensors, description = read_tensors(path, "bnas_deploy_run")
+    description["scaler"]["scale"] = scale
+    write_tensors(path, tensors, "bnas_deploy_run", description)
+    with pytest.raises(CheckpointError, match=r"damaged \((TypeError: scaler|ValueError: the loss is multiplied by)"):
+        run(tmp_path, arithmetic="float16", resume=True)
 
 
 def test_a_damaged_run_is_refused(tmp_path):
