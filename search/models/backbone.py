@@ -1,9 +1,9 @@
 """Networks that others designed: one configuration for all of them, and their families from a few facts each.
 
-A backbone is a chain of layers whose numbers of channels can be chosen one by one, its *widths*; `dms` searches them.
-It comes in forms: "cifar" for small images and "imagenet" for large ones, which differ in the stem. A module of
-`bnas_deploy.search.models` states a family: its published networks, the names of their widths, and how they are built.
-No framework is imported before a network is built.
+A backbone is a chain of layers whose numbers of channels can be chosen one by one, its *widths*; `search-widths`
+searches them. It comes in forms: "cifar" for small images and "imagenet" for large ones, which differ in the stem. A
+module of `bnas_deploy.search.models` states a family: its published networks, the names of their widths, and how they
+are built. No framework is imported before a network is built.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from bnas_deploy.core.names import known_name
 from bnas_deploy.search.models.family import Family, Searched
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
 from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Text
+from bnas_deploy.search.models.size_limits import MOST, check_size, check_sizes
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 if TYPE_CHECKING:
@@ -28,12 +29,6 @@ FORMS = ("cifar", "imagenet")
 
 LARGE_IMAGE = 64
 """Height from which on images get the form for large ones, unless it is asked for."""
-
-MOST_CHANNELS = 65_536
-"""Of a layer; a damaged file that claims more is refused before memory is asked for."""
-
-MOST = {"classes": 1_000_000, "in_channels": MOST_CHANNELS, "height": 65_536, "width": 65_536}
-"""Bounds of the other sizes, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +121,8 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         for number, width in enumerate(self.widths, start=1):
-            if not 1 <= width <= MOST_CHANNELS:
-                raise BnasError(
-                    f"{self.name}: width {number} is {width}; wanted a number of channels from 1 to {MOST_CHANNELS}"
-                )
-        height, width = self.image_size
-        sizes = {"classes": self.classes, "in_channels": self.in_channels, "height": height, "width": width}
-        for name, size in sizes.items():
-            if not 1 <= size <= MOST[name]:
-                raise BnasError(f"{self.name}: {name} is {size}; wanted a number from 1 to {MOST[name]}")
+            check_size(self.name, f"width {number}", width, MOST["channels"])
+        check_sizes(self.name, image_size=self.image_size, classes=self.classes, in_channels=self.in_channels)
         check_scheme(self.scheme, self.name)
         check_relaxed(self.relaxed, self.name, is_float=self.is_float)
 

@@ -9,6 +9,7 @@ from bnas_deploy.core.genotype import GENOTYPES, Genotype, check_groups
 from bnas_deploy.core.json_records import from_json
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
+from bnas_deploy.search.models.size_limits import check_sizes
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 DEVIATIONS = {
@@ -62,12 +63,15 @@ class NetworkConfig:
             raise BnasError(f"{self.name}: {self.cells} cells; at least 3 are needed, two of them reduce")
         if self.stem not in STEM_STRIDES:
             raise BnasError(f"{self.name}: unknown stem {self.stem!r}; the stems are {', '.join(STEM_STRIDES)}")
-        if min(self.channels, self.classes, self.in_channels) < 1:
-            raise BnasError(
-                f"{self.name}: channels, classes and in_channels must be positive, got "
-                f"{self.channels}, {self.classes} and {self.in_channels}"
-            )
-        self._check_upper_bounds()
+        check_sizes(
+            self.name,
+            image_size=self.image_size,
+            cells=self.cells,
+            channels=self.channels,
+            stem_groups=self.stem_groups,
+            classes=self.classes,
+            in_channels=self.in_channels,
+        )
         check_groups(self.genotype.operations, self.channels, self.name)
         if self.stem == "imagenet" and self.channels % 2:
             raise BnasError(
@@ -114,13 +118,6 @@ class NetworkConfig:
                 f"{self.name}: stem_groups is {groups}, which has to divide channels/2, {self.channels // 2}; choose "
                 f"one of {', '.join(map(str, _divisors(self.channels // 2)))}, or other --channels"
             )
-
-    def _check_upper_bounds(self) -> None:
-        sides = {"height": self.image_size[0], "width": self.image_size[1]}
-        for name, most in UPPER_BOUNDS.items():
-            got = sides[name] if name in sides else getattr(self, name)
-            if got > most:
-                raise BnasError(f"{self.name}: {name} is {got}, at most {most} is supported; choose a smaller number")
 
     @property
     def reduction_cells(self) -> tuple[int, int]:
@@ -194,17 +191,6 @@ ADDED_FIELDS: Mapping[str, Any] = {"inter_cell_skip": True, "scheme": DEFAULT, "
 
 RENAMED_FIELDS = {"real": "is_float", "departures": "deviations"}
 """Names in files of bnas-deploy 0.1.0, and the names here."""
-
-UPPER_BOUNDS = {
-    "cells": 1000,
-    "channels": 65_536,
-    "stem_groups": 65_536,
-    "classes": 1_000_000,
-    "in_channels": 65_536,
-    "height": 65_536,
-    "width": 65_536,
-}
-"""Far above every network in use; a damaged file that claims more is refused before memory is asked for."""
 
 STEM_STRIDES = {"cifar": 1, "imagenet": 8}
 """How much each stem reduces the resolution."""

@@ -144,7 +144,7 @@ def test_unknown_network() -> None:
 
 
 def test_no_classes_is_refused_and_not_the_default() -> None:
-    with pytest.raises(BnasError, match="must be positive, got 24, 0 and 3"):
+    with pytest.raises(BnasError, match="classes is 0; wanted a number from 1 to 1000000"):
         published_config("BNAS-Mini", classes=0)
 
 
@@ -165,11 +165,7 @@ def test_unknown_stem() -> None:
 
 @pytest.mark.parametrize("field", ["channels", "classes", "in_channels"])
 def test_numbers_of_channels_are_positive(field: str) -> None:
-    got = {"channels": 4, "classes": 5, "in_channels": 1} | {field: 0}
-    assert refusal_of(**{field: 0}) == (
-        "tiny: channels, classes and in_channels must be positive, got "
-        f"{got['channels']}, {got['classes']} and {got['in_channels']}"
-    )
+    assert refusal_of(**{field: 0}).startswith(f"tiny: {field} is 0; wanted a number from 1 to ")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +182,7 @@ def test_numbers_of_channels_are_positive(field: str) -> None:
 )
 def test_absurd_sizes(name: str, changes: dict[str, Any], most: int) -> None:
     got = max(changes["image_size"]) if "image_size" in changes else changes[name]
-    assert refusal_of(**changes) == f"tiny: {name} is {got}, at most {most} is supported; choose a smaller number"
+    assert refusal_of(**changes) == f"tiny: {name} is {got}; wanted a number from 1 to {most}"
 
 
 def test_the_imagenet_stem_halves_the_channels() -> None:
