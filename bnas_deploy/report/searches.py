@@ -27,8 +27,9 @@ from bnas_deploy.search.data.kinds import kind_of
 from bnas_deploy.search.models.bnas.candidate_workloads import refuse_other_operations
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.acceleration import find_device
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.recipes import RECIPES
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 SECONDS = 1.0

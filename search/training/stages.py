@@ -17,12 +17,15 @@ from bnas_deploy.core.run_metrics import FORMER, METRICS
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig, Relaxable
 from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.fine_tuning import Start
 from bnas_deploy.search.training.listener import Listener, Silence
 from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.recipes import LAYERS, Recipe
+from bnas_deploy.search.training.result import BEST, LAST, TrainResult
 from bnas_deploy.search.training.run import RESUME, check_free
-from bnas_deploy.search.training.train import BEST, LAST, Stage, TrainError, TrainResult, train
+from bnas_deploy.search.training.train import train
+from bnas_deploy.search.training.training_run import Stage
 
 STAGES = "stages"
 

@@ -19,8 +19,9 @@ from bnas_deploy.search.data.photos import PhotoDataSet
 from bnas_deploy.search.data.samples import from_samples
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.result import TrainResult
 from bnas_deploy.search.training.resume import never
-from bnas_deploy.search.training.train import TrainResult, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 BAD = (3, 7)

@@ -17,10 +17,11 @@ from bnas_deploy.core.model_card import CARD, plain
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.fine_tuning import start_from
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation
 from bnas_deploy.search.training.stages import train_in_stages
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 from bnas_deploy.search.training.training_record import StageRecord, TrainingRecord
 
 CONFIG = NetworkConfig(

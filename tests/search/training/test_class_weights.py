@@ -12,9 +12,10 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.class_weights import class_weights
 from bnas_deploy.search.training.recipes import RECIPES
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 RECIPE = replace(RECIPES["digits"], epochs=1, batch_size=12)

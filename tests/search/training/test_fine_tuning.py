@@ -12,10 +12,11 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.fine_tuning import start_from
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation, find_recipe
 from bnas_deploy.search.training.stages import train_in_stages
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
 RECIPE = replace(RECIPES["digits"], epochs=1, batch_size=12, augmentation=Augmentation())

@@ -15,8 +15,7 @@ from bnas_deploy.search.cells.space import SPACES
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
-from bnas_deploy.search.training import memory
-from bnas_deploy.search.training import train as train_module
+from bnas_deploy.search.training import checks, memory
 from bnas_deploy.search.training.memory import Limit, Need, check_memory, memory_limit, training_need
 from bnas_deploy.search.training.recipes import RECIPES, Optimiser
 from bnas_deploy.search.training.train import train
@@ -61,7 +60,7 @@ def test_a_run_of_adam_that_averages_needs_two_copies_of_the_weights_more(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        train_module, "check_memory", lambda what, need, batch_size, device, processes: seen.append(need.fixed)
+        checks, "check_memory", lambda what, need, batch_size, device, processes: seen.append(need.fixed)
     )
     config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], 3, 1, (8, 8))
     plain = replace(RECIPES["digits"], epochs=1, batch_size=12)

@@ -19,9 +19,10 @@ from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
 from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.result import TrainResult
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.signs import SignMemory
-from bnas_deploy.search.training.train import TrainResult, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 RECIPE = replace(RECIPES["digits"], epochs=2, batch_size=8)

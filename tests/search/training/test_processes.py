@@ -23,9 +23,10 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import torchrun
 from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.processes import ALONE, Processes, joined
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -12,10 +12,11 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.training import train as module
+from bnas_deploy.search.training import training_run as module
 from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation, Optimiser
-from bnas_deploy.search.training.train import TrainError, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig(
     name="tiny",

@@ -18,11 +18,11 @@ from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.training import train as module
+from bnas_deploy.search.training import training_run as module
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors
+from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.recipes import RECIPES, Augmentation, Recipe
 from bnas_deploy.search.training.stages import train_in_stages
-from bnas_deploy.search.training.train import TrainError
 
 CONFIG = NetworkConfig(
     name="tiny",
@@ -144,7 +144,7 @@ def test_the_stages_learn(tmp_path):
 
 
 def test_the_last_stage_begins_with_the_weights_that_the_one_before_ended_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_best", lambda history: next(iter(history), None))  # so that the last is another
+    monkeypatch.setattr(module, "best_of", lambda history: next(iter(history), None))  # so that the last is another
     run(tmp_path, short("two-stage"), stop_after=15)  # 5 steps and 2 test batches of each epoch, and a step
     before = load_checkpoint(tmp_path / "stages" / "1-signs" / "last.safetensors")
     start = load_checkpoint(tmp_path / "last.safetensors")

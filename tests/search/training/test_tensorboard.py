@@ -18,8 +18,9 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training.listener import Silence
 from bnas_deploy.search.training.recipes import RECIPES
+from bnas_deploy.search.training.result import TrainResult
 from bnas_deploy.search.training.tensorboard import SCALARS, to_tensorboard
-from bnas_deploy.search.training.train import TrainResult, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
 RECIPE = replace(RECIPES["digits"], epochs=3, batch_size=10)

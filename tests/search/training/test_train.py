@@ -19,13 +19,16 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
-from bnas_deploy.search.training import train as module
+from bnas_deploy.search.training import checks
+from bnas_deploy.search.training import training_run as module
 from bnas_deploy.search.training.acceleration import LAYOUT
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
+from bnas_deploy.search.training.checks import TrainError
+from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES, Augmentation, ColourJitter, Loss, Optimiser
 from bnas_deploy.search.training.recipes.schedules import Cosine, Linear, Steps, TorchSchedule
 from bnas_deploy.search.training.resume import differences, stop_on_signals
-from bnas_deploy.search.training.train import TrainError, evaluate, train
+from bnas_deploy.search.training.train import train
 
 CONFIG = NetworkConfig(
     name="tiny",
@@ -343,7 +346,8 @@ def test_a_run_of_a_version_without_averages_goes_on(tmp_path):
 
 def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
+    for each in (checks, module):
+        monkeypatch.setattr(each, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
     run(tmp_path, recipe=replace(RECIPE, drop_path=0.3))
     assert seen == [0.0, 0.0, pytest.approx(0.1), pytest.approx(0.2)]  # the first is a look for branches
 
@@ -530,7 +534,7 @@ def test_a_run_of_an_older_format_is_left_to_the_version_that_wrote_it(tmp_path)
 
 def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
     seen = []
-    step = module._TrainingRun.train_step
+    step = module.TrainingRun.train_step
 
     def watched(self, images, labels):
         # The last convolution of the network, whatever it is.
@@ -538,7 +542,7 @@ def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
         step(self, images, labels)
         handle.remove()
 
-    monkeypatch.setattr(module._TrainingRun, "train_step", watched)
+    monkeypatch.setattr(module.TrainingRun, "train_step", watched)
     for arithmetic, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         seen.clear()
         run(tmp_path / arithmetic, arithmetic=arithmetic, stop_after=2)
