@@ -5,13 +5,23 @@ import shlex
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from bnas_deploy.commands.options import Decorator, Name, all_of, output_folder_option
+from bnas_deploy.commands.options import (
+    Decorator,
+    Name,
+    all_of,
+    image_size_option,
+    in_channels_option,
+    limit_option,
+    output_folder_option,
+    skip_bad_option,
+)
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import DATA_KINDS, without_folders
@@ -19,10 +29,12 @@ from bnas_deploy.search.training import torchrun
 from bnas_deploy.search.training.recipes import ARITHMETICS
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
 
     from bnas_deploy.core.history import Epoch
     from bnas_deploy.core.run_metrics import EpochRecord
+    from bnas_deploy.search.training.processes import Processes
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -34,6 +46,14 @@ training_data_option: Decorator = click.option(
     metavar="DATA",
     help="One of " + ", ".join(f"{kind.usage} ({kind.summary})" for kind in DATA_KINDS.values()) + ".",
 )
+
+
+def training_data_options(image_size: str) -> Decorator:
+    """Return --data and the options that say how images are read; `image_size` is the help text of --image-size."""
+    return all_of(
+        training_data_option, image_size_option(image_size), in_channels_option, limit_option, skip_bad_option
+    )
+
 
 device_option: Decorator = click.option(
     "--device",
@@ -133,6 +153,31 @@ def attended() -> Iterator[tuple[Callable[[], bool], "ProgressBar"]]:
 
     with stop_on_signals(patient=torchrun.started() > 1) as stop, progress_bar() as bar:
         yield stop, bar
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run's means: its place among the processes, its device, a `stop` that Ctrl-C sets, and the progress bar."""
+
+    processes: "Processes"
+    device: "torch.device"
+    stop: Callable[[], bool]
+    bar: "ProgressBar"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return those that `train` and `search` take by the same keywords."""
+        return {"processes": self.processes, "device": self.device, "stop": self.stop}
+
+
+@contextmanager
+def at_work(device: str) -> Iterator[Work]:
+    """Give a run what it works with; `device` is that of --device."""
+    from bnas_deploy.search.training.acceleration import find_device
+    from bnas_deploy.search.training.processes import joined
+
+    with joined(find_device(device)) as (processes, where), attended() as (stop, bar):
+        yield Work(processes, where, stop, bar)
 
 
 @contextmanager

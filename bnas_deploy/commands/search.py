@@ -9,18 +9,10 @@ import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.network_options import setting_option
-from bnas_deploy.commands.options import (
-    Name,
-    image_size_option,
-    in_channels_option,
-    latency_target_option,
-    limit_option,
-    seed_option,
-    skip_bad_option,
-)
+from bnas_deploy.commands.options import Name, latency_target_option, seed_option
 from bnas_deploy.commands.runs import (
     arithmetic_option,
-    attended,
+    at_work,
     by_data,
     device_option,
     folder_options,
@@ -29,7 +21,7 @@ from bnas_deploy.commands.runs import (
     recipe_options,
     run_folder,
     tell_end,
-    training_data_option,
+    training_data_options,
 )
 
 # These import no framework.
@@ -52,11 +44,7 @@ def _by_kind(field: str) -> dict[str, Any]:
 
 
 @click.command("search", cls=Command)
-@training_data_option
-@image_size_option("Height and width that the images of a folder are made, multiples of 4. [default: 32]")
-@in_channels_option
-@limit_option
-@skip_bad_option
+@training_data_options("Height and width that the images of a folder are made, multiples of 4. [default: 32]")
 @click.option(
     "--strategy",
     type=Name(STRATEGIES),
@@ -165,10 +153,7 @@ def command(
     Afterwards: bnas-deploy train --genotype DIR/genotype.json. Ctrl-C finishes the current step and saves the place;
     --resume goes on from there.
     """
-    if (latency_target is None) != (latency_weight is None):
-        raise click.UsageError("--latency-target and --latency-weight go together; give both or neither")
-    if latency_weight is not None and not math.isfinite(latency_weight):
-        raise click.UsageError(f"--latency-weight is {latency_weight}; give a number, such as 0.1")
+    _check_goal(latency_target, latency_weight)
     context.with_resource(one_voice())
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
@@ -176,8 +161,6 @@ def command(
     from bnas_deploy.search.cells.expected_latency import latency_objectives
     from bnas_deploy.search.cells.search import search
     from bnas_deploy.search.data import open_in_memory
-    from bnas_deploy.search.training.acceleration import find_device
-    from bnas_deploy.search.training.processes import joined
 
     check_library()
     kind = kind_of(data)
@@ -186,21 +169,32 @@ def command(
     click.echo(images.summary)
     config = configure_search(kind.search, **images.description.sizes, **options)
     objectives = latency_objectives(latency_target, latency_weight, config.network, warn=partial(click.echo, err=True))
-    with joined(find_device(device)) as (processes, where), attended() as (stop, bar):
+    folder = output or run_folder("search", kind.word(images.description.name), limit)
+    with at_work(device) as work:
         result = search(
             images,
             config,
-            output or run_folder("search", kind.word(images.description.name), limit),
+            folder,
             seed=seed,
-            device=where,
-            processes=processes,
             objectives=objectives,
             resume=resume,
-            stop=stop,
-            listener=bar,
+            **work.settings,
+            listener=work.bar,
         )
     skip = config.network.inter_cell_skip
     tell_end(context, result.summary(skip=skip), images.skipped_note, finished=result.finished)
-    if result.genotype is not None and processes.writes:
+    if result.genotype is not None and work.processes.writes:
         draw_search(result.folder, result.genotype, result.history, skip=skip)
     leave(context, finished=result.finished)
+
+
+def _check_goal(latency_target: Path | None, latency_weight: float | None) -> None:
+    """Refuse half of a latency goal.
+
+    Raises:
+        click.UsageError: one of its options is missing, or the weight is no number.
+    """
+    if (latency_target is None) != (latency_weight is None):
+        raise click.UsageError("--latency-target and --latency-weight go together; give both or neither")
+    if latency_weight is not None and not math.isfinite(latency_weight):
+        raise click.UsageError(f"--latency-weight is {latency_weight}; give a number, such as 0.1")

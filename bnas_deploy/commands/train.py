@@ -1,25 +1,19 @@
 """`bnas-deploy train`."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.network_options import given_settings, network_settings, refuse_binary_settings
-from bnas_deploy.commands.options import (
-    Name,
-    image_size_option,
-    in_channels_option,
-    limit_option,
-    seed_option,
-    skip_bad_option,
-)
+from bnas_deploy.commands.options import Name, seed_option
 from bnas_deploy.commands.recipe_options import recipe_file_options
 from bnas_deploy.commands.runs import (
     arithmetic_option,
-    attended,
+    at_work,
     by_data,
     check_only_source,
     checkpoint_of,
@@ -30,23 +24,25 @@ from bnas_deploy.commands.runs import (
     published_command,
     run_folder,
     tell_end,
-    training_data_option,
+    training_data_options,
 )
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import kind_of, training_defaults
 from bnas_deploy.search.models.registry import configure, network_names
-from bnas_deploy.search.training.recipes import find_recipe
+from bnas_deploy.search.training.recipes import Recipe, find_recipe
+
+if TYPE_CHECKING:
+    from bnas_deploy.search.data.dataset import DataDescription
+    from bnas_deploy.search.models.family import ModelConfig
+    from bnas_deploy.search.training.fine_tuning import Start
+    from bnas_deploy.search.training.stages import StagedResult
 
 DEFAULTS = training_defaults()
 
 
 @click.command("train", cls=Command)
-@training_data_option
-@image_size_option("Height and width that the images of a folder are made. [default: 224]")
-@in_channels_option
-@limit_option
-@skip_bad_option
+@training_data_options("Height and width that the images of a folder are made. [default: 224]")
 @click.option(
     "--network",
     type=Name(network_names()),
@@ -105,20 +101,11 @@ def command(
 
     Ctrl-C finishes the current batch and saves the place; --resume goes on from there.
     """
-    if float_twin:
-        refuse_binary_settings(options)
-    if source is not None:
-        check_only_source({"network": network, "float_twin": float_twin, **options})
+    _check_network(source, network, options, float_twin=float_twin)
     context.with_resource(one_voice())
     # Imported here so that --help does not wait for PyTorch.
-    from bnas_deploy.report.recipes import stage_table
-    from bnas_deploy.report.text import print_tables
     from bnas_deploy.search.data import open_data
-    from bnas_deploy.search.training.acceleration import find_device
-    from bnas_deploy.search.training.checkpoint import load_checkpoint
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
-    from bnas_deploy.search.training.fine_tuning import start_from
-    from bnas_deploy.search.training.processes import joined
     from bnas_deploy.search.training.stages import train_in_stages
     from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
 
@@ -126,21 +113,16 @@ def command(
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)
     defaults = kind.defaults(about.image_size)
-    start = None if source is None else start_from(load_checkpoint(checkpoint_of(source)), about)
-    if start is not None:
-        config = start.network
-        click.echo(start.summary)
-    else:
-        config = configure(network or defaults.network, **about.sizes, options=given_settings(options))
-    if float_twin:
-        config = config.float_twin()
+    start = _start(source, about)
+    config = start.network if start else _configure(network or defaults.network, about, options, float_twin=float_twin)
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
-    what = f"{config.name}{'-float' if config.is_float else ''}{'' if start is None else '-tuned'}"
+    what = f"{config.name}{'-float' if config.is_float else ''}{'-tuned' if start else ''}"
     folder = output or run_folder(what, kind.word(about.name), limit)
+    defaults_then = {"recipe": defaults.recipe} | ({} if start else {"network": defaults.network})
     if tensorboard:
         check_tensorboard()
-    with joined(find_device(device)) as (processes, where), attended() as (stop, bar):
-        tells = tensorboard and processes.writes
+    with at_work(device) as work:
+        scalars = tensorboard and work.processes.writes
         result = train_in_stages(
             images,
             config,
@@ -148,19 +130,55 @@ def command(
             folder,
             start=start,
             seed=seed,
-            device=where,
-            processes=processes,
             arithmetic=arithmetic,
             class_weights=None if class_weights is None else weights_of(class_weights, images),
             resume=resume,
-            stop=stop,
-            listeners=lambda place: to_tensorboard(place, bar) if tells else nullcontext(bar),
-            announce=bar.say,
-            command=published_command(
-                context, recipe=defaults.recipe, **({} if start else {"network": defaults.network})
-            ),
+            listeners=lambda place: to_tensorboard(place, work.bar) if scalars else nullcontext(work.bar),
+            announce=work.bar.say,
+            command=published_command(context, **defaults_then),
+            **work.settings,
         )
-    if chosen.stages and result.stages:
-        print_tables([stage_table(result.stages)], "")
+    _print_stages(chosen, result)
     tell_end(context, result.summary, images.skipped_note, finished=result.finished)
     leave(context, finished=result.finished)
+
+
+def _check_network(source: Path | None, network: str | None, options: Mapping[str, Any], *, float_twin: bool) -> None:
+    """Refuse options of the network that exclude each other.
+
+    Raises:
+        click.UsageError: there are two.
+    """
+    if float_twin:
+        refuse_binary_settings(options)
+    if source is not None:
+        check_only_source({"network": network, "float_twin": float_twin, **options})
+
+
+def _start(source: Path | None, about: "DataDescription") -> "Start | None":
+    """Return the weights of --from for these data, and tell what is taken."""
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
+    from bnas_deploy.search.training.fine_tuning import start_from
+
+    if source is None:
+        return None
+    start = start_from(load_checkpoint(checkpoint_of(source)), about)
+    click.echo(start.summary)
+    return start
+
+
+def _configure(
+    network: str, about: "DataDescription", options: Mapping[str, Any], *, float_twin: bool
+) -> "ModelConfig":
+    """Return the configuration of a network by name for these data."""
+    config = configure(network, **about.sizes, options=given_settings(options))
+    return config.float_twin() if float_twin else config
+
+
+def _print_stages(recipe: Recipe, result: "StagedResult") -> None:
+    """Print a table of the finished stages, where the recipe has several."""
+    from bnas_deploy.report.recipes import stage_table
+    from bnas_deploy.report.text import print_tables
+
+    if recipe.stages and result.stages:
+        print_tables([stage_table(result.stages)], "")
