@@ -24,11 +24,11 @@ from bnas_deploy.core.bundle import (
     Quantization,
     Verification,
     describe_files,
-    new_bundle,
     read_bundle,
 )
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.model_card import write_card
+from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
 from bnas_deploy.export.description import Description

@@ -31,11 +31,11 @@ from bnas_deploy.core.bundle import (
     Preprocessing,
     Verification,
     describe_files,
-    new_bundle,
     read_bundle,
 )
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
 from bnas_deploy.export.opset import function
 from bnas_deploy.export.quantization import quantize

@@ -18,10 +18,10 @@ from bnas_deploy.core.bundle import (
     Preprocessing,
     Verification,
     describe_files,
-    new_bundle,
 )
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.report.inspection import layer_table
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.training.checkpoint import save_checkpoint

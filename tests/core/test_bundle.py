@@ -30,12 +30,12 @@ from bnas_deploy.core.bundle import (
     Quantization,
     Verification,
     describe_files,
-    new_bundle,
     read_bundle,
 )
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.model_card import CARD, sealed, write_card
+from bnas_deploy.core.new_bundle import new_bundle
 
 BINARY = LayerCost("conv", (8, 4, 4), (8, 4, 4), (3, 3), (1, 1), (1, 1), groups=1, weight_bits=1)
 STILL_FLOAT = replace(BINARY, name="stem", weight_bits=32)
@@ -319,7 +319,7 @@ def test_a_mount_point_is_left_alone() -> None:
 WAIT = """
 import sys, time
 from pathlib import Path
-from bnas_deploy.core.bundle import new_bundle
+from bnas_deploy.core.new_bundle import new_bundle
 with new_bundle(Path(sys.argv[1])) as folder:
     (folder / "model.onnx").write_text("half")
     print("ready", flush=True)

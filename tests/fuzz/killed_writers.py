@@ -34,12 +34,12 @@ from bnas_deploy.core.bundle import (
     Preprocessing,
     Verification,
     describe_files,
-    new_bundle,
     read_bundle,
 )
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.new_bundle import new_bundle
 
 STEPS = {
     *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "os.scandir"),
