@@ -40,13 +40,13 @@ def pack(spec: KernelSpec) -> Any:
         packed = T.arg("bits", T.buffer((ANY_SIZE,), "uint8", align=1))
         for present in range(1, spec.counting.channels + 1):
             with T.If(channels == present), T.Then():
-                levels = [T.Bind(threshold[j]) for j in range(present)]
+                thresholds = [T.Bind(threshold[j]) for j in range(present)]
 
-                def pack_vector(i: Any, lanes: int, levels: list[Any] = levels) -> None:
+                def pack_vector(i: Any, lanes: int, thresholds: list[Any] = thresholds) -> None:
                     bits = spread(integer(0), lanes)
                     # In lanes as wide as the floats, where a comparison is a mask; narrowed once for all channels.
-                    for j, level in enumerate(levels):
-                        above = load(x[j], i, lanes) >= spread(level, lanes)
+                    for j, each in enumerate(thresholds):
+                        above = load(x[j], i, lanes) >= spread(each, lanes)
                         bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
                     store(packed, i, cast("uint8", bits, lanes), lanes)
 

@@ -41,7 +41,7 @@ class KernelSpec:
     isa: str  # its name, in BNAS_ISA and in the names of the functions
     architecture: str  # as `uname -m` says it
     cpu: str  # LLVM's name of the processor that is compiled for
-    level: str  # the check of runtime/ort/cpu.c that a processor has to pass
+    cpu_check: str  # the check of runtime/ort/cpu.c that a processor has to pass
     cpu_flags: frozenset[str]  # what /proc/cpuinfo shows on such a processor; a subset is enough to tell
     vector_bytes: int
     counting: Counting
@@ -67,7 +67,7 @@ KERNEL_SPECS = (
         architecture="x86_64",
         cpu="x86-64-v4",
         features=("avx512vbmi",),
-        level="avx512vbmi",
+        cpu_check="avx512vbmi",
         cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi"}),
         vector_bytes=64,
         counting=LUT6X2,
@@ -78,7 +78,7 @@ KERNEL_SPECS = (
         isa="avx512bw",
         architecture="x86_64",
         cpu="x86-64-v4",
-        level="x86_64_v4",
+        cpu_check="x86_64_v4",
         cpu_flags=frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
         vector_bytes=64,
         counting=LUT4X2,
@@ -89,7 +89,7 @@ KERNEL_SPECS = (
         isa="avx2",
         architecture="x86_64",
         cpu="x86-64-v3",
-        level="x86_64_v3",
+        cpu_check="x86_64_v3",
         cpu_flags=frozenset({"avx2", "bmi2", "f16c", "fma", "movbe"}),
         vector_bytes=32,
         counting=LUT4X2,
@@ -100,7 +100,7 @@ KERNEL_SPECS = (
         isa="ssse3",
         architecture="x86_64",
         cpu="x86-64-v2",
-        level="x86_64_v2",
+        cpu_check="x86_64_v2",
         cpu_flags=frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt"}),
         vector_bytes=16,
         counting=LUT4X2,
@@ -111,7 +111,7 @@ KERNEL_SPECS = (
         isa="neon",
         architecture="aarch64",
         cpu="cortex-a72",
-        level="neon",
+        cpu_check="neon",
         cpu_flags=frozenset({"asimd"}),
         vector_bytes=16,
         counting=POPCOUNT8,

@@ -156,9 +156,9 @@ typedef struct BnasKernel {
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
 bool bnas_cpu_popcnt(void);
-#define BNAS_KERNEL_SPEC(isa, level, ...)        \
+#define BNAS_KERNEL_SPEC(isa, cpu_check, ...)    \
     extern const BnasKernel bnas_##isa##_kernel; \
-    bool bnas_cpu_##level(void);
+    bool bnas_cpu_##cpu_check(void);
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC
 

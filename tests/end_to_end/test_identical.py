@@ -30,7 +30,9 @@ LEVELS = [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphO
 PORTABLE_ISAS = ("popcnt", "generic") if platform.machine() == "x86_64" else ("generic",)
 ISAS = [
     *(
-        pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
+        pytest.param(
+            row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.cpu_check}")
+        )
         for row in specs_of(platform.machine())
     ),
     *PORTABLE_ISAS,

@@ -37,7 +37,9 @@ ARCHITECTURE = platform.machine()
 PORTABLE_ISAS = ("popcnt", "generic") if ARCHITECTURE == "x86_64" else ("generic",)
 ISAS = [
     *(
-        pytest.param(row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.level}"))
+        pytest.param(
+            row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.cpu_check}")
+        )
         for row in specs_of(ARCHITECTURE)
     ),
     *PORTABLE_ISAS,
