@@ -5,14 +5,14 @@ It holds
     model.onnx               the binary network; its binary convolutions are operators of the domain `bnas`
     float.onnx               the float twin: the same architecture with float weights and no sign
     int8.onnx                the float twin in 8 bits; bundles of bnas-deploy 0.1.0 have none
-    manifest.json            what is described by `Manifest`
+    manifest.json            a `Manifest`
     README.md                the model card, for people and for hubs of models; whoever publishes a bundle may change
                              it, so the manifest has no hash of it
-    test_vectors/images.npz  `images`, what PyTorch answered to them (`logits`) and, if known, `labels`; where float
-                             layers were quantised, `logits` are what model.onnx answered when it was exported, and
-                             `float_logits` what it answered before they were
+    test_vectors/images.npz  `images`, PyTorch's `logits` for them and, if known, `labels`; where float layers were
+                             quantised, the `logits` are those of model.onnx at export, and `float_logits` are its
+                             logits before quantisation
     test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
-                             model.onnx, and how far from them a piece may be (`NAME|tolerance`, by channel)
+                             model.onnx, and the tolerance of each by channel (`NAME|tolerance`)
 """
 
 import hashlib
@@ -88,9 +88,9 @@ class PieceCheck:
 class Verification:
     """What `verify` needs besides the test vectors.
 
-    `output_tolerance` is how far a logit moves when every value carries its rounding: what it says depends on how much
-    a network amplifies that. `ties` are, for each binary convolution that has some, the activations of one image that
-    equal the threshold or lie within rounding of it, so that another machine may give them the other sign.
+    `output_tolerance` is how far a logit moves when every value carries its rounding, which some networks amplify more
+    than others. `ties` counts, for each binary convolution that has some, the activations of one image at the
+    threshold or within rounding of it. Another machine may give these the other sign.
     """
 
     output_tolerance: float
@@ -167,7 +167,7 @@ class Bundle:
 
     @property
     def description(self) -> str:
-        """Where it is, and from what to what its network goes."""
+        """Its folder, and the inputs and classes of its network."""
         manifest = self.manifest
         size = "x".join(map(str, manifest.input_shape))
         return f"{self.path}, {manifest.network.get('name', 'a network')}, N x {size} to {len(manifest.labels)} classes"

@@ -57,7 +57,7 @@ def _new_bundle(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _as_unwritable(path: Path, errors: Collection[int] | None = None) -> Iterator[None]:
-    """Turn what the system reports in the block, or those `errors` of it, into a BundleError."""
+    """Turn an OSError of the block, or one of these `errors`, into a BundleError."""
     try:
         yield
     except OSError as error:
@@ -78,8 +78,8 @@ def _sync(folder: Path) -> None:
 def _sigterm_as_exit() -> Iterator[None]:
     """Make SIGTERM raise SystemExit in the block, so that what the block has to clean up is cleaned up.
 
-    What the system does with SIGTERM by default ends the process without any `finally`, and `kill`, a job queue and a
-    shutdown send it. A handler that somebody else has set is left as it is.
+    By default SIGTERM ends the process without any `finally`; `kill`, a job queue and a shutdown send it. Another
+    handler is left as it is.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()  # Python sets handlers only there
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

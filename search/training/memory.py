@@ -1,10 +1,10 @@
 """How much memory the steps of training take, and how much there is: asked before the first of them.
 
-A step needs the weights, their gradients and their momentum, and what autograd keeps of the images of a batch until the
-gradients are there, which is most of it. That is counted for two and for three images and grows with each by as much. A
-process takes more than what is kept: blocks that it has freed lie between others, and convolutions work on copies,
-those with AVX-512 on more of them. Measured on a CPU with AVX-512 (glibc, 2 threads, peak resident memory of the second
-step, with 0.23 GB that Python and PyTorch take), and what is estimated:
+A step needs the weights, their gradients and their momentum. Most memory goes to the tensors that autograd keeps of a
+batch until the gradients are there. They are counted for two and for three images, and grow with each by as much. A
+process takes more than they do: freed blocks lie between others, and convolutions work on copies, with AVX-512 on more
+of them. Measured (left) and estimated (right) on a CPU with AVX-512 (glibc, 2 threads, peak resident memory of the
+second step, with 0.23 GB that Python and PyTorch take):
 
     BNAS-Mini, 64 images of 32x32       1.88 GB     1.83 GB
     BNAS-Mini, 128 grey ones of 28x28   2.41 GB     2.59 GB

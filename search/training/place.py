@@ -1,4 +1,4 @@
-"""The position of a run: what it counts and measures while it goes, and whether a position from a file can be one."""
+"""The position of a run, with its counts and sums, and the check of a position from a file."""
 
 import math
 from collections.abc import Mapping

@@ -84,7 +84,7 @@ class Processes:
         return self.add_up(value) / self.count if self.count > 1 else value
 
     def weight(self, images: int) -> float:
-        """Return what the mean loss over this process's images of a batch is multiplied by, R n_r / n above."""
+        """Return the factor of the mean loss over this process's images of a batch, R n_r / n above."""
         (whole,) = self.totals(images)
         return self.count * images / whole
 
@@ -136,7 +136,7 @@ def check_shares(images: int, batch_size: int, processes: Processes, error: type
 
 
 def in_parallel(network: nn.Module, processes: Processes, device: torch.device) -> Callable[..., Any]:
-    """Return what runs a network on this process's share of a batch, and averages its gradients over the processes."""
+    """Return a network for this process's share of a batch that averages its gradients over the processes."""
     if processes.count == 1:
         return network
     return DistributedDataParallel(

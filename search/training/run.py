@@ -1,7 +1,7 @@
 """A run of many epochs in one folder: how it is begun, saved, stopped and resumed, whatever is trained.
 
-A subclass says what is trained, how a step is taken and what an epoch leaves behind:
-`bnas_deploy.search.training.train` for a network, `bnas_deploy.search.cells.search` for a supernet and its
+A subclass has the network, the step and the results of an epoch:
+`bnas_deploy.search.training.training_run` for a network, `bnas_deploy.search.cells.search` for a supernet and its
 alphas.
 
 RESUME holds all that is needed to go on: the state of what is trained (see `saved_state`), and in the metadata also
@@ -73,7 +73,7 @@ class Run(ABC, Generic[Record]):
     Args:
         folder: where it lives; made if it is not there.
         extent: how far it goes; the first of its sums is the loss that is shown.
-        state: what is trained, and with what.
+        state: modules, optimisers and schedules.
         listener: is told how it goes.
         processes: this process among those that train together.
     """
@@ -107,15 +107,15 @@ class Run(ABC, Generic[Record]):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Return what must be the same for the run to go on, as JSON gives it back. Where the data lies may change."""
+        """Return the settings that a resumed run must share, for JSON. The folder of the data is none of them."""
 
     @abstractmethod
     def batches(self) -> Iterable[tuple[Any, ...]]:
-        """Make the modules ready for what is left of the current epoch, and return what `train_step` takes."""
+        """Make the modules ready for the rest of the current epoch, and return its batches, each for `train_step`."""
 
     @abstractmethod
     def train_step(self, *batch: Any) -> None:
-        """Take one step, and `add` what it measured."""
+        """Take one step, and `add` its sums."""
 
     @abstractmethod
     def measure_epoch(self, stop: Callable[[], bool]) -> Record:
@@ -145,7 +145,7 @@ class Run(ABC, Generic[Record]):
         """Write what lies in the folder before the first epoch is finished: nothing."""
 
     def extra(self) -> dict[str, Any]:
-        """Return what else changes while the run goes, for JSON: nothing."""
+        """Return other values that change while the run goes, for JSON: none."""
         return {}
 
     def make_ready(self, tensors: Mapping[str, Tensor]) -> None:
@@ -155,7 +155,7 @@ class Run(ABC, Generic[Record]):
         """Do without the state of a module that is not in the file of an older version: it stays as it is."""
 
     def take_extra(self, data: Any) -> None:
-        """Take over what `extra` returned."""
+        """Take over the values of `extra`."""
         check_kind(data, self.extra(), "extra")
 
     # ---- going

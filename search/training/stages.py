@@ -1,8 +1,8 @@
 """Training in stages: each is a run of its own, with what the one before it left as its start or its teacher.
 
 The last stage's files lie in the folder of the run, those of the others in stages/NUMBER-NAME inside. A stage begins
-when the one before it is finished, from that one's last.safetensors, so a run that was killed goes on at the same place
-with the same bits, in a stage and between two of them.
+from the last.safetensors of the finished stage before it. So a killed run goes on at the same place with the same bits,
+in a stage and between two of them.
 """
 
 import os.path
@@ -32,7 +32,7 @@ STAGES = "stages"
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """What a stage is called, what it trained, for how long, and how it ended; accuracies are shares of 1."""
+    """The name of a stage, its layers, its length and its end; accuracies are shares of 1."""
 
     name: str
     layers: str
@@ -120,7 +120,7 @@ def train_in_stages(
 
 
 def stage_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
-    """Return the configuration of what a stage trains, of that of the whole run's network.
+    """Return the configuration of a stage's network, made from the whole run's.
 
     Raises:
         TrainError: there is none.

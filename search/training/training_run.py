@@ -1,4 +1,4 @@
-"""One training run: its step, its epoch, its files and what it is resumed with; `run` has what all runs share."""
+"""One training run: its step, its epoch, its files and its settings. `run` has the parts that all runs share."""
 
 import math
 import warnings
@@ -46,14 +46,14 @@ from bnas_deploy.search.training.training_record import StageRecord, TrainingRec
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the stages of a run: that of this number, from 0, in `whole`; `before` is what the one before it left."""
+    """Stage `number`, from 0, of the recipe `whole`; `before` is the checkpoint that the stage before it left."""
 
     whole: Recipe
     number: int
     before: Checkpoint | None
 
     def settings(self) -> dict[str, Any]:
-        """Return what must be the same for the stage to go on; nothing where it is the only one."""
+        """Return the settings that a resumed stage must share; none where it is the only one."""
         if not self.whole.stages:
             return {}
         return {"stage": self.number, "stages": {each.name: numbers_of(each) for each in self.whole.all_stages}}
@@ -369,14 +369,14 @@ class TrainingRun(Run[EpochRecord]):
 
 
 class _Batch(NamedTuple):
-    """The images of a batch in all processes, and what a mean over this one's, weighted by class, is multiplied by."""
+    """The images of a batch in all processes, and the factor of this one's mean loss, which is weighted by class."""
 
     images: int
     class_weight: float
 
 
 _LATER = ("waiting_share", "changed_signs")
-"""What older versions did not measure."""
+"""Measurements that older versions lack."""
 
 
 def _record(data: Any) -> EpochRecord:
