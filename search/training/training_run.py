@@ -52,6 +52,13 @@ class Stage:
     number: int
     before: Checkpoint | None
 
+    def teacher(self, recipe: Recipe, device: torch.device) -> nn.Module | None:
+        """Return the network of the stage before, where this stage's `recipe` learns from it."""
+        if self.before is None or not recipe.loss.needs_teacher:
+            return None
+        teacher: nn.Module = self.before.build().requires_grad_(False)
+        return teacher.to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload,no-any-return]  # torch's annotation lacks this pair
+
     def settings(self) -> dict[str, Any]:
         """Return the settings that a resumed stage must share; none where it is the only one."""
         if not self.whole.stages:
@@ -101,9 +108,7 @@ class TrainingRun(Run[EpochRecord]):
         self.learning_rate = 0.0  # of the last step
         self.network = build_network(config).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         check_recipe(recipe, self.network, config.name, alone=not stage.whole.stages)
-        teacher = None
-        if stage.before is not None and recipe.loss.needs_teacher:
-            teacher = stage.before.build().requires_grad_(False).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # as above
+        teacher = stage.teacher(recipe, device)
         if stage.before is not None and recipe.weights_from_before:
             # What a scheme learns besides weights, a float twin does not have.
             self.network.load_state_dict({**self.network.state_dict(), **self._state_before(stage.before)})
