@@ -566,7 +566,7 @@ def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmet
 @pytest.mark.parametrize("stop_after", [1, 8])
 def test_float16_scales_the_loss_and_goes_on_with_its_factor(tmp_path, monkeypatch, stop_after):
     """A CPU can do it, though slowly; the first factors are too large, so that the first steps are left out."""
-    monkeypatch.setattr(module, "check_arithmetic", lambda arithmetic, device: None)
+    monkeypatch.setattr("bnas_deploy.search.training.train.check_arithmetic", lambda arithmetic, device: None)
     scalers = []
     make = torch.amp.GradScaler
     monkeypatch.setattr(
@@ -585,7 +585,7 @@ def test_float16_scales_the_loss_and_goes_on_with_its_factor(tmp_path, monkeypat
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, "1"])
 def test_a_factor_that_float16_cannot_have_is_damage(tmp_path, monkeypatch, scale):
-    monkeypatch.setattr(module, "check_arithmetic", lambda arithmetic, device: None)
+    monkeypatch.setattr("bnas_deploy.search.training.train.check_arithmetic", lambda arithmetic, device: None)
     run(tmp_path, arithmetic="float16", stop_after=1)
     path = tmp_path / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_run")
