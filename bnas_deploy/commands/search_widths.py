@@ -11,11 +11,7 @@ from bnas_deploy.commands.options import (
     Decorator,
     Name,
     all_of,
-    image_size_option,
-    in_channels_option,
-    limit_option,
     seed_option,
-    skip_bad_option,
 )
 from bnas_deploy.commands.runs import (
     attended,
@@ -25,7 +21,7 @@ from bnas_deploy.commands.runs import (
     leave,
     run_folder,
     tell_end,
-    training_data_option,
+    training_data_options,
 )
 
 # These import no framework.
@@ -101,11 +97,7 @@ search_options: Decorator = all_of(
 
 
 @click.command("search-widths", cls=Command)
-@training_data_option
-@image_size_option("Height and width that the images of a folder are made. [default: 32]")
-@in_channels_option
-@limit_option
-@skip_bad_option
+@training_data_options("Height and width that the images of a folder are made. [default: 32]")
 @click.option(
     "--network", type=Name(network_names()), default="VGG-11", show_default=True, help="Whose widths are searched."
 )
