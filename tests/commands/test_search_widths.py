@@ -161,7 +161,7 @@ def test_a_search_that_cannot_be_is_refused(tmp_path, words, code, message):
         ),
         (
             {"channels": [0] + [8] * 7, "network": "VGG-11", "form": "cifar"},
-            "width 1 is 0; wanted a number of channels",
+            "width 1 is 0; wanted a number from 1 to 65536",
         ),
         ({"channels": [1] * 7, "network": "VGG-11", "form": "cifar"}, "7 widths, wanted 8: the channels of conv1"),
         ({"widths": [1]}, "expected a file of widths, as search-widths writes it"),

@@ -253,7 +253,7 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--limit", "0"], "0 is not in the range x>=1"),
         (["--cells", "2"], "2 is not in the range x>=3"),
         (["--channels", "0"], "0 is not in the range x>=1"),
-        (["--channels", "65537"], "BNAS-Mini-10x65537: channels is 65537, at most 65536 is supported"),
+        (["--channels", "65537"], "BNAS-Mini-10x65537: channels is 65537; wanted a number from 1 to 65536"),
         (["--network", "BNAS-D", "--channels", "5"], "the imagenet stem starts with channels/2, so 5 channels must be"),
         (["--seed", "-1"], "-1 is not in the range 0<=x<=9223372036854775807"),
     ],

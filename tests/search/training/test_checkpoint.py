@@ -306,7 +306,7 @@ def test_a_description_nested_too_deeply_is_refused(path):
 
 def test_an_absurd_size_is_refused(path):
     rewrite(path, description=lambda description: description | {"network": description["network"] | {"cells": 10**9}})
-    assert "tiny: cells is 1000000000, at most 1000 is supported" in refusal(path)
+    assert "tiny: cells is 1000000000; wanted a number from 1 to 1000" in refusal(path)
 
 
 # ---- refusals of tensors
