@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import Description, Images, export_module, exporter
+from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 from bnas_deploy.search.nn.schemes import named_scheme
@@ -389,7 +389,10 @@ def check(seed: int) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bundle"
         try:
-            export_module(network, twin, path, Images(images), description)
+            with warnings.catch_warnings():
+                # A network may have layers that look binary and are meant to stay float.
+                warnings.simplefilter("ignore", LooksBinaryWarning)
+                export_module(network, twin, path, Images(images), description)
         except ExportError as error:
             if "does not agree" not in error.message:
                 return Outcome("refused", error.message)

@@ -106,12 +106,11 @@ class NetworkConfig:
     def _check_stem_groups(self) -> None:
         """Refuse groups that the stem has no place for; its second convolution has channels / 2 in, C in all others."""
         groups = self.stem_groups
-        if groups < 1 or (groups > 1 and self.stem != "imagenet"):
+        if groups > 1 and self.stem != "imagenet":
             grouped = [name for name, size in NETWORKS.items() if size.stem == "imagenet"]
             raise BnasError(
-                f"{self.name}: stem_groups is {groups}, and the {self.stem} stem takes "
-                f"{'1 or more' if self.stem == 'imagenet' else 'no groups'}; leave --stem-groups out, or choose a "
-                f"network of the imagenet stem: {', '.join(grouped)}"
+                f"{self.name}: stem_groups is {groups}, and the {self.stem} stem takes no groups; leave --stem-groups "
+                f"out, or choose a network of the imagenet stem: {', '.join(grouped)}"
             )
         if (self.channels // 2) % groups:
             raise BnasError(

@@ -99,10 +99,8 @@ def test_only_the_imagenet_stem_has_groups() -> None:
         "tiny: stem_groups is 2, and the cifar stem takes no groups; leave --stem-groups out, or choose a network of "
         f"the imagenet stem: {IMAGENET_NETWORKS}"
     )
-    assert refusal_of(stem="imagenet", image_size=(32, 32), stem_groups=0) == (
-        "tiny: stem_groups is 0, and the imagenet stem takes 1 or more; leave --stem-groups out, or choose a network "
-        f"of the imagenet stem: {IMAGENET_NETWORKS}"
-    )
+    said = "tiny: stem_groups is 0; wanted a number from 1 to 65536"
+    assert refusal_of(stem="imagenet", image_size=(32, 32), stem_groups=0) == said
 
 
 @pytest.mark.parametrize("groups", [4, 24, 5])
@@ -178,10 +176,12 @@ def test_numbers_of_channels_are_positive(field: str) -> None:
         ("in_channels", {"in_channels": 65_537}, 65_536),
         ("height", {"image_size": (65_540, 8)}, 65_536),
         ("width", {"image_size": (8, 65_540)}, 65_536),
+        ("height", {"image_size": (0, 8)}, 65_536),
+        ("width", {"image_size": (8, -4)}, 65_536),
     ],
 )
 def test_absurd_sizes(name: str, changes: dict[str, Any], most: int) -> None:
-    got = max(changes["image_size"]) if "image_size" in changes else changes[name]
+    got = next(side for side in changes["image_size"] if side != 8) if "image_size" in changes else changes[name]
     assert refusal_of(**changes) == f"tiny: {name} is {got}; wanted a number from 1 to {most}"
 
 
@@ -196,8 +196,6 @@ def test_the_imagenet_stem_halves_the_channels() -> None:
     [
         ("cifar", (8, 10), 4),
         ("cifar", (6, 8), 4),
-        ("cifar", (0, 8), 4),
-        ("cifar", (-4, 8), 4),
         ("imagenet", (48, 32), 32),
         ("imagenet", (224, 16), 32),
     ],
