@@ -158,7 +158,7 @@ class BinaryConv2d(_Schemed):
         self.dilation = _pair("dilation", dilation, least=1)
         self.padding, self.extra_padding = self._sides(padding)
         self.groups = groups
-        if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups)):
+        if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups, int(pad_value))):
             raise ExcludedError(reason)
         self.pad_value = int(pad_value)
         group_channels = in_channels // groups

@@ -32,25 +32,29 @@ class ExcludedError(ValueError):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The channels and the kernel of a convolution, which decide whether a scheme can be had there.
+    """The channels, the kernel and the padding of a convolution, which decide whether a scheme can be had there.
 
     Attributes:
         in_channels: C, of all groups.
         out_channels: O.
         kernel_size: (height, width).
         groups: 1 for an ordinary convolution, C for a depthwise one.
+        pad_value: what is at its padding, of `PAD_VALUES`.
     """
 
     in_channels: int
     out_channels: int
     kernel_size: Pair
     groups: int = 1
+    pad_value: int = 0
 
 
-def map_of_signs(scheme: "Scheme") -> str | None:
-    """Say why a scheme whose activations are 0 and 1 has no K map; None where none is asked for."""
+def needs_signs(scheme: "Scheme", geometry: Geometry) -> str | None:
+    """Say why a scheme of activations 0 and 1 cannot be had, a K map or a sign at the padding; None where it can."""
     if scheme.k_map:
         return "the K map is the mean of |x|, which scales signs and not activations of 0 and 1; leave k_map out"
+    if geometry.pad_value:
+        return f"its padding holds the sign {geometry.pad_value:+}, and the scheme's activations are 0 and 1, not signs"
     return None
 
 

@@ -142,7 +142,7 @@ class BinaryDuo(DoReFa):
     ) -> nn.Module:
         """Return a binary convolution of twice the channels."""
         geometry = (2 * in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        if reason := self.excludes(Geometry(in_channels, out_channels, (1, 1), groups)):
+        if reason := self.excludes(Geometry(in_channels, out_channels, (1, 1), groups, pad_value)):
             raise ExcludedError(reason)
         return DuplicatedConv2d(
             BinaryConv2d(*geometry, scheme=Halves(decoupled_from=self.decoupled_from), pad_value=pad_value)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, unit_step
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, map_of_signs, zero_one_exported
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, needs_signs, zero_one_exported
 
 
 def passing_weights(weight: Tensor) -> Binarised:
@@ -30,8 +30,8 @@ class DoReFa(Scheme):
     """Activations [x >= 1/2], 0 or 1."""
 
     def excludes(self, geometry: Geometry) -> str | None:
-        """Exclude a K map."""
-        return map_of_signs(self) or super().excludes(geometry)
+        """Exclude a K map, and signs at the padding."""
+        return needs_signs(self, geometry) or super().excludes(geometry)
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
         """Return 0 or 1."""

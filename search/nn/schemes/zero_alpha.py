@@ -21,7 +21,7 @@ from bnas_deploy.search.nn.scheme import (
     Learned,
     Scheme,
     lone_weight,
-    map_of_signs,
+    needs_signs,
     zero_one_exported,
 )
 
@@ -39,8 +39,8 @@ class ZeroAlpha(Scheme):
     """Activations alpha [x >= alpha / 2], a parameter `alpha` (1) that starts as 1; weights beta(W^) sign(W^)."""
 
     def excludes(self, geometry: Geometry) -> str | None:
-        """Exclude filters of one weight, which standardised is 0, and a K map."""
-        return lone_weight(geometry) or map_of_signs(self) or super().excludes(geometry)
+        """Exclude filters of one weight, which standardised is 0, a K map, and signs at the padding."""
+        return lone_weight(geometry) or needs_signs(self, geometry) or super().excludes(geometry)
 
     def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
         """Return alpha."""

@@ -132,12 +132,21 @@ def test_images_of_any_size_come_through(network, form) -> None:
 def test_any_scheme_runs_on_any_backbone_or_is_refused(network, scheme) -> None:
     # An eighth, so that channels are multiples of CBCN's rotations; it has no 1x1 and 5x5 filters.
     config = small(network, scheme=scheme, width_factor=0.125)
-    if (scheme == "cbcn" and network != "QuickNet") or (network, scheme) == ("ResNeXt-29-64", "binary-duo"):
+    excluded = {"ResNeXt-29-64": {"cbcn", "binary-duo"}, "QuickNet": {"zero-alpha", "dorefa", "binary-duo"}}
+    if scheme in excluded.get(network, {"cbcn"}):
         with pytest.raises(BnasError, match=rf"{network}.*: .*; choose another --scheme or --network"):
             build_network(config)
         return
     logits = build_network(config).eval()(torch.zeros(2, 3, *config.image_size))
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("scheme", ["zero-alpha", "dorefa", "binary-duo"])
+def test_activations_of_0_and_1_have_no_sign_at_the_padding(scheme) -> None:
+    config = configure("QuickNet", image_size=(32, 32), options={"width_factor": 0.1, "scheme": scheme})
+    said = r"QuickNet-0.1x: its padding holds the sign \+1, and the scheme's activations are 0 and 1, not signs; "
+    with pytest.raises(BnasError, match=said):
+        build_network(config)
 
 
 @pytest.mark.parametrize(
