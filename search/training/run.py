@@ -1,7 +1,7 @@
 """A run of many epochs in one folder: how it is begun, saved, stopped and resumed, whatever is trained.
 
 A subclass has the network, the step and the results of an epoch:
-`bnas_deploy.search.training.training_run` for a network, `bnas_deploy.search.cells.search` for a supernet and its
+`bnas_deploy.search.training.training_run` for a network, `bnas_deploy.search.cells.search_run` for a supernet and its
 alphas.
 
 RESUME holds all that is needed to go on: the state of what is trained (see `saved_state`), and in the metadata also

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.genotype import read_genotype
 from bnas_deploy.core.history import read_history
-from bnas_deploy.search.cells import search as module
+from bnas_deploy.search.cells import search_run as module
 from bnas_deploy.search.cells.checks import SearchError
 from bnas_deploy.search.cells.config import (
     SEARCH_DEVIATIONS,
@@ -178,7 +179,7 @@ def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, mon
     moved = []
 
     def watch(name, others):
-        step = getattr(module._SearchRun, name)
+        step = getattr(module.SearchRun, name)
 
         def watched(self, images, labels):
             before = [parameter.detach().clone() for parameter in getattr(self, others)]
@@ -186,7 +187,7 @@ def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, mon
             after = getattr(self, others)
             moved.append(any(not torch.equal(left, right) for left, right in zip(before, after, strict=True)))
 
-        monkeypatch.setattr(module._SearchRun, name, watched)
+        monkeypatch.setattr(module.SearchRun, name, watched)
 
     watch("alpha_step", "weights")
     watch("weight_step", "alphas")
@@ -198,14 +199,14 @@ def test_weights_and_alphas_see_different_images(tmp_path, monkeypatch):
     seen = {}
 
     def watch(name):
-        step = getattr(module._SearchRun, name)
+        step = getattr(module.SearchRun, name)
         seen[name] = []
 
         def watched(self, images, labels):
             seen[name].append(images.clone())
             step(self, images, labels)
 
-        monkeypatch.setattr(module._SearchRun, name, watched)
+        monkeypatch.setattr(module.SearchRun, name, watched)
 
     watch("alpha_step")
     watch("weight_step")
@@ -470,7 +471,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused():
     with pytest.raises(BnasError, match=r"/proc.*: cannot be (made|written): "):
-        run(module.Path("/proc/self/search"))
+        run(Path("/proc/self/search"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.cells import search as module
+from bnas_deploy.search.cells import search_run
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.space import SearchSpace
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
@@ -156,7 +157,7 @@ def test_full_batches_run_compiled_and_others_do_not(tmp_path, monkeypatch):
     def pretend(network, device):
         return lambda x, mixture: sizes.append(len(x)) or network(x, mixture)
 
-    monkeypatch.setattr(module, "compiled", pretend)
+    monkeypatch.setattr(search_run, "compiled", pretend)
     monkeypatch.setattr(module, "check_compiler", lambda device: None)
     with_code = module.search(make_data(), replace(CONFIG, compiled=True), tmp_path / "a")
     assert sizes == [6] * 5  # of 18 images for the alphas three full batches, of 17 for the weights two and one of 5
