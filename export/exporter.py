@@ -45,7 +45,8 @@ from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, float_state
+from bnas_deploy.search.nn.float_twin import float_state
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.nn.layers import fit_to_images
+from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.schemes import named_scheme
 
 

@@ -154,7 +154,7 @@ def build_network(config: ModelConfig) -> "nn.Module":
     Raises:
         BnasError: a layer of the network cannot have its scheme.
     """
-    from bnas_deploy.search.nn.layers import fit_to_images
+    from bnas_deploy.search.nn.image_size import fit_to_images
     from bnas_deploy.search.nn.scheme import ExcludedError
 
     try:

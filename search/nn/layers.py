@@ -1,7 +1,6 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -13,79 +12,18 @@ from torch.nn import functional as F
 from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.scheme import (
     PAD_VALUES,
-    Binarised,
     ExcludedError,
     Exported,
     Geometry,
-    Learned,
     Pair,
     Scheme,
     Sizes,
 )
+from bnas_deploy.search.nn.scheme_layer import SchemeLayer
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
 
-class _Schemed(nn.Module):
-    """A layer with weights and a scheme; what the scheme learns are parameters of the layer.
-
-    Attributes:
-        progress: the share of the epochs that are done, while the layer is trained; see `set_progress`.
-    """
-
-    weight: Tensor
-    in_channels: int
-    progress = 0.0
-
-    def set_scheme(self, scheme: Scheme) -> None:
-        """Give the layer a scheme; parameters that an earlier one learned are kept where this one has them, too."""
-        named = scheme.parameters(self.weight.detach(), self.in_channels)
-        for name in set(getattr(self, "_learned", ())) - set(named):
-            delattr(self, name)
-        for name, value in named.items():
-            if not hasattr(self, name):
-                setattr(self, name, nn.Parameter(value))
-        self.scheme = scheme
-        self._learned = tuple(named)
-
-    @property
-    def learned(self) -> Learned:
-        """Return what the scheme learns in this layer, by name."""
-        return {name: getattr(self, name) for name in self._learned}
-
-    def renew_weight(self) -> None:
-        """Change the weights in place as the scheme does before a step of training."""
-        with torch.no_grad():
-            renewed = self.scheme.renewed_weight(self.weight)
-            if renewed is not self.weight:
-                self.weight.copy_(renewed)
-
-    @property
-    def scheme_now(self) -> Scheme:
-        """Return the scheme with the gradients that it has at this point of a training; of itself in evaluation."""
-        return self.scheme.at(self.progress) if self.training else self.scheme
-
-    def binarised(self) -> Binarised:
-        """Return the weights as the scheme has them in a run; in training mode they are renewed first."""
-        if self.training:
-            self.renew_weight()
-        return self.scheme_now.weights(self.weight, self.learned, renewed=self.training)
-
-    def effective_weight(self) -> Tensor:
-        """Return `binarised` as one tensor, the weights times the scale: (O, C/groups, KH, KW)."""
-        if self.training:
-            self.renew_weight()
-        return self.scheme_now.effective_weight(self.weight, self.learned, renewed=self.training)
-
-    def real_weight(self) -> Tensor:
-        """Return the float weights that stand behind the signs, (O, C/groups, KH, KW), as a float twin has them."""
-        return self.scheme.real_weights(self.weight, self.learned).weight
-
-    def regulariser(self) -> Tensor | None:
-        """Return what the scheme adds to the loss for this layer."""
-        return self.scheme.regulariser(self.weight, self.learned)
-
-
-class BinaryConv2d(_Schemed):
+class BinaryConv2d(SchemeLayer):
     """Convolution of signs with 1-bit weights: (N, C, H, W) to (N, O, OH, OW).
 
         y = conv(sign(x), sign(W)) * scale [* K] [+ bias]
@@ -284,7 +222,7 @@ class BinaryLinear(nn.Module):
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-class BinaryWeightConv2d(_Schemed, nn.Conv2d):
+class BinaryWeightConv2d(SchemeLayer, nn.Conv2d):
     """Convolution of float activations with the weights of a scheme, sign(W) times scale, and a float bias.
 
     Args:
@@ -324,119 +262,6 @@ class Zeroise(nn.Module):
     def extra_repr(self) -> str:
         """Return the stride, for `print(layer)`."""
         return f"stride={self.stride}"
-
-
-class Composite(nn.Module, ABC):
-    """What stands in a network where one binary convolution does, and is made of some and of what is around them."""
-
-    @abstractmethod
-    def real_weight(self) -> Tensor:
-        """Return the weights of the float convolution that it stands for, (O, C/groups, KH, KW)."""
-
-    @abstractmethod
-    def latent(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return what it begins with in the place of the weights of a float convolution, by the names of its state."""
-
-
-def float_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a network as its float twin names it.
-
-    A float convolution stands where a binary layer or a composite does, and has its `real_weight`; what else such a
-    module has is there as well, and no twin asks for it.
-    """
-    state = dict(network.state_dict())
-    with torch.no_grad():
-        for name, module in network.named_modules():
-            if isinstance(module, Composite | _Schemed):
-                state[f"{name}.weight" if name else "weight"] = module.real_weight().detach()
-    return state
-
-
-def state_from_twin(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of a network's float twin as the network names it; other states stay as they are.
-
-    Raises:
-        ValueError: a layer makes its weights of fewer, so that those of a float convolution are no beginning for it.
-    """
-    renamed = dict(state)
-    for name, module in network.named_modules():
-        key = f"{name}.weight" if name else "weight"
-        if key not in renamed:
-            continue
-        if isinstance(module, Composite):
-            latent = module.latent(renamed.pop(key))
-            renamed |= {f"{name}.{inner}" if name else inner: value for inner, value in latent.items()}
-        elif isinstance(module, _Schemed) and renamed[key].shape != module.weight.shape:
-            raise ValueError(
-                f"{name} makes its weights of {tuple(module.weight.shape)}, and a float layer has "
-                f"{tuple(renamed[key].shape)}"
-            )
-    return renamed
-
-
-class Sized(nn.Module, ABC):
-    """A layer whose parameters depend on the size of its images, which it learns from one run; see `fit_to_images`."""
-
-    @abstractmethod
-    def fit_to(self, x: Tensor) -> None:
-        """Make the parameters for inputs like x, (N, C, H, W), unless they are there; another size is an error.
-
-        Raises:
-            ValueError: the layer was made for another size.
-        """
-
-
-def fit_to_images(network: nn.Module, in_channels: int, image_size: Pair) -> None:
-    """Give the layers of a network that depend on the size of the images, `Sized`, their parameters.
-
-    The network runs once on an image of zeros, in evaluation mode and without gradients, unless it has no such layer.
-    Its other parameters and its statistics stay as they are.
-
-    Args:
-        network: maps images (N, in_channels, H, W) to anything.
-        in_channels: of an image.
-        image_size: (H, W).
-    """
-    layers = [module for module in network.modules() if isinstance(module, Sized)]
-    if not layers:
-        return
-    modes = [(module, module.training) for module in network.modules()]
-    hooks = [layer.register_forward_pre_hook(_fit) for layer in layers]
-    device = next(network.parameters()).device
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, in_channels, *image_size, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-
-
-def _fit(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    assert isinstance(layer, Sized)
-    layer.fit_to(inputs[0])
-
-
-def set_progress(network: nn.Module, progress: float) -> None:
-    """Tell the layers of a network that the share `progress` of the epochs is done, which gradients may depend on."""
-    for module in network.modules():
-        if isinstance(module, _Schemed):
-            module.progress = progress
-
-
-def binary_weights(network: nn.Module) -> list[nn.Parameter]:
-    """Return the weights that the layers of a network take the signs of, each once."""
-    layers = [module for module in network.modules() if isinstance(module, _Schemed)]
-    weights = [layer.weight for layer in layers if layer.scheme.weight_bits == 1]
-    return list({id(weight): weight for weight in weights if isinstance(weight, nn.Parameter)}.values())
-
-
-def regularisers(network: nn.Module) -> Tensor | None:
-    """Return the sum of what the schemes of a network add to its loss; None where none adds anything."""
-    layers = (module for module in network.modules() if isinstance(module, _Schemed))
-    terms = [term for term in (layer.regulariser() for layer in layers) if term is not None]
-    return torch.stack(terms).sum() if terms else None
 
 
 def with_extra_padding(x: Tensor, extra: Pair) -> Tensor:

@@ -8,7 +8,7 @@ from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
-from bnas_deploy.search.nn.layers import binary_weights
+from bnas_deploy.search.nn.scheme_layer import binary_weights
 from bnas_deploy.search.training.losses import takes_signs
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.recipes import Recipe

@@ -12,7 +12,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.data.dataset import DataDescription
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.nn.layers import float_state
+from bnas_deploy.search.nn.float_twin import float_state
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.recipes import LAYERS
 

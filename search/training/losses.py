@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.search.nn.layers import BinaryConv2d, regularisers
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import FloatTanh
+from bnas_deploy.search.nn.scheme_layer import regularisers
 from bnas_deploy.search.training.recipes import Loss
 
 

@@ -21,7 +21,8 @@ from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
-from bnas_deploy.search.nn.layers import binary_weights, set_progress, state_from_twin
+from bnas_deploy.search.nn.float_twin import state_from_twin
+from bnas_deploy.search.nn.scheme_layer import binary_weights, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT, mixed, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card

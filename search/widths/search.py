@@ -37,7 +37,7 @@ from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.models.backbone import Widths
 from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.models.width_layout import Layout, layout_of
-from bnas_deploy.search.nn.layers import regularisers, set_progress
+from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT
 from bnas_deploy.search.training.listener import Listener
 from bnas_deploy.search.training.memory import check_memory, training_need

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, step_in_window
-from bnas_deploy.search.nn.layers import BinaryConv2d, Composite
+from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, Sizes
 
 _RIDGE = 1e-6  # two bases that are equal would have no least squares without it: they share a factor

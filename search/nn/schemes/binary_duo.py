@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import step_in_window
-from bnas_deploy.search.nn.layers import BinaryConv2d, Composite
+from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import (
     Binarised,
     ExcludedError,

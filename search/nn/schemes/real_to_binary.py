@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bnas_deploy.search.nn.layers import BinaryConv2d, Composite
+from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Scheme, Sizes
 
 _REDUCTION = 8  # the paper's and larq's r

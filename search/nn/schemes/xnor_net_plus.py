@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import sign_weight
-from bnas_deploy.search.nn.layers import BinaryConv2d, Composite, Sized
+from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.image_size import Sized
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme, Sizes
 
 

@@ -11,15 +11,11 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.search.models.relaxation import RELAXED, relax_layers
 from bnas_deploy.search.nn.estimators import standardised
-from bnas_deploy.search.nn.layers import (
-    BinaryConv2d,
-    fit_to_images,
-    float_state,
-    regularisers,
-    set_progress,
-    state_from_twin,
-)
+from bnas_deploy.search.nn.float_twin import float_state, state_from_twin
+from bnas_deploy.search.nn.image_size import fit_to_images
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Scheme
+from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.nn.schemes import named_scheme, scheme_names
 
 SIZE = (8, 9)

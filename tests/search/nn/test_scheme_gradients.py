@@ -15,7 +15,8 @@ from bnas_deploy.search.nn.estimators import (
     tanh_sign,
     unit_step,
 )
-from bnas_deploy.search.nn.layers import BinaryConv2d, fit_to_images
+from bnas_deploy.search.nn.image_size import fit_to_images
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.schemes import named_scheme
 from bnas_deploy.search.nn.schemes.ir_net import IrNet
 

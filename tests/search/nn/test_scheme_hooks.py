@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import scale_gradient, sign_activation
-from bnas_deploy.search.nn.layers import (
-    BinaryConv2d,
-    BinaryLinear,
-    BinaryWeightConv2d,
-    Sized,
-    fit_to_images,
-    regularisers,
-    set_progress,
-)
+from bnas_deploy.search.nn.image_size import Sized, fit_to_images
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
 from bnas_deploy.search.nn.scheme import Binarised, FloatWeights, Geometry, Learned, Scheme
+from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 from bnas_deploy.search.training.losses import TrainingLoss
 from bnas_deploy.search.training.recipes import Loss

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.search.nn.layers import BinaryConv2d, set_progress
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import FloatWeights, Geometry
+from bnas_deploy.search.nn.scheme_layer import set_progress
 from bnas_deploy.search.nn.schemes import named_scheme
 
 NAMES = ("zero-alpha", "dorefa")

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from bnas_deploy.core.errors import RecipeError
-from bnas_deploy.search.nn.layers import BinaryConv2d, binary_weights
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import FloatWeights
+from bnas_deploy.search.nn.scheme_layer import binary_weights
 from bnas_deploy.search.nn.schemes import named_scheme
 from bnas_deploy.search.training.bop import Bop
 from bnas_deploy.search.training.recipes import Optimiser
