@@ -1,5 +1,6 @@
 """`bnas-deploy import`: weights that somebody else trained, as a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.network_options import given_settings, network_settings
 from bnas_deploy.commands.options import Name, output_option
 
-# Imports no framework.
+# These import no framework.
+from bnas_deploy.search.models.family import Layout
 from bnas_deploy.search.models.registry import configure, layout_of, layouts, network_names
 
 
@@ -19,9 +21,8 @@ from bnas_deploy.search.models.registry import configure, layout_of, layouts, ne
 @click.option(
     "--layout",
     type=Name(layouts()),
-    default=next(iter(layouts())),
-    show_default=True,
-    help=f"Whose names the tensors have: {'; '.join(f'{name}, {row.summary}' for name, row in layouts().items())}.",
+    help=f"Whose names the tensors have: {'; '.join(f'{name}, {row.summary}' for name, row in layouts().items())}. "
+    "[default: the first of these that the network has]",
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published, 10 or 1000]")
 @click.option(
@@ -34,7 +35,7 @@ from bnas_deploy.search.models.registry import configure, layout_of, layouts, ne
 def command(
     weights: Path,
     network: str,
-    layout: str,
+    layout: str | None,
     classes: int | None,
     labels: Path | None,
     output: Path,
@@ -47,11 +48,10 @@ def command(
     """
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.training.checkpoint import save_checkpoint
-    from bnas_deploy.search.training.import_weights import import_checkpoint, read_names
+    from bnas_deploy.search.training.import_weights import import_checkpoint, read_names, zero_weights
 
-    foreign, given = layout_of(network, layout), given_settings(options)
-    if "scheme" not in given:
-        given = {**foreign.options, **given}
+    layout, foreign = layout_of(network, layout)
+    given = {**_options(foreign, options), **given_settings(options)}
     config = configure(network, classes=classes, options=given)
     names = None if labels is None else read_names(labels, config.classes)
     checkpoint = import_checkpoint(weights, config, foreign, names)
@@ -59,4 +59,13 @@ def command(
     click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
     if deviations := given.get("deviations"):
         click.echo(f"  deviates from the paper: {', '.join(deviations)}")
+    if foreign.sign_of_zero and (zeros := zero_weights(checkpoint)):
+        click.echo(
+            f"  {zeros} binary weights are exactly 0: their sign is 0 in the code that trained them, and +1 here"
+        )
     click.echo(f"Next: bnas-deploy eval {output} --data DATA, or bnas-deploy export {output} -o BUNDLE")
+
+
+def _options(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a layout; a scheme that is given excludes deviations, which are of another one."""
+    return {key: value for key, value in layout.options.items() if not (key == "deviations" and options.get("scheme"))}

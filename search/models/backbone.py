@@ -7,14 +7,14 @@ are built. No framework is imported before a network is built.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, read_json
 from bnas_deploy.core.names import known_name
-from bnas_deploy.search.models.family import Family, Searched
+from bnas_deploy.search.models.family import Family, Layout, Searched
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
 from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Text
 from bnas_deploy.search.models.size_limits import MOST, check_size, check_sizes
@@ -171,6 +171,7 @@ class BackboneFamily:
         width_names: names the widths of one of them.
         build: makes a network of binary layers or of float ones, with the initialisation that training starts from.
         divisors: what a width has to be a multiple of because of groups, by its name; 1 for others.
+        layouts: weights of others that `import` reads, by the name of the layout.
     """
 
     name: str
@@ -178,6 +179,7 @@ class BackboneFamily:
     width_names: Callable[[Backbone], tuple[str, ...]]
     build: Callable[[BackboneConfig], "nn.Module"]
     divisors: Callable[[Backbone], Mapping[str, int]] = lambda backbone: {}
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     def row(self) -> Family:
         """Return the row of the registry."""
@@ -188,6 +190,7 @@ class BackboneFamily:
             configure=self.configure,
             read=self.read,
             build=self.network,
+            layouts=self.layouts,
             searched=Searched(settings=(FORM, WIDTH_FACTOR, WIDTHS), workloads=_workloads),
             width_names=self.names_of_widths,
             forms={name: tuple(network.forms) for name, network in self.networks.items()},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from bnas_deploy.search.models.settings import Setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bnas_deploy.core.latency_table import Workload
 
@@ -61,28 +61,45 @@ class Relaxable(Protocol):
         """Return the same network with something else in the place of binary layers: "float-weights" or "tanh"."""
 
 
+def _one_by_one(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return dict(state)
+
+
+def _unchanged(name: str, tensor: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    return tensor
+
+
 @dataclass(frozen=True)
 class Layout:
     """Weights of a family's networks as another project stores them.
 
     Attributes:
         summary: whose they are, for `--help`.
-        rename: their name of a tensor to the name here; a name that it does not know stays as it is.
+        rename: of a configuration, their name of a tensor to the name here; one that it does not know stays as it is.
         options: settings of `configure` under which the network here computes what theirs does.
         data: the name of the data set that they were trained on, for a configuration.
         names: of the classes.
         order: the number of the class of each of their logits.
         mean, std: of the images that they take, per channel, with pixels in 0..1.
+        networks: those of the family that it has weights of; None for all.
+        join: makes one tensor of several that are one here. It gets all of them by their own names, and returns them
+            so; what does not fit together it leaves.
+        adapt: makes a tensor, with its name and its shape here, the one that stands here: reshaped, or negated.
+        sign_of_zero: the sign of a weight of 0 is 0 there, and +1 here.
     """
 
     summary: str
-    rename: Callable[[str], str]
+    rename: Callable[[Any, str], str]
     options: Mapping[str, Any]
     data: Callable[[Any], str]
     names: Callable[[Any], tuple[str, ...]]
     order: Callable[[Any], tuple[int, ...]]
     mean: Callable[[Any], tuple[float, ...]]
     std: Callable[[Any], tuple[float, ...]]
+    networks: tuple[str, ...] | None = None
+    join: "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]" = _one_by_one
+    adapt: "Callable[[str, Tensor, tuple[int, ...]], Tensor]" = _unchanged
+    sign_of_zero: bool = False
 
 
 @dataclass(frozen=True)

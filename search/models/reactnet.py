@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, imagenet_form
+from bnas_deploy.search.models.layouts.reactnet import REACTNET_LAYOUTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,4 +57,4 @@ NETWORKS = {
     )
 }
 
-REACTNET = BackboneFamily("reactnet", NETWORKS, lambda backbone: WIDTH_NAMES, _build)
+REACTNET = BackboneFamily("reactnet", NETWORKS, lambda backbone: WIDTH_NAMES, _build, layouts=REACTNET_LAYOUTS)

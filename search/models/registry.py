@@ -170,16 +170,20 @@ def layouts() -> dict[str, Layout]:
     return {name: layout for family in FAMILIES.values() for name, layout in family.layouts.items()}
 
 
-def layout_of(network: str, layout: str) -> Layout:
-    """Return a layout of the weights of a network.
+def layout_of(network: str, layout: str | None = None) -> tuple[str, Layout]:
+    """Return the name and the facts of a layout of the weights of a network; None stands for its first one.
 
     Raises:
-        BnasError: no such network, or its family has no such layout.
+        BnasError: no such network, or none of its layouts has that name.
     """
-    known = _family_of(network).layouts
-    if layout not in known:
-        raise BnasError(f"{network}: no layout {layout!r} of its weights; there are {', '.join(known) or 'none'}")
-    return known[layout]
+    family = _family_of(network)
+    canonical = known_name(network, family.networks)
+    known = {name: row for name, row in family.layouts.items() if row.networks is None or canonical in row.networks}
+    chosen = next(iter(known), None) if layout is None else layout
+    if chosen not in known:
+        what = "layout" if chosen is None else f"layout {chosen!r}"
+        raise BnasError(f"{network}: no {what} of its weights; there are {', '.join(known) or 'none'}")
+    return chosen, known[chosen]
 
 
 def _family_of(network: str) -> Family:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, Form, cifar_form, imagenet_form
+from bnas_deploy.search.models.layouts.bi_real import bi_real_layouts
 from bnas_deploy.search.nn.schemes import DEFAULT
 
 if TYPE_CHECKING:
@@ -117,4 +118,10 @@ NETWORKS = {
     ),
 }
 
-RESNET = BackboneFamily("resnet", NETWORKS, width_names, _build)
+
+def _blocks(config: BackboneConfig) -> tuple[int, ...]:
+    residual: Residual = NETWORKS[config.network].architecture
+    return residual.blocks
+
+
+RESNET = BackboneFamily("resnet", NETWORKS, width_names, _build, layouts=bi_real_layouts(_blocks))

@@ -32,6 +32,7 @@ from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.core.files import read_bytes
 from bnas_deploy.search.models.family import Layout, ModelConfig
 from bnas_deploy.search.models.registry import build_network
+from bnas_deploy.search.nn.scheme_layer import binary_weights
 from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -59,11 +60,12 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
     """
     data = _bytes_of(path)
     stored = state_in(path, data)
-    state = _renamed(path, stored, layout)
-    theirs = {layout.rename(name): name for name in stored}
+    joined = layout.join(stored)
+    theirs = _names_here(path, joined, config, layout)
     with torch.device("meta"):  # shapes without memory
         wanted = build_network(config).state_dict()
-    state = _unpacked(path, state, wanted)
+    state = _unpacked(path, {here: joined[name] for here, name in theirs.items()}, wanted)
+    state = {name: _adapted(name, tensor, wanted, layout) for name, tensor in state.items()}
     state = {name: _float32(tensor) for name, tensor in state.items()}
     for name in wanted.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):  # old versions of PyTorch have no such count, and no answer needs it
@@ -82,6 +84,14 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         data=layout.data(config),
         metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
     )
+
+
+def zero_weights(checkpoint: Checkpoint) -> int:
+    """Return how many of the weights that a network takes the signs of are exactly 0."""
+    with torch.device("meta"):
+        network = build_network(checkpoint.network)
+    here = {id(parameter): name for name, parameter in network.named_parameters()}
+    return sum(int((checkpoint.state[here[id(each)]] == 0).sum()) for each in binary_weights(network))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -152,14 +162,19 @@ def _state_dict_in(path: Path, read: Any) -> dict[str, Tensor]:
     )
 
 
-def _renamed(path: Path, state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        here = layout.rename(name)
-        if here in renamed:
+def _names_here(path: Path, state: Mapping[str, Tensor], config: ModelConfig, layout: Layout) -> dict[str, str]:
+    """Return the names that tensors have in the file by those that they have here."""
+    theirs: dict[str, str] = {}
+    for name in state:
+        here = layout.rename(config, name)
+        if here in theirs:
             raise CheckpointError(f"{path}: two tensors are {here} here, one of them {name}; keep one of them")
-        renamed[here] = tensor
-    return renamed
+        theirs[here] = name
+    return theirs
+
+
+def _adapted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    return layout.adapt(name, tensor, tuple(wanted[name].shape)) if name in wanted else tensor
 
 
 def _float32(tensor: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ _RENAMES = (
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def name_here(theirs: str) -> str:
-    """Return the name here of a tensor of the official code."""
+def name_here(config: NetworkConfig, theirs: str) -> str:
+    """Return the name here of a tensor of the official code; all its networks have the same names."""
     for pattern, replacement in _RENAMES:
         theirs = re.sub(f"^{pattern}", replacement, theirs)
     return theirs

@@ -333,8 +333,10 @@ def test_names_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_layout_that_the_family_lacks() -> None:
-    with pytest.raises(BnasError, match=r"BNAS-A: no layout 'larq' of its weights; there are official, official-first"):
-        layout_of("BNAS-A", "larq")
+    with pytest.raises(
+        BnasError, match=r"BNAS-A: no layout 'bi-real' of its weights; there are official, official-first"
+    ):
+        layout_of("BNAS-A", "bi-real")
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""How other projects store the weights of backbones, a module for each project."""
