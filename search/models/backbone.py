@@ -16,7 +16,7 @@ from bnas_deploy.core.json_records import from_json, read_json
 from bnas_deploy.core.names import known_name
 from bnas_deploy.search.models.family import Family, Layout, Searched
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
-from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Text
+from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Switch, Text
 from bnas_deploy.search.models.size_limits import MOST, check_size, check_sizes
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
@@ -104,6 +104,7 @@ class BackboneConfig:
         k_map: multiply each by the map K of XNOR-Net.
         is_float: the float twin, with float weights and no sign.
         relaxed: what binary layers are before they are binary, of `RELAXED`.
+        like_larq: pad strided layers and normalise as larq's networks do.
     """
 
     model: str
@@ -118,6 +119,7 @@ class BackboneConfig:
     k_map: bool = False
     is_float: bool = False
     relaxed: str | None = None
+    like_larq: bool = False
 
     def __post_init__(self) -> None:
         for number, width in enumerate(self.widths, start=1):
@@ -152,6 +154,7 @@ class BackboneConfig:
         return [
             *([] if self.is_float else [f"scheme {self.scheme}"]),
             *(["multiplied by the map K"] if self.k_map else []),
+            *(["padded and normalised as larq's"] if self.like_larq else []),
             *([f"a stage of training: {RELAXED[self.relaxed]}"] if self.relaxed else []),
             f"widths {', '.join(map(str, self.widths))}",
         ]
@@ -172,6 +175,7 @@ class BackboneFamily:
         build: makes a network of binary layers or of float ones, with the initialisation that training starts from.
         divisors: what a width has to be a multiple of because of groups, by its name; 1 for others.
         layouts: weights of others that `import` reads, by the name of the layout.
+        is_in_larq: larq has networks of the family, so that they can be built as there.
     """
 
     name: str
@@ -180,13 +184,14 @@ class BackboneFamily:
     build: Callable[[BackboneConfig], "nn.Module"]
     divisors: Callable[[Backbone], Mapping[str, int]] = lambda backbone: {}
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+    is_in_larq: bool = False
 
     def row(self) -> Family:
         """Return the row of the registry."""
         return Family(
             name=self.name,
             networks=tuple(self.networks),
-            settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP),
+            settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP, *([LIKE_LARQ] if self.is_in_larq else [])),
             configure=self.configure,
             read=self.read,
             build=self.network,
@@ -230,6 +235,7 @@ class BackboneFamily:
         widths: Widths | None = None,
         scheme: str | None = None,
         k_map: bool = False,
+        like_larq: bool = False,
     ) -> BackboneConfig:
         """Return the configuration of a published network, as published or fitted to other images.
 
@@ -255,6 +261,7 @@ class BackboneFamily:
             image_size=image_size or published.image_size,
             scheme=scheme or backbone.scheme,
             k_map=k_map,
+            like_larq=like_larq,
         )
         if widths is not None:
             self._check_widths(widths, config, is_scaled=width_factor != 1)
@@ -394,4 +401,11 @@ WIDTHS = Setting(
     "--widths",
     Text("FILE|N,N,...", read_widths),
     "The channels of every layer: a file of search-widths, or numbers. [default: as published]",
+)
+
+LIKE_LARQ = Setting(
+    "like_larq",
+    "--like-larq",
+    Switch(),
+    "Pad strided layers as TensorFlow does, and take the constants of BN from larq, whose weights need both.",
 )

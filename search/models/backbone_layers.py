@@ -11,6 +11,9 @@ from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.schemes import named_scheme
 
+Pair = tuple[int, int]
+"""(vertical, horizontal)."""
+
 
 class Layers:
     """Makes the layers of one network.
@@ -20,6 +23,7 @@ class Layers:
     """
 
     def __init__(self, config: BackboneConfig) -> None:
+        self.config = config
         self.name = config.name
         self.is_float = config.is_float
         self.scheme = replace(named_scheme(config.scheme), k_map=config.k_map)
@@ -103,6 +107,11 @@ class Layers:
             self.added(out_channels),
         )
 
+    @property
+    def strided_image(self) -> Pair | None:
+        """Return the size of the images where layers are padded by it, as larq's networks are; None where not."""
+        return self.config.image_size if self.config.like_larq else None
+
     def stem(
         self, in_channels: int, channels: int, *, large: bool, activation: nn.Module | None = None
     ) -> nn.Sequential:
@@ -110,25 +119,74 @@ class Layers:
 
         Behind its BN stands `activation`, or else the ReLU of a twin.
         """
-        convolution = float_convolution(in_channels, channels, 7 if large else 3, stride=2 if large else 1)
-        pool = [nn.MaxPool2d(3, stride=2, padding=1)] if large else []
+        image = self.strided_image if large else None
+        convolution = float_convolution(in_channels, channels, 7 if large else 3, stride=2 if large else 1, image=image)
+        pool = [nn.MaxPool2d(3, stride=2, padding=1) if image is None else same_maximum(halved(image))] if large else []
         activation = self.twin_relu() if activation is None else activation
         return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *pool)
 
 
 def float_convolution(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    """Return a float convolution without bias; an image of stride 1 keeps its size."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    image: Pair | None = None,
+) -> nn.Module:
+    """Return a float convolution without bias; an image of stride 1 keeps its size.
+
+    With `image`, the size that it reads, it is padded as TensorFlow's; without, by as much on all sides.
+    """
+    if image is None:
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+    (top, left), (rows, columns) = same_padding(image, kernel_size, stride)
+    padding = nn.ZeroPad2d((left, left + columns, top, top + rows))
+    return nn.Sequential(padding, nn.Conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False))
 
 
 def float_unit(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    image: Pair | None = None,
 ) -> nn.Sequential:
     """Return float convolution -> BN -> ReLU."""
-    convolution = float_convolution(in_channels, out_channels, kernel_size, stride, groups)
+    convolution = float_convolution(in_channels, out_channels, kernel_size, stride, groups, image=image)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def halved(image: Pair) -> Pair:
+    """Return the size of an image behind a stride of 2 that loses no row and no column."""
+    return -(-image[0] // 2), -(-image[1] // 2)
+
+
+def same_padding(image: Pair, kernel_size: int, stride: int) -> tuple[Pair, Pair]:
+    """Return the padding above and left, and how much more there is below and right, of TensorFlow's "same".
+
+    An output of ceil(n / stride) reads (ceil(n / stride) - 1) stride + kernel_size pixels of n and the padding.
+    """
+    total = [max(0, (-(-size // stride) - 1) * stride + kernel_size - size) for size in image]
+    return (total[0] // 2, total[1] // 2), (total[0] % 2, total[1] % 2)
+
+
+def same_maximum(image: Pair) -> nn.MaxPool2d:
+    """Return a 3x3 maximum of stride 2 with TensorFlow's padding "same".
+
+    For an even size that is a row below, which `ceil_mode` reads as well; for an odd size one above and one below.
+    """
+    return nn.MaxPool2d(3, stride=2, padding=(image[0] % 2, image[1] % 2), ceil_mode=True)
+
+
+def set_norms(network: nn.Module, *, eps: float, momentum: float) -> None:
+    """Give all BN of a network other constants; `momentum` is the share of a batch, which Keras calls 1 - momentum."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = eps, momentum
 
 
 def halving_mean() -> nn.AvgPool2d:

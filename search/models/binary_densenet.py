@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, cifar_form, imagenet_form
+from bnas_deploy.search.models.layouts.larq import larq_layouts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,8 @@ def _widths(dense: BinaryDense) -> dict[str, int]:
 def _build(config: BackboneConfig) -> "nn.Module":
     """Return the network: BN -> binary convolution, joined to its input; BN -> max pool -> ReLU -> 1x1 between blocks.
 
-    The form for small images has neither BN nor ReLU behind its stem.
+    The form for small images has neither BN nor ReLU behind its stem. larq's max pools between blocks leave out an odd
+    last row and column.
     """
     from torch import nn
 
@@ -75,7 +77,8 @@ def _blocks(dense: BinaryDense, widths: Mapping[str, int], layers: "Layers") -> 
             channels += growth
         if block < len(dense.blocks):
             after = widths[f"transition{block}"]
-            parts += [nn.BatchNorm2d(channels), halving_maximum(), nn.ReLU(), float_convolution(channels, after, 1)]
+            pool = nn.MaxPool2d(2) if layers.config.like_larq else halving_maximum()
+            parts += [nn.BatchNorm2d(channels), pool, nn.ReLU(), float_convolution(channels, after, 1)]
             channels = after
         yield nn.Sequential(*parts)
 
@@ -98,5 +101,10 @@ NETWORKS = {
 }
 
 BINARY_DENSENET = BackboneFamily(
-    "binary-densenet", NETWORKS, lambda backbone: tuple(_widths(backbone.architecture)), _build
+    "binary-densenet",
+    NETWORKS,
+    lambda backbone: tuple(_widths(backbone.architecture)),
+    _build,
+    layouts=larq_layouts(),
+    is_in_larq=True,
 )

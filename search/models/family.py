@@ -1,6 +1,6 @@
 """What every family of networks says about itself; `bnas_deploy.search.models.registry` lists them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -85,6 +85,8 @@ class Layout:
         join: makes one tensor of several that are one here. It gets all of them by their own names, and returns them
             so; what does not fit together it leaves.
         adapt: makes a tensor, with its name and its shape here, the one that stands here: reshaped, or negated.
+        layers: of files of Keras, whose arrays have no names that last: the names here of the layers with weights, in
+            the order of theirs; others between them do not matter.
         sign_of_zero: the sign of a weight of 0 is 0 there, and +1 here.
     """
 
@@ -99,6 +101,7 @@ class Layout:
     networks: tuple[str, ...] | None = None
     join: "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]" = _one_by_one
     adapt: "Callable[[str, Tensor, tuple[int, ...]], Tensor]" = _unchanged
+    layers: "Callable[[nn.Module], Iterable[str]] | None" = None
     sign_of_zero: bool = False
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, imagenet_form
+from bnas_deploy.search.models.layouts.larq import larq_layouts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,8 +42,9 @@ def _build(config: BackboneConfig) -> "nn.Module":
 
     widths = MELIUS_NET.widths_of(config)
     melius: Melius = NETWORKS[config.network].architecture
+    layers = Layers(config)
     stem = nn.Sequential(
-        float_unit(config.in_channels, widths["stem1"], 3, stride=2),
+        float_unit(config.in_channels, widths["stem1"], 3, stride=2, image=layers.strided_image),
         float_unit(widths["stem1"], widths["stem2"], 3, groups=4),
         float_unit(widths["stem2"], widths["stem3"], 3, groups=8),
         halving_maximum(),
@@ -50,7 +52,7 @@ def _build(config: BackboneConfig) -> "nn.Module":
     sections = len(melius.blocks)
     last = widths[f"transition{sections - 1}"]
     last += sum(widths[f"section{sections}.block{block}"] for block in range(1, melius.blocks[-1] + 1))
-    return Network(stem, _sections(melius, widths, Layers(config)), classifier_behind_norm(last, config.classes))
+    return Network(stem, _sections(melius, widths, layers), classifier_behind_norm(last, config.classes))
 
 
 def _sections(melius: Melius, widths: Mapping[str, int], layers: "Layers") -> Iterator["nn.Module"]:
@@ -90,4 +92,6 @@ MELIUS_NET = BackboneFamily(
     lambda backbone: tuple(_widths(backbone.architecture)),
     _build,
     lambda backbone: {"stem1": 4, "stem2": 8, "stem3": 8},
+    layouts=larq_layouts(),
+    is_in_larq=True,
 )

@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnas_deploy.core.bits import unpack_signs
 from bnas_deploy.core.bundle import Preprocessing
@@ -34,6 +34,7 @@ from bnas_deploy.search.models.family import Layout, ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.scheme_layer import binary_weights
 from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits
+from bnas_deploy.search.training.keras_files import HDF5, placed, places, read_keras
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Where training scripts put a state dict beside other things."""
@@ -59,22 +60,16 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         CheckpointError: the file cannot be read, or its tensors are not those of the network.
     """
     data = _bytes_of(path)
-    stored = state_in(path, data)
-    joined = layout.join(stored)
-    theirs = _names_here(path, joined, config, layout)
     with torch.device("meta"):  # shapes without memory
-        wanted = build_network(config).state_dict()
-    state = _unpacked(path, {here: joined[name] for here, name in theirs.items()}, wanted)
-    state = {name: _adapted(name, tensor, wanted, layout) for name, tensor in state.items()}
+        network = build_network(config)
+    wanted = network.state_dict()
+    state, theirs = _stored(path, data, config, network, layout)
     state = {name: _float32(tensor) for name, tensor in state.items()}
     for name in wanted.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):  # old versions of PyTorch have no such count, and no answer needs it
             state[name] = torch.zeros((), dtype=torch.int64)
     if misfits := find_misfits(state, wanted, theirs):
-        raise CheckpointError(
-            f"{path}: its tensors are not those of {config.name}: {'; '.join(misfits)}; give the network, the "
-            "genotype, the layout and the number of classes that it was trained with"
-        )
+        raise _misfit(path, config, "; ".join(misfits))
     check_values(path, state)
     return Checkpoint(
         network=config,
@@ -84,6 +79,29 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         data=layout.data(config),
         metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
     )
+
+
+def _misfit(path: Path, config: ModelConfig, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: its tensors are not those of {config.name}: {reason}; give the network, the genotype, the layout and "
+        "the number of classes that it was trained with"
+    )
+
+
+def _stored(
+    path: Path, data: bytes, config: ModelConfig, network: nn.Module, layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file by their names here, and their names in the file by these."""
+    if layout.layers is not None:
+        try:
+            return placed(read_keras(path), list(places(network, layout.layers(network)))), {}
+        except ValueError as error:
+            raise _misfit(path, config, str(error)) from None
+    wanted = network.state_dict()
+    joined = layout.join(state_in(path, data))
+    theirs = _names_here(path, joined, config, layout)
+    state = _unpacked(path, {here: joined[name] for here, name in theirs.items()}, wanted)
+    return {name: _adapted(name, tensor, wanted, layout) for name, tensor in state.items()}, theirs
 
 
 def zero_weights(checkpoint: Checkpoint) -> int:
@@ -119,6 +137,8 @@ def _bytes_of(path: Path) -> bytes:
 def _loaded(path: Path, data: bytes) -> Any:
     if not data:
         raise CheckpointError(f"{path}: empty; copy it again")
+    if data.startswith(HDF5):
+        raise CheckpointError(f"{path}: a file of HDF5, as Keras writes it; give --layout larq and a network of larq's")
     try:
         if data[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
             return safetensors.torch.load(data)
