@@ -12,6 +12,7 @@ from bnas_deploy.search.cells.config import SupernetConfig
 from bnas_deploy.search.models.bnas.operations import OPERATION_BUILDERS, convolution
 from bnas_deploy.search.models.bnas.scheme import scheme_of
 from bnas_deploy.search.nn.estimators import activation_scale
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
 
@@ -57,8 +58,7 @@ class Convolutions(nn.Module):
         self.channels = channels
         self.edges = edges
         padding = dilation * (kernel_size - 1) // 2
-        geometry = (channels, edges * channels, kernel_size, stride, padding, dilation)
-        conv = convolution(*geometry, config=config)
+        conv = convolution(Geometry.of(channels, edges * channels, kernel_size, stride, padding, dilation), config)
         assert isinstance(conv, nn.Conv2d | BinaryConv2d)  # what the schemes of a search have
         self.conv = conv
         # The first edge whose weights are float: all of them, none, or the deviation "real-last-convolutions".

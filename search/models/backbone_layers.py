@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.schemes import named_scheme
 
@@ -49,16 +50,18 @@ class Layers:
             ExcludedError: none can have the scheme.
         """
         around = kernel_size // 2 if padding is None else padding
-        geometry = (in_channels, out_channels, kernel_size, stride, around, 1, groups)
+        geometry = Geometry.of(
+            in_channels, out_channels, kernel_size, stride, around, groups=groups, pad_value=pad_value
+        )
         if self.is_float:
-            return nn.Conv2d(*geometry, bias=False)
+            return nn.Conv2d(*geometry.arguments, bias=False)
         if self.scheme.k_map and (groups > 1 or pad_value):
             layer = f"{groups} groups" if groups > 1 else f"signs of {pad_value:+} at their padding"
             raise BnasError(
                 f"{self.name}: it has convolutions with {layer}, and the K map is a mean of all channels, 0 at "
                 "the padding; leave --k-map out"
             )
-        return self.scheme.convolution(*geometry, pad_value=pad_value)
+        return self.scheme.convolution(geometry)
 
     def activation(self, channels: int, *, has_relu: bool = False) -> nn.Module:
         """Return what stands behind a binary convolution and its BN: what the scheme wants there, or else ReLU.

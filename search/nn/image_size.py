@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from bnas_deploy.search.nn.scheme import Pair
+from bnas_deploy.search.nn.geometry import Pair
 
 
 class Sized(nn.Module, ABC):

@@ -1,23 +1,18 @@
 """Binary layers that any network can be made of. The exporter knows these, and torch's own layers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.search.nn.estimators import activation_scale
+from bnas_deploy.search.nn.geometry import Geometry, Pair, Sizes
 from bnas_deploy.search.nn.scheme import (
-    PAD_VALUES,
     ExcludedError,
     Exported,
-    Geometry,
-    Pair,
     Scheme,
-    Sizes,
 )
 from bnas_deploy.search.nn.scheme_layer import SchemeLayer
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
@@ -74,53 +69,45 @@ class BinaryConv2d(SchemeLayer):
         pad_value: int = 0,
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels, groups) < 1:
-            raise ValueError(f"{in_channels} to {out_channels} channels in {groups} groups; each must be at least 1")
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
         if padding_mode != "zeros":
             raise ValueError(
                 f"padding_mode={padding_mode!r}: a binary convolution pads with one number, pad_value; put a padding "
                 "layer of torch.nn in front, such as nn.ReflectionPad2d, and give padding=0"
             )
-        if pad_value not in PAD_VALUES:
-            raise ValueError(f"pad_value={pad_value!r}: a padded tap holds a sign, wanted -1, 0 or 1")
         if scheme.k_map and pad_value:
             raise ValueError(
                 f"pad_value={pad_value} with a K map, which is the mean of |x| and 0 at the padding: wanted pad_value=0"
             )
+        geometry = Geometry.of(
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups), pad_value=pad_value
+        )
+        if reason := scheme.excludes(geometry):
+            raise ExcludedError(reason)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair("kernel_size", kernel_size, least=1)
-        self.stride = _pair("stride", stride, least=1)
-        self.dilation = _pair("dilation", dilation, least=1)
-        self.padding, self.extra_padding = self._sides(padding)
+        self.kernel_size = geometry.kernel_size
+        self.stride = geometry.stride
+        self.dilation = geometry.dilation
+        self.padding, self.extra_padding = geometry.sides
         self.groups = groups
-        if reason := scheme.excludes(Geometry(in_channels, out_channels, self.kernel_size, groups, int(pad_value))):
-            raise ExcludedError(reason)
         self.pad_value = int(pad_value)
-        group_channels = in_channels // groups
-        shape = scheme.latent_shape((out_channels, group_channels, *self.kernel_size))
+        shape = scheme.latent_shape((out_channels, geometry.group_channels, *self.kernel_size))
         self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what nn.Conv2d does
         self.set_scheme(scheme)
         self.bias = nn.Parameter(self.weight.new_empty(out_channels)) if bias else None
         if self.bias is not None:
-            bound = (group_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
+            bound = (geometry.group_channels * self.kernel_size[0] * self.kernel_size[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)  # as nn.Conv2d does
 
-    def _sides(self, padding: Sizes | str) -> tuple[Pair, Pair]:
-        """Return the padding above and left, and how much more there is below and right."""
-        if not isinstance(padding, str):
-            return _pair("padding", padding, least=0), (0, 0)
-        if padding == "valid":
-            return (0, 0), (0, 0)
-        if padding != "same":
-            raise ValueError(f'padding={padding!r}: wanted a number, (vertical, horizontal), "same" or "valid"')
-        if self.stride != (1, 1):
-            raise ValueError(f'padding="same" with stride {self.stride}: a strided convolution does not keep the size')
-        vertical, horizontal = (step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True))
-        return (vertical // 2, horizontal // 2), (vertical % 2, horizontal % 2)
+    @classmethod
+    def of(cls, geometry: Geometry, scheme: Scheme, *, bias: bool = False) -> Self:
+        """Return the layer of a geometry, which a scheme's `convolution` has.
+
+        Raises:
+            ValueError: no binary convolution of the scheme has the geometry.
+        """
+        return cls(*geometry.arguments, bias=bias, scheme=scheme, pad_value=geometry.pad_value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""
@@ -232,9 +219,8 @@ class BinaryWeightConv2d(SchemeLayer, nn.Conv2d):
 
     def __init__(self, *args: Any, scheme: Scheme = XnorNet(), **kwargs: Any) -> None:  # noqa: B008  # a frozen value
         super().__init__(*args, **kwargs)
-        if reason := scheme.excludes(
-            Geometry(self.in_channels, self.out_channels, _pair("kernel_size", self.kernel_size, least=1), self.groups)
-        ):
+        geometry = Geometry.of(self.in_channels, self.out_channels, self.kernel_size, groups=self.groups)
+        if reason := scheme.excludes(geometry):
             raise ExcludedError(reason)
         shape = tuple(self.weight.shape)
         if scheme.latent_shape(shape) != shape:
@@ -278,15 +264,3 @@ def sides_of(padding: Pair, extra: Pair) -> list[int]:
 def _is_rounded(device: torch.device) -> bool:
     """Tell whether convolutions may round what they multiply, which ±1 survives and a scale does not."""
     return device.type != "cpu" or torch.is_autocast_enabled(device.type)
-
-
-def _pair(name: str, value: Sizes, *, least: int) -> Pair:
-    sizes = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(sizes) != 2 or not all(_is_size(size) and size >= least for size in sizes):
-        raise ValueError(f"{name}={value!r}: wanted a number or (vertical, horizontal), integers of at least {least}")
-    return int(sizes[0]), int(sizes[1])
-
-
-def _is_size(value: object) -> bool:
-    """Tell whether it is an integer of any type, such as numpy's; True is none, though Python has it as 1."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -5,7 +5,7 @@ an operator holds. Neither asks for a scheme by name; a layer without one has XN
 `bnas_deploy.search.nn.schemes` has those that can be named.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -14,39 +14,14 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.search.nn.estimators import sign_activation, sign_weight
+from bnas_deploy.search.nn.geometry import PAD_VALUES, Geometry
 
 Learned = Mapping[str, Tensor]
 """What a layer learns besides its weights, by the names of `Scheme.parameters`."""
 
-Pair = tuple[int, int]
-Sizes = int | Sequence[int]
-"""One number, or a sequence of two: (vertical, horizontal)."""
-
-PAD_VALUES = (-1, 0, 1)
-"""What the sign at a padded tap can be."""
-
 
 class ExcludedError(ValueError):
     """A convolution cannot have a scheme; the message is what `Scheme.excludes` says."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The channels, the kernel and the padding of a convolution, which decide whether a scheme can be had there.
-
-    Attributes:
-        in_channels: C, of all groups.
-        out_channels: O.
-        kernel_size: (height, width).
-        groups: 1 for an ordinary convolution, C for a depthwise one.
-        pad_value: what is at its padding, of `PAD_VALUES`.
-    """
-
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    groups: int = 1
-    pad_value: int = 0
 
 
 def needs_signs(scheme: "Scheme", geometry: Geometry) -> str | None:
@@ -55,14 +30,6 @@ def needs_signs(scheme: "Scheme", geometry: Geometry) -> str | None:
         return "the K map is the mean of |x|, which scales signs and not activations of 0 and 1; leave k_map out"
     if geometry.pad_value:
         return f"its padding holds the sign {geometry.pad_value:+}, and the scheme's activations are 0 and 1, not signs"
-    return None
-
-
-def lone_weight(geometry: Geometry) -> str | None:
-    """Say why filters of this geometry cannot be standardised; None where they can."""
-    height, width = geometry.kernel_size
-    if geometry.in_channels // geometry.groups * height * width == 1:
-        return "a filter of one weight cannot be standardised: its mean is the weight itself"
     return None
 
 
@@ -165,23 +132,15 @@ class Scheme:
             return "the K map is a mean over all channels, so it needs groups=1"
         return None
 
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
-        """Return what stands in a network where a binary convolution of these arguments does: a `BinaryConv2d`.
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+        """Return what stands in a network where a binary convolution of this geometry does: a `BinaryConv2d`.
 
         A scheme of several convolutions, or of one with something around it, returns another module. Its attribute
         `weight` is that of the convolution, so that a float twin has a parameter of the same name.
+
+        Args:
+            geometry: of the convolution.
+            bias: add a parameter (O).
 
         Raises:
             ValueError: as `BinaryConv2d`.
@@ -189,11 +148,7 @@ class Scheme:
         # Imported here: a layer holds a scheme, so its module imports this one.
         from bnas_deploy.search.nn.layers import BinaryConv2d
 
-        return BinaryConv2d(
-            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias),
-            scheme=self,
-            pad_value=pad_value,
-        )
+        return BinaryConv2d.of(geometry, self, bias=bias)
 
     def activation(self, channels: int) -> nn.Module | None:
         """Return what the scheme wants behind a binary convolution and its BN; None: what the network has there."""

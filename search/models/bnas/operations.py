@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.genotype import BATS_GROUPS
 from bnas_deploy.search.models.bnas.scheme import scheme_of
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import Zeroise
 
 
@@ -49,7 +50,8 @@ class ConvBlock(nn.Module):
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
         self.norm = nn.BatchNorm2d(in_channels, affine=affine)
-        self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, dilation, config=config)
+        geometry = Geometry.of(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        self.conv = convolution(geometry, config)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,25 +60,15 @@ class ConvBlock(nn.Module):
         return y
 
 
-def convolution(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-    groups: int = 1,
-    *,
-    config: LayerConfig,
-) -> nn.Module:
+def convolution(geometry: Geometry, config: LayerConfig) -> nn.Module:
     """Return what the scheme of a configuration has for a binary convolution; a float one for a float twin. No bias.
 
     The map K is a mean over all channels, so a grouped convolution has none.
     """
-    geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
     if config.is_float:
-        return nn.Conv2d(*geometry, bias=False)
-    return scheme_of(config.scheme, config.deviations, k_map=config.k_map and groups == 1).convolution(*geometry)
+        return nn.Conv2d(*geometry.arguments, bias=False)
+    k_map = config.k_map and geometry.groups == 1
+    return scheme_of(config.scheme, config.deviations, k_map=k_map).convolution(geometry)
 
 
 class SeparableBlock(nn.Module):
@@ -91,9 +83,9 @@ class SeparableBlock(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
-        geometry = (kernel_size, stride, padding, dilation, channels)
+        geometry = Geometry.of(channels, channels, kernel_size, stride, padding, dilation, groups=channels)
         self.norm0 = nn.BatchNorm2d(channels, affine=affine)
-        self.depthwise = convolution(channels, channels, *geometry, config=config)
+        self.depthwise = convolution(geometry, config)
         self.pointwise = ConvBlock(channels, channels, config, kernel_size=1, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,9 +105,9 @@ class BatsBlock(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
-        geometry = (kernel_size, stride, padding, dilation, BATS_GROUPS)
+        geometry = Geometry.of(channels, channels, kernel_size, stride, padding, dilation, groups=BATS_GROUPS)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
-        self.conv = convolution(channels, channels, *geometry, config=config)
+        self.conv = convolution(geometry, config)
         self.prelu = nn.PReLU(channels)
         self.shuffle = nn.ChannelShuffle(_BATS_SHUFFLE)
         self.stride = stride

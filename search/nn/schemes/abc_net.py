@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, step_in_window
 from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, Sizes
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme
 
 _RIDGE = 1e-6  # two bases that are equal would have no least squares without it: they share a factor
 
@@ -163,29 +164,15 @@ class AbcNet(AbcBasis):
             return "the K map is of one basis of activations, and abc-net has several; leave k_map out"
         return super().excludes(geometry)
 
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
         """Return a binary convolution for each pair."""
-        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         shifts = _spread(self.weight_bases)
         count = self.activation_bases
         rows = [
             [
-                BinaryConv2d(
-                    *geometry,
-                    scheme=AbcBasis(shifts=shifts, weight_basis=basis, threshold=(row + 0.5) / count, factor=1 / count),
-                    pad_value=pad_value,
+                BinaryConv2d.of(
+                    geometry,
+                    AbcBasis(shifts=shifts, weight_basis=basis, threshold=(row + 0.5) / count, factor=1 / count),
                 )
                 for basis in range(self.weight_bases)
             ]

@@ -21,15 +21,14 @@ from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import step_in_window
 from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import (
     Binarised,
     ExcludedError,
     Exported,
-    Geometry,
     Learned,
     Scheme,
-    Sizes,
     zero_one_exported,
 )
 from bnas_deploy.search.nn.schemes.dorefa import DoReFa, passing_weights
@@ -128,26 +127,13 @@ class BinaryDuo(DoReFa):
             return "both halves of a BinaryDuo layer have to meet in every filter, so it needs groups=1"
         return super().excludes(geometry)
 
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
         """Return a binary convolution of twice the channels."""
-        geometry = (2 * in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        if reason := self.excludes(Geometry(in_channels, out_channels, (1, 1), groups, pad_value)):
+        if reason := self.excludes(geometry):
             raise ExcludedError(reason)
-        return DuplicatedConv2d(
-            BinaryConv2d(*geometry, scheme=Halves(decoupled_from=self.decoupled_from), pad_value=pad_value)
-        )
+        twice = replace(geometry, in_channels=2 * geometry.in_channels)
+        halves = Halves(decoupled_from=self.decoupled_from)
+        return DuplicatedConv2d(BinaryConv2d.of(twice, halves, bias=bias))
 
 
 SCHEME = BinaryDuo()

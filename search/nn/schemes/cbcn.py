@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_weight, weight_scale
-from bnas_deploy.search.nn.scheme import Binarised, Geometry, Learned, Scheme
+from bnas_deploy.search.nn.geometry import Geometry
+from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 
 _BORDER = (0, 1, 2, 5, 8, 7, 6, 3)
 """The taps of a 3x3 filter around its centre, clockwise, each by its number in rows."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, unit_step
-from bnas_deploy.search.nn.scheme import Binarised, Exported, Geometry, Learned, Scheme, needs_signs, zero_one_exported
+from bnas_deploy.search.nn.geometry import Geometry
+from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme, needs_signs, zero_one_exported
 
 
 def passing_weights(weight: Tensor) -> Binarised:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_weight
-from bnas_deploy.search.nn.scheme import Binarised, Geometry, Learned, Scheme
+from bnas_deploy.search.nn.geometry import Geometry
+from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.nn.scheme import Scheme, Sizes
+from bnas_deploy.search.nn.scheme import Scheme
 
 _REDUCTION = 8  # the paper's and larq's r
 
@@ -56,22 +57,9 @@ class GatedConv2d(Composite):
 class RealToBinary(Scheme):
     """sign(x) convolved with sign(W), times a gate."""
 
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
         """Return a binary convolution and its gate."""
-        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        return GatedConv2d(BinaryConv2d(*geometry, scheme=self, pad_value=pad_value), bias=bias)
+        return GatedConv2d(BinaryConv2d.of(geometry, self), bias=bias)
 
     def activation(self, channels: int) -> nn.Module:
         """Return a PReLU with a slope per channel."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import sign_weight
 from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import Sized
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme, Sizes
+from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 
 
 @dataclass(frozen=True)
@@ -112,24 +113,10 @@ class XnorNetPlusMap(Scheme):
     factors: tuple[tuple[str, tuple[int, ...]], ...] = (("scale_map", (_CHANNEL, _ROW, _COLUMN)),)
     per_channel: bool = False
 
-    def convolution(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sizes,
-        stride: Sizes = 1,
-        padding: Sizes | str = 0,
-        dilation: Sizes = 1,
-        groups: int = 1,
-        bias: bool = False,
-        *,
-        pad_value: int = 0,
-    ) -> nn.Module:
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
         """Return a binary convolution and its factors; `fit_to_images` has to make them."""
-        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         scheme = XnorNetPlus(k_map=self.k_map) if self.per_channel else Scheme(k_map=self.k_map)
-        conv = BinaryConv2d(*geometry, scheme=scheme, pad_value=pad_value)
-        return MappedConv2d(conv, dict(self.factors), bias=bias)
+        return MappedConv2d(BinaryConv2d.of(geometry, scheme), dict(self.factors), bias=bias)
 
 
 OUTER = XnorNetPlusMap(factors=(("pixel_scale", (_ROW, _COLUMN)),), per_channel=True)

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bnas_deploy.search.nn.estimators import sign_weight, standardised, unit_step, weight_scale
+from bnas_deploy.search.nn.geometry import Geometry, lone_weight
 from bnas_deploy.search.nn.scheme import (
     Binarised,
     Exported,
-    Geometry,
     Learned,
     Scheme,
-    lone_weight,
     needs_signs,
     zero_one_exported,
 )

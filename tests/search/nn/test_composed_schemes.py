@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.schemes import named_scheme
 from bnas_deploy.search.nn.schemes.abc_net import AbcNet, least_squares
@@ -57,7 +58,7 @@ def abc_by_hand(x: Tensor, weight: Tensor, levels: list[Tensor], factors: list[T
 def test_bases_of_weights_and_activations() -> None:
     torch.manual_seed(0)
     scheme = AbcNet(weight_bases=3, activation_bases=2)
-    conv = scheme.convolution(3, 4, 3, 1, 1).double()
+    conv = scheme.convolution(Geometry.of(3, 4, 3, 1, 1)).double()
     names = [name for name, _ in conv.named_parameters()]
     row = ["level", "factor"]
     assert names == ["rows.0.0.weight", *(f"rows.{n}.0.{name}" for n in range(2) for name in row)]
@@ -76,7 +77,7 @@ def test_least_squares_of_equal_bases_share_a_factor() -> None:
 
 
 def test_layers_share_their_weight_through_copies_devices_and_files() -> None:
-    conv = named_scheme("abc-net").convolution(3, 4, 3, bias=True)
+    conv = named_scheme("abc-net").convolution(Geometry.of(3, 4, 3), bias=True)
     other = copy.deepcopy(conv).to(torch.float64).float()
     with torch.no_grad():
         for parameter in other.parameters():
@@ -89,7 +90,7 @@ def test_layers_share_their_weight_through_copies_devices_and_files() -> None:
     x = torch.randn(1, 3, 4, 4)
     assert torch.equal(conv.eval()(x), other.eval()(x))
     with torch.device("meta"):
-        empty = named_scheme("abc-net").convolution(3, 4, 3)
+        empty = named_scheme("abc-net").convolution(Geometry.of(3, 4, 3))
         assert empty.eval()(torch.empty(1, 3, 4, 4)).shape == (1, 4, 2, 2)
     made = empty.to_empty(device="cpu")
     assert made.rows[2][2].weight is made.rows[0][0].weight

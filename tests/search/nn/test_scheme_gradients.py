@@ -15,6 +15,7 @@ from bnas_deploy.search.nn.estimators import (
     tanh_sign,
     unit_step,
 )
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.schemes import named_scheme
@@ -165,7 +166,7 @@ def test_a_filter_of_one_weight_cannot_be_standardised(name: str) -> None:
 
 
 def test_the_gate_sees_what_signs_are_taken_of() -> None:
-    conv = named_scheme("real-to-binary").convolution(16, 6, 3, 2, 1, bias=True)
+    conv = named_scheme("real-to-binary").convolution(Geometry.of(16, 6, 3, 2, 1), bias=True)
     x = torch.randn(2, 16, 5, 5)
     first, second = conv.gate[2].weight, conv.gate[4].weight
     assert first.shape == (2, 16)
@@ -185,7 +186,7 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_forms_of_learned_scales(name: str) -> None:
-    conv = named_scheme(name).convolution(4, 6, 3, 2, 1)
+    conv = named_scheme(name).convolution(Geometry.of(4, 6, 3, 2, 1))
     fit_to_images(conv, 4, (5, 8))
     parameters = dict(conv.named_parameters())
     assert {key: tuple(value.shape) for key, value in parameters.items()} == {
@@ -204,7 +205,7 @@ def test_the_forms_of_learned_scales(name: str) -> None:
 
 
 def test_scales_without_a_size() -> None:
-    conv = named_scheme("xnor-net-plus-map").convolution(4, 6, 3)
+    conv = named_scheme("xnor-net-plus-map").convolution(Geometry.of(4, 6, 3))
     with pytest.raises(ValueError, match=r"scale_map has no size yet, .*: call fit_to_images on the network first"):
         conv(torch.randn(1, 4, 5, 5))
     fit_to_images(conv, 4, (5, 5))

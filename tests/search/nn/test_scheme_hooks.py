@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import scale_gradient, sign_activation
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import Sized, fit_to_images
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
-from bnas_deploy.search.nn.scheme import Binarised, FloatWeights, Geometry, Learned, Scheme
+from bnas_deploy.search.nn.scheme import Binarised, FloatWeights, Learned, Scheme
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 from bnas_deploy.search.training.losses import TrainingLoss
@@ -53,7 +54,7 @@ class Demanding(Scheme):
 
 def test_the_defaults_are_neutral() -> None:
     scheme = XnorNet()
-    assert type(scheme.convolution(3, 4, 3, 2, 1, 1, 1, True)) is BinaryConv2d
+    assert type(scheme.convolution(Geometry.of(3, 4, 3, 2, 1, 1, 1), bias=True)) is BinaryConv2d
     assert scheme.activation(4) is None
     assert scheme.at(0.7) is scheme
     layer = BinaryConv2d(3, 4, 3, scheme=scheme)
@@ -112,7 +113,7 @@ def test_float_weights_keep_what_the_activations_need() -> None:
     assert relaxed.at(0.5) == FloatWeights(of=Demanding(factor=1.5))
     assert isinstance(relaxed.activation(3), nn.PReLU)
     assert relaxed.excludes(Geometry(3, 4, (2, 2))) == "kernels of (2, 2)"
-    assert FloatWeights(k_map=True).excludes(Geometry(4, 4, (3, 3), 2)) is not None
+    assert FloatWeights(k_map=True).excludes(Geometry(4, 4, (3, 3), groups=2)) is not None
 
 
 def test_the_loss_has_the_terms_of_the_schemes() -> None:

@@ -20,6 +20,7 @@ from bnas_deploy.export.rewrite import run
 from bnas_deploy.search.models.bnas.config import published_config
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.estimators import sign_activation, sign_weight
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, BinaryWeightConv2d
 from bnas_deploy.search.nn.scheme import Binarised, Exported, FloatWeights, Learned, Scheme
 from bnas_deploy.search.nn.schemes import check_scheme, named_scheme, scheme_names
@@ -250,7 +251,7 @@ def test_names_are_listed_without_pytorch() -> None:
 def test_a_network_has_the_scheme_that_its_configuration_names(name: str) -> None:
     with torch.device("meta"):
         network = build_network(published_config("BNAS-Mini", scheme=name))
-        alone = named_scheme(name).convolution(12, 12, 3)
+        alone = named_scheme(name).convolution(Geometry.of(12, 12, 3))
     schemes = {layer.scheme for layer in network.modules() if isinstance(layer, BinaryConv2d)}
     assert schemes == {layer.scheme for layer in alone.modules() if isinstance(layer, BinaryConv2d)}
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.nn.scheme import FloatWeights, Geometry
+from bnas_deploy.search.nn.scheme import FloatWeights
 from bnas_deploy.search.nn.scheme_layer import set_progress
 from bnas_deploy.search.nn.schemes import named_scheme
 
@@ -85,7 +86,7 @@ def test_signs_with_an_offset_are_the_same_bits(name: str, padding: int) -> None
 @pytest.mark.parametrize("name", [*NAMES, "binary-duo"])
 def test_a_k_map_is_excluded(name: str) -> None:
     with pytest.raises(ValueError, match=r"the K map is the mean of .*, which scales signs and not .*; leave k_map"):
-        replace(named_scheme(name), k_map=True).convolution(4, 4, 3)
+        replace(named_scheme(name), k_map=True).convolution(Geometry.of(4, 4, 3))
 
 
 @pytest.mark.parametrize(("alpha", "stands_for"), [(-0.5, 0.5), (0.0, 2.0**-20), (1e-30, 2.0**-20)])
@@ -121,7 +122,7 @@ def duo_by_hand(x: Tensor, weight: Tensor, thresholds: tuple[float, float]) -> T
 
 def test_two_thresholds() -> None:
     torch.manual_seed(0)
-    conv = named_scheme("binary-duo").convolution(3, 4, 3, 1, 1).double()
+    conv = named_scheme("binary-duo").convolution(Geometry.of(3, 4, 3, 1, 1)).double()
     set_progress(conv, 0.5)  # decoupled
     nn.init.normal_(conv.conv.weight)
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
@@ -136,7 +137,7 @@ def test_two_thresholds() -> None:
 
 def test_coupled_halves_are_one_ternary_activation_and_stay_alike() -> None:
     torch.manual_seed(0)
-    conv = named_scheme("binary-duo").convolution(3, 4, 3, 1, 1)
+    conv = named_scheme("binary-duo").convolution(Geometry.of(3, 4, 3, 1, 1))
     first, second = conv.conv.weight.chunk(2, dim=1)
     assert torch.equal(first, second)
     x = torch.rand(2, 3, 5, 5) * 1.4 - 0.2
@@ -157,7 +158,7 @@ def test_coupled_halves_are_one_ternary_activation_and_stay_alike() -> None:
 
 
 def test_a_float_twin_has_the_sum_of_both_halves() -> None:
-    conv = named_scheme("binary-duo").convolution(3, 4, 3)
+    conv = named_scheme("binary-duo").convolution(Geometry.of(3, 4, 3))
     nn.init.normal_(conv.conv.weight)
     assert torch.equal(conv.real_weight(), conv.conv.weight[:, :3] + conv.conv.weight[:, 3:])
 
@@ -166,5 +167,5 @@ def test_groups_are_excluded() -> None:
     with pytest.raises(
         ValueError, match="both halves of a BinaryDuo layer have to meet in every filter, so it needs g"
     ):
-        named_scheme("binary-duo").convolution(4, 4, 3, groups=2)
+        named_scheme("binary-duo").convolution(Geometry.of(4, 4, 3, groups=2))
     assert named_scheme("binary-duo").excludes(Geometry(4, 4, (3, 3))) is None

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bnas_deploy.core.errors import RecipeError
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import FloatWeights
 from bnas_deploy.search.nn.scheme_layer import binary_weights
@@ -52,7 +53,7 @@ def test_binary_weights_are_found_once() -> None:
         nn.Conv2d(3, 4, 1),
         BinaryConv2d(4, 4, 1),
         BinaryConv2d(4, 4, 1, scheme=FloatWeights()),
-        named_scheme("abc-net").convolution(4, 4, 1),
+        named_scheme("abc-net").convolution(Geometry.of(4, 4, 1)),
     )
     found = binary_weights(network)
     assert [weight is other for weight, other in zip(found, (network[1].weight, network[3].real_weight()), strict=True)]
