@@ -44,8 +44,8 @@ def command(
     is measured in OpenVINO too, where the package openvino is installed.
 
     With --host all of that is done on another machine, over the system's OpenSSH, which asks for a password itself if
-    it needs one. What has to be installed goes to ~/.cache/bnas-deploy there and is kept for the next time, as is the
-    bundle; the device needs Python 3.11 and no network. The bundle is verified there before it is measured.
+    it needs one. Packages and the bundle go to ~/.cache/bnas-deploy there and are kept for the next time. The device
+    needs Python 3.11 and no network. The bundle is verified there before it is measured.
 
     See bench-layers for single layers against other engines, and bench-ops for the table of a latency-aware search.
     """

@@ -8,7 +8,7 @@ from bnas_deploy.commands.command import Command
 @click.command("doctor", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(as_json: bool) -> None:
-    """Show what this machine has to run models, what is missing, and the command that mends it.
+    """Show whether this machine can run models, the missing parts, and the commands that mend it.
 
     Small layers are run with every kernel that the processor can run, and compared bit for bit with onnxruntime's
     standard operators. The exit code is 0 only if models run here as they should.

@@ -17,8 +17,8 @@ from bnas_deploy.commands.options import output_option, say
 def command(target: str | None, wheel: Path | None, output: Path | None) -> None:
     """Print the path of the operator library, which an app registers with onnxruntime, or write a copy of it.
 
-    For another machine than this one the library is built, which needs the sources: a clone of the repository, or an
-    unpacked sdist, with bnas-deploy installed from it with `pip install -e .`.
+    For another machine the library is built, which needs the sources. Those are a clone of the repository or an
+    unpacked sdist, installed with `pip install -e .`.
     """
     # Imported here so that --help does not wait for numpy.
     from bnas_deploy.core.files import check_writable, write_whole

@@ -17,8 +17,8 @@ from bnas_deploy.commands.options import check_outputs
 def command(files: tuple[Path, ...], markdown_path: Path | None, html_path: Path | None) -> None:
     """Show what `bnas-deploy bench --json` wrote: one report again, or several side by side.
 
-    Several devices, versions or networks become columns, named by what they do not share; times of the same network
-    are also divided by those of the first file. Reports of networks and of single layers do not mix.
+    Several devices, versions or networks become columns, named by their differences. Times of the same network are also
+    divided by the first file's. Reports of networks and of single layers do not mix.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy import report

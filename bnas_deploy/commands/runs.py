@@ -193,8 +193,8 @@ def one_voice() -> Iterator[None]:
 class ProgressBar:
     """Shows a run of training or searching: a bar with the time left, and a line per epoch.
 
-    Where there is no bar, because a file or a program reads the lines, they tell the time left: as long as what is
-    done since the start or the resume took for each step.
+    Where a file or a program reads the lines there is no bar, and they tell the time left. The estimate is the mean
+    time of a step since the start or the resume.
     """
 
     def __init__(self, progress: "Progress", clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""The bit convention: what a sign is, what a bit means, and how bits lie in bytes.
+"""The bit convention: the sign of a number, the meaning of a bit, and the order of bits in bytes.
 
 Python, ONNX, the kernels and the C library follow this module; nothing else decides it.
 """

@@ -45,8 +45,8 @@ def parse(data: bytes | str) -> Any:
     """Return what a JSON text holds; a byte-order mark before it is passed over.
 
     Raises:
-        ValueError: it is not UTF-8 or not JSON, an object has a key twice, text has half of a surrogate pair, an
-            integer thousands of digits, or lists and objects are nested too deeply. It is never another exception.
+        ValueError: it is not UTF-8 or not JSON; an object has a key twice; text has half of a surrogate pair; an
+            integer has thousands of digits; or nesting is too deep. It is never another exception.
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:

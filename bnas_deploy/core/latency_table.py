@@ -44,8 +44,8 @@ Pair = tuple[int, int]
 class Workload:
     """One operation of a finished network, by operator and shape; the batch and the weights are left out.
 
-    `operator` is an ONNX operator, one of the domain `bnas` or one of `OPERATORS`. `input` is what it reads; of several
-    inputs alike it is one, and those of a Concat count as the tensor that they make. `parts` is their number.
+    `operator` is an ONNX operator, one of the domain `bnas` or one of `OPERATORS`. `input` is the shape that it reads:
+    one of several equal inputs, and for a Concat the tensor that its inputs make. `parts` is their number.
     """
 
     operator: str

@@ -76,7 +76,7 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit in the block, so that what the block has to clean up is cleaned up.
+    """Make SIGTERM raise SystemExit in the block, so that the block cleans up.
 
     By default SIGTERM ends the process without any `finally`; `kill`, a job queue and a shutdown send it. Another
     handler is left as it is.

@@ -72,8 +72,8 @@ def put_folder(fresh: Path, path: Path, work: Path) -> None:
     """Rename `fresh`, which lies in the partial folder `work`, to `path`; what is there ends up in `work`.
 
     Linux exchanges the two, so there is a whole folder at `path` at any time. Other systems and some file systems (NFS)
-    need two renamings. A process that is killed between them leaves nothing at `path`, and the next writer puts back
-    what was there.
+    need two renamings. A process that is killed between them leaves nothing at `path`, and the next writer puts the old
+    file back.
 
     Raises:
         OSError: it cannot be renamed; `path` is as before when `work` has been removed.

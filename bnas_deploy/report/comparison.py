@@ -1,4 +1,4 @@
-"""Several reports side by side, in numbers: what they are called, and one line for each figure that they share."""
+"""Several reports side by side, in numbers: their names, and one line for each figure that they share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def _is_of_network(report: Report) -> bool:
 
 
 def column_names(files: Sequence[Path], reports: Sequence[Report]) -> tuple[str, ...]:
-    """Name each report by what it does not share with the others: no two names are the same.
+    """Name each report by its differences from the others: no two names are the same.
 
     Machine, network and version are in the name wherever they differ; the rest only until all names do.
     """

@@ -103,9 +103,9 @@ def kind_rows(records: Iterable[Record]) -> list[KindRow]:
 class SingleRow:
     """One layer that was measured by itself: microseconds by engine, and how many times as fast the first engine is.
 
-    `macs` are of one run. `times_as_fast` has an entry for each other engine, and `scaling` is how many times as fast
-    the first engine is as with the fewest threads of the report, None where these are they. `disturbed` are the engines
-    where other programs left too few runs to tell how many times.
+    `macs` are of one run. `times_as_fast` has an entry for each other engine. `scaling` compares the first engine with
+    itself at the fewest threads of the report; None where these are they. `disturbed` are the engines where other
+    programs left too few runs to tell how many times.
     """
 
     layer: str

@@ -219,8 +219,8 @@ def _kind_table(records: Sequence[Record], where: str) -> Table:
 
 
 SLOWED = 1.3
-"""Where the nodes add up to this many times the run, or the run to this many times the nodes, something disturbed one
-of the two, and a profile says more about that than about the run."""
+"""The largest ratio, either way, of the nodes' sum and the run. Beyond it something disturbed one of the two, and the
+profile says little about the run."""
 
 
 def _sum_notes(work: Mapping[str, Breakdown], whole_us: Mapping[str, float]) -> Iterator[str]:

@@ -34,9 +34,9 @@ Edge = tuple[int, int]
 class ExpectedLatency:
     """weight * CE * E[T] / U; CE is the cross-entropy, U is E[T] where all operations are equally probable.
 
-    So a weight means the same on a fast device and on a slow one, and for images that are easy and that are hard: a
-    search begins where latency counts `weight` times as much as cross-entropy. CE is taken as a number, without a
-    gradient. Weighed against nothing, latency would decide alone as soon as a supernet is right about all its images.
+    So a weight means the same on fast and slow devices, and for easy and hard images. A search begins where latency
+    counts `weight` times as much as cross-entropy. CE is taken as a number, without a gradient. Weighed against
+    nothing, latency would decide alone as soon as a supernet is right about all its images.
 
     Args:
         table: of the device.

@@ -1,8 +1,8 @@
 """The run of a cell search: a supernet, its alphas and their optimisers, step by step and epoch by epoch.
 
-The steps are first-order, as in BNAS: each batch of the held-out half moves the alphas, with the weights as they are,
-then each batch of the other half moves the weights. Where the official code draws its held-out batches anew each
-time, here every held-out image comes once per epoch.
+The steps are first-order, as in BNAS. A batch of the held-out half moves the alphas, with fixed weights. Then a batch
+of the other half moves the weights. Where the official code draws its held-out batches anew each time, here every
+held-out image comes once per epoch.
 """
 
 import json

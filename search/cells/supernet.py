@@ -4,18 +4,18 @@
 
 The alphas, from which a strategy makes the weights w, are shared by all normal cells and by all reduction cells.
 
-A cell has 14 edges and 7 operations, and running them one by one is mostly overhead. What the edges that leave one
-state have in common is done once for all of them, which changes no value:
+A cell has 14 edges and 7 operations, and running them one by one is mostly overhead. Work that the edges from one state
+share is done once for all of them, which changes no value:
 
-* Their inputs are the same, and the BN of a candidate has no gamma and beta, so one BN and one sign serve them all,
-  and each pooling is done once.
-* Convolutions with the same geometry are one convolution whose output channels are those of all the edges.
+* Their inputs are the same, and the BN of a candidate has no gamma and beta. So one BN and one sign serve them all, and
+  each pooling is done once.
+* Convolutions with the same geometry are one convolution, with the output channels of all the edges.
 * relu(beta * acc) * w = relu(acc) * (beta * w), since beta >= 0: scale and mixing weight are multiplied once.
 * Zeroise adds nothing.
 
-What has nothing to do with the images is done before them, once for all cells (`Supernet.prepare`): mixing weights are
-picked out of the tables together, and the weights of a cell's convolutions of one kernel size are binarised together,
-because centring, beta and sign treat every output channel by itself.
+`Supernet.prepare` does the work that does not depend on the images, once for all cells. It picks mixing weights out of
+the tables together. It binarises the weights of a cell's convolutions of one kernel size together, because centring,
+beta and sign treat every output channel by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

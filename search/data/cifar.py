@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their "binary version", or in their "Python version" (see `cifar_python`).
 
-A file of the binary version is a row of records without any header: one label byte (CIFAR-100: the coarse label, then
-the fine one) and 3072 bytes of pixels, the red 32x32 plane, then the green, then the blue.
+A file of the binary version is a row of records without any header. A record has one label byte (CIFAR-100: the coarse
+label, then the fine one) and 3072 bytes of pixels: the red 32x32 plane, then green, then blue.
 """
 
 import os

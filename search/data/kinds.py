@@ -1,4 +1,4 @@
-"""The kinds of data sets, one row each: what `--data` can name, what opens it, and what it is trained with.
+"""The kinds of data sets, one row each: the form of `--data`, the function that opens it, and its default recipe.
 
 A data set is added by a module that opens it and a row in `DATA_KINDS`. This module imports no framework, so that
 `--help` can show what is in it.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class DropPath(nn.Module):
     """Zeros in the place of a branch, with a probability of their own for each image; the identity at evaluation.
 
-    What is kept is divided by the probability of being kept, so that the mean stays.
+    Kept images are divided by their probability of being kept, so that the mean stays.
 
     Attributes:
         probability: of being left out, at least 0 and below 1.

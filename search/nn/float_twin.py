@@ -10,7 +10,7 @@ from bnas_deploy.search.nn.scheme_layer import SchemeLayer
 
 
 class Composite(nn.Module, ABC):
-    """What stands in a network where one binary convolution does, and is made of some and of what is around them."""
+    """A module in the place of one binary convolution, made of several, or of one with something around it."""
 
     @abstractmethod
     def real_weight(self) -> Tensor:
@@ -18,14 +18,14 @@ class Composite(nn.Module, ABC):
 
     @abstractmethod
     def latent(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return what it begins with in the place of the weights of a float convolution, by the names of its state."""
+        """Return its first tensors, by the names of its state, made of the weights of a float convolution."""
 
 
 def float_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network as its float twin names it.
 
-    A float convolution stands where a binary layer or a composite does, and has its `real_weight`; what else such a
-    module has is there as well, and no twin asks for it.
+    Each binary layer or composite is a float convolution in the twin, whose weight is its `real_weight`. Its other
+    tensors are in the state as well; no twin asks for them.
     """
     state = dict(network.state_dict())
     with torch.no_grad():
@@ -36,10 +36,10 @@ def float_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def state_from_twin(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of a network's float twin as the network names it; other states stay as they are.
+    """Return the state of a network's float twin in the network's own names; other states are unchanged.
 
     Raises:
-        ValueError: a layer makes its weights of fewer, so that those of a float convolution are no beginning for it.
+        ValueError: a layer makes its weights of fewer numbers, so a float convolution gives no beginning for it.
     """
     renamed = dict(state)
     for name, module in network.named_modules():

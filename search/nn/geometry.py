@@ -15,7 +15,7 @@ PAD_VALUES = (-1, 0, 1)
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a convolution is but for its weights and its bias; `of` makes one of `torch.nn.Conv2d`'s arguments.
+    """Every argument of a convolution but the bias; `of` makes one of `torch.nn.Conv2d`'s arguments.
 
     Attributes:
         in_channels: C, of all groups.
@@ -26,7 +26,7 @@ class Geometry:
             one at the bottom and at the right, with stride 1.
         dilation: (vertical, horizontal).
         groups: 1 for an ordinary convolution, C for a depthwise one.
-        pad_value: what the activations of a binary convolution are at the padding, of `PAD_VALUES`.
+        pad_value: the activation of a binary convolution at the padding, of `PAD_VALUES`.
 
     Raises:
         ValueError: no binary convolution has this geometry.

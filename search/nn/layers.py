@@ -40,8 +40,8 @@ class BinaryConv2d(SchemeLayer):
         bias: add a parameter (O).
         padding_mode: "zeros"; for another one, put one of torch's padding layers in front.
         device, dtype: of the parameters.
-        scheme: how signs and scale are made; see `bnas_deploy.search.nn.schemes`.
-        pad_value: what the scheme's activations are at the padding: 0, or the sign -1 or +1 (QuickNet has +1).
+        scheme: makes signs and scale; see `bnas_deploy.search.nn.schemes`.
+        pad_value: the scheme's activation at the padding: 0, or the sign -1 or +1 (QuickNet has +1).
 
     Attributes:
         padding: how much there is above and left, (vertical, horizontal).
@@ -262,5 +262,5 @@ def sides_of(padding: Pair, extra: Pair) -> list[int]:
 
 
 def _is_rounded(device: torch.device) -> bool:
-    """Tell whether convolutions may round what they multiply, which ±1 survives and a scale does not."""
+    """Tell whether convolutions may round their operands: ±1 stays exact, a scale does not."""
     return device.type != "cpu" or torch.is_autocast_enabled(device.type)

@@ -1,4 +1,4 @@
-"""What a binarisation scheme is: how a layer makes signs of its input and its weights, and what is exported for that.
+"""Binarisation schemes: how a layer makes signs of its input and its weights, and the values that are exported.
 
 The layers of `bnas_deploy.search.nn.layers` hold one `Scheme` each, and `bnas_deploy.export.capture` asks it for what
 an operator holds. Neither asks for a scheme by name; a layer without one has XNOR-Net's.
@@ -51,8 +51,8 @@ class Exported:
     """A layer as an operator holds it: y = (conv(S, weight) + offset) * scale [* K].
 
     S is +1 where x >= threshold, else -1.
-    Activations A of 0 and 1 are such signs, A = (S + 1) / 2. A zero at the padding is S = -1 there, so that
-    conv(A, weight) = (conv(S, weight), padded with -1, + the sum of weight) / 2, and half a scale is exact:
+    Activations A of 0 and 1 are such signs, A = (S + 1) / 2. A zero at the padding is S = -1 there. So conv(A, weight)
+    = (conv(S, weight), padded with -1, + the sum of weight) / 2, and half a scale is exact. The form has
     `pad_value=-1`, that sum for each output channel as `offset`, and half the scale.
 
     Attributes:
@@ -151,7 +151,7 @@ class Scheme:
         return BinaryConv2d.of(geometry, self, bias=bias)
 
     def activation(self, channels: int) -> nn.Module | None:
-        """Return what the scheme wants behind a binary convolution and its BN; None: what the network has there."""
+        """Return the scheme's module behind a binary convolution and its BN; None for the network's own."""
         return None
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -166,18 +166,18 @@ class Scheme:
         return self
 
     def regulariser(self, weight: Tensor, learned: Learned) -> Tensor | None:
-        """Return what training adds to the loss for a layer, a number with its weight in it; None for nothing."""
+        """Return the term of the loss for a layer, already multiplied by its weight; None for no term."""
         return None
 
     def parameters(self, weight: Tensor, channels_in: int) -> dict[str, Tensor]:
-        """Return the first values of what a layer with this weight learns besides it, by the name of the parameter.
+        """Return the initial values of a layer's learned parameters besides this weight, by name.
 
         `channels_in` is C, of all groups; for a layer of float activations as well.
         """
         return {}
 
     def real_weights(self, weight: Tensor, learned: Learned) -> Binarised:
-        """Return float weights in the place of signs, for stages of training that leave them so: as they are."""
+        """Return float weights instead of signs, for stages of training that do not binarise: `weight` itself."""
         return Binarised(weight, weight.new_ones(len(weight)))
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
@@ -265,7 +265,7 @@ class FloatWeights(Scheme):
 
 @dataclass(frozen=True)
 class FloatTanh(FloatWeights):
-    """tanh in the place of the sign of activations, and weights as they are: what is trained before signs are."""
+    """tanh in the place of the sign of activations, and float weights, for a stage of training before signs."""
 
     def activations(self, x: Tensor, learned: Learned) -> Tensor:
         """Return tanh(x)."""

@@ -1,4 +1,4 @@
-"""Layers that hold a scheme, and what a training asks of all of them in a network."""
+"""Layers that hold a scheme, and the functions that training calls for all of them in a network."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from bnas_deploy.search.nn.scheme import Binarised, Learned, Scheme
 
 
 class SchemeLayer(nn.Module):
-    """A layer with weights and a scheme; what the scheme learns are parameters of the layer.
+    """A layer with weights and a scheme; the learned values of the scheme are parameters of the layer.
 
     Attributes:
         progress: the share of the epochs that are done, while the layer is trained; see `set_progress`.
@@ -30,7 +30,7 @@ class SchemeLayer(nn.Module):
 
     @property
     def learned(self) -> Learned:
-        """Return what the scheme learns in this layer, by name."""
+        """Return the learned values of the scheme in this layer, by name."""
         return {name: getattr(self, name) for name in self._learned}
 
     def renew_weight(self) -> None:
@@ -62,7 +62,7 @@ class SchemeLayer(nn.Module):
         return self.scheme.real_weights(self.weight, self.learned).weight
 
     def regulariser(self) -> Tensor | None:
-        """Return what the scheme adds to the loss for this layer."""
+        """Return the scheme's term of the loss for this layer."""
         return self.scheme.regulariser(self.weight, self.learned)
 
 
@@ -81,7 +81,7 @@ def binary_weights(network: nn.Module) -> list[nn.Parameter]:
 
 
 def regularisers(network: nn.Module) -> Tensor | None:
-    """Return the sum of what the schemes of a network add to its loss; None where none adds anything."""
+    """Return the sum of the loss terms of a network's schemes; None where none has a term."""
     layers = (module for module in network.modules() if isinstance(module, SchemeLayer))
     terms = [term for term in (layer.regulariser() for layer in layers) if term is not None]
     return torch.stack(terms).sum() if terms else None

@@ -1,11 +1,11 @@
-"""How steps are computed: in float32 or in what a GPU does faster, operation by operation or as compiled code.
+"""The arithmetic of steps: float32 or a faster format of GPUs, operation by operation or as compiled code.
 
 Operands of binary convolutions are +1, -1 and 0, which TF32 (11 significant bits) and bfloat16 (8) hold exactly, and
-sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit; what is rounded
-are the operands of float convolutions, and incoming gradients in the backward ones. With bfloat16 the results are
-rounded as well: sums of more than 256 are no longer exact. float16 (11 bits) has them exact up to 2,048, but ends at
-65,504 and at 6e-8: the loss is multiplied by a factor, so that small gradients do not become 0, and a step whose
-gradients overflow is left out and halves the factor.
+sums are taken in float32. So with TF32 forward results of binary convolutions are the same to the bit. It rounds the
+operands of float convolutions, and incoming gradients in backward ones. With bfloat16 the results are rounded as well:
+sums of more than 256 are no longer exact. float16 (11 bits) has them exact up to 2,048, but ends at 65,504 and at 6e-8.
+So the loss is multiplied by a factor, which keeps small gradients from becoming 0. A step whose gradients overflow is
+left out and halves the factor.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.training.recipes import check_known
 
 LAYOUT = torch.channels_last
-"""The layout in memory of images and weights in training: that of GPUs' tensor cores, and on a CPU a step takes a fifth
-less time in it (BNAS-Mini and its float twin alike, see tests/bench/train_speed.py).
+"""The layout in memory of images and weights in training, which GPUs' tensor cores want. On a CPU a step takes a fifth
+less time in it, of BNAS-Mini and of its float twin (tests/bench/train_speed.py).
 """
 
 

@@ -1,9 +1,9 @@
 """What training descends: the cross-entropy, and the terms that a recipe and the schemes of the layers add to it.
 
-The activation-distribution term is that of Ding et al., "Regularizing Activation Distribution for Training Binarized
-Deep Networks" (CVPR 2019), as its code has it (github.com/ruizhoud/DistributionLoss, models/distrloss_layer.py). What
-is learned of a teacher is that of Martinez et al., "Training Binary Neural Networks with Real-to-Binary Convolutions"
-(ICLR 2020), as larq has it (github.com/larq/zoo, training/knowledge_distillation/knowledge_distillation.py).
+The activation-distribution term is by Ding et al., "Regularizing Activation Distribution for Training Binarized Deep
+Networks" (CVPR 2019), as its code has it (github.com/ruizhoud/DistributionLoss, models/distrloss_layer.py). The terms
+of a teacher are by Martinez et al., "Training Binary Neural Networks with Real-to-Binary Convolutions" (ICLR 2020), as
+larq has them (github.com/larq/zoo, training/knowledge_distillation/knowledge_distillation.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ class TrainingLoss:
     Args:
         loss: of the recipe.
         network: is trained; it is in training mode.
-        teacher: what the stage before trained, in evaluation mode; None if nothing is learned of it.
+        teacher: the network of the stage before, in evaluation mode; None if nothing is learned of it.
         class_weights: how much each class counts in the cross-entropy (classes); None: all the same.
     """
 

@@ -105,8 +105,8 @@ def _at_size(
 ) -> tuple[float, float]:
     """Return what `kept` says of images (channels, height, width): bytes of any batch, and of each image.
 
-    What is kept of an image grows with its pixels in a straight line, so large images are not run: two sizes are, of
-    MEASURED_SIDES at most, and the line goes on from there. Otherwise the estimate itself would not fit into memory.
+    The memory of an image grows in proportion to its pixels. So large images are not run, but two sizes, of
+    MEASURED_SIDES at most; a line through both gives the rest. Otherwise the estimate itself would not fit into memory.
     """
     channels, *sides = image_shape
     sizes = [tuple(min(side, most) for side in sides) for most in MEASURED_SIDES]

@@ -1,8 +1,8 @@
 """Several processes that train one network, each on a GPU or on some cores of its own, as `torchrun` starts them.
 
-Every process has the whole network and takes its share of each batch, so that a step is that of one process on the
-whole batch: batch normalisations use the statistics of the whole batch (`synchronised_norm`), gradients are averaged,
-and what is measured is summed. Where the loss of process r is L_r, the mean over its n_r images of all n, and there are
+Every process has the whole network and takes its share of each batch. A step equals the step of one process on the
+whole batch. Batch normalisations use the statistics of the whole batch (`synchronised_norm`), gradients are averaged,
+and measured values are summed. Where the loss of process r is L_r, the mean over its n_r images of all n, and there are
 R processes,
 
     sum_r (n_r / n) L_r  =  mean_r (R n_r / n) L_r

@@ -1,7 +1,7 @@
 """An optimiser and its schedule, tried on a few weights before the run begins.
 
-PyTorch finds some mistakes only when it takes a step: a schedule that ends before the run does, arguments of the wrong
-type, a momentum that an optimiser is given too late.
+PyTorch finds some mistakes only in a step. Examples are a schedule that ends before the run, arguments of the wrong
+type, and a momentum that comes too late for an optimiser.
 """
 
 import json

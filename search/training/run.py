@@ -4,7 +4,7 @@ A subclass has the network, the step and the results of an epoch:
 `bnas_deploy.search.training.training_run` for a network, `bnas_deploy.search.cells.search_run` for a supernet and its
 alphas.
 
-RESUME holds all that is needed to go on: the state of what is trained (see `saved_state`), and in the metadata also
+RESUME holds everything needed to go on: the state of modules and optimisers (see `saved_state`), and in the metadata
 the settings, the place and the history. Each file is replaced as a whole, RESUME last, so that every file can be read
 whatever ends a run. A run that is asked to stop keeps its place in the middle of an epoch. A killed one goes on from
 the last finished epoch or the last `SAVE_EVERY_S` seconds. On a CPU a resumed run ends with the same bits as an
@@ -152,7 +152,7 @@ class Run(ABC, Generic[Record]):
         """Give modules and optimisers the shapes that a file has, where they change while the run goes: they do not."""
 
     def lacks(self, module: str) -> None:
-        """Do without the state of a module that is not in the file of an older version: it stays as it is."""
+        """Keep the state of a module that the file of an older version does not have."""
 
     def take_extra(self, data: Any) -> None:
         """Take over the values of `extra`."""

@@ -165,7 +165,7 @@ def optimizer_tensors(state: Mapping[int, Mapping[str, Any]], prefix: str) -> di
 
 
 def optimizer_numbers(state: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return what is no tensor in an optimiser's state, by parameter and state; what has no value yet is left out."""
+    """Return an optimiser's values that are no tensors, by parameter and state; unset ones are left out."""
     return {
         str(index): {
             name: value for name, value in values.items() if value is not None and not isinstance(value, Tensor)

@@ -1,8 +1,8 @@
-"""Training in stages: each is a run of its own, with what the one before it left as its start or its teacher.
+"""Training in stages: each is a run of its own, and the result of the one before is its start or its teacher.
 
-The last stage's files lie in the folder of the run, those of the others in stages/NUMBER-NAME inside. A stage begins
-from the last.safetensors of the finished stage before it. So a killed run goes on at the same place with the same bits,
-in a stage and between two of them.
+The last stage's files lie in the folder of the run, the others' in stages/NUMBER-NAME inside. A stage begins from the
+last.safetensors of the finished stage before it. So a killed run goes on at the same place with the same bits, in a
+stage and between two of them.
 """
 
 import os.path

@@ -1,4 +1,4 @@
-"""What a training run measures, as scalars for TensorBoard, in the folder `tensorboard` of the run."""
+"""The figures of a training run as scalars for TensorBoard, in the folder `tensorboard` of the run."""
 
 import importlib.util
 from collections.abc import Iterator

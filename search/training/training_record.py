@@ -1,4 +1,4 @@
-"""How a network was trained, for people: what a checkpoint keeps and a model card tells."""
+"""How a network was trained, for people: the record in a checkpoint and on a model card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -33,8 +33,8 @@ def untrained_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
 def randomise_statistics(network: nn.Module, seed: int) -> None:
     """Give every BN statistics and parameters as a trained network has them: none trivial, a third of gammas negative.
 
-    Latency does not depend on weights, so an untrained network can be measured; its export should still meet what
-    a trained one has.
+    Latency does not depend on weights, so an untrained network can be measured. Its export should still meet the
+    statistics of a trained one.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():

@@ -8,8 +8,8 @@ A search lives in one folder (see `bnas_deploy.search.training.run` for how it i
 
 An epoch of the run is a pass over one half of the training images. In each round some passes train the weights on one
 half, with a learning rate that falls along half a cosine and SGD that starts anew. Then one pass over the other half
-trains mu with Adam, which goes on through all rounds. After that the candidates lie around mu as it is then, sigma is
-smaller, and the network is as wide as the new candidates are: its weights begin with the leading part of those before.
+trains mu with Adam, which goes on through all rounds. After that the candidates lie around the new mu, sigma is
+smaller, and the network is as wide as the new candidates. Its weights begin with the leading part of the old ones.
 """
 
 import json

@@ -12,10 +12,10 @@ of W: the candidates of a round share them. So m makes the last channels fainter
 them, whatever the scheme; a layer that reads a concatenation has the m of every part.
 
 **Why not where the channels are written.** There zeros pad filters, and by linearity that is the same mixture up to the
-next BN or sign. But BN divides by the deviation over the batch, in which m_j is a factor, and sign(m_j x) = sign(x):
-both take all that a loss could know of pi away. Here, BN of the writing layer has the statistics of the widest
-candidate, without m; BN of the reading layer has those of the mixture. Both are those of the batch, in passes that
-train mu as well (as in DARTS), since the running ones belong to other samples of pi.
+next BN or sign. But BN divides by the deviation over the batch, in which m_j is a factor, and sign(m_j x) = sign(x). So
+neither BN nor sign lets pi reach the loss. Here, BN of the writing layer has the statistics of the widest candidate,
+without m; BN of the reading layer has the mixture's. Both use statistics of the batch, in passes that train mu as well
+(as in DARTS), since the running ones belong to other samples of pi.
 """
 
 from functools import partial
@@ -90,8 +90,8 @@ class WidthSupernet(nn.Module):
 def _parts(layer: Layer, candidates: Tensor) -> list[Part]:
     """Return the widths that a layer reads: one, or several in the order of their names, as in a concatenation.
 
-    None where it reads channels that are worked out from a width, such as those between the two layers of a gate: they
-    are no candidates' own, and are as many as the widest needs.
+    None where it reads channels that are worked out from a width, as between the two layers of a gate. No candidate
+    owns these, and they are as many as the widest needs.
     """
     read, numbers = layer.read, layer.read.of_widths
     if read.constant or any(read.shares[number] != round(read.shares[number]) for number in numbers):

@@ -1,7 +1,7 @@
 """ABC-Net (Lin et al., NIPS 2017): several binary bases of the weights, times several of the activations.
 
-Faithful: with u from -1 to 1, the bases of weights are B_m = sign(W - mean + u_m std); their factors alpha are those of
-least squares, and constants of the gradient, which passes the signs as it is. A basis of activations is +1 where
+Faithful: with u from -1 to 1, the bases of weights are B_m = sign(W - mean + u_m std). Least squares give their factors
+alpha, which are constants of the gradient. The gradient passes the signs unchanged. A basis of activations is +1 where
 clip(x + v_n, 0, 1) >= 1/2, else -1, with a gradient where 0 <= x + v_n <= 1; the factors beta_n and the v_n are
 learned. A layer is the sum of all pairs.
 Chosen here: mean, std and alpha are of an output channel, not of a layer, since an operator has a scale for each; the u

@@ -2,8 +2,8 @@
 
 Code: github.com/liuzechun/Bi-Real-net, pytorch_implementation/BiReal18_34/birealnet.py.
 
-Faithful: the gradient of activations, and that of weights, in which the mean |W| of a filter scales the gradient and is
-a constant of it. The shortcut around each convolution is the network's business.
+Faithful: the gradients of activations and of weights; the mean |W| of a filter scales the latter and is a constant of
+it. The shortcut around each convolution is the network's business.
 The paper leaves open what its scale does at inference, where BN takes it in; here it stays, as in the code. The code
 scales the forward pass only, so its gradient is that of the paper divided by the mean |W| of the filter.
 """

@@ -4,8 +4,8 @@ Code: github.com/Hyungjun-K1m/BinaryDuo at 291e2c1, models/*_coupled.lua, *_deco
 
 A ternary activation of 0, 1/2 and 1 is the mean of two binary ones, x >= 1/4 and x >= 3/4. Both read the same channel
 and have the same weight: they are coupled. Decoupled, each has a weight and a threshold of its own.
-Faithful: thresholds, the gradient of activations (that of clip(x, 0, 1)), weights sign(W) times the mean |W| of the
-layer with a gradient that passes; the decoupled layer has twice the input channels, as in the code.
+Faithful: thresholds, activations with the gradient of clip(x, 0, 1), weights sign(W) times the mean |W| of the layer
+with a gradient that passes. The decoupled layer has twice the input channels, as in the code.
 Other than the paper: one run trains both. While it is coupled, both halves use the mean of their weights and shifts; as
 they begin alike and get the same gradients, they stay alike. The code decouples the BN in front as well; here a shift
 of each threshold is learned in its place. That networks get narrower, so that the number of weights stays, is a choice

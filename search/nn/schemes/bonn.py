@@ -5,7 +5,7 @@ Faithful: the Bayesian kernel loss; lambda 1e-4 is the best of the authors' book
     lambda/2 sum over filters of |a sign(k) - k|^2 + nu sum over weights (k - mu)^2 / psi
 
 a is a learned scale of the filter. mu and psi are mean and variance of its positive weights and, for the others, of its
-negative ones: of this step, and constants of the gradient, so that log det Psi is a constant too and left out.
+negative ones, in this step. They are constants of the gradient, so log det Psi is one too and left out.
 The first term is the paper's |k^ - w o k|^2 with w = 1/a, divided by w^2, which cannot be made small by a small w.
 The paper leaves open nu, here 1e-3, at which both terms are of one size at the usual initialisation.
 Left out: the Bayesian feature loss, which is one of the whole network and of its classes.

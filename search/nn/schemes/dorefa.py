@@ -18,7 +18,7 @@ from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme, n
 
 
 def passing_weights(weight: Tensor) -> Binarised:
-    """Return sign(W) and the mean |W| of the layer, so that the gradient of their product is that of W.
+    """Return sign(W) and the mean |W| of the layer; the gradient of their product passes to W unchanged.
 
     The sign is taken of W divided by the mean, whose gradient takes the scale back.
     """

@@ -2,9 +2,9 @@
 
 Code: github.com/htqin/IR-Net at 831282f, ImageNet/ResNet18/1w1a/models/modules/ir_1w1a.py, and trainer.py.
 
-Faithful: weights are standardised, with the code's unbiased variance; their signs are shifted by s bits,
-s = round(log2(mean |W^|)), through which no gradient passes; the gradient of every sign is that of k tanh(t x), where t
-goes from 0.1 to 10 on a line in its logarithm over the epochs.
+Faithful: weights are standardised, with the code's unbiased variance. Their signs are shifted by s bits, s =
+round(log2(mean |W^|)), through which no gradient passes. Every sign has the gradient of k tanh(t x), where t goes from
+0.1 to 10 over the epochs, on a line in its logarithm.
 The paper's range of t is used; the code's begins at 0.001 in ResNet-20 for CIFAR, `least_t` makes it so.
 The shifts are ordinary scales in an operator.
 """

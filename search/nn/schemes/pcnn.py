@@ -4,10 +4,10 @@ Faithful: the projection of W o C onto {-a, +a}, a the mean |C| of the layer, wh
 the same for all channels; its gradient passes to W and to C where |W o C| <= 1 (discrete back propagation via
 projection); the projection loss lambda/2 |C^ - W o C|^2 with C^ held, lambda 1e-4 as for the authors' pictures of
 weights. With J projections, every J output channels have one kernel C.
-Left out: the term eta delta in the projection loss, in which the gradient of this very step would stand, and the mean
-of W that the authors' later book ("Binary Neural Networks", section 3.5) has in the forward pass. Left open, as far as
-we know: how W begins. Here the first is ones, and further ones are normal: alike, they would stay alike. The default is
-one projection.
+Left out: the term eta delta in the projection loss, which would contain the gradient of this very step. Also left out:
+the mean of W in the forward pass, from the authors' later book ("Binary Neural Networks", section 3.5). Left open, as
+far as we know: how W begins. Here the first is ones, and further ones are normal: alike, they would stay alike. The
+default is one projection.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 Code: larq_zoo/literature/real_to_bin_nets.py at 77c5853 of github.com/larq/zoo, by readers of the paper; its authors
 gave none.
 
-Faithful: signs with the clipped gradient on both sides; the gate, mean over the image -> C/8 -> ReLU ->
-O -> sigmoid, without bias, of what the signs are taken of; PReLU behind the BN. Attention and distillation are
+Faithful: signs with the clipped gradient on both sides; PReLU behind the BN; the gate, mean over the image -> C/8 ->
+ReLU -> O -> sigmoid, without bias. The gate reads the input of the signs. Attention and distillation are
 `loss.attention` and `loss.distillation` of a recipe, the stages those of `multi-stage`. The paper leaves open whether
 the gate stands beside a learned scale; as in larq, it stands alone.
 The convolution and its signs are one operator; the gate is computed in float beside it.

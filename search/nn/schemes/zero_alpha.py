@@ -3,8 +3,8 @@
 Faithful: X^b = alpha round(clip(X / alpha, 0, 1)) with a learned alpha for each layer (Eq. 2); weights standardised per
 filter, then those of XNOR-Net, sign times the mean absolute value, with its gradient. A tie of the rounding goes up, as
 everywhere in this package.
-The paper leaves open: how alpha begins (here 1, behind a BN), its gradient (here that of LSQ, in which the rounding
-passes the gradient as it is), and the small number in the variance.
+The paper leaves open: how alpha begins (here 1, behind a BN), its gradient (here LSQ's, in which the rounding passes
+the gradient unchanged), and the small number in the variance.
 The convolution is of 0 and 1; alpha is part of the scale. An operator takes signs, see `scheme.Exported`: an integer is
 added to its sums, and its scale is halved, which is exact.
 """

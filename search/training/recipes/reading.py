@@ -1,8 +1,8 @@
-"""Recipes as TOML files: what a file may have, and how one is read and changed.
+"""Recipes as TOML files: their keys, and how a file is read and changed.
 
-A file has the keys of `Recipe` without its name. A stage is a table `stages.NAME`; it has what is other than in the
-last stage, which the keys outside describe. `like = "NAME"` begins with another recipe, of which the file changes what
-it names. A table with another `kind` replaces the other's whole, and with another optimiser goes the momentum that the
+A file has the keys of `Recipe` without its name. A stage is a table `stages.NAME` with its differences from the last
+stage, which the keys outside describe. `like = "NAME"` begins with another recipe, of which the file changes what it
+names. A table with another `kind` replaces the other's whole, and with another optimiser goes the momentum that the
 schedule lowers. Without a learning rate, an optimiser has PyTorch's.
 """
 

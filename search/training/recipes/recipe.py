@@ -156,7 +156,7 @@ class Loss(Checked):
         activation_distribution: weight of the term of Ding et al.; see `losses.activation_distribution`.
         activation_distribution_share: the share of the epochs, from the first, that have that term. Its authors have it
             for 60 epochs of 65 (github.com/ruizhoud/DistributionLoss, README.md, line 7).
-        attention: weight of the difference between the network's attention maps and those of the stage before.
+        attention: weight of the difference from the attention maps of the stage before.
         distillation: weight of the divergence of the network's answers from those of the stage before.
         temperature: of these answers' softmax.
     """
@@ -197,8 +197,8 @@ class Recipe(Checked):
         summary: what it is for, in a line.
         epochs: passes over the training images.
         batch_size: images of a step.
-        weight_average: how much the average of the weights keeps of itself in a step, in the first steps less; the
-            average is what is evaluated and saved. 0: none is taken.
+        weight_average: share of itself that the average of the weights keeps in a step, less in the first steps; the
+            average is evaluated and saved. 0: none is taken.
         drop_path: the probability at which branches of a cell are left out would arrive after the last epoch; it rises
             from 0 with each epoch.
         layers: what is trained in the place of binary layers, one of `LAYERS`.
@@ -251,8 +251,7 @@ class Recipe(Checked):
     def of_length(self, epochs: int | None, batch_size: int | None) -> "Recipe":
         """Return this recipe with other numbers of epochs and of images of a step, where they are given.
 
-        What the schedule counts in epochs keeps its share of them, and each stage before has as many times the epochs
-        of the last one as it had.
+        Epochs of the schedule keep their share. The length of each earlier stage keeps its ratio to the last one.
         """
         epochs = epochs or self.epochs
         lengths = (max(1, round(stage.epochs * epochs / self.epochs)) for stage in self.stages)
