@@ -74,8 +74,8 @@ class PieceCheck:
     """A part of the model between values that PyTorch recorded, and what it is compared with.
 
     `name` is that of the node that makes the output. A piece that looks at a neighbourhood is fed corners of PyTorch's
-    values; it then makes something of the shape `made`, of which the corner `output` is compared, since values past it
-    would depend on more than was fed.
+    values. Of its result, of the shape `made`, only the corner `output` is compared, since values past it would depend
+    on more than was fed.
     """
 
     name: str

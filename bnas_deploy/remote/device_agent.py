@@ -1,8 +1,8 @@
 """What `bnas-deploy bench --host` runs on the device. Its text is sent there, so it has the standard library alone.
 
-The first line of standard input is a request, a JSON object; files may follow, and while work is going on the stream
-stays open: its end means that whoever asked has gone, and then all is stopped and removed. The answer is the last line
-of standard output, JSON too.
+The first line of standard input is a request, a JSON object; files may follow. While work is going on the stream stays
+open. Its end means that the asking side has gone, and then all is stopped and removed. The answer is the last line of
+standard output, JSON too.
 
 Everything is in ~/.cache/bnas-deploy of the device:
 

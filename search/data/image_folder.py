@@ -55,7 +55,7 @@ def open_image_folder(
         skip_bad: leave out the images that cannot be read.
 
     Raises:
-        DataError: train or val is missing, has no class folders, a class has no images, or their classes differ; or a
+        DataError: train or val is missing or has no class folders, their classes differ, or a class has no images; a
             grey image cannot be read; or `in_channels` is another number.
     """
     passed_over: list[str] = []

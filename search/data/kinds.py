@@ -56,8 +56,8 @@ class DataKind:
     Attributes:
         name: the part of `--data` before the colon.
         opener: MODULE:FUNCTION, imported when it is needed. The function takes the folder or the text behind the colon,
-            if there is one, and the keywords `image_size`, `in_channels` and `skip_bad`, if `resizes`; it raises
-            `DataError` for whatever it cannot read.
+            if there is one. If `resizes`, it also takes the keywords `image_size`, `in_channels` and `skip_bad`. It
+            raises `DataError` for data that it cannot read.
         summary: where the images come from, for `--help`.
         source: where the files can be had, for the error that misses them.
         takes: what is behind the colon, as people read it: FOLDER is looked for first; "" for nothing.

@@ -28,10 +28,11 @@ def _widths(quick: Quick) -> dict[str, int]:
 
 
 def _build(config: BackboneConfig) -> "nn.Module":
-    """Return the network: a float 3x3 convolution, a depthwise one and a 1x1 one, then sections.
+    """Return the network.
 
-    TensorFlow, where it comes from, pads strided layers on one side only and has another epsilon in the BN of the stem.
-    Here both sides have the same padding, unless `like_larq` wants larq's.
+    Its stem is a float 3x3 convolution, a depthwise one and a 1x1 one. TensorFlow, where it comes from, pads strided
+    layers on one side only and has another epsilon in the BN of the stem. Here both sides have the same padding, unless
+    `like_larq` wants larq's.
     """
     from torch import nn
 

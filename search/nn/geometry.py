@@ -22,8 +22,8 @@ class Geometry:
         out_channels: O.
         kernel_size: (height, width).
         stride: (vertical, horizontal).
-        padding: rows and columns on each side, (vertical, horizontal); "same" for as many as keep the size, the odd
-            one at the bottom and at the right, with stride 1.
+        padding: rows and columns on each side, (vertical, horizontal). "same" keeps the size, with stride 1; an odd row
+            or column is at the bottom or right.
         dilation: (vertical, horizontal).
         groups: 1 for an ordinary convolution, C for a depthwise one.
         pad_value: the activation of a binary convolution at the padding, of `PAD_VALUES`.

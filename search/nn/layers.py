@@ -33,8 +33,8 @@ class BinaryConv2d(SchemeLayer):
         out_channels: O.
         kernel_size: one number or (height, width).
         stride: one number or (vertical, horizontal).
-        padding: rows and columns on each side, one number or (vertical, horizontal); "valid" for none; "same" for as
-            many as keep the size, the odd one at the bottom and at the right, with stride 1.
+        padding: rows and columns on each side, one number or (vertical, horizontal); or "valid" for none. "same" keeps
+            the size, with stride 1; an odd row or column is at the bottom or right.
         dilation: one number or (vertical, horizontal).
         groups: as in `torch.nn.Conv2d`.
         bias: add a parameter (O).

@@ -12,8 +12,8 @@ from bnas_deploy.search.training.resume import check_kind
 class Place:
     """Where a run is: finished epochs, and of the current one the steps, the sums over images, and the time.
 
-    `images` counts the images seen, by the name of their source; the first source is the one that is trained on,
-    of which `skipped` more were left out because they cannot be read.
+    `images` counts the images seen, by the name of their source. The first source is trained on; `skipped` more of it
+    were left out because they cannot be read.
     `correct` of those were classified rightly. Of `duration_s`, `waited_s` were waits for the data.
     """
 

@@ -19,9 +19,9 @@ Neighbours touch, so with the edges a < b < c < d of the three intervals (the nu
 At mu = centre, f(a) = f(d) by symmetry, and dp/dmu = (-0.1161, 0, +0.1161) / sigma: mu moves to the side of the
 candidate that the loss likes. After a round the candidates follow mu.
 
-That is so where a network is needed, which has weights for the candidates that it was built with. The cost of any
-width is known. So the penalty is of candidates that move with mu: E[w] of fixed ones would move only
-2 * 0.8 * 0.1161 = 0.19 times as fast as mu, and mu would have gone five times too far when it says so.
+That is so where a network is needed, which has weights for the candidates that it was built with. The cost of any width
+is known. So the penalty is of candidates that move with mu. E[w] of fixed ones would move only 2 * 0.8 * 0.1161 = 0.19
+times as fast as mu; mu would go five times too far before the penalty shows it.
 
 **Edges.** No candidate is below the ratio 0.3, and no interval reaches below 0.25. Where that moves the candidates
 together, the edge between two is their middle; of candidates that were not moved that is the same edge.

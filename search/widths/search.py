@@ -83,8 +83,8 @@ def search_widths(
         listener: is told how it goes.
 
     Raises:
-        WidthSearchError: the goal cannot be met, or the network not be built; `folder` holds a search already, or none
-            to resume, or one with other settings; or a loss or mu is not finite.
+        WidthSearchError: the goal cannot be met, or the network not be built; a loss or mu is not finite; or `folder`
+            holds a search already, none to resume, or one with other settings.
         BnasError: the network has no widths to search, a step would take more memory than there is, or a file cannot
             be written.
         CheckpointError: the file to resume from cannot be read or is damaged.

@@ -2,11 +2,11 @@
 
 Faithful: with u from -1 to 1, the bases of weights are B_m = sign(W - mean + u_m std). Least squares give their factors
 alpha, which are constants of the gradient. The gradient passes the signs unchanged. A basis of activations is +1 where
-clip(x + v_n, 0, 1) >= 1/2, else -1, with a gradient where 0 <= x + v_n <= 1; the factors beta_n and the v_n are
+clip(x + v_n, 0, 1) >= 1/2, else -1, with a gradient where 0 <= x + v_n <= 1. The factors beta_n and the v_n are
 learned. A layer is the sum of all pairs.
-Chosen here: mean, std and alpha are of an output channel, not of a layer, since an operator has a scale for each; the u
-are fixed and the default is 3 bases of each. Left open by the paper, as far as we know: how beta and v begin. Here beta
-is 1/N, and the thresholds 1/2 - v divide 0 to 1 evenly.
+Chosen here: mean, std and alpha are of an output channel, not of a layer, since an operator has a scale for each. The u
+are fixed, and the default is 3 bases of each. Left open by the paper, as far as we know: how beta and v begin. Here
+beta is 1/N, and the thresholds 1/2 - v divide 0 to 1 evenly.
 Each pair is a binary convolution of its own in PyTorch and in the exported network. All use one latent weight.
 """
 

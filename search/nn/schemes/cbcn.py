@@ -1,10 +1,10 @@
 """CBCN (Liu et al., CVPR 2019): circulant filters, each of which is learned once and used in several rotations.
 
 Faithful: a learned 3x3 filter is turned by 360/M degrees M - 1 times, by moving its border around its centre, and all M
-are binarised; the gradient of the learned one is the sum of all, turned back, which autograd does (circulant back
+are binarised. The gradient of the learned one is the sum of all, turned back, which autograd does (circulant back
 propagation). Exported are ordinary 1-bit weights.
-Other than the paper: it repeats the channels of the input in front, and adds the center loss; here the layers around
-are the network's, and the loss is without it. Chosen here: M = 4, and the scale of XNOR-Net.
+Other than the paper: it repeats the channels of the input in front, and adds the center loss. Here the network decides
+on the layers around, and there is no such loss. Chosen here: M = 4, and the scale of XNOR-Net.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """PCNN (Gu et al., AAAI 2019): kernels are projected onto two numbers through a learned matrix.
 
 Faithful: the projection of W o C onto {-a, +a}, a the mean |C| of the layer, where W has the size of a kernel and is
-the same for all channels; its gradient passes to W and to C where |W o C| <= 1 (discrete back propagation via
-projection); the projection loss lambda/2 |C^ - W o C|^2 with C^ held, lambda 1e-4 as for the authors' pictures of
+the same for all channels. Its gradient passes to W and to C where |W o C| <= 1 (discrete back propagation via
+projection). The projection loss is lambda/2 |C^ - W o C|^2 with C^ held, lambda 1e-4 as for the authors' pictures of
 weights. With J projections, every J output channels have one kernel C.
 Left out: the term eta delta in the projection loss, which would contain the gradient of this very step. Also left out:
 the mean of W in the forward pass, from the authors' later book ("Binary Neural Networks", section 3.5). Left open, as
