@@ -12,6 +12,7 @@ from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.search.models.relaxation import RELAXED, relax_layers
 from bnas_deploy.search.nn.estimators import standardised
 from bnas_deploy.search.nn.float_twin import float_state, state_from_twin
+from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Scheme
@@ -45,7 +46,10 @@ def network_of(convolution: object, activation: object) -> nn.Module:
 
 
 def binary_network(scheme: Scheme) -> nn.Module:
-    return network_of(scheme.convolution, lambda channels: scheme.activation(channels) or nn.Hardtanh())
+    def convolution(*arguments: int) -> nn.Module:
+        return scheme.convolution(Geometry.of(*arguments))
+
+    return network_of(convolution, lambda channels: scheme.activation(channels) or nn.Hardtanh())
 
 
 def float_twin() -> nn.Module:
