@@ -23,8 +23,8 @@ from bnas_deploy.core.files import write_whole
     "--train",
     "epochs",
     type=click.IntRange(min=1),
-    help="Also train every network for so many epochs, on one half of the training images of --data, and compare "
-    "its accuracy on the other half instead of the supernet's.",
+    help="Also train every network for so many epochs, on one half of the training images of --data. Its accuracy on "
+    "the other half then replaces the supernet's.",
 )
 @click.option(
     "--data",

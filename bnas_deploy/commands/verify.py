@@ -14,7 +14,7 @@ def command(bundle: Path, layers: bool) -> None:
     """Check BUNDLE on this machine against what PyTorch computed: needs numpy and onnxruntime only.
 
     The model is cut at every value that PyTorch recorded. Each binary convolution has to give PyTorch's answer to the
-    bit, with the operator library and without it; everything else has to agree within the rounding of its own
+    bit, with the operator library and without it. Everything else has to agree within the rounding of its own
     arithmetic. If anything does not hold, the exit code is 1.
     """
     # Imported here so that --help does not wait for the frameworks.
