@@ -4,7 +4,7 @@ So nothing that decides a bit is computed again by another library.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,20 @@ def _padded_with(pad: Tensor, x: Tensor, sides: list[int]) -> Tensor:
     return F.pad(x - per_channel, sides) + per_channel
 
 
-@torch.library.custom_op("bnas::binary_conv2d", mutates_args=())
+def _operator(name: str) -> Callable[[Callable[..., Tensor]], torch._ops.OpOverload]:
+    """Register a function as an operator of torch without a gradient; `custom_op` has one, which tracing pays for."""
+
+    def register(function: Callable[..., Tensor]) -> torch._ops.OpOverload:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        torch.library.define(f"bnas::{name}", schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.impl(f"bnas::{name}", "CompositeExplicitAutograd", function)
+        overload: torch._ops.OpOverload = getattr(torch.ops.bnas, name).default
+        return overload
+
+    return register
+
+
+@_operator("binary_conv2d")
 def binary_conv2d(
     x: Tensor,
     signs: Tensor,
@@ -61,7 +74,7 @@ def binary_conv2d(
     return y + bias[:, None, None]
 
 
-@binary_conv2d.register_fake
+@torch.library.register_fake("bnas::binary_conv2d")  # type: ignore[untyped-decorator]  # torch leaves it untyped
 def _(
     x: Tensor,
     signs: Tensor,
@@ -80,13 +93,13 @@ def _(
     return F.conv2d(with_extra_padding(x, _pair(extra_padding)), signs, None, stride, padding, dilation, groups)
 
 
-@torch.library.custom_op("bnas::zeroise", mutates_args=())
+@_operator("zeroise")
 def zeroise(x: Tensor, stride: int) -> Tensor:
     """A `Zeroise` layer."""
     return torch.zeros_like(x[:, :, ::stride, ::stride])
 
 
-@zeroise.register_fake
+@torch.library.register_fake("bnas::zeroise")  # type: ignore[untyped-decorator]  # torch leaves it untyped
 def _(x: Tensor, stride: int) -> Tensor:
     return torch.empty_like(x[:, :, ::stride, ::stride])
 
