@@ -46,7 +46,7 @@ def count_zeros(captured: CapturedModel, reads: Mapping[str, Origin], images: Te
         reads: the value of PyTorch's program that each layer takes the sign of, by the name of the layer.
         images: what it is run on.
     """
-    counter = _ZeroCounter(captured.program.module(), set(reads.values()))
+    counter = _ZeroCounter(captured.network, set(reads.values()))
     with torch.no_grad():
         for first in range(0, len(images), BATCH):
             batch = images[first : first + BATCH]
@@ -74,7 +74,7 @@ class _ZeroCounter(torch.fx.Interpreter):
         for origin in self.zeros:
             if origin.name == name:
                 x = value if origin.channels is None else value[:, list(origin.channels)]
-                self.zeros[origin] += int((x == 0).sum())
+                self.zeros[origin] += x.numel() - int(torch.count_nonzero(x))
                 self.seen[origin] += x.numel()
 
 
