@@ -13,6 +13,8 @@ decides a bit is computed again by another library. torch.onnx's dynamo exporter
 
 import ast
 import contextlib
+import functools
+import gc
 import inspect
 import logging
 import warnings
@@ -46,9 +48,20 @@ class CapturedModel:
     model: ir.Model
     program: torch.export.ExportedProgram
 
+    def copy(self) -> "CapturedModel":
+        """Return it with a graph of its own; weights and program are shared."""
+        return CapturedModel(self.model.clone(), self.program)
+
+    @functools.cached_property
+    def network(self) -> torch.fx.GraphModule:
+        """The program as a module, made once since that takes as long as a run; not to be changed."""
+        module = self.program.module()
+        assert isinstance(module, torch.fx.GraphModule)
+        return module
+
     def values_of(self, images: Tensor) -> dict[str, Tensor]:
         """Run the program in PyTorch and return every value by name; `images` is (N, C, H, W) float32."""
-        recorder = _Recorder(self.program.module())
+        recorder = _Recorder(self.network)
         with torch.no_grad():
             logits = recorder.run(images)
         recorder.values[INPUT] = images
@@ -57,7 +70,7 @@ class CapturedModel:
 
     def with_noise(self, images: Tensor, slack: Mapping[str, NDArray[Any]], generator: torch.Generator) -> Tensor:
         """Run the program with uniform noise in the values that `slack` names, up to so much in each channel."""
-        noisy = _Noisy(self.program.module(), slack, generator)
+        noisy = _Noisy(self.network, slack, generator)
         with torch.no_grad():
             logits: Tensor = noisy.run(images)
         return logits
@@ -108,7 +121,7 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     frozen = freeze(module)
     # Two images where N is free, since torch.export takes a dimension of 1 for a constant.
     example = torch.zeros(batch or 2, *image_shape)
-    with _quiet_exporter():
+    with _quiet_exporter(), _without_collection():
         program = _program(frozen, example, module, free_batch=batch is None)
         captured = _translated(program, module)
     graph = captured.model.graph
@@ -246,6 +259,18 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.bnas.binary_conv2d.default: _translate_binary_conv2d,
     torch.ops.bnas.zeroise.default: _translate_zeroise,
 }
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage: tracing makes many objects that stay, and looks at all again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The export itself: capture, rewriting, comparison, and the files of the bundle."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,12 +40,12 @@ from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
 from bnas_deploy.export.rewrite import RewriteLog, run
+from bnas_deploy.export.separate_twin import needs_own_capture, twin_of_family, with_float_layers
+from bnas_deploy.export.twin import TWIN_IMAGES, FloatTwin, derived_twin
 from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
-from bnas_deploy.search.models.registry import build_network
-from bnas_deploy.search.nn.float_twin import float_state
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
@@ -81,9 +81,21 @@ TWIN = "the float twin"
 FloatLayers = Literal["float", "int8"]
 """How a binary network computes what is not binary."""
 
+Progress = Callable[[str], object]
+"""Is told what is being done, in a few words, each time that changes."""
+
+
+def silent(doing: str) -> None:
+    """Tell nobody."""
+
 
 def export_checkpoint(
-    checkpoint: Checkpoint, path: Path, images: Images, *, float_layers: FloatLayers = "float"
+    checkpoint: Checkpoint,
+    path: Path,
+    images: Images,
+    *,
+    float_layers: FloatLayers = "float",
+    progress: Progress = silent,
 ) -> ExportResult:
     """Export the network of a checkpoint and its float twin to a bundle at `path`; see `export_module`.
 
@@ -100,9 +112,7 @@ def export_checkpoint(
             "give one that was trained without --float-twin"
         )
     network = checkpoint.build()
-    twin = build_network(checkpoint.network.float_twin())
-    state = float_state(network)
-    twin.load_state_dict({name: state[name] for name in twin.state_dict()})
+    twin = twin_of_family(checkpoint.network, network)
     description = Description(
         network=checkpoint.network.to_json(),
         labels=checkpoint.labels,
@@ -112,7 +122,7 @@ def export_checkpoint(
         config=checkpoint.network,
         training=checkpoint.training,
     )
-    return _export(network, twin, path, images, description, float_layers)
+    return _export(network, twin, path, images, description, float_layers, progress)
 
 
 @contextmanager
@@ -128,23 +138,26 @@ def _without_fast_paths() -> Iterator[None]:
 
 def export_module(
     module: nn.Module,
-    twin: nn.Module,
-    path: str | Path,
-    images: Images,
-    description: Description,
+    twin: nn.Module | None = None,
+    path: str | Path | None = None,
+    images: Images | None = None,
+    description: Description | None = None,
     *,
     float_layers: FloatLayers = "float",
+    progress: Progress = silent,
 ) -> ExportResult:
     """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
 
     Args:
         module: maps images (N, C, H, W) float32 to logits (N, classes).
-        twin: the same with float weights and no sign, to compare latencies with.
-        path: folder to write.
-        images: what to verify with; the bundle keeps them.
-        description: for the manifest and the model card.
+        twin: the same with float weights and no sign, to compare latencies with. None derives it from `module`: float
+            convolutions in the place of binary ones, and batch normalisations that are calibrated on `images`.
+        path: folder to write; needed.
+        images: what to verify with, needed; the bundle keeps them.
+        description: for the manifest and the model card; needed.
         float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
             puts down in the manifest what that changed on `images`.
+        progress: is told what is being done, in a few words, each time that changes.
 
     A `LooksBinaryWarning` names float layers that look binary: those of another package, or written by hand.
 
@@ -152,8 +165,12 @@ def export_module(
         ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
             export does not agree with PyTorch.
         BundleError: `path` cannot be written.
+        TypeError: something that is needed is missing.
     """
-    result = _export(module, twin, Path(path), images, description, float_layers)
+    given = {"path": path, "images": images, "description": description}
+    if path is None or images is None or description is None:
+        raise TypeError(f"export_module needs {', '.join(name for name, value in given.items() if value is None)}")
+    result = _export(module, twin, Path(path), images, description, float_layers, progress)
     if left_float := result.doubts.sentences().get(LOOKS_BINARY):
         warnings.warn(left_float, LooksBinaryWarning, stacklevel=2)
     return result
@@ -161,28 +178,44 @@ def export_module(
 
 @_without_fast_paths()
 def _export(
-    module: nn.Module, twin: nn.Module, path: Path, images: Images, description: Description, float_layers: FloatLayers
+    module: nn.Module,
+    twin: nn.Module | None,
+    path: Path,
+    images: Images,
+    description: Description,
+    float_layers: FloatLayers,
+    progress: Progress,
 ) -> ExportResult:
     """Export without a word, for callers who show the result."""
+    progress(f"running it on {len(images.pixels)} images")
     module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
-    twin = prepared(twin, TWIN)
+    twin = None if twin is None else prepared(twin, TWIN)
     _check_module(module)
     _check_images(images, description)
-    answers = answers_of(module, images.pixels, type(module).__name__)
-    _check_answers("the module", answers, len(images.pixels), len(description.labels))
-    _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
-    _check_twin(twin)
+    given = _answers_in_batches(module, images.pixels)
+    answers = _check_answers("the module", given, len(images.pixels), len(description.labels))
+    if twin is not None:
+        _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
+        _check_twin(twin)
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
-        captured, values, log, verification, doubts = _write_model(module, folder, images.pixels)
-        twin_difference, int8_difference = _write_twins(twin, folder, images.pixels)
+        progress("capturing its graph")
+        captured = capture(module, images.pixels.shape[1:])
+        before = captured.copy()
+        values, log, verification, doubts = _write_model(captured, module, folder, images.pixels, progress)
+        progress("making its float twin")
+        made = _float_twin(before, module, twin, images.pixels)
+        twin_difference, int8_difference = _write_twins(made, folder, images.pixels[:TWIN_IMAGES], progress)
         manifest = _manifest(captured.model, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        progress("verifying the bundle")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
         if float_layers == "int8":
+            progress("quantising its float layers")
             manifest = _quantize_float_layers(Bundle(folder, manifest), images, captured.model, values)
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            progress("verifying the bundle with int8 layers")
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
@@ -190,13 +223,13 @@ def _export(
 
 
 def _write_model(
-    module: nn.Module, folder: Path, images: Tensor
-) -> tuple[CapturedModel, Mapping[str, Tensor], RewriteLog, Verification, Doubts]:
-    """Capture, rewrite and write the model and the vectors of its pieces; compare them on whole values.
+    captured: CapturedModel, module: nn.Module, folder: Path, images: Tensor, progress: Progress
+) -> tuple[Mapping[str, Tensor], RewriteLog, Verification, Doubts]:
+    """Rewrite and write the captured model and the vectors of its pieces; compare them on whole values.
 
-    Returns the rewritten model, PyTorch's values for one image, and what is to be said of both.
+    Returns PyTorch's values for one image, and what is to be said of them and of the model.
     """
-    captured = capture(module, images.shape[1:])
+    progress("comparing its graph with PyTorch")
     values = captured.values_of(images[:1])
     same = torch.equal(values[OUTPUT], _answers(module, images[:1]))
     if reason := own_doing(module, images[:1]):  # a counter in Python can agree by chance
@@ -209,15 +242,17 @@ def _write_model(
             ]
         )
     doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
+    progress("rewriting its graph")
     log = run(PIPELINE, captured.model)
     if found := check_activations(captured, images):
         log.notes.append(str(found))
     path = folder / files.MODEL
     onnx.save(finish(captured.model), path)
+    progress("comparing its pieces with PyTorch")
     vectors, checks = _write_vectors(captured.model, values, folder)
     generator = torch.Generator().manual_seed(0)
     tolerance = output_tolerance(module, images, lambda pixels: captured.with_noise(pixels, vectors.slack(), generator))
-    return captured, values, log, Verification(tolerance, checks, vectors.ties()), doubts
+    return values, log, Verification(tolerance, checks, vectors.ties()), doubts
 
 
 def _write_vectors(
@@ -339,8 +374,8 @@ def _check_images(images: Images, description: Description) -> None:
         raise ExportError(f"images: {count} of {pixels.numel()} values are NaN or infinite; give images without them")
 
 
-def _check_answers(name: str, answers: object, images: int, labels: int) -> None:
-    """Refuse what is not one logit per image and label."""
+def _check_answers(name: str, answers: object, images: int, labels: int) -> Tensor:
+    """Return the answers; refuse what is not one logit per image and label."""
     wanted = f"wanted ({images}, {labels}), one logit per label"
     if not isinstance(answers, Tensor):
         raise ExportError(
@@ -352,6 +387,17 @@ def _check_answers(name: str, answers: object, images: int, labels: int) -> None
         raise ExportError(f"{name}: answers {got} to {images} images, {wanted}")
     if answers.dtype != torch.float32:
         raise ExportError(f"{name}: answers {answers.dtype}, wanted torch.float32; call .float() on the logits")
+    return answers
+
+
+_BATCH = 16
+"""Images that PyTorch runs at once: more of them no longer fit into the caches together and take longer each."""
+
+
+def _answers_in_batches(module: nn.Module, images: Tensor) -> object:
+    """Return what `module` answers to all images; what is no tensor for the first of them."""
+    answers = [answers_of(module, batch, type(module).__name__) for batch in torch.split(images, _BATCH)]
+    return torch.cat(answers) if all(isinstance(each, Tensor) and each.ndim for each in answers) else answers[0]
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:
@@ -360,21 +406,31 @@ def _answers(module: nn.Module, images: Tensor) -> Tensor:
     return answers
 
 
-def _write_twins(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
+def _float_twin(captured: CapturedModel, module: nn.Module, given: nn.Module | None, images: Tensor) -> FloatTwin:
+    """Return the float twin that was given, or else the one of `module`, whose graph `captured` becomes the twin's."""
+    if given is not None:
+        return FloatTwin(capture(given, images.shape[1:]).model, lambda images: _answers(given, images))
+    if not needs_own_capture(module):
+        return derived_twin(captured, module, images)
+    swapped = with_float_layers(module)
+    return derived_twin(capture(swapped, images.shape[1:]), swapped, images)
+
+
+def _write_twins(twin: FloatTwin, folder: Path, images: Tensor, progress: Progress) -> tuple[float, float]:
     """Export the float twin and the int8 twin.
 
     Returns the largest difference of the float twin's outputs to PyTorch, and of the int8 twin's to the float twin's.
     """
-    captured = capture(twin, images.shape[1:])
-    run(FLOAT_PIPELINE, captured.model)
-    onnx.save(finish(captured.model), folder / files.FLOAT_TWIN)
+    run(FLOAT_PIPELINE, twin.model)
+    onnx.save(finish(twin.model), folder / files.FLOAT_TWIN)
     answers = _run(folder / files.FLOAT_TWIN, images, library=False)
-    difference = float(np.abs(answers - _answers(twin, images).numpy()).max())
-    tolerance = output_tolerance(twin, images)
+    difference = float(np.abs(answers - twin.network(images).numpy()).max())
+    tolerance = output_tolerance(twin.network, images)
     if not difference <= tolerance:
         _refuse([f"the float twin differs from PyTorch by {difference:.3g}, rounding explains {tolerance:.3g}"])
-    run(INT8_PIPELINE, captured.model)
-    onnx.save(quantize(finish(captured.model), images.numpy()), folder / files.INT8_TWIN)
+    progress("quantising its int8 twin")
+    run(INT8_PIPELINE, twin.model)
+    onnx.save(quantize(finish(twin.model), images.numpy()), folder / files.INT8_TWIN)
     return difference, float(np.abs(_run(folder / files.INT8_TWIN, images, library=False) - answers).max())
 
 

@@ -47,8 +47,15 @@ def command(
 
     loaded = load_checkpoint(checkpoint)
     chosen = verification_images(loaded, data, images)
-    with Console(stderr=True).status(f"exporting {loaded.network.name}"):
-        result = export_checkpoint(loaded, output, chosen, float_layers=float_layers)
+    name = loaded.network.name
+    with Console(stderr=True).status(f"exporting {name}") as status:
+        result = export_checkpoint(
+            loaded,
+            output,
+            chosen,
+            float_layers=float_layers,
+            progress=lambda doing: status.update(f"exporting {name}: {doing}"),
+        )
     click.echo(verification.describe_export(result))
 
 
