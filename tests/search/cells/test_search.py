@@ -26,7 +26,6 @@ from bnas_deploy.search.cells.config import (
 )
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import EDGES, SPACES
-from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.training.checkpoint import read_tensors, write_tensors
 from bnas_deploy.search.training.recipes import Augmentation
 
@@ -37,48 +36,26 @@ STEPS = 3  # of an epoch: 17 images in batches of 6
 FILES = ["genotype.json", "history.json", "resume.safetensors"]
 
 
-def make_data(train_size=35):
-    """Images whose class is the row that is bright."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (train_size,), generator=random)
-    pixels = torch.randint(100, (train_size, 1, 8, 8), generator=random, dtype=torch.uint8)
-    pixels[torch.arange(train_size), 0, 2 * labels + 1] = 255
-    description = DataDescription("rows", ("top", "middle", "bottom"), 1, (8, 8), (0.4,), (0.3,))
-    test = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    return InMemoryDataSet(description, Images(pixels, labels), test)
+def runner(bright_rows, recorder):
+    """Return a function that runs in a folder and returns the result and what a listener was told."""
+
+    def run(folder, *, train_size=35, stop_after=None, **changes):
+        listener = recorder(stop_after)
+        values = {
+            "data": bright_rows(train_size),
+            "config": CONFIG,
+            "stop": listener.stop,
+            "listener": listener,
+        } | changes
+        result = search(values.pop("data"), values.pop("config"), folder, **values)
+        return result, listener.told
+
+    return run
 
 
-DATA = make_data()
-
-
-class Recorder:
-    """A listener that notes what it is told, and asks to stop after some steps of this session."""
-
-    def __init__(self, stop_after=None):
-        self.asked = 0
-        self.stop_after = stop_after
-        self.told = []
-
-    def stop(self):
-        self.asked += 1
-        return self.asked == self.stop_after
-
-    def started(self, *, epochs, steps, done):
-        self.told.append(("started", epochs, steps, done))
-
-    def stepped(self, *, done, loss):
-        assert loss >= 0
-        self.told.append(("stepped", done))
-
-    def finished(self, record):
-        self.told.append(("searched", record.epoch))
-
-
-def run(folder, *, stop_after=None, **changes):
-    listener = Recorder(stop_after)
-    values = {"data": DATA, "config": CONFIG, "stop": listener.stop, "listener": listener} | changes
-    result = search(values.pop("data"), values.pop("config"), folder, **values)
-    return result, listener.told
+@pytest.fixture(scope="module")
+def run(bright_rows, recorder):
+    return runner(bright_rows, recorder)
 
 
 def without_times(folder):
@@ -100,7 +77,7 @@ def assert_same_searches(left, right):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     result, told = run(folder)
     return folder, result, told
@@ -112,7 +89,7 @@ def test_a_search_leaves_a_genotype_and_a_history(finished):
     assert result.finished
     assert told == [
         ("started", 3, STEPS, 0),
-        *(entry for epoch in (1, 2, 3) for entry in (("stepped", STEPS * epoch), ("searched", epoch))),
+        *(entry for epoch in (1, 2, 3) for entry in (("stepped", STEPS * epoch), ("finished", epoch))),
     ]
     history = read_history(folder / "history.json")
     assert history == result.history
@@ -137,7 +114,7 @@ def test_the_history_is_worked_out_from_the_alphas(finished):
         assert epoch.architecture_loss > epoch.terms["diversity"] > -math.log(7)
 
 
-def test_both_weights_and_alphas_move(tmp_path):
+def test_both_weights_and_alphas_move(run, tmp_path):
     run(tmp_path, stop_after=1)
     start, _ = read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_search")
     run(tmp_path, resume=True)
@@ -147,7 +124,7 @@ def test_both_weights_and_alphas_move(tmp_path):
             assert not torch.equal(start[name], end[name]), name
 
 
-def test_a_search_learns(tmp_path):
+def test_a_search_learns(run, tmp_path):
     recipe = replace(RECIPE, epochs=6, augmentation=Augmentation(), first_learning_rate=0.1)
     result, _ = run(tmp_path, config=replace(CONFIG, recipe=recipe))
     assert result.history.best.validation_accuracy > 0.6  # one in three by chance
@@ -161,7 +138,7 @@ def test_the_learning_rate_falls_along_half_a_cosine(finished):
     assert [epoch.learning_rate for epoch in result.history.epochs] == pytest.approx(wanted)
 
 
-def test_the_same_seed_gives_the_same_search_and_another_does_not(finished, tmp_path):
+def test_the_same_seed_gives_the_same_search_and_another_does_not(run, finished, tmp_path):
     folder, _, _ = finished
     run(tmp_path / "same")
     assert_same_searches(folder, tmp_path / "same")
@@ -169,13 +146,13 @@ def test_the_same_seed_gives_the_same_search_and_another_does_not(finished, tmp_
     assert without_times(folder)["epochs"] != without_times(tmp_path / "other")["epochs"]
 
 
-def test_a_search_leaves_no_trace_in_the_random_numbers(tmp_path):
+def test_a_search_leaves_no_trace_in_the_random_numbers(run, tmp_path):
     before = torch.get_rng_state()
     run(tmp_path, stop_after=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, monkeypatch):
+def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(run, tmp_path, monkeypatch):
     moved = []
 
     def watch(name, others):
@@ -195,7 +172,7 @@ def test_alpha_steps_leave_the_weights_and_weight_steps_the_alphas(tmp_path, mon
     assert moved == [False] * 4
 
 
-def test_weights_and_alphas_see_different_images(tmp_path, monkeypatch):
+def test_weights_and_alphas_see_different_images(run, tmp_path, monkeypatch):
     seen = {}
 
     def watch(name):
@@ -222,7 +199,7 @@ def test_weights_and_alphas_see_different_images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("precision", ["binary", "float"])
-def test_every_strategy_searches(strategy, precision, tmp_path):
+def test_every_strategy_searches(run, strategy, precision, tmp_path):
     defaults = STRATEGIES[strategy]
     config = replace(
         CONFIG,
@@ -267,7 +244,7 @@ def test_every_strategy_searches(strategy, precision, tmp_path):
         "no-zeroise",
     ],
 )
-def test_every_ablation_searches(changes, tmp_path):
+def test_every_ablation_searches(run, changes, tmp_path):
     config = replace(CONFIG, recipe=replace(RECIPE, epochs=1), **changes)
     result, _ = run(tmp_path, config=config)
     used = {edge.operation for cell in (result.genotype.normal, result.genotype.reduction) for edge in cell.edges}
@@ -275,7 +252,7 @@ def test_every_ablation_searches(changes, tmp_path):
     assert "none" not in used or config.zeroise
 
 
-def test_a_term_of_ones_own_moves_the_alphas(tmp_path):
+def test_a_term_of_ones_own_moves_the_alphas(run, tmp_path):
     class NoPooling:
         def __call__(self, probabilities, epoch, cross_entropy):
             return 100 * (probabilities.normal[:, 1:3].sum() + probabilities.reduction[:, 1:3].sum())
@@ -293,7 +270,7 @@ def test_a_term_of_ones_own_moves_the_alphas(tmp_path):
         run(tmp_path, config=config, resume=True)
 
 
-def test_the_diversity_term_delays_the_drop_of_learnable_operations(tmp_path):
+def test_the_diversity_term_delays_the_drop_of_learnable_operations(run, tmp_path):
     """A pull towards pooling stands in for the convolutions of the first epochs, which are undertrained."""
 
     class PullTowardsPooling:
@@ -318,7 +295,7 @@ def test_the_diversity_term_delays_the_drop_of_learnable_operations(tmp_path):
     assert epoch.learnable_probability > 1.5 * without.learnable_probability  # after the last epoch
 
 
-def test_the_genotype_from_the_start_of_the_epoch_is_that_of_the_end_of_the_one_before(finished, tmp_path):
+def test_the_genotype_from_the_start_of_the_epoch_is_that_of_the_end_of_the_one_before(run, finished, tmp_path):
     _, paper, _ = finished
     config = replace(CONFIG, network=replace(NETWORK, deviations=("genotype-from-epoch-start",)))
     result, _ = run(tmp_path, config=config)
@@ -343,7 +320,9 @@ STOPS = {
 
 
 @pytest.mark.parametrize(("strategy", "stop_after", "epochs", "step"), STOPS.values(), ids=STOPS)
-def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path, finished, strategy, stop_after, epochs, step):
+def test_a_search_that_was_stopped_ends_as_one_that_was_not(
+    run, tmp_path, finished, strategy, stop_after, epochs, step
+):
     config = replace(CONFIG, strategy=strategy)
     uninterrupted = finished[0]
     if strategy != "bnas":
@@ -358,7 +337,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_was_not(tmp_path, finished, 
     assert_same_searches(folder, uninterrupted)
 
 
-def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, finished):
+def test_a_long_epoch_is_saved_on_the_way(run, tmp_path, monkeypatch, finished):
     monkeypatch.setattr("bnas_deploy.search.training.run.SAVE_EVERY_S", 0.0)
 
     class KillError(Exception):
@@ -377,7 +356,7 @@ def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, finished):
 
 
 @pytest.mark.parametrize("fails", ["genotype.json", "history.json"])
-def test_a_search_killed_between_two_of_its_files_does_the_epoch_again(tmp_path, monkeypatch, finished, fails):
+def test_a_search_killed_between_two_of_its_files_does_the_epoch_again(run, tmp_path, monkeypatch, finished, fails):
     write = module.write_whole
 
     def no_room(path, data):
@@ -394,7 +373,7 @@ def test_a_search_killed_between_two_of_its_files_does_the_epoch_again(tmp_path,
     assert_same_searches(tmp_path, finished[0])
 
 
-def test_resuming_a_finished_search_changes_nothing(finished):
+def test_resuming_a_finished_search_changes_nothing(run, finished):
     folder = finished[0]
     before = {name: (folder / name).read_bytes() for name in FILES}
     result, told = run(folder, resume=True)
@@ -411,12 +390,21 @@ from pathlib import Path
 from importlib.util import module_from_spec, spec_from_file_location
 
 torch.set_num_threads(1)
-spec = spec_from_file_location("searches", sys.argv[1])
-searches = module_from_spec(spec)
-spec.loader.exec_module(searches)
+
+
+def load(path):
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+test = Path(sys.argv[1])
+searches, conftest = load(test), load(test.parents[1] / "conftest.py")
 recipe = replace(searches.RECIPE, epochs=100_000, batch_size=17)
 config = replace(searches.CONFIG, recipe=recipe, strategy="gdas", network=replace(searches.NETWORK, channels=1))
-searches.run(Path(sys.argv[2]), config=config, resume=len(sys.argv) > 3)
+run = searches.runner(conftest.make_bright_rows, conftest.Recorder)
+run(Path(sys.argv[2]), config=config, resume=len(sys.argv) > 3)
 """
 
 
@@ -448,14 +436,14 @@ def finished_epochs(folder):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_with_a_search_is_left_alone(tmp_path, name):
+def test_a_folder_with_a_search_is_left_alone(run, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(SearchError, match=rf"already holds a search \({name}\), which was left alone; add --resume"):
         run(tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
+def test_a_folder_without_a_search_cannot_be_resumed(run, tmp_path):
     with pytest.raises(
         SearchError, match=r"no resume\.safetensors in it, so there is no search to resume; leave out --resume"
     ):
@@ -463,13 +451,13 @@ def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchError, match="file/search: cannot be made: Not a directory; choose another output folder"):
         run(tmp_path / "file" / "search")
 
 
-def test_a_folder_that_cannot_be_written_is_refused():
+def test_a_folder_that_cannot_be_written_is_refused(run):
     with pytest.raises(BnasError, match=r"/proc.*: cannot be (made|written): "):
         run(Path("/proc/self/search"))
 
@@ -495,11 +483,11 @@ def test_a_folder_that_cannot_be_written_is_refused():
             {"config": replace(CONFIG, diversity=0.5)},
             r"search.diversity \(1.0 before, 0.5 now\); terms.diversity.weight \(1.0 before, 0.5 now\)",
         ),
-        ({"data": make_data(37)}, r"data.train_size \(35 before, 37 now\)"),
+        ({"train_size": 37}, r"data.train_size \(35 before, 37 now\)"),
     ],
     ids=["seed", "recipe", "channels", "space", "strategy", "diversity", "data"],
 )
-def test_other_settings_are_named(finished, changes, message):
+def test_other_settings_are_named(run, finished, changes, message):
     folder = finished[0]
     before = (folder / "resume.safetensors").read_bytes()
     with pytest.raises(SearchError, match=rf"resume\.safetensors: the search was begun with other settings: {message}"):
@@ -537,14 +525,14 @@ DAMAGES = {
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     run(folder, stop_after=2)
     return read_tensors(folder / "resume.safetensors", "bnas_deploy_search")
 
 
 @pytest.mark.parametrize(("tensors", "description", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_place_is_refused(tmp_path, stopped, tensors, description, message):
+def test_a_damaged_place_is_refused(run, tmp_path, stopped, tensors, description, message):
     state, saved = stopped
     path = tmp_path / "resume.safetensors"
     write_tensors(
@@ -559,7 +547,7 @@ def test_a_damaged_place_is_refused(tmp_path, stopped, tensors, description, mes
         run(tmp_path, resume=True)
 
 
-def test_a_place_that_was_cut_short_is_refused(tmp_path):
+def test_a_place_that_was_cut_short_is_refused(run, tmp_path):
     run(tmp_path, stop_after=1)
     path = tmp_path / "resume.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -578,13 +566,13 @@ def test_a_place_that_was_cut_short_is_refused(tmp_path):
         (1, 1, "rows: 1 training images, so that each half of a search has 0, fewer than one batch of 1"),
     ],
 )
-def test_a_data_set_too_small_to_split_is_refused(tmp_path, size, batch, message):
+def test_a_data_set_too_small_to_split_is_refused(run, tmp_path, size, batch, message):
     with pytest.raises(DataError, match=message):
-        run(tmp_path / "search", data=make_data(size), config=replace(CONFIG, recipe=replace(RECIPE, batch_size=batch)))
+        run(tmp_path / "search", train_size=size, config=replace(CONFIG, recipe=replace(RECIPE, batch_size=batch)))
     assert not (tmp_path / "search").exists()
 
 
-def test_a_supernet_for_other_images_is_refused(tmp_path):
+def test_a_supernet_for_other_images_is_refused(run, tmp_path):
     with pytest.raises(SearchError, match="the supernet has classes 4, but rows has 3"):
         run(tmp_path, config=replace(CONFIG, network=replace(NETWORK, classes=4)))
 
@@ -600,14 +588,14 @@ def test_a_supernet_for_other_images_is_refused(tmp_path):
     ],
     ids=["weights", "alphas"],
 )
-def test_a_loss_that_is_not_finite_ends_the_search(tmp_path, recipe, message):
+def test_a_loss_that_is_not_finite_ends_the_search(run, tmp_path, recipe, message):
     with pytest.raises(SearchError, match=rf"{message}.*Try another --seed"):
         run(tmp_path, config=replace(CONFIG, recipe=replace(RECIPE, **recipe)))
     tensors, _ = read_tensors(tmp_path / "resume.safetensors", "bnas_deploy_search")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_float16_is_for_training(tmp_path):
+def test_float16_is_for_training(run, tmp_path):
     with pytest.raises(SearchError, match=r"--arithmetic float16: a search has losses of .* use bfloat16"):
         run(tmp_path / "search", config=replace(CONFIG, arithmetic="float16"))
     assert not (tmp_path / "search").exists()

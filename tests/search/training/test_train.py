@@ -17,7 +17,6 @@ from PIL import Image
 from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.data import open_data
-from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import checks
 from bnas_deploy.search.training import training_run as module
@@ -45,51 +44,27 @@ STEPS = 5  # of an epoch
 FILES = ["README.md", "best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 
 
-def make_data(train_size=36, test_size=11):
-    """Images whose class is the row that is bright."""
-    random = torch.Generator().manual_seed(0)
+def runner(bright_rows, recorder):
+    """Return a function that runs in a folder and returns the result and what a listener was told."""
 
-    def images(count):
-        labels = torch.randint(3, (count,), generator=random)
-        pixels = torch.randint(100, (count, 1, 8, 8), generator=random, dtype=torch.uint8)
-        pixels[torch.arange(count), 0, 2 * labels + 1] = 255
-        return Images(pixels, labels)
+    def run(folder, *, train_size=36, stop_after=None, **changes):
+        listener = recorder(stop_after)
+        values = {
+            "data": bright_rows(train_size),
+            "config": CONFIG,
+            "recipe": RECIPE,
+            "stop": listener.stop,
+            "listener": listener,
+        } | changes
+        result = train(values.pop("data"), values.pop("config"), values.pop("recipe"), folder, **values)
+        return result, listener.told
 
-    description = DataDescription("rows", ("top", "middle", "bottom"), 1, (8, 8), (0.4,), (0.3,))
-    return InMemoryDataSet(description, images(train_size), images(test_size))
-
-
-DATA = make_data()
-
-
-class Recorder:
-    """A listener that notes what it is told, and asks to stop after some steps of this session."""
-
-    def __init__(self, stop_after=None):
-        self.asked = 0
-        self.stop_after = stop_after
-        self.told = []
-
-    def stop(self):
-        self.asked += 1
-        return self.asked == self.stop_after
-
-    def started(self, *, epochs, steps, done):
-        self.told.append(("started", epochs, steps, done))
-
-    def stepped(self, *, done, loss):
-        assert loss >= 0
-        self.told.append(("stepped", done))
-
-    def finished(self, record):
-        self.told.append(("evaluated", record.epoch))
+    return run
 
 
-def run(folder, *, stop_after=None, **changes):
-    listener = Recorder(stop_after)
-    values = {"data": DATA, "config": CONFIG, "recipe": RECIPE, "stop": listener.stop, "listener": listener} | changes
-    result = train(values.pop("data"), values.pop("config"), values.pop("recipe"), folder, **values)
-    return result, listener.told
+@pytest.fixture(scope="module")
+def run(bright_rows, recorder):
+    return runner(bright_rows, recorder)
 
 
 def assert_same_runs(left, right):
@@ -109,7 +84,7 @@ def assert_same_runs(left, right):
 # ---- a whole run
 
 
-def test_a_run_leaves_its_five_files(tmp_path):
+def test_a_run_leaves_its_five_files(run, tmp_path):
     result, told = run(tmp_path / "some" / "run")
     assert result.finished
     assert [record.epoch for record in result.history] == [1, 2, 3]
@@ -117,15 +92,15 @@ def test_a_run_leaves_its_five_files(tmp_path):
     assert told == [
         ("started", 3, STEPS, 0),
         ("stepped", 5),
-        ("evaluated", 1),
+        ("finished", 1),
         ("stepped", 10),
-        ("evaluated", 2),
+        ("finished", 2),
         ("stepped", 15),
-        ("evaluated", 3),
+        ("finished", 3),
     ]
 
 
-def test_the_checkpoints_say_what_was_trained_and_how_well(tmp_path):
+def test_the_checkpoints_say_what_was_trained_and_how_well(run, bright_rows, tmp_path):
     result, _ = run(tmp_path)
     last, best = (load_checkpoint(tmp_path / name) for name in ("last.safetensors", "best.safetensors"))
     assert last.network == CONFIG
@@ -133,24 +108,24 @@ def test_the_checkpoints_say_what_was_trained_and_how_well(tmp_path):
     assert last.metrics["test_accuracy"] == result.history[-1].test_accuracy
     assert best.metrics["epoch"] == result.best.epoch
     assert result.best.test_accuracy == max(record.test_accuracy for record in result.history)
-    measured = evaluate(best.build(), DATA, batch_size=RECIPE.batch_size)
+    measured = evaluate(best.build(), bright_rows(), batch_size=RECIPE.batch_size)
     assert (measured.accuracy, measured.loss) == (result.best.test_accuracy, result.best.test_loss)
 
 
-def test_it_learns(tmp_path):
+def test_it_learns(run, tmp_path):
     result, _ = run(tmp_path, recipe=replace(RECIPE, epochs=15, augmentation=Augmentation()))
     assert result.best.test_accuracy > 0.9
     assert result.history[-1].train_loss < result.history[0].train_loss / 2
 
 
-def test_the_float_twin_learns(tmp_path):
+def test_the_float_twin_learns(run, tmp_path):
     result, _ = run(
         tmp_path, config=CONFIG.float_twin(), recipe=replace(RECIPE, epochs=15, augmentation=Augmentation())
     )
     assert result.best.test_accuracy > 0.9
 
 
-def test_the_seed_decides(tmp_path):
+def test_the_seed_decides(run, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         torch.manual_seed(len(name))  # the global generator does not matter
         run(tmp_path / name, seed=seed)
@@ -158,13 +133,13 @@ def test_the_seed_decides(tmp_path):
     assert (tmp_path / "a" / "last.safetensors").read_bytes() != (tmp_path / "c" / "last.safetensors").read_bytes()
 
 
-def test_the_global_generator_is_put_back(tmp_path):
+def test_the_global_generator_is_put_back(run, tmp_path):
     before = torch.get_rng_state()
     run(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_photos_train(tmp_path):
+def test_photos_train(run, tmp_path):
     random = np.random.default_rng(0)
     for part, name in itertools.product(("train", "val"), ("cat", "dog")):
         (tmp_path / "photos" / part / name).mkdir(parents=True)
@@ -184,7 +159,7 @@ def test_photos_train(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder)
     return folder
@@ -196,7 +171,7 @@ def uninterrupted(tmp_path_factory):
     [(1, 0), (3, 0), (5, 0), (6, 0), (7, 0), (8, 1), (19, 2), (21, 2)],
     ids=["first-step", "middle", "last-step", "evaluation", "last-test-batch", "next-epoch", "third-epoch", "very-end"],
 )
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, uninterrupted, stop_after, epochs):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, tmp_path, uninterrupted, stop_after, epochs):
     stopped, _ = run(tmp_path, stop_after=stop_after)
     assert (stopped.finished, len(stopped.history)) == (False, epochs)
     load_checkpoint(tmp_path / "last.safetensors")
@@ -206,7 +181,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, uninterrupted
     assert_same_runs(tmp_path, uninterrupted)
 
 
-def test_a_run_can_be_stopped_again_and_again(tmp_path, uninterrupted):
+def test_a_run_can_be_stopped_again_and_again(run, tmp_path, uninterrupted):
     finished, first = False, True
     while not finished:
         result, _ = run(tmp_path, stop_after=4, resume=not first)
@@ -214,7 +189,7 @@ def test_a_run_can_be_stopped_again_and_again(tmp_path, uninterrupted):
     assert_same_runs(tmp_path, uninterrupted)
 
 
-def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, uninterrupted):
+def test_a_long_epoch_is_saved_on_the_way(run, tmp_path, monkeypatch, uninterrupted):
     monkeypatch.setattr("bnas_deploy.search.training.run.SAVE_EVERY_S", 0.0)
 
     class KillError(Exception):
@@ -233,7 +208,7 @@ def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch, uninterrupted):
     assert_same_runs(tmp_path, uninterrupted)
 
 
-def test_a_run_killed_between_two_of_its_files_does_the_epoch_again(tmp_path, monkeypatch, uninterrupted):
+def test_a_run_killed_between_two_of_its_files_does_the_epoch_again(run, tmp_path, monkeypatch, uninterrupted):
     def no_room(path, data):
         raise CheckpointError(f"{path}: cannot be written")
 
@@ -246,7 +221,7 @@ def test_a_run_killed_between_two_of_its_files_does_the_epoch_again(tmp_path, mo
     assert_same_runs(tmp_path, uninterrupted)
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
+def test_resuming_a_finished_run_changes_nothing(run, tmp_path, uninterrupted):
     before = {name: (uninterrupted / name).read_bytes() for name in FILES}
     result, told = run(uninterrupted, resume=True)
     assert result.finished
@@ -254,7 +229,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
     assert {name: (uninterrupted / name).read_bytes() for name in FILES} == before
 
 
-def test_a_run_stopped_at_once_leaves_a_checkpoint(tmp_path):
+def test_a_run_stopped_at_once_leaves_a_checkpoint(run, tmp_path):
     run(tmp_path, stop_after=1)
     checkpoint = load_checkpoint(tmp_path / "last.safetensors")
     assert checkpoint.metrics == {"epoch": 0, "arithmetic": "float32"}
@@ -264,7 +239,7 @@ def test_a_run_stopped_at_once_leaves_a_checkpoint(tmp_path):
 # ---- refusals
 
 
-def test_a_folder_with_a_run_is_left_alone(tmp_path):
+def test_a_folder_with_a_run_is_left_alone(run, tmp_path):
     (tmp_path / "best.safetensors").write_text("mine")
     with pytest.raises(
         TrainError, match=r"already holds a run \(best\.safetensors\), which was left alone; add --resume"
@@ -273,7 +248,7 @@ def test_a_folder_with_a_run_is_left_alone(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("best.safetensors", "mine")]
 
 
-def test_other_files_in_the_folder_stay(tmp_path):
+def test_other_files_in_the_folder_stay(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     run(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -291,7 +266,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("optimiser", "schedule"), OTHERS.values(), ids=OTHERS)
-def test_a_run_of_any_optimiser_and_schedule_is_resumed_exactly(tmp_path, optimiser, schedule):
+def test_a_run_of_any_optimiser_and_schedule_is_resumed_exactly(run, tmp_path, optimiser, schedule):
     recipe = replace(RECIPE, optimiser=optimiser, schedule=schedule, loss=Loss(label_smoothing=0.1))
     run(tmp_path / "whole", recipe=recipe)
     run(tmp_path / "parts", recipe=recipe, stop_after=9)
@@ -300,7 +275,7 @@ def test_a_run_of_any_optimiser_and_schedule_is_resumed_exactly(tmp_path, optimi
 
 
 @pytest.mark.parametrize("stop_after", [3, 9, 17])
-def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(tmp_path, stop_after):
+def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(run, tmp_path, stop_after):
     recipe = replace(RECIPE, drop_path=0.6, loss=Loss(activation_distribution=0.5, activation_distribution_share=0.5))
     run(tmp_path / "whole", recipe=recipe)
     run(tmp_path / "parts", recipe=recipe, stop_after=stop_after)
@@ -309,7 +284,7 @@ def test_a_run_that_drops_paths_and_looks_at_activations_is_resumed_exactly(tmp_
 
 
 @pytest.mark.parametrize("stop_after", [3, 9])
-def test_a_run_that_averages_its_weights_is_resumed_exactly(tmp_path, stop_after):
+def test_a_run_that_averages_its_weights_is_resumed_exactly(run, tmp_path, stop_after):
     recipe = replace(RECIPE, weight_average=0.9)
     run(tmp_path / "whole", recipe=recipe)
     run(tmp_path / "parts", recipe=recipe, stop_after=stop_after)
@@ -317,7 +292,7 @@ def test_a_run_that_averages_its_weights_is_resumed_exactly(tmp_path, stop_after
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_the_average_is_what_is_evaluated_and_saved(tmp_path):
+def test_the_average_is_what_is_evaluated_and_saved(run, bright_rows, tmp_path):
     for name, share in (("plain", 0.0), ("averaged", 0.9)):
         run(tmp_path / name, recipe=replace(RECIPE, weight_average=share))
     plain, averaged = (
@@ -327,7 +302,7 @@ def test_the_average_is_what_is_evaluated_and_saved(tmp_path):
     assert [each["train_loss"] for each in plain] == [each["train_loss"] for each in averaged]
     assert [each["test_loss"] for each in plain] != [each["test_loss"] for each in averaged]
     last = load_checkpoint(tmp_path / "averaged" / "last.safetensors")
-    measured = evaluate(last.build(), DATA, batch_size=RECIPE.batch_size)
+    measured = evaluate(last.build(), bright_rows(), batch_size=RECIPE.batch_size)
     assert measured.loss == averaged[-1]["test_loss"]
     tensors, _ = read_tensors(tmp_path / "averaged" / "resume.safetensors", "bnas_deploy_run")
     name = next(key for key in last.state if key.endswith("conv.weight"))
@@ -335,7 +310,7 @@ def test_the_average_is_what_is_evaluated_and_saved(tmp_path):
     assert not torch.equal(tensors[f"network.{name}"], last.state[name])
 
 
-def test_a_run_of_a_version_without_averages_goes_on(tmp_path):
+def test_a_run_of_a_version_without_averages_goes_on(run, tmp_path):
     run(tmp_path / "run", stop_after=7)
     path = tmp_path / "run" / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_run")
@@ -344,7 +319,7 @@ def test_a_run_of_a_version_without_averages_goes_on(tmp_path):
     assert run(tmp_path / "run", resume=True)[0].finished
 
 
-def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monkeypatch):
+def test_drop_path_rises_with_the_epochs_as_in_the_official_code(run, tmp_path, monkeypatch):
     seen = []
     for each in (checks, module):
         monkeypatch.setattr(each, "set_drop_path", lambda network, probability: seen.append(probability) or 1)
@@ -352,7 +327,7 @@ def test_drop_path_rises_with_the_epochs_as_in_the_official_code(tmp_path, monke
     assert seen == [0.0, 0.0, pytest.approx(0.1), pytest.approx(0.2)]  # the first is a look for branches
 
 
-def test_a_dropped_path_changes_training_and_no_evaluation(tmp_path):
+def test_a_dropped_path_changes_training_and_no_evaluation(run, bright_rows, tmp_path):
     for name, share in (("without", 0.0), ("with", 0.5)):
         run(tmp_path / name, recipe=replace(RECIPE, drop_path=share))
     first, *others = [
@@ -362,11 +337,11 @@ def test_a_dropped_path_changes_training_and_no_evaluation(tmp_path):
     assert first[0] == others[0][0]  # the first epoch drops nothing
     assert first[1:] != others[0][1:]
     best = load_checkpoint(tmp_path / "with" / "best.safetensors")
-    measured = evaluate(best.build(), DATA, batch_size=RECIPE.batch_size)
+    measured = evaluate(best.build(), bright_rows(), batch_size=RECIPE.batch_size)
     assert (measured.accuracy, measured.loss) == (best.metrics["test_accuracy"], best.metrics["test_loss"])
 
 
-def test_a_part_of_a_recipe_without_a_place_in_the_network_is_refused(tmp_path):
+def test_a_part_of_a_recipe_without_a_place_in_the_network_is_refused(run, tmp_path):
     recipe = replace(RECIPE, loss=Loss(activation_distribution=2.0))
     with pytest.raises(
         TrainError, match=r"loss.activation_distribution is 2.0, but tiny takes no signs; --set loss.ac"
@@ -375,7 +350,7 @@ def test_a_part_of_a_recipe_without_a_place_in_the_network_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(tmp_path):
+def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(run, bright_rows, tmp_path):
     """One step of SGD on a batch is done again by hand."""
     recipe = replace(
         RECIPE,
@@ -389,7 +364,7 @@ def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(tmp_path):
     run(tmp_path, recipe=recipe)
     torch.manual_seed(0)
     network = module.build_network(CONFIG).train().to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
-    ((images, labels),) = DATA.train_batches(36, Augmentation(), seed=0, epoch=0)
+    ((images, labels),) = bright_rows().train_batches(36, Augmentation(), seed=0, epoch=0)
     images = images.contiguous(memory_format=LAYOUT)  # a rounding elsewhere could turn a sign
     smoothed = torch.nn.functional.one_hot(labels, 3) * 0.7 + 0.1
     (-(smoothed * network(images).log_softmax(dim=1)).sum(dim=1).mean()).backward()
@@ -404,7 +379,7 @@ def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(tmp_path):
             torch.testing.assert_close(state[name], wanted, rtol=0, atol=1e-5)
 
 
-def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
+def test_a_recipe_alone_brings_another_optimiser_and_schedule(run, tmp_path):
     """Adam's state has a number and two tensors for each parameter; a resumed run ends with the same bits."""
     schedule = TorchSchedule(name="CosineAnnealingLR", arguments={"T_max": {"share": 1.0}, "eta_min": 1e-4})
     recipe = replace(RECIPE, optimiser=ADAM, schedule=schedule)
@@ -421,7 +396,7 @@ def test_a_recipe_alone_brings_another_optimiser_and_schedule(tmp_path):
         run(tmp_path / "parts", recipe=other, resume=True)
 
 
-def test_a_run_from_before_recipes_were_files_goes_on(tmp_path):
+def test_a_run_from_before_recipes_were_files_goes_on(run, tmp_path):
     """Its settings have the recipe as it was written then, with the same numbers."""
     recipe = replace(RECIPE, optimiser=replace(RECIPE.optimiser, clip_norm=None))  # which recipes had not then
     run(tmp_path / "whole", recipe=recipe)
@@ -457,13 +432,13 @@ def test_a_run_from_before_recipes_were_files_goes_on(tmp_path):
     assert_same_runs(folder, tmp_path / "whole")
 
 
-def test_what_a_recipe_is_called_is_no_setting(tmp_path):
+def test_what_a_recipe_is_called_is_no_setting(run, tmp_path):
     run(tmp_path, stop_after=9)
     resumed, _ = run(tmp_path, resume=True, recipe=replace(RECIPE, name="other", summary="something"))
     assert resumed.finished
 
 
-def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+def test_a_folder_without_a_run_cannot_be_resumed(run, tmp_path):
     with pytest.raises(
         TrainError, match=r"no resume\.safetensors in it, so there is no run to resume; leave out --resume"
     ):
@@ -471,20 +446,20 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainError, match="file/run: cannot be made: Not a directory; choose another output folder"):
         run(tmp_path / "file" / "run")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every folder")
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused(run, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match=r"last\.safetensors: cannot be written: Permission denied"):
         run(tmp_path)
 
 
-def test_a_write_protected_file_system_is_refused():
+def test_a_write_protected_file_system_is_refused(run):
     with pytest.raises((TrainError, CheckpointError), match=r"/proc.*: cannot be (made|written): "):
         run(module.Path("/proc/self/run"))
 
@@ -508,19 +483,19 @@ def test_a_write_protected_file_system_is_refused():
             {"config": replace(CONFIG, genotype=GENOTYPES["cifar"])},
             r"network\.genotype\.normal; network\.genotype\.reduction; resume",
         ),
-        ({"data": make_data(train_size=37)}, r"data.train_size \(36 before, 37 now\)"),
+        ({"train_size": 37}, r"data.train_size \(36 before, 37 now\)"),
         ({"arithmetic": "bfloat16"}, r"arithmetic \(float32 before, bfloat16 now\)"),
     ],
     ids=["seed", "recipe", "augmentation", "channels", "skip", "twin", "genotype", "data", "arithmetic"],
 )
-def test_other_settings_are_named(uninterrupted, changes, message):
+def test_other_settings_are_named(run, uninterrupted, changes, message):
     before = (uninterrupted / "resume.safetensors").read_bytes()
     with pytest.raises(TrainError, match=rf"resume\.safetensors: the run was begun with other settings: .*{message}"):
         run(uninterrupted, resume=True, **changes)
     assert (uninterrupted / "resume.safetensors").read_bytes() == before
 
 
-def test_a_run_of_an_older_format_is_left_to_the_version_that_wrote_it(tmp_path):
+def test_a_run_of_an_older_format_is_left_to_the_version_that_wrote_it(run, tmp_path):
     run(tmp_path, stop_after=1)
     path = tmp_path / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_run")
@@ -532,7 +507,7 @@ def test_a_run_of_an_older_format_is_left_to_the_version_that_wrote_it(tmp_path)
         run(tmp_path, resume=True)
 
 
-def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
+def test_float32_is_not_mixed_and_bfloat16_is(run, tmp_path, monkeypatch):
     seen = []
     step = module.TrainingRun.train_step
 
@@ -556,7 +531,7 @@ def test_float32_is_not_mixed_and_bfloat16_is(tmp_path, monkeypatch):
         ("float8", "unknown arithmetic 'float8'; there are float32, tf32, bfloat16, float16"),
     ],
 )
-def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmetic, message):
+def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(run, tmp_path, arithmetic, message):
     with pytest.raises(BnasError) as refusal:
         run(tmp_path / "run", arithmetic=arithmetic)
     assert refusal.value.message == message
@@ -564,7 +539,7 @@ def test_an_arithmetic_that_is_not_there_leaves_no_run_behind(tmp_path, arithmet
 
 
 @pytest.mark.parametrize("stop_after", [1, 8])
-def test_float16_scales_the_loss_and_goes_on_with_its_factor(tmp_path, monkeypatch, stop_after):
+def test_float16_scales_the_loss_and_goes_on_with_its_factor(run, tmp_path, monkeypatch, stop_after):
     """A CPU can do it, though slowly; the first factors are too large, so that the first steps are left out."""
     monkeypatch.setattr("bnas_deploy.search.training.train.check_arithmetic", lambda arithmetic, device: None)
     scalers = []
@@ -584,7 +559,7 @@ def test_float16_scales_the_loss_and_goes_on_with_its_factor(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, "1"])
-def test_a_factor_that_float16_cannot_have_is_damage(tmp_path, monkeypatch, scale):
+def test_a_factor_that_float16_cannot_have_is_damage(run, tmp_path, monkeypatch, scale):
     monkeypatch.setattr("bnas_deploy.search.training.train.check_arithmetic", lambda arithmetic, device: None)
     run(tmp_path, arithmetic="float16", stop_after=1)
     path = tmp_path / "resume.safetensors"
@@ -595,7 +570,7 @@ def test_a_factor_that_float16_cannot_have_is_damage(tmp_path, monkeypatch, scal
         run(tmp_path, arithmetic="float16", resume=True)
 
 
-def test_a_damaged_run_is_refused(tmp_path):
+def test_a_damaged_run_is_refused(run, tmp_path):
     run(tmp_path, stop_after=1)
     path = tmp_path / "resume.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -658,7 +633,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("tensors", "description", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_place_is_refused(tmp_path, tensors, description, message):
+def test_a_damaged_place_is_refused(run, tmp_path, tensors, description, message):
     run(tmp_path, stop_after=3)
     path = tmp_path / "resume.safetensors"
     state, saved = read_tensors(path, "bnas_deploy_run")
@@ -675,7 +650,7 @@ def test_a_damaged_place_is_refused(tmp_path, tensors, description, message):
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
-def test_a_run_without_one_of_its_checkpoints_is_refused(tmp_path, name):
+def test_a_run_without_one_of_its_checkpoints_is_refused(run, tmp_path, name):
     run(tmp_path, stop_after=8)
     (tmp_path / name).unlink()
     message = f"{name} of the 1 finished epochs not found; put them back, or begin a run in another output folder"
@@ -683,13 +658,13 @@ def test_a_run_without_one_of_its_checkpoints_is_refused(tmp_path, name):
         run(tmp_path, resume=True)
 
 
-def test_a_checkpoint_is_not_a_run_and_a_run_is_not_a_checkpoint(tmp_path):
+def test_a_checkpoint_is_not_a_run_and_a_run_is_not_a_checkpoint(run, tmp_path):
     run(tmp_path, stop_after=1)
     with pytest.raises(CheckpointError, match=r"without the metadata 'bnas_deploy' \(it has: bnas_deploy_run\)"):
         load_checkpoint(tmp_path / "resume.safetensors")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(run, tmp_path):
     """The step after the first one, of which the first layer of the stem is too large to be squared in float32."""
     optimiser, schedule = replace(RECIPE.optimiser, learning_rate=1e30), replace(RECIPE.schedule, start_divisor=1)
     with pytest.raises(
@@ -714,12 +689,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
         ({"image_size": (16, 16)}, r"tiny has image size \(16, 16\), but rows has \(8, 8\)"),
     ],
 )
-def test_a_network_for_other_images_is_refused(tmp_path, change, message):
+def test_a_network_for_other_images_is_refused(run, tmp_path, change, message):
     with pytest.raises(TrainError, match=message):
         run(tmp_path, config=replace(CONFIG, **change))
 
 
-def test_a_recipe_that_does_not_suit_leaves_no_run_behind(tmp_path):
+def test_a_recipe_that_does_not_suit_leaves_no_run_behind(run, tmp_path):
     recipe = replace(RECIPE, augmentation=Augmentation(jitter=ColourJitter(0.1, 0.1, 0.1, 0.1)))
     with pytest.raises(DataError, match="jitters colours"):
         run(tmp_path / "run", recipe=recipe)
@@ -760,10 +735,19 @@ from pathlib import Path
 from importlib.util import module_from_spec, spec_from_file_location
 
 torch.set_num_threads(1)
-spec = spec_from_file_location("runs", sys.argv[1])
-runs = module_from_spec(spec)
-spec.loader.exec_module(runs)
-runs.run(Path(sys.argv[2]), recipe=replace(runs.RECIPE, epochs=100_000), resume=len(sys.argv) > 3)
+
+
+def load(path):
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+test = Path(sys.argv[1])
+runs, conftest = load(test), load(test.parents[1] / "conftest.py")
+run = runs.runner(conftest.make_bright_rows, conftest.Recorder)
+run(Path(sys.argv[2]), recipe=replace(runs.RECIPE, epochs=100_000), resume=len(sys.argv) > 3)
 """
 
 
@@ -796,14 +780,14 @@ def _finished_epochs(folder):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU")
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_a_gpu_trains_and_resumes(tmp_path, arithmetic):
+def test_a_gpu_trains_and_resumes(run, bright_rows, tmp_path, arithmetic):
     device = torch.device("cuda")
     recipe = replace(RECIPE, epochs=15, augmentation=Augmentation())
     run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, stop_after=20)
     result, _ = run(tmp_path, recipe=recipe, device=device, arithmetic=arithmetic, resume=True)
     assert result.best.test_accuracy > 0.9
     network = load_checkpoint(tmp_path / "best.safetensors").build()
-    assert evaluate(network, DATA, batch_size=8).accuracy == pytest.approx(result.best.test_accuracy, abs=0.1)
+    assert evaluate(network, bright_rows(), batch_size=8).accuracy == pytest.approx(result.best.test_accuracy, abs=0.1)
 
 
 def test_a_difference_is_one_line() -> None:

@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ import torch
 from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.width_history import WEIGHTS, WIDTHS, read_width_history
 from bnas_deploy.search.data.augmentation import Augmentation
-from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.models.backbone import read_widths_file
 from bnas_deploy.search.models.registry import configure
 from bnas_deploy.search.training.checkpoint import read_tensors, write_tensors
@@ -41,49 +40,27 @@ PASSES = [WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WIDTHS]
 FILES = ["resume.safetensors", "width-history.jsonl", "widths.json"]
 
 
-def make_data(train_size=35):
-    """Images whose class is the row that is bright."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (train_size,), generator=random)
-    pixels = torch.randint(100, (train_size, 1, 8, 8), generator=random, dtype=torch.uint8)
-    pixels[torch.arange(train_size), 0, 2 * labels + 1] = 255
-    description = DataDescription("rows", ("top", "middle", "bottom"), 1, (8, 8), (0.4,), (0.3,))
-    test = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    return InMemoryDataSet(description, Images(pixels, labels), test)
+def runner(bright_rows, recorder):
+    """Return a function that runs in a folder and returns the result and what a listener was told."""
+
+    def run(folder, *, train_size=35, stop_after=None, **changes):
+        listener = recorder(stop_after)
+        values = {
+            "data": bright_rows(train_size),
+            "config": CONFIG,
+            "stop": listener.stop,
+            "listener": listener,
+        } | changes
+        result = search_widths(values.pop("data"), values.pop("config"), folder, **values)
+        assert all("cost" in record.summary for record in listener.records)
+        return result, listener.told
+
+    return run
 
 
-DATA = make_data()
-
-
-class Recorder:
-    """A listener that notes what it is told, and asks to stop after some steps of this session."""
-
-    def __init__(self, stop_after=None):
-        self.asked = 0
-        self.stop_after = stop_after
-        self.told = []
-
-    def stop(self):
-        self.asked += 1
-        return self.asked == self.stop_after
-
-    def started(self, *, epochs, steps, done):
-        self.told.append(("started", epochs, steps, done))
-
-    def stepped(self, *, done, loss):
-        assert loss >= 0
-        self.told.append(("stepped", done))
-
-    def finished(self, record):
-        assert "cost" in record.summary
-        self.told.append(("searched", record.epoch))
-
-
-def run(folder, *, stop_after=None, **changes):
-    listener = Recorder(stop_after)
-    values = {"data": DATA, "config": CONFIG, "stop": listener.stop, "listener": listener} | changes
-    result = search_widths(values.pop("data"), values.pop("config"), folder, **values)
-    return result, listener.told
+@pytest.fixture(scope="module")
+def run(bright_rows, recorder):
+    return runner(bright_rows, recorder)
 
 
 def without_times(folder):
@@ -102,7 +79,7 @@ def assert_same_searches(left, right):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     result, told = run(folder)
     return folder, result, told
@@ -116,7 +93,7 @@ def test_a_search_leaves_widths_and_a_history(finished):
     assert sorted(file.name for file in folder.iterdir()) == FILES
     assert result.finished
     assert told[0] == ("started", 8, STEPS, 0)
-    assert [each for each in told if each[0] == "searched"] == [("searched", number) for number in range(1, 9)]
+    assert [each for each in told if each[0] == "finished"] == [("finished", number) for number in range(1, 9)]
     history = read_width_history(folder / "width-history.jsonl")
     assert history == result.history
     assert [each.trained for each in history.epochs] == PASSES
@@ -163,7 +140,7 @@ def test_the_published_numbers_are_those_of_the_paper():
     assert (CONFIG.first_sigma, CONFIG.last_sigma) == (1.0, 0.3)
 
 
-def test_a_round_begins_with_the_weights_before_or_with_new_ones(monkeypatch, tmp_path):
+def test_a_round_begins_with_the_weights_before_or_with_new_ones(run, monkeypatch, tmp_path):
     for best_effort in (True, False):
         seen = []
         real = module._WidthRun.next_round
@@ -185,7 +162,7 @@ def test_a_round_begins_with_the_weights_before_or_with_new_ones(monkeypatch, tm
 
 
 @pytest.mark.parametrize("stop_after", [1, STEPS, 2 * STEPS + 1, 3 * STEPS, 3 * STEPS + 2, 8 * STEPS - 1])
-def test_a_resumed_search_ends_with_the_same_bits(finished, tmp_path, stop_after):
+def test_a_resumed_search_ends_with_the_same_bits(run, finished, tmp_path, stop_after):
     folder, _, _ = finished
     result, _ = run(tmp_path, stop_after=stop_after)
     assert not result.finished
@@ -195,16 +172,16 @@ def test_a_resumed_search_ends_with_the_same_bits(finished, tmp_path, stop_after
     assert_same_searches(folder, tmp_path)
 
 
-def test_a_killed_search_goes_on_from_its_last_pass(finished, tmp_path):
+def test_a_killed_search_goes_on_from_its_last_pass(run, finished, tmp_path):
     folder, _, _ = finished
     program = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path\n"
         "import torch; torch.set_num_threads(1)\n"
-        "import test_search\n"
-        "test_search.run(Path(sys.argv[1]))\n"
+        "import conftest, test_search\n"
+        "test_search.runner(conftest.make_bright_rows, conftest.Recorder)(Path(sys.argv[1]))\n"
     )
-    words = [sys.executable, "-c", program, str(tmp_path), os.path.dirname(__file__)]
+    words = [sys.executable, "-c", program, str(tmp_path), *map(str, Path(__file__).parents[:2])]
     process = subprocess.Popen(words)
     while process.poll() is None and not (tmp_path / "widths.json").exists():
         time.sleep(0.002)
@@ -216,7 +193,7 @@ def test_a_killed_search_goes_on_from_its_last_pass(finished, tmp_path):
     assert_same_searches(folder, tmp_path)
 
 
-def test_a_search_is_resumed_with_the_same_settings_only(tmp_path):
+def test_a_search_is_resumed_with_the_same_settings_only(run, tmp_path):
     run(tmp_path, stop_after=1)
     with pytest.raises(
         BnasError, match=r"begun with other settings: search\.goal\.target \(0\.003 before, 0\.004 now\)"
@@ -229,7 +206,7 @@ def test_a_search_is_resumed_with_the_same_settings_only(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [-3.0, float("nan"), 1e9])
-def test_a_damaged_place_is_refused(tmp_path, damage):
+def test_a_damaged_place_is_refused(run, tmp_path, damage):
     run(tmp_path, stop_after=1)
     path = tmp_path / "resume.safetensors"
     tensors, description = read_tensors(path, "bnas_deploy_search_widths")
@@ -243,7 +220,7 @@ def test_a_damaged_place_is_refused(tmp_path, damage):
 
 
 @pytest.mark.parametrize(("step", "name"), [("weight_step", "loss"), ("width_step", "loss")])
-def test_what_is_not_finite_stops_the_search_and_keeps_its_place(finished, tmp_path, monkeypatch, step, name):
+def test_what_is_not_finite_stops_the_search_and_keeps_its_place(run, finished, tmp_path, monkeypatch, step, name):
     real = getattr(module._WidthRun, step)
 
     def poisoned(self, images, labels):
@@ -266,7 +243,7 @@ def test_what_is_not_finite_stops_the_search_and_keeps_its_place(finished, tmp_p
     assert_same_searches(finished[0], tmp_path)
 
 
-def test_weights_that_signs_hide_from_the_loss_stop_it_too(tmp_path, monkeypatch):
+def test_weights_that_signs_hide_from_the_loss_stop_it_too(run, tmp_path, monkeypatch):
     real = module._WidthRun.weight_step
 
     def poisoned(self, images, labels):
@@ -278,14 +255,14 @@ def test_weights_that_signs_hide_from_the_loss_stop_it_too(tmp_path, monkeypatch
         run(tmp_path)
 
 
-def test_a_network_for_other_images_or_too_few_are_refused(tmp_path):
+def test_a_network_for_other_images_or_too_few_are_refused(run, tmp_path):
     other = configure("VGG-11", classes=3, in_channels=3, image_size=(8, 8), options={"width_factor": 0.125})
     with pytest.raises(BnasError, match=r"VGG-11-0\.125x has channels in 3, but rows has 1"):
         run(tmp_path, config=replace(CONFIG, network=other))
     with pytest.raises(DataError, match=r"each half of a search has 5, fewer than one batch of 6; use a larger"):
-        run(tmp_path, data=make_data(11))
+        run(tmp_path, train_size=11)
     with pytest.raises(DataError, match=r"halves of 19 images in batches of 6 leave a last batch of one, which has no"):
-        run(tmp_path, data=make_data(38))
+        run(tmp_path, train_size=38)
 
 
 @pytest.mark.parametrize(
