@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bnas_deploy.core.counting.rules import WORD
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.layer_cost import total
@@ -22,16 +23,13 @@ from bnas_deploy.report.table import Table
 from bnas_deploy.runtime.bench.machine import Machine
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import network_size
-from bnas_deploy.search.models.registry import published_configs
+from bnas_deploy.search.models.registry import published_configs, rule_of
 from bnas_deploy.search.training.untrained import untrained_checkpoint
 
 FLOAT, INT8 = "ort-fp32", "ort-int8"
 
 IMAGES = 2
 """With which an export is verified before it is measured."""
-
-WORD = 64
-"""So many binary multiply-accumulates count as one in the papers (XNOR-Net, section 4.1)."""
 
 Say = Callable[[str], object]
 """Is told what is being done."""
@@ -65,7 +63,8 @@ class NetworkRow:
         parameters: all that are trained.
         binary_weights: how many of these take one bit.
         binary_macs, float_macs: multiply-accumulates of one image.
-        uncounted_macs: float ones that the paper of the network leaves out of its count.
+        rule: by which its paper counts, of `bnas_deploy.core.counting.rules`.
+        flops: the operations of one image by that rule.
         measured: None unless it was.
     """
 
@@ -76,13 +75,9 @@ class NetworkRow:
     binary_weights: int
     binary_macs: int
     float_macs: int
-    uncounted_macs: int = 0
+    rule: str
+    flops: float
     measured: Measured | None = None
-
-    @property
-    def flops(self) -> float:
-        """Return the operations as the papers count them: a 64th of the binary ones, and the float ones."""
-        return self.binary_macs / WORD + self.float_macs - self.uncounted_macs
 
     @property
     def macs(self) -> int:
@@ -105,11 +100,9 @@ def network_rows(names: Iterable[str]) -> list[tuple[ModelConfig, NetworkRow]]:
 
 
 def _row(config: ModelConfig) -> NetworkRow:
-    size = network_size(config)
-    sums = total(size.layers)
-    # BNAS v2 does not say how it counts; its figures are met without the 2x2 convolutions of the skips between cells,
-    # which no other network has (BNAS-D: 1.44e8, in the paper 1.48e8; with them 3.50e8).
-    skips = [layer for layer in size.layers if layer.kernel == (2, 2) and not layer.is_binary]
+    size, rule = network_size(config), rule_of(config)
+    sums, operations = total(size.layers), rule.count(size.counted).operations
+    assert operations is not None, f"{rule.name} counts no operations"
     return NetworkRow(
         config.name,
         getattr(config, "scheme", None),
@@ -118,7 +111,8 @@ def _row(config: ModelConfig) -> NetworkRow:
         sums.binary_weights,
         sums.binary_macs,
         sums.float_macs,
-        sum(layer.macs for layer in skips),
+        rule.name,
+        operations,
     )
 
 
@@ -238,7 +232,6 @@ def _records(rows: Sequence[NetworkRow]) -> list[dict[str, Any]]:
             **{name: value for name, value in asdict(row).items() if name not in ("measured", "image_size")},
             "height": row.image_size[0],
             "width": row.image_size[1],
-            "flops": row.flops,
             **(asdict(row.measured) if row.measured else {}),
         }
         for row in rows

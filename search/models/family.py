@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from bnas_deploy.core.counting.rules import DEFAULT_RULE
 from bnas_deploy.search.models.settings import Setting
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Family:
         width_names: names the numbers of channels in the `widths` of a configuration, which can be chosen one by one;
             None for a family whose configurations have none.
         forms: the forms of a network by its name, each a value of the setting `form`; nothing for one that has one.
+        rule: by which its own paper counts memory and operations, a name of `bnas_deploy.core.counting.rules`.
 
     `configure` and `read` raise BnasError.
     """
@@ -149,6 +151,7 @@ class Family:
     searched: Searched | None = None
     width_names: Callable[[Any], tuple[str, ...]] | None = None
     forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rule: str = DEFAULT_RULE
 
     def setting(self, keyword: str) -> Setting | None:
         """Return the setting that `configure` takes by a keyword."""

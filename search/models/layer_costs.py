@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.counting.rules import Network
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
@@ -18,10 +19,19 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The layers of a network in running order, and the number of its parameters, those of a BN included."""
+    """The layers of a network in running order, and the number of its parameters, those of a BN included.
+
+    `other_parameters` are those that are no layer's weights.
+    """
 
     layers: list[LayerCost]
     parameters: int
+    other_parameters: int
+
+    @property
+    def counted(self) -> Network:
+        """Return what the rules of papers count."""
+        return Network(tuple(self.layers), self.other_parameters)
 
 
 def layer_costs(config: ModelConfig) -> list[LayerCost]:
@@ -35,11 +45,16 @@ def network_size(config: ModelConfig) -> NetworkSize:
         network = build_network(config).eval()
         images = torch.empty(1, config.in_channels, *config.image_size)
     layers: list[LayerCost] = []
+    weights: set[int] = set()
     for name, module in network.named_modules():
         if isinstance(module, BinaryConv2d | nn.Conv2d | nn.Linear):
             module.register_forward_hook(partial(_record, name, layers.append))
+            weights.add(id(module.weight))
     network(images)
-    return NetworkSize(layers, sum(parameter.numel() for parameter in network.parameters()))
+    parameters = list(network.parameters())
+    # By identity, since the bases of ABC-Net share one weight.
+    others = sum(parameter.numel() for parameter in parameters if id(parameter) not in weights)
+    return NetworkSize(layers, sum(parameter.numel() for parameter in parameters), others)
 
 
 def _record(

@@ -6,6 +6,7 @@ A new family is a module of its own and a row here. No framework is imported bef
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from bnas_deploy.core.counting.rules import RULES, Rule
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.alexnet import ALEXNET
@@ -95,6 +96,22 @@ def published_configs(network: str) -> list[ModelConfig]:
     family = _family_of(network)
     forms = family.forms.get(known_name(network, family.networks) or "", ())
     return [configure(network, options={"form": form}) for form in forms] or [configure(network)]
+
+
+def configs_named(name: str) -> list[ModelConfig]:
+    """Return a network in each of its forms by its name, or in the one that the name says, such as ResNet-18-cifar.
+
+    Nothing is returned for a name that no network has.
+    """
+    if known := known_name(name, network_names()):
+        return published_configs(known)
+    every = (config for network in network_names() for config in published_configs(network))
+    return [config for config in every if known_name(name, [config.name])]
+
+
+def rule_of(config: ModelConfig) -> Rule:
+    """Return the rule by which the paper of a network counts its memory and its operations."""
+    return RULES[FAMILIES[config.model].rule]
 
 
 def shared_settings(settings: Callable[[Family], Iterable[Setting]]) -> dict[str, dict[str, Setting]]:

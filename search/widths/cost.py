@@ -1,14 +1,16 @@
 """What the network of some widths costs, for sure and in expectation: the memory of its weights."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from bnas_deploy.core.counting.rules import RULES
 from bnas_deploy.search.models.width_layout import Channels, Layer, Layout
 
-MEGABYTE = 2**20
-"""Bytes of the MB of DMS, Table 1: its float VGG-11 of 577,712 weights has 2.20 MB."""
+RULE = RULES["dms"]
+"""How the memory is counted."""
 
 _LARGEST_RATIO = 2.0**20  # where looking for a uniform network ends
 
@@ -30,7 +32,7 @@ class Cost(Protocol):
 
 
 class Memory:
-    """The MB of all weights, one bit each where they are binary and 32 bits where not; as in DMS, Table 1.
+    """The MB of all weights, as `RULE` counts them.
 
     The weights of a layer are a product of two sums of widths, the channels that it writes and those that one of them
     reads. With the means m and variances v of the widths
@@ -66,8 +68,8 @@ class Memory:
 
 def _mb(layer: Layer, weights: float) -> float:
     """Return the MB of so many kernels of a layer."""
-    height, width = layer.cost.kernel
-    return layer.cost.weight_bits * height * width * weights / 8 / MEGABYTE
+    kernel = replace(layer.cost, input=(1, 1, 1), output=(1, 1, 1), groups=1)
+    return RULE.megabytes(RULE.bits_of(kernel) * weights)
 
 
 def _sum(channels: Channels, means: Tensor) -> Tensor:

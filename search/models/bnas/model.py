@@ -68,4 +68,5 @@ BNAS = Family(
     build=_build,
     layouts=OFFICIAL_LAYOUTS,
     searched=Searched((INTER_CELL_SKIP,), _workloads),
+    rule="bnas-v2",
 )
