@@ -11,6 +11,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
+def optional_milliseconds(value: float | None) -> str:
+    """Return milliseconds, or a dash."""
+    return "-" if value is None else milliseconds(value)
+
+
 def microseconds(value: float | None) -> str:
     """Return microseconds, or a dash."""
     return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
@@ -33,6 +38,11 @@ def kilobytes(value: float | None) -> str:
 
 def megabytes(value: float | None) -> str:
     """Return bytes as MB of a million, or a dash."""
+    return "-" if value is None else f"{value / 1e6:,.1f}"
+
+
+def millions(value: float | None) -> str:
+    """Return a count in millions, or a dash."""
     return "-" if value is None else f"{value / 1e6:,.1f}"
 
 

@@ -1,13 +1,14 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, parse, read_json, wanted
+from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.report.summary import Summary, summaries
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.machine import Machine
@@ -46,6 +47,13 @@ class Report:
         if self.left_out:
             data["left_out"] = [asdict(each) for each in self.left_out]
         return json.dumps(data, indent=2) + "\n"
+
+
+def measured_network(name: object, input_shape: Sequence[int], layers: Iterable[LayerCost]) -> str:
+    """Name a network in a report: what else than its name decides how fast it is; `input_shape` is (C, H, W)."""
+    _, height, width = input_shape
+    int8 = any(layer.weight_bits == 8 for layer in layers)
+    return f"{name}, {height}x{width}{', int8 layers' if int8 else ''}"
 
 
 def read_report(path: Path) -> Report:

@@ -5,7 +5,7 @@ differ in the layers that they leave out and in what a binary layer counts for. 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnas_deploy.core.layer_cost import LayerCost
 
@@ -146,6 +146,13 @@ EXECUTED = Rule(
     counts_others=True,
 )
 """What the figures of a paper are to be compared with."""
+
+EXECUTED_WEIGHTS = replace(
+    EXECUTED,
+    memory="1 bit for each binary weight, 32 or 8 for every other one; BN is folded into thresholds and not counted",
+    counts_others=False,
+)
+"""The same for a file that does not say how many other parameters there were."""
 
 _RULES = (
     Rule(
