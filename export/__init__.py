@@ -9,13 +9,17 @@ from bnas_deploy.export.exporter import (
     export_checkpoint,
     export_module,
 )
+from bnas_deploy.export.foreign import BinaryLayer, Registration, register
 
 __all__ = [
+    "BinaryLayer",
     "Description",
     "ExportResult",
     "FloatLayers",
     "Images",
     "LooksBinaryWarning",
+    "Registration",
     "export_checkpoint",
     "export_module",
+    "register",
 ]

@@ -107,13 +107,20 @@ class _Recorder(torch.fx.Interpreter):
         return result
 
 
-def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None = None) -> CapturedModel:
+Translate = Callable[[torch.export.ExportedProgram], torch.export.ExportedProgram]
+"""Puts operators in the place of binary layers that are not the package's."""
+
+
+def capture(
+    module: nn.Module, image_shape: Sequence[int], *, batch: int | None = None, translate: Translate | None = None
+) -> CapturedModel:
     """Capture `module` in evaluation mode, with a free batch unless `batch` gives its size, which is faster.
 
     Args:
         module: maps images (N, *image_shape) float32 to logits (N, classes).
         image_shape: (channels, height, width).
         batch: N, for a graph that is looked at only.
+        translate: done to PyTorch's program before it becomes a graph; None for nothing.
 
     Raises:
         ExportError: torch.export cannot trace the module, or torch.onnx has no translation of an operation in it.
@@ -123,6 +130,7 @@ def capture(module: nn.Module, image_shape: Sequence[int], *, batch: int | None 
     example = torch.zeros(batch or 2, *image_shape)
     with _quiet_exporter(), _without_collection():
         program = _program(frozen, example, module, free_batch=batch is None)
+        program = program if translate is None else translate(program)
         captured = _translated(program, module)
     graph = captured.model.graph
     _name_after_modules(graph)

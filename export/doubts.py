@@ -4,6 +4,8 @@ Both are found in what PyTorch computed on the user's images, so that it does no
 `torch.sign`, `torch.where`, a comparison or a function of the user's own.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.foreign.layers import Left
+from bnas_deploy.export.foreign.weights import FLOAT_WEIGHTS
 from bnas_deploy.export.graph import array_of
 from bnas_deploy.export.ties import ZeroActivations, zeros_before_signs
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
@@ -31,11 +35,15 @@ class LooksBinaryWarning(UserWarning):
 
 @dataclass(frozen=True)
 class LikelyBinary:
-    """A float layer whose weights or whose input have two values: probably a binary layer of somebody else's."""
+    """A float layer whose weights or whose input have two values: probably a binary layer that was not recognised.
+
+    `reason` says what it lacks; "" where that is not known.
+    """
 
     name: str
     weights: bool
     input: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,10 @@ class Doubts:
         """Return what is to be said of them, by what it is about; `LOOKS_BINARY` is one to warn of."""
         said = {}
         if self.likely_binary:
-            names = ", ".join(f"{layer.name} ({_looks(layer)})" for layer in self.likely_binary)
+            names = "; ".join(f"{layer.name} ({_looks(layer)})" for layer in self.likely_binary)
             said[LOOKS_BINARY] = (
-                f"{names}: binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or "
-                "they stay float"
+                f"{names}: meant to be binary? Register a rule for their class (bnas_deploy.export.register), or they "
+                "stay float"
             )
         if zeros := self.zero_activations:
             counts = [f"{layer.zeros:,} of {layer.activations:,} before {layer.name}" for layer in zeros[:_FEW_LAYERS]]
@@ -63,10 +71,17 @@ class Doubts:
 
 def _looks(layer: LikelyBinary) -> str:
     found = {"weights of two values": layer.weights, "input of two values": layer.input}
-    return ", ".join(text for text, true in found.items() if true)
+    looks = ", ".join(text for text, true in found.items() if true)
+    return f"{looks}; but {layer.reason}" if layer.reason else looks
 
 
-def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module, images: Tensor) -> Doubts:
+def find_doubts(
+    captured: CapturedModel,
+    values: dict[str, Tensor],
+    module: nn.Module,
+    images: Tensor,
+    left: Sequence[Left] = (),
+) -> Doubts:
     """Look for float layers that seem binary, and count the zeros whose sign binary layers take.
 
     Args:
@@ -74,11 +89,32 @@ def find_doubts(captured: CapturedModel, values: dict[str, Tensor], module: nn.M
         values: what PyTorch computed in it on an image or more.
         module: what was captured; its own layers with float weights or float activations are meant to be as they are.
         images: (N, C, H, W) float32, to count on.
+        left: why layers were not recognised as binary.
     """
-    return Doubts(_likely_binary(captured, values, module), zeros_before_signs(captured, images))
+    reasons = {each.name: each.reason for each in left}
+    return Doubts(_likely_binary(captured, values, module, reasons), zeros_before_signs(captured, images))
 
 
-def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: nn.Module) -> tuple[LikelyBinary, ...]:
+def no_binary_layer(module: nn.Module, left: Sequence[Left]) -> str:
+    """Say that a module has no binary layer, which classes of layers it has, and how to register one.
+
+    `left` are its layers with weights, and why each is none.
+    """
+    classes = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
+    seen = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in classes.most_common())
+    nearest = [each for each in left if not each.reason.startswith(FLOAT_WEIGHTS)] or list(left)
+    reasons = "".join(f"; {each.name}: {each.reason}" for each in nearest[:_FEW_LAYERS])
+    more = f" (and {len(nearest) - _FEW_LAYERS} layers more)" if len(nearest) > _FEW_LAYERS else ""
+    return (
+        f"{type(module).__name__}: no binary layer in it, that is signs of what is computed times weights of one "
+        f"magnitude per output channel. Classes seen: {seen}{reasons}{more}. Say what a class of yours computes with "
+        "bnas_deploy.export.register(TheirConv, rule), or export float networks with torch.onnx"
+    )
+
+
+def _likely_binary(
+    captured: CapturedModel, values: dict[str, Tensor], module: nn.Module, reasons: Mapping[str, str]
+) -> tuple[LikelyBinary, ...]:
     meant = {
         name
         for name, layer in module.named_modules()
@@ -91,7 +127,7 @@ def _likely_binary(captured: CapturedModel, values: dict[str, Tensor], module: n
         x, weight = node.inputs[:2]
         weights, signs = _has_two_values_per_channel(node, _data(weight, values)), _has_two_values(x, values)
         if weights or signs:
-            found.append(LikelyBinary(str(node.name), weights, signs))
+            found.append(LikelyBinary(str(node.name), weights, signs, reasons.get(str(node.name), "")))
     return tuple(found)
 
 

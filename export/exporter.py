@@ -32,8 +32,10 @@ from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
 from bnas_deploy.export.description import Description
-from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, find_doubts
+from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, find_doubts, no_binary_layer
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.foreign.translate import Translator
+from bnas_deploy.export.foreign.understood import Understood
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
@@ -46,7 +48,7 @@ from bnas_deploy.export.vectors import Vectors, output_tolerance
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
 
@@ -65,7 +67,8 @@ class ExportResult:
 
     Before that, every piece was compared on whole values of one image, more than the bundle keeps.
     `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
-    int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees.
+    int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees, `layers` how each
+    binary layer was understood.
     """
 
     bundle: Bundle
@@ -74,6 +77,7 @@ class ExportResult:
     twin_difference: float
     int8_difference: float
     doubts: Doubts
+    layers: tuple[Understood, ...]
 
 
 TWIN = "the float twin"
@@ -190,7 +194,6 @@ def _export(
     progress(f"running it on {len(images.pixels)} images")
     module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
     twin = None if twin is None else prepared(twin, TWIN)
-    _check_module(module)
     _check_images(images, description)
     given = _answers_in_batches(module, images.pixels)
     answers = _check_answers("the module", given, len(images.pixels), len(description.labels))
@@ -200,11 +203,13 @@ def _export(
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
         progress("capturing its graph")
-        captured = capture(module, images.pixels.shape[1:])
+        translator = Translator(module, images.pixels)
+        captured = capture(translator.module, images.pixels.shape[1:], translate=translator)
+        _check_layers(module, translator)
         before = captured.copy()
-        values, log, verification, doubts = _write_model(captured, module, folder, images.pixels, progress)
+        values, log, verification, doubts = _write_model(captured, translator, folder, images.pixels, progress)
         progress("making its float twin")
-        made = _float_twin(before, module, twin, images.pixels)
+        made = _float_twin(before, translator, twin, images.pixels)
         twin_difference, int8_difference = _write_twins(made, folder, images.pixels[:TWIN_IMAGES], progress)
         manifest = _manifest(captured.model, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -219,19 +224,22 @@ def _export(
             result = verify_bundle(Bundle(folder, manifest))
             _refuse(result.failures)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
-    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts)
+    layers = tuple(translator.layers)
+    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts, layers)
 
 
 def _write_model(
-    captured: CapturedModel, module: nn.Module, folder: Path, images: Tensor, progress: Progress
+    captured: CapturedModel, translator: Translator, folder: Path, images: Tensor, progress: Progress
 ) -> tuple[Mapping[str, Tensor], RewriteLog, Verification, Doubts]:
     """Rewrite and write the captured model and the vectors of its pieces; compare them on whole values.
 
     Returns PyTorch's values for one image, and what is to be said of them and of the model.
     """
     progress("comparing its graph with PyTorch")
+    module = translator.module
     values = captured.values_of(images[:1])
-    same = torch.equal(values[OUTPUT], _answers(module, images[:1]))
+    # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
+    same = translator.recognised > 0 or torch.equal(values[OUTPUT], _answers(module, images[:1]))
     if reason := own_doing(module, images[:1]):  # a counter in Python can agree by chance
         _refuse([reason])
     if not same:
@@ -241,7 +249,8 @@ def _write_model(
                 "outside of the module: keep that in parameters and buffers"
             ]
         )
-    doubts = find_doubts(captured, values, module, images)  # before the rewriting, which moves signs and scales
+    # Before the rewriting, which moves signs and scales.
+    doubts = find_doubts(captured, values, module, images, translator.left)
     progress("rewriting its graph")
     log = run(PIPELINE, captured.model)
     if found := check_activations(captured, images):
@@ -337,19 +346,9 @@ def _manifest(model: ir.Model, description: Description, verification: Verificat
     )
 
 
-def _check_module(module: nn.Module) -> None:
-    layers = list(module.modules())
-    if any(isinstance(layer, BinaryConv2d) for layer in layers):
-        return
-    if any(isinstance(layer, BinaryWeightConv2d) for layer in layers):
-        raise ExportError(
-            f"{type(module).__name__}: no layer that takes signs (BinaryConv2d, BinaryLinear) in it, and "
-            "BinaryWeightConv2d alone is computed in float; export it with torch.onnx"
-        )
-    raise ExportError(
-        f"{type(module).__name__}: no binary layer in it; build it of bnas_deploy.search.nn.layers, "
-        "or export float networks with torch.onnx"
-    )
+def _check_layers(module: nn.Module, translator: Translator) -> None:
+    if not translator.layers and not any(isinstance(layer, BinaryConv2d) for layer in translator.module.modules()):
+        raise ExportError(no_binary_layer(module, translator.left))
 
 
 def _check_twin(twin: nn.Module) -> None:
@@ -406,14 +405,17 @@ def _answers(module: nn.Module, images: Tensor) -> Tensor:
     return answers
 
 
-def _float_twin(captured: CapturedModel, module: nn.Module, given: nn.Module | None, images: Tensor) -> FloatTwin:
-    """Return the float twin that was given, or else the one of `module`, whose graph `captured` becomes the twin's."""
+def _float_twin(
+    captured: CapturedModel, translator: Translator, given: nn.Module | None, images: Tensor
+) -> FloatTwin:
+    """Return the float twin that was given, or else that of the module, whose graph `captured` becomes the twin's."""
     if given is not None:
         return FloatTwin(capture(given, images.shape[1:]).model, lambda images: _answers(given, images))
-    if not needs_own_capture(module):
+    module = translator.module
+    if not needs_own_capture(module) and not translator.has_sums:
         return derived_twin(captured, module, images)
-    swapped = with_float_layers(module)
-    return derived_twin(capture(swapped, images.shape[1:]), swapped, images)
+    swapped = with_float_layers(module) if needs_own_capture(module) else module
+    return derived_twin(capture(swapped, images.shape[1:], translate=translator.float_layers), swapped, images)
 
 
 def _write_twins(twin: FloatTwin, folder: Path, images: Tensor, progress: Progress) -> tuple[float, float]:

@@ -15,6 +15,9 @@ CHANNEL_AXIS = 1
 SIGN_OF_ZERO = "sign_of_zero"
 """Attribute of a captured binary convolution in which sign(0) is 0; no finished model has it."""
 
+RECOGNISED = "recognised."
+"""How the names of the constants of binary layers begin that were recognised in a user's code."""
+
 UNRECORDED = "unrecorded"
 """Key of a value's note: PyTorch's program has no such value, since torch.onnx or a foreign pass made it up."""
 

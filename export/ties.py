@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas_deploy.export.capture import INPUT, CapturedModel
-from bnas_deploy.export.graph import Origin, activations_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.graph import RECOGNISED, Origin, activations_of, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.pieces import Piece, Recorded
 
 BATCH = 8
@@ -32,8 +32,15 @@ class ZeroActivations:
 
 
 def zeros_before_signs(captured: CapturedModel, images: Tensor) -> tuple[ZeroActivations, ...]:
-    """Return the binary layers of a graph before any rewriting that meet a 0; `images` is (N, C, H, W) float32."""
-    convolutions = [node for node in captured.model.graph if is_binary_conv(node)]
+    """Return the binary layers of a graph before any rewriting that meet a 0; `images` is (N, C, H, W) float32.
+
+    Layers that were recognised in a user's code do with a 0 what that code does, and are left out.
+    """
+    convolutions = [
+        node
+        for node in captured.model.graph
+        if is_binary_conv(node) and not str(input_of(node, "W").name).startswith(RECOGNISED)
+    ]
     reads = {str(node.name): Origin(str(input_of(node, "X").name)) for node in convolutions}
     return tuple(each for each in count_zeros(captured, reads, images) if each.zeros)
 

@@ -29,6 +29,7 @@ def describe_export(result: "ExportResult") -> str:
         _line("rewrites", passes),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         *(_line("note", note) for note in result.log.notes),
+        *(_line("binary layer", f"{layer.name}: {layer}") for layer in result.layers),
         *(_line(subject, text) for subject, text in result.doubts.sentences().items()),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]

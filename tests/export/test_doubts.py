@@ -134,21 +134,23 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 5))
     description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,), (0.5,)), {})
 
-    with pytest.warns(LooksBinaryWarning, match=r"^theirs .*stay float$") as warned:
+    with pytest.warns(LooksBinaryWarning, match=r"^two .*stay float$") as warned:
         result = export_module(module, twin, tmp_path / "bundle", Images(images), description)
 
     assert warned[0].filename == __file__
     card = (tmp_path / "bundle/README.md").read_text()
-    assert "* WARNING: look binary: theirs " in card
+    assert "* WARNING: look binary: two " in card
     assert "* activations of exactly 0: " in card
-    assert result.doubts.likely_binary == LOOK_BINARY
+    # The other two were recognised and translated.
+    assert [layer.name for layer in result.doubts.likely_binary] == ["two", "up", "head"]
+    assert {"theirs", "functional"} < {layer.name for layer in result.layers}
     zeros = _zeros_after_relu(module, images)
     text = " ".join(describe_export(result).split())
-    both = "(weights of two values, input of two values)"
     assert (
-        f"WARNING: look binary theirs {both}, two {both}, functional {both}, up (input of two values), head (weights "
-        "of two values): binary layers that are not the package's? Make them of bnas_deploy.search.nn.layers, or they "
-        "stay float" in text
+        "WARNING: look binary two (weights of two values, input of two values; but its weights are float: those of "
+        "output channel 0 have magnitudes from 0.2 to 0.7); up (input of two values; but a transposed convolution, "
+        "which no binary operator is); head (weights of two values; but its input is float, made by mean): meant to be "
+        "binary? Register a rule for their class (bnas_deploy.export.register), or they stay float" in text
     )
     assert (
         f"activations of exactly 0 {zeros.zeros:,} of {zeros.activations:,} before after_relu; sign(0) is +1 here, and "

@@ -1,0 +1,311 @@
+"""The binary layers of a captured program, whoever wrote them: found by what they compute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.fx import Node
+
+from bnas_deploy.export.foreign.program import (
+    Function,
+    NotElementwise,
+    Program,
+    never_negative,
+    operation,
+    path_of,
+    shape_of,
+    sources_of,
+)
+from bnas_deploy.export.foreign.steps import NoSteps, Steps, steps_of
+from bnas_deploy.export.foreign.weights import NotBinary, Weights, weights_of
+from bnas_deploy.search.nn.geometry import Pair
+
+IMAGES = -3
+FEATURES = -1
+"""Axis of the channels, from the end."""
+
+_DENSE = frozenset({"linear", "matmul", "mm", "addmm"})
+_CONVOLUTIONS = frozenset({"conv2d", "convolution"})
+_LEFT_FLOAT = {
+    "conv1d": "a convolution along one axis, and binary operators have two",
+    "conv3d": "a convolution along three axes, and binary operators have two",
+    "conv_transpose1d": "a transposed convolution, which no binary operator is",
+    "conv_transpose2d": "a transposed convolution, which no binary operator is",
+    "conv_transpose3d": "a transposed convolution, which no binary operator is",
+    "bmm": "a product of two values that are computed",
+    "einsum": "a product in the notation of einsum; write it as F.linear or F.conv2d",
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution goes over images; a dense layer is one of 1x1 pixels.
+
+    `padding` is what there is above and left, `extra_padding` how much more there is below and right.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    extra_padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    @property
+    def is_padded(self) -> bool:
+        """Tell whether there is any padding."""
+        return any((*self.padding, *self.extra_padding))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A binary layer in a program.
+
+        y = conv(A, w) + bias,   A = steps(source), and `pad_value` at the padding
+
+    Attributes:
+        name: path of the module that computes it, with a number where that computes several.
+        node: that computes y.
+        source: what the steps are of.
+        activations: the node that computes A.
+        moves: operations that move A to where it is convolved, such as flatten: what is nearest to A first.
+        axis: IMAGES, or FEATURES for a dense layer.
+        source_axis: that of `source`, where moves make it another one.
+        source_steps: what A is of x in front of the moves, of which `steps` is what is convolved.
+        weights: (O, C/groups, KH, KW), or (O, C).
+        bias: (O) float32.
+    """
+
+    name: str
+    node: Node
+    source: Node
+    activations: Node
+    moves: tuple[Node, ...]
+    axis: int
+    source_axis: int
+    source_steps: Steps
+    steps: Steps
+    weights: Weights
+    bias: Tensor | None
+    window: Window
+    pad_value: float
+
+    @property
+    def is_dense(self) -> bool:
+        """Tell whether it is a dense layer."""
+        return self.axis == FEATURES
+
+
+@dataclass(frozen=True)
+class Left:
+    """A layer that stays float: what its weights or its activations are instead."""
+
+    name: str
+    reason: str
+
+
+class NotTranslated(Exception):  # noqa: N818  # no mistake of anybody's: it says what a layer is not
+    """A layer is none that an operator can compute; the message says why."""
+
+
+def binary_layers(program: Program) -> tuple[list[Found], list[Left]]:
+    """Return the binary layers of a program, and why the other layers with weights are none, in running order."""
+    found: list[Found] = []
+    left: list[Left] = []
+    for name, node in named_layers(program):
+        try:
+            found.append(_binary_layer(program, name, node))
+        except (NotTranslated, NotBinary) as reason:
+            left.append(Left(name, str(reason)))
+    return found, left
+
+
+def named_layers(program: Program) -> list[tuple[str, Node]]:
+    """Return the nodes with weights by the names of the captured graph: of their modules, numbered from the 2nd on."""
+    counts: dict[str, int] = {}
+    named = []
+    for node in program.exported.graph.nodes:
+        name = operation(node)
+        if name not in _DENSE | _CONVOLUTIONS | _LEFT_FLOAT.keys() | {"binary_conv2d", "zeroise"}:
+            continue
+        path = path_of(node)
+        counts[path] = counts.get(path, 0) + 1
+        if name not in {"binary_conv2d", "zeroise"}:
+            number = f"#{counts[path]}" if counts[path] > 1 else ""
+            named.append((f"{path}{number}" if path else node.name, node))
+    return named
+
+
+def _binary_layer(program: Program, name: str, node: Node) -> Found:
+    kind = operation(node)
+    if kind in _LEFT_FLOAT:
+        raise NotTranslated(_LEFT_FLOAT[kind])
+    x, weight, bias_node, factors = _operands(node)
+    if not isinstance(x, Node) or not isinstance(weight, Node):
+        raise NotTranslated("what it multiplies is no tensor of the program")
+    transposed = kind in {"matmul", "mm", "addmm"}
+    weights = weights_of(program, weight, transposed=transposed)
+    axis = FEATURES if kind in _DENSE else IMAGES
+    if len(shape_of(x)) < 2 or (axis == IMAGES and len(shape_of(x)) != 4):
+        raise NotTranslated(f"it reads a tensor of {len(shape_of(x))} axes, wanted images (N, C, H, W)")
+    if weights.value.ndim != (2 if axis == FEATURES else 4):
+        raise NotTranslated(f"its weights have {weights.value.ndim} axes")
+    if factors != (1, 1):
+        raise NotTranslated("it has factors alpha and beta")
+    bias = _bias(program, bias_node, len(weights.scale))
+    window = Window() if axis == FEATURES else _window(node, weights.value)
+    padded, window, pad_value = _padded(x, window)
+    activations, moves = _moved(padded)
+    source_axis = _axis_behind(moves, axis, activations)
+    source, source_steps = _activation(program, activations, source_axis)
+    steps = _fitting(source_steps, moves, int(weights.value.shape[1]) * window.groups)
+    return Found(
+        name=name,
+        node=node,
+        source=source,
+        activations=activations,
+        moves=moves,
+        axis=axis,
+        source_axis=source_axis,
+        source_steps=source_steps,
+        steps=steps,
+        weights=weights,
+        bias=bias,
+        window=window,
+        pad_value=pad_value,
+    )
+
+
+def _operands(node: Node) -> tuple[Any, Any, Any, tuple[Any, Any]]:
+    """Return what is multiplied, the weights, the bias and two factors of a layer."""
+    given = dict(enumerate(node.args)) | {
+        _POSITIONS[name]: value for name, value in node.kwargs.items() if name in _POSITIONS
+    }
+    if operation(node) == "addmm":
+        return given.get(1), given.get(2), given.get(0), (node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1))
+    has_bias = operation(node) not in {"matmul", "mm"}
+    return given.get(0), given.get(1), given.get(2) if has_bias else None, (1, 1)
+
+
+_POSITIONS = {"input": 0, "weight": 1, "bias": 2}
+
+
+def _bias(program: Program, node: Any, outputs: int) -> Tensor | None:
+    if not isinstance(node, Node):
+        return None
+    if node in program.varying:
+        raise NotTranslated("its bias depends on the images")
+    bias = program.constant(node).value.flatten()
+    if len(bias) not in (1, outputs):
+        raise NotTranslated(f"its bias has {len(bias)} numbers for {outputs} output channels")
+    return bias.expand(outputs).clone()
+
+
+def _window(node: Node, weight: Tensor) -> Window:
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]  # an operator
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if given.get("transposed", False):
+        raise NotTranslated(_LEFT_FLOAT["conv_transpose2d"])
+    dilation, stride = _two(given.get("dilation", 1)), _two(given.get("stride", 1))
+    padding, extra = given.get("padding", 0), (0, 0)
+    if padding == "same":
+        # As PyTorch: the odd one is below and at the right.
+        total = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+        padding, extra = (total[0] // 2, total[1] // 2), (total[0] % 2, total[1] % 2)
+    elif padding == "valid":
+        padding = 0
+    return Window(stride, _two(padding), extra, dilation, int(given.get("groups", 1)))
+
+
+def _two(value: Any) -> Pair:
+    sizes = [value] if isinstance(value, int) else list(value)
+    if not all(isinstance(size, int) for size in sizes):
+        raise NotTranslated("its geometry depends on the images")
+    return int(sizes[0]), int(sizes[-1])
+
+
+def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
+    """Return what a convolution reads without a padding of one number in front, the whole padding, and the number."""
+    if operation(x) not in {"pad", "constant_pad_nd"}:
+        return x, window, 0.0
+    arguments: list[Any] = [*x.args, *x.kwargs.values()]
+    inner, sides, *rest = arguments
+    mode = next((each for each in rest if isinstance(each, str)), "constant")
+    number = next((each for each in rest if isinstance(each, int | float)), 0.0)
+    plain = mode == "constant" and isinstance(sides, Sequence) and all(isinstance(side, int) for side in sides)
+    if not (plain and isinstance(inner, Node) and len(sides) in (2, 4) and min(sides) >= 0):
+        return x, window, 0.0
+    if window.is_padded and number != 0:
+        raise NotTranslated(f"its input is padded with {number:g} and then with 0")
+    left, right, top, bottom = (*sides, 0, 0)[:4]
+    (up, across), (below, beside) = window.padding, window.extra_padding
+    padding, extra = (up + top, across + left), (below + bottom - top, beside + right - left)
+    return inner, replace(window, padding=padding, extra_padding=extra), float(number)
+
+
+_KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
+_MOVES = _KEEP_CHANNELS | {
+    "channel_shuffle", "flatten", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "squeeze", "transpose",
+    "unsqueeze", "view",
+}  # fmt: skip
+"""Operations whose every result is one of the elements, and for a max pool that of the largest x."""
+
+
+def _moved(x: Node) -> tuple[Node, tuple[Node, ...]]:
+    """Return what is moved to become x, and the operations that do it: the first one first."""
+    moves: list[Node] = []
+    while operation(x) in _MOVES and isinstance(x.args[0], Node):
+        if operation(x) == "pad" and (len(x.args) < 3 or x.args[2] == "constant"):
+            break
+        moves.insert(0, x)
+        x = x.args[0]
+    return x, tuple(moves)
+
+
+def _axis_behind(moves: Sequence[Node], axis: int, activations: Node) -> int:
+    if all(operation(move) in _KEEP_CHANNELS for move in moves):
+        return axis
+    return IMAGES if len(shape_of(activations)) == 4 else FEATURES
+
+
+def _fitting(steps: Steps, moves: Sequence[Node], channels: int) -> Steps:
+    """Return the steps for each channel that is convolved.
+
+    Raises:
+        NotTranslated: the channels differ and are moved, or a max pool takes the other end of a falling one.
+    """
+    if any(operation(move) == "max_pool2d" for move in moves) and steps.falling.any():
+        raise NotTranslated("a max pool is between its falling activations and it")
+    if all(operation(move) in _KEEP_CHANNELS for move in moves):
+        return steps
+    if not (steps.thresholds == steps.thresholds[:, :1]).all() or steps.falling.any() != steps.falling.all():
+        raise NotTranslated(f"its activations have a threshold for each channel, and {moves[0].name} moves channels")
+    thresholds = np.repeat(steps.thresholds[:, :1], channels, axis=1)
+    return replace(steps, thresholds=thresholds, falling=np.repeat(steps.falling[:1], channels))
+
+
+def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:
+    """Return the nearest value that the activations are a step function of, and the function.
+
+    torch.sign is one with 0 at 0. Behind a ReLU that is 0 or 1, which is told from a sign by going on to look.
+    """
+    first: tuple[Node, Steps] | None = None
+    reason = f"its input is float, {f'made by {operation(activations)}' if operation(activations) else 'the images'}"
+    for source in sources_of(program, activations):
+        if not isinstance(shape_of(source)[axis], int):
+            raise NotTranslated("its channels depend on the images")
+        lowest = 0.0 if never_negative(program, source) else float("-inf")
+        try:
+            steps = steps_of(Function(program, source, activations, axis, lowest))
+        except (NoSteps, NotElementwise) as why:
+            reason = f"its input is float: as a function of {source.name}, {why}"
+            continue
+        if len(steps.levels) == 2:
+            return source, steps
+        first = first or (source, steps)
+        if not first[1].is_sign:
+            break
+    if first is None:
+        raise NotTranslated(reason)
+    return first

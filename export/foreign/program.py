@@ -1,0 +1,311 @@
+"""What a captured program computes of parameters alone, and what it does to a value element by element.
+
+Both are found by running parts of the program, so it does not matter how they are written.
+"""
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
+
+ELEMENTWISE = frozenset({
+    "__and__", "__or__", "__xor__", "_to_copy", "abs", "absolute", "add", "alias", "atan", "bitwise_and",
+    "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clamp_max",
+    "clamp_min", "clip", "clone", "contiguous", "copysign", "detach", "div", "divide", "dropout", "elu", "eq",
+    "erf", "exp", "feature_dropout", "floor", "ge", "greater", "greater_equal", "gt", "hardsigmoid", "hardswish",
+    "hardtanh", "heaviside", "index_put", "le", "leaky_relu", "less", "less_equal", "lift_fresh_copy", "log1p",
+    "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mul",
+    "multiply", "ne", "neg", "negative", "pow", "reciprocal", "relu", "relu6", "round", "rsub", "sgn", "sigmoid",
+    "sign", "signbit", "silu", "softplus", "softsign", "sqrt", "square", "sub", "subtract", "tanh", "threshold", "to",
+    "trunc", "type_as", "where",
+})  # fmt: skip
+"""Operations each of whose results depends on one element of each tensor; `max` and `min` are those of two tensors."""
+
+_EXPANSIONS = frozenset({"broadcast_to", "expand", "expand_as"})
+"""Operations whose result broadcasts as what they read first."""
+
+_FILLS = {"ones_like": 1, "zeros_like": 0, "ones": 1, "zeros": 0, "new_ones": 1, "new_zeros": 0}
+_FULLS = {"full_like": 1, "full": 1, "new_full": 2, "scalar_tensor": 0}
+"""Operations that fill a tensor with a number, and which of their arguments that is."""
+
+_SHAPES = frozenset({"sym_size", "_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"})
+
+
+def operation(node: Node) -> str:
+    """Return what a node computes, without domain and overload, such as "conv2d"; "" if it calls nothing."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target._opname)
+    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
+
+
+def path_of(node: Node) -> str:
+    """Return the path of the module in whose forward a node is; "" for the whole module."""
+    scopes = list(node.meta.get("nn_module_stack", {}).values())
+    return str(scopes[-1][0]) if scopes else ""
+
+
+def shape_of(node: Node) -> tuple[Any, ...]:
+    """Return the sizes of what a node computes; that of the batch may be a symbol. () where it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A value, and for each element the largest magnitude on the way to it, which roundings are relative to."""
+
+    value: Tensor
+    largest: Tensor
+
+
+class NotElementwise(Exception):  # noqa: N818  # no mistake of anybody's: it says what a function is not
+    """A part of a program is no function of single elements; the message says why."""
+
+
+class Program:
+    """A captured program.
+
+    Attributes:
+        exported: as torch.export made it.
+        order: the place of each node.
+        varying: nodes whose values depend on the images or on chance; shapes do not count.
+    """
+
+    def __init__(self, exported: ExportedProgram) -> None:
+        self.exported = exported
+        self.order = {node: number for number, node in enumerate(exported.graph.nodes)}
+        self._specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if _names_a_value(spec)}
+        self.varying: set[Node] = set()
+        for node in exported.graph.nodes:
+            if self._varies(node):
+                self.varying.add(node)
+
+    def _varies(self, node: Node) -> bool:
+        if node.op == "placeholder":
+            return self.leaf(node) is None
+        random = (
+            isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+        )
+        # Dropout is marked as random, and gives what it reads in evaluation mode.
+        random = random and operation(node) not in ELEMENTWISE
+        return random or any(each in self.varying for each in values_read(node))
+
+    def leaf(self, node: Node) -> Tensor | None:
+        """Return the parameter, buffer or constant that a placeholder stands for; None for an input."""
+        spec = self._specs.get(node.name)
+        if node.op != "placeholder" or spec is None or spec.kind == InputKind.USER_INPUT:
+            return None
+        held = self.exported.state_dict.get(str(spec.target), self.exported.constants.get(str(spec.target)))
+        return held if isinstance(held, Tensor) else None
+
+    def parameters_of(self, node: Node, source: Node | None = None) -> list[str]:
+        """Return the names of the parameters and buffers that a value is computed of, besides `source`."""
+        given = () if source is None else (source,)
+        leaves = [each for each in self._slice(node, given, compact=True) if self.leaf(each) is not None]
+        return [str(self._specs[each.name].target) for each in leaves if not _is_made_up(self._specs[each.name])]
+
+    def between(self, source: Node, result: Node) -> list[Node]:
+        """Return what is computed of `source` on the way to `result`, in running order."""
+        return [each for each in self._slice(result, (source,), compact=True) if each in self.varying - {source}]
+
+    def constant(self, node: Node, dtype: torch.dtype = torch.float32) -> Evaluated:
+        """Compute a value that depends on parameters alone; `dtype` is that of every float on the way.
+
+        Raises:
+            NotElementwise: it takes a shape of the images.
+        """
+        return self._evaluate(node, {}, dtype, compact=False)
+
+    def _evaluate(self, result: Node, given: Mapping[Node, Tensor], dtype: torch.dtype, *, compact: bool) -> Evaluated:
+        """Compute `result` with some values given; where it is `compact` nothing is expanded, but left to broadcast."""
+        known = {node: Evaluated(value, value.abs()) for node, value in given.items()}
+        for node in self._slice(result, known, compact=compact):
+            if node not in known:
+                known[node] = self._computed(node, known, dtype, compact=compact)
+        return known[result]
+
+    def _slice(self, result: Node, given: Container[Node] = (), *, compact: bool = False) -> list[Node]:
+        """Return what `result` is computed of, in running order, not past nodes that are given."""
+        found, needed = {result}, [result]
+        while needed:
+            node = needed.pop()
+            if node in given:
+                continue
+            read = values_read(node) if compact or self._takes_shape(node) else node.all_input_nodes
+            needed += [each for each in read if each not in found]
+            found.update(read)
+        return sorted(found, key=self.order.__getitem__)
+
+    def _takes_shape(self, node: Node) -> bool:
+        """Tell whether the size of what a node makes depends on the images."""
+        return any(operation(each) in _SHAPES or each in self.varying for each in node.all_input_nodes)
+
+    def _computed(self, node: Node, known: Mapping[Node, Evaluated], dtype: torch.dtype, *, compact: bool) -> Evaluated:
+        name = operation(node)
+        if (leaf := self.leaf(node)) is not None:
+            value = leaf.detach().to(dtype) if leaf.is_floating_point() else leaf.detach()
+            return Evaluated(value, value.abs() if value.dtype != torch.bool else value)
+        if name in _SHAPES or node.op != "call_function":
+            return Evaluated(torch.tensor(torch.nan), torch.tensor(0.0))  # read as a size only, if at all
+        compact = compact or self._takes_shape(node)
+        if name in _EXPANSIONS and compact:
+            first = node.args[0]
+            assert isinstance(first, Node)
+            return known[first]
+        if (number := _filled_with(node)) is not None and compact:
+            kind = node.meta["val"].dtype
+            value = torch.tensor(number, dtype=dtype if kind.is_floating_point else kind)
+            return Evaluated(value, value.abs() if kind != torch.bool else value)
+
+        def argument(value: Any) -> Any:
+            if isinstance(value, Node):
+                return known[value].value
+            return dtype if value == torch.float32 and isinstance(value, torch.dtype) else value
+
+        arguments, options = map_aggregate((node.args, dict(node.kwargs)), argument)
+        try:
+            with torch.no_grad():
+                value = node.target(*arguments, **options)  # type: ignore[operator]  # call_function's target is one
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:  # sizes that only the images have
+            raise NotElementwise(f"{node.name}: {str(error).splitlines()[0]}") from None
+        if not isinstance(value, Tensor):
+            raise NotElementwise(f"{node.name} makes several values")
+        return Evaluated(value, _largest(value, [known[each].largest for each in values_read(node)]))
+
+
+def values_read(node: Node) -> list[Node]:
+    """Return the nodes whose values, not only their shapes and types, decide the value of `node`."""
+    name = operation(node)
+    if name in _SHAPES or _filled_with(node) is not None:
+        return []
+    return node.all_input_nodes[:1] if name in {"type_as", *_EXPANSIONS} else list(node.all_input_nodes)
+
+
+def _filled_with(node: Node) -> float | None:
+    name = operation(node)
+    if name in _FILLS:
+        return _FILLS[name]
+    if name not in _FULLS or len(node.args) <= _FULLS[name]:
+        return None
+    number = node.args[_FULLS[name]]
+    return number if isinstance(number, bool | int | float) else None
+
+
+def _largest(value: Tensor, before: list[Tensor]) -> Tensor:
+    """Return the largest magnitude of each element of `value` and of what it was computed of; infinite for NaN."""
+    largest = value.abs() if value.dtype != torch.bool else value.float()
+    for each in before:
+        try:
+            each.expand(value.shape)
+        except RuntimeError:  # a mean, or a reshape
+            each = each.max() if each.numel() else each.new_zeros(())
+        largest = torch.maximum(largest, each)
+    return torch.nan_to_num(largest.double(), nan=torch.inf, posinf=torch.inf)
+
+
+def _names_a_value(spec: InputSpec) -> bool:
+    return hasattr(spec.arg, "name")
+
+
+def _is_made_up(spec: InputSpec) -> bool:
+    """Tell whether a constant is a number in the code, which torch.export names by itself."""
+    return spec.kind == InputKind.CONSTANT_TENSOR
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a program does to each element of `source` on the way to `result`, channel by channel.
+
+    Attributes:
+        axis: that of the channels, counted from the end: -3 for images, -1 for what a dense layer reads.
+        lowest: no element of `source` is below.
+    """
+
+    program: Program
+    source: Node
+    result: Node
+    axis: int
+    lowest: float = float("-inf")
+
+    @property
+    def channels(self) -> int:
+        """Their number."""
+        return int(shape_of(self.source)[self.axis])
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Evaluated:
+        """Compute it for numbers (P, C), P in each channel.
+
+        Raises:
+            NotElementwise: it depends on more than the element and its channel.
+        """
+        shape = [len(x), *(1,) * (len(shape_of(self.source)) - 1)]
+        shape[self.axis] = self.channels
+        probe = x.clamp(min=self.lowest).to(dtype).reshape(shape)
+        found = self.program._evaluate(self.result, {self.source: probe}, dtype, compact=True)
+        try:
+            value = found.value.to(dtype).broadcast_to(shape).reshape(x.shape)
+            return Evaluated(value, found.largest.broadcast_to(shape).reshape(x.shape))
+        except RuntimeError:
+            raise NotElementwise("what it does depends on the place in the image") from None
+
+
+def sources_of(program: Program, result: Node) -> Iterator[Node]:
+    """Yield the float32 values of its shape that `result` is a function of, element by element: the nearest first."""
+    front = {result}
+    while True:
+        last = max(front, key=program.order.__getitem__)
+        if len(front) == 1 and last is not result and _alike(last, result):
+            yield last
+        if operation(last) not in ELEMENTWISE or last.op != "call_function":
+            return
+        front.remove(last)
+        front |= {each for each in values_read(last) if each in program.varying}
+        if not front:
+            return
+
+
+def _alike(node: Node, result: Node) -> bool:
+    value = node.meta.get("val")
+    same = isinstance(value, Tensor) and value.dtype == torch.float32
+    return same and [str(size) for size in shape_of(node)] == [str(size) for size in shape_of(result)]
+
+
+_NOT_NEGATIVE = frozenset({"abs", "relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "exp", "square", "softplus"})
+_KEEPS_SIGN = frozenset({
+    "adaptive_avg_pool2d", "alias", "avg_pool2d", "clone", "contiguous", "detach", "dropout", "expand", "flatten",
+    "getitem", "max_pool2d", "max_pool2d_with_indices", "mean", "permute", "reshape", "slice", "squeeze", "sum", "to",
+    "transpose", "unsqueeze", "view", "_to_copy", "split", "chunk", "adaptive_max_pool2d", "upsample_nearest2d",
+})  # fmt: skip
+_ALL_OF = frozenset({"add", "cat", "concat", "mul", "maximum", "stack"})
+
+
+def never_negative(program: Program, node: Node, depth: int = 64) -> bool:
+    """Tell whether no element of a value can be below 0, whatever the images are."""
+    name = operation(node)
+    if depth == 0:
+        return False
+    if node not in program.varying:
+        try:
+            return bool((program.constant(node).value >= 0).all())
+        except NotElementwise:
+            return False
+    if name in _NOT_NEGATIVE:
+        return True
+    if name in {"clamp", "clamp_min", "hardtanh"} and len(node.args) > 1:
+        lowest = node.args[1]
+        return isinstance(lowest, int | float) and lowest >= 0
+    if name in _KEEPS_SIGN:
+        return bool(node.all_input_nodes) and never_negative(program, node.all_input_nodes[0], depth - 1)
+    if name in _ALL_OF:
+        numbers = [each for each in tree_leaves(node.args) if isinstance(each, int | float) and name in {"add", "mul"}]
+        return all(number >= 0 for number in numbers) and all(
+            never_negative(program, each, depth - 1) for each in node.all_input_nodes
+        )
+    return False

@@ -1,0 +1,135 @@
+"""Write binary layers into a captured program as the operators that the rest of the export knows."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.fx import Node
+
+from bnas_deploy.export.foreign.layers import Found
+from bnas_deploy.export.foreign.operands import Operands, Translation
+from bnas_deploy.export.foreign.program import shape_of
+from bnas_deploy.export.graph import RECOGNISED
+
+
+def write_layers(program: ExportedProgram, layers: Sequence[tuple[Found, Translation]]) -> dict[str, str]:
+    """Put the operators of each layer in its place, in `program` itself; return the names of their results by layer.
+
+    A layer whose activations have more than two levels becomes a sum. What nobody reads any longer is dropped, with
+    its parameters.
+    """
+    replaced: dict[Node, Node] = {}
+    for found, translation in layers:
+        # What one layer takes signs of may be the result of another.
+        source = replaced.get(found.source, found.source)
+        replaced[found.node] = _Writer(program, found, source).write(translation.operands)
+    program.graph.eliminate_dead_code()
+    _drop_unread(program)
+    program.graph_module.recompile()
+    return {found.name: replaced[found.node].name for found, _ in layers}
+
+
+class _Writer:
+    """Writes the operators of one layer in front of the node that they replace."""
+
+    def __init__(self, program: ExportedProgram, found: Found, source: Node) -> None:
+        self.program, self.found, self.source = program, found, source
+
+    def write(self, operands: Sequence[Operands]) -> Node:
+        """Write them, and return the node that has the layer's result."""
+        found, graph = self.found, self.program.graph
+        with graph.inserting_before(found.node):
+            x = self._pixels(self._moved())
+        total: Node | None = None
+        for number, each in enumerate(operands):
+            tensors = [
+                None if tensor is None else self._buffer(f"{name}_{number}", tensor)
+                for name, tensor in each.tensors().items()
+            ]
+            with graph.inserting_before(found.node):
+                y = self._call(
+                    torch.ops.bnas.binary_conv2d.default, x, *tensors, *each.options(found.window), named=True
+                )
+                total = y if total is None else self._call(torch.ops.aten.add.Tensor, total, y)
+        assert total is not None
+        with graph.inserting_before(found.node):
+            result = self._like_result(total)
+        found.node.replace_all_uses_with(result)
+        graph.erase_node(found.node)
+        return result
+
+    def _call(self, target: Any, *arguments: Any, named: bool = False) -> Node:
+        """Add a node with its value on fake tensors; a `named` one is of the module that the layer was of."""
+        node: Node = self.program.graph.call_function(target, arguments)
+        if named:
+            node.meta.update({key: value for key, value in self.found.node.meta.items() if key != "val"})
+        else:
+            node.meta["nn_module_stack"] = self.found.node.meta.get("nn_module_stack", {})
+        values = torch.fx.node.map_arg(arguments, lambda each: each.meta["val"])
+        node.meta["val"] = target(*values)
+        return node
+
+    def _moved(self) -> Node:
+        """Return what the layer takes signs of, moved as its activations are."""
+        x = self.source
+        for move in self.found.moves:
+            x = self._call(move.target, x, *move.args[1:]) if not move.kwargs else self._moved_by(move, x)
+        return x
+
+    def _moved_by(self, move: Node, x: Node) -> Node:
+        assert callable(move.target)
+        node: Node = self.program.graph.call_function(move.target, (x, *move.args[1:]), dict(move.kwargs))
+        node.meta = copy.copy(move.meta)
+        return node
+
+    def _pixels(self, x: Node) -> Node:
+        """Return the rows of a dense layer as images of one pixel; images are as they are."""
+        if not self.found.is_dense:
+            return x
+        if len(shape_of(x)) != 2:
+            x = self._call(torch.ops.aten.reshape.default, x, [-1, shape_of(x)[-1]])
+        return self._call(torch.ops.aten.unsqueeze.default, self._call(torch.ops.aten.unsqueeze.default, x, -1), -1)
+
+    def _like_result(self, y: Node) -> Node:
+        """Return y in the shape that the layer's own result has."""
+        if not self.found.is_dense:
+            return y
+        y = self._call(torch.ops.aten.squeeze.dims, y, [-2, -1])
+        shape = shape_of(self.found.node)
+        if len(shape) == 2:
+            return y
+        # One size may be a symbol, which reshape finds out by itself.
+        sizes = [size if isinstance(size, int) else -1 for size in shape]
+        return self._call(torch.ops.aten.reshape.default, y, sizes)
+
+    def _buffer(self, name: str, value: Tensor) -> Node:
+        """Add a buffer to the program and return the placeholder for it."""
+        program = self.program
+        unique = f"{RECOGNISED}{self.found.node.name}.{name}"
+        graph, signature = program.graph, program.graph_signature
+        place = next(number for number, spec in enumerate(signature.input_specs) if spec.kind == InputKind.USER_INPUT)
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        with graph.inserting_before(placeholders[place]):
+            node: Node = graph.placeholder(f"b_{unique.replace('.', '_')}")
+        fake = next(each.meta["val"].fake_mode for each in placeholders if hasattr(each.meta.get("val"), "fake_mode"))
+        node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+        spec = InputSpec(InputKind.BUFFER, TensorArgument(node.name), unique, persistent=True)
+        signature.input_specs.insert(place, spec)
+        program.state_dict[unique] = value
+        return node
+
+
+def _drop_unread(program: ExportedProgram) -> None:
+    """Drop parameters and buffers that nothing reads, such as the float weights behind signs."""
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    for node in [each for each in program.graph.nodes if each.op == "placeholder" and not each.users]:
+        spec = specs[node.name]
+        if spec.kind == InputKind.USER_INPUT:
+            continue
+        program.graph.erase_node(node)
+        program.graph_signature.input_specs.remove(spec)
+        program.state_dict.pop(str(spec.target), None)

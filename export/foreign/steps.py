@@ -1,0 +1,209 @@
+"""Functions of one number with few values and one step between each two: what a packed activation is."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas_deploy.export.bounds import ROUNDING
+from bnas_deploy.export.foreign.program import Function
+from bnas_deploy.export.passes.threshold import threshold_of
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+MOST_LEVELS = 4
+"""Each step is a convolution of its own; more levels than these are left to float arithmetic."""
+
+ESTIMATOR_ROUNDINGS = 4
+"""`sign(x) - g(x) + g(x)`, as gradients are written by hand, is rounded twice by u times its largest term; the sum of
+two such terms in `g` is rounded as well."""
+
+WIDE = np.float32(2.0**20)
+"""Up to this magnitude a function that rounds is looked at; past it `sign(x) - x + x` has no level left."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A channel c of f is levels[k] with k the number of steps that are passed.
+
+    Step k is passed where (x >= thresholds[k, c]) != falling[c]; so a falling channel comes down as x grows.
+
+    Attributes:
+        levels: ascending, 2 to MOST_LEVELS.
+        thresholds: (len(levels) - 1, C) float32.
+        falling: (C).
+        exact: f gives the levels to the bit; else within the roundings of its own arithmetic.
+        lowest: no x is below.
+    """
+
+    levels: tuple[float, ...]
+    thresholds: Floats
+    falling: NDArray[np.bool_]
+    exact: bool
+    lowest: float
+
+    def __call__(self, x: Floats) -> Floats:
+        """Return f of x, (P, C)."""
+        passed = ((x[None] >= self.thresholds[:, None]) != self.falling).sum(axis=0)
+        values: Floats = np.asarray(self.levels, np.float32)[passed]
+        return values
+
+    def of(self, x: Tensor, axis: int) -> Tensor:
+        """Return f of x, whose channels are along `axis`."""
+        moved = x.movedim(axis, -1)
+        levels = self(moved.reshape(-1, moved.shape[-1]).numpy())
+        return torch.from_numpy(levels).reshape(moved.shape).movedim(-1, axis)
+
+    @property
+    def middle(self) -> float:
+        """Half the way from the lowest level to the highest."""
+        return (self.levels[0] + self.levels[-1]) / 2
+
+    @property
+    def heights(self) -> tuple[float, ...]:
+        """Half of each step: f = middle + the sum of heights[k] * S_k, where S_k is 1 where k is passed, else -1."""
+        return tuple((upper - lower) / 2 for lower, upper in pairwise(self.levels))
+
+    @property
+    def is_sign(self) -> bool:
+        """Tell whether f is torch.sign but for a factor: 0 at 0 alone."""
+        if len(self.levels) != 3 or self.levels[1] != 0 or self.levels[0] != -self.levels[2]:
+            return False
+        at_zero, behind = self.thresholds if not self.falling.any() else self.thresholds[::-1]
+        return not at_zero.any() and bool((behind == np.nextafter(np.float32(0), np.float32(1))).all())
+
+    def without_zero(self) -> "Steps":
+        """Return a sign with two levels instead of three, the same but at 0."""
+        assert self.is_sign
+        zeros = np.zeros_like(self.thresholds[:1])
+        return replace(self, levels=(self.levels[0], self.levels[2]), thresholds=zeros)
+
+
+class NoSteps(Exception):  # noqa: N818  # no mistake of anybody's: it says what a function is not
+    """A function has no few values with one step between each two; the message says what it has."""
+
+
+def steps_of(function: Function) -> Steps:
+    """Find the levels of a function and, by bisection over the floats, where it steps, exactly.
+
+    Then what was found is compared with the function at both zeros, at all magnitudes, around each threshold and at
+    random.
+
+    Raises:
+        NoSteps: it is another function.
+        NotElementwise: it is none of single elements.
+    """
+    probes = _with_columns(_magnitudes(), function.channels)
+    levels, exact = _levels(function, probes)
+    for _ in range(MOST_LEVELS):
+        found = _stepped(function, levels, exact)
+        missed = _missed(function, found, np.concatenate([probes, _around(found.thresholds)]))
+        if missed is None:
+            return found
+        if not exact or missed in levels or len(levels) == MOST_LEVELS:
+            break
+        levels = tuple(sorted((*levels, missed)))  # one that it has at a single float, such as sign(x + b) at -b
+    raise NoSteps(f"it goes up and down between {_listed(levels)}")
+
+
+def _levels(function: Function, probes: Floats) -> tuple[tuple[float, ...], bool]:
+    found = function(torch.from_numpy(probes))
+    values = found.value.numpy()
+    unique = np.unique(values)
+    if not np.isnan(values).any() and len(unique) <= MOST_LEVELS:
+        levels = tuple(sorted({float(level) for level in unique + np.float32(0)}))  # -0.0 is 0.0
+        if not np.isfinite(levels).all():
+            raise NoSteps("it is infinite somewhere")
+        if len(levels) == 1:
+            raise NoSteps(f"it is {levels[0]:g} everywhere")
+        return levels, True
+    near = np.abs(probes) <= 8
+    rough = np.unique(np.where(near, values, values[near][0]))
+    tolerance = ESTIMATOR_ROUNDINGS * ROUNDING * float(found.largest.numpy()[near].max())
+    groups = np.split(rough, np.flatnonzero(np.diff(rough) > 2 * tolerance) + 1) if np.isfinite(rough).all() else []
+    if not 2 <= len(groups) <= MOST_LEVELS or any(group[-1] - group[0] > 2 * tolerance for group in groups):
+        count = f"{len(rough):,} values" if len(groups) > 1 else "a range of values"
+        raise NoSteps(f"it takes {count} from {rough[0]:g} to {rough[-1]:g}")
+    # In float64 the estimator's roundings are 2^-29 as large, and what is left is the level.
+    precise = function(torch.from_numpy(probes), torch.float64).value.numpy()
+    levels = tuple(
+        float(np.float32(np.median(precise[near & (values >= group[0]) & (values <= group[-1])]))) + 0.0
+        for group in groups
+    )
+    return levels, False
+
+
+def _stepped(function: Function, levels: tuple[float, ...], exact: bool) -> Steps:
+    """Bisect each step; the function is taken for a monotone one."""
+    bound = np.finfo(np.float32).max if exact else WIDE
+
+    def value(x: Floats) -> Floats:
+        clipped = torch.from_numpy(np.clip(x, -bound, bound).reshape(1, -1))
+        values: Floats = function(clipped).value.numpy()[0]
+        return values
+
+    middles = [np.float32((lower + upper) / 2) for lower, upper in pairwise(levels)]
+    found = [threshold_of(value, np.full(function.channels, middle, np.float32)) for middle in middles]
+    # A channel that never passes a step says nothing about its direction: x >= -inf, or the opposite of it.
+    moving = np.stack([np.isfinite(each.level) for each in found])
+    flips = np.stack([each.flip for each in found])
+    falling = (flips & moving).any(axis=0)
+    level = np.stack([each.level for each in found])
+    always = ~moving & ~flips
+    never = ~moving & flips
+    level = np.where(always, np.where(falling, np.inf, -np.inf), level)
+    level = np.where(never, np.where(falling, -np.inf, np.inf), level).astype(np.float32)
+    return Steps(levels, level + np.float32(0), falling, exact, function.lowest)  # -0.0 is 0.0
+
+
+def _missed(function: Function, found: Steps, probes: Floats) -> float | None:
+    """Return what the function has where it was found to be something else; None if that is nowhere."""
+    probes = np.maximum(probes, np.float32(function.lowest))
+    value = function(torch.from_numpy(probes))
+    got, want = value.value.numpy(), found(probes)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(got.astype(np.float64) - want)
+    allowed = np.zeros(()) if found.exact else ESTIMATOR_ROUNDINGS * ROUNDING * value.largest.numpy()
+    # Where the estimator overflows to NaN, as x * x * 0 does, there is no value to miss.
+    wrong = ~(difference <= allowed) & ~(np.isnan(got) & ~np.isfinite(allowed))
+    wrong &= ~((probes == 0) & np.signbit(probes))  # -0.0 counts as 0.0; real ones are counted on the images
+    return float(got[wrong][0]) if wrong.any() else None
+
+
+@lru_cache(maxsize=1)
+def _magnitudes() -> Floats:
+    """Return floats (P) of every magnitude and both signs."""
+    rng = np.random.default_rng(0)
+    powers = np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32)
+    random = np.exp2(rng.uniform(-30, 30, 128)).astype(np.float32)
+    steady = np.concatenate([np.linspace(0, 8, 129), [0.1, 0.3, 0.7, 0.9, 1.1, 9, 100, 1e4]]).astype(np.float32)
+    positive = np.concatenate([powers, random, steady, [np.finfo(np.float32).max]]).astype(np.float32)
+    return np.concatenate([positive, -positive]).astype(np.float32)
+
+
+def _with_columns(values: Floats, channels: int) -> Floats:
+    return np.repeat(values[:, None], channels, axis=1)
+
+
+def _around(thresholds: Floats) -> Floats:
+    """Return the floats next to thresholds (K, C), and others near them: (P, C)."""
+    limit = np.finfo(np.float32).max
+    center = np.clip(thresholds, -limit / 4, limit / 4)  # what is added below stays finite
+    found = [center]
+    up = down = center
+    for _ in range(3):
+        up, down = np.nextafter(up, limit), np.nextafter(down, -limit)
+        found += [up, down]
+    for part in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1, 3):
+        step = np.float32(part) * np.maximum(np.abs(center), np.float32(1))
+        found += [center + step, center - step]
+    return np.clip(np.concatenate(found), -limit, limit).astype(np.float32)
+
+
+def _listed(levels: tuple[float, ...]) -> str:
+    return " and ".join([", ".join(f"{level:g}" for level in levels[:-1]), f"{levels[-1]:g}"])

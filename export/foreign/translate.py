@@ -1,0 +1,106 @@
+"""Binary layers of other people's become operators, and the module itself judges that."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export.foreign.judge import BATCH, REFUSED, compare_layers, compare_whole
+from bnas_deploy.export.foreign.layers import Found, Left, NotTranslated, binary_layers
+from bnas_deploy.export.foreign.operands import translation_of
+from bnas_deploy.export.foreign.program import Program
+from bnas_deploy.export.foreign.registered import judge_rules, with_rules
+from bnas_deploy.export.foreign.replace import write_layers
+from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
+from bnas_deploy.search.nn.layers import BinaryConv2d
+
+
+class Translator:
+    """Translates one module: first the layers that have a rule, then what is recognised in the captured program.
+
+    Attributes:
+        module: what is to be captured: the user's, or a copy in which layers with a rule are operators.
+        layers: how each binary layer was understood, the recognised ones once the program was translated.
+        left: the layers with weights that stayed float, and why.
+        recognised: how many layers of the program were translated.
+    """
+
+    def __init__(self, module: nn.Module, images: Tensor) -> None:
+        """Take the user's module as it was prepared, and images (N, C, H, W) float32 to judge with.
+
+        Raises:
+            ExportError: a rule does not describe its layer.
+        """
+        self.images = images
+        ruled = with_rules(module)
+        self.module = ruled.module
+        if ruled.layers:
+            judge_rules(module, ruled, images)
+        self.layers: list[Understood] = [of_rule(path, layer) for path, (layer, _) in ruled.layers.items()]
+        self.layers += [
+            of_package(name, layer)
+            for name, layer in self.module.named_modules()
+            if isinstance(layer, BinaryConv2d) and layer.scheme.weight_bits == 1
+        ]
+        self.left: list[Left] = []
+        self.recognised = 0
+
+    def __call__(self, exported: ExportedProgram) -> ExportedProgram:
+        """Return a captured program whose binary layers are operators, whoever wrote them.
+
+        Raises:
+            ExportError: a translation does not agree with the module.
+        """
+        if _writes_in_place(exported):
+            exported = exported.run_decompositions({})
+        program = Program(exported)
+        found, self.left = self._translatable(program)
+        self.recognised = len(found)
+        if not found:
+            return exported
+        original = exported.module()
+        assert isinstance(original, torch.fx.GraphModule)
+        self._check_program(original)
+        seen = compare_layers(original, found, self.images)
+        layers = [(each, translation_of(each, meets_zero=seen[each.name].zeros > 0)) for each in found]
+        self.layers += [of_found(program, each, seen[each.name]) for each in found]
+        results = write_layers(exported, layers)
+        translated = exported.module()
+        assert isinstance(translated, torch.fx.GraphModule)
+        compare_whole(original, translated, found, results, self.images[:BATCH])
+        return exported
+
+    def _translatable(self, program: Program) -> tuple[list[Found], list[Left]]:
+        found, left = binary_layers(program)
+        kept = []
+        for each in found:
+            try:
+                translation_of(each, meets_zero=True)
+            except NotTranslated as reason:
+                left.append(Left(each.name, str(reason)))
+            else:
+                kept.append(each)
+        return kept, left
+
+    def _check_program(self, original: torch.fx.GraphModule) -> None:
+        """Refuse a program that answers otherwise than the module that it was captured from."""
+        images = self.images[:BATCH]
+        with torch.no_grad():
+            got, want = original(images), self.module(images)
+        if not all(torch.equal(*pair) for pair in zip(_tensors(got), _tensors(want), strict=True)):
+            raise ExportError(
+                f"{REFUSED}: the captured program answers differently from {type(self.module).__name__}; its forward "
+                "may use something outside of the module: keep that in parameters and buffers"
+            )
+
+
+def _writes_in_place(exported: ExportedProgram) -> bool:
+    """Tell whether an operation of a program changes what it reads, so that a value is not always the same."""
+    operators = (node.target for node in exported.graph.nodes if isinstance(node.target, torch._ops.OpOverload))
+    return any(operator._schema.is_mutable for operator in operators)
+
+
+def _tensors(value: object) -> Sequence[Tensor]:
+    return [each for each in torch.utils._pytree.tree_leaves(value) if isinstance(each, Tensor)]

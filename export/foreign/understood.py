@@ -1,0 +1,126 @@
+"""How a binary layer was understood, as one line for the person who wrote it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from bnas_deploy.export.foreign.judge import Seen
+from bnas_deploy.export.foreign.layers import Found
+from bnas_deploy.export.foreign.program import Program, operation, path_of
+from bnas_deploy.export.foreign.rules import BinaryLayer
+from bnas_deploy.export.foreign.steps import Steps
+from bnas_deploy.search.nn.layers import BinaryConv2d
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a layer is in the exported network, and what that was read from."""
+
+    name: str
+    activations: str
+    threshold: str
+    scale: str
+    padding: str
+
+    def __str__(self) -> str:
+        return f"activations {self.activations}; threshold {self.threshold}; scale {self.scale}; padding {self.padding}"
+
+
+def of_found(program: Program, found: Found, seen: Seen | None) -> Understood:
+    """Describe a layer that was recognised; `seen` is what it met on the images, None if there were none."""
+    return Understood(
+        name=found.name,
+        activations=_activations(found.source_steps, seen),
+        threshold=_threshold(program, found),
+        scale=_scale(found),
+        padding=_padding(found.window.is_padded, found.pad_value),
+    )
+
+
+def of_rule(name: str, layer: BinaryLayer) -> Understood:
+    """Describe a layer of a registered rule."""
+    assert isinstance(layer.threshold, torch.Tensor)
+    assert isinstance(layer.scale, torch.Tensor)
+    padded = layer.padding not in (0, (0, 0))
+    threshold = f"{_range(layer.threshold)}, from the rule"
+    scale = f"{_range(layer.scale)}, from the rule"
+    return Understood(name, f"{layer.low:g} and {layer.high:g}", threshold, scale, _padding(padded, layer.pad_value))
+
+
+def of_package(name: str, layer: BinaryConv2d) -> Understood:
+    """Describe a layer of the package, whose scheme says what it is."""
+    exported = layer.exported()
+    zero_one = exported.offset is not None and bool(exported.offset.any())
+    coding = "0 and 1" if zero_one else "-1 and +1"
+    if exported.sign_of_zero:
+        coding += ", 0 at 0"
+    made_of = f"from {layer.scheme}"
+    pad = 0.0 if zero_one and exported.pad_value == -1 else float(exported.pad_value)
+    return Understood(
+        name,
+        coding,
+        f"{_range(exported.threshold)}, {made_of}",
+        f"{_range(exported.scale)}, {made_of}" + (", times K" if layer.scheme.k_map else ""),
+        _padding(layer.is_padded, pad),
+    )
+
+
+def _activations(steps: Steps, seen: Seen | None) -> str:
+    levels = [f"{level:g}" if level <= 0 or steps.levels[0] == 0 else f"+{level:g}" for level in steps.levels]
+    if not steps.is_sign:
+        text = " and ".join([", ".join(levels[:-1]), levels[-1]])
+        return text if len(levels) == 2 else f"{text} (a sum of {len(levels) - 1} packed convolutions)"
+    text = f"{levels[0]} and {levels[2]}"
+    if seen is None:
+        return f"{text}, 0 at 0"
+    if not seen.zeros:
+        return f"{text} (0 at 0, which none of {seen.activations:,} values was)"
+    return f"{text}, 0 at 0 ({seen.zeros:,} of {seen.activations:,} values: a sum of 2 packed convolutions)"
+
+
+def _threshold(program: Program, found: Found) -> str:
+    steps = found.source_steps
+    values = torch.from_numpy(steps.thresholds[:1] if steps.is_sign else steps.thresholds)
+    done = _operations(program, found)
+    names = program.parameters_of(found.activations, found.source)
+    parameters = f" with {', '.join(names)}" if names else ""
+    place = path_of(found.source) or found.source.name
+    text = f"{_range(values)} of the output of {place}, from {done}{parameters}"
+    falling = int(steps.falling.sum())
+    if falling:
+        text += f", {falling} of {len(steps.falling)} channels falling"
+    return text if steps.exact else f"{text}, its roundings left out"
+
+
+def _operations(program: Program, found: Found) -> str:
+    """Return what is done between the value that a layer takes signs of and its activations."""
+    passed = program.between(found.source, found.activations)
+    names = list(dict.fromkeys(name for node in passed if (name := operation(node)) not in _SILENT))
+    few = names if len(names) <= MOST_OPERATIONS else [*names[: MOST_OPERATIONS - 1], "..."]
+    return ", ".join(few)
+
+
+MOST_OPERATIONS = 4
+_SILENT = {"alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "expand", "expand_as", "dropout"}
+
+
+def _scale(found: Found) -> str:
+    weights = found.weights
+    text = _range(weights.scale)
+    text += f", from {', '.join(weights.names)}" if weights.names else ""
+    return text if weights.is_exact else f"{text}, roundings of the estimator left out"
+
+
+def _padding(is_padded: bool, value: float) -> str:
+    return f"{value:+g}".replace("+0", "0") if is_padded else "none"
+
+
+SMALLEST = 2.0**-149
+"""The first float above 0."""
+
+
+def _range(values: torch.Tensor) -> str:
+    low, high = float(values.min()), float(values.max())
+    if low == high == SMALLEST:
+        return "just above 0"
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

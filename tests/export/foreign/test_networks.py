@@ -1,0 +1,217 @@
+"""Networks as their authors write them are recognised, translated and judged; others are left float, or named."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.report.verification import describe_export
+
+Translate = Callable[[nn.Module, Tensor], tuple[Any, Callable[[Tensor], Tensor]]]
+
+SIGN = "-1 and +1 (0 at 0, which none of "
+RECOGNISED = {
+    "react_net": [("1.conv", SIGN, "0"), ("2.conv", SIGN, "0")],
+    "quick_net": [("1.conv", "-1 and +1", "+1"), ("3.conv", "-1 and +1", "+1")],
+    "bi_real_net": [("1.conv", SIGN, "0"), ("2.conv", SIGN, "0")],
+    "ir_net": [("1.conv", SIGN, "0"), ("2.conv", SIGN, "0")],
+    "do_re_fa": [("2", "0 and 1", "0"), ("4", "0 and 1", "none")],
+    "after_relu": [("2", "0 and 1", "0"), ("6", "0 and 1", "none")],
+    "le_net": [("2", SIGN, "none"), ("7", SIGN, "none"), ("9", SIGN, "none")],
+    "Shared": [("conv", SIGN, "0"), ("conv#2", SIGN, "0")],
+}
+"""By network: layer, how the text of its activations begins, padding."""
+
+
+def _images(networks: ModuleType, count: int = 5) -> Tensor:
+    return torch.randn(count, *networks.IMAGE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_idioms_of_the_field(name: str, networks: ModuleType, translate: Translate) -> None:
+    module, images = networks.settled(getattr(networks, name)()), _images(networks)
+
+    translator, translated = translate(module, images)
+
+    found = [(layer.name, layer.activations, layer.padding) for layer in translator.layers]
+    assert [(layer, padding) for layer, _, padding in found] == [
+        (layer, padding) for layer, _, padding in RECOGNISED[name]
+    ]
+    assert all(text.startswith(want) for (_, text, _), (_, want, _) in zip(found, RECOGNISED[name], strict=True))
+    with torch.no_grad():
+        want = module(images)
+        # Each layer agrees within rounding, which the judge checked. No sign falls over here; one moves logits by more.
+        assert (translated(images) - want).abs().max() < 1e-4 * want.abs().max()
+
+
+class Ties(nn.Module):
+    """torch.sign of whole numbers, among them 0, behind a pool of integers."""
+
+    def __init__(self, networks: ModuleType) -> None:
+        super().__init__()
+        self.first, self.second = networks.SignConv(3, 8, 3, bias=False), networks.SignConv(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, networks.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(F.avg_pool2d(self.first(x), 2)).mean((2, 3)))
+
+
+def test_zeros_in_front_of_a_sign_are_counted_and_stay_zeros(networks: ModuleType, translate: Translate) -> None:
+    module, images = networks.settled(Ties(networks)), _images(networks)
+    with torch.no_grad():
+        zeros = int((F.avg_pool2d(module.first(images), 2) == 0).sum())
+
+    translator, translated = translate(module, images)
+
+    assert zeros > 0
+    first, second = translator.layers
+    assert first.activations == "-1 and +1 (0 at 0, which none of 3,840 values was)"
+    assert second.activations == f"-1 and +1, 0 at 0 ({zeros} of 1,960 values: a sum of 2 packed convolutions)"
+    with torch.no_grad():
+        assert (translated(images) - module(images)).abs().max() < 1e-5
+
+
+class WritesWeights(nn.Conv2d):
+    """XNOR-Net as it was published: means are taken away from the weights in place, in forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.sub_(self.weight.data.mean(1, keepdim=True)).clamp_(-1, 1)
+        scale = self.weight.abs().mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(torch.sign(x), self.weight.sign() * scale, self.bias)
+
+
+class MeanCentred(nn.Conv2d):
+    """The same without writing: whose weights are signs of what was centred."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = (self.weight - self.weight.mean(1, keepdim=True)).clamp(-1, 1)
+        return self._conv_forward(
+            torch.sign(x), centred.sign() * centred.abs().mean((1, 2, 3), keepdim=True), self.bias
+        )
+
+
+def _between(layer: nn.Module, networks: ModuleType) -> nn.Module:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, networks.CLASSES))
+    return networks.settled(nn.Sequential(nn.Conv2d(3, 8, 3), layer, *pool))
+
+
+def test_mean_centred_weights(networks: ModuleType, translate: Translate) -> None:
+    translator, _ = translate(_between(MeanCentred(8, 8, 3), networks), _images(networks))
+
+    assert [layer.name for layer in translator.layers] == ["1"]
+
+
+def _export(module: nn.Module, networks: ModuleType, path: Path) -> Any:
+    description = Description({"name": "theirs"}, tuple("abcde"), Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3), {})
+    twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, networks.CLASSES))
+    return export_module(module, twin, path, Images(_images(networks)), description)
+
+
+def test_weights_that_are_written_in_forward(networks: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"1\.weight is written to in forward, .*training mode only"):
+        _export(_between(WritesWeights(8, 8, 3), networks), networks, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+class BinaryWeights(nn.Conv2d):
+    """BinaryConnect: binary weights and float activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(torch.relu(x), torch.sign(self.weight), self.bias)
+
+
+class FloatWeights(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(torch.sign(x), self.weight, self.bias)
+
+
+class SparseWeights(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(torch.sign(x), torch.sign(F.relu(self.weight)), self.bias)
+
+
+class FromImages(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(torch.sign(x), torch.sign(self.weight * x.mean()), self.bias)
+
+
+class Up(nn.ConvTranspose2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(torch.sign(x), torch.sign(self.weight))
+
+
+class OddPadding(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(torch.sign(x), (1, 1, 1, 1), value=0.5), torch.sign(self.weight), self.bias)
+
+
+class PaddedTwice(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(torch.sign(x), (1, 1, 1, 1), value=1.0), torch.sign(self.weight), self.bias, padding=1)
+
+
+class Window(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(((x > -1) & (x < 1)).float(), torch.sign(self.weight), self.bias)
+
+
+class PerPlace(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(8, 8, 3)
+        self.map = nn.Parameter(torch.zeros(14, 14))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(torch.where(x > self.map, 1.0, -1.0), torch.sign(self.weight), self.bias)
+
+
+LEFT = {
+    "binary weights alone": (lambda: BinaryWeights(8, 8, 3), "input is float: .* of conv2d, it takes .* from"),
+    "signs alone": (lambda: FloatWeights(8, 8, 3), "its weights are float: those of output channel 0 have magnitudes"),
+    "weights of 0": (lambda: SparseWeights(8, 8, 3), r"\d+ of 576 weights are exactly 0, and a bit is \+1 or -1"),
+    "weights of the images": (lambda: FromImages(8, 8, 3), "its weights depend on the images"),
+    "transposed": (lambda: Up(8, 8, 3), "a transposed convolution, which no binary operator is"),
+    "odd padding": (lambda: OddPadding(8, 8, 3), r"its padding of 0\.5 is neither -1 nor 1 nor half the way between"),
+    "padded twice": (lambda: PaddedTwice(8, 8, 3), "its input is padded with 1 and then with 0"),
+    "window": (lambda: Window(8, 8, 3), "its input is float: .*it goes up and down between 0 and 1"),
+    "a threshold per place": (PerPlace, "its input is float: .*what it does depends on the place in the image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "reason"), LEFT.values(), ids=LEFT)
+def test_left_float(make: Callable[[], nn.Module], reason: str, networks: ModuleType, translate: Translate) -> None:
+    translator, _ = translate(_between(make(), networks), _images(networks))
+
+    assert translator.layers == []
+    (left,) = (each for each in translator.left if each.name == "1")
+    assert re.search(reason, left.reason), left.reason
+
+
+def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType, tmp_path: Path) -> None:
+    result = _export(networks.settled(networks.quick_net()), networks, tmp_path / "bundle")
+
+    assert result.verification.failures == []
+    assert sum(layer.weight_bits == 1 for layer in result.bundle.manifest.layers) == 2
+    text = " ".join(describe_export(result).split())
+    assert (
+        "binary layer 1.conv: activations -1 and +1; threshold 0 of the output of 0.3, from ge, where; scale 1, from "
+        "1.conv.weight; padding +1" in text
+    )
+
+
+def test_no_binary_layer(networks: ModuleType, tmp_path: Path) -> None:
+    message = (
+        r"Sequential: no binary layer in it, .* Classes seen: Conv2d, BinaryWeights, AdaptiveAvgPool2d, Flatten, "
+        r"Linear; 1: its input is float: .*\. Say what a class of yours computes with bnas_deploy\.export\.register"
+    )
+    with pytest.raises(ExportError, match=message):
+        _export(_between(BinaryWeights(8, 8, 3), networks), networks, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
