@@ -131,9 +131,7 @@ def _checked(place: str, given: BinaryLayer) -> BinaryLayer:
     weight = weight.detach().cpu().float()
     outputs, channels = len(weight), weight.shape[1] * given.groups
     if given.groups < 1 or outputs % given.groups:
-        raise ExportError(
-            f"{place} gives {given.groups} groups for {outputs} output channels, which they do not divide"
-        )
+        raise ExportError(f"{place} gives {given.groups} groups, which do not divide {outputs} output channels")
     scale = weight.abs().flatten(1).mean(dim=1) if given.scale is None else given.scale
     checked = BinaryLayer(
         weight=torch.where(weight < 0, -1.0, 1.0),

@@ -44,7 +44,7 @@ def of_rule(name: str, layer: BinaryLayer) -> Understood:
     padded = layer.padding not in (0, (0, 0))
     threshold = f"{_range(layer.threshold)}, from the rule"
     scale = f"{_range(layer.scale)}, from the rule"
-    return Understood(name, f"{layer.low:g} and {layer.high:g}", threshold, scale, _padding(padded, layer.pad_value))
+    return Understood(name, _listed((layer.low, layer.high)), threshold, scale, _padding(padded, layer.pad_value))
 
 
 def of_package(name: str, layer: BinaryConv2d) -> Understood:
@@ -66,16 +66,21 @@ def of_package(name: str, layer: BinaryConv2d) -> Understood:
 
 
 def _activations(steps: Steps, seen: Seen | None) -> str:
-    levels = [f"{level:g}" if level <= 0 or steps.levels[0] == 0 else f"+{level:g}" for level in steps.levels]
+    levels = steps.levels
     if not steps.is_sign:
-        text = " and ".join([", ".join(levels[:-1]), levels[-1]])
+        text = _listed(levels)
         return text if len(levels) == 2 else f"{text} (a sum of {len(levels) - 1} packed convolutions)"
-    text = f"{levels[0]} and {levels[2]}"
+    text = _listed((levels[0], levels[2]))
     if seen is None:
         return f"{text}, 0 at 0"
     if not seen.zeros:
         return f"{text} (0 at 0, which none of {seen.activations:,} values was)"
     return f"{text}, 0 at 0 ({seen.zeros:,} of {seen.activations:,} values: a sum of 2 packed convolutions)"
+
+
+def _listed(levels: tuple[float, ...]) -> str:
+    texts = [f"{level:g}" if level <= 0 or levels[0] >= 0 else f"+{level:g}" for level in levels]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]])
 
 
 def _threshold(program: Program, found: Found) -> str:
