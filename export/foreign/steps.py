@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas_deploy.export.bounds import ROUNDING
-from bnas_deploy.export.foreign.program import Function
+from bnas_deploy.export.foreign.program import Evaluated, Function
 from bnas_deploy.export.passes.threshold import threshold_of
 
 Floats = NDArray[np.float32]
@@ -22,6 +22,9 @@ MOST_LEVELS = 4
 ESTIMATOR_ROUNDINGS = 4
 """`sign(x) - g(x) + g(x)`, as gradients are written by hand, is rounded twice by u times its largest term; the sum of
 two such terms in `g` is rounded as well."""
+
+NEAR = 8
+"""Up to this magnitude a function that rounds shows its levels."""
 
 WIDE = np.float32(2.0**20)
 """Up to this magnitude a function that rounds is looked at; past it `sign(x) - x + x` has no level left."""
@@ -99,7 +102,18 @@ def steps_of(function: Function) -> Steps:
         NotElementwise: it is none of single elements.
     """
     probes = _with_columns(_magnitudes(), function.channels)
-    levels, exact = _levels(function, probes)
+    found = function(torch.from_numpy(probes))
+    try:
+        return _confirmed(function, probes, _exact_levels(found), exact=True)
+    except NoSteps as reason:
+        # An estimator such as sign(x) - x + x has no level left where x is large, and near 0 it rounds.
+        levels = _rounded_levels(function, probes, found)
+        if levels is None:
+            raise reason from None
+        return _confirmed(function, probes, levels, exact=False)
+
+
+def _confirmed(function: Function, probes: Floats, levels: tuple[float, ...], *, exact: bool) -> Steps:
     for _ in range(MOST_LEVELS):
         found = _stepped(function, levels, exact)
         missed = _missed(function, found, np.concatenate([probes, _around(found.thresholds)]))
@@ -111,31 +125,37 @@ def steps_of(function: Function) -> Steps:
     raise NoSteps(f"it goes up and down between {_listed(levels)}")
 
 
-def _levels(function: Function, probes: Floats) -> tuple[tuple[float, ...], bool]:
-    found = function(torch.from_numpy(probes))
-    values = found.value.numpy()
-    unique = np.unique(values)
-    if not np.isnan(values).any() and len(unique) <= MOST_LEVELS:
-        levels = tuple(sorted({float(level) for level in unique + np.float32(0)}))  # -0.0 is 0.0
-        if not np.isfinite(levels).all():
-            raise NoSteps("it is infinite somewhere")
-        if len(levels) == 1:
-            raise NoSteps(f"it is {levels[0]:g} everywhere")
-        return levels, True
-    near = np.abs(probes) <= 8
-    rough = np.unique(np.where(near, values, values[near][0]))
-    tolerance = ESTIMATOR_ROUNDINGS * ROUNDING * float(found.largest.numpy()[near].max())
-    groups = np.split(rough, np.flatnonzero(np.diff(rough) > 2 * tolerance) + 1) if np.isfinite(rough).all() else []
-    if not 2 <= len(groups) <= MOST_LEVELS or any(group[-1] - group[0] > 2 * tolerance for group in groups):
-        count = f"{len(rough):,} values" if len(groups) > 1 else "a range of values"
-        raise NoSteps(f"it takes {count} from {rough[0]:g} to {rough[-1]:g}")
+def _exact_levels(found: Evaluated) -> tuple[float, ...]:
+    """Return the values that a function has at the probes.
+
+    Raises:
+        NoSteps: they are one, or many.
+    """
+    unique = np.unique(found.value.numpy()) + np.float32(0)  # -0.0 is 0.0
+    levels = tuple(sorted({float(level) for level in unique}))
+    if not np.isfinite(levels).all():
+        raise NoSteps("it is infinite or no number somewhere")
+    if len(levels) == 1:
+        raise NoSteps(f"it is {levels[0]:g} everywhere")
+    if len(levels) > MOST_LEVELS:
+        raise NoSteps(f"it takes many values from {levels[0]:g} to {levels[-1]:g}")
+    return levels
+
+
+def _rounded_levels(function: Function, probes: Floats, found: Evaluated) -> tuple[float, ...] | None:
+    """Return the levels that the values of a function near 0 are within rounding of; None if they are many."""
+    near, values = np.abs(probes) <= NEAR, found.value.numpy()
+    rough = np.unique(values[near])
+    if not np.isfinite(rough).all():
+        return None
+    width = 2 * ESTIMATOR_ROUNDINGS * ROUNDING * float(found.largest.numpy()[near].max())
+    groups = np.split(rough, np.flatnonzero(np.diff(rough) > width) + 1)
+    if not 2 <= len(groups) <= MOST_LEVELS or any(group[-1] - group[0] > width for group in groups):
+        return None
     # In float64 the estimator's roundings are 2^-29 as large, and what is left is the level.
     precise = function(torch.from_numpy(probes), torch.float64).value.numpy()
-    levels = tuple(
-        float(np.float32(np.median(precise[near & (values >= group[0]) & (values <= group[-1])]))) + 0.0
-        for group in groups
-    )
-    return levels, False
+    members = (near & (values >= group[0]) & (values <= group[-1]) for group in groups)
+    return tuple(float(np.float32(np.median(precise[each]))) + 0.0 for each in members)
 
 
 def _stepped(function: Function, levels: tuple[float, ...], exact: bool) -> Steps:
