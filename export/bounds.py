@@ -287,7 +287,7 @@ class _Known:
         """
         row = operator(node.op_type)
         _, height, width, channels = node.attributes.get_ints("weight_shape")
-        k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.uses_k else 0
+        k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.k_map else 0
         added = [self.magnitude(value) for value in added_to(node)]
         magnitude = self.y + sum(each.numpy() for each in added if each is not None)
         additions = 2 * len(added) * ROUNDING * magnitude
@@ -302,7 +302,7 @@ class _Known:
             return of_product
         scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
         products = scale.astype(np.float64) * (channels * height * width + offset.ravel())
-        if row.uses_k:
+        if row.k_map:
             products *= max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
         largest = (FOLD + k_roundings) * ROUNDING * steepest * (products + node.meta[BIAS_TERMS])
         bound: Bound = largest.reshape(-1, 1, 1) + additions

@@ -219,7 +219,7 @@ _INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
 _GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
 _BINARY_CONV = {
     row: _captured_operator(row.name, row.inputs, {**_GEOMETRY, SIGN_OF_ZERO: _INT})
-    for row in (operators.Operator(), operators.Operator(uses_k=True), operators.Operator(pads_signs=True))
+    for row in (operators.Operator(), operators.Operator(k_map=True), operators.Operator(pads_signs=True))
 }
 _ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
 
@@ -242,7 +242,7 @@ def _translate_binary_conv2d(
 ) -> Any:
     # PyTorch pads both sides alike, but for the odd zero of "same"; ONNX writes top, left, bottom, right.
     pads = [*padding, *(zeros + more for zeros, more in zip(padding, extra_padding, strict=True))]
-    row = operators.Operator(uses_k=k_map, pads_signs=pad is not None)
+    row = operators.Operator(k_map=k_map, pads_signs=pad is not None)
     return _BINARY_CONV[row](
         x,
         signs,

@@ -37,7 +37,7 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
     with np.errstate(invalid="ignore", over="ignore"):
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
-        if row.uses_k:
+        if row.k_map:
             y = y * _k_map(x, weights, attributes)
         y = y + _per_channel(named["bias"])
         if row.activation == "Relu":
@@ -219,7 +219,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
-    body = "".join((joined, *convolution, _K if row.uses_k else "", _epilogue(row)))
+    body = "".join((joined, *convolution, _K if row.k_map else "", _epilogue(row)))
     declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
@@ -252,7 +252,7 @@ def _epilogue(row: Operator) -> str:
     """Return the lines from the scaled accumulator to Y, the result of whichever comes last."""
     results = ["biased", *(["activated"] if row.activation else []), *(f"with_{name}" for name in row.added_inputs)]
     names = {result: result for result in results} | {results[-1]: "Y"}
-    bias = _BIAS.format(scaled="multiplied" if row.uses_k else "scaled", **names)
+    bias = _BIAS.format(scaled="multiplied" if row.k_map else "scaled", **names)
     # Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
     additions = (
         f"  {names[f'with_{name}']} = Sum ({before}, {name})\n"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnas_deploy.core.bundle import Corner, PieceCheck
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.runtime.onnx_file.cut import Cut, Graph, cut_graph, left_over, model_of, named
-from bnas_deploy.runtime.onnx_file.reader import is_binary_convolution, uses_k
+from bnas_deploy.runtime.onnx_file.reader import has_k_map, is_binary_convolution
 from bnas_deploy.runtime.onnx_file.writer import ELEMENTS
 from bnas_deploy.runtime.session import create_session, run_session, session_options
 
@@ -115,7 +115,7 @@ def compare_pieces(
         binary = any(map(is_binary_convolution, operators))
         wanted = _array(cut.check.output, vectors, where)
         results.append(_result(cut.check, binary, left, wanted, tolerance))
-        alike &= _within(left, right, tolerance.max() if any(map(uses_k, operators)) else np.float32(0))
+        alike &= _within(left, right, tolerance.max() if any(map(has_k_map, operators)) else np.float32(0))
     faults = (*(each.fault for each in cuts if each.fault is not None), *left_over(graph, cuts))
     return PiecesResult(tuple(results), faults, alike)
 

@@ -11,7 +11,7 @@ from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Bundle
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.npz import read_arrays
-from bnas_deploy.runtime.onnx_file.reader import read_nodes, uses_k
+from bnas_deploy.runtime.onnx_file.reader import has_k_map, read_nodes
 from bnas_deploy.runtime.pieces import PiecesResult, compare_pieces
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
@@ -74,7 +74,7 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
         )
     pieces = verify_pieces(bundle)
     tolerance = bundle.manifest.verification.output_tolerance
-    may_differ = tolerance if any(uses_k(node.op_type) for node in read_nodes(model)) else 0.0
+    may_differ = tolerance if any(has_k_map(node.op_type) for node in read_nodes(model)) else 0.0
     agrees = answers[0].argmax(axis=1) == logits.argmax(axis=1)
     labels = vectors.get("labels")
     if labels is not None and labels.shape != (len(images),):

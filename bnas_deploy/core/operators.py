@@ -134,27 +134,27 @@ class Operator:
     """A binary convolution, what is done to its result, and in how many parts X comes; the name says all of it.
 
     Attributes:
-        uses_k: the result is multiplied by K.
+        k_map: the result is multiplied by K.
         pads_signs: padded taps hold a sign for each channel, `pad`, instead of 0. Not with K, whose padding is 0.
         activation: behind the bias.
         added: tensors that are added to the result.
         parts: tensors that X is the concatenation of.
     """
 
-    uses_k: bool = False
+    k_map: bool = False
     pads_signs: bool = False
     activation: Activation = ""
     added: int = 0
     parts: int = 1
 
     def __post_init__(self) -> None:
-        if self.uses_k and self.pads_signs:
+        if self.k_map and self.pads_signs:
             raise ValueError("no operator has both K and Pad: K is a mean of |X|, which is 0 at the padding")
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """The pieces of its name that decide about its inputs."""
-        return "K" if self.uses_k else "", "Pad" if self.pads_signs else "", self.activation
+        return "K" if self.k_map else "", "Pad" if self.pads_signs else "", self.activation
 
     @property
     def name(self) -> str:
@@ -184,8 +184,8 @@ class Operator:
 
 
 OPERATORS = tuple(
-    Operator(uses_k, pads_signs, activation, added, parts)
-    for (uses_k, pads_signs), activation, added, parts in product(
+    Operator(k_map, pads_signs, activation, added, parts)
+    for (k_map, pads_signs), activation, added, parts in product(
         ((False, False), (False, True), (True, False)), ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
     )
 )

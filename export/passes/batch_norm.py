@@ -100,7 +100,7 @@ class FoldBatchNormIntoThreshold:
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
-        if operator(node.op_type).uses_k:
+        if operator(node.op_type).k_map:
             return "the K map needs the normalised activations, not only their signs"
         return None
 

@@ -25,7 +25,7 @@ class FusePadding:
         """Return why the convolution goes on reading what was padded."""
         padding = _padding_before(node)
         assert padding is not None
-        if operator(node.op_type).uses_k:
+        if operator(node.op_type).k_map:
             return "the K map needs what is padded with, not only its sign"
         if padding.attributes.get_string("mode", "constant") != "constant":
             return f"{padding.name} does not pad with one number"

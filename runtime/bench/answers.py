@@ -12,7 +12,7 @@ from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.npz import read_arrays
 from bnas_deploy.runtime.bench.engines import BASELINE, Engine
 from bnas_deploy.runtime.bench.subject import RunSetting, Subject, refuse_other_shapes, threads_text
-from bnas_deploy.runtime.onnx_file.reader import read_nodes, uses_k
+from bnas_deploy.runtime.onnx_file.reader import has_k_map, read_nodes
 from bnas_deploy.runtime.session import Model, create_session, session_options
 from bnas_deploy.runtime.verify import output_faults, verify_pieces
 
@@ -64,7 +64,7 @@ def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
     model = bundle.file(MODEL)
     images, logits = read_images(bundle)
     tolerance = bundle.manifest.verification.output_tolerance
-    every_bit = not any(uses_k(node.op_type) for node in read_nodes(model))
+    every_bit = not any(has_k_map(node.op_type) for node in read_nodes(model))
     plain = _predict(bundle, images, threads=threads[0], library=False)
     for count in threads:
         answers = _predict(bundle, images, threads=count, library=True)

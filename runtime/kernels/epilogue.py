@@ -35,7 +35,7 @@ class _Arguments:
     channels: Any
     count: Any
     activation: Any
-    uses_k: Any
+    k_map: Any
     offset_stride: Any
     added: Any
     y_stride: Any
@@ -90,7 +90,7 @@ def epilogue(spec: KernelSpec) -> Any:
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "global_symbol": name})
         given = _arguments()
-        is_general = tirx.any(given.uses_k == 1, given.offset_stride > 0)
+        is_general = tirx.any(given.k_map == 1, given.offset_stride > 0)
         asked = T.Bind(T.Select(is_general, integer(GENERAL), T.min(given.added, integer(ADDED))))
         whole = T.Bind(tirx.floordiv(given.channels, integer(TOGETHER)))
         for kind, extent in product((NO_ACTIVATION, RELU, PRELU), (PLAIN, ADDED, GENERAL)):
@@ -131,7 +131,7 @@ def _write_channels(spec: KernelSpec, given: _Arguments, loop: _Loop, first: Any
         i = T.Bind(T.Cast("int64", i))  # LLVM adds 64 bits to a pointer without an instruction of its own
         total = T.Bind(load(given.totals, i, lanes))
         one = spread(T.float32(1), lanes)
-        k = T.Bind(T.if_then_else(given.uses_k == 1, load(given.k, i, lanes), one)) if loop.general else None
+        k = T.Bind(T.if_then_else(given.k_map == 1, load(given.k, i, lanes), one)) if loop.general else None
         for j, channel in enumerate(channels):
             at = T.Bind(channel.start + i)
             mismatches = load(given.mismatches, mismatches_start + i + j * spec.tile_lanes, lanes)

@@ -39,9 +39,9 @@ def is_binary_convolution(op_type: str) -> bool:
     return is_operator(op_type)
 
 
-def uses_k(op_type: str) -> bool:
+def has_k_map(op_type: str) -> bool:
     """Tell whether an operator multiplies by K, whose sum has no defined order of roundings."""
-    return is_operator(op_type) and operator(op_type).uses_k
+    return is_operator(op_type) and operator(op_type).k_map
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:

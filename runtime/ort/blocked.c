@@ -7,7 +7,7 @@
  * K: the sums over the channels are units of the first stage, the map is the second. */
 
 static int64_t magnitude_tiles(const BnasRun* run) {
-    return run->conv->uses_k ? ceil_div(run->size[0] * run->size[1], BNAS_MAGNITUDES_TILE) : 0;
+    return run->conv->k_map ? ceil_div(run->size[0] * run->size[1], BNAS_MAGNITUDES_TILE) : 0;
 }
 
 static void sum_magnitudes(const BnasRun* run, int64_t unit) {
@@ -18,7 +18,7 @@ static void sum_magnitudes(const BnasRun* run, int64_t unit) {
 }
 
 static int64_t k_units(const BnasRun* run) {
-    return run->conv->uses_k ? run->batch * run->out_size[0] : 0;
+    return run->conv->k_map ? run->batch * run->out_size[0] : 0;
 }
 
 static void compute_k(const BnasRun* run, int64_t unit, void* scratch) {
@@ -69,7 +69,7 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     const int64_t floats = run->batch * conv->groups * conv->channels_in * run->size[0] * run->size[1];
     const int64_t outputs = run->batch * conv->channels_out * run->out_size[0] * run->out_size[1];
     const int64_t multiply_adds = outputs * bnas_taps(conv) * conv->channels_in;
-    const int64_t k = k_units(run) * run->out_size[1] * bnas_taps(conv) + (conv->uses_k ? floats / 5 : 0);
+    const int64_t k = k_units(run) * run->out_size[1] * bnas_taps(conv) + (conv->k_map ? floats / 5 : 0);
     return floats / 16 + k + multiply_adds / (14 * spec->vector_bytes) + outputs / 10;
 }
 

@@ -104,7 +104,7 @@ static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Chann
         correct_runs(run, spec, channels, pixel, count, mismatches);
     }
 #define ADDED(index) conv->added > (index) ? run->added[index] + at : NULL,
-    spec->epilogue((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->uses_k,
+    spec->epilogue((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->k_map,
                    (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, mismatches,
                    (const int32_t*)region(run, plan->totals) + pixel, offset.first, conv->scale + channel,
                    conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k, BNAS_ADDED(ADDED) run->y + at);

@@ -144,8 +144,8 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     plan.correction_index = place(&end, plan.correction == BY_TABLE ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
     plan.corrections =
         place(&end, plan.correction == BY_TABLE ? conv->channels_out * CORRECTIONS : 0, sizeof(uint16_t));
-    plan.magnitudes = place(&end, conv->uses_k ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
-    plan.k = place(&end, conv->uses_k ? run->batch * pixels : 0, sizeof(float));
+    plan.magnitudes = place(&end, conv->k_map ? run->batch * run->size[0] * run->size[1] : 0, sizeof(double));
+    plan.k = place(&end, conv->k_map ? run->batch * pixels : 0, sizeof(float));
     if (plan.layout == CODES) {
         plan.blocked = place(&end, run->batch * conv->groups * plan.sets * plan.set, sizeof(uint16_t));
         plan.end = end;

@@ -73,7 +73,7 @@ static OrtStatus* read_attribute(const Node* node, const OrtKernelInfo* info, co
 
 static OrtStatus* check_constant_channels(const Node* node) {
     const BnasConv* conv = &node->conv;
-    if (conv->constant_channels > 0 && (conv->uses_k || conv->groups != 1)) {
+    if (conv->constant_channels > 0 && (conv->k_map || conv->groups != 1)) {
         return bnas_refuse(node, "constant_channels is %lld, wanted 0 with K or groups; export the model again",
                            (long long)conv->constant_channels);
     }
@@ -121,7 +121,7 @@ OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
                            "group is %lld, which does not divide the %lld output channels; export the model again",
                            (long long)conv->groups, (long long)conv->channels_out);
     }
-    if (conv->uses_k && conv->groups != 1) {
+    if (conv->k_map && conv->groups != 1) {
         return bnas_refuse(node, "group is %lld, but an operator with K has one group; use the operator without K",
                            (long long)conv->groups);
     }

@@ -69,7 +69,7 @@ static size_t signs_size(const BnasRun* run) {
 
 static size_t packed_size(const BnasRun* run) {
     const size_t pixels = bnas_product((size_t)run->size[0], (size_t)run->size[1]);
-    const size_t doubles = run->conv->uses_k ? bnas_product((size_t)run->batch, pixels) : 0;
+    const size_t doubles = run->conv->k_map ? bnas_product((size_t)run->batch, pixels) : 0;
     return bnas_sum(signs_size(run), bnas_product(doubles, sizeof(double)));
 }
 
@@ -158,7 +158,7 @@ static void pack(const BnasRun* run, int64_t unit, void* scratch) {
     for (int64_t group = 0; group < conv->groups; ++group) {
         pack_group(run, pixels, group, signs_of(run, image, group) + first * words_per_pixel(conv));
     }
-    if (conv->uses_k) {
+    if (conv->k_map) {
         bnas_sum_magnitudes(run, image, first, pixels.count, magnitudes_of(run, image) + first);
     }
 }
@@ -288,7 +288,7 @@ static void epilogue(const BnasRun* run, const Tile* tile, int64_t channel, cons
     for (int64_t p = 0; p < count; ++p) {
         y[p] *= conv->scale[channel];
     }
-    if (conv->uses_k) {
+    if (conv->k_map) {
         for (int64_t p = 0; p < count; ++p) {
             y[p] *= tile->k[p];
         }
@@ -328,7 +328,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     if (conv->constants) {
         locate_taps(run, first, &tile);
     }
-    if (conv->uses_k) {
+    if (conv->k_map) {
         compute_k(run, magnitudes_of(run, image), first, &tile);
     }
     for (int64_t group = 0; group < conv->groups; ++group) {

@@ -94,18 +94,18 @@ static uint64_t count_ticks, epilogue_ticks;
              const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches), \
             (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))
 
-#define BNAS_KERNEL_SPEC(isa, cpu_check, counting, ...)                                                               \
-    CLOCKED_##counting(isa)                                                                                           \
-        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                           \
-                (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked, const int32_t* offsets,       \
-                 const uint8_t* weights, const uint8_t* tables, uint16_t* mismatches),                                \
-                (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))                               \
-            CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                              \
-                    (int32_t channels, int32_t count, int32_t activation, int32_t uses_k, int32_t offset_stride,      \
-                     int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,              \
-                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k,  \
-                     const float* added1, const float* added2, float* y),                                             \
-                    (channels, count, activation, uses_k, offset_stride, added, y_stride, mismatches, totals, offset, \
+#define BNAS_KERNEL_SPEC(isa, cpu_check, counting, ...)                                                              \
+    CLOCKED_##counting(isa)                                                                                          \
+        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                          \
+                (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked, const int32_t* offsets,      \
+                 const uint8_t* weights, const uint8_t* tables, uint16_t* mismatches),                               \
+                (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))                              \
+            CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                             \
+                    (int32_t channels, int32_t count, int32_t activation, int32_t k_map, int32_t offset_stride,      \
+                     int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,             \
+                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k, \
+                     const float* added1, const float* added2, float* y),                                            \
+                    (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset, \
                      scale, bias, slope, k, added1, added2, y))
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC

@@ -144,7 +144,7 @@ class Call:
         attributes: Mapping[str, Any],
         out_size: tuple[int, int],
         *,
-        uses_k: bool,
+        k_map: bool,
         activation: str,
         allocate: Allocate,
     ) -> None:
@@ -161,7 +161,7 @@ class Call:
         self.memory["Y"] = self.y
         self.y.shape = (batch, channels_out, *out_size)
         self._conv = Conv(
-            uses_k=uses_k,
+            k_map=k_map,
             pads_signs="pad" in inputs,
             has_offset=bool(inputs["offset"].any()),
             activation=ACTIVATIONS.index(activation),

@@ -43,7 +43,7 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
         "dilations": layer.dilation,
         "group": 1,
     }
-    made = Call(kernels, isa, inputs, attributes, layer.output[1:], uses_k=False, activation="Relu", allocate=aligned)
+    made = Call(kernels, isa, inputs, attributes, layer.output[1:], k_map=False, activation="Relu", allocate=aligned)
     made.run()
     if not np.array_equal(made.y, given.binary_answer):
         raise SystemExit(f"{isa}: wrong result on {layer.name}")

@@ -33,7 +33,7 @@ def test_a_row_is_found_by_its_name_and_nothing_else_is_an_operator() -> None:
 
 def test_no_operator_has_k_and_signs_at_the_padding() -> None:
     with pytest.raises(ValueError, match="no operator has both K and Pad: K is a mean of"):
-        Operator(uses_k=True, pads_signs=True)
+        Operator(k_map=True, pads_signs=True)
     assert not operators.is_operator("BinaryConv2dKPad")
 
 

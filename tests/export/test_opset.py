@@ -89,7 +89,7 @@ CASES = [
     pytest.param(operator, geometry, id=f"{operator.name}, {name}")
     for operator in PLAIN
     for name, geometry in GEOMETRIES.items()
-    if (geometry.group == 1 and not geometry.constant_channels) or not operator.uses_k
+    if (geometry.group == 1 and not geometry.constant_channels) or not operator.k_map
 ]
 each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
 
@@ -124,7 +124,7 @@ def _tolerance(operator: Operator, geometry: Geometry, inputs: list[np.ndarray])
     the rounding of the product with K, here and in the reference. p + bias is rounded once in each, and so is its
     product with the slope; each of these four is at most EPSILON * (|p| + |bias|), times the slope.
     """
-    if not operator.uses_k:
+    if not operator.k_map:
         return 0.0
     named = dict(zip(operator.inputs, inputs, strict=True))
     plain = {**named, "bias": np.zeros_like(named["bias"])}
@@ -207,7 +207,7 @@ def test_onnxruntime_1_17_computes_the_reference(
 ) -> None:
     wanted = {}
     for operator in PLAIN:
-        geometry = GEOMETRIES["every side differs" if operator.uses_k else "constant channels on every side"]
+        geometry = GEOMETRIES["every side differs" if operator.k_map else "constant channels on every side"]
         constants = _constants(operator, geometry, rng)
         images = _images(geometry, constants, rng)
         model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
@@ -227,7 +227,7 @@ def test_onnxruntime_1_17_computes_the_reference(
 
 # K of an input that is not finite is not finite either; test_k_is_exact_where_its_sum_is has the zeros.
 @each_engine
-@pytest.mark.parametrize("operator", [row for row in PLAIN if not row.uses_k], ids=lambda row: row.name)
+@pytest.mark.parametrize("operator", [row for row in PLAIN if not row.k_map], ids=lambda row: row.name)
 def test_zeros_infinities_and_nan(
     operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
@@ -241,7 +241,7 @@ def test_zeros_infinities_and_nan(
 
 
 @each_engine
-@pytest.mark.parametrize("operator", [row for row in PLAIN if row.uses_k], ids=lambda row: row.name)
+@pytest.mark.parametrize("operator", [row for row in PLAIN if row.k_map], ids=lambda row: row.name)
 def test_k_is_exact_where_its_sum_is(
     operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
@@ -420,7 +420,7 @@ def test_the_name_of_an_operator_says_what_it_does() -> None:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
     assert Operator(pads_signs=True, activation="Relu", parts=2).name == "BinaryConv2dPadReluConcat2"
-    assert Operator(uses_k=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
+    assert Operator(k_map=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
 
 def _table(text: str, columns: int) -> list[list[str]]:

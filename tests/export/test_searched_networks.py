@@ -306,6 +306,6 @@ def test_k_map(tmp_path: Path) -> None:
     assert all(layer.allowed > 0 for layer in exported.layers)
     assert exported.difference <= exported.tolerance
     binary = [operators.operator(node.op_type) for node in exported.model.graph.node if node.domain == operators.DOMAIN]
-    assert all(row.uses_k and row.activation == "Relu" for row in binary)
+    assert all(row.k_map and row.activation == "Relu" for row in binary)
     assert len(binary) == len(exported.layers) > 0
     assert exported.count("BatchNormalization") == exported.count("Zeroise") == 0

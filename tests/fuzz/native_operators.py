@@ -80,12 +80,12 @@ def problem(seed: int) -> Problem:
     row = operators.OPERATORS[rng.integers(len(operators.OPERATORS))]
     batch, odd = int(rng.integers(0, 4)), bool(rng.random() < 0.3)
     case = _case(rng)
-    if row.uses_k:
+    if row.k_map:
         case, odd = replace(case, group=1, constant_channels=0), False
     if min(case.out_size) < 1:
         row = replace(row, added=0)  # there is nothing to add to
     inputs = tests.random_inputs(row, case, seed, batch)
-    if row.uses_k:  # which is not defined where X is not finite
+    if row.k_map:  # which is not defined where X is not finite
         inputs |= {name: np.nan_to_num(value, posinf=1, neginf=1) for name, value in tests.feeds(inputs).items()}
     if odd:
         inputs = {name: _with_odd_numbers(name, value, rng) for name, value in inputs.items()}
@@ -181,7 +181,7 @@ def _tolerance(given: Problem) -> float:
     K has C + KH KW + 3 roundings in an order of its own, and each of product, bias, slope and two sums rounds numbers
     that are no larger than all terms together.
     """
-    if not given.row.uses_k or given.batch == 0:
+    if not given.row.k_map or given.batch == 0:
         return 0
     named = {**given.inputs, "bias": np.zeros_like(given.inputs["bias"])}
     plain = replace(given.row, activation="", added=0)

@@ -306,7 +306,7 @@ def problems_of_every_operator(name: str) -> tuple[Problem, ...]:
 
 def possible(row: Operator, case: Case) -> bool:
     """Tell whether there is such an operator: none has K and groups, or K and constant channels."""
-    return not (row.uses_k and (case.group > 1 or case.constant_channels))
+    return not (row.k_map and (case.group > 1 or case.constant_channels))
 
 
 @cache
@@ -400,7 +400,7 @@ def guarded_call(
         inputs,
         case.attributes,
         case.out_size,
-        uses_k=row.uses_k,
+        k_map=row.k_map,
         activation=row.activation,
         allocate=partial(guarded, at_end=at_end),
     )

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.operators import OPERATORS, Operator
-from bnas_deploy.runtime.onnx_file.reader import Node, is_binary_convolution, read_nodes, uses_k
+from bnas_deploy.runtime.onnx_file.reader import Node, has_k_map, is_binary_convolution, read_nodes
 
 
 def save(path: Path, nodes: list[onnx.NodeProto]) -> Path:
@@ -74,5 +74,5 @@ def test_what_is_no_protocol_buffer(data: bytes, message: str, tmp_path: Path) -
 @pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)
 def test_operators_are_told_by_their_names(row: Operator) -> None:
     assert is_binary_convolution(row.name)
-    assert uses_k(row.name) == row.uses_k
+    assert has_k_map(row.name) == row.k_map
     assert not is_binary_convolution("Conv")
