@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx.parser
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import sign, unpack_signs
-from bnas_deploy.core.operators import DOMAIN, ONNX_OPSET, Operator, defaults, operator
+from bnas_deploy.core.operators import DOMAIN, ONNX_OPSET, Activation, Operator, defaults, operator
 
 # --------------------------------------------------------------------------------------------------------------------
 # The numpy meaning
@@ -39,13 +40,26 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
         if row.k_map:
             y = y * _k_map(x, weights, attributes)
+        if row.gate:
+            y = y * named["gate"]
         y = y + _per_channel(named["bias"])
-        if row.activation == "Relu":
-            y = np.maximum(y, np.float32(0))
-        if row.activation == "PRelu":
-            y = np.where(y < 0, _per_channel(named["slope"]) * y, y)
+        for name in row.before_inputs:
+            y = y + named[name]
+        y = _activated(row, y, named)
+        if row.affine:
+            y = y * _per_channel(named["scale2"]) + _per_channel(named["bias2"])
         for name in row.added_inputs:
             y = y + named[name]
+    return y
+
+
+def _activated(row: Operator, y: NDArray[np.float32], named: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    if row.activation == "Relu":
+        y = np.maximum(y, np.float32(0))
+    if row.activation == "PRelu":
+        y = np.where(y < 0, _per_channel(named["slope"]) * y, y)
+    if row.activation == "Clip":
+        y = np.minimum(np.maximum(y, _per_channel(named["low"])), _per_channel(named["high"]))
     return y
 
 
@@ -193,21 +207,44 @@ _K = """
   multiplied = Mul (scaled, k)
 """
 
-_BIAS = """
-  bias_per_channel = Reshape (bias, per_channel)
-  {biased} = Add ({scaled}, bias_per_channel)
+_GATE = """
+  multiplied = Mul (scaled, gate)
 """
 
-_ACTIVATION = {
+_BIAS = """
+  bias_per_channel = Reshape (bias, per_channel)
+  {y} = Add ({x}, bias_per_channel)
+"""
+
+# Not ONNX's Clip, whose limits are one number for all channels.
+_ACTIVATION: dict[Activation, str] = {
     "": "",
     "Relu": """
-  {activated} = Relu (biased)
+  {y} = Relu ({x})
 """,
     "PRelu": """
   slope_per_channel = Reshape (slope, per_channel)
-  {activated} = PRelu (biased, slope_per_channel)
+  {y} = PRelu ({x}, slope_per_channel)
+""",
+    "Clip": """
+  low_per_channel = Reshape (low, per_channel)
+  high_per_channel = Reshape (high, per_channel)
+  not_below = Max ({x}, low_per_channel)
+  {y} = Min (not_below, high_per_channel)
 """,
 }
+
+_AFFINE = """
+  scale2_per_channel = Reshape (scale2, per_channel)
+  bias2_per_channel = Reshape (bias2, per_channel)
+  scaled_again = Mul ({x}, scale2_per_channel)
+  {y} = Add (scaled_again, bias2_per_channel)
+"""
+
+# Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
+_ADDITION = """
+  {y} = Sum ({x}, {added})
+"""
 
 
 def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProto:
@@ -219,7 +256,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
-    body = "".join((joined, *convolution, _K if row.k_map else "", _epilogue(row)))
+    body = "".join((joined, *convolution, _epilogue(row)))
     declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
@@ -250,15 +287,17 @@ def _accumulation(row: Operator, constant_channels: bool) -> tuple[str, ...]:
 
 def _epilogue(row: Operator) -> str:
     """Return the lines from the scaled accumulator to Y, the result of whichever comes last."""
-    results = ["biased", *(["activated"] if row.activation else []), *(f"with_{name}" for name in row.added_inputs)]
-    names = {result: result for result in results} | {results[-1]: "Y"}
-    bias = _BIAS.format(scaled="multiplied" if row.k_map else "scaled", **names)
-    # Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
-    additions = (
-        f"  {names[f'with_{name}']} = Sum ({before}, {name})\n"
-        for name, before in zip(row.added_inputs, results[-1 - row.added :], strict=False)
-    )
-    return "".join((bias, _ACTIVATION[row.activation].format(**names), *additions))
+    steps = [
+        _BIAS,
+        *(_ADDITION.replace("{added}", name) for name in row.before_inputs),
+        _ACTIVATION[row.activation],
+        _AFFINE if row.affine else "",
+        *(_ADDITION.replace("{added}", name) for name in row.added_inputs),
+    ]
+    steps = [step for step in steps if step]
+    factor = _K if row.k_map else _GATE if row.gate else ""
+    results = ["multiplied" if factor else "scaled", *(f"result{i}" for i in range(1, len(steps))), "Y"]
+    return factor + "".join(step.format(x=x, y=y) for step, (x, y) in zip(steps, pairwise(results), strict=True))
 
 
 def _attribute_text(name: str, default: int | list[int] | None) -> str:

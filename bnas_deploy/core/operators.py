@@ -15,10 +15,11 @@ body in the file. So the set grows by operators, and its version by changes of w
 Only the standard library is imported: a build reads this file before anything is installed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from math import inf
+from typing import Any, Literal
 
 DOMAIN = "bnas"
 VERSION = 1
@@ -35,19 +36,22 @@ MOST_PARTS = 4
 MOST_ADDED = 2
 """Tensors that an operator may add to its result: in a cell, the node's other branch and the skip past the cell."""
 
+MOST_BEFORE = 1
+"""Tensors that an operator may add before its activation: a shortcut."""
+
 LARGEST_SIZE = 2**31 - 1
 """Bound of attributes, channels and sides of images: no sum or product of two of them overflows 64 bits."""
 
 MOST_TERMS = 2**24
 """Bound of the terms of one sum, which stay below it: float32, in which a function body adds them, is exact so far."""
 
-Activation = Literal["", "Relu", "PRelu"]
-"""The ONNX operator behind the bias, or "" for none."""
+Activation = Literal["", "Relu", "PRelu", "Clip"]
+"""The ONNX operator behind the bias and the sums before it, or "" for none; Clip has limits for each channel."""
 
-ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu")
+ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu", "Clip")
 
-Piece = Literal["", "K", "Pad"] | Activation
-"""A piece of an operator's name that decides what it computes, and which inputs it has for that."""
+Piece = Literal["", "K", "Gate", "Pad", "Affine"] | Activation
+"""What decides which inputs an operator has."""
 
 Size = Literal["O", "C", "KH", "KW", "packed C", 1]
 """A dimension of an input.
@@ -65,14 +69,14 @@ class Constant:
         name: of the input.
         dtype: of its numbers.
         shape: its dimensions.
-        neutral: a number that changes nothing where it is everywhere; None if there is none.
-        only_with: the piece of the name that it belongs to; "" is for all operators.
+        neutral: a number that changes nothing where it is everywhere.
+        only_with: the piece that it belongs to; "" is for all operators.
     """
 
     name: str
     dtype: Literal["float32", "uint8"]
     shape: tuple[Size, ...]
-    neutral: float | None = None
+    neutral: float = 0.0
     only_with: Piece = ""
 
     def dimensions(self, sizes: Mapping[Size, int]) -> tuple[int, ...]:
@@ -82,12 +86,16 @@ class Constant:
 
 CONSTANTS = (
     Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
-    Constant("threshold", "float32", ("C",), neutral=0.0),
+    Constant("threshold", "float32", ("C",)),
     Constant("pad", "float32", ("C",), only_with="Pad"),
-    Constant("offset", "float32", ("O", 1, 1), neutral=0.0),
+    Constant("offset", "float32", ("O", 1, 1)),
     Constant("scale", "float32", ("O",), neutral=1.0),
-    Constant("bias", "float32", ("O",), neutral=0.0),
+    Constant("bias", "float32", ("O",)),
     Constant("slope", "float32", ("O",), neutral=1.0, only_with="PRelu"),
+    Constant("low", "float32", ("O",), neutral=-inf, only_with="Clip"),
+    Constant("high", "float32", ("O",), neutral=inf, only_with="Clip"),
+    Constant("scale2", "float32", ("O",), neutral=1.0, only_with="Affine"),
+    Constant("bias2", "float32", ("O",), only_with="Affine"),
 )
 """In the order of an operator's inputs. They stand behind the parts of X and before the tensors that are added."""
 
@@ -133,34 +141,66 @@ A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) 
 class Operator:
     """A binary convolution, what is done to its result, and in how many parts X comes; the name says all of it.
 
+    Operators are of two kinds. Those of cells have what the nodes of searched cells need, and the layers of most other
+    networks. Those of blocks have a gate, sums before the activation, limits or a second scale and bias, which blocks
+    of published networks need; X comes in one part, and all have an input `pad`, which is 0 where padding is.
+
     Attributes:
         k_map: the result is multiplied by K.
-        pads_signs: padded taps hold a sign for each channel, `pad`, instead of 0. Not with K, whose padding is 0.
-        activation: behind the bias.
+        gate: the scaled result is multiplied by a tensor: a number for each image and channel, or for each pixel.
+        pads_signs: padded taps hold what `pad` says for each channel, +1 or -1, and 0 where it is 0 throughout. Not
+            with K, whose padding is 0. True of all operators of blocks.
+        before: tensors that are added before the activation.
+        activation: behind the bias and those sums.
+        affine: a second scale and bias stand behind the activation.
         added: tensors that are added to the result.
         parts: tensors that X is the concatenation of.
     """
 
     k_map: bool = False
+    gate: bool = False
     pads_signs: bool = False
+    before: int = 0
     activation: Activation = ""
+    affine: bool = False
     added: int = 0
     parts: int = 1
 
     def __post_init__(self) -> None:
         if self.k_map and self.pads_signs:
             raise ValueError("no operator has both K and Pad: K is a mean of |X|, which is 0 at the padding")
+        if self.k_map and self.is_of_blocks:
+            raise ValueError("no operator of blocks has K")
+        if not self.activation and (self.before or self.affine):
+            raise ValueError("nothing is before or behind an activation that is not there")
+        if self.is_of_blocks:
+            object.__setattr__(self, "pads_signs", True)
+
+    @property
+    def is_of_blocks(self) -> bool:
+        """Tell whether it has something that cells do not need."""
+        return self.gate or self.before > 0 or self.activation == "Clip" or self.affine
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """The pieces of its name that decide about its inputs."""
-        return "K" if self.k_map else "", "Pad" if self.pads_signs else "", self.activation
+        """What decides about its constants."""
+        return (
+            "K" if self.k_map else "",
+            "Gate" if self.gate else "",
+            "Pad" if self.pads_signs else "",
+            self.activation,
+            "Affine" if self.affine else "",
+        )
 
     @property
     def name(self) -> str:
-        """The operator's name, such as BinaryConv2dReluAddConcat4."""
+        """The operator's name, such as BinaryConv2dReluAddConcat4; its pieces stand in the order of computation."""
+        factor = "K" if self.k_map else "Gate" if self.gate else ""
+        pad = "Pad" if self.pads_signs and not self.is_of_blocks else ""
+        before, added = "Add" * self.before, "Add" * self.added
+        affine = "Affine" if self.affine else ""
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{''.join(self.pieces)}{'Add' * self.added}{concat}"
+        return f"BinaryConv2d{factor}{pad}{before}{self.activation}{affine}{added}{concat}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -173,28 +213,68 @@ class Operator:
         return tuple(constant for constant in CONSTANTS if constant.only_with in ("", *self.pieces))
 
     @property
+    def gate_inputs(self) -> tuple[str, ...]:
+        """Name of the input that the result is multiplied by, if it has one."""
+        return ("gate",) if self.gate else ()
+
+    @property
+    def before_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that are added before the activation."""
+        return tuple(f"before{i + 1}" for i in range(self.before))
+
+    @property
     def added_inputs(self) -> tuple[str, ...]:
         """Names of the inputs that are added to the result."""
         return tuple(f"added{i + 1}" for i in range(self.added))
 
     @property
+    def computed_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that stand behind the constants: gate, what is added before and behind."""
+        return (*self.gate_inputs, *self.before_inputs, *self.added_inputs)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of all inputs, in order."""
-        return (*self.activations, *(constant.name for constant in self.constants), *self.added_inputs)
+        return (*self.activations, *(constant.name for constant in self.constants), *self.computed_inputs)
 
 
-OPERATORS = tuple(
-    Operator(k_map, pads_signs, activation, added, parts)
-    for (k_map, pads_signs), activation, added, parts in product(
-        ((False, False), (False, True), (True, False)), ACTIVATIONS, range(MOST_ADDED + 1), range(1, MOST_PARTS + 1)
-    )
-)
+def _of_cells() -> Iterator[Operator]:
+    padding = (Operator(), Operator(pads_signs=True), Operator(k_map=True))
+    cells = product(padding, ACTIVATIONS[:3], range(MOST_ADDED + 1), range(1, MOST_PARTS + 1))
+    return (replace(row, activation=activation, added=added, parts=parts) for row, activation, added, parts in cells)
+
+
+def _of_blocks() -> Iterator[Operator]:
+    """Return the combinations that networks have: a session takes about 0.05 ms for each.
+
+    A shortcut is added either before the activation or behind it.
+    """
+    sums = ((0, 0), (1, 0), (0, 1))
+    for gate, (before, added), activation, affine in product((False, True), sums, ACTIVATIONS, (False, True)):
+        needs_activation = before > 0 or affine
+        at_most_one = gate + affine + (activation == "Clip") <= 1
+        if at_most_one and (activation or not needs_activation):
+            row = Operator(gate=gate, before=before, activation=activation, affine=affine, added=added)
+            if row.is_of_blocks:
+                yield row
+
+
+OPERATORS = (*_of_cells(), *_of_blocks())
 _BY_NAME = {row.name: row for row in OPERATORS}
 
 
 def operator(name: str) -> Operator:
     """Return the row of `OPERATORS` with this name; KeyError if there is none."""
     return _BY_NAME[name]
+
+
+def with_changes(row: Operator, **fields: Any) -> Operator | None:
+    """Return the operator that has these fields and for the rest those of `row`; None where there is none."""
+    try:
+        changed = replace(row, **fields)
+    except ValueError:
+        return None  # not even a name is there for it
+    return changed if is_operator(changed.name) else None
 
 
 def is_operator(name: str) -> bool:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import Field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +197,13 @@ def write_headers(folder: Path) -> None:
     (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
 
 
+_LIMITS = ("MOST_PARTS", "MOST_BEFORE", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")
+
+
 def _operator_table() -> str:
     """Return the table of operators for the preprocessor."""
     table = _load(OPERATORS)
-    limits = [(name, getattr(table, name)) for name in ("MOST_PARTS", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")]
+    limits = [(name, getattr(table, name)) for name in _LIMITS]
     activations = [_activation(name) for name in table.ACTIVATIONS]
     return "\n".join(
         [
@@ -217,8 +221,9 @@ def _operator_table() -> str:
             *_macro("BNAS_CONSTANTS", "CONSTANT", ((row.name,) for row in table.CONSTANTS)),
             "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X, neutral) */",
             *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if row.dtype == "float32")),
-            "/* The tensors that an operator may add to its result: ADDED(index) */",
-            *_macro("BNAS_ADDED", "ADDED", ((index,) for index in range(table.MOST_ADDED))),
+            "/* The tensors that an operator may add before its activation, and to its result: TERM(index) */",
+            *_macro("BNAS_BEFORE", "TERM", ((index,) for index in range(table.MOST_BEFORE))),
+            *_macro("BNAS_ADDED", "TERM", ((index,) for index in range(table.MOST_ADDED))),
             "/* What a name chooses: CHOICE(type, name) */",
             *_macro("BNAS_CHOICES", "CHOICE", map(_choice, fields(table.Operator))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
@@ -246,7 +251,11 @@ def _vector(row: Any) -> tuple[object, ...]:
     channels, *ones = row.shape
     assert channels in ("C", "O"), f"{row.name}: the library reads vectors of channels"
     assert set(ones) <= {1}, f"{row.name}: the library reads vectors of channels"
-    return row.name, len(row.shape), int(channels == "C"), f"{row.neutral or 0.0}f"
+    return row.name, len(row.shape), int(channels == "C"), _number(row.neutral)
+
+
+def _number(value: float) -> str:
+    return f"{value}f" if isfinite(value) else f"{'-' if value < 0 else ''}__builtin_inff()"
 
 
 def _choice(field: Field[Any]) -> tuple[str, str]:

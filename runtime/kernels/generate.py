@@ -30,7 +30,7 @@ from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
 
 Algorithm = Callable[[KernelSpec], Any]
 
-SHARED: tuple[Algorithm, ...] = (elementwise.pack, elementwise.halve, epilogue.epilogue)
+SHARED: tuple[Algorithm, ...] = (elementwise.pack, elementwise.halve, epilogue.epilogue, epilogue.block_epilogue)
 COUNTING: dict[str, tuple[Algorithm, ...]] = {
     LUT4X2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
     LUT6X2.name: (

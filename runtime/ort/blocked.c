@@ -82,9 +82,13 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
 #define BNAS_COUNTING_popcount8(name) NULL, NULL, NULL, NULL, NULL, NULL
 
 #define BNAS_KERNEL_SPEC(name, cpu_check, counting, ...)                                                          \
-    static const KernelSpec name = {__VA_ARGS__,         bnas_##name##_pack,                                      \
-                                    bnas_##name##_count, bnas_##name##_epilogue,                                  \
-                                    bnas_##name##_halve, BNAS_COUNTING_##counting(name)};                         \
+    static const KernelSpec name = {__VA_ARGS__,                                                                  \
+                                    bnas_##name##_pack,                                                           \
+                                    bnas_##name##_count,                                                          \
+                                    bnas_##name##_epilogue,                                                       \
+                                    bnas_##name##_block_epilogue,                                                 \
+                                    bnas_##name##_halve,                                                          \
+                                    BNAS_COUNTING_##counting(name)};                                              \
     static bool covers_##name(const BnasConv* conv) {                                                             \
         return bnas_covers_conv(conv, &name);                                                                     \
     }                                                                                                             \

@@ -29,6 +29,7 @@ typedef struct KernelSpec {
     BnasPack* pack;
     BnasCount* count;
     BnasEpilogue* epilogue;
+    BnasBlockEpilogue* block_epilogue;
     BnasHalve* halve;
     const uint8_t* tables;
     const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */

@@ -90,25 +90,63 @@ static Offset offset_at(const BnasRun* run, const KernelSpec* spec, int64_t chan
     return (Offset){tile, stride};
 }
 
+/* What both epilogues are given: some pixels of an image, from `pixel` on, in some channels. */
+typedef struct Part {
+    int64_t channel, channels, image, pixel, count;
+    const uint16_t* mismatches;
+    Offset offset;
+} Part;
+
+#define VECTOR_OF(name) conv->name ? conv->name + channel : NULL
+#define ADDED(index) conv->added > (index) ? run->added[index] + at : NULL,
+#define BEFORE(index) conv->before > (index) ? run->before[index] + at : NULL,
+
+static void epilogue_of_cells(const BnasRun* run, const KernelSpec* spec, const Part* part) {
+    const BnasConv* conv = run->conv;
+    const Plan* plan = the_plan(run);
+    const int64_t pixels = run->out_size[0] * run->out_size[1], channel = part->channel;
+    const int64_t at = (part->image * conv->channels_out + channel) * pixels + part->pixel;
+    const float* k = (const float*)region(run, plan->k) + part->image * pixels + part->pixel;
+    spec->epilogue((int32_t)part->channels, (int32_t)part->count, (int32_t)conv->activation, conv->k_map,
+                   (int32_t)part->offset.stride, (int32_t)conv->added, (int32_t)pixels, part->mismatches,
+                   (const int32_t*)region(run, plan->totals) + part->pixel, part->offset.first, conv->scale + channel,
+                   conv->bias + channel, VECTOR_OF(slope), k, BNAS_ADDED(ADDED) run->y + at);
+}
+
+static void epilogue_of_blocks(const BnasRun* run, const KernelSpec* spec, const Part* part) {
+    const BnasConv* conv = run->conv;
+    const int64_t pixels = run->out_size[0] * run->out_size[1], channel = part->channel;
+    const int64_t at = (part->image * conv->channels_out + channel) * pixels + part->pixel;
+    spec->block_epilogue((int32_t)part->channels, (int32_t)part->count, (int32_t)conv->activation, conv->affine,
+                         conv->gate ? (int32_t)run->gate.channel : 0, (int32_t)part->offset.stride,
+                         (int32_t)conv->before, (int32_t)conv->added, (int32_t)pixels, part->mismatches,
+                         (const int32_t*)region(run, the_plan(run)->totals) + part->pixel, part->offset.first,
+                         conv->scale + channel, conv->bias + channel, VECTOR_OF(slope), VECTOR_OF(low), VECTOR_OF(high),
+                         VECTOR_OF(scale2), VECTOR_OF(bias2),
+                         conv->gate ? bnas_gate_at(run, part->image, channel, part->pixel) : NULL,
+                         BNAS_BEFORE(BEFORE) BNAS_ADDED(ADDED) run->y + at);
+}
+
+#undef VECTOR_OF
+#undef ADDED
+#undef BEFORE
+
+/* As Operator.is_of_blocks in bnas_deploy/core/operators.py. */
+static bool is_of_blocks(const BnasConv* conv) {
+    return conv->gate || conv->before > 0 || conv->activation == BNAS_CLIP || conv->affine;
+}
+
 /* Writes `count` pixels of one image, from `pixel` on. */
 static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Channels channels, int64_t image,
                                int64_t pixel, int64_t count, uint16_t* mismatches, float* constants) {
     const BnasConv* conv = run->conv;
-    const Plan* plan = the_plan(run);
-    const int64_t pixels = run->out_size[0] * run->out_size[1];
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
     const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
-    const float* k = (const float*)region(run, plan->k) + image * pixels + pixel;
-    const int64_t at = (image * conv->channels_out + channel) * pixels + pixel;
-    if (plan->correction == BY_RUNS) {
+    const Part part = {channel, channels.count, image, pixel, count, mismatches, offset};
+    if (the_plan(run)->correction == BY_RUNS) {
         correct_runs(run, spec, channels, pixel, count, mismatches);
     }
-#define ADDED(index) conv->added > (index) ? run->added[index] + at : NULL,
-    spec->epilogue((int32_t)channels.count, (int32_t)count, (int32_t)conv->activation, conv->k_map,
-                   (int32_t)offset.stride, (int32_t)conv->added, (int32_t)pixels, mismatches,
-                   (const int32_t*)region(run, plan->totals) + pixel, offset.first, conv->scale + channel,
-                   conv->bias + channel, conv->slope ? conv->slope + channel : NULL, k, BNAS_ADDED(ADDED) run->y + at);
-#undef ADDED
+    (is_of_blocks(conv) ? epilogue_of_blocks : epilogue_of_cells)(run, spec, &part);
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough meet the epilogue where they are,

@@ -26,7 +26,7 @@ enum {
 /* One node of a model. It never changes after the node's kernel was created. */
 typedef struct BnasConv {
 #define CHOICE(type, name) type name;
-    BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py */
+    BNAS_CHOICES(CHOICE) /* the operator's, bnas_deploy/core/operators.py; pads_signs only where `pad` is not 0 */
 #undef CHOICE
     bool has_offset; /* one that is not neutral */
     int64_t channels_out;
@@ -76,6 +76,13 @@ typedef struct BnasInput {
     int64_t channels;
 } BnasInput;
 
+/* What the scaled result is multiplied by. From an image to the next are `image` numbers, 0 where all have the same.
+ * From a channel to the next are `channel` numbers: 1, or all pixels of the output. */
+typedef struct BnasGate {
+    const float* first;
+    int64_t image, channel;
+} BnasGate;
+
 enum { BNAS_PLAN_SIZE = 256 }; /* in bytes, enough for every kernel */
 
 /* One call of a node. */
@@ -87,6 +94,8 @@ typedef struct BnasRun {
     int64_t out_size[2]; /* height, width of y */
     /* The parts of X, (batch, groups * channels_in, height, width), along the channels. */
     BnasInput inputs[BNAS_MOST_PARTS];
+    BnasGate gate;
+    const float* before[BNAS_MOST_BEFORE];          /* like y */
     const float* added[BNAS_MOST_ADDED];            /* like y */
     float* y;                                       /* (batch, channels_out, output height, output width) */
     void* packed;                                   /* what the stages hand on, aligned to BNAS_ALIGNMENT */
@@ -124,6 +133,12 @@ static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64
         channel -= input->channels;
     }
     return input->x + (image * input->channels + channel) * run->size[0] * run->size[1];
+}
+
+/* The gate of a channel, from one pixel of the output on. */
+static inline const float* bnas_gate_at(const BnasRun* run, int64_t image, int64_t channel, int64_t pixel) {
+    const BnasGate* gate = &run->gate;
+    return gate->first + image * gate->image + channel * gate->channel + (gate->channel > 1 ? pixel : 0);
 }
 
 /* A run has stages, one after the other, each of so many units that any threads may work on at once, in any order. */

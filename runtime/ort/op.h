@@ -57,9 +57,9 @@ typedef struct Node {
     Parameters parameters;
 } Node;
 
-/* The inputs are the parts of X, the constants, and what is added. */
-static inline size_t first_added(const BnasDescriptor* descriptor) {
-    return (size_t)(descriptor->inputs - descriptor->added);
+/* The inputs are the parts of X, the constants, the gate, and what is added before and behind the activation. */
+static inline size_t first_computed(const BnasDescriptor* descriptor) {
+    return (size_t)(descriptor->inputs - (descriptor->gate ? 1 : 0) - descriptor->before - descriptor->added);
 }
 
 /* op_node.c */

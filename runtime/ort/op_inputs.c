@@ -8,7 +8,7 @@
 
 OrtStatus* bnas_find_constants(Node* node, const OrtKernelInfo* info) {
     node->is_constant = true;
-    for (size_t at = (size_t)node->descriptor->parts; at < first_added(node->descriptor); ++at) {
+    for (size_t at = (size_t)node->descriptor->parts; at < first_computed(node->descriptor); ++at) {
         int constant = 0;
         const OrtValue* value = NULL;
         TRY(BNAS_ORT(node->api, KernelInfoGetConstantInput_tensor)(info, at, &constant, &value));
@@ -135,17 +135,6 @@ static OrtStatus* read_vector(const Node* node, InputSource source, const Vector
     return has_shape(vector, wanted, descriptor->rank) ? NULL : refuse_vector(node, descriptor, vector, wanted);
 }
 
-/* Padded taps hold bits, as pixels do. */
-static OrtStatus* check_pad(const Node* node, const BnasConv* conv) {
-    for (int64_t i = 0; conv->pad && i < conv->groups * conv->channels_in; ++i) {
-        if (conv->pad[i] != 1 && conv->pad[i] != -1) {
-            return bnas_refuse(node, "pad is %g for channel %lld, wanted 1 or -1; export the model again",
-                               (double)conv->pad[i], (long long)i);
-        }
-    }
-    return NULL;
-}
-
 static bool any_but(float neutral, const float* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         if (values[i] != neutral) {
@@ -153,6 +142,21 @@ static bool any_but(float neutral, const float* values, int64_t count) {
         }
     }
     return false;
+}
+
+/* Padded taps hold bits, as pixels do, or all are zeros. */
+static OrtStatus* read_pad(const Node* node, BnasConv* conv) {
+    const int64_t count = conv->groups * conv->channels_in;
+    conv->pads_signs = conv->pad && any_but(vector_descriptors[BNAS_VECTOR_pad].neutral, conv->pad, count);
+    for (int64_t i = 0; conv->pads_signs && i < count; ++i) {
+        if (conv->pad[i] != 1 && conv->pad[i] != -1) {
+            return bnas_refuse(node,
+                               "pad is %g for channel %lld, wanted 1 or -1, or 0 for all channels; export the model "
+                               "again",
+                               (double)conv->pad[i], (long long)i);
+        }
+    }
+    return NULL;
 }
 
 /* Copies all vectors to one piece of memory. */
@@ -180,7 +184,7 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
         }
     }
     conv->has_offset = any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
-    return check_pad(node, conv);
+    return read_pad(node, conv);
 }
 
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters) {

@@ -105,13 +105,37 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     return NULL;
 }
 
+static void shape_of_y(const BnasRun* run, int64_t* dims) {
+    const int64_t shape[RANK] = {run->batch, run->conv->channels_out, run->out_size[0], run->out_size[1]};
+    memcpy(dims, shape, sizeof shape);
+}
+
+/* The gate is for each image, or one for all, and has one number for each channel, or one for each pixel, too. */
+static OrtStatus* read_gate(const Node* node, const OrtKernelContext* context, BnasRun* run, size_t index) {
+    int64_t dims[RANK], y[RANK];
+    shape_of_y(run, y);
+    TRY(read_image(node, context, index, "gate", dims, &run->gate.first));
+    const bool is_map = dims[2] == y[2] && dims[3] == y[3];
+    if ((dims[0] != y[0] && dims[0] != 1) || dims[1] != y[1] || (!is_map && (dims[2] != 1 || dims[3] != 1))) {
+        char got[SHAPE_SIZE], wanted[SHAPE_SIZE];
+        return bnas_refuse(node,
+                           "gate has the shape %s, the output %s; it must have its channels, its images or one, and "
+                           "its pixels or one; check the input's shape",
+                           bnas_shape_text(dims, RANK, got), bnas_shape_text(y, RANK, wanted));
+    }
+    run->gate.channel = dims[2] * dims[3];
+    run->gate.image = dims[0] == 1 ? 0 : dims[1] * run->gate.channel;
+    return NULL;
+}
+
 /* What is added has the shape of Y: ONNX would also add one row or one image to all, the exporter does not. */
-static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, BnasRun* run) {
-    const int64_t wanted[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
-    for (int64_t i = 0; i < node->conv.added; ++i) {
+static OrtStatus* read_terms(const Node* node, const OrtKernelContext* context, const BnasRun* run, size_t index,
+                             int64_t count, const float** terms) {
+    int64_t wanted[RANK];
+    shape_of_y(run, wanted);
+    for (int64_t i = 0; i < count; ++i) {
         int64_t dims[RANK];
-        TRY(read_image(node, context, first_added(node->descriptor) + (size_t)i, "what is added", dims,
-                       &run->added[i]));
+        TRY(read_image(node, context, index + (size_t)i, "what is added", dims, &terms[i]));
         if (memcmp(dims, wanted, sizeof dims) != 0) {
             char got[SHAPE_SIZE], y[SHAPE_SIZE];
             return bnas_refuse(node,
@@ -123,9 +147,19 @@ static OrtStatus* read_added(const Node* node, const OrtKernelContext* context, 
     return NULL;
 }
 
+static OrtStatus* read_computed(const Node* node, const OrtKernelContext* context, BnasRun* run) {
+    size_t index = first_computed(node->descriptor);
+    if (node->conv.gate) {
+        TRY(read_gate(node, context, run, index++));
+    }
+    TRY(read_terms(node, context, run, index, node->conv.before, run->before));
+    return read_terms(node, context, run, index + (size_t)node->conv.before, node->conv.added, run->added);
+}
+
 /* Asking onnxruntime for the output also checks that its size fits. */
 static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* run) {
-    const int64_t dims[RANK] = {run->batch, node->conv.channels_out, run->out_size[0], run->out_size[1]};
+    int64_t dims[RANK];
+    shape_of_y(run, dims);
     OrtValue* y = NULL;
     void* data = NULL;
     TRY(BNAS_ORT(node->api, KernelContext_GetOutput)(context, 0, dims, RANK, &y));
@@ -137,7 +171,7 @@ static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* ru
 static OrtStatus* run_with(const Node* node, OrtKernelContext* context, const Parameters* parameters) {
     BnasRun run = {.conv = &parameters->conv, .weights = parameters->weights};
     TRY(read_x(node, context, &run));
-    TRY(read_added(node, context, &run));
+    TRY(read_computed(node, context, &run));
     TRY(get_y(node, context, &run));
     return run.batch == 0 ? NULL : bnas_run_stages(node, context, &run);
 }

@@ -167,6 +167,7 @@ static void pack(const BnasRun* run, int64_t unit, void* scratch) {
  * Convolution of one tile. */
 
 typedef struct Tile {
+    int64_t first;        /* pixel of the image */
     int64_t count;        /* pixels; the lanes past them hold zeros and their results are not stored */
     int64_t* sources;     /* (taps, CONVOLVE_TILE): the input pixel under a tap, -1 in padding of zeros */
     int64_t* border_taps; /* those that lie in padding of zeros for at least one pixel of the tile */
@@ -277,10 +278,52 @@ static void correct_padding(const Tile* tile, const int32_t* ones, int32_t* mism
     }
 }
 
+static void activate(const BnasConv* conv, int64_t channel, int64_t count, float* y) {
+    switch (conv->activation) {
+        case BNAS_NO_ACTIVATION: break;
+        case BNAS_RELU:
+            for (int64_t p = 0; p < count; ++p) {
+                y[p] = y[p] < 0 ? 0 : y[p]; /* written so that NaN stays NaN, as in onnxruntime's Relu */
+            }
+            break;
+        case BNAS_PRELU:
+            for (int64_t p = 0; p < count; ++p) {
+                y[p] = y[p] < 0 ? conv->slope[channel] * y[p] : y[p];
+            }
+            break;
+        case BNAS_CLIP:
+            for (int64_t p = 0; p < count; ++p) {
+                y[p] = y[p] < conv->low[channel] ? conv->low[channel] : y[p];
+                y[p] = y[p] > conv->high[channel] ? conv->high[channel] : y[p];
+            }
+            break;
+    }
+}
+
+/* `pixel` is the first of y in its image and channel. */
+static void gate(const BnasRun* run, int64_t image, int64_t channel, int64_t pixel, int64_t count, float* y) {
+    const float* factors = bnas_gate_at(run, image, channel, pixel);
+    const int64_t step = run->gate.channel > 1 ? 1 : 0;
+    for (int64_t p = 0; p < count; ++p) {
+        y[p] *= factors[p * step];
+    }
+}
+
+/* Adds what is like the output, whose `count` pixels from `at` on are y. */
+static void add(const float* const* terms, int64_t number, int64_t at, int64_t count, float* y) {
+    for (int64_t i = 0; i < number; ++i) {
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] += terms[i][at + p];
+        }
+    }
+}
+
 /* One loop per rounding, in the order of docs/operators.md. */
-static void epilogue(const BnasRun* run, const Tile* tile, int64_t channel, const int32_t* mismatches, float* y) {
+static void epilogue(const BnasRun* run, const Tile* tile, int64_t image, int64_t channel, const int32_t* mismatches) {
     const BnasConv* conv = run->conv;
-    const int64_t count = tile->count;
+    const int64_t count = tile->count, pixels = run->out_size[0] * run->out_size[1];
+    const int64_t at = (image * conv->channels_out + channel) * pixels + tile->first;
+    float* y = run->y + at;
     for (int64_t p = 0; p < count; ++p) {
         y[p] = (float)(tile->total[p] - 2 * mismatches[p]) +
                bnas_offset_of(conv, channel, tile->rows[p], tile->columns[p]);
@@ -293,25 +336,23 @@ static void epilogue(const BnasRun* run, const Tile* tile, int64_t channel, cons
             y[p] *= tile->k[p];
         }
     }
+    if (conv->gate) {
+        gate(run, image, channel, tile->first, count, y);
+    }
     for (int64_t p = 0; p < count; ++p) {
         y[p] += conv->bias[channel];
     }
-    if (conv->activation == BNAS_RELU) {
+    add(run->before, conv->before, at, count, y);
+    activate(conv, channel, count, y);
+    if (conv->affine) {
         for (int64_t p = 0; p < count; ++p) {
-            y[p] = y[p] < 0 ? 0 : y[p]; /* written so that NaN stays NaN, as in onnxruntime's Relu */
+            y[p] *= conv->scale2[channel];
+        }
+        for (int64_t p = 0; p < count; ++p) {
+            y[p] += conv->bias2[channel];
         }
     }
-    if (conv->activation == BNAS_PRELU) {
-        for (int64_t p = 0; p < count; ++p) {
-            y[p] = y[p] < 0 ? conv->slope[channel] * y[p] : y[p];
-        }
-    }
-    for (int64_t i = 0; i < conv->added; ++i) {
-        const float* added = run->added[i] + (y - run->y);
-        for (int64_t p = 0; p < count; ++p) {
-            y[p] += added[p];
-        }
-    }
+    add(run->added, conv->added, at, count, y);
 }
 
 static inline __attribute__((always_inline)) void convolve(const BnasRun* run, int64_t unit, void* scratch, int lanes) {
@@ -319,9 +360,9 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
     const Pixels place = pixels_of(run->out_size, CONVOLVE_TILE, unit);
     const int64_t image = place.image, first = place.first, count = place.count;
     const int64_t taps = bnas_taps(conv), words = taps * words_per_pixel(conv);
-    const int64_t pixels = run->out_size[0] * run->out_size[1], channels = conv->channels_out / conv->groups;
+    const int64_t channels = conv->channels_out / conv->groups;
     const int32_t* ones = weight_ones(conv, run->weights);
-    Tile tile = {.count = count, .patches = scratch};
+    Tile tile = {.first = first, .count = count, .patches = scratch};
     tile.sources = (int64_t*)scratch + words * CONVOLVE_TILE;
     tile.border_taps = tile.sources + taps * CONVOLVE_TILE;
     locate(run, first, &tile);
@@ -337,8 +378,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
             int32_t mismatches[CONVOLVE_TILE];
             count_mismatches(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, mismatches);
             correct_padding(&tile, ones + channel * taps, mismatches);
-            float* y = run->y + (image * conv->channels_out + channel) * pixels + first;
-            epilogue(run, &tile, channel, mismatches, y);
+            epilogue(run, &tile, image, channel, mismatches);
         }
     }
 }

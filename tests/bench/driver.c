@@ -94,19 +94,28 @@ static uint64_t count_ticks, epilogue_ticks;
              const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches), \
             (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))
 
-#define BNAS_KERNEL_SPEC(isa, cpu_check, counting, ...)                                                              \
-    CLOCKED_##counting(isa)                                                                                          \
-        CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                                          \
-                (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked, const int32_t* offsets,      \
-                 const uint8_t* weights, const uint8_t* tables, uint16_t* mismatches),                               \
-                (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))                              \
-            CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                             \
-                    (int32_t channels, int32_t count, int32_t activation, int32_t k_map, int32_t offset_stride,      \
-                     int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,             \
-                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k, \
-                     const float* added1, const float* added2, float* y),                                            \
-                    (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset, \
-                     scale, bias, slope, k, added1, added2, y))
+#define BNAS_KERNEL_SPEC(isa, cpu_check, counting, ...)                                                                \
+    CLOCKED_##counting(isa) CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                        \
+                                    (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked,            \
+                                     const int32_t* offsets, const uint8_t* weights, const uint8_t* tables,            \
+                                     uint16_t* mismatches),                                                            \
+                                    (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))            \
+        CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                                   \
+                (int32_t channels, int32_t count, int32_t activation, int32_t k_map, int32_t offset_stride,            \
+                 int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,                   \
+                 const float* offset, const float* scale, const float* bias, const float* slope, const float* k,       \
+                 const float* added1, const float* added2, float* y),                                                  \
+                (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset,       \
+                 scale, bias, slope, k, added1, added2, y))                                                            \
+            CLOCKED(                                                                                                   \
+                BnasBlockEpilogue, bnas_##isa##_block_epilogue, epilogue_ticks,                                        \
+                (int32_t channels, int32_t count, int32_t activation, int32_t affine, int32_t gate_stride,             \
+                 int32_t offset_stride, int32_t before, int32_t added, int32_t y_stride, const uint16_t* mismatches,   \
+                 const int32_t* totals, const float* offset, const float* scale, const float* bias,                    \
+                 const float* slope, const float* low, const float* high, const float* scale2, const float* bias2,     \
+                 const float* gate, const float* before1, const float* added1, const float* added2, float* y),         \
+                (channels, count, activation, affine, gate_stride, offset_stride, before, added, y_stride, mismatches, \
+                 totals, offset, scale, bias, slope, low, high, scale2, bias2, gate, before1, added1, added2, y))
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC
 

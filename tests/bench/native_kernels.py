@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bnas_deploy.core.bits import unpack_signs
-from bnas_deploy.core.operators import ACTIVATIONS, CONSTANTS, MOST_ADDED, MOST_PARTS, Operator
+from bnas_deploy.core.operators import ACTIVATIONS, CONSTANTS, MOST_ADDED, MOST_BEFORE, MOST_PARTS, Operator
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name, specs_of
 
@@ -60,6 +60,12 @@ class Input(ctypes.Structure):
     _fields_ = (("x", _pointer), ("channels", _i64))
 
 
+class Gate(ctypes.Structure):
+    """BnasGate of runtime/ort/kernel.h."""
+
+    _fields_ = (("first", _pointer), ("image", _i64), ("channel", _i64))
+
+
 class Run(ctypes.Structure):
     """BnasRun of runtime/ort/kernel.h."""
 
@@ -70,6 +76,8 @@ class Run(ctypes.Structure):
         ("size", _i64 * 2),
         ("out_size", _i64 * 2),
         ("inputs", Input * MOST_PARTS),
+        ("gate", Gate),
+        ("before", _pointer * MOST_BEFORE),
         ("added", _pointer * MOST_ADDED),
         ("y", _pointer),
         ("packed", _pointer),
@@ -140,12 +148,11 @@ class Call:
         self,
         kernels: NativeKernels,
         isa: str,
+        row: Operator,
         inputs: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
         out_size: tuple[int, int],
         *,
-        k_map: bool,
-        activation: str,
         allocate: Allocate,
     ) -> None:
         self._library = kernels.library
@@ -155,18 +162,15 @@ class Call:
         if constant_channels:
             table = _constants(inputs["W"], channels_in, constant_channels)
             self.memory["constants"] = _copy(table, allocate)
-        parts, added = ([name for name in inputs if name.startswith(start)] for start in ("X", "added"))
-        batch, _, *size = inputs[parts[0]].shape
+        batch, _, *size = inputs[row.activations[0]].shape
         self.y = allocate(4 * batch * channels_out * out_size[0] * out_size[1], 4).view(np.float32)
         self.memory["Y"] = self.y
         self.y.shape = (batch, channels_out, *out_size)
+        choices = {field.name: getattr(row, field.name) for field in CHOICES}
+        choices |= {"activation": ACTIVATIONS.index(row.activation), "pads_signs": bool(np.any(inputs.get("pad", 0)))}
         self._conv = Conv(
-            k_map=k_map,
-            pads_signs="pad" in inputs,
+            **choices,
             has_offset=bool(inputs["offset"].any()),
-            activation=ACTIVATIONS.index(activation),
-            parts=len(parts),
-            added=len(added),
             channels_out=channels_out,
             channels_in=channels_in - constant_channels,
             constant_channels=constant_channels,
@@ -181,8 +185,10 @@ class Call:
             batch=batch,
             size=tuple(size),
             out_size=out_size,
-            inputs=tuple((self._at(name), inputs[name].shape[1]) for name in parts),
-            added=tuple(map(self._at, added)),
+            inputs=tuple((self._at(name), inputs[name].shape[1]) for name in row.activations),
+            gate=self._gate(inputs["gate"].shape) if row.gate else Gate(),
+            before=tuple(map(self._at, row.before_inputs)),
+            added=tuple(map(self._at, row.added_inputs)),
             y=self._at("Y"),
         )
         row = ctypes.byref(ctypes.c_char.in_dll(self._library, f"bnas_{isa}_kernel"))
@@ -205,6 +211,10 @@ class Call:
         scratch = _pointer(self._at("scratch"))
         self._check(self._library.driver_run(self._kernel, ctypes.byref(self.run_of_c), scratch, ctypes.byref(ticks)))
         return ticks
+
+    def _gate(self, shape: tuple[int, ...]) -> Gate:
+        images, channels, rows, columns = shape
+        return Gate(self._at("gate"), 0 if images == 1 else channels * rows * columns, rows * columns)
 
     def _at(self, name: str) -> int:
         return int(self.memory[name].ctypes.data)
@@ -281,7 +291,7 @@ def _clocked(spec: KernelSpec) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
     of_look_ups = ("count_channels",) if spec.counting.name in (LUT4X2.name, LUT6X2.name) else ()
     of_padding = ("correct_padding",) if spec.counting.name == LUT6X2.name else ()
-    return ("count", "epilogue", *of_look_ups, *of_padding)
+    return ("count", "epilogue", "block_epilogue", *of_look_ups, *of_padding)
 
 
 def _compile_yardstick(native: ModuleType, spec: KernelSpec, folder: Path) -> Path:

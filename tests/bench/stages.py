@@ -13,15 +13,17 @@ from native_kernels import Call, NativeKernels, Ticks, aligned, build, runnable_
 
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.operators import Operator
 from bnas_deploy.runtime.bench.layer_problems import LAYERS, problem, same_padding
 from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS
 
 ROUNDS = 300
+OPERATOR = Operator(activation="Relu")
 
 
 def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
-    """Make the call of BinaryConv2dRelu that `bnas-deploy bench-layers` times, after it gave the right result once.
+    """Make the call of `OPERATOR` that `bnas-deploy bench-layers` times, after it gave the right result once.
 
     Raises:
         SystemExit: the result is wrong.
@@ -43,7 +45,7 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
         "dilations": layer.dilation,
         "group": 1,
     }
-    made = Call(kernels, isa, inputs, attributes, layer.output[1:], k_map=False, activation="Relu", allocate=aligned)
+    made = Call(kernels, isa, OPERATOR, inputs, attributes, layer.output[1:], allocate=aligned)
     made.run()
     if not np.array_equal(made.y, given.binary_answer):
         raise SystemExit(f"{isa}: wrong result on {layer.name}")

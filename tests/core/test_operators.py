@@ -23,6 +23,11 @@ def test_inputs_are_parts_constants_and_what_is_added() -> None:
         *(*constants, "slope"),
         *("added1", "added2"),
     )
+    computed = ("gate", "before1", "added1")
+    assert Operator(gate=True, before=1, activation="Relu", affine=True, added=1).inputs == (
+        *("X", "W", "threshold", "pad", "offset", "scale", "bias", "scale2", "bias2"),
+        *computed,
+    )
 
 
 def test_a_row_is_found_by_its_name_and_nothing_else_is_an_operator() -> None:
@@ -35,6 +40,24 @@ def test_no_operator_has_k_and_signs_at_the_padding() -> None:
     with pytest.raises(ValueError, match="no operator has both K and Pad: K is a mean of"):
         Operator(k_map=True, pads_signs=True)
     assert not operators.is_operator("BinaryConv2dKPad")
+
+
+def test_operators_of_blocks_have_no_k_and_their_sums_an_activation() -> None:
+    with pytest.raises(ValueError, match="no operator of blocks has K"):
+        Operator(k_map=True, gate=True)
+    for without in (Operator, lambda **fields: Operator(gate=True, **fields)):
+        with pytest.raises(ValueError, match="nothing is before or behind an activation that is not there"):
+            without(before=1)
+        with pytest.raises(ValueError, match="nothing is before or behind an activation that is not there"):
+            without(affine=True)
+
+
+def test_operators_of_blocks_have_a_pad_that_their_names_leave_out() -> None:
+    row = Operator(activation="Clip")
+    assert row.pads_signs
+    assert row == Operator(activation="Clip", pads_signs=True)
+    assert (row.name, row.inputs[3]) == ("BinaryConv2dClip", "pad")
+    assert all(each.parts == 1 and each.pads_signs for each in OPERATORS if each.is_of_blocks)
 
 
 def test_attributes_have_as_many_defaults_as_values() -> None:

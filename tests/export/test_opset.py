@@ -83,8 +83,8 @@ GEOMETRIES = {
     "two groups": Geometry(18, 4, (5, 6), (5, 6), group=2),
     "depthwise": Geometry(6, 6, (5, 6), (3, 3), strides=(2, 2), group=6),
 }
-# Those that read one tensor and add none; what the others do is made of these, below.
-PLAIN = [row for row in OPERATORS if (row.parts, row.added) == (1, 0)]
+# Those that read one tensor; what the others do is made of these, below.
+PLAIN = [row for row in OPERATORS if row.parts == 1 and not row.computed_inputs]
 CASES = [
     pytest.param(operator, geometry, id=f"{operator.name}, {name}")
     for operator in PLAIN
@@ -104,9 +104,14 @@ def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator)
         "bias": rng.standard_normal(channels_out),
         "slope": rng.standard_normal(channels_out),
         "pad": rng.choice([-1, 1], channels),
+        "low": rng.standard_normal(channels_out) - 2,
+        "high": rng.standard_normal(channels_out) + 2,
+        "scale2": rng.standard_normal(channels_out),
+        "bias2": rng.standard_normal(channels_out),
     }
     return {
-        name: constants[name] if name == "W" else constants[name].astype(np.float32) for name in operator.inputs[1:]
+        row.name: constants[row.name] if row.name == "W" else constants[row.name].astype(np.float32)
+        for row in operator.constants
     }
 
 
@@ -262,7 +267,7 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
     constants = _constants(plain, geometry, rng)
     x = rng.integers(-99, 100, (2, 8, 4, 5)).astype(np.float32)  # integers: K is exact
     result = opset.reference(plain.name, [x, *constants.values()], geometry.attributes)
-    for row in (row for row in OPERATORS if row not in PLAIN and replace(row, parts=1, added=0) == plain):
+    for row in (row for row in OPERATORS if row != plain and replace(row, parts=1, added=0) == plain):
         parts = dict(zip(row.activations, np.split(x, sorted(rng.integers(1, 8, row.parts - 1)), axis=1), strict=True))
         added = {name: rng.standard_normal(result.shape).astype(np.float32) for name in row.added_inputs}
         want = sum(added.values(), start=result)  # from left to right
@@ -274,13 +279,40 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
         np.testing.assert_array_equal(ENGINES[engine](model, feeds), want, row.name)
 
 
+BEHIND_A_SUM = [row for row in OPERATORS if row.gate or row.before]
+GATES = {"per image and channel": (2, 1, 1), "per channel": (1, 1, 1), "per pixel": (1, 6, 7), "of all": (2, 6, 7)}
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name.endswith(("evaluator", "ALL", "inlined"))])
+@pytest.mark.parametrize("operator", BEHIND_A_SUM, ids=lambda row: row.name)
+def test_gates_and_sums_before_the_activation(operator: Operator, engine: str, rng: np.random.Generator) -> None:
+    geometry = GEOMETRIES["one bit in the second byte"]
+    constants = _constants(operator, geometry, rng)
+    shape = (2, *geometry.output_shape)
+    x = rng.standard_normal((2, geometry.channels, *geometry.size)).astype(np.float32)
+    terms = [*operator.before_inputs, *operator.added_inputs]
+    for images, rows, columns in GATES.values() if operator.gate else [(0, 0, 0)]:
+        gate = (images, geometry.channels_out, rows, columns)
+        sizes = dict.fromkeys(terms, shape) | dict.fromkeys(operator.gate_inputs, gate)
+        computed = {name: rng.standard_normal(sizes[name]).astype(np.float32) for name in operator.computed_inputs}
+        for pad in (constants["pad"], 0 * constants["pad"]):
+            given = constants | {"pad": pad}
+            model = _computed_inputs_model(operator, {"X": x} | computed, given, geometry)
+            onnx.checker.check_model(model, full_check=True)
+            want = opset.reference(operator.name, [x, *given.values(), *computed.values()], geometry.attributes)
+            got = ENGINES[engine](model, {"X": x} | computed)
+            np.testing.assert_array_equal(got, want)
+
+
 def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geometry: Geometry) -> onnx.ModelProto:
     node = onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN, **geometry.attributes)
     graph = onnx.helper.make_graph(
         [node],
         "graph",
         [
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape[1:]])
+            onnx.helper.make_tensor_value_info(
+                name, onnx.TensorProto.FLOAT, ["N" if len(value) > 1 else 1, *value.shape[1:]]
+            )
             for name, value in feeds.items()
         ],
         [onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["N", *geometry.output_shape])],
@@ -328,6 +360,33 @@ def test_the_reference_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("BinaryConv2dPRelu", [x, *constants], {"weight_shape": [1, 1, 1, 1]})
     # sign -, +, +, -, +, -; accumulator 9 or 11; twice that minus 20 is -2 or 2; the slope halves what is negative.
     assert y.tolist() == [[[[-1, 2, 2, -1, 2, -1]]]]
+
+
+def test_the_order_of_the_epilogue_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1, 1, -1]]]])
+    one = np.ones(1, np.float32)
+    constants = [np.uint8([[[[1]]]]), 0 * one, 0 * one, 0 * one.reshape(1, 1, 1), 2 * one, 3 * one]
+    shape, before = {"weight_shape": [1, 1, 1, 1]}, np.float32([[[[-6, 1, 0]]]])
+    # 1, 1 and -1 times 2, plus 3, plus `before`: -1, 6, 1. Behind the ReLU times 5, plus 7.
+    y = opset.reference("BinaryConv2dAddReluAffine", [x, *constants, 5 * one, 7 * one, before], shape)
+    assert y.tolist() == [[[[7, 37, 12]]]]
+    # 1, 1 and -1 times 2 and 10, plus 3, plus `before`: 17, 24, -17.
+    y = opset.reference("BinaryConv2dGateAddRelu", [x, *constants, np.float32([[[[10]]]]), before], shape)
+    assert y.tolist() == [[[[17, 24, 0]]]]
+    added = np.float32([[[[-7, -7, -7]]]])
+    # 5, 5 and 1, behind the ReLU times 5, plus 7: 32, 32, 12.
+    y = opset.reference("BinaryConv2dReluAffineAdd", [x, *constants, 5 * one, 7 * one, added], shape)
+    assert y.tolist() == [[[[25, 25, 5]]]]
+
+
+def test_limits_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1]], [[1]], [[-1]]]])
+    weights = np.uint8([[[[0b111]]], [[[0b111]]], [[[0b100]]]])  # sums of 1, 1 and -3
+    ones = np.ones(3, np.float32)
+    constants = [weights, 0 * ones, 0 * ones, 0 * ones.reshape(3, 1, 1), ones, 0 * ones]
+    low, high = np.float32([-1, 2, -2]), np.float32([0.5, 3, np.inf])
+    y = opset.reference("BinaryConv2dClip", [x, *constants, low, high], {"weight_shape": [3, 1, 1, 3]})
+    assert y.ravel().tolist() == [0.5, 2, -2]
 
 
 def test_constant_channels_on_numbers_worked_out_by_hand() -> None:
@@ -397,6 +456,8 @@ def test_files_are_valid_and_every_shape_is_inferred(
         ("BinaryConv2dPRelu", ["Mul", "Add", "PRelu"]),
         # What the padding holds costs nothing in a run: no Pad, and no more sums.
         ("BinaryConv2dPadRelu", ["Mul", "Add", "Relu"]),
+        ("BinaryConv2dReluAffine", ["Mul", "Add", "Relu", "Mul", "Add"]),
+        ("BinaryConv2dClip", ["Mul", "Add", "Max", "Min"]),
     ],
 )
 def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
@@ -415,11 +476,12 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 108
+    assert len({row.name for row in OPERATORS}) == 127
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
     assert Operator(pads_signs=True, activation="Relu", parts=2).name == "BinaryConv2dPadReluConcat2"
+    assert Operator(gate=True, before=2, activation="PRelu", affine=True).name == "BinaryConv2dGateAddAddPReluAffine"
     assert Operator(k_map=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
 
@@ -433,16 +495,31 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
     introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
     assert f"domain `{operators.DOMAIN}`, version {operators.VERSION}" in introduction
-    choices = [re.findall(r"`(\w+)`", row[0]) for row in _table(introduction, 3)]
-    # A piece of the name may be left out; of several, one is chosen.
-    names = {"BinaryConv2d" + "".join(pieces) for pieces in product(*(["", *pieces] for pieces in choices[1:]))}
-    assert choices[0] == ["BinaryConv2d"]
-    assert names == {row.name for row in OPERATORS}
-    largest = max(OPERATORS, key=lambda row: len(row.inputs))
+    of_cells, of_blocks = ([row for row in OPERATORS if row.is_of_blocks == kind] for kind in (False, True))
+    assert f"The domain has {len(OPERATORS)} operators" in introduction
+    assert f"* {len(of_cells)} operators *of cells*" in introduction
+    assert f"* {len(of_blocks)} operators *of blocks*" in introduction
+    parts, _, blocks = introduction.partition("| operators of blocks")
+    factor, pad, before, activation, affine, added, concat = (
+        ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
+    )
+    # A part of the name may be left out; of several, one is chosen.
+    every = {
+        "BinaryConv2d" + "".join(pieces) for pieces in product(factor, pad, before, activation, affine, added, concat)
+    }
+    assert {row.name for row in OPERATORS} <= every
+    cells = product(["", "K", "Pad"], activation[:3], added, concat)
+    assert {row.name for row in of_cells} == {"BinaryConv2d" + "".join(pieces) for pieces in cells}
+    listed = re.findall(r"`(\w+)`", "".join(row[0] for row in _table(f"| {blocks}", 2)))
+    assert sorted(f"BinaryConv2d{name}" for name in listed) == sorted(row.name for row in of_blocks)
+    computed = [
+        ", ".join(f"`{name}`" for name in max((getattr(row, kind) for row in OPERATORS), key=len))
+        for kind in ("gate_inputs", "before_inputs", "added_inputs")
+    ]
     assert [row[0] for row in _table(inputs, 4)] == [
         "`X`, or `X1`, `X2`, ...",
         *(f"`{constant.name}`" for constant in operators.CONSTANTS),
-        ", ".join(f"`{name}`" for name in largest.added_inputs),
+        *computed,
     ]
     assert [(row[0], row[2]) for row in _table(attributes, 4)] == [
         (f"`{name}`", "required" if default is None else str(default)) for name, default in operators.defaults().items()

@@ -83,7 +83,7 @@ def problem(seed: int) -> Problem:
     if row.k_map:
         case, odd = replace(case, group=1, constant_channels=0), False
     if min(case.out_size) < 1:
-        row = replace(row, added=0)  # there is nothing to add to
+        row = replace(row, added=0, before=0, gate=False)  # there is nothing to add to
     inputs = tests.random_inputs(row, case, seed, batch)
     if row.k_map:  # which is not defined where X is not finite
         inputs |= {name: np.nan_to_num(value, posinf=1, neginf=1) for name, value in tests.feeds(inputs).items()}
@@ -184,7 +184,7 @@ def _tolerance(given: Problem) -> float:
     if not given.row.k_map or given.batch == 0:
         return 0
     named = {**given.inputs, "bias": np.zeros_like(given.inputs["bias"])}
-    plain = replace(given.row, activation="", added=0)
+    plain = replace(given.row, activation="", added=0)  # no operator with K is one of blocks
     product = float(np.abs(tests.expected(plain, {name: named[name] for name in plain.inputs}, given.case)).max())
     terms = product + sum(float(np.abs(given.inputs[name]).max()) for name in ("bias", *given.row.added_inputs))
     steepest = max(1.0, float(np.abs(given.inputs.get("slope", np.ones(1))).max()))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bnas_deploy.core.errors import RuntimeLibraryError
-from bnas_deploy.core.operators import CONSTANTS, MOST_ADDED, OPERATORS, VERSION
+from bnas_deploy.core.operators import CONSTANTS, MOST_ADDED, MOST_BEFORE, OPERATORS, VERSION
 from bnas_deploy.runtime import library
 
 ROOT = Path(__file__).parents[2]
@@ -114,10 +114,12 @@ def test_the_library_is_built_with_the_table_of_operators(
     native.write_headers(tmp_path)
     text = (tmp_path / "operator_table.h").read_text()
     assert int(re.findall(r"BNAS_VERSION = (\d+)", text)[0]) == VERSION
-    assert re.findall(r"^    ADDED\((\d+)\)", text, re.MULTILINE) == [str(index) for index in range(MOST_ADDED)]
-    vectors = re.findall(r"^    VECTOR\((\w+), \d, [01], (.*)f\)", text, re.MULTILINE)
-    assert {name: float(neutral) for name, neutral in vectors} == {
-        each.name: each.neutral or 0.0 for each in CONSTANTS if each.dtype == "float32"
+    terms = [*range(MOST_BEFORE), *range(MOST_ADDED)]
+    assert re.findall(r"^    TERM\((\d+)\)", text, re.MULTILINE) == [str(index) for index in terms]
+    vectors = re.findall(r"^    VECTOR\((\w+), \d, [01], (.*)\)", text, re.MULTILINE)
+    infinite = {"__builtin_inff()": "inf", "-__builtin_inff()": "-inf"}
+    assert {name: float(infinite.get(neutral, neutral.removesuffix("f"))) for name, neutral in vectors} == {
+        each.name: each.neutral for each in CONSTANTS if each.dtype == "float32"
     }
     rows = re.findall(r'OPERATOR\("(\w+)", .*\.inputs = (\d+), \.places = \{(.*)\}\)', text)
     assert [(name, int(inputs)) for name, inputs, _ in rows] == [(row.name, len(row.inputs)) for row in OPERATORS]

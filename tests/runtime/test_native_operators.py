@@ -45,7 +45,8 @@ ISAS = [
     *PORTABLE_ISAS,
 ]
 CONSTANT_NAMES = [constant.name for constant in CONSTANTS]
-WITH_ALL_CONSTANTS = Operator(pads_signs=True, activation="PRelu")
+WITH_ALL_CONSTANTS = (Operator(activation="PRelu", affine=True), Operator(activation="Clip"))
+"""Each constant is an input of one of these."""
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
 
 
@@ -201,15 +202,23 @@ def counter(name: str) -> int:
     return int(count())
 
 
-# What X is made of and what is added does not change what lies between: these have all edges, the others a few.
-PLAIN = [row for row in OPERATORS if (row.parts, row.added) == (1, 0)]
+# What X is made of and what is added does not change what lies between: these have all edges, the others a few. Of the
+# operators of blocks, these are computed in loops of their own.
+PLAIN = [
+    *(row for row in OPERATORS if (row.parts, row.added) == (1, 0) and not row.is_of_blocks),
+    Operator(before=1, activation="PRelu", affine=True),
+    Operator(before=1, activation="Clip"),
+    Operator(gate=True),
+    Operator(activation="Relu", affine=True),
+    Operator(gate=True, before=1, activation="PRelu"),
+]
 
 
 def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Arrays:
     """Make inputs on the edges: values equal to their threshold, both zeros, infinities and NaN.
 
     The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order. Parts of X end anywhere,
-    and may be empty.
+    and may be empty. Operators of blocks are padded with zeros or with signs, and have all kinds of gates.
     """
     rng = np.random.default_rng(seed)
     channels, channels_out = case.channels, case.channels_out
@@ -219,6 +228,13 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     threshold = (rng.integers(-8, 9, channels) / 8).astype(np.float32)
     np.put(threshold, rng.integers(0, channels, 3), np.float32([np.inf, -np.inf, -0.0])[:channels])
     signs = np.where(rng.random((channels_out, *case.kernel, case.weight_channels)) < 0.5, 1, -1)
+    like_y = (batch, channels_out, *case.out_size)
+    gate = [
+        (size if chosen else 1)
+        for size, chosen in zip((batch, *case.out_size), (seed & 1, seed & 2, seed & 2), strict=True)
+    ]
+    low = rng.normal(size=channels_out)
+    np.put(low, rng.integers(0, channels_out, 1), -np.inf)
     ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
     inputs = {
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
@@ -228,17 +244,24 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         "scale": rng.normal(size=channels_out).astype(np.float32),
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
-        "pad": np.random.default_rng(seed).choice(np.float32([-1, 1]), channels),
-        **{
-            name: rng.normal(size=(batch, channels_out, *case.out_size)).astype(np.float32) for name in row.added_inputs
-        },
+        "pad": np.random.default_rng(seed).choice(np.float32([-1, 1]), channels)
+        * (not row.is_of_blocks or seed % 3 > 0),
+        "low": low.astype(np.float32),
+        "high": (low + np.abs(rng.normal(size=channels_out))).astype(np.float32),
+        "scale2": rng.normal(size=channels_out).astype(np.float32),
+        "bias2": rng.normal(size=channels_out).astype(np.float32),
+        "gate": rng.normal(size=(gate[0], channels_out, *gate[1:])).astype(np.float32),
+        **{name: rng.normal(size=like_y).astype(np.float32) for name in (*row.before_inputs, *row.added_inputs)},
     }
     return {name: inputs[name] for name in row.inputs}
 
 
+COMPUTED = ("X", "gate", "before", "added")
+
+
 def feeds(inputs: Arrays) -> Arrays:
     """Return those inputs that are computed while a model runs."""
-    return {name: value for name, value in inputs.items() if name.startswith(("X", "added"))}
+    return {name: value for name, value in inputs.items() if name.startswith(COMPUTED)}
 
 
 def one_node_model(
@@ -397,11 +420,10 @@ def guarded_call(
     return native_kernels.Call(
         kernels,
         isa,
+        row,
         inputs,
         case.attributes,
         case.out_size,
-        k_map=row.k_map,
-        activation=row.activation,
         allocate=partial(guarded, at_end=at_end),
     )
 
@@ -534,10 +556,15 @@ def as_inputs_too(model: bytes, names: list[str]) -> bytes:
     return changed.SerializeToString()
 
 
+def with_constant(name: str) -> Operator:
+    """Return an operator with this constant."""
+    return next((row for row in WITH_ALL_CONSTANTS if name in row.inputs), WITH_ALL_CONSTANTS[0])
+
+
 @pytest.mark.parametrize("name", ["all", *CONSTANT_NAMES])
 def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
-    row, case = WITH_ALL_CONSTANTS, Case(channels=36, channels_out=18)
-    names = CONSTANT_NAMES if name == "all" else [name]
+    row, case = with_constant(name), Case(channels=36, channels_out=18)
+    names = [constant.name for constant in row.constants] if name == "all" else [name]
     (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 1))
     model = as_inputs_too(one_node_model(row.name, inputs, case.attributes), names)
     session = native_session(model, threads=2)
@@ -554,9 +581,10 @@ def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
 
 def test_edges_of_constants_of_an_old_file() -> None:
     # Before version 4 of the IR every initializer had to be an input too, and could not be changed.
-    case, row = Case(), WITH_ALL_CONSTANTS
+    case, row = Case(), WITH_ALL_CONSTANTS[0]
     inputs, want = problem(row, case, 0, 1)
-    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), CONSTANT_NAMES))
+    names = [constant.name for constant in row.constants]
+    model = onnx.load_from_string(as_inputs_too(one_node_model(row.name, inputs, case.attributes), names))
     model.ir_version = 3
     (y,) = native_session(model.SerializeToString()).run(None, feeds(inputs))
     np.testing.assert_array_equal(y, want)
@@ -564,7 +592,7 @@ def test_edges_of_constants_of_an_old_file() -> None:
 
 @pytest.mark.parametrize("name", CONSTANT_NAMES)
 def test_constants_may_be_computed_while_the_model_runs(name: str, isa: str) -> None:
-    row, case = WITH_ALL_CONSTANTS, Case()
+    row, case = with_constant(name), Case()
     inputs, want = problem(row, case, 0, 1)
     session = native_session(one_node_model(row.name, inputs, case.attributes, also_fed=(name,)))
     (y,) = session.run(None, feeds(inputs) | {name: inputs[name]})
@@ -771,9 +799,9 @@ def test_edges_of_a_malformed_node_are_refused_when_the_session_is_created(chang
         *(
             (lambda inputs, attributes, value=value: np.put(inputs["pad"], 3, value), text)
             for value, text in (
-                (0, "pad is 0 for channel 3, wanted 1 or -1" + AGAIN),
-                (0.5, "pad is 0.5 for channel 3, wanted 1 or -1" + AGAIN),
-                (np.nan, "pad is nan for channel 3, wanted 1 or -1" + AGAIN),
+                (0, "pad is 0 for channel 3, wanted 1 or -1, or 0 for all channels" + AGAIN),
+                (0.5, "pad is 0.5 for channel 3, wanted 1 or -1, or 0 for all channels" + AGAIN),
+                (np.nan, "pad is nan for channel 3, wanted 1 or -1, or 0 for all channels" + AGAIN),
             )
         ),
     ],
@@ -888,6 +916,34 @@ def test_edges_of_wrong_parts_and_additions_are_refused_when_they_come(
     with pytest.raises(REFUSED) as refused:
         session.run(None, feeds(inputs))
     assert f"bnas.BinaryConv2dAddConcat2 (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("before1", (1, 3, 1, 5), "an added input has the shape [1, 3, 1, 5], the output [1, 3, 7, 5]; they must be"),
+        ("before1", (3, 7, 5), "what is added has 3 dimensions, wanted 4: batch, channels, height, width"),
+        ("gate", (1, 3), "gate has 2 dimensions, wanted 4: batch, channels, height, width; check the input's shape"),
+        *(
+            (
+                "gate",
+                shape,
+                f"gate has the shape {list(shape)}, the output [1, 3, 7, 5]; it must have its channels, its images or "
+                "one, and its pixels or one; check the input's shape",
+            )
+            for shape in ((1, 1, 1, 1), (2, 3, 1, 1), (1, 3, 7, 1), (1, 3, 1, 5), (1, 3, 5, 7), (0, 3, 1, 1))
+        ),
+    ],
+)
+def test_edges_of_a_wrong_gate_and_wrong_sums_before_the_activation_are_refused_when_they_come(
+    name: str, shape: tuple[int, ...], reason: str
+) -> None:
+    row = Operator(gate=True, before=1, activation="Relu")
+    inputs = random_inputs(row, Case(), 0) | {name: np.zeros(shape, np.float32)}
+    session = native_session(one_node_model(row.name, inputs, Case().attributes))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs))
+    assert f"bnas.BinaryConv2dGateAddRelu (node 'conv'): {reason}" in str(refused.value)
 
 
 def test_registering_twice_is_refused() -> None:
