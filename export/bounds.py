@@ -38,9 +38,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bnas_deploy.core.operators import operator
-from bnas_deploy.export.graph import added_to, array_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.core.operators import Operator, operator
+from bnas_deploy.export.graph import (
+    array_of,
+    constant_array,
+    gates_of,
+    input_of,
+    is_binary_conv,
+)
 from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
+from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
 
 ROUNDING = 2.0**-24
@@ -278,32 +286,85 @@ class _Known:
         the product acc scale K. That is no larger than |y| plus |bias|, which may cancel it, and the bias is added with
         one more rounding on either side. A PReLU multiplies both by its slope.
 
-        With a BN folded behind, the roundings of a fold are relative to |scale| n K with K at most the largest |x|,
-        and to what the bias was summed from. A PReLU multiplies that by its slope.
-
         What is added at the end is the same in both. Where the terms before it are equal, so are the sums; where they
         are not, each addition rounds two sums that differ, to within twice half a unit of their last place. No value on
         the way is larger than |y| plus each |added|.
         """
         row = operator(node.op_type)
-        _, height, width, channels = node.attributes.get_ints("weight_shape")
-        k_roundings = len(constant_array(input_of(node, "threshold"))) + height * width + 3 if row.k_map else 0
-        added = [self.magnitude(value) for value in added_to(node)]
-        magnitude = self.y + sum(each.numpy() for each in added if each is not None)
-        additions = 2 * len(added) * ROUNDING * magnitude
-        steepest = np.ones(())
-        if row.activation == "PRelu":
-            steepest = np.maximum(1, np.abs(constant_array(input_of(node, "slope")))).astype(np.float64)
+        error = self._of_activation(node, row)
+        added = self._sum_of(node, row.added_inputs)
+        if row.affine:
+            error = self._behind_affine(node, error, added)
+        if not error.any():
+            return np.zeros(())
+        return error + 2 * (row.added + self._shifts(node, behind=True)) * ROUNDING * (self.y + added)
+
+    def _sum_of(self, node: ir.Node, names: Sequence[str]) -> Bound:
+        """Return the sum of the magnitudes of what these inputs are."""
+        terms = (self.magnitude(input_of(node, name)) for name in names)
+        return sum((term.numpy() for term in terms if term is not None), start=np.zeros(()))
+
+    def _of_activation(self, node: ir.Node, row: Operator) -> Bound:
+        """Return the bound behind the activation.
+
+        With a BN folded behind the sum, the roundings of a fold are relative to |scale| n K with K at most the largest
+        |x|, or to |scale| n gate, and to what the bias was summed from. What is added before the activation, and a
+        constant that PyTorch adds behind that, is rounded as what is added at the end; the sums are no larger than all
+        terms. A PReLU multiplies all by its slope, and limits leave it.
+        """
+        before = self._sum_of(node, row.before_inputs)
+        slope = _per_channel(node, "slope") if row.activation == "PRelu" else np.ones(())
+        steepest = np.maximum(1, slope)
+        k_roundings = self._k_roundings(node) if row.k_map else 0
         if BIAS_TERMS not in node.meta:
             if not k_roundings:
                 return np.zeros(())
-            bias = steepest * np.abs(constant_array(input_of(node, "bias"))).astype(np.float64)
-            of_product: Bound = (k_roundings + 2) * ROUNDING * (magnitude + bias.reshape(-1, 1, 1)) + additions
-            return of_product
-        scale, offset = (np.abs(constant_array(input_of(node, name))) for name in ("scale", "offset"))
-        products = scale.astype(np.float64) * (channels * height * width + offset.ravel())
-        if row.k_map:
-            products *= max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
-        largest = (FOLD + k_roundings) * ROUNDING * steepest * (products + node.meta[BIAS_TERMS])
-        bound: Bound = largest.reshape(-1, 1, 1) + additions
+            largest = self.y + self._sum_of(node, row.added_inputs) + steepest * _per_channel(node, "bias")
+            return (k_roundings + 2) * ROUNDING * largest
+        terms = self._products(node, row) + np.asarray(node.meta[BIAS_TERMS]).reshape(-1, 1, 1)
+        sums = 2 * (row.before + self._shifts(node, behind=False)) * (terms + before)
+        bound: Bound = ROUNDING * steepest * ((FOLD + k_roundings) * terms + sums)
         return bound
+
+    def _k_roundings(self, node: ir.Node) -> int:
+        _, height, width, _ = node.attributes.get_ints("weight_shape")
+        return len(constant_array(input_of(node, "threshold"))) + height * width + 3
+
+    def _products(self, node: ir.Node, row: Operator) -> Bound:
+        """Return |scale| n [K] [gate], the largest that the scaled accumulator can be: (O, 1, 1) or (N, O, ...)."""
+        _, height, width, channels = node.attributes.get_ints("weight_shape")
+        count = channels * height * width + _per_channel(node, "offset")
+        products = _per_channel(node, "scale") * count
+        if row.k_map:
+            products = products * max(float(np.abs(self.recorded[value]).max()) for value in self.piece.inputs)
+        for value in gates_of(node):
+            gate = self.magnitude(value)
+            assert gate is not None, f"{value} is not recorded"  # FuseGate asks for that
+            products = products * gate.numpy()
+        return products
+
+    def _shifts(self, node: ir.Node, *, behind: bool) -> int:
+        """Return how many constants PyTorch adds behind the sum that they are before here, which is `behind` or not."""
+        is_behind = not operator(node.op_type).before
+        return node.meta.get(SHIFTS, 0) if behind == is_behind else 0
+
+    def _behind_affine(self, node: ir.Node, error: Bound, added: Bound) -> Bound:
+        """Return the bound behind the second scale and bias.
+
+        Product and sum are rounded in both as they are here, unless what they read differs. A BN is folded: its
+        roundings are relative to the product, which is no larger than |y| plus |added| and the bias, and to what
+        the bias was summed from.
+        """
+        values = self.y + added + _per_channel(node, "bias2")
+        error = error * _per_channel(node, "scale2")
+        if AFFINE_TERMS in node.meta:
+            terms = np.asarray(node.meta[AFFINE_TERMS], np.float64).reshape(-1, 1, 1)
+            folded: Bound = error + FOLD * ROUNDING * (values + terms)
+            return folded
+        return error + 4 * ROUNDING * values if error.any() else error
+
+
+def _per_channel(node: ir.Node, name: str) -> Bound:
+    """Return the magnitudes of a constant with a number for each output channel, (O, 1, 1)."""
+    values: Bound = np.abs(constant_array(input_of(node, name))).astype(np.float64).reshape(-1, 1, 1)
+    return values

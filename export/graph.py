@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bnas_deploy.core.operators import DOMAIN, Operator, is_operator, operator
+from bnas_deploy.core.operators import DOMAIN, Constant, Operator, Size, is_operator, operator
 
 CHANNEL_AXIS = 1
 
@@ -60,18 +60,27 @@ def activations_of(node: ir.Node) -> list[ir.Value]:
 
 
 def added_to(node: ir.Node) -> list[ir.Value]:
-    """Return what a binary convolution adds to its result."""
-    return [input_of(node, name) for name in operator(node.op_type).added_inputs]
+    """Return what a binary convolution adds to its result, before its activation and behind it."""
+    row = operator(node.op_type)
+    return [input_of(node, name) for name in (*row.before_inputs, *row.added_inputs)]
+
+
+def gates_of(node: ir.Node) -> list[ir.Value]:
+    """Return what a binary convolution multiplies its result by: one value or none."""
+    return [input_of(node, name) for name in operator(node.op_type).gate_inputs]
 
 
 def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> None:
     """Put operator `row` in the place of `node`, a binary convolution, and of `result`, which may be `node` too.
 
     The new node stands where `result` stood and makes its output. Inputs that `inputs` does not name are those of
-    `node`, by their names in `Operator.inputs`; attributes, name and notes are those of `node`.
+    `node`, by their names in `Operator.inputs`, and constants that it has not are neutral; attributes, name and notes
+    are those of `node`.
     """
+    assert node.graph is not None
     old = operator(node.op_type)
     known = {name: input_of(node, name) for name in old.inputs} | dict(inputs)
+    known |= {each.name: _neutral(node, each) for each in row.constants if each.name not in known}
     output = result.outputs[0]
     fused = ir.Node(
         node.domain,
@@ -83,9 +92,19 @@ def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value
     )
     fused.meta.update(node.meta)
     fused.outputs[0].meta.update(output.meta)
-    assert node.graph is not None
     replaced = [node] if result is node else [result, node]
     ir.convenience.replace_nodes_and_values(node.graph, result, replaced, [fused], [output], fused.outputs)
+
+
+def _neutral(node: ir.Node, row: Constant) -> ir.Value:
+    """Return the neutral constant of a binary convolution."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    sizes: dict[Size, int] = {
+        "C": len(constant_array(input_of(node, "threshold"))),
+        "O": len(constant_array(input_of(node, "scale"))),
+    }
+    return constant(graph, f"{node.name}.{row.name}", np.full(row.dimensions(sizes), row.neutral, np.float32))
 
 
 def input_of(node: ir.Node, name: str) -> ir.Value:
@@ -172,17 +191,30 @@ def channel_slopes(node: ir.Node) -> NDArray[np.float32] | None:
 
     ONNX broadcasts slopes, so those of the channels of images are (C, 1, 1) or, as PyTorch writes them, (1, C, 1, 1).
     """
-    data = array_of(node.inputs[1])
-    if data is None:
+    return channel_numbers(node.inputs[1], node.outputs[0])
+
+
+def channel_numbers(value: ir.Value | None, like: ir.Value) -> NDArray[np.float32] | None:
+    """Return what a constant is in each channel of `like`, to which it broadcasts, (C) float32.
+
+    None if it is computed, or varies otherwise than with the channel.
+    """
+    data = array_of(value)
+    if data is None or like.shape is None or len(like.shape) < 2 or data.ndim > len(like.shape):
         return None
-    slope = data.astype(np.float32)
-    channels = channels_of(node.outputs[0])
-    if slope.size == 1:
-        return np.full(channels, slope.item(), np.float32)
-    assert node.outputs[0].shape is not None
-    rank = len(node.outputs[0].shape)
-    aligned = (1,) * (rank - slope.ndim) + slope.shape
-    return slope.reshape(channels) if aligned == (1, channels, *(1,) * (rank - 2)) else None
+    channels = channels_of(like)
+    numbers = data.astype(np.float32)
+    if numbers.size == 1:
+        return np.full(channels, numbers.item(), np.float32)
+    rank = len(like.shape)
+    aligned = (1,) * (rank - numbers.ndim) + numbers.shape
+    return numbers.reshape(channels) if aligned == (1, channels, *(1,) * (rank - 2)) else None
+
+
+def constant_beside(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Return the other input of a node of two; None if both are `value`."""
+    others = [other for other in node.inputs if other is not value]
+    return others[0] if len(others) == 1 else None
 
 
 def new_value(name: str, like: ir.Value, channels: int, origin: Origin) -> ir.Value:

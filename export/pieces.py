@@ -20,6 +20,7 @@ from bnas_deploy.export.graph import (
     added_to,
     array_of,
     constant_array,
+    gates_of,
     is_binary_conv,
     is_recorded,
     origin_of,
@@ -160,7 +161,7 @@ def _window_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) ->
     if len(windows) != 2:
         return None
     reach = tuple(window.reach(size) for window, size in zip(windows, wanted[2:], strict=True))
-    added = added_to(node) if is_binary_conv(node) else []
+    added, gates = (added_to(node), gates_of(node)) if is_binary_conv(node) else ([], [])
     read = activations_of(node) if is_binary_conv(node) else piece.inputs
     shapes = {value: _within(recorded[value].shape, reach) for value in read}
     if len({shape[2:] for shape in shapes.values()}) != 1:
@@ -169,6 +170,13 @@ def _window_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) ->
     made = tuple(window.made(size) for window, size in zip(windows, fed, strict=True))
     for value in added:  # what is convolved and added has to be of one size
         if shapes.setdefault(value, _within(recorded[value].shape, made))[2:] != made:
+            return None
+    for value in gates:
+        if array_of(value) is not None:  # a map of factors for whole images
+            return None
+        whole = recorded[value].shape
+        wanted_of_gate = whole if whole[2:] == (1, 1) else _within(whole, made)
+        if shapes.setdefault(value, wanted_of_gate) != wanted_of_gate:
             return None
     return shapes
 

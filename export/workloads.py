@@ -79,6 +79,6 @@ def _layer(node: ir.Node) -> Workload:
     kind = node.op_type
     if is_binary_conv(node):
         # What the padding holds takes no time: tables know no operator for that.
-        kind = replace(operator(kind), added=0, parts=1, pads_signs=False).name
+        kind = replace(operator(kind), before=0, added=0, parts=1, pads_signs=False).name
     cost = layer_cost(node)
     return Workload(kind, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)

@@ -12,8 +12,11 @@ from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDupl
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
 from bnas_deploy.export.passes.fuse_activation import FuseActivation
 from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
+from bnas_deploy.export.passes.fuse_affine import FuseAffine
 from bnas_deploy.export.passes.fuse_concat import FuseConcat
+from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_padding import FusePadding
+from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
@@ -31,17 +34,22 @@ PIPELINE = (
     FoldBatchNormIntoThreshold(),  # before every other fold of a BN: this one is exact
     FusePadding(),  # those with a BN behind
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
+    FuseGate(),  # a BN behind the gate can be folded then
     FoldBatchNormAfterBinaryConv(),
     FoldBatchNormAfterConv(),
     FoldBatchNormBeforeConv(),
     DropUnused(),  # the BNs that were folded
     BatchNormToConstants(),
     FuseActivation(),  # after FoldBatchNormAfterBinaryConv, which needs to see the convolution bare
+    FuseAffine(),  # before FuseAddition, whose sums are behind it
     DropUnused(),
     MergeDuplicates(),
     FuseAddition(),  # after MergeDuplicates: a convolution that has taken a sum is like no other
     DistributeAddition(),
     FuseAddition(),  # the parts of the sums that were distributed
+    FuseShift(),  # between a sum and its activation
+    FuseActivation(),  # those behind a sum
+    FuseAffine(),  # behind those
     FuseConcat(),
     DropUnused(),  # the concatenations that nobody else reads
     PackWeights(),  # last: nothing after this can read float weights

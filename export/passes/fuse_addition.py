@@ -4,11 +4,10 @@ No sum is reordered: (branch + branch) + skip stays that, so every rounding is t
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import onnx_ir as ir
 
-from bnas_deploy.core.operators import MOST_ADDED, operator
+from bnas_deploy.core.operators import Operator, operator, with_changes
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     channels_of,
@@ -30,7 +29,13 @@ def _takes_addition(value: ir.Value | None) -> ir.Node | None:
     node = None if value is None else value.producer()
     if value is None or node is None or not is_binary_conv(node) or sole_consumer(value) is None:
         return None
-    return node if operator(node.op_type).added < MOST_ADDED else None
+    return node if _with_one_more(node) is not None else None
+
+
+def _with_one_more(node: ir.Node) -> Operator | None:
+    """Return the operator that adds once more than `node`, a binary convolution."""
+    row = operator(node.op_type)
+    return with_changes(row, added=row.added + 1)
 
 
 class FuseAddition:
@@ -56,7 +61,7 @@ class FuseAddition:
         if left.shape is None or left.shape != right.shape:
             return f"{left.name} {left.shape} and {right.name} {right.shape} differ in shape"
         if not (_takes_addition(left) or _takes_addition(right)):
-            return "each convolution that it reads is read elsewhere too, or adds twice already"
+            return "each convolution that it reads is read elsewhere too, or no operator adds once more than it does"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
@@ -69,8 +74,8 @@ class FuseAddition:
         ]
         _, _, convolution, other = min(candidates, key=lambda candidate: candidate[:2])
         assert other is not None
-        row = operator(convolution.op_type)
-        row = replace(row, added=row.added + 1)
+        row = _with_one_more(convolution)
+        assert row is not None
         replace_operator(convolution, row, {row.added_inputs[-1]: other}, node)
 
 

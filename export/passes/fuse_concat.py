@@ -1,11 +1,10 @@
 """A binary convolution reads the parts of a concatenation where they lie."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import onnx_ir as ir
 
-from bnas_deploy.core.operators import MOST_PARTS, operator
+from bnas_deploy.core.operators import MOST_PARTS, operator, with_changes
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
@@ -31,6 +30,8 @@ class FuseConcat:
             return f"{concat.name} does not concatenate channels"
         if len(concat.inputs) > MOST_PARTS:
             return f"{concat.name} has {len(concat.inputs)} parts, more than {MOST_PARTS}"
+        if with_changes(operator(node.op_type), parts=len(concat.inputs)) is None:
+            return f"no operator does what {node.op_type} does and reads the parts of {concat.name}"
         if not all(value is not None and is_recorded(value) for value in concat.inputs):
             return f"PyTorch's program has no value of its own for a part of {concat.name}"
         return None
@@ -40,7 +41,8 @@ class FuseConcat:
         concat = _concat_before(node)
         assert concat is not None
         parts = [value for value in concat.inputs if value is not None]
-        row = replace(operator(node.op_type), parts=len(parts))
+        row = with_changes(operator(node.op_type), parts=len(parts))
+        assert row is not None
         replace_operator(node, row, dict(zip(row.activations, parts, strict=True)), node)
 
 

@@ -156,6 +156,10 @@ def _slice(node: ir.Node, x, start, end, axis) -> torch.Tensor:
     return x.narrow(int(axis), int(start), int(end) - int(start))
 
 
+def _clip(node: ir.Node, x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None):
+    return x.clamp(None if low is None else float(low), None if high is None else float(high))
+
+
 def _pad(node: ir.Node, x: torch.Tensor, pads: torch.Tensor, number: torch.Tensor | None = None) -> torch.Tensor:
     before, after = pads.reshape(2, 4).tolist()
     sides = [size for axis in reversed(range(4)) for size in (before[axis], after[axis])]
@@ -166,6 +170,8 @@ def _pad(node: ir.Node, x: torch.Tensor, pads: torch.Tensor, number: torch.Tenso
 
 
 _OPERATIONS = {
+    "Clip": _clip,
+    "Sub": lambda node, x, y: x - y,
     "Abs": lambda node, x: x.abs(),
     "Pad": _pad,
     "ReduceMax": lambda node, x, axes: x.amax(axes.tolist(), keepdim=node.attributes.get_int("keepdims", 1) == 1),

@@ -104,7 +104,10 @@ APPLIED = {
         "FoldBatchNormAfterConv": 1,  # on the shortcut
         "FoldBatchNormBeforeConv": 0,
         "BatchNormToConstants": 0,
-        "FuseActivation": 0,  # it comes after the sum
+        "FuseActivation": 2,  # they come after the sums
+        "FuseGate": 0,
+        "FuseAffine": 0,
+        "FuseShift": 0,
         "FuseAddition": 2,
         "DistributeAddition": 0,
         "FuseConcat": 0,
@@ -118,6 +121,9 @@ APPLIED = {
         "FoldBatchNormBeforeConv": 0,
         "BatchNormToConstants": 1,  # of the binary matrix product, behind a reshape
         "FuseActivation": 1,
+        "FuseGate": 0,
+        "FuseAffine": 0,
+        "FuseShift": 0,
         "FuseAddition": 0,
         "DistributeAddition": 0,
         "FuseConcat": 0,

@@ -14,7 +14,7 @@ from torch import nn
 from bnas_deploy.export.bounds import ROUNDING, bound_of, roundings
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
-from bnas_deploy.export.graph import Origin
+from bnas_deploy.export.graph import Origin, constant, constant_array, input_of, set_input
 from bnas_deploy.export.passes import (
     PIPELINE,
     BatchNormToConstants,
@@ -24,6 +24,9 @@ from bnas_deploy.export.passes import (
     FoldBatchNormBeforeConv,
     FuseActivation,
     FuseAddition,
+    FuseAffine,
+    FuseGate,
+    FuseShift,
     PackWeights,
 )
 from bnas_deploy.export.pieces import CORNER, Piece, Recorded, corner_check, pieces_of
@@ -264,6 +267,131 @@ def test_an_addition_behind_a_fold_adds_its_own_roundings(load, evaluate, binary
     assert (2 * ROUNDING * largest < bound).all()
     assert bound.max() < 4 * ROUNDING * largest.max()
     assert (np.abs(evaluate(model, feeds)["y"] - values["y"].numpy()) <= bound).all()
+
+
+CONV = f"c = bnas.BinaryConv2d (x, {INPUTS})"
+NORM_OF = "BatchNormalization <epsilon = 1e-5> ({}, gamma, beta, mean, var)"
+BLOCKS = {
+    # The names of the layers are of the networks that have such blocks.
+    "ReActNet": (
+        f"{CONV} n = {NORM_OF.format('c')} s = Add (n, a) t = Sub (s, one) p = PRelu (t, slope) y = Add (p, two)"
+    ),
+    "a shift alone": f"{CONV} s = Add (a, c) y = Add (s, one)",
+    "IR-Net": f"{CONV} n = {NORM_OF.format('c')} s = Add (a, n) y = Clip (s, low, high)",
+    "QuickNet": f"{CONV} r = Relu (c) n = {NORM_OF.format('r')} y = Add (n, a)",
+    "both BNs": f"{CONV} m = {NORM_OF.format('c')} r = PRelu (m, slope) y = {NORM_OF.format('r')}",
+    "a BN behind a gate": f"{CONV} g = Mul (c, gate) n = {NORM_OF.format('g')} p = PRelu (n, slope) y = Add (p, a)",
+}
+
+
+def _block(load, binary_conv, nodes: str):
+    return load(
+        f"(float[N,64,4,4] x, float[N,3,4,4] a, float[N,3,1,1] gate) => (float[N,3,4,4] y) {{ {nodes} }}",
+        gamma=np.float32([1.1, -0.7, 2.3]),
+        beta=np.float32([0.3, 5, -7]),
+        mean=np.float32([7.7, -3.3, 0.1]),
+        var=np.float32([0.3, 1.7, 3]),
+        slope=np.float32([0.25, -1.5, 3]).reshape(1, 3, 1, 1),
+        one=np.float32([0.1, 30, -1]).reshape(3, 1, 1),
+        two=np.float32([0.7, 3, -100]).reshape(3, 1, 1),
+        low=np.float32(-100),
+        high=np.float32(100),
+        **binary_conv(64, 3),
+    )
+
+
+def _fed(rng) -> dict[str, np.ndarray]:
+    shapes = {"x": (1, 64, 4, 4), "a": (1, 3, 4, 4), "gate": (1, 3, 1, 1)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+FUSING = [
+    FuseGate(),
+    FoldBatchNormAfterBinaryConv(),
+    BatchNormToConstants(),
+    FuseActivation(),
+    FuseAffine(),
+    FuseAddition(),
+    FuseShift(),
+    FuseActivation(),
+    FuseAffine(),
+]
+
+
+@pytest.mark.parametrize("nodes", BLOCKS.values(), ids=BLOCKS)
+def test_roundings_of_a_block_are_within_the_bound_and_one_wrong_sign_is_not(
+    load, evaluate, binary_conv, rng, nodes: str
+) -> None:
+    model = _block(load, binary_conv, nodes)
+    feeds = _fed(rng)
+    values = _values(evaluate, model, feeds)
+    run(FUSING, model)
+    assert len(model.graph) == 1
+    signs = constant_array(input_of(model.graph[0], "W")).copy()
+    run([PackWeights()], model)
+
+    bound = np.broadcast_to(bound_of(*_only(model, values)), values["y"].shape)
+
+    difference = np.abs(evaluate(model, feeds)["y"] - values["y"].numpy())
+    assert difference.max() > 0
+    assert (difference <= bound).all()
+    assert bound.max() < 2000 * difference.max()
+    signs[:, 5] *= -1
+    model.graph[0].attributes.pop("weight_shape")
+    set_input(model.graph[0], "W", constant(model.graph, "wrong", signs))
+    run([PackWeights()], model)
+    wrong = np.abs(evaluate(model, feeds)["y"] - values["y"].numpy())
+    assert (wrong[wrong > 2 * difference.max()] > 10 * bound[wrong > 2 * difference.max()]).all()
+    assert (wrong > bound).mean() > 0.3  # a ReLU makes some outputs 0, and limits make some equal
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        f"{CONV} s = Add (c, a) y = PRelu (s, slope)",
+        f"{CONV} g = Mul (c, gate) p = PRelu (g, slope) y = Add (p, a)",
+        f"{CONV} p = PRelu (c, slope) m = Mul (p, one) n = Add (m, two) y = Add (n, a)",
+        f"{CONV} s = Add (c, a) y = Clip (s, low, high)",
+    ],
+    ids=["a sum before", "a gate", "a second scale", "limits"],
+)
+def test_what_keeps_the_order_of_pytorch_is_exact(load, evaluate, binary_conv, rng, nodes: str) -> None:
+    model = _block(load, binary_conv, nodes)
+    feeds = _fed(rng)
+    values = _values(evaluate, model, feeds)
+    run([*FUSING, PackWeights()], model)
+    assert len(model.graph) == 1
+
+    assert bound_of(*_only(model, values)) == 0
+    assert (evaluate(model, feeds)["y"] == values["y"].numpy()).all()
+
+
+@pytest.mark.parametrize("size", [7, 20])
+@pytest.mark.parametrize("gate", ["a number", "a map", "a constant map"])
+def test_gates_and_sums_before_the_activation_are_stored_too(
+    load, evaluate, binary_conv, rng, tmp_path, size: int, gate: str
+) -> None:
+    side = size if gate == "a map" else 1
+    constants = {"map": rng.normal(size=(1, 3, size, size)).astype(np.float32)} if gate == "a constant map" else {}
+    model = load(
+        f"(float[N,5,{size},{size}] x, float[N,3,{side},{side}] g, float[N,3,{size},{size}] a) => (float[N,3,H,W] y) "
+        f"{{ y = bnas.BinaryConv2dGateAddRelu <pads = [1, 1, 1, 1], group = 1> (x, W, threshold, pad, offset, scale, "
+        f"bias, {'map' if constants else 'g'}, a) }}",
+        pad=np.zeros(5, np.float32),
+        **constants,
+        **binary_conv(5, 3, kernel=3),
+    )
+    fed = {value.name: rng.normal(size=(1, *value.shape[1:])).astype(np.float32) for value in model.graph.inputs}
+    values = _values(evaluate, model, fed)
+    run([PackWeights()], model)
+
+    vectors, path = _vectors(model, values, tmp_path)
+    checks = vectors.corner_checks(path)
+    kept = vectors.kept(checks)
+
+    assert kept.keys() == {"x", "a", "y"} | (set() if constants else {"g"})
+    assert kept["y"].shape[2:] == ((size, size) if constants else (CORNER, CORNER))
+    assert compare_pieces(path, checks, kept).pieces[0].exact
 
 
 def test_k_may_differ_by_the_roundings_of_its_sum_and_of_the_bias(load, evaluate, binary_conv, rng) -> None:

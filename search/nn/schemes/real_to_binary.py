@@ -7,7 +7,7 @@ Faithful: signs with the clipped gradient on both sides; PReLU behind the BN; th
 ReLU -> O -> sigmoid, without bias. The gate reads the input of the signs. Attention and distillation are
 `loss.attention` and `loss.distillation` of a recipe, the stages those of `multi-stage`. The paper leaves open whether
 the gate stands beside a learned scale; as in larq, it stands alone.
-The convolution and its signs are one operator; the gate is computed in float beside it.
+The convolution, its signs and the product are one operator; the gate is computed in float beside it.
 """
 
 from dataclasses import dataclass

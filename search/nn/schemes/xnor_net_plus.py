@@ -9,7 +9,7 @@ The paper has four forms of the scale Gamma of an output (O, H, W):
 
 Faithful: the forms, and signs with the clipped gradient. The paper leaves the initialisation open; here all are ones,
 as in larq's code of the fourth form. Its authors published no code.
-The first form is the operator's scale. The maps of the others are multiplied behind the operator.
+The first form is the operator's scale, the second its gate. The maps of the others are multiplied behind the operator.
 """
 
 from collections.abc import Mapping

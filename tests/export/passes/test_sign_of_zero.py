@@ -144,5 +144,7 @@ def test_the_zeros_of_the_cifar_cells_are_exact(tmp_path: Path) -> None:
     result = export_checkpoint(checkpoint, tmp_path / "bundle", Images(images))
     layers = {layer.check.name: layer for layer in _layers(result)}
     assert layers["cells.2.preprocess0.conv"].exact
-    assert all(layer.exact for layer in layers.values())
+    # What the last two preprocess layers give has a BN folded behind it, which the float layers of that cell read.
+    last = {"cells.3.preprocess0.conv", "cells.3.preprocess1.conv"}
+    assert {name for name, layer in layers.items() if not layer.exact} == last
     assert result.log.notes[0].startswith("sign(0) is 0 in PyTorch")
