@@ -147,6 +147,7 @@ def _notes(counted: Counted) -> Iterable[str]:
             yield f"  in its MB: {rule.megabytes(count.bits):.3f}"
         yield f"  operations: {rule.operations}"
         yield from (f"  {_printed(each, rule, count)}" for each in counted.printed if each.rule == rule.name)
+    yield f"  {_size(counted.network)}"
     if counted.measured is None:
         yield (
             f"{MEASURED}: nothing; `bnas-deploy export` writes the files, `bnas-deploy bench --json` a report for "
@@ -156,6 +157,15 @@ def _notes(counted: Counted) -> Iterable[str]:
         yield f"{MEASURED}: {counted.measured.where}"
     if counted.energy:
         yield f"energy: {SOURCE}; a binary MAC at most {1000 * MAC_PJ[1]:.1f} fJ"
+
+
+def _size(network: Network) -> str:
+    """Say how many parameters and MACs there are."""
+    weights, macs = (sum(getattr(layer, what) for layer in network.layers) for what in ("weights", "macs"))
+    if network.other_parameters is None:
+        return f"{weights:,} weights, {macs:,} MACs"
+    others = network.other_parameters
+    return f"{weights + others:,} parameters, {others:,} of them others than weights of layers; {macs:,} MACs"
 
 
 def _printed(each: Printed, rule: Rule, count: Count) -> str:

@@ -177,6 +177,7 @@ def test_a_bundle(bundle: Path) -> None:
         f"executed: {EXECUTED.source}\n"
         f"  memory: {EXECUTED_WEIGHTS.memory}\n"
         f"  operations: {EXECUTED.operations}\n"
+        "  3,056 weights, 64,832 MACs\n"
         "measured: the files of the bundle\n"
     )
 
@@ -266,6 +267,7 @@ def test_a_network_by_its_name_as_its_paper_counts_it() -> None:
     }
     assert f"bnas-v2: {RULES['bnas-v2'].source}\n  memory: {RULES['bnas-v2'].memory}\n" in text
     assert "\n  BNAS v2, Table 7: 1e8 FLOPs 0.04 in print, 0.04 here\n" in text
+    assert "\n  1,473,784 parameters, 10,144 of them others than weights of layers; 196,046,592 MACs\n" in text
     assert text.endswith(
         "measured: nothing; `bnas-deploy export` writes the files, `bnas-deploy bench --json` a report for --report\n"
     )

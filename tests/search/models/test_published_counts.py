@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,58 @@ def test_bnas_d_from_its_layers():
         f"{executed.operations:,.0f}",
     ):
         assert figure in PAGE, figure
+
+
+# With the page alone: what a reader can work out from it.
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def equations() -> list[tuple[str, str]]:
+    """Return every `numbers = number` of the page, bold marks and units left out."""
+    text = re.sub(r"\*\*([\d,.]+)\*\*", r"\1", re.sub(r"\n(?=\S)", " ", PAGE))
+    text = text.replace(") bits / 8", ") / 8").replace("712 bits / 8", "712 / 8")
+    text = re.sub(r"([\d,.]+) pJ = ([\d,]+) uJ", r"\1 / 1,000,000 = \2", text)
+    text = re.sub(r"([\d,.]+ \* 0\.3 / 32) \+ ([\d,]+ \* 4\.6) / ([\d,]+)", r"(\1 + \2) / \3", text)
+    return re.findall(r"(?<![\w*^])([\d(][\d,.*+/() -]*[*+/][\d,.*+/() -]*[\d)]) += +([\d,]+(?:\.\d+)?)", text)
+
+
+def test_the_equations_of_the_page_come_out():
+    found = equations()
+    for expression, printed in found:
+        value = eval(expression.replace(",", ""))
+        assert f"{value:.{len(printed.partition('.')[2])}f}" == printed.replace(",", ""), f"{expression} = {printed}"
+    # Ten of BNAS-D; four of Bi-Real-18, two of VGG-11, and those in sentences.
+    assert len(found) >= 22, found
+
+
+def table_of(title: str) -> list[list[str]]:
+    """Return the cells of the table whose head begins with a title."""
+    lines = PAGE[PAGE.index(f"| {title} |") :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_tables_of_bnas_d_add_up():
+    *rows, (count, _, _, weights, macs) = table_of("layers | kernel, channels | pixels out")
+    for each, kernel, pixels, its_weights, its_macs in rows:
+        height, width, channels_in, channels_out = map(int, re.findall(r"\d+", kernel))
+        high, wide = map(int, pixels.split(" x "))
+        assert number(its_weights) == int(each) * height * width * channels_in * channels_out
+        assert number(its_macs) == number(its_weights) * high * wide
+    assert number(count) == sum(int(row[0]) for row in rows)
+    assert number(weights) == sum(number(row[3]) for row in rows)
+    assert number(macs) == sum(number(row[4]) for row in rows)
+
+    *stem_and_classifier, stem, skip, second, every = table_of("layer | kernel, channels | pixels out")
+    for column in (3, 4):
+        assert number(stem[column]) == sum(number(row[column]) for row in stem_and_classifier)
+        assert number(every[column]) == sum(number(row[column]) for row in (stem, skip, second))
+    for _, kernel, pixels, its_weights, its_macs in (*stem_and_classifier, skip, second):
+        high, wide = map(int, pixels.split(" x "))
+        assert number(its_weights) == prod(map(int, re.findall(r"\d+", kernel)))
+        assert number(its_macs) == number(its_weights) * high * wide
 
 
 def test_the_measured_ratio_is_the_one_of_the_readme():
