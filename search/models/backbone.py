@@ -175,7 +175,7 @@ class BackboneFamily:
         build: makes a network of binary layers or of float ones, with the initialisation that training starts from.
         divisors: what a width has to be a multiple of because of groups, by its name; 1 for others.
         layouts: weights of others that `import` reads, by the name of the layout.
-        is_in_larq: larq has networks of the family, so that they can be built as there.
+        in_larq: those of its networks that larq has, too, and that can be built as there.
     """
 
     name: str
@@ -184,14 +184,14 @@ class BackboneFamily:
     build: Callable[[BackboneConfig], "nn.Module"]
     divisors: Callable[[Backbone], Mapping[str, int]] = lambda backbone: {}
     layouts: Mapping[str, Layout] = field(default_factory=dict)
-    is_in_larq: bool = False
+    in_larq: tuple[str, ...] = ()
 
     def row(self) -> Family:
         """Return the row of the registry."""
         return Family(
             name=self.name,
             networks=tuple(self.networks),
-            settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP, *([LIKE_LARQ] if self.is_in_larq else [])),
+            settings=(FORM, WIDTH_FACTOR, WIDTHS, SCHEME, K_MAP, *([LIKE_LARQ] if self.in_larq else [])),
             configure=self.configure,
             read=self.read,
             build=self.network,
@@ -248,6 +248,8 @@ class BackboneFamily:
         form = form or _form_for(backbone, image_size)
         if form not in backbone.forms:
             raise BnasError(f"{known}: no form {form!r}; it has {', '.join(backbone.forms)}")
+        if like_larq and known not in self.in_larq:
+            raise BnasError(f"{known}: larq has no such network, but {', '.join(self.in_larq)}; leave --like-larq out")
         published = backbone.forms[form]
         name = known if len(backbone.forms) == 1 else f"{known}-{form}"
         config = BackboneConfig(

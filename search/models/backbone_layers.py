@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.nn.geometry import Geometry
+from bnas_deploy.search.nn.geometry import Geometry, Pair, Sizes
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.schemes import named_scheme
-
-Pair = tuple[int, int]
-"""(vertical, horizontal)."""
+from bnas_deploy.search.nn.layers import with_extra_padding
 
 
 class Layers:
@@ -40,21 +38,26 @@ class Layers:
         padding: int | None = None,
         pad_value: int = 0,
     ) -> nn.Module:
+        image: Pair | None = None,
         """Return a binary convolution, of a float twin a float one, both without bias.
 
-        Without `padding` an image of stride 1 keeps its size. `pad_value` is what stands at the padding of the binary
-        one; that of the float one is 0.
+        Without `padding` an image of stride 1 keeps its size. With `image`, the size that it reads, it is padded as
+        TensorFlow's. `pad_value` is what stands at the padding of the binary one; that of the float one is 0.
 
         Raises:
             BnasError: no such convolution can have a K map.
             ExcludedError: none can have the scheme.
         """
-        around = kernel_size // 2 if padding is None else padding
+        around: Sizes = kernel_size // 2 if padding is None else padding
+        around, extra = (around, (0, 0)) if image is None else same_padding(image, kernel_size, stride)
         geometry = Geometry.of(
-            in_channels, out_channels, kernel_size, stride, around, groups=groups, pad_value=pad_value
+            *(in_channels, out_channels, kernel_size, stride, around),
+            groups=groups,
+            pad_value=pad_value,
+            extra_padding=extra,
         )
         if self.is_float:
-            return nn.Conv2d(*geometry.arguments, bias=False)
+            return float_of(geometry)
         if self.scheme.k_map and (groups > 1 or pad_value):
             layer = f"{groups} groups" if groups > 1 else f"signs of {pad_value:+} at their padding"
             raise BnasError(
@@ -84,12 +87,18 @@ class Layers:
         return nn.ReLU() if self.is_float else nn.Identity()
 
     def normalised(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        image: Pair | None = None,
     ) -> nn.Sequential:
-        """Return convolution -> BN."""
-        return nn.Sequential(
-            self.convolution(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2d(out_channels)
-        )
+        """Return convolution -> BN; `image` as for the convolution."""
+        convolution = self.convolution(in_channels, out_channels, kernel_size, stride, groups, image=image)
+        return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def unit(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
@@ -130,6 +139,24 @@ class Layers:
 
 
 def float_convolution(
+class ExtraPaddedConv2d(nn.Conv2d):
+    """A float convolution without bias, with more zeros below and right than above and left."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(*geometry.arguments, bias=False)
+        self.extra_padding = geometry.extra_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return conv(x)."""
+        y: Tensor = super().forward(with_extra_padding(x, self.extra_padding))
+        return y
+
+
+def float_of(geometry: Geometry) -> nn.Conv2d:
+    """Return the float convolution without bias of a geometry."""
+    return ExtraPaddedConv2d(geometry) if any(geometry.extra_padding) else nn.Conv2d(*geometry.arguments, bias=False)
+
+
     in_channels: int,
     out_channels: int,
     kernel_size: int,
@@ -137,16 +164,18 @@ def float_convolution(
     groups: int = 1,
     *,
     image: Pair | None = None,
-) -> nn.Module:
+) -> nn.Conv2d:
     """Return a float convolution without bias; an image of stride 1 keeps its size.
 
     With `image`, the size that it reads, it is padded as TensorFlow's; without, by as much on all sides.
     """
     if image is None:
         return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
-    (top, left), (rows, columns) = same_padding(image, kernel_size, stride)
-    padding = nn.ZeroPad2d((left, left + columns, top, top + rows))
-    return nn.Sequential(padding, nn.Conv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False))
+    padding, extra = same_padding(image, kernel_size, stride)
+    geometry = Geometry.of(
+        *(in_channels, out_channels, kernel_size, stride, padding), groups=groups, extra_padding=extra
+    )
+    return float_of(geometry)
 
 
 def float_unit(

@@ -106,5 +106,5 @@ BINARY_DENSENET = BackboneFamily(
     lambda backbone: tuple(_widths(backbone.architecture)),
     _build,
     layouts=larq_layouts(),
-    is_in_larq=True,
+    in_larq=tuple(NETWORKS),
 )

@@ -93,5 +93,5 @@ MELIUS_NET = BackboneFamily(
     _build,
     lambda backbone: {"stem1": 4, "stem2": 8, "stem3": 8},
     layouts=larq_layouts(),
-    is_in_larq=True,
+    in_larq=tuple(NETWORKS),
 )

@@ -97,10 +97,9 @@ def _transition(before: int, channels: int, pooled: tuple[int, int] | None) -> "
 
     blur = float_convolution(before, before, 3, stride=2, groups=before, image=pooled)
     row = torch.tensor([0.25, 0.5, 0.25])
-    for weight in blur.parameters():  # there is one
-        with torch.no_grad():
-            weight.copy_(row[:, None] * row)
-        weight.requires_grad_(False)
+    with torch.no_grad():
+        blur.weight.copy_(row[:, None] * row)
+    blur.weight.requires_grad_(False)
     maximum = nn.MaxPool2d(2, stride=1)
     return nn.Sequential(nn.ReLU(), maximum, blur, float_convolution(before, channels, 1), nn.BatchNorm2d(channels))
 
@@ -128,5 +127,5 @@ QUICKNET = BackboneFamily(
     lambda backbone: tuple(_widths(backbone.architecture)),
     _build,
     layouts=larq_layouts(),
-    is_in_larq=True,
+    in_larq=tuple(NETWORKS),
 )

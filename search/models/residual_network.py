@@ -5,8 +5,17 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.models.backbone_layers import Backbone, Classifier, Layers, float_convolution, halving_mean
+from bnas_deploy.search.models.backbone_layers import (
+    Backbone,
+    Classifier,
+    Layers,
+    float_convolution,
+    halved,
+    halving_mean,
+    set_norms,
+)
 from bnas_deploy.search.models.resnet import Residual
+from bnas_deploy.search.nn.geometry import Pair
 
 
 class Downsampling(nn.Sequential):
@@ -42,9 +51,11 @@ class Block(nn.Module):
 class BiRealBlock(nn.Module):
     """Two 3x3 convolutions, each with a shortcut of its own (Liu et al. 2018, Figure 1)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, layers: Layers, *, binary: bool):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, layers: Layers, *, binary: bool, image: Pair | None
+    ) -> None:
         super().__init__()
-        self.first = layers.normalised(in_channels, out_channels, 3, stride)
+        self.first = layers.normalised(in_channels, out_channels, 3, stride, image=image)
         self.second = layers.normalised(out_channels, out_channels, 3)
         self.shortcut = nn.Identity() if stride == 1 else Downsampling(in_channels, out_channels, layers, binary=binary)
         self.activation0 = layers.activation(out_channels)
@@ -59,6 +70,9 @@ class BiRealBlock(nn.Module):
 
 def _blocks(widths: Iterator[int], channels: int, residual: Residual, layers: Layers) -> Iterator[nn.Module]:
     """Yield the blocks; `widths` gives the rest of the widths in the order of `resnet.width_names`."""
+    image = layers.strided_image
+    if image is not None and layers.config.form == "imagenet":
+        image = halved(halved(image))
     for stage, count in enumerate(residual.blocks, start=1):
         for block in range(1, count + 1):
             reduces = stage > 1 and block == 1
@@ -67,9 +81,10 @@ def _blocks(widths: Iterator[int], channels: int, residual: Residual, layers: La
             channels = next(widths) if reduces else channels
             binary = residual.binary_downsampling
             if inside is None:
-                yield BiRealBlock(before, channels, stride, layers, binary=binary)
+                yield BiRealBlock(before, channels, stride, layers, binary=binary, image=image)
             else:
                 yield Block(before, inside, channels, stride, layers, binary=binary)
+            image = halved(image) if image is not None and reduces else image
 
 
 def residual_network(config: BackboneConfig, residual: Residual) -> Backbone:
@@ -80,7 +95,10 @@ def residual_network(config: BackboneConfig, residual: Residual) -> Backbone:
     blocks = _blocks(widths, stem, residual, layers)
     last = config.widths[-1] if residual.shortcut_each else _last_stage(config, residual)
     large = config.form == "imagenet"
-    return Backbone(layers.stem(config.in_channels, stem, large=large), blocks, Classifier(last, config.classes))
+    network = Backbone(layers.stem(config.in_channels, stem, large=large), blocks, Classifier(last, config.classes))
+    if config.like_larq:
+        set_norms(network, eps=1e-3, momentum=0.2)
+    return network
 
 
 def _last_stage(config: BackboneConfig, residual: Residual) -> int:

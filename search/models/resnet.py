@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from bnas_deploy.search.models.backbone import Backbone, BackboneConfig, BackboneFamily, Form, cifar_form, imagenet_form
 from bnas_deploy.search.models.layouts.bi_real import bi_real_layouts
+from bnas_deploy.search.models.layouts.larq import bi_real_order, larq_layouts
 from bnas_deploy.search.nn.schemes import DEFAULT
 
 if TYPE_CHECKING:
@@ -124,4 +125,13 @@ def _blocks(config: BackboneConfig) -> tuple[int, ...]:
     return residual.blocks
 
 
-RESNET = BackboneFamily("resnet", NETWORKS, width_names, _build, layouts=bi_real_layouts(_blocks))
+IN_LARQ = ("Bi-Real-18",)
+
+RESNET = BackboneFamily(
+    "resnet",
+    NETWORKS,
+    width_names,
+    _build,
+    layouts={**bi_real_layouts(_blocks), **larq_layouts(bi_real_order, IN_LARQ)},
+    in_larq=IN_LARQ,
+)

@@ -27,6 +27,8 @@ class Geometry:
         dilation: (vertical, horizontal).
         groups: 1 for an ordinary convolution, C for a depthwise one.
         pad_value: the activation of a binary convolution at the padding, of `PAD_VALUES`.
+        extra_padding: rows and columns more below and at the right, (vertical, horizontal), as TensorFlow has them at a
+            stride of 2.
 
     Raises:
         ValueError: no binary convolution has this geometry.
@@ -41,6 +43,7 @@ class Geometry:
     dilation: Pair = (1, 1)
     groups: int = 1
     pad_value: int = 0
+    extra_padding: Pair = (0, 0)
 
     def __post_init__(self) -> None:
         ins, outs, groups = self.in_channels, self.out_channels, self.groups
@@ -56,6 +59,8 @@ class Geometry:
             raise ValueError(f'padding={self.padding!r}: wanted a number, (vertical, horizontal), "same" or "valid"')
         if self.stride != (1, 1):
             raise ValueError(f'padding="same" with stride {self.stride}: a strided convolution does not keep the size')
+        if any(self.extra_padding):
+            raise ValueError(f'padding="same" with extra_padding={self.extra_padding}: it keeps the size by itself')
 
     @classmethod
     def of(
@@ -69,6 +74,7 @@ class Geometry:
         groups: int = 1,
         *,
         pad_value: int = 0,
+        extra_padding: Sizes = 0,
     ) -> Self:
         """Return the geometry of arguments in the forms and in the order of `torch.nn.Conv2d`.
 
@@ -84,6 +90,7 @@ class Geometry:
             dilation=_pair("dilation", dilation, least=1),
             groups=groups,
             pad_value=pad_value,
+            extra_padding=_pair("extra_padding", extra_padding, least=0),
         )
 
     @property
@@ -106,7 +113,7 @@ class Geometry:
         "same" pads dilation * (kernel_size - 1) in all, the odd one below and right.
         """
         if not isinstance(self.padding, str):
-            return self.padding, (0, 0)
+            return self.padding, self.extra_padding
         vertical, horizontal = (step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True))
         return (vertical // 2, horizontal // 2), (vertical % 2, horizontal % 2)
 

@@ -42,10 +42,11 @@ class BinaryConv2d(SchemeLayer):
         device, dtype: of the parameters.
         scheme: makes signs and scale; see `bnas_deploy.search.nn.schemes`.
         pad_value: the scheme's activation at the padding: 0, or the sign -1 or +1 (QuickNet has +1).
+        extra_padding: rows and columns more below and at the right, one number or (vertical, horizontal).
 
     Attributes:
         padding: how much there is above and left, (vertical, horizontal).
-        extra_padding: how many more there are below and right; 0 but for "same" with an even kernel.
+        extra_padding: how many more there are below and right; of "same" with an even kernel one.
 
     Raises:
         ValueError: an argument that no binary convolution has.
@@ -67,6 +68,7 @@ class BinaryConv2d(SchemeLayer):
         *,
         scheme: Scheme = XnorNet(),  # noqa: B008  # a frozen value
         pad_value: int = 0,
+        extra_padding: Sizes = 0,
     ) -> None:
         super().__init__()
         if padding_mode != "zeros":
@@ -79,7 +81,9 @@ class BinaryConv2d(SchemeLayer):
                 f"pad_value={pad_value} with a K map, which is the mean of |x| and 0 at the padding: wanted pad_value=0"
             )
         geometry = Geometry.of(
-            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups), pad_value=pad_value
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups),
+            pad_value=pad_value,
+            extra_padding=extra_padding,
         )
         if reason := scheme.excludes(geometry):
             raise ExcludedError(reason)
@@ -107,7 +111,13 @@ class BinaryConv2d(SchemeLayer):
         Raises:
             ValueError: no binary convolution of the scheme has the geometry.
         """
-        return cls(*geometry.arguments, bias=bias, scheme=scheme, pad_value=geometry.pad_value)
+        return cls(
+            *geometry.arguments,
+            bias=bias,
+            scheme=scheme,
+            pad_value=geometry.pad_value,
+            extra_padding=geometry.extra_padding,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""

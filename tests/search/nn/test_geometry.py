@@ -17,6 +17,11 @@ FORMS = {
     ),
     "no padding": ((4, 6, 3), {"padding": "valid"}, Geometry(4, 6, (3, 3))),
     "same": ((4, 6, 2), {"padding": "same"}, Geometry(4, 6, (2, 2), padding="same")),
+    "more on one side": (
+        (4, 6, 3, 2),
+        {"extra_padding": (0, 1)},
+        Geometry(4, 6, (3, 3), stride=(2, 2), extra_padding=(0, 1)),
+    ),
     "groups and a sign": ((4, 6, 3), {"groups": 2, "pad_value": -1}, Geometry(4, 6, (3, 3), groups=2, pad_value=-1)),
 }
 
@@ -26,7 +31,8 @@ def test_arguments_in_their_forms(form: str) -> None:
     arguments, named, wanted = FORMS[form]
     geometry = Geometry.of(*arguments, **named)
     assert geometry == wanted
-    assert Geometry.of(*geometry.arguments, pad_value=geometry.pad_value) == geometry
+    more = {"pad_value": geometry.pad_value, "extra_padding": geometry.extra_padding}
+    assert Geometry.of(*geometry.arguments, **more) == geometry
     assert geometry.group_channels == 4 // geometry.groups
 
 
@@ -51,6 +57,10 @@ def test_same_padding_has_the_sides_of_torch(kernel_size: int | tuple[int, int],
         ({"pad_value": 2}, "pad_value=2: a padded tap holds a sign, wanted -1, 0 or 1"),
         ({"padding": "full"}, "padding='full': wanted a number, "),
         ({"padding": "same", "stride": (1, 2)}, r'padding="same" with stride \(1, 2\): a strided convolution does not'),
+        (
+            {"padding": "same", "extra_padding": (0, 1)},
+            r'padding="same" with extra_padding=\(0, 1\): it keeps the size',
+        ),
     ],
 )
 def test_what_no_binary_convolution_has_is_refused(change: dict[str, object], message: str) -> None:

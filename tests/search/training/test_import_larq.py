@@ -28,6 +28,8 @@ Array = NDArray[Any]
 ANSWERS = {
     ("QuickNet-Small", (48, 64)): [[310.5335, -68.3414, 303.0567], [300.0856, -62.7928, 292.1893]],
     ("QuickNet-Small", (45, 50)): [[311.0226, -61.2372, 213.4026], [443.4722, -26.1561, 187.1246]],
+    ("Bi-Real-18", (48, 64)): [[-278.4964, -31.6139, -84.4738], [-217.6341, -19.1894, -136.0256]],
+    ("Bi-Real-18", (45, 50)): [[-45.9095, -40.8125, -328.041], [-117.6115, 116.7432, -242.2962]],
     ("BinaryDenseNet-28", (50, 64)): [[-722.5509, 46.9813, 999.8893], [-567.7061, -52.5717, 1094.3096]],
     ("BinaryDenseNet-28", (51, 50)): [[-619.7773, 10.5994, 835.2695], [-475.3518, -330.4226, 1152.6161]],
     ("BinaryDenseNet-28", (32, 32)): [[1888.8693, 1480.4712, 1191.8378], [1745.6986, 1508.8352, 1245.343]],
@@ -180,7 +182,7 @@ def test_other_shapes_and_numbers_of_arrays_are_named(tmp_path: Path) -> None:
     assert f"{count + 1} arrays, expected {count}; the first more is more" in message
     assert "give the network, the genotype, the layout and the number of classes" in message
     doubles = {**arrays, "arr_0": arrays["arr_0"].astype(np.float64)}
-    assert "stem.0.0.1.weight is float64 [1, 3, 3, 3], expected float32" in refusal(as_npz(path, doubles))
+    assert "stem.0.0.weight is float64 [1, 3, 3, 3], expected float32" in refusal(as_npz(path, doubles))
 
 
 def test_files_that_are_not_of_keras(tmp_path: Path) -> None:
@@ -263,11 +265,19 @@ def test_hdf5_wants_its_layout(tmp_path: Path) -> None:
     assert f"{path}: a file of HDF5, as Keras writes it; give --layout larq and a network of larq's" in done.output
 
 
-def test_a_network_of_larq_is_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["QuickNet-Small", "Bi-Real-18"])
+def test_a_network_of_larq_is_exported(network: str, tmp_path: Path) -> None:
+    """Float and binary convolutions with more zeros on one side stay exact."""
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
 
-    path = as_npz(tmp_path / "weights.npz", arrays_of(SMALL))
-    checkpoint = import_checkpoint(path, SMALL, layout_of("QuickNet-Small", "larq")[1], None)
+    config = configured(network, (32, 64), width_factor=0.125)
+    path = as_npz(tmp_path / "weights.npz", arrays_of(config))
+    checkpoint = import_checkpoint(path, config, layout_of(network, "larq")[1], None)
     result = export_checkpoint(checkpoint, tmp_path / "bundle", verification_images(checkpoint, None, 2))
     assert sum(layer.weight_bits == 1 for layer in result.bundle.manifest.layers) == 16
+
+
+def test_networks_that_larq_lacks_are_refused(tmp_path: Path) -> None:
+    done = run("init", "--network", "Bi-Real-34", "--like-larq", "-o", tmp_path / "out")
+    assert "Bi-Real-34: larq has no such network, but Bi-Real-18; leave --like-larq out" in done.output
