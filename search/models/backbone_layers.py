@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.nn.geometry import Geometry, Pair, Sizes
 from bnas_deploy.search.nn.image_size import fit_to_images
-from bnas_deploy.search.nn.schemes import named_scheme
 from bnas_deploy.search.nn.layers import with_extra_padding
+from bnas_deploy.search.nn.schemes import named_scheme
 
 
 class Layers:
@@ -37,8 +38,8 @@ class Layers:
         *,
         padding: int | None = None,
         pad_value: int = 0,
-    ) -> nn.Module:
         image: Pair | None = None,
+    ) -> nn.Module:
         """Return a binary convolution, of a float twin a float one, both without bias.
 
         Without `padding` an image of stride 1 keeps its size. With `image`, the size that it reads, it is padded as
@@ -138,7 +139,6 @@ class Layers:
         return nn.Sequential(convolution, nn.BatchNorm2d(channels), activation, *pool)
 
 
-def float_convolution(
 class ExtraPaddedConv2d(nn.Conv2d):
     """A float convolution without bias, with more zeros below and right than above and left."""
 
@@ -157,6 +157,7 @@ def float_of(geometry: Geometry) -> nn.Conv2d:
     return ExtraPaddedConv2d(geometry) if any(geometry.extra_padding) else nn.Conv2d(*geometry.arguments, bias=False)
 
 
+def float_convolution(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
@@ -298,6 +299,24 @@ class Repeated(nn.Module):
         """Return them."""
         copies = -(-self.channels // x.shape[1])
         return torch.cat([x] * copies, dim=1)[:, : self.channels]
+
+
+class Centred(nn.Module):
+    """Every `stride`-th pixel of x, with channels of zeros before and behind its own until there are `channels`.
+
+    (N, C, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)); the odd channel of zeros is behind. It is
+    shortcut A of He et al. 2016 as codes for CIFAR have it. Fewer channels than C are the middle ones.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return it."""
+        more = self.channels - x.shape[1]
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, more // 2, more - more // 2))
 
 
 class AddedToLast(nn.Module):

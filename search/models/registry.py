@@ -14,6 +14,7 @@ from bnas_deploy.search.models.binary_densenet import BINARY_DENSENET
 from bnas_deploy.search.models.bnas.model import BNAS
 from bnas_deploy.search.models.densenet import DENSENET
 from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
+from bnas_deploy.search.models.ir_net import IR_NET
 from bnas_deploy.search.models.lenet import LENET
 from bnas_deploy.search.models.melius_net import MELIUS_NET
 from bnas_deploy.search.models.nin import NIN
@@ -43,6 +44,7 @@ BACKBONES = (
     SENET,
     DENSENET,
     BINARY_DENSENET,
+    IR_NET,
     REAL_TO_BINARY,
     REACTNET,
     MELIUS_NET,

@@ -114,6 +114,30 @@ def reactnet(they: Theirs, x: Tensor, config: BackboneConfig) -> Tensor:
     return they.dense("fc", x.mean(dim=(2, 3)), config.classes)
 
 
+def ir_net(they: Theirs, x: Tensor, config: BackboneConfig) -> Tensor:
+    """The ResNet-20 of IR-Net: signs of standardised weights times a power of two, zeros in shortcuts."""
+
+    def binary(name: str, x: Tensor, channels: int, stride: int) -> Tensor:
+        weight = they.tensor(f"{name}.weight", channels, x.shape[1], 3, 3).flatten(1)
+        balanced = (weight - weight.mean(1, keepdim=True)) / weight.std(1, keepdim=True)
+        power = 2.0 ** balanced.abs().mean(1, keepdim=True).log2().round()
+        kernel = (torch.sign(balanced) * power).reshape(channels, x.shape[1], 3, 3)
+        return F.conv2d(torch.sign(x), kernel, stride=stride, padding=1)
+
+    x = F.hardtanh(they.norm("bn1", they.float_conv("conv1", x, config.widths[0], 3)))
+    for stage, channels in enumerate(config.widths, start=1):
+        for number in range(3):
+            name, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
+            y = they.norm(f"{name}.bn1", binary(f"{name}.conv1", x, channels, stride))
+            if stride == 2:
+                zeros = x.new_zeros(len(x), channels // 4, *y.shape[2:])
+                x = torch.cat((zeros, x[:, :, ::2, ::2], zeros), dim=1)
+            x = F.hardtanh(y + x)
+            x = F.hardtanh(they.norm(f"{name}.bn2", binary(f"{name}.conv2", x, channels, 1)) + x)
+    x = they.norm("bn2", F.avg_pool2d(x, x.shape[3]).flatten(1))
+    return they.dense("linear", x, config.classes)
+
+
 @dataclass(frozen=True)
 class Case:
     """A layout, a network, settings that make it small, and the network of others."""
@@ -145,6 +169,7 @@ CASES = {
         "reactnet-resnet", "Bi-Real-18", lambda they, x, config: bi_real(they, x, config, react=True), EIGHTH
     ),
     "reactnet-a": Case("reactnet", "ReActNet-A", reactnet, EIGHTH),
+    "ir-net-20": Case("ir-net", "IR-Net-20", ir_net, {}, side=16),
 }
 
 
