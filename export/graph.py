@@ -186,6 +186,18 @@ def spatial_of(value: ir.Value) -> tuple[int, int]:
     return height, width
 
 
+def same_size(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
+    """Tell whether two dimensions are known to be equal; those without a name are not."""
+    return left == right and (isinstance(left, int) or left.value is not None)
+
+
+def same_shape(left: ir.Value, right: ir.Value) -> bool:
+    """Tell whether two values are known to have one shape, whatever the batch."""
+    if left.shape is None or right.shape is None or len(left.shape) != len(right.shape):
+        return False
+    return all(same_size(*sizes) for sizes in zip(left.shape, right.shape, strict=True))
+
+
 def channel_slopes(node: ir.Node) -> NDArray[np.float32] | None:
     """Return the slope of each channel of a PRelu, (C) float32, or None if it varies otherwise or is computed.
 

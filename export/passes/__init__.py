@@ -18,10 +18,16 @@ from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
+from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
 _SHARED = (
     FoldConstants(),
+    DropExpand(),
+    OneSlice(),
+    MeanOfOnePixel(),  # before StaticReshape, which has nothing to do then
+    StaticReshape(),
+    DropUnused(),  # the shapes that were computed
     MergeDuplicates(),  # before DropConstantChannels: equal pools are one value before it is cut into segments
     DropConstantChannels(),
     DropUnused(),  # before the folds: a BN that a dropped branch reads would look shared

@@ -63,9 +63,9 @@ def _load(text: str, **constants: NDArray) -> ir.Model:
     feeds = {str(value.name): np.zeros((BATCH, *value.shape[1:]), np.float32) for value in model.graph.inputs}
     values = _evaluate(model, feeds)
     for value in (value for node in model.graph for value in node.outputs):
-        shape = values[str(value.name)].shape
-        value.shape = ir.Shape(["N" if size == BATCH else size for size in shape])
-        value.type = ir.TensorType(ir.DataType.FLOAT)
+        data = values[str(value.name)]
+        value.shape = ir.Shape(["N" if size == BATCH else size for size in data.shape])
+        value.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
     return model
 
 
@@ -98,15 +98,16 @@ def _evaluate(model: ir.Model, feeds: Arrays) -> dict[str, NDArray]:
     values = {**feeds, **{name: value.const_value.numpy() for name, value in model.graph.initializers.items()}}
     for node in model.graph:
         inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
-        values[str(node.outputs[0].name)] = _result(node, inputs)
+        values |= zip((str(value.name) for value in node.outputs), _results(node, inputs), strict=True)
     return values
 
 
-def _result(node: ir.Node, inputs: list[NDArray]) -> NDArray:
+def _results(node: ir.Node, inputs: list[NDArray]) -> list[NDArray]:
     if is_binary_conv(node):
-        return _binary_conv(node, inputs)
+        return [_binary_conv(node, inputs)]
     tensors = [None if data is None else torch.from_numpy(np.array(data)) for data in inputs]
-    return _OPERATIONS[node.op_type](node, *tensors).numpy()
+    made = _OPERATIONS[node.op_type](node, *tensors)
+    return [each.numpy() for each in (made if isinstance(made, tuple) else (made,))]
 
 
 def _binary_conv(node: ir.Node, inputs: list[NDArray]) -> NDArray:
@@ -152,8 +153,28 @@ def _shape(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
     return torch.tensor(x.shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", x.ndim)])
 
 
-def _slice(node: ir.Node, x, start, end, axis) -> torch.Tensor:
-    return x.narrow(int(axis), int(start), int(end) - int(start))
+def _slice(node: ir.Node, x, starts, ends, axes, steps=None) -> torch.Tensor:
+    places = [slice(None)] * x.ndim
+    for i, axis in enumerate(axes.tolist()):
+        places[axis] = slice(int(starts[i]), int(ends[i]), 1 if steps is None else int(steps[i]))
+    return x[tuple(places)].clone()
+
+
+def _reshape(node: ir.Node, x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    sizes = shape.tolist()
+    if not node.attributes.get_int("allowzero", 0):
+        sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    return x.reshape(sizes)
+
+
+def _unsqueeze(node: ir.Node, x: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    for axis in sorted(axes.tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _split(node: ir.Node, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return x.chunk(node.attributes.get_int("num_outputs"), node.attributes.get_int("axis"))
 
 
 def _clip(node: ir.Node, x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None):
@@ -177,12 +198,23 @@ _OPERATIONS = {
     "ReduceMax": lambda node, x, axes: x.amax(axes.tolist(), keepdim=node.attributes.get_int("keepdims", 1) == 1),
     "Zeroise": _zeroise,
     "Add": lambda node, x, y: x + y,
+    "Sub": lambda node, x, y: x - y,
     "Mul": lambda node, x, y: x * y,
+    "Div": lambda node, x, y: x / y,
+    "Neg": lambda node, x: -x,
+    "Clip": lambda node, x, low=None, high=None: x.clamp(low, high),
+    "LeakyRelu": lambda node, x: F.leaky_relu(x, node.attributes.get_float("alpha", 0.01)),
     "Relu": lambda node, x: torch.relu(x),
     "PRelu": lambda node, x, slope: torch.where(x > 0, x, slope * x),
     "Identity": lambda node, x: x,
     "Concat": lambda node, *parts: torch.cat(parts, node.attributes.get_int("axis")),
     "Slice": _slice,
+    "Split": _split,
+    "Reshape": _reshape,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": lambda node, x, axes: x.squeeze(axes.tolist()),
+    "Transpose": lambda node, x: x.permute(node.attributes.get_ints("perm")).contiguous(),
+    "GlobalAveragePool": lambda node, x: x.mean((2, 3), keepdim=True),
     "Gather": lambda node, x, indices: x.index_select(node.attributes.get_int("axis"), indices),
     "Shape": _shape,
     "Expand": lambda node, x, shape: x.expand(*shape.tolist()).clone(),
