@@ -17,7 +17,8 @@ is the bound, for that piece alone.
 Where a BN was folded, PyTorch rounds its own products and sums: beta acc, its sum with the layer's own bias,
 1 / sqrt(var + eps), the slope gamma / sqrt(var + eps), the shift beta - slope mean, their product and sum; here
 weights, bias, product and sum are rounded. That is at most `FOLD` roundings, relative to the terms before they cancel,
-whose magnitudes the pass notes (`BIAS_TERMS`).
+whose magnitudes the pass notes (`BIAS_TERMS`). Where more was folded, such as a learned bias in front of the BN, each
+fold adds its own (`FOLD_ROUNDINGS`).
 
 A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
 where the output is not rounded (a classifier), one step of one input times the largest weight.
@@ -46,7 +47,7 @@ from bnas_deploy.export.graph import (
     input_of,
     is_binary_conv,
 )
-from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
@@ -56,7 +57,6 @@ ROUNDING = 2.0**-24
 
 SPREAD = 4
 FEW = 4
-FOLD = 11
 NOISE = 2.0**-20
 MARGIN = 4
 NOISE_RUNS = 2
@@ -166,6 +166,11 @@ def _rounds_nothing(node: ir.Node) -> bool:
     return exact or _is_integer(node)
 
 
+def _fold_roundings(node: ir.Node) -> int:
+    """Return how many roundings what was folded into a convolution accounts for."""
+    return int(node.meta.get(FOLD_ROUNDINGS, FOLD)) if BIAS_TERMS in node.meta else 0
+
+
 def _is_integer(node: ir.Node) -> bool:
     """Tell whether a node computes on integers, such as sizes."""
     return all(value.type is not None and not value.type.dtype.is_floating_point() for value in node.outputs)
@@ -236,7 +241,7 @@ class _Known:
             products, count, terms = alpha * (left @ right), left.shape[-1], beta * terms
         else:
             products, count = x @ weight, x.shape[-1]
-        number = roundings(count, worst=self.worst) + FOLD * folded
+        number = roundings(count, worst=self.worst) + _fold_roundings(node)
         bound: Bound = (number * ROUNDING * (products + terms)).numpy()
         return bound
 
@@ -323,7 +328,7 @@ class _Known:
             return (k_roundings + 2) * ROUNDING * largest
         terms = self._products(node, row) + np.asarray(node.meta[BIAS_TERMS]).reshape(-1, 1, 1)
         sums = 2 * (row.before + self._shifts(node, behind=False)) * (terms + before)
-        bound: Bound = ROUNDING * steepest * ((FOLD + k_roundings) * terms + sums)
+        bound: Bound = ROUNDING * steepest * ((_fold_roundings(node) + k_roundings) * terms + sums)
         return bound
 
     def _k_roundings(self, node: ir.Node) -> int:

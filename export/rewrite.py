@@ -61,6 +61,7 @@ def run(pipeline: Sequence[Rewrite | Sweep], model: ir.Model) -> RewriteLog:
         else:
             _run_rewrite(step, name, model, log)
         _check(model.graph, name)
+    log.refusals = list(dict.fromkeys(log.refusals))  # a pass that runs twice refuses twice
     return log
 
 

@@ -6,10 +6,11 @@ from bnas_deploy.export.passes.batch_norm import (
     FoldBatchNormAfterBinaryConv,
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
-    FoldBatchNormIntoThreshold,
 )
+from bnas_deploy.export.passes.channel_constants import FoldConstantsAfterBinaryConv, FoldConstantsAfterConv
 from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
+from bnas_deploy.export.passes.fold_threshold import FoldIntoThreshold
 from bnas_deploy.export.passes.fuse_activation import FuseActivation
 from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
 from bnas_deploy.export.passes.fuse_affine import FuseAffine
@@ -33,16 +34,24 @@ _SHARED = (
     DropUnused(),  # before the folds: a BN that a dropped branch reads would look shared
 )
 
+_AFTER_CONV = (
+    FoldConstantsAfterConv(),  # a bias in front of a BN
+    FoldBatchNormAfterConv(),
+    FoldConstantsAfterConv(),  # and one behind it
+)
+
 PIPELINE = (
     *_SHARED,
     TakeSignOfZero(),  # behind DropConstantChannels, which makes constant zeros exact, and before BNs are thresholds
     FusePadding(),  # a BN in front of the Pad can be folded then
-    FoldBatchNormIntoThreshold(),  # before every other fold of a BN: this one is exact
+    FoldIntoThreshold(),  # before every other fold of a BN: this one is exact
     FusePadding(),  # those with a BN behind
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
     FuseGate(),  # a BN behind the gate can be folded then
+    *_AFTER_CONV,
+    FoldConstantsAfterBinaryConv(),
     FoldBatchNormAfterBinaryConv(),
-    FoldBatchNormAfterConv(),
+    FoldConstantsAfterBinaryConv(),
     FoldBatchNormBeforeConv(),
     DropUnused(),  # the BNs that were folded
     BatchNormToConstants(),
@@ -65,7 +74,7 @@ PIPELINE = (
 
 FLOAT_PIPELINE = (
     *_SHARED,
-    FoldBatchNormAfterConv(),
+    *_AFTER_CONV,
     FoldBatchNormBeforeConv(),
     DropUnused(),
     MergeDuplicates(),

@@ -1,13 +1,11 @@
-"""Batch normalisation: into thresholds, into scales, into weights, into constants, into convolutions."""
+"""Batch normalisation: into scales, into weights, into constants, into convolutions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import (
@@ -15,14 +13,24 @@ from bnas_deploy.export.graph import (
     channels_of,
     constant,
     constant_array,
-    input_of,
     is_binary_conv,
     node_before,
-    set_input,
     shared_before,
     sole_consumer,
 )
-from bnas_deploy.export.passes.threshold import Floats, threshold_of
+from bnas_deploy.export.passes.folding import (
+    BIAS_TERMS,
+    FOLD,
+    Affine,
+    Doubles,
+    bias_terms,
+    conv_parameters,
+    fold_into_binary_conv,
+    fold_into_conv,
+    set_conv_parameters,
+    take_over_output,
+)
+from bnas_deploy.export.passes.threshold import Floats
 
 
 @dataclass(frozen=True)
@@ -48,23 +56,31 @@ class BatchNorm:
         """
         columns = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(1, len(self.gamma), -1, 1)
         rows = columns.expand(-1, -1, -1, _VECTOR_PIXELS).contiguous()
+        result: Floats = self.on_images(rows)[..., 0].reshape(x.shape).numpy()
+        return result
+
+    def on_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Apply to images (N, C, H, W) as PyTorch does."""
         mean, var, gamma, beta = (
             torch.from_numpy(np.array(part)) for part in (self.mean, self.var, self.gamma, self.beta)
         )
-        y = torch.nn.functional.batch_norm(rows, mean, var, gamma, beta, training=False, eps=self.eps)
-        result: Floats = y[..., 0].reshape(x.shape).numpy()
-        return result
+        return torch.nn.functional.batch_norm(images, mean, var, gamma, beta, training=False, eps=self.eps)
 
-    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def affine(self) -> tuple[Doubles, Doubles]:
         """Return slope and shift with y = slope x + shift, in float64, to be rounded once where they are used."""
         slope = self.gamma.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
         return slope, self.beta - slope * self.mean
 
-    def bias_terms(self) -> NDArray[np.float64]:
+    def bias_terms(self) -> Doubles:
         """Return the magnitudes that the shift (C) is the sum of."""
         slope, _ = self.affine()
-        terms: NDArray[np.float64] = np.abs(slope * self.mean) + np.abs(self.beta)
+        terms: Doubles = np.abs(slope * self.mean) + np.abs(self.beta)
         return terms
+
+    def as_affine(self) -> Affine:
+        """Return slope and shift, and what PyTorch's roundings are relative to."""
+        slope, shift = self.affine()
+        return Affine(slope, shift, self.bias_terms(), FOLD)
 
 
 _VECTOR_PIXELS = 64
@@ -85,53 +101,6 @@ def has_known_parameters(node: ir.Node) -> bool:
 
 
 _COMPUTED = "its parameters are computed from the input"
-
-
-class FoldBatchNormIntoThreshold:
-    """BN -> binary convolution: the sign of the BN is a comparison of what the BN reads.
-
-    Where the comparison is flipped, the weights of that input channel are negated: sign(BN(x)) * w = -sign(x) * w.
-    So is what padded taps hold in that channel, (-p) * (-w) = p * w; a 0 there is 0 either way.
-    """
-
-    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the binary convolutions that read a BN."""
-        return (node for node in model.graph if is_binary_conv(node) and _norm_before(node) is not None)
-
-    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
-        """Return why the BN is kept."""
-        if operator(node.op_type).k_map:
-            return "the K map needs the normalised activations, not only their signs"
-        return None
-
-    def apply(self, model: ir.Model, node: ir.Node) -> None:
-        """Make the convolution read what the BN reads."""
-        before = _norm_before(node)
-        assert before is not None
-        threshold = threshold_of(BatchNorm.of(before), constant_array(input_of(node, "threshold")))
-        signs = constant_array(input_of(node, "W")).copy()
-        group = node.attributes.get_int("group", 1)
-        by_group = signs.reshape(group, -1, *signs.shape[1:])  # (G, O/G, C/G, KH, KW)
-        channels = len(threshold.flip) // group  # those of X; constant channels are behind them
-        by_group[:, :, :channels] *= np.where(threshold.flip, -1, 1).astype(np.float32).reshape(group, 1, -1, 1, 1)
-        if operator(node.op_type).pads_signs:
-            pad = np.where(threshold.flip, -1, 1).astype(np.float32) * constant_array(input_of(node, "pad"))
-            set_input(node, "pad", constant(model.graph, f"{node.name}.pad", pad))
-        set_input(node, "threshold", constant(model.graph, f"{node.name}.threshold", threshold.level))
-        set_input(node, "W", constant(model.graph, f"{node.name}.signs", signs))
-        x = before.inputs[0]
-        assert x is not None
-        set_input(node, "X", x)
-
-
-def _norm_before(node: ir.Node) -> ir.Node | None:
-    producer = input_of(node, "X").producer()
-    is_norm = producer is not None and producer.op_type == "BatchNormalization" and has_known_parameters(producer)
-    return producer if is_norm else None
-
-
-BIAS_TERMS = "bias_terms"
-"""Key of a node's note for `export.bounds`: the magnitudes that a folded bias (O) is the sum of."""
 
 
 class FoldBatchNormAfterBinaryConv:
@@ -158,15 +127,8 @@ class FoldBatchNormAfterBinaryConv:
         """Fold and remove the BN."""
         convolution = node_before(node)
         assert convolution is not None
-        norm = BatchNorm.of(node)
-        slope, shift = norm.affine()
-        bias = slope * constant_array(input_of(convolution, "bias"))
-        folded = {"scale": slope * constant_array(input_of(convolution, "scale")), "bias": bias + shift}
-        for name, data in folded.items():
-            rounded = constant(model.graph, f"{convolution.name}.{name}", data.astype(np.float32))
-            set_input(convolution, name, rounded)
-        convolution.meta[BIAS_TERMS] = np.abs(bias) + norm.bias_terms()
-        _take_over_output(model.graph, convolution, node)
+        fold_into_binary_conv(model.graph, convolution, BatchNorm.of(node).as_affine())
+        take_over_output(model.graph, convolution, node)
 
 
 class FoldBatchNormAfterConv:
@@ -174,7 +136,7 @@ class FoldBatchNormAfterConv:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return the BNs that read a float convolution."""
-        return (node for node in _batch_norms(model) if _is_conv(node_before(node)))
+        return (node for node in _batch_norms(model) if is_conv(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the BN is kept."""
@@ -189,14 +151,8 @@ class FoldBatchNormAfterConv:
         """Fold and remove the BN."""
         convolution = node_before(node)
         assert convolution is not None
-        norm = BatchNorm.of(node)
-        slope, shift = norm.affine()
-        weight, bias = _conv_parameters(convolution)
-        terms = np.abs(slope) * _bias_terms(convolution, bias) + norm.bias_terms()
-        per_output = slope.reshape(-1, *(1,) * (weight.ndim - 1))
-        _set_conv_parameters(model.graph, convolution, per_output * weight, slope * bias + shift)
-        convolution.meta[BIAS_TERMS] = terms
-        _take_over_output(model.graph, convolution, node)
+        fold_into_conv(model.graph, convolution, BatchNorm.of(node).as_affine())
+        take_over_output(model.graph, convolution, node)
 
 
 class FoldBatchNormBeforeConv:
@@ -223,7 +179,7 @@ class FoldBatchNormBeforeConv:
         convolution = _convolution_of(node)
         assert convolution is not None
         norm = BatchNorm.of(node)
-        weight, bias = _conv_parameters(convolution)
+        weight, bias = conv_parameters(convolution)
         # An axis for each of the kernel's, so that all stand along the input channels, whatever the rank.
         along = (-1, *(1,) * (weight.ndim - 2))
         slope, shift = (part.reshape(along) for part in norm.affine())
@@ -231,8 +187,8 @@ class FoldBatchNormBeforeConv:
             (part * weights).reshape(len(weight), -1).sum(axis=1)
             for part, weights in ((shift, weight), (norm.bias_terms().reshape(along), np.abs(weight)))
         )
-        convolution.meta[BIAS_TERMS] = _bias_terms(convolution, bias) + terms
-        _set_conv_parameters(model.graph, convolution, weight * slope, bias + moved)
+        convolution.meta[BIAS_TERMS] = bias_terms(convolution, bias) + terms
+        set_conv_parameters(model.graph, convolution, weight * slope, bias + moved)
         convolution.replace_input_with(0, node.inputs[0])
 
 
@@ -305,41 +261,12 @@ class BatchNormToConv:
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [convolution], [y], convolution.outputs)
 
 
-def _is_conv(node: ir.Node | None) -> bool:
+def is_conv(node: ir.Node | None) -> bool:
+    """Tell whether `node` is a float convolution."""
     return node is not None and node.domain == "" and node.op_type == "Conv"
 
 
 def _convolution_of(norm: ir.Node) -> ir.Node | None:
     """Return the float convolution that alone reads `norm`, as its input rather than its weights."""
     reader = sole_consumer(norm.outputs[0])
-    return reader if reader is not None and _is_conv(reader) and reader.inputs[0] is norm.outputs[0] else None
-
-
-def _conv_parameters(node: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight (O, C/groups, and one to three axes of the kernel) and bias (O) in float64."""
-    weight = constant_array(node.inputs[1]).astype(np.float64)
-    bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-    return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
-
-
-def _bias_terms(node: ir.Node, bias: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the magnitudes that the bias (O) of a convolution was summed from so far."""
-    terms: NDArray[np.float64] = node.meta.get(BIAS_TERMS, np.abs(bias))
-    return terms
-
-
-def _set_conv_parameters(graph: ir.Graph, node: ir.Node, weight: NDArray[Any], bias: NDArray[Any]) -> None:
-    node.resize_inputs(3)
-    for position, name, data in ((1, "weight", weight), (2, "bias", bias)):
-        node.replace_input_with(position, constant(graph, f"{node.name}.{name}", data.astype(np.float32)))
-
-
-def _take_over_output(graph: ir.Graph, convolution: ir.Node, norm: ir.Node) -> None:
-    """Let the convolution's output stand where the BN's stood, under the BN's name, and remove the BN."""
-    mine, theirs = convolution.outputs[0], norm.outputs[0]
-    name, meta = theirs.name, dict(theirs.meta)
-    theirs.replace_all_uses_with(mine, replace_graph_outputs=True)
-    graph.remove(norm, safe=True)
-    mine.name = name
-    mine.meta.clear()
-    mine.meta.update(meta)
+    return reader if reader is not None and is_conv(reader) and reader.inputs[0] is norm.outputs[0] else None

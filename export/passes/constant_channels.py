@@ -40,7 +40,8 @@ from bnas_deploy.export.graph import (
     set_input,
     spatial_of,
 )
-from bnas_deploy.export.passes.batch_norm import BIAS_TERMS, BatchNorm, has_known_parameters
+from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
+from bnas_deploy.export.passes.folding import BIAS_TERMS
 from bnas_deploy.export.passes.segment_nodes import SegmentNodes
 from bnas_deploy.export.passes.segments import (
     Computed,

@@ -17,7 +17,7 @@ from bnas_deploy.export.graph import (
     replace_operator,
     sole_consumer,
 )
-from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.export.passes.folding import BIAS_TERMS
 from bnas_deploy.export.passes.fuse_shift import shift_of
 
 AFFINE_TERMS = "affine_terms"

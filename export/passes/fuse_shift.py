@@ -17,7 +17,7 @@ from bnas_deploy.export.graph import (
     set_input,
     sole_consumer,
 )
-from bnas_deploy.export.passes.batch_norm import BIAS_TERMS
+from bnas_deploy.export.passes.folding import BIAS_TERMS
 
 SHIFTS = "shifts"
 """Key of a node's note for `export.bounds`: how many constants it adds before a sum that PyTorch adds behind it."""

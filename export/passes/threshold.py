@@ -29,14 +29,15 @@ def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
 
     The level is found by bisection over the floats in their order, with `norm` itself as the judge, so the fold agrees
     with whatever `norm` rounds, on every x. (NaN compares false; a flipped channel then gives +1, a plain one -1.)
+    A chain of functions may overflow on the way, and an infinity times 0 is NaN: such x are left out of the search.
     """
     lowest, highest = np.float32(-np.inf), np.float32(np.inf)
-    low, high = (np.full_like(before, bound) for bound in (lowest, highest))
-    at_low, at_high = norm(_finite(low)) >= before, norm(_finite(high)) >= before
+    low, high = (_number(norm, np.full_like(before, bound)) for bound in (lowest, highest))
+    at_low, at_high = norm(low) >= before, norm(high) >= before
     flip = at_low & ~at_high
     varies = at_low != at_high
     # Invariant: `below` answers as the lowest float does, `level` as the highest does.
-    below, level = _keys(_finite(low)), _keys(_finite(high))
+    below, level = _keys(low), _keys(high)
     while (level - below > 1).any():
         middle = below + (level - below) // 2
         upper = (norm(_floats(middle)) >= before) == at_high
@@ -47,6 +48,21 @@ def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
         level=np.where(always_or_never, lowest, _floats(level)).astype(np.float32),
         flip=flip | (always_or_never & ~at_low),
     )
+
+
+def _number(norm: Callable[[Floats], Floats], bounds: Floats) -> Floats:
+    """Return the finite floats nearest to the bounds of which norm makes numbers; where it makes none of 0, the bounds.
+
+    What is between such a float and 0 is a number, too: an overflow that comes with one x comes with all larger ones.
+    """
+    far, near = _keys(_finite(bounds)), _keys(np.zeros_like(bounds))
+    searched = np.isnan(norm(_floats(far))) & ~np.isnan(norm(_floats(near)))
+    # Invariant, where searched: norm makes a number of `near`, and none of `far`.
+    while (searched & (abs(far - near) > 1)).any():
+        middle = near + (far - near) // 2
+        nameless = np.isnan(norm(_floats(middle)))
+        far, near = np.where(searched & nameless, middle, far), np.where(searched & ~nameless, middle, near)
+    return _floats(np.where(searched, near, far))
 
 
 def _finite(values: Floats) -> Floats:

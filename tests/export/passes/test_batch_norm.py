@@ -17,8 +17,8 @@ from bnas_deploy.export.passes.batch_norm import (
     FoldBatchNormAfterBinaryConv,
     FoldBatchNormAfterConv,
     FoldBatchNormBeforeConv,
-    FoldBatchNormIntoThreshold,
 )
+from bnas_deploy.export.passes.fold_threshold import FoldIntoThreshold
 from bnas_deploy.export.passes.threshold import threshold_of
 from bnas_deploy.export.rewrite import run
 
@@ -123,9 +123,9 @@ def test_fold_into_threshold_is_exact(
     feeds = {"x": np.clip(x, -LARGEST, LARGEST).astype(np.float32)}
     wanted = evaluate(model, feeds)["y"]
 
-    log = run([FoldBatchNormIntoThreshold(), DropUnused()], model)
+    log = run([FoldIntoThreshold(), DropUnused()], model)
 
-    assert log.applied == {"FoldBatchNormIntoThreshold": 1}
+    assert log.applied == {"FoldIntoThreshold": 1}
     assert listing(model) == [f"y = {name}(x)"]
     assert (evaluate(model, feeds)["y"] == wanted).all()
     if signs is not None:  # a BN with slopes of both signs: the padding is another one in each channel
@@ -140,7 +140,7 @@ def test_fold_into_threshold_keeps_a_bn_that_others_read(load, listing, binary_c
         **_parameters(rng, 2),
     )
 
-    run([FoldBatchNormIntoThreshold(), DropUnused()], model)
+    run([FoldIntoThreshold(), DropUnused()], model)
 
     assert listing(model) == ["n = BatchNormalization(x)", "y = BinaryConv2d(x)", "z = Relu(n)"]
 
@@ -155,7 +155,7 @@ def test_fold_into_threshold_goes_on_from_a_threshold(load, evaluate, binary_con
     feeds = _images(rng, 4, 3, 3)
     wanted = evaluate(model, feeds)["y"]
 
-    run([FoldBatchNormIntoThreshold()], model)
+    run([FoldIntoThreshold()], model)
 
     assert (evaluate(model, feeds)["y"] == wanted).all()
 
@@ -167,10 +167,10 @@ def test_fold_into_threshold_left_alone_because_of_k(load, listing, binary_conv,
         **_parameters(rng, 2),
     )
 
-    log = run([FoldBatchNormIntoThreshold()], model)
+    log = run([FoldIntoThreshold()], model)
 
     assert list(map(str, log.refusals)) == [
-        "FoldBatchNormIntoThreshold: y: the K map needs the normalised activations, not only their signs"
+        "FoldIntoThreshold: y: the K map needs the normalised activations, not only their signs"
     ]
     assert listing(model) == ["n = BatchNormalization(x)", "y = BinaryConv2dK(n)"]
 
@@ -392,7 +392,7 @@ def test_a_flipped_channel_negates_its_weights_only(load, binary_conv) -> None:
     )
     signs = binary_conv(2, 2)["W"][:, :, 0, 0]
 
-    run([FoldBatchNormIntoThreshold()], model)
+    run([FoldIntoThreshold()], model)
 
     convolution = model.graph[1]
     assert constant_array(input_of(convolution, "threshold")).tolist() == [

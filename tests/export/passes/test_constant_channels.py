@@ -22,7 +22,7 @@ from bnas_deploy.export.passes import (
     PIPELINE,
     DropConstantChannels,
     DropUnused,
-    FoldBatchNormIntoThreshold,
+    FoldIntoThreshold,
     PackWeights,
 )
 from bnas_deploy.export.passes.constant_channels import _Evaluation
@@ -158,7 +158,7 @@ def test_a_bn_in_front_of_the_computed_channels_leaves_the_constant_ones(load, e
     feeds = {"x": rng.normal(size=(3, 2, 4, 4)).astype(np.float32)}
     wanted = evaluate(model, feeds)["y"]
 
-    run([DropConstantChannels(), DropUnused(), FoldBatchNormIntoThreshold(), DropUnused(), PackWeights()], model)
+    run([DropConstantChannels(), DropUnused(), FoldIntoThreshold(), DropUnused(), PackWeights()], model)
 
     assert [node.op_type for node in model.graph] == ["BinaryConv2d"]
     assert model.graph[0].attributes.get_ints("weight_shape") == (3, 3, 3, 4)
