@@ -85,7 +85,14 @@ class Recorded:
         """Return what `value` is for one image."""
         origin = origin_of(value)
         data: Array = self._values[origin.name].detach().numpy()
-        return data if origin.channels is None else data[:, list(origin.channels)]
+        data = data if origin.channels is None else data[:, list(origin.channels)]
+        more = 0 if value.shape is None else len(value.shape) - data.ndim
+        # What a Reshape was moved behind has rows and columns of one element, and PyTorch's vector has none.
+        return data.reshape(*data.shape, *(1,) * more) if data.ndim == 2 and more > 0 else data
+
+    def rank(self, value: ir.Value) -> int:
+        """Return how many axes `value` has in PyTorch."""
+        return self._values[origin_of(value).name].ndim
 
     def of_pieces(self, pieces: Iterable[Piece]) -> dict[str, Array]:
         """Return what pieces read and make, by the names of the values."""

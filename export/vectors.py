@@ -117,7 +117,8 @@ class Vectors:
         for piece, bound in zip(self.pieces, self.bounds, strict=True):
             origin, shape = origin_of(piece.output), self.recorded[piece.output].shape
             if origin.channels is None and bound.any():
-                slack[origin.name] = _by_channel(bound, shape)
+                largest = _by_channel(bound, shape)
+                slack[origin.name] = largest.reshape(largest.shape[: self.recorded.rank(piece.output)])
         return slack
 
     def ties(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
+from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
@@ -47,6 +48,8 @@ PIPELINE = (
     FoldIntoThreshold(),  # before every other fold of a BN: this one is exact
     FusePadding(),  # those with a BN behind
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
+    MoveReshapeBehind(),
+    DistributeOverConcat(),
     FuseGate(),  # a BN behind the gate can be folded then
     *_AFTER_CONV,
     FoldConstantsAfterBinaryConv(),
@@ -65,6 +68,7 @@ PIPELINE = (
     FuseShift(),  # between a sum and its activation
     FuseActivation(),  # those behind a sum
     FuseAffine(),  # behind those
+    StaticReshape(),  # what functions have moved out from between
     FuseConcat(),
     DropUnused(),  # the concatenations that nobody else reads
     PackWeights(),  # last: nothing after this can read float weights

@@ -192,7 +192,6 @@ def _pad(node: ir.Node, x: torch.Tensor, pads: torch.Tensor, number: torch.Tenso
 
 _OPERATIONS = {
     "Clip": _clip,
-    "Sub": lambda node, x, y: x - y,
     "Abs": lambda node, x: x.abs(),
     "Pad": _pad,
     "ReduceMax": lambda node, x, axes: x.amax(axes.tolist(), keepdim=node.attributes.get_int("keepdims", 1) == 1),
@@ -202,7 +201,6 @@ _OPERATIONS = {
     "Mul": lambda node, x, y: x * y,
     "Div": lambda node, x, y: x / y,
     "Neg": lambda node, x: -x,
-    "Clip": lambda node, x, low=None, high=None: x.clamp(low, high),
     "LeakyRelu": lambda node, x: F.leaky_relu(x, node.attributes.get_float("alpha", 0.01)),
     "Relu": lambda node, x: torch.relu(x),
     "PRelu": lambda node, x, slope: torch.where(x > 0, x, slope * x),

@@ -99,35 +99,20 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 APPLIED = {
     "residual": {
-        "FoldBatchNormIntoThreshold": 2,
+        "StaticReshape": 2,  # of the head; the second time it is one already
+        "FoldIntoThreshold": 2,
         "FoldBatchNormAfterBinaryConv": 2,
         "FoldBatchNormAfterConv": 1,  # on the shortcut
-        "FoldBatchNormBeforeConv": 0,
-        "BatchNormToConstants": 0,
-        "FuseActivation": 2,  # they come after the sums
-        "FuseGate": 0,
-        "FuseAffine": 0,
-        "FuseShift": 0,
         "FuseAddition": 2,
-        "DistributeAddition": 0,
-        "FuseConcat": 0,
-        "FusePadding": 0,
+        "FuseActivation": 2,  # they come after the sums
         "PackWeights": 2,
     },
     "stack": {
-        "FoldBatchNormIntoThreshold": 1,  # of the float convolution
-        "FoldBatchNormAfterBinaryConv": 2,  # a pool follows
-        "FoldBatchNormAfterConv": 0,
-        "FoldBatchNormBeforeConv": 0,
-        "BatchNormToConstants": 1,  # of the binary matrix product, behind a reshape
+        "StaticReshape": 6,
+        "FoldIntoThreshold": 1,  # of the float convolution
+        "MoveReshapeBehind": 1,  # of the binary matrix product
+        "FoldBatchNormAfterBinaryConv": 3,  # a pool follows on two
         "FuseActivation": 1,
-        "FuseGate": 0,
-        "FuseAffine": 0,
-        "FuseShift": 0,
-        "FuseAddition": 0,
-        "DistributeAddition": 0,
-        "FuseConcat": 0,
-        "FusePadding": 0,
         "PackWeights": 3,
     },
 }
@@ -136,7 +121,7 @@ APPLIED = {
 def test_passes_apply_as_expected(exported: tuple[str, ExportResult]) -> None:
     name, result = exported
 
-    assert result.log.applied == APPLIED[name]
+    assert {step: count for step, count in result.log.applied.items() if count} == APPLIED[name]
     assert result.log.refusals == []
 
 
