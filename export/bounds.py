@@ -267,6 +267,8 @@ class _Known:
             return None
         if node.op_type == "AveragePool":
             terms, average = prod(node.attributes.get_ints("kernel_shape")), True
+            if terms == 1:
+                return np.zeros(())  # it only leaves out rows and columns
         else:
             terms, average = max(1, round(x.numel() / self.y.size)), node.op_type != "ReduceSum"
         number = roundings(terms, worst=self.worst) * ROUNDING * (1 if average else terms)

@@ -202,7 +202,7 @@ def _is_pixelwise(node: ir.Node) -> bool:
     """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
     constants = [array_of(value) for value in node.inputs if value is not None]
     shapes = [data.shape for data in constants if data is not None]
-    if node.op_type in ("Concat", "Split"):
+    if node.op_type in ("Concat", "Gather", "Split"):
         return node.attributes.get_int("axis", 0) == CHANNEL_AXIS
     # A constant of one row and column holds for every pixel; so does one number.
     return node.op_type in ELEMENTWISE and all(np.prod(shape[-2:], dtype=int) == 1 for shape in shapes)

@@ -8,6 +8,12 @@ from bnas_deploy.export.passes.batch_norm import (
     FoldBatchNormBeforeConv,
 )
 from bnas_deploy.export.passes.channel_constants import FoldConstantsAfterBinaryConv, FoldConstantsAfterConv
+from bnas_deploy.export.passes.channel_order import (
+    FoldOrderIntoProducer,
+    FoldOrderIntoReader,
+    GatherParts,
+    ShuffleToGather,
+)
 from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
 from bnas_deploy.export.passes.fold_threshold import FoldIntoThreshold
@@ -20,7 +26,7 @@ from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
-from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape
+from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
 
 _SHARED = (
@@ -29,6 +35,8 @@ _SHARED = (
     OneSlice(),
     MeanOfOnePixel(),  # before StaticReshape, which has nothing to do then
     StaticReshape(),
+    ShuffleToGather(),  # whose Reshapes are constant now
+    GatherParts(),
     DropUnused(),  # the shapes that were computed
     MergeDuplicates(),  # before DropConstantChannels: equal pools are one value before it is cut into segments
     DropConstantChannels(),
@@ -57,6 +65,8 @@ PIPELINE = (
     FoldConstantsAfterBinaryConv(),
     FoldBatchNormBeforeConv(),
     DropUnused(),  # the BNs that were folded
+    FoldOrderIntoProducer(),  # with its BN
+    FoldOrderIntoReader(),
     BatchNormToConstants(),
     FuseActivation(),  # after FoldBatchNormAfterBinaryConv, which needs to see the convolution bare
     FuseAffine(),  # before FuseAddition, whose sums are behind it
@@ -69,6 +79,7 @@ PIPELINE = (
     FuseActivation(),  # those behind a sum
     FuseAffine(),  # behind those
     StaticReshape(),  # what functions have moved out from between
+    StridedSliceToPool(),
     FuseConcat(),
     DropUnused(),  # the concatenations that nobody else reads
     PackWeights(),  # last: nothing after this can read float weights
@@ -80,6 +91,9 @@ FLOAT_PIPELINE = (
     *_SHARED,
     *_AFTER_CONV,
     FoldBatchNormBeforeConv(),
+    FoldOrderIntoProducer(),
+    FoldOrderIntoReader(),
+    StridedSliceToPool(),
     DropUnused(),
     MergeDuplicates(),
 )

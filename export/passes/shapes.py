@@ -243,3 +243,42 @@ def _averages_one(node: ir.Node) -> bool:
         return all(size == 1 for size in sizes[2:])
     axes = array_of(node.inputs[1]) if node.op_type == "ReduceMean" and len(node.inputs) > 1 else None
     return axes is not None and axes.size > 0 and all(sizes[int(axis)] == 1 for axis in axes.ravel())
+
+
+class StridedSliceToPool:
+    """x[:, :, ::2, ::2] -> an average of one pixel with that stride, which onnxruntime computes a quarter faster.
+
+    Not a maximum, which loses a NaN.
+    """
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return the Slices that leave out rows or columns of images at regular distances, and nothing else."""
+        return (node for node in model.graph if _strides(node) is not None)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return None: there is no reason against it."""
+        return None
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Replace the Slice."""
+        y, strides = node.outputs[0], _strides(node)
+        assert strides is not None
+        output = ir.Value(name=y.name, shape=y.shape, type=y.type)
+        output.meta.update(y.meta)
+        attributes = [ir.AttrInt64s("kernel_shape", [1, 1]), ir.AttrInt64s("strides", list(strides))]
+        pool = ir.Node("", "AveragePool", [node.inputs[0]], attributes, outputs=[output], name=node.name)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [pool], [y], [output])
+
+
+def _strides(node: ir.Node) -> tuple[int, int] | None:
+    """Return the strides of a Slice from the first row and column to the end; None if it is none."""
+    sizes, cuts = (known_sizes(node.inputs[0]), _cuts(node)) if node.inputs else (None, None)
+    is_float = node.outputs[0].type is not None and node.outputs[0].type.dtype == ir.DataType.FLOAT
+    if sizes is None or cuts is None or len(sizes) != 4 or not is_float:
+        return None
+    real = _real_cuts(node)
+    if not real or set(real) - {2, 3} or any(step < 1 for _, _, step in real.values()):
+        return None
+    if not all(_is_whole((start, end, 1), sizes[axis]) for axis, (start, end, _) in real.items()):
+        return None
+    return real.get(2, (0, 0, 1))[2], real.get(3, (0, 0, 1))[2]

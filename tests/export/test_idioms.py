@@ -174,7 +174,7 @@ LEFT = {
     "lenet": {"MaxPool": 2, "Reshape": 2},
     # The ReLU of the stem is read by signs alone, and gone. Average pools stay.
     "vgg": {"MaxPool": 2, "AveragePool": 1, "Reshape": 1},
-    "ir-net": {"Slice": 1, "Pad": 1, "Clip": 5, "ReduceMean": 1, "Reshape": 1},
+    "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 5, "ReduceMean": 1, "Reshape": 1},
     "quicknet": {"Relu": 2, "MaxPool": 1, "Mul": 3, "Add": 6, "ReduceMean": 1, "Reshape": 1},
     "reactnet": {"AveragePool": 1, "Concat": 1, "PRelu": 5, "Add": 5, "ReduceMean": 1, "Reshape": 1},
     "binarynet": {"MaxPool": 3, "Reshape": 2},
