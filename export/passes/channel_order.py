@@ -122,8 +122,8 @@ class FoldOrderIntoProducer:
         assert order is not None
         if sole_consumer(convolution.outputs[0]) is None:
             return f"{convolution.outputs[0].name} is also read in its own order"
-        if is_binary_conv(convolution) and operator(convolution.op_type).added:
-            return f"what {convolution.name} adds has the order of its channels"
+        if is_binary_conv(convolution) and operator(convolution.op_type).computed_inputs:
+            return f"what {convolution.name} adds or multiplies has the order of its channels"
         if not is_binary_conv(convolution) and not has_known_parameters(convolution):
             return f"the weights of {convolution.name} are computed from the input"
         groups = convolution.attributes.get_int("group", 1)

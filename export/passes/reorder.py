@@ -8,12 +8,12 @@ import onnx_ir as ir
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     array_of,
+    channel_numbers,
     channels_of,
     constant,
     is_binary_conv,
     new_value,
     origin_of,
-    per_channel,
     same_size,
     sole_consumer,
 )
@@ -88,7 +88,7 @@ def _aligned(graph: ir.Graph, function: ir.Node, value: ir.Value | None, rank: i
     data = array_of(value)
     if value is None or data is None or data.size == 1 or function.op_type == "BatchNormalization":
         return value
-    numbers = per_channel(data, function.outputs[0])
+    numbers = channel_numbers(value, function.outputs[0])
     assert numbers is not None
     return constant(graph, f"{value.name}.pixel", numbers.reshape(-1, *(1,) * (rank - 2)))
 

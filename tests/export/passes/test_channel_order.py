@@ -159,7 +159,7 @@ REFUSED = {
     "sum": (
         f"c = bnas.BinaryConv2dAdd <pads = [1, 1, 1, 1]> (x, {INPUTS}, x) y = Gather <axis = 1> (c, order) "
         "z = Relu (y)",
-        "FoldOrderIntoProducer: y: what c adds has the order of its channels",
+        "FoldOrderIntoProducer: y: what c adds or multiplies has the order of its channels",
     ),
     "computed weights": (
         f"{COMPUTED.format('x')} y = Gather <axis = 1> (c, order) z = Relu (y)",
