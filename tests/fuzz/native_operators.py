@@ -133,7 +133,8 @@ def _with_odd_numbers(name: str, value: np.ndarray, rng: np.random.Generator) ->
         return value
     changed = value.copy()
     places = rng.random(value.shape) < 0.3
-    changed[places] = rng.choice(ODD, int(places.sum()))
+    odd = ODD[1:] if name in ("low", "high") else ODD  # a limit of NaN is not defined
+    changed[places] = rng.choice(odd, int(places.sum()))
     return changed
 
 

@@ -250,7 +250,7 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         "high": (low + np.abs(rng.normal(size=channels_out))).astype(np.float32),
         "scale2": rng.normal(size=channels_out).astype(np.float32),
         "bias2": rng.normal(size=channels_out).astype(np.float32),
-        "gate": rng.normal(size=(gate[0], channels_out, *gate[1:])).astype(np.float32),
+        **{name: rng.normal(size=(gate[0], channels_out, *gate[1:])).astype(np.float32) for name in row.gate_inputs},
         **{name: rng.normal(size=like_y).astype(np.float32) for name in (*row.before_inputs, *row.added_inputs)},
     }
     return {name: inputs[name] for name in row.inputs}
