@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bnas_deploy.core.operators import Operator, operator, with_changes
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
+    array_of,
     channels_of,
     is_binary_conv,
     is_recorded,
@@ -21,7 +22,9 @@ from bnas_deploy.export.graph import (
 
 
 def _is_addition(node: ir.Node) -> bool:
-    return node.op_type == "Add" and node.domain == ""
+    """Tell whether `node` adds what is computed; FuseShift and others take constants."""
+    computed = all(value is not None and array_of(value) is None for value in node.inputs)
+    return node.op_type == "Add" and node.domain == "" and computed
 
 
 def _takes_addition(value: ir.Value | None) -> ir.Node | None:

@@ -174,9 +174,11 @@ LEFT = {
     "lenet": {"MaxPool": 2, "Reshape": 2},
     # The ReLU of the stem is read by signs alone, and gone. Average pools stay.
     "vgg": {"MaxPool": 2, "AveragePool": 1, "Reshape": 1},
-    "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 5, "ReduceMean": 1, "Reshape": 1},
-    "quicknet": {"Relu": 2, "MaxPool": 1, "Mul": 3, "Add": 6, "ReduceMean": 1, "Reshape": 1},
-    "reactnet": {"AveragePool": 1, "Concat": 1, "PRelu": 5, "Add": 5, "ReduceMean": 1, "Reshape": 1},
+    # The Hardtanh behind the float convolution, which the shortcut reads; the shortcut that halves the resolution.
+    "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 1, "ReduceMean": 1, "Reshape": 1},
+    # A ReLU behind a shortcut and a second one behind a BN, which no operator has.
+    "quicknet": {"Relu": 2, "MaxPool": 1, "ReduceMean": 1, "Reshape": 1},
+    "reactnet": {"AveragePool": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
     "binarynet": {"MaxPool": 3, "Reshape": 2},
 }
 """Nodes that neither convolve nor multiply matrices."""

@@ -76,14 +76,17 @@ TAKEN = "each convolution that it reads is read elsewhere too, or no operator ad
         (f"c = {_conv('x')} y = Add (c, a) z = Relu (c)", TAKEN),
         (f"c = {_conv('x')} y = Add (c, c) z = Relu (a)", TAKEN),
         (f"c = bnas.BinaryConv2dAddAdd (x, {CONSTANTS}, a, a) y = Add (c, a) z = Relu (a)", TAKEN),
-        (f"c = {_conv('x')} y = Add (c, row) z = Relu (a)", "c [N,3,4,4] and row [1,3,1,1] differ in shape"),
+        (
+            f"c = {_conv('x')} r = ReduceMax (a, axes) y = Add (c, r) z = Relu (a)",
+            "c [N,3,4,4] and r [N,3,1,1] differ in shape",
+        ),
     ],
     ids=["read by another", "twice itself", "adds twice", "broadcast"],
 )
 def test_left_alone_because(load, listing, binary_conv, graph: str, reason: str) -> None:
     model = load(
         f"(float[N,3,4,4] x, float[N,3,4,4] a) => (float[N,3,4,4] y, float[N,3,4,4] z) {{ {graph} }}",
-        row=np.ones((1, 3, 1, 1), np.float32),
+        axes=np.int64([2, 3]),
         **binary_conv(3, 3),
     )
     before = listing(model)
