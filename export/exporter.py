@@ -405,9 +405,7 @@ def _answers(module: nn.Module, images: Tensor) -> Tensor:
     return answers
 
 
-def _float_twin(
-    captured: CapturedModel, translator: Translator, given: nn.Module | None, images: Tensor
-) -> FloatTwin:
+def _float_twin(captured: CapturedModel, translator: Translator, given: nn.Module | None, images: Tensor) -> FloatTwin:
     """Return the float twin that was given, or else that of the module, whose graph `captured` becomes the twin's."""
     if given is not None:
         return FloatTwin(capture(given, images.shape[1:]).model, lambda images: _answers(given, images))

@@ -238,15 +238,19 @@ class _Looking(torch.fx.Interpreter):
         super().__init__(program)
         self.layers = {found.node.name: found for found in layers}
         self.look = look
-        # The program's nodes have the names of those that the layers were found in.
+        # The program's nodes have the names of those that the layers were found in, but for its inputs.
+        inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+        lifted = [node for node in layers[0].node.graph.nodes if node.op == "placeholder"][-len(inputs) :]
+        self.names = {ours.name: theirs.name for ours, theirs in zip(inputs, lifted, strict=True)}
         self.around = {found.node.name: _around(found) for found in layers}
         self.kept = {node.name for nodes in self.around.values() for node in nodes}
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        if n.name in self.kept:
-            self.values[n.name] = result
+        name = self.names.get(n.name, n.name)
+        if name in self.kept:
+            self.values[name] = result
         if n.name in self.layers:
             found = self.layers[n.name]
             self.look(found, {node: self.values[node.name] for node in self.around[n.name]} | {found.node: result})

@@ -1,19 +1,20 @@
 """Write binary layers into a captured program as the operators that the rest of the export knows."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
 from bnas_deploy.export.foreign.layers import Found
 from bnas_deploy.export.foreign.operands import Operands, Translation
-from bnas_deploy.export.foreign.program import shape_of
+from bnas_deploy.export.foreign.program import operation, shape_of
 from bnas_deploy.export.graph import RECOGNISED
+from bnas_deploy.search.nn.layers import sides_of
 
 
 def write_layers(program: ExportedProgram, layers: Sequence[tuple[Found, Translation]]) -> dict[str, str]:
@@ -25,12 +26,29 @@ def write_layers(program: ExportedProgram, layers: Sequence[tuple[Found, Transla
     replaced: dict[Node, Node] = {}
     for found, translation in layers:
         # What one layer takes signs of may be the result of another.
-        source = replaced.get(found.source, found.source)
-        replaced[found.node] = _Writer(program, found, source).write(translation.operands)
+        writer = _Writer(program, found, replaced.get(found.source, found.source))
+        replaced[found.node] = writer.write(translation.operands)
+    _tidy(program)
+    return {found.name: replaced[found.node].name for found, _ in layers}
+
+
+def write_float_layers(program: ExportedProgram, layers: Sequence[Found]) -> None:
+    """Put a float convolution of what a layer takes signs of in the place of each, with its signs times its scale."""
+    replaced: dict[Node, Node] = {}
+    for found in layers:
+        writer = _Writer(program, found, replaced.get(found.source, found.source))
+        replaced[found.node] = writer.write_float()
+    _tidy(program)
+
+
+def _tidy(program: ExportedProgram) -> None:
+    """Drop what nobody reads any longer; checks of types are read by nobody, and hold on to what they check."""
+    for node in program.graph.nodes:
+        if operation(node) == "_assert_tensor_metadata":
+            program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
     _drop_unread(program)
     program.graph_module.recompile()
-    return {found.name: replaced[found.node].name for found, _ in layers}
 
 
 class _Writer:
@@ -62,15 +80,34 @@ class _Writer:
         graph.erase_node(found.node)
         return result
 
+    def write_float(self) -> Node:
+        """Write a float convolution, and return the node that has its result."""
+        found, graph, window = self.found, self.program.graph, self.found.window
+        signs = found.weights.signs if found.weights.signs.ndim == 4 else found.weights.signs[:, :, None, None]
+        weight = self._buffer("weight", signs * found.weights.scale[:, None, None, None])
+        bias = None if found.bias is None else self._buffer("bias", found.bias)
+        with graph.inserting_before(found.node):
+            x, padding = self._pixels(self._moved()), window.padding
+            if any(window.extra_padding):
+                x = self._call(torch.ops.aten.pad.default, x, sides_of(window.padding, window.extra_padding))
+                padding = (0, 0)
+            options = [list(window.stride), list(padding), list(window.dilation), window.groups]
+            y = self._call(torch.ops.aten.conv2d.default, x, weight, bias, *options, named=True)
+            result = self._like_result(y)
+        found.node.replace_all_uses_with(result)
+        graph.erase_node(found.node)
+        return result
+
     def _call(self, target: Any, *arguments: Any, named: bool = False) -> Node:
-        """Add a node with its value on fake tensors; a `named` one is of the module that the layer was of."""
+        """Add a node; a `named` one is of the module that the layer was of.
+
+        It has no value on fake tensors, since computing one here would fix the number of images.
+        """
         node: Node = self.program.graph.call_function(target, arguments)
         if named:
             node.meta.update({key: value for key, value in self.found.node.meta.items() if key != "val"})
         else:
             node.meta["nn_module_stack"] = self.found.node.meta.get("nn_module_stack", {})
-        values = torch.fx.node.map_arg(arguments, lambda each: each.meta["val"])
-        node.meta["val"] = target(*values)
         return node
 
     def _moved(self) -> Node:
@@ -83,15 +120,15 @@ class _Writer:
     def _moved_by(self, move: Node, x: Node) -> Node:
         assert callable(move.target)
         node: Node = self.program.graph.call_function(move.target, (x, *move.args[1:]), dict(move.kwargs))
-        node.meta = copy.copy(move.meta)
+        node.meta = {key: value for key, value in move.meta.items() if key != "val"}
         return node
 
     def _pixels(self, x: Node) -> Node:
         """Return the rows of a dense layer as images of one pixel; images are as they are."""
         if not self.found.is_dense:
             return x
-        if len(shape_of(x)) != 2:
-            x = self._call(torch.ops.aten.reshape.default, x, [-1, shape_of(x)[-1]])
+        if len(shape_of(self.found.node)) != 2:
+            x = self._call(torch.ops.aten.reshape.default, x, [-1, self.found.weights.signs.shape[1]])
         return self._call(torch.ops.aten.unsqueeze.default, self._call(torch.ops.aten.unsqueeze.default, x, -1), -1)
 
     def _like_result(self, y: Node) -> Node:
@@ -115,12 +152,16 @@ class _Writer:
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         with graph.inserting_before(placeholders[place]):
             node: Node = graph.placeholder(f"b_{unique.replace('.', '_')}")
-        fake = next(each.meta["val"].fake_mode for each in placeholders if hasattr(each.meta.get("val"), "fake_mode"))
-        node.meta["val"] = fake.from_tensor(value, static_shapes=True)
+        node.meta["val"] = _fake_mode(program).from_tensor(value, static_shapes=True)
         spec = InputSpec(InputKind.BUFFER, TensorArgument(node.name), unique, persistent=True)
         signature.input_specs.insert(place, spec)
         program.state_dict[unique] = value
         return node
+
+
+def _fake_mode(program: ExportedProgram) -> FakeTensorMode:
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
 
 
 def _drop_unread(program: ExportedProgram) -> None:

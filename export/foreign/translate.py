@@ -12,7 +12,7 @@ from bnas_deploy.export.foreign.layers import Found, Left, NotTranslated, binary
 from bnas_deploy.export.foreign.operands import translation_of
 from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
-from bnas_deploy.export.foreign.replace import write_layers
+from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
@@ -25,6 +25,7 @@ class Translator:
         layers: how each binary layer was understood, the recognised ones once the program was translated.
         left: the layers with weights that stayed float, and why.
         recognised: how many layers of the program were translated.
+        has_sums: some layer of them has more than two levels, and became several convolutions.
     """
 
     def __init__(self, module: nn.Module, images: Tensor) -> None:
@@ -46,6 +47,7 @@ class Translator:
         ]
         self.left: list[Left] = []
         self.recognised = 0
+        self.has_sums = False
 
     def __call__(self, exported: ExportedProgram) -> ExportedProgram:
         """Return a captured program whose binary layers are operators, whoever wrote them.
@@ -53,8 +55,7 @@ class Translator:
         Raises:
             ExportError: a translation does not agree with the module.
         """
-        if _writes_in_place(exported):
-            exported = exported.run_decompositions({})
+        exported = _functional(exported)
         program = Program(exported)
         found, self.left = self._translatable(program)
         self.recognised = len(found)
@@ -66,10 +67,18 @@ class Translator:
         seen = compare_layers(original, found, self.images)
         layers = [(each, translation_of(each, meets_zero=seen[each.name].zeros > 0)) for each in found]
         self.layers += [of_found(program, each, seen[each.name]) for each in found]
+        self.has_sums = any(len(translation.operands) > 1 for _, translation in layers)
         results = write_layers(exported, layers)
         translated = exported.module()
         assert isinstance(translated, torch.fx.GraphModule)
         compare_whole(original, translated, found, results, self.images[:BATCH])
+        return exported
+
+    def float_layers(self, exported: ExportedProgram) -> ExportedProgram:
+        """Return a captured program of the same module with one float convolution for each recognised layer."""
+        exported = _functional(exported)
+        found, _ = self._translatable(Program(exported))
+        write_float_layers(exported, found)
         return exported
 
     def _translatable(self, program: Program) -> tuple[list[Found], list[Left]]:
@@ -96,10 +105,11 @@ class Translator:
             )
 
 
-def _writes_in_place(exported: ExportedProgram) -> bool:
-    """Tell whether an operation of a program changes what it reads, so that a value is not always the same."""
+def _functional(exported: ExportedProgram) -> ExportedProgram:
+    """Return a program in which no operation changes what it reads, so that a node is one value."""
     operators = (node.target for node in exported.graph.nodes if isinstance(node.target, torch._ops.OpOverload))
-    return any(operator._schema.is_mutable for operator in operators)
+    in_place = any(operator._schema.is_mutable for operator in operators)
+    return exported.run_decompositions({}) if in_place else exported
 
 
 def _tensors(value: object) -> Sequence[Tensor]:
