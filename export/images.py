@@ -22,13 +22,22 @@ def verification_images(checkpoint: Checkpoint, data: str | None, count: int | N
         DataError: the data set cannot be read, or is not one of this network.
     """
     shape = (checkpoint.network.in_channels, *checkpoint.network.image_size)
-    if count is None:
-        count = min(MOST_IMAGES, max(FEWEST_IMAGES, MOST_BYTES // (4 * torch.Size(shape).numel())))
+    count = count or usual_count(shape)
     trained_on = checkpoint.data.partition(LIMITED)[0]
     if data is None and trained_on in DATA_KINDS and not DATA_KINDS[trained_on].takes:
         data = trained_on
     if data is None:
-        return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))
+        return random_images(shape, count)
     opened = open_matching(data, labels=checkpoint.labels, preprocessing=checkpoint.preprocessing)
     images, labels = next(opened.test_batches(count))
     return Images(images, labels)
+
+
+def usual_count(shape: tuple[int, ...]) -> int:
+    """Return how many images (C, H, W) an export is verified with, fewer if they are large."""
+    return min(MOST_IMAGES, max(FEWEST_IMAGES, MOST_BYTES // (4 * torch.Size(shape).numel())))
+
+
+def random_images(shape: tuple[int, ...], count: int) -> Images:
+    """Return images (C, H, W) of normal random numbers, without labels; always the same."""
+    return Images(torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)))

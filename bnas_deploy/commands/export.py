@@ -1,18 +1,51 @@
-"""`bnas-deploy export`: from a checkpoint to a bundle."""
+"""`bnas-deploy export`: from a checkpoint, or from a network of a user's own, to a bundle."""
 
 import os.path
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.options import Name, data_option, output_option
+from bnas_deploy.commands.options import (
+    Decorator,
+    Name,
+    all_of,
+    data_option,
+    image_size_option,
+    in_channels_option,
+    output_option,
+)
 from bnas_deploy.core.errors import CheckpointError
 
 
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers, such as 0.485,0.456,0.406") from None
+
+
+_of_modules: Decorator = all_of(
+    click.option(
+        "--weights", type=click.Path(path_type=Path), help="Of FILE.py: safetensors, or a file of torch.save."
+    ),
+    image_size_option("Of FILE.py: height and width of its images. [default: those of --data]"),
+    in_channels_option,
+    click.option("--mean", metavar="R,G,B", callback=_numbers, help="Of FILE.py: taken from values of 0 to 1."),
+    click.option("--std", metavar="R,G,B", callback=_numbers, help="Of FILE.py: what the rest is divided by."),
+    click.option("--labels", type=click.Path(path_type=Path), help="Of FILE.py: a class name in each line of a file."),
+)
+
+
 @click.command("export", cls=Command)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CHECKPOINT|FILE.py:NAME", type=click.Path(path_type=Path))
 @output_option("Folder to write.", required=True)
 @data_option
 @click.option(
@@ -27,19 +60,32 @@ from bnas_deploy.core.errors import CheckpointError
     show_default=True,
     help="Arithmetic of float layers. int8 is faster and changes the outputs slightly; the report says by how much.",
 )
+@_of_modules
 def command(
-    checkpoint: Path, output: Path, data: str | None, images: int | None, float_layers: Literal["float", "int8"]
+    checkpoint: Path,
+    output: Path,
+    data: str | None,
+    images: int | None,
+    float_layers: Literal["float", "int8"],
+    **of_module: Any,
 ) -> None:
     """Turn CHECKPOINT into a bundle that runs without PyTorch, and check it against PyTorch.
+
+    FILE.py:NAME is a network of your own instead: a function or class without arguments that makes it. Its binary
+    layers are recognised by what they compute, however they are written, and the network itself is the judge.
 
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
     on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.
     """
-    if os.path.isdir(checkpoint) or checkpoint.suffix in {".json", ".onnx"}:
+    if _USER_MODULE.fullmatch(str(checkpoint)):
+        _export_user_module(str(checkpoint), output, data, images, float_layers, **of_module)
+        return
+    if given := [name for name, value in of_module.items() if value not in (None, ())]:
+        option = f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"{option} is for networks in a Python file, such as mymodel.py:build")
+    if os.path.isdir(checkpoint) or checkpoint.suffix in {".json", ".onnx", ".py"}:
         raise CheckpointError(f"{checkpoint}: {_advice(checkpoint)}")
     # Imported here so that --help does not wait for the frameworks.
-    from rich.console import Console
-
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
     from bnas_deploy.report import verification
@@ -47,16 +93,52 @@ def command(
 
     loaded = load_checkpoint(checkpoint)
     chosen = verification_images(loaded, data, images)
-    name = loaded.network.name
-    with Console(stderr=True).status(f"exporting {name}") as status:
-        result = export_checkpoint(
-            loaded,
-            output,
-            chosen,
-            float_layers=float_layers,
-            progress=lambda doing: status.update(f"exporting {name}: {doing}"),
-        )
+    with _progress(loaded.network.name) as progress:
+        result = export_checkpoint(loaded, output, chosen, float_layers=float_layers, progress=progress)
     click.echo(verification.describe_export(result))
+
+
+_USER_MODULE = re.compile(r".+\.py:\w+")
+
+
+def _export_user_module(
+    given: str,
+    output: Path,
+    data: str | None,
+    count: int | None,
+    float_layers: Literal["float", "int8"],
+    *,
+    weights: Path | None,
+    labels: Path | None,
+    **images: Any,
+) -> None:
+    # Imported here so that --help does not wait for the frameworks.
+    from bnas_deploy.export import LooksBinaryWarning, export_module
+    from bnas_deploy.export.foreign.user_images import UserImages, images_for
+    from bnas_deploy.export.foreign.user_module import UserCodeError, build_user_module, load_weights
+    from bnas_deploy.report import verification
+
+    try:
+        module = build_user_module(given)
+    except UserCodeError as error:
+        click.echo(f"Error: {error.message}\n{error.trace}", err=True)
+        raise click.exceptions.Exit(1) from None
+    if weights is not None:
+        load_weights(module, weights)
+    name = type(module).__name__
+    chosen, description = images_for(module, name, UserImages(data=data, labels=labels, count=count, **images))
+    with _progress(name) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LooksBinaryWarning)  # the report says it
+        result = export_module(module, None, output, chosen, description, float_layers=float_layers, progress=progress)
+    click.echo(verification.describe_export(result))
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"exporting {name}") as status:
+        yield lambda doing: status.update(f"exporting {name}: {doing}")
 
 
 def _advice(path: Path) -> str:
@@ -71,6 +153,8 @@ def _advice(path: Path) -> str:
         return f"a folder of `bnas-deploy search`; train what it found first: bnas-deploy train --genotype {path}"
     if os.path.isdir(path):
         return f"a folder; {wanted}"
+    if path.suffix == ".py":
+        return f"a Python file; say what makes the network in it: bnas-deploy export {path}:NAME --weights FILE"
     if path.suffix == ".onnx":
-        return f"an ONNX model; {wanted}, or any module made of the package's layers (export_module, see README.md)"
+        return f"an ONNX model; {wanted}, or a network in PyTorch, FILE.py:NAME"
     return f"a JSON file; {wanted}. A genotype has no weights, train it first: bnas-deploy train --genotype {path}"

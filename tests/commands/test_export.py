@@ -262,7 +262,7 @@ def test_a_changed_file_is_found_by_verify(checkpoint: Path, tmp_path: Path) -> 
             "x.onnx",
             "x.onnx",
             "an ONNX model; export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote, "
-            "or any module made of the package's layers (export_module, see README.md)",
+            "or a network in PyTorch, FILE.py:NAME",
         ),
         (
             "x.json",

@@ -1,0 +1,192 @@
+"""`bnas-deploy export FILE.py:NAME`: a network of a user's own, with its weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner, Result
+
+from bnas_deploy.cli import main
+from bnas_deploy.core.bundle import read_bundle
+
+NETWORK = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from sizes import CHANNELS
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (x.abs() < 1)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(CHANNELS, CHANNELS, 3, 3))
+        self.norm = nn.BatchNorm2d(CHANNELS)
+
+    def forward(self, x):
+        scale = self.weight.abs().mean((1, 2, 3), keepdim=True)
+        return self.norm(F.conv2d(Sign.apply(x), Sign.apply(self.weight) * scale, padding=1)) + x
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 3)
+        super().__init__(nn.Conv2d(1, CHANNELS, 3), Block(), *head)
+
+
+ready = Net()
+number = 3
+
+
+def wrong():
+    return [Net()]
+
+
+def broken():
+    return Net().missing
+
+
+def two(first, second):
+    return Net()
+
+
+class Flat(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x)[0]
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    (tmp_path / "sizes.py").write_text("CHANNELS = 8\n")
+    path = tmp_path / "mymodel.py"
+    path.write_text(NETWORK)
+    return path
+
+
+def _export(network: str | Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["export", str(network), *options])
+
+
+def _weights(fill: float = 0.5) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0.weight": (8, 1, 3, 3), "0.bias": (8,), "1.weight": (8, 8, 3, 3), "4.weight": (3, 8), "4.bias": (3,)}
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return state | {
+        f"1.norm.{name}": torch.full((8,), fill) for name in ("weight", "bias", "running_mean", "running_var")
+    }
+
+
+def test_a_network_with_its_weights(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    safetensors.torch.save_file(_weights(), tmp_path / "w.safetensors")
+    options = ["--weights", str(tmp_path / "w.safetensors"), "-o", str(tmp_path / "bundle"), "--in-channels", "1"]
+    options += ["--image-size", "10x12", "--mean", "0.5", "--std", "0.25", "--labels", str(tmp_path / "names.txt")]
+
+    result = _export(f"{network}:Net", *options, "--images", "5")
+
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "binary layer 1: activations -1 and +1 (0 at 0, which none of 3,200 values was); threshold 0 of the" in text
+    assert "from 1.weight; padding 0" in text
+    bundle = read_bundle(tmp_path / "bundle")
+    manifest = bundle.manifest
+    assert manifest.labels == ("ant", "bee", "cat")
+    assert manifest.input_shape == (1, 10, 12)
+    assert (manifest.preprocessing.mean, manifest.preprocessing.std) == ((0.5,), (0.25,))
+    assert manifest.network == {"name": "Net"}
+    assert (bundle.path / "float.onnx").exists()
+    with np.load(bundle.path / "test_vectors/images.npz") as arrays:
+        assert arrays["images"].shape == (5, 1, 10, 12)
+
+
+REFUSED = {
+    "no file": ("{folder}/none.py:Net", [], "none.py: no such file; give the Python file that makes the network"),
+    "no name": ("{file}:net", [], "mymodel.py: has no net; did you mean Net?; give a function or class without"),
+    "a number": ("{file}:number", [], "mymodel.py: number is int, wanted a function or class that makes a module"),
+    "a list": ("{file}:wrong", [], "mymodel.py: wrong() returns list, wanted a torch.nn.Module"),
+    "the file": ("{file}", [], "say what makes the network in it: bnas-deploy export {file}:NAME --weights"),
+    "no size": ("{file}:ready", [], "Net: the size of its images is not known; give --image-size, or --data"),
+    "deviations": (
+        "{file}:ready",
+        ["--image-size", "8", "--mean", "0.1,0.2", "--std", "1"],
+        "Net: --mean 0.1,0.2 and --std 1 for images of 2 channels; give a number for each, for --std above 0",
+    ),
+    "no logits": ("{file}:Flat", ["--image-size", "8"], "Flat: answers (192,) to an image, wanted (1, classes)"),
+    "names": (
+        "{file}:ready",
+        ["--image-size", "8", "--in-channels", "1", "--labels", "{folder}/sizes.py"],
+        "sizes.py: has 1 lines; wanted 3, the name of a class in each",
+    ),
+    "no weights": ("{file}:ready", ["--weights", "{folder}/w.pt"], "w.pt: cannot be read: No such file or"),
+    "a checkpoint's": ("{folder}/c.safetensors", ["--weights", "w"], "--weights is for networks in a Python file"),
+    "no number": ("{file}:ready", ["--mean", "grey"], "'grey' is no list of numbers, such as 0.485,0.456,0.406"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_a_sentence(given: str, options: list[str], message: str, network: Path, tmp_path: Path) -> None:
+    known = {"file": str(network), "folder": str(tmp_path)}
+
+    result = _export(given.format(**known), "-o", str(tmp_path / "b"), *(each.format(**known) for each in options))
+
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit), "a traceback"
+    assert message.format(**known) in " ".join(result.output.split())
+    assert not (tmp_path / "b").exists()
+
+
+def test_other_weights(network: Path, tmp_path: Path) -> None:
+    state = _weights()
+    del state["4.bias"]
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pt")
+
+    result = _export(f"{network}:Net", "--weights", str(tmp_path / "w.pt"), "-o", str(tmp_path / "b"))
+
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'w.pt'}: its tensors are not those of Net: 1 missing: 4.bias float32 [3]" in result.output
+
+
+def test_a_file_that_cannot_be_imported_shows_its_own_traceback(network: Path, tmp_path: Path) -> None:
+    network.write_text("import torch\n\n\ndef build():\n    return 1\n\n\nrecipe = {}\nrecipe['missing']\n")
+
+    result = _export(f"{network}:build", "-o", str(tmp_path / "b"))
+
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"Error: {network} cannot be imported; this is its own traceback:",
+        "Traceback (most recent call last):",
+        f'  File "{network}", line 9, in <module>',
+        "    recipe['missing']",
+        "    ~~~~~~^^^^^^^^^^^",
+        "KeyError: 'missing'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("broken", "AttributeError: 'Net' object has no attribute 'missing'"),
+        ("two", "TypeError: two() missing 2 required positional arguments: 'first' and 'second'"),
+    ],
+)
+def test_a_call_that_raises_shows_its_own_traceback(name: str, last: str, network: Path, tmp_path: Path) -> None:
+    result = _export(f"{network}:{name}", "-o", str(tmp_path / "b"))
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {network}: {name}() raises this:\n")
+    assert result.output.splitlines()[-1] == last
+    assert "user_module.py" not in result.output
