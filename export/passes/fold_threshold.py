@@ -119,7 +119,7 @@ def _trace(value: ir.Value, *, rising: bool) -> _Chain:
     if is_reshape(node):
         return _trace_reshape(value, node, rising=rising)
     function = channel_function(node)
-    if function is None or not _may_pass(value, function.x):
+    if function is None or _costs_nothing(node, function.x) or not _may_pass(value, function.x):
         return _end(value)
     if not is_recorded(value):
         return _end(value)  # PyTorch may compute it in one step with what follows, and round once
@@ -212,6 +212,18 @@ def _may_pass(value: ir.Value, x: ir.Value) -> bool:
     if _only_signs(value) or maker is None or sole_consumer(x) is None:
         return True
     return not (_takes_in(maker) or channel_function(maker) is not None)
+
+
+def _costs_nothing(node: ir.Node, x: ir.Value) -> bool:
+    """Tell whether a Relu becomes part of the binary convolution that makes its input, with a BN between them or not.
+
+    Left out, it would save nothing, and the operator would have another name, for which a device has no latency.
+    """
+    maker = x.producer()
+    if node.op_type != "Relu" or sole_consumer(x) is None or maker is None:
+        return False
+    between = channel_function(maker) if maker.op_type == "BatchNormalization" else None
+    return is_binary_conv(maker) if between is None else _costs_nothing(node, between.x)
 
 
 def _takes_in(maker: ir.Node | None) -> bool:
