@@ -215,15 +215,16 @@ def _may_pass(value: ir.Value, x: ir.Value) -> bool:
 
 
 def _costs_nothing(node: ir.Node, x: ir.Value) -> bool:
-    """Tell whether a Relu becomes part of the binary convolution that makes its input, with a BN between them or not.
+    """Tell whether a Relu becomes part of the convolution that makes its input, with a BN between them or not.
 
-    Left out, it would save nothing, and the operator would have another name, for which a device has no latency.
+    onnxruntime does so with float ones. Left out, it would save nothing, and a binary operator would have another name,
+    for which a device has no latency.
     """
     maker = x.producer()
     if node.op_type != "Relu" or sole_consumer(x) is None or maker is None:
         return False
     between = channel_function(maker) if maker.op_type == "BatchNormalization" else None
-    return is_binary_conv(maker) if between is None else _costs_nothing(node, between.x)
+    return is_binary_conv(maker) or maker.op_type == "Conv" if between is None else _costs_nothing(node, between.x)
 
 
 def _takes_in(maker: ir.Node | None) -> bool:

@@ -101,12 +101,12 @@ class DistributeOverConcat:
     """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the functions of channels that read a concatenation, or what such a one before them will make."""
+        """Return the functions of channels that alone read a concatenation, or what such a one before will make."""
         joined = set()
         for node in model.graph:
             function = channel_function(node)
             is_site = function is not None and function.x in joined
-            if is_site or _joins_channels(node):
+            if (is_site or _joins_channels(node)) and sole_consumer(node.outputs[0]) is not None:
                 joined.add(node.outputs[0])
             if is_site:
                 yield node
@@ -118,8 +118,6 @@ class DistributeOverConcat:
         concat = function.x.producer()
         if concat is None or not _joins_channels(concat):
             return "what it reads was left in one piece"
-        if sole_consumer(function.x) is None:
-            return f"{function.x.name} is also read without it"
         if not all(value is not None and _has_convolution(value) for value in concat.inputs):
             return f"a part of {function.x.name} comes from no binary convolution that it is computed for alone"
         return None

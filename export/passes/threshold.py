@@ -29,7 +29,8 @@ def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
 
     The level is found by bisection over the floats in their order, with `norm` itself as the judge, so the fold agrees
     with whatever `norm` rounds, on every x. (NaN compares false; a flipped channel then gives +1, a plain one -1.)
-    A chain of functions may overflow on the way, and an infinity times 0 is NaN: such x are left out of the search.
+    A chain of functions may overflow on the way, and an infinity times 0 is NaN: such x are left out of the search. An
+    infinite x of which norm makes a number counts: it may be what a function in front overflowed to.
     """
     lowest, highest = np.float32(-np.inf), np.float32(np.inf)
     low, high = (_number(norm, np.full_like(before, bound)) for bound in (lowest, highest))
@@ -51,11 +52,13 @@ def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
 
 
 def _number(norm: Callable[[Floats], Floats], bounds: Floats) -> Floats:
-    """Return the finite floats nearest to the bounds of which norm makes numbers; where it makes none of 0, the bounds.
+    """Return the floats nearest to the infinite bounds of which norm makes numbers.
 
     What is between such a float and 0 is a number, too: an overflow that comes with one x comes with all larger ones.
+    Where norm makes no number of 0 either, the largest finite float is returned.
     """
-    far, near = _keys(_finite(bounds)), _keys(np.zeros_like(bounds))
+    far = _keys(np.where(np.isnan(norm(bounds)), _finite(bounds), bounds))
+    near = _keys(np.zeros_like(bounds))
     searched = np.isnan(norm(_floats(far))) & ~np.isnan(norm(_floats(near)))
     # Invariant, where searched: norm makes a number of `near`, and none of `far`.
     while (searched & (abs(far - near) > 1)).any():

@@ -171,9 +171,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 # A pool works on floats. Reshapes move no data: one before a dense layer, one behind.
 LEFT = {
-    "lenet": {"MaxPool": 2, "Reshape": 2},
-    # The ReLU of the stem is read by signs alone, and gone. Average pools stay.
-    "vgg": {"MaxPool": 2, "AveragePool": 1, "Reshape": 1},
+    # onnxruntime runs the ReLU of a float stem with its convolution.
+    "lenet": {"Relu": 1, "MaxPool": 2, "Reshape": 2},
+    # Average pools stay.
+    "vgg": {"Relu": 1, "MaxPool": 2, "AveragePool": 1, "Reshape": 1},
     # The Hardtanh behind the float convolution, which the shortcut reads; the shortcut that halves the resolution.
     "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 1, "ReduceMean": 1, "Reshape": 1},
     # A ReLU behind a shortcut and a second one behind a BN, which no operator has.

@@ -78,7 +78,8 @@ def test_the_threshold_decides_as_pytorch_does(
 def _around(level: Floats, mean: Floats, others: list[float]) -> Floats:
     """Return (C, n) finite inputs: the level and the mean with their neighbours, zeros, the smallest, the largest."""
     up, down = np.float32(np.inf), np.float32(-np.inf)
-    near = [step for value in (level, mean) for step in (value, np.nextafter(value, up), np.nextafter(value, down))]
+    with np.errstate(over="ignore"):  # the neighbour of the largest float is infinity
+        near = [step for value in (level, mean) for step in (value, np.nextafter(value, up), np.nextafter(value, down))]
     fixed = [0.0, -0.0, SMALLEST, -SMALLEST, LARGEST, -LARGEST, *others]
     x = np.stack([*near, *(np.full_like(level, value) for value in fixed)], axis=1)
     return np.clip(x, -LARGEST, LARGEST)

@@ -92,6 +92,16 @@ def _text(steps: list[tuple[str, object]]) -> tuple[str, str, dict[str, NDArray]
     others=[0.0, 1.0, -1.0, 2.0],
     seed=1,
 )
+@example(  # what stands in front of the chain overflows, and nothing finite reaches the threshold
+    steps=[
+        ("multiply", np.float32([0, -1, 3]).reshape(1, 3, 1, 1)),
+        ("subtract", np.float32([0, 0, 3e38]).reshape(1, 3, 1, 1)),
+        ("pool", None),
+    ],
+    thresholds=np.float32([0, 0, 3e38]),
+    others=[0.0, 0.0, 0.0, 0.0],
+    seed=0,
+)
 def test_a_chain_decides_as_pytorch_does(
     load, evaluate, steps: list[tuple[str, object]], thresholds: Floats, others: list[float], seed: int
 ) -> None:

@@ -130,7 +130,6 @@ def test_functions_of_joined_convolutions_go_to_each(
 
 
 REFUSED = {
-    "read": (f"{TWO} y = PRelu (j, slopes) z = Abs (j)", "j is also read without it"),
     "no convolution": (
         f"{PIXEL} j = Concat <axis = 1> (c, t) y = PRelu (j, slopes) z = Abs (y)",
         "a part of j comes from no binary convolution that it is computed for alone",
@@ -145,6 +144,21 @@ REFUSED = {
         "what it reads was left in one piece",
     ),
 }
+
+
+def test_a_concatenation_that_others_read_is_no_place_for_it(load, listing, binary_conv) -> None:
+    graph = f"{TWO} y = PRelu (j, slopes) z = Abs (j)"
+    model = load(
+        f"(float[N,4,2,2] x, float[N,3,2,2] t) => (float[N,6,2,2] y, float[N,6,2,2] z) {{ {graph} }}",
+        **binary_conv(4, 3),
+        **SIX,
+    )
+    before = listing(model)
+
+    log = run([DistributeOverConcat()], model)
+
+    assert log.refusals == []
+    assert listing(model) == before
 
 
 @pytest.mark.parametrize(("graph", "reason"), REFUSED.values(), ids=REFUSED)
