@@ -179,7 +179,8 @@ def build_network(config: ModelConfig) -> "nn.Module":
     try:
         network = FAMILIES[config.model].build(config)
     except ExcludedError as error:
-        raise BnasError(f"{config.name}: {error}; choose another --scheme or --network") from None
+        remedy = "leave --k-map out" if error.is_of_k_map else "choose another --scheme or --network"
+        raise BnasError(f"{config.name}: {error}; {remedy}") from None
     fit_to_images(network, config.in_channels, config.image_size)
     return network
 

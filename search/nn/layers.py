@@ -9,11 +9,7 @@ from torch.nn import functional as F
 
 from bnas_deploy.search.nn.estimators import activation_scale
 from bnas_deploy.search.nn.geometry import Geometry, Pair, Sizes
-from bnas_deploy.search.nn.scheme import (
-    ExcludedError,
-    Exported,
-    Scheme,
-)
+from bnas_deploy.search.nn.scheme import Exported, Scheme
 from bnas_deploy.search.nn.scheme_layer import SchemeLayer
 from bnas_deploy.search.nn.schemes.xnor_net import XnorNet
 
@@ -85,8 +81,7 @@ class BinaryConv2d(SchemeLayer):
             pad_value=pad_value,
             extra_padding=extra_padding,
         )
-        if reason := scheme.excludes(geometry):
-            raise ExcludedError(reason)
+        scheme.check(geometry)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = geometry.kernel_size
@@ -230,8 +225,7 @@ class BinaryWeightConv2d(SchemeLayer, nn.Conv2d):
     def __init__(self, *args: Any, scheme: Scheme = XnorNet(), **kwargs: Any) -> None:  # noqa: B008  # a frozen value
         super().__init__(*args, **kwargs)
         geometry = Geometry.of(self.in_channels, self.out_channels, self.kernel_size, groups=self.groups)
-        if reason := scheme.excludes(geometry):
-            raise ExcludedError(reason)
+        scheme.check(geometry)
         shape = tuple(self.weight.shape)
         if scheme.latent_shape(shape) != shape:
             self.weight = nn.Parameter(self.weight.new_empty(scheme.latent_shape(shape)))

@@ -7,7 +7,7 @@ an operator holds. Neither asks for a scheme by name; a layer without one has XN
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,21 @@ Learned = Mapping[str, Tensor]
 
 
 class ExcludedError(ValueError):
-    """A convolution cannot have a scheme; the message is what `Scheme.excludes` says."""
+    """A convolution cannot have a scheme; the message is what `Scheme.excludes` says.
+
+    Attributes:
+        is_of_k_map: it could have the same scheme without the map K.
+    """
+
+    def __init__(self, reason: str, *, is_of_k_map: bool) -> None:
+        super().__init__(reason)
+        self.is_of_k_map = is_of_k_map
 
 
 def needs_signs(scheme: "Scheme", geometry: Geometry) -> str | None:
     """Say why a scheme of activations 0 and 1 cannot be had, a K map or a sign at the padding; None where it can."""
     if scheme.k_map:
-        return "the K map is the mean of |x|, which scales signs and not activations of 0 and 1; leave k_map out"
+        return "the K map is the mean of |x|, which scales signs and not activations of 0 and 1"
     if geometry.pad_value:
         return f"its padding holds the sign {geometry.pad_value:+}, and the scheme's activations are 0 and 1, not signs"
     return None
@@ -132,18 +140,39 @@ class Scheme:
             return "the K map is a mean over all channels, so it needs groups=1"
         return None
 
-    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
-        """Return what stands in a network where a binary convolution of this geometry does: a `BinaryConv2d`.
+    @final
+    def check(self, geometry: Geometry) -> None:
+        """Refuse a convolution of a geometry that the scheme excludes.
 
-        A scheme of several convolutions, or of one with something around it, returns another module. Its attribute
-        `weight` is that of the convolution, so that a float twin has a parameter of the same name.
+        Raises:
+            ExcludedError: it does.
+        """
+        if reason := self.excludes(geometry):
+            is_of_k_map = self.k_map and replace(self, k_map=False).excludes(geometry) is None
+            raise ExcludedError(reason, is_of_k_map=is_of_k_map)
+
+    @final
+    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+        """Return what stands in a network where a binary convolution of this geometry does.
 
         Args:
             geometry: of the convolution.
             bias: add a parameter (O).
 
         Raises:
+            ExcludedError: the scheme excludes the geometry.
             ValueError: as `BinaryConv2d`.
+        """
+        # Here and not in `build`: convolutions that a scheme is composed of may have another scheme, such as one
+        # without the map K, which excludes less.
+        self.check(geometry)
+        return self.build(geometry, bias=bias)
+
+    def build(self, geometry: Geometry, *, bias: bool) -> nn.Module:
+        """Return the module for `convolution`: a `BinaryConv2d`.
+
+        A scheme of several convolutions, or of one with something around it, returns another module, a `Composite` of
+        `bnas_deploy.search.nn.float_twin`.
         """
         # Imported here: a layer holds a scheme, so its module imports this one.
         from bnas_deploy.search.nn.layers import BinaryConv2d

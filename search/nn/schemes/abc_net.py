@@ -161,10 +161,10 @@ class AbcNet(AbcBasis):
     def excludes(self, geometry: Geometry) -> str | None:
         """Exclude a K map, which is of one basis of activations."""
         if self.k_map:
-            return "the K map is of one basis of activations, and abc-net has several; leave k_map out"
+            return "the K map is of one basis of activations, and abc-net has several"
         return super().excludes(geometry)
 
-    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+    def build(self, geometry: Geometry, *, bias: bool) -> nn.Module:
         """Return a binary convolution for each pair."""
         shifts = _spread(self.weight_bases)
         count = self.activation_bases

@@ -25,7 +25,6 @@ from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import (
     Binarised,
-    ExcludedError,
     Exported,
     Learned,
     Scheme,
@@ -127,10 +126,8 @@ class BinaryDuo(DoReFa):
             return "both halves of a BinaryDuo layer have to meet in every filter, so it needs groups=1"
         return super().excludes(geometry)
 
-    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+    def build(self, geometry: Geometry, *, bias: bool) -> nn.Module:
         """Return a binary convolution of twice the channels."""
-        if reason := self.excludes(geometry):
-            raise ExcludedError(reason)
         twice = replace(geometry, in_channels=2 * geometry.in_channels)
         halves = Halves(decoupled_from=self.decoupled_from)
         return DuplicatedConv2d(BinaryConv2d.of(twice, halves, bias=bias))

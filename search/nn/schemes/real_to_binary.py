@@ -57,7 +57,7 @@ class GatedConv2d(Composite):
 class RealToBinary(Scheme):
     """sign(x) convolved with sign(W), times a gate."""
 
-    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+    def build(self, geometry: Geometry, *, bias: bool) -> nn.Module:
         """Return a binary convolution and its gate."""
         return GatedConv2d(BinaryConv2d.of(geometry, self), bias=bias)
 

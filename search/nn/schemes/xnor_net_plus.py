@@ -113,7 +113,7 @@ class XnorNetPlusMap(Scheme):
     factors: tuple[tuple[str, tuple[int, ...]], ...] = (("scale_map", (_CHANNEL, _ROW, _COLUMN)),)
     per_channel: bool = False
 
-    def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:
+    def build(self, geometry: Geometry, *, bias: bool) -> nn.Module:
         """Return a binary convolution and its factors; `fit_to_images` has to make them."""
         scheme = XnorNetPlus(k_map=self.k_map) if self.per_channel else Scheme(k_map=self.k_map)
         return MappedConv2d(BinaryConv2d.of(geometry, scheme), dict(self.factors), bias=bias)

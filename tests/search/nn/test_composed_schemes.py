@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
+from bnas_deploy.search.nn.scheme import ExcludedError
 from bnas_deploy.search.nn.schemes import named_scheme
 from bnas_deploy.search.nn.schemes.abc_net import AbcNet, least_squares
 from bnas_deploy.search.nn.schemes.bonn import modes
@@ -98,8 +99,11 @@ def test_layers_share_their_weight_through_copies_devices_and_files() -> None:
 
 
 def test_a_k_map_is_excluded() -> None:
-    with pytest.raises(ValueError, match="the K map is of one basis of activations, and abc-net has several; leave k"):
+    said = "^the K map is of one basis of activations, and abc-net has several$"
+    with pytest.raises(ExcludedError, match=said):
         BinaryConv2d(3, 4, 3, scheme=AbcNet(k_map=True))
+    with pytest.raises(ExcludedError, match=said):
+        AbcNet(k_map=True).convolution(Geometry.of(3, 4, 3))
 
 
 # ---- CBCN

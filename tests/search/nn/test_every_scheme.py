@@ -1,5 +1,6 @@
 """Every scheme by its name: trained on a small network, saved, exported exactly. A new one is covered by itself."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from bnas_deploy.search.nn.float_twin import float_state, state_from_twin
 from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.image_size import fit_to_images
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.nn.scheme import Scheme
+from bnas_deploy.search.nn.scheme import ExcludedError, Scheme
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.nn.schemes import named_scheme, scheme_names
 
@@ -89,6 +90,37 @@ def test_it_learns(name: str) -> None:
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     still = [key for key, value in network.named_parameters() if (value - before[key]).abs().max() < SHIFTING]
     assert not still
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_what_it_excludes_is_refused_however_it_is_composed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = named_scheme(name)
+    monkeypatch.setattr(type(scheme), "excludes", lambda self, geometry: "not this one")
+    with pytest.raises(ExcludedError, match=r"^not this one$") as caught:
+        scheme.convolution(Geometry.of(8, 8, 3))
+    assert not caught.value.is_of_k_map
+
+
+@pytest.mark.parametrize("name", scheme_names())
+def test_a_k_map_multiplies_or_is_refused(name: str) -> None:
+    """It never is taken and ignored."""
+    plain = named_scheme(name)
+    mapped = replace(plain, k_map=True)
+    geometry = Geometry.of(8, 8, 3, padding=1)
+    if mapped.excludes(geometry):
+        with pytest.raises(ExcludedError) as caught:
+            mapped.convolution(geometry)
+        assert caught.value.is_of_k_map
+        return
+    with_k = mapped.convolution(geometry)
+    without = plain.convolution(geometry)
+    x = torch.randn(2, 8, 5, 5)
+    for layer in (with_k, without):
+        fit_to_images(layer, 8, (5, 5))
+        layer.eval()
+    without.load_state_dict(with_k.state_dict())
+    with torch.no_grad():
+        assert not torch.allclose(with_k(x), without(x))
 
 
 @pytest.mark.parametrize("name", scheme_names())

@@ -79,6 +79,19 @@ def test_a_scheme_that_a_network_excludes() -> None:
         build_network(replace(CONFIG, scheme="cbcn"))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "k_map", "message"),
+    [
+        ("abc-net", True, "tiny: the K map is of one basis of activations, and abc-net has several; leave --k-map out"),
+        ("dorefa", True, "tiny: the K map is the mean of .*, which scales signs and not .*; leave --k-map out"),
+        ("cbcn", True, "tiny: a circulant filter has 3x3 taps, .*; choose another --scheme or --network"),
+    ],
+)
+def test_the_map_k_is_blamed_where_the_scheme_alone_is_possible(scheme: str, k_map: bool, message: str) -> None:
+    with pytest.raises(BnasError, match=f"^{message}$"):
+        build_network(replace(CONFIG, scheme=scheme, k_map=k_map))
+
+
 def test_a_network_without_anything_to_flip(tmp_path: Path) -> None:
     recipe = replace(RECIPE, optimiser=Optimiser(kind="Bop", learning_rate=0.01))
     with pytest.raises(
