@@ -6,6 +6,7 @@ import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.options import Name, check_outputs, say
+from bnas_deploy.core.counts import counted
 
 # Imports no framework.
 from bnas_deploy.search.models.registry import network_names
@@ -64,7 +65,7 @@ def command(
     if measure:
         rows, machine = network_list.measured_rows(networks, threads=threads, min_seconds=min_seconds, say=say)
     table = network_list.network_table(rows, machine, threads)
-    print_tables([table], f"{len(rows)} networks; build one with `bnas-deploy init --network NAME`.")
+    print_tables([table], f"{counted(len(rows), 'network')}; build one with `bnas-deploy init --network NAME`.")
     if csv_path:
         write_whole(csv_path, network_list.networks_csv(rows).encode())
     if markdown_path:

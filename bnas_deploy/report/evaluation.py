@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.evaluation.evaluate import Difference, Evaluation
 from bnas_deploy.evaluation.metrics import BINS, ClassFigures, Figures
 from bnas_deploy.report.table import Table
@@ -71,7 +72,7 @@ def evaluation_result(result: Evaluation) -> str:
     lines = [_confused(figures, result.labels), *map(_difference, result.differences)]
     if result.skipped:
         few = ", ".join(result.skipped[:FEW_IMAGES]) + (", ..." if len(result.skipped) > FEW_IMAGES else "")
-        lines.append(f"Left out, since they cannot be read: {len(result.skipped):,} images ({few}).")
+        lines.append(f"Left out, since they cannot be read: {counted(len(result.skipped), 'image')} ({few}).")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from bnas_deploy.core.bundle import FLOAT_TWIN, MANIFEST, MODEL, Manifest, read_
 from bnas_deploy.core.counting.energy import energy_pj
 from bnas_deploy.core.counting.published import PUBLISHED, RATIOS, Printed
 from bnas_deploy.core.counting.rules import DEFAULT_RULE, RULES, Network, Rule
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import open_regular
 from bnas_deploy.core.genotype import GENOTYPES, Genotype, read_genotype
@@ -225,7 +226,7 @@ def _network(config: "ModelConfig") -> Subject:
 
     height, width = config.image_size
     heading = (
-        f"{config.name}: {config.summary}, {config.classes} classes",
+        f"{config.name}: {config.summary}, {counted(config.classes, 'class', 'classes')}",
         f"images {config.in_channels} x {height} x {width}",
         *config.describe(),
     )

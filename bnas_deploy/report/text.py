@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.report.comparison import Comparison
 from bnas_deploy.report.comparison_views import comparison_headline, comparison_tables
 from bnas_deploy.report.headline import headline
@@ -16,7 +17,8 @@ def answer(check: AnswerCheck) -> str:
     """Say what was compared before measuring."""
     agreement = "agrees in every bit with" if check.every_bit else "agrees, as far as K has a defined value, with"
     return (
-        f"Answer checked on {check.images} images: the operator library {agreement} onnxruntime without it,\n"
+        f"Answer checked on {counted(check.images, 'image')}: the operator library {agreement} onnxruntime without "
+        "it,\n"
         f"and the largest difference of a logit from {check.reference}'s is {check.largest_difference:.2g} "
         f"(rounding explains {check.tolerance:.2g})."
     )
@@ -27,7 +29,7 @@ def twin_answer(check: TwinCheck) -> str:
     return (
         f"{check.engine} against the float twin: logits differ by at most {check.largest_difference:.2g}, in the mean "
         f"by {100 * check.relative_difference:.2g} %,\n"
-        f"and {check.agreement} of {check.images} images get the same class."
+        f"and {check.agreement} of {counted(check.images, 'image')} get the same class."
     )
 
 

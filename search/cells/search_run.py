@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.genotype import Genotype
@@ -243,8 +244,8 @@ class SearchRun(Run[Epoch]):
         """Say where a loss was lost."""
         return SearchError(
             f"the {name} is {value} in epoch {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
-            f"still holds the {len(self.history)} epochs before. Try another --seed, a larger --batch-size, or a lower "
-            "learning rate"
+            f"still holds {counted(len(self.history), 'epoch')} before it. Try another --seed, a larger "
+            "--batch-size, or a lower learning rate"
         )
 
     # ---- files

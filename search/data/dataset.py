@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip_half, shift
 from bnas_deploy.search.data.augmentation import Augmentation
@@ -103,8 +104,9 @@ class DataSet(ABC):
         about = self.description
         height, width = about.image_size
         first = (
-            f"{about.name}: {self.train_size:,} training and {self.test_size:,} test images of {height}x{width}, "
-            f"{'grey' if about.in_channels == 1 else 'RGB'}, {about.classes:,} classes"
+            f"{about.name}: {self.train_size:,} training and {counted(self.test_size, 'test image')} of "
+            f"{height}x{width}, {'grey' if about.in_channels == 1 else 'RGB'}, "
+            f"{counted(about.classes, 'class', 'classes')}"
         )
         return "\n".join([first, *(f"  {note}" for note in self.notes)])
 
@@ -114,7 +116,7 @@ class DataSet(ABC):
         if not self.skipped:
             return None
         few = ", ".join(sorted(self.skipped)[:_FEW]) + (", ..." if len(self.skipped) > _FEW else "")
-        return f"left out, since they cannot be read: {len(self.skipped):,} images ({few})"
+        return f"left out, since they cannot be read: {counted(len(self.skipped), 'image')} ({few})"
 
     @abstractmethod
     def refusal(self, augmentation: Augmentation) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import bnas_deploy
 from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.core.model_card import blocks, bullets, fenced, few, front_matter, plain, table
 from bnas_deploy.core.run_metrics import EpochRecord
@@ -162,7 +163,7 @@ def data_section(
         f"images of {preprocessing.height}x{preprocessing.width}, {colour}",
         f"normalisation: pixels scaled to 0..1, then mean {_numbers(preprocessing.mean)}, standard deviation "
         f"{_numbers(preprocessing.std)}",
-        f"{len(labels):,} classes: {few(labels)}",
+        f"{counted(len(labels), 'class', 'classes')}: {few(labels)}",
     ]
     if record and record.limit is not None:
         lines.append(f"limited to {record.limit:,} training and test images, the first of each class")
@@ -185,7 +186,7 @@ def training_section(record: TrainingRecord | None, metrics: Mapping[str, Any]) 
         lines.append(f"arithmetic: {plain(str(metrics['arithmetic']))}")
     lines += [
         f"stage {number + 1} of {len(record.stages)}, {plain(stage.name)}: {LAYERS.get(stage.layers, '')}, "
-        f"{stage.epochs} epochs{' (this one)' if number == record.stage else ''}"
+        f"{counted(stage.epochs, 'epoch')}{' (this one)' if number == record.stage else ''}"
         for number, stage in enumerate(record.stages)
     ]
     rows = [(plain(key), plain(str(value))) for key, value in _flat(record.numbers) if value not in (None, "", {}, [])]

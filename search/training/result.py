@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.run_metrics import EpochRecord
 
 BEST = "best.safetensors"
@@ -30,8 +31,8 @@ class TrainResult:
         if best is None:
             return f"Stopped before the first epoch was finished; the place is saved in {self.folder}"
         return (
-            f"{'Finished' if self.finished else 'Stopped'} after {len(self.history)} epochs; best test accuracy "
-            f"{best.test_accuracy:.2%} after epoch {best.epoch}: {self.folder / BEST}"
+            f"{'Finished' if self.finished else 'Stopped'} after {counted(len(self.history), 'epoch')}; best test "
+            f"accuracy {best.test_accuracy:.2%} after epoch {best.epoch}: {self.folder / BEST}"
         )
 
 

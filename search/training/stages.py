@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.model_card import check_card
 from bnas_deploy.core.run_metrics import FORMER, METRICS
 from bnas_deploy.search.data.dataset import DataSet
@@ -140,7 +141,9 @@ def stage_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:
 
 def _title(number: int, stages: Sequence[Recipe]) -> str:
     stage = stages[number]
-    return f"Stage {number + 1} of {len(stages)}, {stage.name}: {LAYERS[stage.layers]}; {stage.epochs} epochs"
+    return (
+        f"Stage {number + 1} of {len(stages)}, {stage.name}: {LAYERS[stage.layers]}; {counted(stage.epochs, 'epoch')}"
+    )
 
 
 def _finished(stage: Recipe, result: TrainResult) -> FinishedStage:

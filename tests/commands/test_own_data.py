@@ -68,7 +68,7 @@ def test_it_is_trained_with_its_defaults_and_exported(
 def test_it_is_searched_with_its_defaults(own: Path, tmp_path: Path) -> None:
     result = run("search", "--data", f"own:{own}", "--epochs", 1, "--batch-size", 2, "-o", tmp_path / "search")
     assert result.exit_code == 0, result.output
-    assert "Finished after 1 epochs" in result.output
+    assert "Finished after 1 epoch;" in result.output
 
 
 @pytest.mark.parametrize("command", ["train", "search"])

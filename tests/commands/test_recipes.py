@@ -88,7 +88,7 @@ def test_every_stage_has_its_row_in_one_table(tmp_path: Path, monkeypatch: pytes
     options = ("train", "--recipe", "two-stage", "--epochs", 1, "--batch-size", 256, *no_crop, "-o", folder)
     result = invoke(*options)
     assert result.exit_code == 0, result.output
-    assert "Stage 1 of 2, signs: signs of activations, float weights; 1 epochs\n" in result.output
+    assert "Stage 1 of 2, signs: signs of activations, float weights; 1 epoch\n" in result.output
     table = result.output.partition("\nStages\n")[2].splitlines()
     last = f"{read_accuracy(folder / 'last.safetensors'):.2%}"
     assert table[0].split() == ["stage", "layers", "epochs", "training", "test", "best", "test"]

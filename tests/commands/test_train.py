@@ -122,7 +122,7 @@ def test_ctrl_c_then_resume(tmp_path):
     resumed = process(*options, "--resume")
     output, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, output
-    assert "Finished after 1 epochs; best test accuracy" in output
+    assert "Finished after 1 epoch; best test accuracy" in output
     assert sorted(file.name for file in folder.iterdir()) == FILES
 
 

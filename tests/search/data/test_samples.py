@@ -175,7 +175,7 @@ def test_a_bad_image_is_an_error_or_left_out(grey: NDArray[np.uint8]) -> None:
     assert refusal.value.message == wanted
     data = from_samples(samples, samples, class_names=NAMES, skip_bad=True)
     assert seen_of(data)[1] == [0, 1, 0, 1, 2]
-    assert data.skipped_note == "left out, since they cannot be read: 1 images (samples: test image 2)"
+    assert data.skipped_note == "left out, since they cannot be read: 1 image (samples: test image 2)"
     assert data.in_memory().train_size == 5
 
 

@@ -169,7 +169,7 @@ def test_every_stage_has_a_card(tmp_path: Path) -> None:
         assert "* recipe: mine" in lines
         told = [line for line in lines if line.startswith("* stage ")]
         assert [line.startswith(stage) for line, stage in zip(told, stages, strict=True)] == [True, True]
-        assert [line.endswith(", 1 epochs (this one)") for line in told] == [this == 0, this == 1]
+        assert [line.endswith(", 1 epoch (this one)") for line in told] == [this == 0, this == 1]
 
 
 def test_where_weights_came_from_is_told(folder: Path, tmp_path: Path) -> None:
