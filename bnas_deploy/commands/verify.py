@@ -14,8 +14,9 @@ def command(bundle: Path, layers: bool) -> None:
     """Check BUNDLE on this machine against what PyTorch computed: needs numpy and onnxruntime only.
 
     The model is cut at every value that PyTorch recorded. Each binary convolution has to give PyTorch's answer to the
-    bit, with the operator library and without it. Everything else has to agree within the rounding of its own
-    arithmetic. If anything does not hold, the exit code is 1.
+    bit, with the operator library and without it; with a BN, a sum, a gate or K in it, within the rounding of
+    these. Everything else has to agree within the rounding of its own arithmetic. If anything does not hold, the exit
+    code is 1.
     """
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.core.bundle import read_bundle

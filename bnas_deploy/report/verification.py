@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.bundle import Bundle, Manifest
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.layer_cost import LayerCost
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 24
 FEW_LAYERS = 3
+
+OWN = "their own arithmetic"
+TAKEN_IN = "the BN, sum, gate or K that they took in"
+"""What may round otherwise than PyTorch; a binary convolution of its own scale and bias only may not."""
 
 POWERLESS = 0.25
 """Where rounding moves outputs by more than this part of their spread, a comparison of them says nothing."""
@@ -54,7 +59,7 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
         *_ties(bundle.manifest),
         _line("outputs, for information", _outputs(result, ties=bool(bundle.manifest.verification.ties))),
-        _line("top-1 agreement", f"{result.agreement} of {result.images} images{_correct(result)}"),
+        _line("top-1 agreement", f"{result.agreement} of {counted(result.images, 'image')}{_correct(result)}"),
         _line("still float", _float_layers(bundle.manifest.still_float)),
         *_quantized(bundle.manifest),
         *_sizes(bundle),
@@ -68,9 +73,9 @@ def _pieces(bundle: Bundle, result: "VerifyResult", *, every_layer: bool) -> lis
         return [_line("pieces", f"{reason}; export the model again")]
     pieces = result.pieces.pieces
     groups = {
-        "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch"),
-        "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch"),
-        "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model"),
+        "binary convolutions": ([piece for piece in pieces if piece.binary], "PyTorch", TAKEN_IN),
+        "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch", OWN),
+        "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model", OWN),
     }
     lines = [_line(name, _agreement(*group)) for name, group in groups.items() if group[0]]
     if silent := sum(piece.silent for piece in pieces):
@@ -82,12 +87,12 @@ def _pieces(bundle: Bundle, result: "VerifyResult", *, every_layer: bool) -> lis
     return lines + [_line("FAULT", fault) for fault in result.pieces.faults]
 
 
-def _agreement(pieces: "Sequence[PieceResult]", reference: str) -> str:
+def _agreement(pieces: "Sequence[PieceResult]", reference: str, arithmetic: str) -> str:
     exact = sum(piece.exact for piece in pieces)
     rounded = sum(piece.passed and not piece.exact for piece in pieces)
     wrong = sum(not piece.passed for piece in pieces)
     text = f"{exact} of {len(pieces)} bit-exact against {reference}"
-    text += f", {rounded} within the rounding of their own arithmetic" if rounded else ""
+    text += f", {rounded} within the rounding of {arithmetic}" if rounded else ""
     return text + (f", {wrong} WRONG" if wrong else "")
 
 
@@ -104,12 +109,8 @@ def _ties(manifest: Manifest) -> list[str]:
         return []
     most = max(ties, key=ties.__getitem__)
     text = f"{sum(ties.values()):,} activations of an image equal a threshold or lie within rounding of it, in "
-    text += f"{_layers(len(ties))}, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
+    text += f"{counted(len(ties), 'layer')}, most ({ties[most]:,}) in {most}: elsewhere they may get the other sign"
     return [_line("ties", text)]
-
-
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _outputs(result: "VerifyResult", *, ties: bool) -> str:
@@ -138,7 +139,7 @@ def _quantized(manifest: Manifest) -> list[str]:
         _line(
             "change by 8 bits",
             f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
-            f"{change.mean_difference:.2g}; same class for {change.agreement} of {change.images} images",
+            f"{change.mean_difference:.2g}; same class for {change.agreement} of {counted(change.images, 'image')}",
         ),
     ]
 
