@@ -64,7 +64,7 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
     from bnas_deploy.core.genotype import read_genotype
     from bnas_deploy.core.history import read_history
     from bnas_deploy.core.run_metrics import METRICS, has_metrics, read_metrics
-    from bnas_deploy.core.width_history import WIDTH_HISTORY, read_width_history
+    from bnas_deploy.core.width_history import UNIFORM_FILE, WIDTH_HISTORY, WIDTHS_FILE, read_width_history
     from bnas_deploy.drawing.cells import genotype_figure
     from bnas_deploy.drawing.curves import curves_figure
     from bnas_deploy.drawing.history import history_figure
@@ -79,10 +79,17 @@ def _figure(sources: tuple[str, ...]) -> "Figure":
         return curves_figure(runs, sources[0] if len(runs) == 1 else "Training")
     if len(sources) > 1:
         other = next(source for source in sources if source not in trained)
-        raise BnasError(f"{other}: not the folder of a training run; only such are drawn together, draw it alone")
+        raise BnasError(
+            f"{other}: not the folder of a training run; only several training runs, or several searches for widths, "
+            "are drawn together; draw it alone"
+        )
     (source,) = sources
     if source.endswith(".safetensors"):
         raise BnasError(f"{source}: a checkpoint is drawn with --data, as histograms of its activations; add it")
+    if Path(source).name in (WIDTHS_FILE, UNIFORM_FILE):
+        raise BnasError(
+            f"{source}: a file of widths is not drawn; give the folder of its search, which has {WIDTH_HISTORY}"
+        )
     if os.path.isdir(source):
         if os.path.lexists(Path(source) / WIDTH_HISTORY):
             return channels_figure(read_width_history(Path(source) / WIDTH_HISTORY), source)

@@ -9,7 +9,7 @@ from bnas_deploy.commands.options import Decorator, Name, all_of
 
 # These import no framework.
 from bnas_deploy.search.models.family import Family
-from bnas_deploy.search.models.registry import FAMILIES, shared_settings
+from bnas_deploy.search.models.registry import FAMILIES, least_images, shared_settings
 from bnas_deploy.search.models.settings import Choice, Count, Kind, Setting, Switch, Text
 
 
@@ -28,6 +28,17 @@ def network_settings(settings: Callable[[Family], Iterable[Setting]] = _all) -> 
             for families in shared_settings(settings).values()
         )
     )
+
+
+def network_help(text: str) -> str:
+    """Return the help of --network in a command whose data may be small: it names the networks that need larger."""
+    needs = ", ".join(f"{name} {pixels}" for name, pixels in least_images().items())
+    return f"{text} Images must have some pixels in height and width for {needs}."
+
+
+def setting_names(settings: Callable[[Family], Iterable[Setting]] = _all) -> set[str]:
+    """Return the names under which the options of `network_settings` arrive at a command."""
+    return {_argument(setting) for families in shared_settings(settings).values() for setting in families.values()}
 
 
 def setting_option(setting: Setting, help_text: str | None = None) -> Decorator:

@@ -284,6 +284,19 @@ def resume_command(context: click.Context) -> str:
     return shlex.join([*words, *_words(context, context.params, left_out={"resume"}), "--resume"])
 
 
+DATA_OPTIONS = ("data", "image_size", "in_channels", "limit", "skip_bad")
+"""The parameters of `training_data_options`."""
+
+
+def same_options(context: click.Context, names: Container[str], **values: object) -> list[str]:
+    """Return options that another command takes in the same sense, as words of its line: those of `names`.
+
+    Those at their defaults are left out. `values` stand in the place of what was given.
+    """
+    others = {parameter.name or "" for parameter in context.command.params if parameter.name not in names}
+    return _words(context, {**context.params, **values}, left_out=others)[1:]
+
+
 def published_command(context: click.Context, **defaults: str) -> str:
     """Return a command line that begins the same run anywhere, as strangers may read it: without folders.
 

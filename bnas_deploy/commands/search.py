@@ -11,6 +11,7 @@ from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.network_options import setting_option
 from bnas_deploy.commands.options import Name, latency_target_option, seed_option
 from bnas_deploy.commands.runs import (
+    DATA_OPTIONS,
     arithmetic_option,
     at_work,
     by_data,
@@ -20,11 +21,13 @@ from bnas_deploy.commands.runs import (
     one_voice,
     recipe_options,
     run_folder,
+    same_options,
     tell_end,
     training_data_options,
 )
 
 # These import no framework.
+from bnas_deploy.core.genotype import BATS_GROUPS, Genotype, is_grouped
 from bnas_deploy.search.cells.config import (
     FOLDER_IMAGES,
     PRECISIONS,
@@ -35,6 +38,7 @@ from bnas_deploy.search.cells.config import (
 )
 from bnas_deploy.search.cells.space import SPACES
 from bnas_deploy.search.data.kinds import DATA_KINDS, kind_of
+from bnas_deploy.search.models.bnas.config import DEVIATIONS, NETWORKS
 from bnas_deploy.search.models.bnas.model import INTER_CELL_SKIP
 from bnas_deploy.search.models.settings import K_MAP
 
@@ -182,10 +186,27 @@ def command(
             listener=work.bar,
         )
     skip = config.network.inter_cell_skip
-    tell_end(context, result.summary(skip=skip), images.skipped_note, finished=result.finished)
+    train = _train(context, kind.defaults(images.description.image_size).network, result.genotype)
+    tell_end(context, result.summary(train), images.skipped_note, finished=result.finished)
     if result.genotype is not None and work.processes.writes:
         draw_search(result.folder, result.genotype, result.history, skip=skip)
     leave(context, finished=result.finished)
+
+
+def _train(context: click.Context, network: str, genotype: Genotype | None) -> list[str]:
+    """Return the words that train cells on the same images; `network` is what these are trained with by default."""
+    deviations = tuple(name for name in context.params["deviations"] if name in DEVIATIONS)
+    alike = same_options(context, (*DATA_OPTIONS, "no_skip", "k_map", "deviations", "device"), deviations=deviations)
+    channels = [] if genotype is None else shared_channels(network, genotype)
+    return ["bnas-deploy", "train", *alike, *channels]
+
+
+def shared_channels(network: str, genotype: Genotype) -> list[str]:
+    """Return --channels where the groups of the cells do not divide those of a network; else nothing."""
+    lacking = -NETWORKS[network].channels % BATS_GROUPS
+    if not lacking or not any(map(is_grouped, genotype.operations)):
+        return []
+    return ["--channels", str(NETWORKS[network].channels + lacking)]
 
 
 def _check_goal(latency_target: Path | None, latency_weight: float | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.network_options import given_settings, network_settings
+from bnas_deploy.commands.network_options import given_settings, network_help, network_settings, setting_names
 from bnas_deploy.commands.options import (
     Decorator,
     Name,
@@ -14,12 +14,14 @@ from bnas_deploy.commands.options import (
     seed_option,
 )
 from bnas_deploy.commands.runs import (
+    DATA_OPTIONS,
     attended,
     by_data,
     device_option,
     folder_options,
     leave,
     run_folder,
+    same_options,
     tell_end,
     training_data_options,
 )
@@ -30,7 +32,7 @@ from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.models.family import Family
 from bnas_deploy.search.models.registry import configure, network_names
 from bnas_deploy.search.models.settings import Setting
-from bnas_deploy.search.widths.config import PRESETS, SCHEME, configure_width_search
+from bnas_deploy.search.widths.config import PRESETS, SCHEME, configure_width_search, evaluation_options
 
 IMAGES = (32, 32)
 """Height and width of an image folder's images, unless others are asked for."""
@@ -99,7 +101,11 @@ search_options: Decorator = all_of(
 @click.command("search-widths", cls=Command)
 @training_data_options("Height and width that the images of a folder are made. [default: 32]")
 @click.option(
-    "--network", type=Name(network_names()), default="VGG-11", show_default=True, help="Whose widths are searched."
+    "--network",
+    type=Name(network_names()),
+    default="VGG-11",
+    show_default=True,
+    help=network_help("Whose widths are searched."),
 )
 @network_settings(_of_base)
 @click.option(
@@ -113,7 +119,9 @@ search_options: Decorator = all_of(
 @seed_option("split, weights, samples, order and augmentation")
 @device_option
 @folder_options(
-    "search", "runs/widths-NETWORK-DATA", "widths.json, width-history.jsonl, pictures of both, and resume.safetensors"
+    "search",
+    "runs/widths-NETWORK-DATA",
+    "widths.json, uniform.json, width-history.jsonl, pictures of both, and resume.safetensors",
 )
 @click.pass_context
 def command(
@@ -142,10 +150,10 @@ def command(
     Afterwards: bnas-deploy train --network NETWORK --widths DIR/widths.json. Ctrl-C finishes the current step and saves
     the place; --resume goes on from there.
     """
-    if (latency_us is None) != (latency_table is None):
-        raise click.UsageError("--latency-target and --latency-table go together; give both or neither")
     if latency_us is not None and memory_mb is not None:
         raise click.UsageError("--memory-target and --latency-target exclude each other; leave one of them out")
+    if (latency_us is None) != (latency_table is None):
+        raise click.UsageError("--latency-target and --latency-table go together; give both or neither")
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.widths import draw_width_search
@@ -162,8 +170,8 @@ def command(
     image_size = image_size or (IMAGES if kind.resizes else None)
     images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
-    chosen = given_settings(options)
-    base = configure(network, **images.description.sizes, options={"scheme": SCHEME, **chosen})
+    settings = {"scheme": SCHEME, **given_settings(options)}
+    base = configure(network, **images.description.sizes, options=settings)
     assert isinstance(base, BackboneConfig)  # a network with widths has no other
     config = configure_width_search(
         base,
@@ -188,11 +196,24 @@ def command(
             stop=stop,
             listener=bar,
         )
-    summary = result.summary(scheme=config.network.scheme, base_factor=chosen.get("width_factor", 1.0))
-    tell_end(context, summary, images.skipped_note, finished=result.finished)
+    train = [*train_words(context, config.network, image_size), *evaluation_options(preset, kind, base.model)]
+    tell_end(context, result.summary(train), images.skipped_note, finished=result.finished)
     if result.history.epochs:
         draw_width_search(result.folder, result.history)
     leave(context, finished=result.finished)
+
+
+def train_words(context: click.Context, network: BackboneConfig, image_size: tuple[int, int] | None) -> list[str]:
+    """Return the words that train such a network on the same images, without its widths.
+
+    What `train` has another default of is said even where it was not given.
+    """
+    data = same_options(context, DATA_OPTIONS, image_size=image_size)
+    settings = same_options(
+        context, setting_names(_of_base) - {"width_factor"}, form=network.form, scheme=network.scheme
+    )
+    device = same_options(context, ("device",))
+    return ["bnas-deploy", "train", *data, "--network", network.network, *settings, *device]
 
 
 WIDTH_OPTIONS = ("first_ratio", "epochs", "round_epochs", "batch_size", "learning_rate", "width_learning_rate")

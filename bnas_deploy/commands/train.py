@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_deploy.commands.command import Command
-from bnas_deploy.commands.network_options import given_settings, network_settings, refuse_binary_settings
+from bnas_deploy.commands.network_options import (
+    given_settings,
+    network_help,
+    network_settings,
+    refuse_binary_settings,
+)
 from bnas_deploy.commands.options import Name, seed_option
 from bnas_deploy.commands.recipe_options import recipe_file_options
 from bnas_deploy.commands.runs import (
@@ -47,7 +52,7 @@ DEFAULTS = training_defaults()
     "--network",
     type=Name(network_names()),
     show_default=by_data({name: defaults.network for name, defaults in DEFAULTS.items()}),
-    help="Published size to train.",
+    help=network_help("Published size to train."),
 )
 @network_settings()
 @click.option(

@@ -48,13 +48,18 @@ INNER_NODES = 4
 EDGES_PER_NODE = 2
 
 
+def is_grouped(operation: str) -> bool:
+    """Tell whether an operation is one of BATS, of `BATS_GROUPS` groups."""
+    return operation.startswith("bats_")
+
+
 def check_groups(operations: Collection[str], channels: int, where: str) -> None:
     """Refuse channels that the grouped convolutions of BATS cannot be shared among; `where` begins the message.
 
     Raises:
         BnasError: there are such operations, and the channels are no multiple of their groups.
     """
-    grouped = sorted(name for name in operations if name.startswith("bats_"))
+    grouped = sorted(filter(is_grouped, operations))
     if grouped and channels % BATS_GROUPS:
         raise BnasError(
             f"{where}: {channels} channels cannot be shared among the {BATS_GROUPS} groups of {grouped[0]}; "

@@ -18,6 +18,9 @@ FORMAT_VERSION = 1
 WIDTH_HISTORY = "width-history.jsonl"
 """Not history.jsonl: the metrics of a training run were called so once, and are still read."""
 
+WIDTHS_FILE, UNIFORM_FILE = "widths.json", "uniform.json"
+"""The channels that were found, and those of the network of one ratio that costs as much."""
+
 EXPECTED = f"{WIDTH_HISTORY} of `bnas-deploy search-widths`"
 
 WEIGHTS, WIDTHS = "weights", "widths"

@@ -96,11 +96,11 @@ def inspect_json(path: Path, question: Question = Question()) -> str:
 def _text(subject: Subject, path: Path, question: Question) -> str:
     layers = layer_table(subject.network.layers, energy=question.energy)
     text = "\n".join(subject.heading) + "\n\n" + layers
-    counted = _counted(subject, path, question)
+    found = _counted(subject, path, question)
     if not subject.network.is_binary:
         return text
     other = f"Compared with the float network of the cells {question.against}.\n" if question.against else ""
-    return f"{text}\n{other}{counted_text(counted)}"
+    return f"{text}\n{other}{counted_text(found)}"
 
 
 def _record(subject: Subject, path: Path, question: Question) -> dict[str, Any]:
@@ -230,9 +230,9 @@ def _network(config: "ModelConfig") -> Subject:
         f"images {config.in_channels} x {height} x {width}",
         *config.describe(),
     )
-    counted = network_size(config).counted
-    measured_as = measured_network(config.name, (config.in_channels, height, width), counted.layers)
-    return Subject(config.name, measured_as, heading, counted, rule_of(config), config)
+    network = network_size(config).counted
+    measured_as = measured_network(config.name, (config.in_channels, height, width), network.layers)
+    return Subject(config.name, measured_as, heading, network, rule_of(config), config)
 
 
 def _metrics(metrics: object) -> list[str]:

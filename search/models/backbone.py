@@ -6,11 +6,13 @@ module of `bnas_deploy.search.models` states a family: its published networks, t
 are built. No framework is imported before a network is built.
 """
 
+import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, read_json
 from bnas_deploy.core.names import known_name
@@ -122,8 +124,7 @@ class BackboneConfig:
     like_larq: bool = False
 
     def __post_init__(self) -> None:
-        for number, width in enumerate(self.widths, start=1):
-            check_size(self.name, f"width {number}", width, MOST["channels"])
+        _checked_widths(self.name, self.widths)
         check_sizes(self.name, image_size=self.image_size, classes=self.classes, in_channels=self.in_channels)
         check_scheme(self.scheme, self.name)
         check_relaxed(self.relaxed, self.name, is_float=self.is_float)
@@ -141,8 +142,8 @@ class BackboneConfig:
         return replace(self, relaxed=how)
 
     def with_widths(self, widths: tuple[int, ...]) -> "BackboneConfig":
-        """Return the same network with other widths, and a name that says so."""
-        return replace(self, widths=widths, name=f"{self.network}-{self.form}-own-widths")
+        """Return the same network, by the same name, with other widths."""
+        return replace(self, widths=widths)
 
     @property
     def summary(self) -> str:
@@ -267,7 +268,7 @@ class BackboneFamily:
         )
         if widths is not None:
             self._check_widths(widths, config, is_scaled=width_factor != 1)
-            config = config.with_widths(widths.channels)
+            config = replace(config, widths=widths.channels, name=f"{known}-{form}-own-widths")
         self._check_sizes(config, config.name)
         return config
 
@@ -305,7 +306,8 @@ class BackboneFamily:
         names = self.names_of_widths(config)
         if len(widths.channels) != len(names):
             raise BnasError(
-                f"{config.name}: {len(widths.channels)} widths, wanted {len(names)}: the channels of {', '.join(names)}"
+                f"{config.name}: {counted(len(widths.channels), 'width')}, wanted {len(names)}: the channels of "
+                f"{', '.join(names)}"
             )
 
     def read(self, data: object, where: str) -> BackboneConfig:
@@ -321,7 +323,9 @@ class BackboneFamily:
                 f"{', '.join(self.networks)} of {self.name!r}, in the forms {', '.join(FORMS)}"
             )
         if len(config.widths) != len(names := self.names_of_widths(config)):
-            raise BnasError(f"{where}: {len(config.widths)} widths, wanted {len(names)}, those of {config.network}")
+            raise BnasError(
+                f"{where}: {counted(len(config.widths), 'width')}, wanted {len(names)}, those of {config.network}"
+            )
         self._check_sizes(config, where)
         return config
 
@@ -352,25 +356,51 @@ def read_widths(text: str) -> Widths:
     """Read the widths that an option gives: numbers between commas, or a file that search-widths wrote.
 
     Raises:
-        BnasError: neither of the two.
+        BnasError: neither of the two, or a width that no layer has.
     """
-    parts = text.split(",")
-    if all(part.strip().isdecimal() and len(part) <= 9 for part in parts):
-        return Widths(tuple(int(part) for part in parts))
-    return read_widths_file(Path(text))
+    parts = [part.strip() for part in text.split(",")]
+    if os.path.lexists(text) or not any(map(_is_number, parts)):
+        return read_widths_file(Path(text))
+    for number, part in enumerate(parts, start=1):
+        if not (part.isascii() and part.isdecimal() and len(part) <= 9):
+            raise BnasError(
+                f"--widths: width {number} is {part!r}; wanted whole numbers from 1 to {MOST['channels']} between "
+                "commas, or a file of search-widths"
+            )
+    return Widths(_checked_widths("--widths", tuple(map(int, parts))))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked_widths(where: str, channels: tuple[int, ...]) -> tuple[int, ...]:
+    """Return channels of layers; `where` names their origin in errors.
+
+    Raises:
+        BnasError: a layer cannot have so many.
+    """
+    for number, width in enumerate(channels, start=1):
+        check_size(where, f"width {number}", width, MOST["channels"])
+    return channels
 
 
 def read_widths_file(path: Path) -> Widths:
     """Read the file of widths that `search-widths` writes.
 
     Raises:
-        BnasError: it cannot be read, or is none.
+        BnasError: it cannot be read, is none, or has a width that no layer has.
     """
     data = read_json(path, "a file of widths, as search-widths writes it, or numbers between commas")
     try:
         widths: Widths = from_json(Widths, data)
     except ValueError as error:
         raise BnasError(f"{path}: {error}; expected a file of widths, as search-widths writes it") from None
+    _checked_widths(str(path), widths.channels)
     return widths
 
 

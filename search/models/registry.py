@@ -56,9 +56,19 @@ FAMILIES = {row.name: row for row in (BNAS, *(family.row() for family in BACKBON
 """Every family by name."""
 
 
+SMALLEST_IMAGES = 8
+"""Height and width of the smallest images of a data set, `digits`, which is the default of commands that train."""
+
+
 def network_names() -> list[str]:
     """Return the names of all published networks."""
     return [network for family in FAMILIES.values() for network in family.networks]
+
+
+def least_images() -> dict[str, int]:
+    """Return the pixels in height and width that a network needs, by its name, where small images have less."""
+    networks = (each for family in BACKBONES for each in family.networks.items())
+    return {name: network.least_image for name, network in networks if network.least_image > SMALLEST_IMAGES}
 
 
 def configure(

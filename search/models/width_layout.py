@@ -12,12 +12,14 @@ widths tripled at once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import lcm
+from fractions import Fraction
+from math import gcd, lcm
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.models.layer_costs import layer_costs
+from bnas_deploy.search.nn.schemes import named_scheme
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layout:
-    """All layers of a network, and what its widths have to be multiples of."""
+    """All layers of a network, and what its widths have to be multiples of: for groups, and for the scheme."""
 
     base: BackboneConfig
     layers: tuple[Layer, ...]
     multiples: tuple[int, ...]
 
     def channels(self, ratios: Sequence[float]) -> tuple[int, ...]:
-        """Return the widths of some ratios, one for each: the nearest that groups divide, of one at least."""
+        """Return the widths of some ratios, one for each: the nearest that its multiple divides, of one at least."""
         return tuple(
             max(1, round(ratio * width / multiple)) * multiple
             for ratio, width, multiple in zip(ratios, self.base.widths, self.multiples, strict=True)
@@ -93,7 +95,12 @@ def layout_of(base: BackboneConfig) -> Layout:
                 f"{base.name}: the channels of {layer.cost.name} are no sum of its widths, so that they cannot be "
                 "searched; choose another --network"
             )
-    return Layout(base, layers, tuple(_multiple(layers, number, width) for number, width in enumerate(base.widths)))
+    turned = 1 if base.is_float else named_scheme(base.scheme).output_multiple
+    multiples = tuple(
+        lcm(_multiple(layers, number, width), _multiple_written(layers, number, turned))
+        for number, width in enumerate(base.widths)
+    )
+    return Layout(base, layers, multiples)
 
 
 def _costs(base: BackboneConfig, widths: tuple[int, ...]) -> list[LayerCost]:
@@ -135,3 +142,13 @@ def _multiple(layers: Sequence[Layer], number: int, width: int) -> int:
         if fixed and number in (*layer.read.of_widths, *layer.out.of_widths) and width % groups == 0:
             multiple = lcm(multiple, groups)
     return multiple
+
+
+def _multiple_written(layers: Sequence[Layer], number: int, wanted: int) -> int:
+    """Return what a width has to be a multiple of, so that binary layers write multiples of `wanted` channels.
+
+    A layer writes share * width of it, share a fraction n/d. That is a multiple of m where width is one of
+    m d / gcd(m d, n).
+    """
+    shares = (Fraction(each.out.shares[number]).limit_denominator() for each in layers if each.cost.is_binary)
+    return lcm(*(wanted * share.denominator // gcd(wanted * share.denominator, share.numerator) for share in shares))

@@ -140,6 +140,11 @@ class Scheme:
             return "the K map is a mean over all channels, so it needs groups=1"
         return None
 
+    @property
+    def output_multiple(self) -> int:
+        """Return what the output channels of a convolution have to be a multiple of; a search for widths keeps it."""
+        return 1
+
     @final
     def check(self, geometry: Geometry) -> None:
         """Refuse a convolution of a geometry that the scheme excludes.
@@ -247,6 +252,11 @@ class FloatWeights(Scheme):
     def excludes(self, geometry: Geometry) -> str | None:
         """Return what the other scheme says, or what it would say for a K map of this one."""
         return self.of.excludes(geometry) or super().excludes(geometry)
+
+    @property
+    def output_multiple(self) -> int:
+        """Return that of the other scheme."""
+        return self.of.output_multiple
 
     def activation(self, channels: int) -> nn.Module | None:
         """Return that of the other scheme."""

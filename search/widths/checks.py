@@ -4,10 +4,11 @@ from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.core.names import known_name
 from bnas_deploy.search.data.dataset import InMemoryDataSet
 from bnas_deploy.search.models.registry import FAMILIES
+from bnas_deploy.search.models.size_limits import MOST
 from bnas_deploy.search.models.width_layout import Layout
 from bnas_deploy.search.widths.config import Goal, WidthSearchConfig
 from bnas_deploy.search.widths.cost import Cost
-from bnas_deploy.search.widths.distribution import LEAST_RATIO
+from bnas_deploy.search.widths.distribution import LEAST_RATIO, SPREAD
 
 
 class WidthSearchError(BnasError):
@@ -26,6 +27,21 @@ def check_goal(goal: Goal, cost: Cost, layout: Layout) -> None:
             f"{layout.base.name}: no widths reach a {goal.kind} of {goal.target:g} {goal.unit}; the least, with every "
             f"width at {LEAST_RATIO} of the base, is {least:.4g} {goal.unit}. Aim at that or more, or choose a smaller "
             "base with --width-factor"
+        )
+
+
+def check_first_ratio(config: WidthSearchConfig, layout: Layout) -> None:
+    """Make sure that the widest candidates of the first round are a network.
+
+    Raises:
+        WidthSearchError: a layer would have more channels than a network may.
+    """
+    ratio = config.first_ratio + SPREAD * config.first_sigma
+    widest, most = max(ratio * width for width in layout.base.widths), MOST["channels"]
+    if widest > most:
+        raise WidthSearchError(
+            f"{layout.base.name}: a search from the ratio {config.first_ratio:g} begins with candidates of up to "
+            f"{widest:.4g} channels, and a layer has {most} at most; choose a smaller --first-ratio or --width-factor"
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
@@ -16,6 +16,9 @@ SCHEME = "zero-alpha"
 
 GOALS = {"memory": "MB", "latency": "us"}
 """What can be aimed at, and its unit."""
+
+LARGEST_PENALTY = 1e100
+"""Adam squares gradients. Squares above 1e308 are infinite, and mu would not move at all."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Goal:
         for name, value in (("target", self.target), ("penalty", self.penalty)):
             if not (math.isfinite(value) and value > 0):
                 raise BnasError(f"a search for widths with a {self.kind} {name} of {value:g}; wanted a positive number")
+        if self.penalty > LARGEST_PENALTY:
+            raise BnasError(
+                f"a search for widths with a {self.kind} penalty of {self.penalty:g}; wanted at most "
+                f"{LARGEST_PENALTY:g}, since the squares of its gradients have to be numbers"
+            )
 
     @property
     def unit(self) -> str:
@@ -53,6 +61,7 @@ class Preset:
         memory_mb: the target; None for none.
         width_learning_rates: of mu, by family; "" for all others.
         penalty: lambda of Eq. 7 for each MB; None: `PENALTY_ONCE_OVER` for the target once over.
+        evaluation: how DMS trains what is found, by family, as options of `train`.
     """
 
     summary: str
@@ -63,6 +72,7 @@ class Preset:
     width_learning_rates: Mapping[str, float]
     penalty: float | None
     round_epochs: int = 5
+    evaluation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def width_learning_rate(self, family: str) -> float:
         """Return that of a family's networks."""
@@ -78,9 +88,15 @@ By measurement, the gradients of loss and penalty are then alike: for VGG-11 on 
 _PUBLISHED = {"vgg": 2e-3, "": 1e-3}
 
 PRESETS = {
-    # DMS, B.2.1.
-    "dms-a": Preset("published, for networks as large as the base", 1.5, 0.12, 250, 64, _PUBLISHED, 0.01),
-    "dms-b": Preset("published, for larger ones", 2.5, 1.0, 250, 64, _PUBLISHED, 0.01),
+    # DMS, B.2.1; evaluation B.2.2.
+    "dms-a": Preset(
+        *("published, for networks as large as the base", 1.5, 0.12, 250, 64, _PUBLISHED, 0.01),
+        evaluation={"vgg": ("--recipe", "dms")},
+    ),
+    "dms-b": Preset(
+        *("published, for larger ones", 2.5, 1.0, 250, 64, _PUBLISHED, 0.01),
+        evaluation={"vgg": ("--recipe", "dms", "--set", "optimiser.weight_decay=2e-4")},
+    ),
     # Adam moves mu by about its learning rate in a step. The published search has 19,550 steps of mu, and one on 2,000
     # images has 640 with these rounds. The rate moves mu by 3 in them.
     "small": Preset(
@@ -177,6 +193,19 @@ class WidthSearchConfig:
         return asdict(self)
 
 
+def chosen_preset(name: str | None, kind: DataKind) -> Preset:
+    """Return the preset of a name; None stands for that of the data."""
+    return PRESETS[name or DEFAULT_PRESETS.get(kind.name, "small")]
+
+
+def evaluation_options(name: str | None, kind: DataKind, family: str) -> tuple[str, ...]:
+    """Return the options of `train` with which DMS trains what a search found; none where it does not say.
+
+    They are those of CIFAR; other data are trained by their own recipe.
+    """
+    return chosen_preset(name, kind).evaluation.get(family, ()) if kind.name in DEFAULT_PRESETS else ()
+
+
 def configure_width_search(
     network: BackboneConfig,
     kind: DataKind,
@@ -200,7 +229,7 @@ def configure_width_search(
     Raises:
         BnasError: there is no target, or a number is out of range.
     """
-    chosen = PRESETS[preset or DEFAULT_PRESETS.get(kind.name, "small")]
+    chosen = chosen_preset(preset, kind)
     if latency_us is not None:
         goal = Goal("latency", latency_us, penalty or PENALTY_ONCE_OVER / latency_us)
     elif target := memory_mb or chosen.memory_mb:

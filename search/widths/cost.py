@@ -79,16 +79,20 @@ def _sum(channels: Channels, means: Tensor) -> Tensor:
     return total
 
 
-def uniform_ratio(cost: Cost, layout: Layout, value: float) -> float:
-    """Return the least ratio at which the network of one ratio for all widths costs at least `value`."""
+def uniform_widths(cost: Cost, layout: Layout, value: float) -> tuple[int, ...]:
+    """Return the channels of the network of one ratio for all widths whose cost is nearest to `value`.
 
-    def of(ratio: float) -> float:
-        return cost.of(layout.channels([ratio] * len(layout.multiples)))
+    Widths are whole, and multiples of what groups divide, so the cost goes in steps. Of the two networks beside a step
+    it is the nearer one; of two that are as near, the smaller.
+    """
+
+    def at(ratio: float) -> tuple[int, ...]:
+        return layout.channels([ratio] * len(layout.multiples))
 
     low, high = 0.0, 1.0
-    while of(high) < value and high < _LARGEST_RATIO:
+    while cost.of(at(high)) < value and high < _LARGEST_RATIO:
         high *= 2
     for _ in range(40):  # then they differ by less than a channel of any network
         middle = (low + high) / 2
-        low, high = (middle, high) if of(middle) < value else (low, middle)
-    return high
+        low, high = (middle, high) if cost.of(at(middle)) < value else (low, middle)
+    return min(at(low), at(high), key=lambda widths: abs(cost.of(widths) - value))

@@ -1,11 +1,15 @@
 """What a search for widths leaves behind, and how it tells people."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnas_deploy.core.width_history import WidthHistory
+from bnas_deploy.core.counts import counted
+from bnas_deploy.core.width_history import UNIFORM_FILE, WIDTHS_FILE, Heading, WidthEpoch, WidthHistory
 
-WIDTHS_FILE = "widths.json"
+NEAR = 0.05
+"""How far above its target, as a share of it, a network may be that is said to have reached it."""
 
 
 @dataclass(frozen=True)
@@ -13,29 +17,47 @@ class WidthSearchResult:
     """What a search for widths left behind. `finished` is False where it was asked to stop before its end.
 
     Attributes:
-        uniform_ratio: the ratio for all widths at which the network costs as much; None before the first pass.
+        uniform_cost: what the network of `heading.uniform` costs; None before the first pass.
     """
 
     folder: Path
     finished: bool
     history: WidthHistory
-    uniform_ratio: float | None
+    uniform_cost: float | None
 
-    def summary(self, *, scheme: str, base_factor: float) -> str:
-        """Say how the search ended, how to train its result, and the uniform network that it compares with.
+    def summary(self, train: Sequence[str]) -> str:
+        """Say how the search ended, whether it reached its target, and how to train its result.
 
-        `base_factor` is the --width-factor of the base.
+        The last line is the same of the uniform network that it compares with. `train` are the words of the command
+        line before --widths.
         """
         epochs = self.history.epochs
-        if not epochs or self.uniform_ratio is None:
+        if not epochs or self.uniform_cost is None:
             return f"Stopped before the first pass was finished; the place is saved in {self.folder}"
         heading, last = self.history.heading, epochs[-1]
-        path = self.folder / WIDTHS_FILE
-        train = f"bnas-deploy train --network {heading.network} --form {heading.form} --scheme {scheme}"
-        return (
-            f"{'Finished' if self.finished else 'Stopped'} after {len(epochs)} passes; {heading.goal} "
-            f"{last.cost:.4g} {heading.unit}, aimed at {heading.target:g}: {path}\n"
-            f"widths {', '.join(map(str, last.widths))}\n"
-            f"Next: {train} --widths {path}\n"
-            f"As large, of one ratio: {train} --width-factor {self.uniform_ratio * base_factor:.6g}"
+        searched, uniform = (
+            shlex.join([*train, "--widths", str(self.folder / file), "-o", f"{self.folder}-{what}"])
+            for file, what in ((WIDTHS_FILE, "trained"), (UNIFORM_FILE, "uniform"))
         )
+        return "\n".join(
+            [
+                f"{'Finished' if self.finished else 'Stopped'} after {counted(len(epochs), 'pass', 'passes')}; "
+                f"{heading.goal} {last.cost:.4g} {heading.unit}, aimed at {heading.target:g}: "
+                f"{self.folder / WIDTHS_FILE}",
+                *(_missed(heading, last) if self.finished else ()),
+                f"widths {', '.join(map(str, last.widths))}",
+                f"Next: {searched}",
+                f"As large, of one ratio ({self.uniform_cost:.4g} {heading.unit}): {uniform}",
+            ]
+        )
+
+
+def _missed(heading: Heading, last: WidthEpoch) -> list[str]:
+    """Return a line where a finished search is above its target, and what would bring it there; else none."""
+    above = last.cost / heading.target - 1
+    if above <= NEAR:
+        return []
+    return [
+        f"The target is missed: {above:.1%} above it. Search again with more --epochs, a larger --penalty or "
+        "--width-learning-rate, or a smaller --first-ratio"
+    ]

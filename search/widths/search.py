@@ -3,7 +3,8 @@
 A search lives in one folder (see `bnas_deploy.search.training.run` for how it is saved and resumed):
 
     widths.json          the channels of every layer, as `--widths` takes them
-    width-history.jsonl        see `bnas_deploy.core.width_history`
+    uniform.json         those of the network of one ratio that costs as much, to compare with
+    width-history.jsonl  see `bnas_deploy.core.width_history`
     resume.safetensors   all that is needed to go on
 
 An epoch of the run is a pass over one half of the training images. In each round some passes train the weights on one
@@ -23,11 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.width_history import (
+    UNIFORM_FILE,
     WEIGHTS,
     WIDTH_HISTORY,
     WIDTHS,
+    WIDTHS_FILE,
     Heading,
     WidthEpoch,
     WidthHistory,
@@ -45,11 +49,11 @@ from bnas_deploy.search.training.place import Extent
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.run import Run
 from bnas_deploy.search.training.saved_state import SavedState
-from bnas_deploy.search.widths.checks import WidthSearchError, check_goal, check_images
+from bnas_deploy.search.widths.checks import WidthSearchError, check_first_ratio, check_goal, check_images
 from bnas_deploy.search.widths.config import WidthSearchConfig
-from bnas_deploy.search.widths.cost import Cost, Memory, uniform_ratio
+from bnas_deploy.search.widths.cost import Cost, Memory, uniform_widths
 from bnas_deploy.search.widths.distribution import CANDIDATES, WidthDistribution, gumbel_softmax
-from bnas_deploy.search.widths.result import WIDTHS_FILE, WidthSearchResult
+from bnas_deploy.search.widths.result import WidthSearchResult
 from bnas_deploy.search.widths.supernet import WidthSupernet, best_effort
 
 LOSS = "loss"
@@ -95,6 +99,7 @@ def search_widths(
     layout = layout_of(config.network)
     named = cost(layout)
     check_goal(config.goal, named, layout)
+    check_first_ratio(config, layout)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run = _WidthRun(data, config, layout, named, folder, seed=seed, device=device, listener=listener)
@@ -103,7 +108,8 @@ def search_widths(
         else:
             run.begin()
         finished = run.go_on(stop)
-    return WidthSearchResult(folder, finished, run.results_so_far(), run.uniform_ratio())
+    history = run.results_so_far()
+    return WidthSearchResult(folder, finished, history, named.of(history.heading.uniform) if history.epochs else None)
 
 
 class _WidthRun(Run[WidthEpoch]):
@@ -111,7 +117,7 @@ class _WidthRun(Run[WidthEpoch]):
 
     what = "search for widths"
     metadata = "bnas_deploy_search_widths"
-    results = (WIDTHS_FILE, WIDTH_HISTORY)
+    results = (WIDTHS_FILE, UNIFORM_FILE, WIDTH_HISTORY)
     error = WidthSearchError
 
     def __init__(
@@ -319,13 +325,9 @@ class _WidthRun(Run[WidthEpoch]):
         """Say where a number was lost."""
         return WidthSearchError(
             f"the {name} is {value} in pass {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
-            f"still holds the {len(self.history)} passes before, and {WIDTHS_FILE} of them. Try another --seed, a "
-            "larger --batch-size, or a lower --learning-rate or --width-learning-rate"
+            f"still holds {counted(len(self.history), 'pass', 'passes')} before it, and {WIDTHS_FILE} of them. Try "
+            "another --seed, a larger --batch-size, or a lower --learning-rate or --width-learning-rate"
         )
-
-    def uniform_ratio(self) -> float | None:
-        """Return the ratio for all widths that costs as much as the last ones; None before any."""
-        return uniform_ratio(self.cost, self.layout, self.history[-1].cost) if self.history else None
 
     # ---- files
 
@@ -334,7 +336,6 @@ class _WidthRun(Run[WidthEpoch]):
         base, goal = self.config.network, self.config.goal
         names = FAMILIES[base.model].width_names
         assert names is not None  # its configuration has widths
-        ratio = self.uniform_ratio()
         heading = Heading(
             network=base.network,
             form=base.form,
@@ -343,22 +344,24 @@ class _WidthRun(Run[WidthEpoch]):
             goal=goal.kind,
             unit=goal.unit,
             target=goal.target,
-            uniform=() if ratio is None else self.layout.channels([ratio] * len(base.widths)),
+            uniform=uniform_widths(self.cost, self.layout, self.history[-1].cost) if self.history else (),
         )
         return WidthHistory(heading, json.loads(json.dumps(self.settings())), tuple(self.history))
 
     def write_results(self) -> None:
-        """Write widths.json and width-history.jsonl."""
-        base = self.config.network
-        widths = Widths(self.history[-1].widths, base.network, base.form)
-        write_whole(self.folder / WIDTHS_FILE, (json.dumps(asdict(widths)) + "\n").encode())
-        write_whole(self.folder / WIDTH_HISTORY, self.results_so_far().to_text().encode())
+        """Write widths.json, uniform.json and width-history.jsonl."""
+        history = self.results_so_far()
+        heading = history.heading
+        for file, channels in ((WIDTHS_FILE, history.epochs[-1].widths), (UNIFORM_FILE, heading.uniform)):
+            widths = Widths(channels, heading.network, heading.form)
+            write_whole(self.folder / file, (json.dumps(asdict(widths)) + "\n").encode())
+        write_whole(self.folder / WIDTH_HISTORY, history.to_text().encode())
 
     def restore(self) -> None:
         """Go to where the search in the folder was saved."""
         super().restore()
         if self.history:
-            self.write_results()  # a kill may have hit between the two of them
+            self.write_results()  # a kill may have hit between them
 
     def history_to_json(self) -> Any:
         """Return the records as JSON has them."""

@@ -77,7 +77,11 @@ def test_one_run_and_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "cifar"), "cifar: not the folder of a training run; only such are drawn together, draw it alone"),
+        (
+            ("run", "cifar"),
+            "cifar: not the folder of a training run; only several training runs, or several "
+            "searches for widths, are drawn together; draw it alone",
+        ),
         (
             ("empty",),
             "empty: no history.json of a search and no metrics.jsonl of a training run in it; give the folder",

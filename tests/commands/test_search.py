@@ -2,19 +2,24 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bnas_deploy.commands.search import command
-from bnas_deploy.core.genotype import read_genotype
+from bnas_deploy.cli import main
+from bnas_deploy.commands.search import command, shared_channels
+from bnas_deploy.core.genotype import BATS_GROUPS, Cell, Edge, Genotype, read_genotype
 from bnas_deploy.core.history import read_history
 from bnas_deploy.search.cells.config import SEARCH_DEVIATIONS, SEARCH_RECIPES, STRATEGIES
 from bnas_deploy.search.data.kinds import DATA_KINDS
+from bnas_deploy.search.models.bnas.config import NETWORKS
+from bnas_deploy.search.training.checkpoint import load_checkpoint
 
 TINY = ("--cells", 3, "--channels", 1, "--epochs", 1, "--batch-size", 359, "--device", "cpu")
 
@@ -46,7 +51,7 @@ def test_defaults_are_those_of_data_and_strategy(tmp_path):
         out = tmp_path / strategy
         result = invoke(*TINY, "--strategy", strategy, "-o", out)
         assert result.exit_code == 0, result.output
-        assert f"Next: bnas-deploy train --genotype {out / 'genotype.json'}" in result.output.replace("\n", " ")
+        assert f"Next: bnas-deploy train --device cpu --genotype {out / 'genotype.json'}" in result.output
         made = settings(out)
         assert (made["strategy"], made["diversity"], made["zeroise"]) == (
             strategy,
@@ -54,6 +59,42 @@ def test_defaults_are_those_of_data_and_strategy(tmp_path):
             defaults.zeroise,
         )
         assert made["diversity_epochs"] == pytest.approx(7.7 / 50)  # of one epoch
+
+
+def next_line(output):
+    """Return the command that a search prints, as words behind the name of the program."""
+    return shlex.split(output.split("\nNext: ")[1].splitlines()[0])[1:]
+
+
+def test_what_a_search_prints_trains_the_same_images_and_layers(tmp_path, monkeypatch):
+    """The line is run as it is printed, with one epoch and a small network instead of the default ones."""
+    monkeypatch.chdir(tmp_path)
+    alike = ("--data", "digits", "--limit", "40", "--k-map", "--no-skip", "--like-official-code", "clamp-weights")
+    more = ("--like-official-code", "stale-entropy-index", "--space", "bats", "--cells", 3, "--channels", 12)
+    result = invoke(*alike, *more, "--epochs", 1, "--batch-size", 20, "--device", "cpu", "-o", "my search")
+    assert result.exit_code == 0, result.output
+    words = next_line(result.output)
+    # digits is the default, of both commands; the other deviation is one of searches.
+    assert words[:5] == ["train", "--limit", "40", "--no-skip", "--k-map"]
+    assert "--like-official-code" in words
+    assert "stale-entropy-index" not in words
+    trained = CliRunner().invoke(main, [*words, "--cells", "3", "--epochs", "1", "--batch-size", "20", "-o", "run"])
+    assert trained.exit_code == 0, trained.output
+    network = load_checkpoint(Path("run/best.safetensors")).network
+    assert (network.k_map, network.inter_cell_skip, network.deviations) == (True, False, ("clamp-weights",))
+    assert network.genotype == read_genotype("my search/genotype.json")
+
+
+def test_cells_of_grouped_operations_are_trained_with_channels_that_can_be_shared():
+    bats = Cell((Edge("bats_conv_3x3", 0), *(Edge("skip_connect", 0),) * 7))
+    plain = Cell((Edge("skip_connect", 0),) * 8)
+    assert NETWORKS["BNAS-Mini"].channels % BATS_GROUPS
+    channels = NETWORKS["BNAS-Mini"].channels
+    wanted = ["--channels", str(channels + 12 - channels % 12)]
+    assert shared_channels("BNAS-Mini", Genotype(bats, plain)) == wanted
+    assert shared_channels("BNAS-Mini", Genotype(plain, bats)) == wanted
+    assert shared_channels("BNAS-Mini", Genotype(plain, plain)) == []
+    assert shared_channels("BNAS-A", Genotype(bats, bats)) == ([] if NETWORKS["BNAS-A"].channels % 12 == 0 else wanted)
 
 
 def test_every_option_reaches_the_search(tmp_path):
@@ -155,7 +196,7 @@ def test_ctrl_c_then_resume(tmp_path):
 
     result = invoke(*options, "--resume")
     assert result.exit_code == 0, result.output
-    assert "Finished after 1 epochs; best validation accuracy" in result.output
+    assert "Finished after 1 epoch; best validation accuracy" in result.output
     pictures = {f"{name}.{kind}" for name in ("cells", "history") for kind in ("svg", "png")}
     files = {"genotype.json", "history.json", "resume.safetensors"}
     assert {file.name for file in folder.iterdir()} == files | pictures

@@ -1,13 +1,24 @@
 """The command is tried on digits with the smallest VGG, and its file of widths all the way to a bundle."""
 
 import json
+import shlex
+from itertools import product
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from bnas_deploy.cli import main
-from bnas_deploy.core.width_history import read_width_history
-from bnas_deploy.search.widths.config import PRESETS
+from bnas_deploy.commands.search_widths import command, train_words
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.layer_cost import total
+from bnas_deploy.core.width_history import WIDTH_HISTORY, read_width_history
+from bnas_deploy.search.data.kinds import kind_of
+from bnas_deploy.search.models.layer_costs import layer_costs
+from bnas_deploy.search.models.registry import configure, least_images
+from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.widths.config import PRESETS, evaluation_options
 
 TINY = (
     *("--network", "vgg-11", "--width-factor", 0.125, "--memory-target", 0.004, "--epochs", 1, "--batch-size", 360),
@@ -37,12 +48,12 @@ def test_a_search_tells_how_to_go_on_and_leaves_pictures(found):
     last = read_width_history(folder / "width-history.jsonl").epochs[-1]
     assert f"Finished after 2 passes; memory {last.cost:.4g} MB, aimed at 0.004: {folder / 'widths.json'}" in output
     assert f"widths {', '.join(map(str, last.widths))}" in output
-    train = "bnas-deploy train --network VGG-11 --form cifar --scheme zero-alpha"
-    assert f"Next: {train} --widths {folder / 'widths.json'}" in output
-    assert f"As large, of one ratio: {train} --width-factor 0." in output
+    train = "bnas-deploy train --network VGG-11 --form cifar --scheme zero-alpha --device cpu"
+    assert f"Next: {train} --widths {folder / 'widths.json'} -o {folder}-trained" in output
+    assert f" MB): {train} --widths {folder / 'uniform.json'} -o {folder}-uniform" in output
     names = {file.name for file in folder.iterdir()}
     assert names == {
-        *("widths.json", "width-history.jsonl", "resume.safetensors"),
+        *("widths.json", "uniform.json", "width-history.jsonl", "resume.safetensors"),
         *("channels.svg", "channels.png", "history.svg", "history.png"),
     }
     text = (folder / "channels.svg").read_text()
@@ -50,14 +61,70 @@ def test_a_search_tells_how_to_go_on_and_leaves_pictures(found):
     assert "one ratio, the same memory" in text
 
 
-def test_the_factor_of_one_ratio_gives_the_network_that_the_history_shows(found, tmp_path):
+def test_the_network_of_one_ratio_has_the_memory_that_is_said(found, tmp_path):
     folder, output = found
-    factor = output.split("--width-factor ")[1].split()[0]
-    words = ("init", "--network", "VGG-11", "--width-factor", factor, "--image-size", 8, "--in-channels", 1)
+    words = ("init", "--network", "VGG-11", "--widths", folder / "uniform.json", "--image-size", 8, "--in-channels", 1)
     assert invoke(*words, "-o", tmp_path / "net").exit_code == 0
-    shown = invoke("inspect", tmp_path / "net").output
-    uniform = read_width_history(folder / "width-history.jsonl").heading.uniform
-    assert f"widths {', '.join(map(str, uniform))}" in " ".join(shown.split())
+    shown = " ".join(invoke("inspect", tmp_path / "net").output.split())
+    assert f"widths {', '.join(map(str, read_width_history(folder / WIDTH_HISTORY).heading.uniform))}" in shown
+    layers = layer_costs(load_checkpoint(tmp_path / "net").network)
+    assert f"As large, of one ratio ({total(layers).weight_bytes / 2**20:.4g} MB): " in output
+
+
+def next_lines(output):
+    """Return the two commands that a search prints, as words behind the name of the program."""
+    lines = [line for line in output.splitlines() if ": bnas-deploy train " in line]
+    return [shlex.split(line.partition(": ")[2])[1:] for line in lines]
+
+
+def test_what_a_search_prints_trains_the_same_images_and_layers(tmp_path, monkeypatch):
+    """Both lines are run as they are printed, with one epoch instead of the recipe's."""
+    monkeypatch.chdir(tmp_path)
+    for part, name, number in product(("train", "val"), ("cat", "dog"), range(4)):
+        path = Path("photos") / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 20 * number + (name == "dog")).save(path)
+    words = ("--data", "imagefolder:photos", "--limit", 6, "--scheme", "xnor-net", "--k-map", "--network", "VGG-11")
+    size = ("--width-factor", 0.125, "--memory-target", 1, "--epochs", 1, "--batch-size", 3, "--device", "cpu")
+    result = search(*words, *size, "-o", "my widths")
+    assert result.exit_code == 0, result.output
+    searched, uniform = next_lines(result.output)
+    assert searched[:7] == ["train", "--data", "imagefolder:photos", "--image-size", "32x32", "--limit", "6"]
+    heading = read_width_history(Path("my widths") / WIDTH_HISTORY).heading
+    last = read_width_history(Path("my widths") / WIDTH_HISTORY).epochs[-1]
+    for line, widths in ((searched, last.widths), (uniform, heading.uniform)):
+        trained = invoke(*line, "--recipe", "small", "--epochs", 1, "--batch-size", 3)
+        assert trained.exit_code == 0, trained.output
+        network = load_checkpoint(Path(line[-1]) / "best.safetensors").network
+        assert (network.widths, network.image_size, network.scheme) == (widths, (32, 32), "xnor-net")
+        assert network.k_map
+        assert "6 training" in trained.output
+
+
+def test_every_setting_of_a_network_is_in_what_is_printed():
+    """A setting that a family gets later is there, too."""
+    words = ["--network", "QuickNet", "--form", "imagenet", "--scheme", "bi-real", "--k-map", "--like-larq"]
+    more = ["--width-factor", "0.5", "--in-channels", "1", "--skip-bad"]
+    with command.make_context("search-widths", [*words, *more]) as context:
+        config = configure("QuickNet", options={"scheme": "bi-real", "like_larq": True, "k_map": True})
+        line = train_words(context, config, (64, 48))
+    data = ["--image-size", "64x48", "--in-channels", "1", "--skip-bad"]
+    assert line == ["bnas-deploy", "train", *data, *words]
+
+
+@pytest.mark.parametrize(
+    ("data", "preset", "network", "options"),
+    [
+        ("cifar10:X", None, "vgg", ("--recipe", "dms")),
+        ("cifar100:X", "dms-a", "vgg", ("--recipe", "dms")),
+        ("cifar10:X", "dms-b", "vgg", ("--recipe", "dms", "--set", "optimiser.weight_decay=2e-4")),
+        ("cifar10:X", "dms-b", "resnet", ()),  # DMS trains them in a float stage first
+        ("cifar10:X", "small", "vgg", ()),
+        ("digits", "dms-a", "vgg", ()),
+    ],
+)
+def test_the_published_evaluation_is_named_where_there_is_one(data, preset, network, options):
+    assert evaluation_options(preset, kind_of(data), network) == options
 
 
 def test_the_widths_are_trained_exported_and_run(found, tmp_path):
@@ -91,6 +158,17 @@ def test_help_shows_the_presets():
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.summary}" in text
         assert f"{name} {preset.first_ratio}" in text
+
+
+@pytest.mark.parametrize("name", ["search-widths", "train"])
+def test_help_names_the_networks_that_need_larger_images_than_the_default_ones(name):
+    text = " ".join(invoke(name, "--help").output.split()).replace("- ", "-")  # lines break behind hyphens
+    needs = least_images()
+    assert needs["LeNet-5"] == 15
+    for network, pixels in needs.items():
+        assert f"{network} {pixels}" in text
+        with pytest.raises(BnasError, match=f"wanted at least {pixels} pixels in height and width"):
+            configure(network, image_size=(8, 8))
 
 
 def test_two_searches_are_drawn_on_top_of_each_other(found, tmp_path):
@@ -127,6 +205,15 @@ def test_latency_is_aimed_at_with_a_table_of_bench_ops(tmp_path):
     assert "the latency table has no time of Gemm" in result.output
 
 
+def test_a_file_of_widths_is_not_drawn_and_a_search_not_with_a_run(found, tmp_path):
+    folder, _ = found
+    for name in ("widths.json", "uniform.json"):
+        result = invoke("draw", folder / name, "-o", tmp_path / "x.svg")
+        assert result.exit_code == 1
+        said = f"{folder / name}: a file of widths is not drawn; give the folder of its search, which has width-hist"
+        assert said in " ".join(result.output.split())
+
+
 # ---- refusals
 
 
@@ -141,6 +228,28 @@ def test_latency_is_aimed_at_with_a_table_of_bench_ops(tmp_path):
             "--memory-target and --latency-target exclude each other; leave one of them out",
         ),
         ((), 1, "no target: give --memory-target MB, or --latency-target US and --latency-table DEVICE.json"),
+        (
+            ("--memory-target", 1, "--latency-target", 5),
+            2,
+            "--memory-target and --latency-target exclude each other; leave one of them out",
+        ),
+        (
+            ("--first-ratio", 1e9, "--memory-target", 1),
+            1,
+            "VGG-11: a search from the ratio 1e+09 begins with candidates of up to 1.28e+11 channels, and a layer "
+            "has 65536 at most; choose a smaller --first-ratio or --width-factor",
+        ),
+        (
+            ("--penalty", 1e300, "--memory-target", 1),
+            1,
+            "a search for widths with a memory penalty of 1e+300; wanted at most 1e+100, since the squares of its "
+            "gradients have to be numbers",
+        ),
+        (
+            ("--width-factor", 0.1, "--memory-target", 1, "--scheme", "cbcn"),
+            1,
+            "VGG-11-0.1x: 3 output channels are no multiple of 4 rotations; choose another --scheme or --network",
+        ),
         (("--memory-target", 0.0001), 1, "no widths reach a memory of 0.0001 MB; the least, with every width at 0.3"),
         (("--first-ratio", 0.1), 2, "0.1 is not in the range x>=0.3"),
     ],
@@ -153,6 +262,32 @@ def test_a_search_that_cannot_be_is_refused(tmp_path, words, code, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,1", "--widths: width 1 is 0; wanted a number from 1 to 65536"),
+        ("1,99999", "--widths: width 2 is 99999; wanted a number from 1 to 65536"),
+        *(
+            (f"8,{part},8", f"--widths: width 2 is '{part}'; wanted whole numbers from 1 to 65536 between commas, or a")
+            for part in ("-1", "1.5", "nan", "inf", "1e3", "9999999999", "", "\u0664", "conv")
+        ),
+        ("-3", "--widths: width 1 is '-3'; wanted whole numbers"),
+        ("none.json", "none.json: cannot be read: No such file or directory; expected a file of widths, as"),
+        ("a,b", "a,b: cannot be read: No such file or directory; expected a file of widths, as search-widths"),
+    ],
+)
+def test_widths_that_no_layer_has_are_told(tmp_path, text, message):
+    result = invoke("init", "--network", "VGG-11", "--widths", text, "-o", tmp_path / "net")
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+
+
+def test_a_file_of_widths_may_have_commas_and_digits_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("1,2").write_text(json.dumps({"channels": [8] * 8, "network": "VGG-11", "form": "cifar"}))
+    assert invoke("init", "--network", "VGG-11", "--widths", "1,2", "-o", "net").exit_code == 0
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (
@@ -161,7 +296,7 @@ def test_a_search_that_cannot_be_is_refused(tmp_path, words, code, message):
         ),
         (
             {"channels": [0] + [8] * 7, "network": "VGG-11", "form": "cifar"},
-            "width 1 is 0; wanted a number from 1 to 65536",
+            "widths.json: width 1 is 0; wanted a number from 1 to 65536",
         ),
         ({"channels": [1] * 7, "network": "VGG-11", "form": "cifar"}, "7 widths, wanted 8: the channels of conv1"),
         ({"widths": [1]}, "expected a file of widths, as search-widths writes it"),

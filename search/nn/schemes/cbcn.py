@@ -32,6 +32,11 @@ class Cbcn(Scheme):
 
     rotations: int = 4
 
+    @property
+    def output_multiple(self) -> int:
+        """Return M."""
+        return self.rotations
+
     def excludes(self, geometry: Geometry) -> str | None:
         """Exclude kernels that cannot be turned, and channels that are no multiple of the rotations."""
         if geometry.kernel_size != _KERNEL:

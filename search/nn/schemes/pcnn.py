@@ -32,6 +32,11 @@ class Pcnn(Scheme):
     projections: int = 1
     loss_weight: float = 1e-4
 
+    @property
+    def output_multiple(self) -> int:
+        """Return J."""
+        return self.projections
+
     def excludes(self, geometry: Geometry) -> str | None:
         """Exclude channels that are no multiple of the projections."""
         if geometry.out_channels % self.projections:

@@ -11,12 +11,12 @@ from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.search.models import width_layout
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import configure
-from bnas_deploy.search.models.width_layout import layout_of
+from bnas_deploy.search.models.width_layout import Channels, Layer, layout_of
 from bnas_deploy.search.models.width_workloads import GRID, width_workloads
 from bnas_deploy.search.nn.scheme import Scheme
 from bnas_deploy.search.widths.checks import check_goal, check_widths
 from bnas_deploy.search.widths.config import Goal
-from bnas_deploy.search.widths.cost import Memory, uniform_ratio
+from bnas_deploy.search.widths.cost import Memory, uniform_widths
 from bnas_deploy.search.widths.expected_latency import Latency, interpolated, read_latency
 
 
@@ -69,13 +69,26 @@ def test_every_width_of_a_residual_network_is_one_of_a_blocks_own():
     assert written[1] == ["blocks.0.first.0"]
 
 
-def test_the_uniform_network_of_a_memory_is_the_least_that_has_it():
-    layout = layout_of(VGG)
+@pytest.mark.parametrize("base", [VGG, base_of("VGG-11", width_factor=0.1)], ids=["quarter", "tenth"])
+def test_the_uniform_network_of_a_memory_is_the_nearest_one(base):
+    """It is the nearest of those of four hundred ratios, above or below the memory."""
+    layout = layout_of(base)
     memory = Memory(layout)
-    ratio = uniform_ratio(memory, layout, memory.of(VGG.widths))
-    widths = layout.channels([ratio] * len(VGG.widths))
-    assert memory.of(widths) >= memory.of(VGG.widths)
-    assert memory.of(layout.channels([ratio - 0.01] * len(VGG.widths))) < memory.of(VGG.widths)
+    others = [memory.of(layout.channels([number / 150] * len(base.widths))) for number in range(1, 400)]
+    for share in (0.31, 0.5, 0.77, 1.0, 1.9):
+        value = share * memory.of(base.widths)
+        got = memory.of(uniform_widths(memory, layout, value))
+        assert abs(got - value) <= min(abs(other - value) for other in others)
+
+
+def test_of_two_uniform_networks_that_are_as_near_it_is_the_smaller():
+    class Steps:
+        def of(self, widths):
+            return float(widths[0])
+
+    layout = layout_of(VGG)
+    assert uniform_widths(Steps(), layout, 4.5)[0] == 4
+    assert uniform_widths(Steps(), layout, 4.6)[0] == 5
 
 
 def test_ratios_round_to_channels_and_never_below_one():
@@ -135,6 +148,26 @@ def test_widths_stay_multiples_of_groups_and_depthwise_ones_are_free(monkeypatch
     assert memory.of((8, 12)) == pytest.approx(9 * (12 * 2 + 12) / 8 / 2**20)
     with pytest.raises(BnasError, match=r"groups has 4 groups, of whose times no table is made for widths; aim at"):
         width_workloads(VGG.with_widths((8, 12)))
+
+
+@pytest.mark.parametrize(("network", "form"), [("VGG-11", "cifar"), ("Bi-Real-18", "cifar")])
+def test_widths_stay_multiples_of_what_a_scheme_rotates(network, form):
+    layout = layout_of(base_of(network, width_factor=0.25, scheme="cbcn", form=form))
+    # 37 of 64 channels once ended a search in its middle, and 18 of 32.
+    widths = layout.channels([(0.578, 1.13)[number % 2] for number in range(len(layout.multiples))])
+    assert all(width % 4 == 0 for width in widths[1:])
+    layer_costs(layout.base.with_widths(widths))  # which can be built
+    plain = layout_of(base_of(network, width_factor=0.25, form=form)) if network == "VGG-11" else None
+    assert plain is None or plain.multiples == (1,) * 8
+
+
+def test_a_width_of_which_a_layer_writes_a_share_is_a_larger_multiple():
+    def written(share):
+        cost = grouped("binary", 8, 8, 1)
+        channels = Channels(0, (share,))
+        return width_layout._multiple_written([Layer(cost, channels, channels, channels)], 0, 4)
+
+    assert [written(share) for share in (1.0, 2.0, 4.0, 3.0, 0.5, 1 / 3, 0.0)] == [4, 2, 1, 4, 8, 12, 1]
 
 
 def test_groups_that_do_not_divide_are_told(monkeypatch):

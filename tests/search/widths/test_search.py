@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.width_history import WEIGHTS, WIDTHS, read_width_history
 from bnas_deploy.search.data.augmentation import Augmentation
@@ -235,7 +236,7 @@ def test_what_is_not_finite_stops_the_search_and_keeps_its_place(run, finished, 
     number = 5 if step == "weight_step" else 6
     assert f"the {name} is nan in pass {number}, step " in caught.value.message
     assert (
-        f"still holds the {number - 1} passes before, and widths.json of them. Try another --seed"
+        f"still holds {counted(number - 1, 'pass', 'passes')} before it, and widths.json of them. Try another --seed"
         in caught.value.message
     )
     assert len(read_width_history(tmp_path / "width-history.jsonl").epochs) == number - 1
