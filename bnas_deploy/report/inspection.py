@@ -243,10 +243,10 @@ def _metrics(metrics: object) -> list[str]:
 
 
 def _counted(subject: Subject, path: Path, question: Question) -> Counted:
-    if not subject.network.is_binary and (question.rules or question.against):
+    if not subject.network.is_binary and (question.rules or question.against or question.report):
         raise BnasError(
             f"{path}: nothing in it is binary, so no rule of binary networks counts it; give the checkpoint of the "
-            "binary network, or leave --rule and --against out"
+            "binary network, or leave --rule, --against and --report out"
         )
     against = _against(subject, path, question.against) if question.against else None
     return Counted(

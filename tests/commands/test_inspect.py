@@ -449,10 +449,10 @@ def test_a_genotype_without_a_size_cannot_be_counted(options: tuple[str, ...]) -
 
 def test_a_float_twin_is_counted_by_no_rule(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "twin.safetensors", published_config("BNAS-Mini").float_twin())
-    for options in (("--rule", "bnas-v2"), ("--against", "imagenet")):
+    for options in (("--rule", "bnas-v2"), ("--against", "imagenet"), ("--report", write_report(tmp_path / "r.json"))):
         assert refusal_of(path, *options) == (
             f"{path}: nothing in it is binary, so no rule of binary networks counts it; give the checkpoint of the "
-            "binary network, or leave --rule and --against out"
+            "binary network, or leave --rule, --against and --report out"
         )
 
 
