@@ -203,10 +203,10 @@ def _train(context: click.Context, network: str, genotype: Genotype | None) -> l
 
 def shared_channels(network: str, genotype: Genotype) -> list[str]:
     """Return --channels where the groups of the cells do not divide those of a network; else nothing."""
-    lacking = -NETWORKS[network].channels % BATS_GROUPS
-    if not lacking or not any(map(is_grouped, genotype.operations)):
+    size = NETWORKS.get(network)  # data of one's own may be trained with another family by default
+    if size is None or size.channels % BATS_GROUPS == 0 or not any(map(is_grouped, genotype.operations)):
         return []
-    return ["--channels", str(NETWORKS[network].channels + lacking)]
+    return ["--channels", str(size.channels + -size.channels % BATS_GROUPS)]
 
 
 def _check_goal(latency_target: Path | None, latency_weight: float | None) -> None:

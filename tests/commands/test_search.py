@@ -88,13 +88,13 @@ def test_what_a_search_prints_trains_the_same_images_and_layers(tmp_path, monkey
 def test_cells_of_grouped_operations_are_trained_with_channels_that_can_be_shared():
     bats = Cell((Edge("bats_conv_3x3", 0), *(Edge("skip_connect", 0),) * 7))
     plain = Cell((Edge("skip_connect", 0),) * 8)
-    assert NETWORKS["BNAS-Mini"].channels % BATS_GROUPS
-    channels = NETWORKS["BNAS-Mini"].channels
-    wanted = ["--channels", str(channels + 12 - channels % 12)]
-    assert shared_channels("BNAS-Mini", Genotype(bats, plain)) == wanted
-    assert shared_channels("BNAS-Mini", Genotype(plain, bats)) == wanted
-    assert shared_channels("BNAS-Mini", Genotype(plain, plain)) == []
-    assert shared_channels("BNAS-A", Genotype(bats, bats)) == ([] if NETWORKS["BNAS-A"].channels % 12 == 0 else wanted)
+    assert NETWORKS["BNAS-B"].channels == 64
+    for genotype in (Genotype(bats, plain), Genotype(plain, bats)):
+        assert shared_channels("BNAS-B", genotype) == ["--channels", "72"]
+    assert shared_channels("BNAS-B", Genotype(plain, plain)) == []
+    assert NETWORKS["BNAS-Mini"].channels % BATS_GROUPS == 0
+    assert shared_channels("BNAS-Mini", Genotype(bats, bats)) == []
+    assert shared_channels("VGG-11", Genotype(bats, bats)) == []
 
 
 def test_every_option_reaches_the_search(tmp_path):
