@@ -93,7 +93,7 @@ class ScaleMap(nn.Module):
 
 BLOCKS: dict[type[nn.Module], list[str]] = {
     ReActNet: ["BinaryConv2dAddPReluAffine"],
-    Hardtanh: ["BinaryConv2dClip", "BinaryConv2dAddClip"],
+    Hardtanh: ["BinaryConv2d", "BinaryConv2dAddClip"],  # signs alone read the first: it is in the second's threshold
     QuickNet: ["BinaryConv2dReluAffineAdd"],
     RealToBinary: ["BinaryConv2dGatePReluAdd"],
     ScaleMap: ["BinaryConv2dGateAddRelu"],

@@ -109,10 +109,9 @@ APPLIED = {
     },
     "stack": {
         "StaticReshape": 6,
-        "FoldIntoThreshold": 1,  # of the float convolution
+        "FoldIntoThreshold": 2,  # of the float convolution; and the PReLU in front of a pool and of the dense layer
         "MoveReshapeBehind": 1,  # of the binary matrix product
         "FoldBatchNormAfterBinaryConv": 3,  # a pool follows on two
-        "FuseActivation": 1,
         "PackWeights": 3,
     },
 }
