@@ -6,31 +6,34 @@ module of `bnas_deploy.search.models` states a family: its published networks, t
 are built. No framework is imported before a network is built.
 """
 
-import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.json_records import from_json, read_json
+from bnas_deploy.core.json_records import from_json
 from bnas_deploy.core.names import known_name
+from bnas_deploy.search.models.backbone_settings import (
+    FORM,
+    FORMS,
+    LARGE_IMAGE,
+    LIKE_LARQ,
+    WIDTH_FACTOR,
+    WIDTHS,
+    Widths,
+    checked_widths,
+)
 from bnas_deploy.search.models.family import Family, Layout, Searched
 from bnas_deploy.search.models.relaxation import RELAXED, check_relaxed
-from bnas_deploy.search.models.settings import K_MAP, SCHEME, Choice, Setting, Switch, Text
-from bnas_deploy.search.models.size_limits import MOST, check_size, check_sizes
+from bnas_deploy.search.models.settings import K_MAP, SCHEME
+from bnas_deploy.search.models.size_limits import check_sizes
 from bnas_deploy.search.nn.schemes import DEFAULT, check_scheme
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bnas_deploy.core.latency_table import Workload
-
-FORMS = ("cifar", "imagenet")
-
-LARGE_IMAGE = 64
-"""Height from which on images get the form for large ones, unless it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,6 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Channels of the layers of a network, as a file or a command line gives them.
-
-    `network` and `form` say whose they are; None where a command line lists numbers only.
-    """
-
-    channels: tuple[int, ...]
-    network: str | None = None
-    form: str | None = None
-
-
-@dataclass(frozen=True)
 class BackboneConfig:
     """Everything that a builder of a backbone needs.
 
@@ -124,7 +115,7 @@ class BackboneConfig:
     like_larq: bool = False
 
     def __post_init__(self) -> None:
-        _checked_widths(self.name, self.widths)
+        checked_widths(self.name, self.widths)
         check_sizes(self.name, image_size=self.image_size, classes=self.classes, in_channels=self.in_channels)
         check_scheme(self.scheme, self.name)
         check_relaxed(self.relaxed, self.name, is_float=self.is_float)
@@ -347,97 +338,3 @@ def _form_for(backbone: Backbone, image_size: tuple[int, int] | None) -> str:
     if image_size is None or len(forms) == 1:
         return forms[-1]
     return "imagenet" if min(image_size) >= LARGE_IMAGE else "cifar"
-
-
-# --- settings -------------------------------------------------------------------------------------------------------
-
-
-def read_widths(text: str) -> Widths:
-    """Read the widths that an option gives: numbers between commas, or a file that search-widths wrote.
-
-    Raises:
-        BnasError: neither of the two, or a width that no layer has.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if os.path.lexists(text) or not any(map(_is_number, parts)):
-        return read_widths_file(Path(text))
-    for number, part in enumerate(parts, start=1):
-        if not (part.isascii() and part.isdecimal() and len(part) <= 9):
-            raise BnasError(
-                f"--widths: width {number} is {part!r}; wanted whole numbers from 1 to {MOST['channels']} between "
-                "commas, or a file of search-widths"
-            )
-    return Widths(_checked_widths("--widths", tuple(map(int, parts))))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _checked_widths(where: str, channels: tuple[int, ...]) -> tuple[int, ...]:
-    """Return channels of layers; `where` names their origin in errors.
-
-    Raises:
-        BnasError: a layer cannot have so many.
-    """
-    for number, width in enumerate(channels, start=1):
-        check_size(where, f"width {number}", width, MOST["channels"])
-    return channels
-
-
-def read_widths_file(path: Path) -> Widths:
-    """Read the file of widths that `search-widths` writes.
-
-    Raises:
-        BnasError: it cannot be read, is none, or has a width that no layer has.
-    """
-    data = read_json(path, "a file of widths, as search-widths writes it, or numbers between commas")
-    try:
-        widths: Widths = from_json(Widths, data)
-    except ValueError as error:
-        raise BnasError(f"{path}: {error}; expected a file of widths, as search-widths writes it") from None
-    _checked_widths(str(path), widths.channels)
-    return widths
-
-
-def _read_factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0.001 <= factor <= 1000:
-        raise BnasError(f"--width-factor is {text!r}; wanted a number from 0.001 to 1000, such as 2 or 0.25")
-    return factor
-
-
-FORM = Setting(
-    "form",
-    "--form",
-    Choice(FORMS),
-    f"The form for small images or that for large ones. [default: by the images, large from {LARGE_IMAGE} pixels on]",
-)
-
-WIDTH_FACTOR = Setting(
-    "width_factor",
-    "--width-factor",
-    Text("FACTOR", _read_factor),
-    "Multiply every number of channels, such as 2 or 0.25. [default: 1]",
-)
-
-WIDTHS = Setting(
-    "widths",
-    "--widths",
-    Text("FILE|N,N,...", read_widths),
-    "The channels of every layer: a file of search-widths, or numbers. [default: as published]",
-)
-
-LIKE_LARQ = Setting(
-    "like_larq",
-    "--like-larq",
-    Switch(),
-    "Pad strided layers as TensorFlow does, and take the constants of BN from larq, whose weights need both.",
-)

@@ -38,7 +38,7 @@ from bnas_deploy.core.width_history import (
     epochs_from_json,
 )
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
-from bnas_deploy.search.models.backbone import Widths
+from bnas_deploy.search.models.backbone_settings import Widths
 from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress

@@ -13,7 +13,8 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.layer_cost import total
 from bnas_deploy.search.models import densenet
 from bnas_deploy.search.models.backbone import Backbone as Published
-from bnas_deploy.search.models.backbone import BackboneConfig, cifar_form, read_widths
+from bnas_deploy.search.models.backbone import BackboneConfig, cifar_form
+from bnas_deploy.search.models.backbone_settings import read_widths
 from bnas_deploy.search.models.layer_costs import layer_costs
 from bnas_deploy.search.models.registry import BACKBONES as BACKBONE_FAMILIES
 from bnas_deploy.search.models.registry import FAMILIES, build_network, configure, read_config

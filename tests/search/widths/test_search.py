@@ -16,7 +16,7 @@ from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError, CheckpointError, DataError
 from bnas_deploy.core.width_history import WEIGHTS, WIDTHS, read_width_history
 from bnas_deploy.search.data.augmentation import Augmentation
-from bnas_deploy.search.models.backbone import read_widths_file
+from bnas_deploy.search.models.backbone_settings import read_widths_file
 from bnas_deploy.search.models.registry import configure
 from bnas_deploy.search.training.checkpoint import read_tensors, write_tensors
 from bnas_deploy.search.widths import search as module
