@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas_deploy.core.bundle import Corner, PieceCheck
-from bnas_deploy.core.operators import operator
+from bnas_deploy.core.operators import ACTIVATIONS, operator
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
@@ -39,9 +39,9 @@ QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 """Operators around a layer in 8 bits; they treat every element by itself."""
 
 ELEMENTWISE = frozenset({
-    "Abs", "Add", "Clip", "Ceil", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "PRelu", "Reciprocal", "Relu",
-    "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Equal", "Greater",
+    *filter(None, ACTIVATIONS), "Abs", "Add", "Ceil", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "Reciprocal", "Round",
+    "Selu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Sum",
 })  # fmt: skip
 """Operators each of whose outputs depends on one element of each input."""

@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.operators import ACTIVATIONS
 from bnas_deploy.runtime.onnx_file.reader import Node, is_binary_convolution
 
 BINARY, FLOAT, INT8 = "binary convolution", "float convolution", "int8 convolution"
 CLASSIFIER, SCALE, OTHER = "fully connected", "scale and shift", "other"
 
 KINDS = {
+    **dict.fromkeys(filter(None, ACTIVATIONS), "activation"),
     "Conv": FLOAT,
     "FusedConv": FLOAT,
     "NhwcFusedConv": FLOAT,
@@ -61,11 +63,8 @@ KINDS = {
     "DequantizeLinear": "quantise",
     "DynamicQuantizeLinear": "quantise",
     "QuantizeLinear": "quantise",
-    "Clip": "activation",
     "LeakyRelu": "activation",
     "QLinearLeakyRelu": "activation",
-    "PRelu": "activation",
-    "Relu": "activation",
     "Flatten": "layout",
     "Gather": "layout",
     "ReorderInput": "layout",
