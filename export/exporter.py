@@ -150,7 +150,7 @@ def export_module(
     float_layers: FloatLayers = "float",
     progress: Progress = silent,
 ) -> ExportResult:
-    """Export any module made of the package's binary layers and torch's own, and its float twin, to a bundle.
+    """Export a module with binary layers, the package's or others that compute the same, and its twins to a bundle.
 
     Args:
         module: maps images (N, C, H, W) float32 to logits (N, classes).
@@ -163,7 +163,7 @@ def export_module(
             puts down in the manifest what that changed on `images`.
         progress: is told what is being done, in a few words, each time that changes.
 
-    A `LooksBinaryWarning` names float layers that look binary: those of another package, or written by hand.
+    A `LooksBinaryWarning` names float layers that look binary and were not recognised; `register` mends that.
 
     Raises:
         ExportError: `module` has no binary layer, cannot be captured, does not fit the images or the labels, or its
