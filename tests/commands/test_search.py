@@ -112,7 +112,10 @@ def test_every_option_reaches_the_search(tmp_path):
     assert (made["gamma"], made["diversity"], made["diversity_epochs"], made["zeroise"]) == (3.0, 0.5, 2.0, True)
     assert (made["recipe"]["epochs"], made["recipe"]["batch_size"]) == (1, 359)
     assert read_history(out / "history.json").settings["seed"] == 7
-    assert "genotype.json --no-skip" in " ".join(result.output.split())
+    said = result.output.splitlines()[-1].split()
+    assert said[:3] == ["Next:", "bnas-deploy", "train"], said
+    assert {"--no-skip", "--k-map"} < set(said)
+    assert said[said.index("--genotype") + 1] == str(out / "genotype.json")
     assert "skip</text>" not in (out / "cells.svg").read_text()
 
 
