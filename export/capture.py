@@ -60,7 +60,7 @@ class CapturedModel:
         return module
 
     def values_of(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the program in PyTorch and return every value by name; `images` is (N, C, H, W) float32."""
+        """Run the program in PyTorch and return what it computes by name; `images` is (N, C, H, W) float32."""
         recorder = _Recorder(self.network)
         with torch.no_grad():
             logits = recorder.run(images)
@@ -102,7 +102,7 @@ class _Recorder(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        if isinstance(result, Tensor):
+        if isinstance(result, Tensor) and n.op != "get_attr":  # weights, which nobody asks for by this name
             self.values[n.name] = result
         return result
 
@@ -133,12 +133,14 @@ def capture(
         program = program if translate is None else translate(program)
         captured = _translated(program, module)
     graph = captured.model.graph
+    for node in graph:
+        node.meta.pop("node", None)  # of the program, which would live, with all its weights, as long as the graph
     _name_after_modules(graph)
     _check_ranks(graph)
     _note_unrecorded(graph, {node.name for node in captured.program.graph.nodes})
     _drop_made_up_biases(graph)
     _fold_in_pytorch(captured, example)
-    return captured
+    return captured.copy()  # torch.onnx's own graph keeps every weight that was an input of it once
 
 
 def _program(

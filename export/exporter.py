@@ -116,6 +116,8 @@ def export_checkpoint(
             "give one that was trained without --float-twin"
         )
     network = checkpoint.build()
+    # The weights of a large network fill the memory: from here on it has the checkpoint's own, and is not copied.
+    network.load_state_dict(checkpoint.state, assign=True)
     twin = twin_of_family(checkpoint.network, network)
     description = Description(
         network=checkpoint.network.to_json(),
@@ -126,7 +128,7 @@ def export_checkpoint(
         config=checkpoint.network,
         training=checkpoint.training,
     )
-    return _export(network, twin, path, images, description, float_layers, progress)
+    return _export(network, twin, path, images, description, float_layers, progress, copied=False)
 
 
 @contextmanager
@@ -189,11 +191,13 @@ def _export(
     description: Description,
     float_layers: FloatLayers,
     progress: Progress,
+    *,
+    copied: bool = True,
 ) -> ExportResult:
-    """Export without a word, for callers who show the result."""
+    """Export without a word, for callers who show the result; those who made the modules need no copy of them."""
     progress(f"running it on {len(images.pixels)} images")
-    module = prepared(module, type(module).__name__)  # a copy: the caller's stays as it is
-    twin = None if twin is None else prepared(twin, TWIN)
+    module = prepared(module, type(module).__name__, copied=copied)
+    twin = None if twin is None else prepared(twin, TWIN, copied=copied)
     _check_images(images, description)
     given = _answers_in_batches(module, images.pixels)
     answers = _check_answers("the module", given, len(images.pixels), len(description.labels))
@@ -210,15 +214,18 @@ def _export(
         values, log, verification, doubts = _write_model(captured, translator, folder, images.pixels, progress)
         progress("making its float twin")
         made = _float_twin(before, translator, twin, images.pixels)
+        graph = captured.model
+        del captured, before  # with their program they hold a float for every sign
         twin_difference, int8_difference = _write_twins(made, folder, images.pixels[:TWIN_IMAGES], progress)
-        manifest = _manifest(captured.model, description, verification, folder)
+        del made
+        manifest = _manifest(graph, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         progress("verifying the bundle")
         result = verify_bundle(Bundle(folder, manifest))
         _refuse(result.failures)
         if float_layers == "int8":
             progress("quantising its float layers")
-            manifest = _quantize_float_layers(Bundle(folder, manifest), images, captured.model, values)
+            manifest = _quantize_float_layers(Bundle(folder, manifest), images, graph, values)
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             progress("verifying the bundle with int8 layers")
             result = verify_bundle(Bundle(folder, manifest))

@@ -18,13 +18,36 @@ def finish(model: ir.Model) -> onnx.ModelProto:
     The batch is called N. IR version and opset are the oldest that hold the model, so that onnxruntime 1.17 loads it.
     """
     _name_batch(model.graph)
+    skeleton = ir.to_proto(_without_weights(model))
+    _complete(skeleton)
+    onnx.checker.check_model(skeleton, full_check=True)
     proto = ir.to_proto(model)
-    finish_proto(proto)
+    _complete(proto)
     return proto
+
+
+MOST_NUMBERS = 1024
+"""Constants of more numbers are weights: what shapes depend on is smaller."""
+
+
+def _without_weights(model: ir.Model) -> ir.Model:
+    """Return a copy whose weights are inputs: the checker copies a model several times, and asks for no weight."""
+    skeleton = model.clone()
+    for name, value in list(skeleton.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.size > MOST_NUMBERS:
+            del skeleton.graph.initializers[name]
+            value.const_value = None
+            skeleton.graph.inputs.append(value)
+    return skeleton
 
 
 def finish_proto(proto: onnx.ModelProto) -> None:
     """Do the same in place for a model whose batch is called N already."""
+    _complete(proto)
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def _complete(proto: onnx.ModelProto) -> None:
     used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     with_constants = _operators_with_constant_channels(proto)
     _drop_notes(proto)
@@ -35,7 +58,6 @@ def finish_proto(proto: onnx.ModelProto) -> None:
     del proto.functions[:]
     proto.functions.extend(opset.function(name, constant_channels=name in with_constants) for name in used)
     set_opsets(proto, {"": ONNX_OPSET, **({DOMAIN: VERSION} if used else {})})
-    onnx.checker.check_model(proto, full_check=True)
 
 
 def _operators_with_constant_channels(proto: onnx.ModelProto) -> set[str]:

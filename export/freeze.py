@@ -198,7 +198,9 @@ def freeze(module: nn.Module) -> nn.Module:
                 "answer to an image depend on the others in the batch; train it with track_running_stats=True"
             )
     refuse_dropped(module)
-    frozen = copy.deepcopy(module).cpu().eval()
+    # Tensors are only read, and those of a large network fill the memory: they are not copied.
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    frozen = copy.deepcopy(module, tensors).cpu().eval()
     with torch.no_grad():
         for layer in frozen.modules():
             for hook in layer._forward_pre_hooks.values():

@@ -27,7 +27,7 @@ NORMS = (WeightNorm, SpectralNorm)
 """Hooks of torch's older normalisations of weights: before each run they compute `weight`, and no more."""
 
 
-def prepared(module: nn.Module, role: str) -> nn.Module:
+def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
     """Return a copy of `module` on the CPU, in evaluation mode, without the wrappers that only change how it runs.
 
     Those are DataParallel, DistributedDataParallel, `torch.compile(module)` and `module.compile()`.
@@ -35,6 +35,7 @@ def prepared(module: nn.Module, role: str) -> nn.Module:
     Args:
         module: stays as it is.
         role: what messages call it.
+        copied: False for a module that nobody else has, which is returned itself.
 
     Raises:
         ExportError: it has a layer that cannot be exported, or values that are not there, not float32 or not numbers.
@@ -45,7 +46,7 @@ def prepared(module: nn.Module, role: str) -> nn.Module:
         _check_kind(f"{role}{name and ': '}{name}", layer)
     for name, value in _state(module):
         _check_value(f"{role}: {name}", value)
-    ours = _copied(module, role).cpu().eval()
+    ours = (_copied(module, role) if copied else module).cpu().eval()
     for name, value in ours.named_parameters():
         if not value.isfinite().all():
             raise ExportError(

@@ -10,6 +10,8 @@ there.
 import contextlib
 import logging
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -53,7 +55,10 @@ def quantize(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelP
     Each quantised tensor passes a QuantizeLinear and a DequantizeLinear, which onnxruntime and other engines merge
     with the operators around them into operators on integers when they load the file. Inputs and outputs stay float32.
     """
-    return _quantize_static(model, images)
+    with temporary_folder() as folder:
+        source = _Source.of(model, folder)
+        del model  # onnxruntime reads the file, and has several copies of its weights at once
+        return _quantize_static(source, images)
 
 
 def quantize_layers(model: onnx.ModelProto, images: NDArray[np.float32]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -67,7 +72,8 @@ def quantize_layers(model: onnx.ModelProto, images: NDArray[np.float32]) -> tupl
     if not names:
         return model, names
     settings = {"nodes_to_quantize": list(names), "op_types_to_quantize": list(_LAYERS)}
-    quantized = _quantize_static(model, images, **settings)
+    with temporary_folder() as folder:
+        quantized = _quantize_static(_Source.of(model, folder), images, **settings)
     _read_unrounded(quantized.graph, names)
     return quantized, names
 
@@ -147,27 +153,39 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "is out-of-range for weight" not in record.getMessage()
 
 
-def _quantize_static(
-    model: onnx.ModelProto,
-    images: NDArray[np.float32],
-    **settings: object,
-) -> onnx.ModelProto:
-    # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
-    add_pre_process_metadata(model)
-    with temporary_folder() as folder, _quiet():
-        source, target = (folder / name for name in ("float.onnx", "int8.onnx"))
-        onnx.save(model, source)
+@dataclass(frozen=True)
+class _Source:
+    """The file of a float model: the name of its input, and nodes that stay float."""
+
+    path: Path
+    input: str
+    excluded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, folder: Path) -> "_Source":
+        """Write the file into `folder`."""
+        # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
+        add_pre_process_metadata(model)
+        path = folder / "float.onnx"
+        onnx.save(model, path)
+        excluded = tuple(node.name for node in model.graph.node if _stays_float(node, model.graph))
+        return cls(path, model.graph.input[0].name, excluded)
+
+
+def _quantize_static(source: _Source, images: NDArray[np.float32], **settings: object) -> onnx.ModelProto:
+    target = source.path.with_name("int8.onnx")
+    with _quiet():
         quantization.quantize_static(
-            source,
+            source.path,
             target,
-            _Images(model.graph.input[0].name, images),
+            _Images(source.input, images),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             reduce_range=True,
             calibrate_method=quantization.CalibrationMethod.MinMax,
-            nodes_to_exclude=[node.name for node in model.graph.node if _stays_float(node, model.graph)],
+            nodes_to_exclude=list(source.excluded),
             extra_options={
                 "MinimumRealRange": SMALLEST_RANGE,
                 # Logits go to people, not to another layer in 8 bits.

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.capture import CapturedModel
 from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.passes.clean import DropUnused
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, sides_of
 
 TWIN_IMAGES = 16
@@ -64,6 +65,7 @@ def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> 
     """
     weights = _float_weights(captured.model.graph, module)
     _put_into_graph(captured.model.graph, weights)
+    DropUnused().sweep(captured.model)
     program = captured.program.module()
     _put_into_program(program, {name: torch.from_numpy(weight) for name, weight in weights.items()})
     calibrator = _Calibrator(program)
@@ -186,6 +188,19 @@ def _put_into_program(program: torch.fx.GraphModule, weights: Mapping[str, Tenso
                 program.graph.erase_node(node)
             else:
                 node.update_arg(1, weight)
+    _drop_unread(program)
+
+
+def _drop_unread(program: torch.fx.GraphModule) -> None:
+    """Let go of the tensors that no node reads, such as the signs."""
+    attributes = [node for node in program.graph.nodes if node.op == "get_attr"]
+    read = {node.target for node in attributes if node.users}
+    for node in attributes:
+        if not node.users:
+            program.graph.erase_node(node)
+    for name in [name for name, _ in (*program.named_parameters(), *program.named_buffers()) if name not in read]:
+        owner, _, attribute = name.rpartition(".")
+        delattr(program.get_submodule(owner), attribute)
 
 
 def _attribute(program: torch.fx.GraphModule, name: str, value: Tensor) -> torch.fx.Node:

@@ -198,12 +198,12 @@ def describe_files(folder: Path) -> dict[str, FileRecord]:
     """Return the size and hash of every file below `folder` but the manifest and the model card."""
     others = {folder / MANIFEST, folder / CARD}
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file not in others)
-    return {
-        file.relative_to(folder).as_posix(): FileRecord(
-            file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()
-        )
-        for file in files
-    }
+    return {file.relative_to(folder).as_posix(): FileRecord(file.stat().st_size, _sha256(file)) for file in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_file(bundle: Path, name: str, record: FileRecord) -> None:

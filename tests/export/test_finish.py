@@ -77,3 +77,13 @@ def test_the_checker_has_the_last_word(load, binary_conv) -> None:
 
     with pytest.raises(onnx.checker.ValidationError, match="NoSuchOperator"):
         finish(model)
+
+
+def test_the_checker_sees_the_shapes_of_weights(load) -> None:
+    weight = np.ones((32, 64, 1, 1), np.float32)  # more numbers than the checker is given
+    model = load("(float[N,64,4,4] x) => (float[N,32,4,4] y) { y = Conv (x, w) }", w=weight)
+
+    assert onnx.numpy_helper.to_array(finish(model).graph.initializer[0]).shape == weight.shape
+    model.graph.outputs[0].shape = ir.Shape(["N", 31, 4, 4])
+    with pytest.raises(onnx.shape_inference.InferenceError, match=r"dimension 1: \(32\) vs \(31\)"):
+        finish(model)

@@ -1,5 +1,7 @@
 """The float twin that is derived from a captured network."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,17 @@ def test_the_module_keeps_its_statistics() -> None:
         derived_twin(captured.copy(), module, images)
         assert torch.equal(module(images), before)
         assert torch.equal(captured.values_of(images)["logits"], before)
+
+
+def test_the_signs_are_let_go() -> None:
+    module = nn.Sequential(BinaryConv2d(3, CLASSES, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    captured = capture(module, SHAPE)
+    signs = weakref.ref(captured.program.state_dict["0.signs"])
+    twin = derived_twin(captured, module, _images())
+    del captured
+    gc.collect()
+    assert signs() is None
+    assert twin.network(_images()).shape == (4, CLASSES)
 
 
 def test_a_channel_without_spread_does_not_magnify_roundings() -> None:
