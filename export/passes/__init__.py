@@ -25,6 +25,7 @@ from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
+from bnas_deploy.export.passes.prelu import PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
@@ -81,6 +82,7 @@ PIPELINE = (
     StaticReshape(),  # what functions have moved out from between
     StridedSliceToPool(),
     FuseConcat(),
+    PReluToMaximum(),  # those that no convolution has taken
     DropUnused(),  # the concatenations that nobody else reads
     PackWeights(),  # last: nothing after this can read float weights
     DropUnused(),
@@ -94,6 +96,7 @@ FLOAT_PIPELINE = (
     FoldOrderIntoProducer(),
     FoldOrderIntoReader(),
     StridedSliceToPool(),
+    PReluToMaximum(),
     DropUnused(),
     MergeDuplicates(),
 )
