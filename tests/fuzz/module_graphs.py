@@ -28,6 +28,8 @@ from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
+from bnas_deploy.export.exporter import Progress
+from bnas_deploy.export.twin import FloatTwin
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 from bnas_deploy.search.nn.schemes import named_scheme
@@ -88,15 +90,44 @@ class Gate(nn.Module):
         return x * torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
 
 
+def _straight_through(x: Tensor) -> Tensor:
+    soft = x.clamp(-1, 1)
+    return torch.where(x >= 0, 1.0, -1.0).detach() - soft.detach() + soft
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.sign,
+    "where": lambda x: torch.where(x >= 0, 1.0, -1.0),
+    "falling": lambda x: 1 - 2 * (x > 0).float(),
+    "0 and 1": lambda x: (x > 0).float(),
+    "sign of ReLU": lambda x: torch.sign(torch.relu(x)),
+    "estimator": _straight_through,
+    "three levels": lambda x: torch.round(x.clamp(-1, 1)),
+}
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.sign,
+    "scaled": lambda w: torch.sign(w) * w.abs().mean((1, 2, 3), keepdim=True),
+    "estimator": lambda w: (0.3 * torch.sign(w)).detach() - w.detach() + w,
+}
+
+
 class Functional(nn.Module):
     """Somebody else's binary convolution, in functions alone."""
 
-    def __init__(self, channels: int, channels_out: int) -> None:
+    def __init__(self, channels: int, channels_out: int, rng: random.Random) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(channels_out, channels, 1, 1))
+        kernel = rng.choice((1, 2, 3))
+        self.weight = nn.Parameter(torch.randn(channels_out, channels, kernel, kernel))
+        self.names = rng.choice(sorted(ACTIVATIONS)), rng.choice(sorted(WEIGHTS))
+        self.stride, self.padding, self.pad_value = rng.choice((1, 2)), rng.choice((0, 1)), rng.choice((0.0, 1.0, -1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(torch.sign(x), torch.sign(self.weight))
+        activations, weights = self.names
+        padded = F.pad(ACTIVATIONS[activations](x), (self.padding,) * 4, value=self.pad_value)
+        return F.conv2d(padded, WEIGHTS[weights](self.weight), stride=self.stride)
+
+    def extra_repr(self) -> str:
+        return f"{self.names}, stride={self.stride}, padding={self.padding} of {self.pad_value}"
 
 
 def _part(parts: int, index: int, how: str) -> Callable[[Tensor], Tensor]:
@@ -345,7 +376,7 @@ class Maker:
 
     def functional(self) -> None:
         source = self.source()
-        self.add(Functional(self.shapes[source][0], self.rng.randint(1, 9)), source)
+        self.add(Functional(self.shapes[source][0], self.rng.randint(1, 9), self.rng), source)
 
 
 def _randomised(module: nn.Module, rng: random.Random) -> nn.Module:
@@ -413,7 +444,8 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
     near: list[bool] = []
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        near.append(bool((inputs[0].abs() <= NEAR * inputs[0].abs().max()).any()))
+        x = inputs[0].abs()  # signs change at 0, and the three levels at a half
+        near.append(bool((torch.minimum(x, (x - 0.5).abs()) <= NEAR * x.max()).any()))
 
     signs = [layer for layer in network.modules() if isinstance(layer, BinaryConv2d | Functional)]
     handles = [layer.register_forward_hook(look) for layer in signs]
@@ -430,10 +462,10 @@ def one_twin() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as kept:
         write = exporter._write_twins
 
-        def write_once(twin: nn.Module, folder: Path, images: Tensor) -> tuple[float, float]:
+        def write_once(twin: FloatTwin, folder: Path, images: Tensor, progress: Progress) -> tuple[float, float]:
             names = (files.FLOAT_TWIN, files.INT8_TWIN)
             if not (Path(kept) / names[0]).exists():
-                write(twin, folder, images)
+                write(twin, folder, images, progress)
                 for name in names:
                     shutil.copy(folder / name, Path(kept) / name)
             for name in names:
