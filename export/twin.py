@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.capture import OUTPUT, CapturedModel
 from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes.clean import DropUnused
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, sides_of
@@ -67,7 +67,10 @@ def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> 
     _put_into_graph(captured.model.graph, weights)
     DropUnused().sweep(captured.model)
     program = captured.program.module()
-    _put_into_program(program, {name: torch.from_numpy(weight) for name, weight in weights.items()})
+    last = _last(program)  # what the graph calls its output
+    _put_into_program(
+        program, {last if name == OUTPUT else name: torch.from_numpy(weight) for name, weight in weights.items()}
+    )
     calibrator = _Calibrator(program)
     with torch.no_grad():
         answers = calibrator.run(images[:TWIN_IMAGES])
@@ -76,7 +79,8 @@ def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> 
             "the float twin that was derived answers NaN or infinity to the images, since no batch normalisation holds "
             "its float sums; give a twin of your own"
         )
-    _put_statistics(captured.model.graph, calibrator.statistics())
+    statistics = calibrator.statistics()
+    _put_statistics(captured.model.graph, statistics | ({OUTPUT: statistics[last]} if last in statistics else {}))
 
     def network(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -189,6 +193,12 @@ def _put_into_program(program: torch.fx.GraphModule, weights: Mapping[str, Tenso
             else:
                 node.update_arg(1, weight)
     _drop_unread(program)
+
+
+def _last(program: torch.fx.GraphModule) -> str:
+    """Return the name of the value that a program answers with."""
+    (answer,) = program.graph.output_node().all_input_nodes
+    return str(answer.name)
 
 
 def _drop_unread(program: torch.fx.GraphModule) -> None:

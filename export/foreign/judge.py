@@ -38,10 +38,14 @@ REFUSED = "nothing was written, since the translation does not agree with the mo
 
 @dataclass
 class Seen:
-    """What a layer met on the images: how many x there were, and how many of them were exactly 0."""
+    """What a layer met on the images: how many x there were, and how many of them were exactly 0.
+
+    `meets_zero` tells whether it is to be right for a 0: some x was one, or nothing says that others will not be.
+    """
 
     activations: int = 0
     zeros: int = 0
+    meets_zero: bool = False
 
 
 def compare_layers(original: torch.fx.GraphModule, layers: Sequence[Found], images: Tensor) -> dict[str, Seen]:

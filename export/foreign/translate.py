@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export.foreign.judge import BATCH, REFUSED, compare_layers, compare_whole
+from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
 from bnas_deploy.export.foreign.layers import Found, Left, NotTranslated, binary_layers
 from bnas_deploy.export.foreign.operands import translation_of
-from bnas_deploy.export.foreign.program import Program
+from bnas_deploy.export.foreign.program import Program, operation
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
@@ -65,7 +66,9 @@ class Translator:
         assert isinstance(original, torch.fx.GraphModule)
         self._check_program(original)
         seen = compare_layers(original, found, self.images)
-        layers = [(each, translation_of(each, meets_zero=seen[each.name].zeros > 0)) for each in found]
+        for each in found:
+            seen[each.name].meets_zero = _may_meet_zero(each, seen[each.name])
+        layers = [(each, translation_of(each, meets_zero=seen[each.name].meets_zero)) for each in found]
         self.layers += [of_found(program, each, seen[each.name]) for each in found]
         self.has_sums = any(len(translation.operands) > 1 for _, translation in layers)
         results = write_layers(exported, layers)
@@ -103,6 +106,36 @@ class Translator:
                 f"{REFUSED}: the captured program answers differently from {type(self.module).__name__}; its forward "
                 "may use something outside of the module: keep that in parameters and buffers"
             )
+
+
+_MAKE_ZEROS = frozenset(
+    {"clamp", "clamp_min", "hardshrink", "relu", "relu6", "round", "softshrink", "threshold", "trunc"}
+)
+"""Operations that give 0 for many values."""
+
+_WITH_BIAS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "linear"})
+"""Operations whose third argument is a bias."""
+
+
+def _may_meet_zero(found: Found, seen: Seen) -> bool:
+    """Tell whether a sign that is 0 at 0 may see one: it did on the images, or nothing moves its values off 0.
+
+    A few images prove little of others: a black square is 0 in all pixels of an image, and behind a convolution without
+    bias. Behind a BN or a bias a value is 0 about as seldom as any other number.
+    """
+    return seen.zeros > 0 or not _is_moved_off_zero(found.source)
+
+
+def _is_moved_off_zero(node: Node) -> bool:
+    """Tell whether a value comes from a BN or has a bias, with no convolution or matrix product behind that."""
+    name = operation(node)
+    if "batch_norm" in name:
+        return True
+    if name in _WITH_BIAS:
+        return len(node.args) > 2 and node.args[2] is not None
+    if not name or name in _MAKE_ZEROS or "mm" in name or "matmul" in name:
+        return False
+    return any(_is_moved_off_zero(each) for each in node.all_input_nodes)
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

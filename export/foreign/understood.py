@@ -73,9 +73,10 @@ def _activations(steps: Steps, seen: Seen | None) -> str:
     text = _listed((levels[0], levels[2]))
     if seen is None:
         return f"{text}, 0 at 0"
-    if not seen.zeros:
+    if not seen.meets_zero:
         return f"{text} (0 at 0, which none of {seen.activations:,} values was)"
-    return f"{text}, 0 at 0 ({seen.zeros:,} of {seen.activations:,} values: a sum of 2 packed convolutions)"
+    met = f"{seen.zeros:,} of {seen.activations:,} values" if seen.zeros else "no BN or bias moves values off it"
+    return f"{text}, 0 at 0 ({met}: a sum of 2 packed convolutions)"
 
 
 def _listed(levels: tuple[float, ...]) -> str:

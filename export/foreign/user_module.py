@@ -62,7 +62,7 @@ def build_user_module(given: str) -> nn.Module:
             )
         try:
             made = made()
-        except Exception as error:  # it is the user's code
+        except (Exception, SystemExit) as error:  # it is the user's code
             raise UserCodeError(f"{path}: {name}() raises this:", _trace(error, path)) from None
     if not isinstance(made, nn.Module):
         raise ExportError(f"{path}: {name}() returns {type(made).__name__}, wanted a torch.nn.Module")
@@ -106,7 +106,7 @@ def _imported(path: Path) -> ModuleType:
     hidden, sys.modules[path.stem] = sys.modules.get(path.stem), file
     try:
         spec.loader.exec_module(file)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise UserCodeError(f"{path} cannot be imported; this is its own traceback:", _trace(error, path)) from None
     finally:
         sys.path[:] = before

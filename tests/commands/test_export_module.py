@@ -59,6 +59,10 @@ def broken():
     return Net().missing
 
 
+def leaves():
+    raise SystemExit(3)
+
+
 def two(first, second):
     return Net()
 
@@ -176,10 +180,21 @@ def test_a_file_that_cannot_be_imported_shows_its_own_traceback(network: Path, t
     ]
 
 
+def test_a_file_that_ends_the_program_when_it_is_imported_does_not(network: Path, tmp_path: Path) -> None:
+    network.write_text("raise SystemExit('usage: mymodel.py --data DATA')\n")
+
+    result = _export(f"{network}:build", "-o", str(tmp_path / "b"))
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {network} cannot be imported; this is its own traceback:\n")
+    assert result.output.splitlines()[-1] == "SystemExit: usage: mymodel.py --data DATA"
+
+
 @pytest.mark.parametrize(
     ("name", "last"),
     [
         ("broken", "AttributeError: 'Net' object has no attribute 'missing'"),
+        ("leaves", "SystemExit: 3"),
         ("two", "TypeError: two() missing 2 required positional arguments: 'first' and 'second'"),
     ],
 )

@@ -113,6 +113,21 @@ def test_a_batch_norm_is_calibrated_so_that_nothing_explodes(tmp_path: Path) -> 
     assert (got - twin.network(images)).abs().max() <= 2**12 * 6e-8 * 10
 
 
+@pytest.mark.parametrize("last", ["batch norm", "binary layer"])
+def test_the_last_value_has_the_name_of_the_output_in_the_graph(last: str, tmp_path: Path) -> None:
+    body = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ends = {"batch norm": (nn.Linear(8, CLASSES), nn.BatchNorm1d(CLASSES)), "binary layer": (BinaryLinear(8, CLASSES),)}
+    module = nn.Sequential(*body, *ends[last]).eval()
+
+    twin = _twin(module, _images())
+
+    want = twin.network(_images())
+    # Sums of at most 32 products, two layers deep, and two BNs.
+    assert (_answers(twin.model, _images(), tmp_path / "twin.onnx") - want).abs().max() <= 200 * 6e-8 * want.abs().max()
+    with torch.no_grad():
+        assert (module(_images()) - want).abs().max() > 0.01 * want.abs().max()  # it is calibrated, and float
+
+
 def test_the_module_keeps_its_statistics() -> None:
     module, images = _deep(2), _images()
     captured = capture(module, SHAPE)

@@ -74,10 +74,24 @@ def test_zeros_in_front_of_a_sign_are_counted_and_stay_zeros(networks: ModuleTyp
 
     assert zeros > 0
     first, second = translator.layers
-    assert first.activations == "-1 and +1 (0 at 0, which none of 3,840 values was)"
+    no_bias = "-1 and +1, 0 at 0 (no BN or bias moves values off it: a sum of 2 packed convolutions)"
+    assert first.activations == no_bias
     assert second.activations == f"-1 and +1, 0 at 0 ({zeros} of 1,960 values: a sum of 2 packed convolutions)"
     with torch.no_grad():
         assert (translated(images) - module(images)).abs().max() < 1e-5
+
+
+def test_zeros_that_the_images_lack_stay_zeros(networks: ModuleType, translate: Translate) -> None:
+    module, images = networks.settled(Ties(networks)), _images(networks)
+    black_square = images.clone()
+    black_square[:, :, 2:12, 3:13] = 0
+
+    _, translated = translate(module, images)
+
+    with torch.no_grad():
+        want = module(black_square)
+        assert (translated(black_square) - want).abs().max() < 1e-5
+        assert (module(black_square + 1e-6) - want).abs().max() > 1e-2  # a sign of +1 for 0 would be seen
 
 
 class WritesWeights(nn.Conv2d):
