@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import Bundle
+from bnas_deploy.core.errors import printable
 from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.runtime.bench.answers import read_images
 from bnas_deploy.runtime.bench.engines import BASELINE, Engine
@@ -197,7 +198,8 @@ def _node_record(
     time: NodeTime, node: Node | None, setting: EngineSetting, runs: Column, layers: Mapping[str, str]
 ) -> Record:
     subject = layer_of(node.name if node else time.name)
-    measured = record(subject, setting, replace(runs, ns=1000 * np.array(time.runs_us)))
+    # A node's name may be any bytes; a report is text.
+    measured = record(printable(subject), setting, replace(runs, ns=1000 * np.array(time.runs_us)))
     return replace(measured, kind=kind_of_node(time, node, layers), layer=layers.get(subject))
 
 

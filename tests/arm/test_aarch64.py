@@ -206,4 +206,4 @@ def test_networks_give_the_bits_of_this_machine(machine: Machine, networks: tupl
 
 def test_verify_holds_there(machine: Machine, bundle: Path) -> None:
     shown = machine.run("-m", "bnas_deploy", "verify", bundle)
-    assert "1 of 1 images" in shown
+    assert "1 of 1 image" in shown

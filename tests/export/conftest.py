@@ -203,6 +203,8 @@ _OPERATIONS = {
     "Neg": lambda node, x: -x,
     "LeakyRelu": lambda node, x: F.leaky_relu(x, node.attributes.get_float("alpha", 0.01)),
     "Relu": lambda node, x: torch.relu(x),
+    "Max": lambda node, x, y: torch.maximum(x, y),
+    "Min": lambda node, x, y: torch.minimum(x, y),
     "PRelu": lambda node, x, slope: torch.where(x > 0, x, slope * x),
     "Identity": lambda node, x: x,
     "Concat": lambda node, *parts: torch.cat(parts, node.attributes.get_int("axis")),

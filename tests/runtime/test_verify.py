@@ -264,7 +264,7 @@ def test_a_vector_of_another_shape(bundle: Path) -> None:
 
     _assert_refused(
         bundle,
-        f"{bundle / PIECES}: the test vector 'images' is float32 (1, 4, 5, 8), wanted numbers of at least (1, 4, 7",
+        f"{bundle / PIECES}: the test vector 'images' is float32 (1, 4, 5, 7), wanted numbers of at least (1, 4, 7, 7)",
     )
 
 
