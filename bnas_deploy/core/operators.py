@@ -194,7 +194,10 @@ class Operator:
 
     @property
     def name(self) -> str:
-        """The operator's name, such as BinaryConv2dReluAddConcat4; its pieces stand in the order of computation."""
+        """The operator's name, such as BinaryConv2dReluAddConcat4.
+
+        From the factor to the sums its pieces stand in the order of computation. Concat, which is first, stands last.
+        """
         factor = "K" if self.k_map else "Gate" if self.gate else ""
         pad = "Pad" if self.pads_signs and not self.is_of_blocks else ""
         before, added = "Add" * self.before, "Add" * self.added
@@ -245,7 +248,7 @@ def _of_cells() -> Iterator[Operator]:
 
 
 def _of_blocks() -> Iterator[Operator]:
-    """Return the combinations that networks have: a session takes about 0.05 ms for each.
+    """Return the combinations that networks have: a session takes about 0.04 ms for each.
 
     A shortcut is added either before the activation or behind it.
     """

@@ -224,8 +224,8 @@ def _operator_table() -> str:
             "/* The tensors that an operator may add before its activation, and to its result: TERM(index) */",
             *_macro("BNAS_BEFORE", "TERM", ((index,) for index in range(table.MOST_BEFORE))),
             *_macro("BNAS_ADDED", "TERM", ((index,) for index in range(table.MOST_ADDED))),
-            "/* What a name chooses: CHOICE(type, name) */",
-            *_macro("BNAS_CHOICES", "CHOICE", map(_choice, fields(table.Operator))),
+            "/* What a name chooses, and what follows from that: CHOICE(type, name) */",
+            *_macro("BNAS_CHOICES", "CHOICE", (*map(_choice, fields(table.Operator)), ("bool", _OF_BLOCKS))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
             *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
             "",
@@ -258,12 +258,16 @@ def _number(value: float) -> str:
     return f"{value}f" if isfinite(value) else f"{'-' if value < 0 else ''}__builtin_inff()"
 
 
+_OF_BLOCKS = "is_of_blocks"
+"""The property of an operator that decides which of the epilogues it has."""
+
+
 def _choice(field: Field[Any]) -> tuple[str, str]:
     return {bool: "bool", str: "BnasActivation", int: "int64_t"}[type(field.default)], field.name
 
 
 def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
-    chosen = {field.name: getattr(row, field.name) for field in fields(row)}
+    chosen = {name: getattr(row, name) for name in (*(field.name for field in fields(row)), _OF_BLOCKS)}
     choices = [
         f".{name} = {_activation(value) if isinstance(value, str) else int(value)}" for name, value in chosen.items()
     ]

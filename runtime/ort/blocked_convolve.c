@@ -131,11 +131,6 @@ static void epilogue_of_blocks(const BnasRun* run, const KernelSpec* spec, const
 #undef ADDED
 #undef BEFORE
 
-/* As Operator.is_of_blocks in bnas_deploy/core/operators.py. */
-static bool is_of_blocks(const BnasConv* conv) {
-    return conv->gate || conv->before > 0 || conv->activation == BNAS_CLIP || conv->affine;
-}
-
 /* Writes `count` pixels of one image, from `pixel` on. */
 static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Channels channels, int64_t image,
                                int64_t pixel, int64_t count, uint16_t* mismatches, float* constants) {
@@ -146,7 +141,7 @@ static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Chann
     if (the_plan(run)->correction == BY_RUNS) {
         correct_runs(run, spec, channels, pixel, count, mismatches);
     }
-    (is_of_blocks(conv) ? epilogue_of_blocks : epilogue_of_cells)(run, spec, &part);
+    (conv->is_of_blocks ? epilogue_of_blocks : epilogue_of_cells)(run, spec, &part);
 }
 
 /* A tile's lanes are pixels with the gaps between rows. Rows that are long enough meet the epilogue where they are,

@@ -40,6 +40,7 @@ class Conv(ctypes.Structure):
     _fields_ = (
         # The choices of an operator, whose activation is an enumeration.
         *((field.name, {bool: ctypes.c_bool, str: ctypes.c_int, int: _i64}[type(field.default)]) for field in CHOICES),
+        ("is_of_blocks", ctypes.c_bool),
         ("has_offset", ctypes.c_bool),
         ("channels_out", _i64),
         ("channels_in", _i64),
@@ -166,7 +167,7 @@ class Call:
         self.y = allocate(4 * batch * channels_out * out_size[0] * out_size[1], 4).view(np.float32)
         self.memory["Y"] = self.y
         self.y.shape = (batch, channels_out, *out_size)
-        choices = {field.name: getattr(row, field.name) for field in CHOICES}
+        choices = {field.name: getattr(row, field.name) for field in CHOICES} | {"is_of_blocks": row.is_of_blocks}
         choices |= {"activation": ACTIVATIONS.index(row.activation), "pads_signs": bool(np.any(inputs.get("pad", 0)))}
         self._conv = Conv(
             **choices,
