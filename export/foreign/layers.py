@@ -20,7 +20,7 @@ from bnas_deploy.export.foreign.program import (
 )
 from bnas_deploy.export.foreign.steps import NoSteps, Steps, steps_of
 from bnas_deploy.export.foreign.weights import NotBinary, Weights, weights_of
-from bnas_deploy.search.nn.geometry import Pair
+from bnas_deploy.search.nn.geometry import Pair, keeping_the_size
 
 IMAGES = -3
 FEATURES = -1
@@ -210,9 +210,7 @@ def _window(node: Node, weight: Tensor) -> Window:
     dilation, stride = _two(given.get("dilation", 1)), _two(given.get("stride", 1))
     padding, extra = given.get("padding", 0), (0, 0)
     if padding == "same":
-        # As PyTorch: the odd one is below and at the right.
-        total = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
-        padding, extra = (total[0] // 2, total[1] // 2), (total[0] % 2, total[1] % 2)
+        padding, extra = keeping_the_size(_two(weight.shape[2:]), dilation)
     elif padding == "valid":
         padding = 0
     return Window(stride, _two(padding), extra, dilation, int(given.get("groups", 1)))

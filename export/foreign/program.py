@@ -304,7 +304,8 @@ def never_negative(program: Program, node: Node, depth: int = 64) -> bool:
     if name in _KEEPS_SIGN:
         return bool(node.all_input_nodes) and never_negative(program, node.all_input_nodes[0], depth - 1)
     if name in _ALL_OF:
-        numbers = [each for each in tree_leaves(node.args) if isinstance(each, int | float) and name in {"add", "mul"}]
+        given = tree_leaves((node.args, dict(node.kwargs)))  # `alpha` of a sum multiplies what is added
+        numbers = [each for each in given if isinstance(each, int | float) and name in {"add", "mul"}]
         return all(number >= 0 for number in numbers) and all(
             never_negative(program, each, depth - 1) for each in node.all_input_nodes
         )

@@ -11,7 +11,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
 from bnas_deploy.export.foreign.layers import Found, Left, NotTranslated, binary_layers
 from bnas_deploy.export.foreign.operands import translation_of
-from bnas_deploy.export.foreign.program import Program, operation
+from bnas_deploy.export.foreign.program import Program, operation, values_read
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
@@ -67,7 +67,7 @@ class Translator:
         self._check_program(original)
         seen = compare_layers(original, found, self.images)
         for each in found:
-            seen[each.name].meets_zero = _may_meet_zero(each, seen[each.name])
+            seen[each.name].meets_zero = _may_meet_zero(program, each, seen[each.name])
         layers = [(each, translation_of(each, meets_zero=seen[each.name].meets_zero)) for each in found]
         self.layers += [of_found(program, each, seen[each.name]) for each in found]
         self.has_sums = any(len(translation.operands) > 1 for _, translation in layers)
@@ -116,26 +116,37 @@ _MAKE_ZEROS = frozenset(
 _WITH_BIAS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "linear"})
 """Operations whose third argument is a bias."""
 
+_SUMS = frozenset({"add", "rsub", "sub"})
 
-def _may_meet_zero(found: Found, seen: Seen) -> bool:
+
+def _may_meet_zero(program: Program, found: Found, seen: Seen) -> bool:
     """Tell whether a sign that is 0 at 0 may see one: it did on the images, or nothing moves its values off 0.
 
     A few images prove little of others: a black square is 0 in all pixels of an image, and behind a convolution without
     bias. Behind a BN or a bias a value is 0 about as seldom as any other number.
     """
-    return seen.zeros > 0 or not _is_moved_off_zero(found.source)
+    return seen.zeros > 0 or not _is_moved_off_zero(program, found.source)
 
 
-def _is_moved_off_zero(node: Node) -> bool:
-    """Tell whether a value comes from a BN or has a bias, with no convolution or matrix product behind that."""
+def _is_moved_off_zero(program: Program, node: Node) -> bool:
+    """Tell whether every number of a value comes from a BN or has a bias, with no other layer with weights behind that.
+
+    One moved term is enough for a sum, and so is a constant one, such as a learned shift. All that a product, a
+    concatenation and other operations read has to be moved.
+    """
     name = operation(node)
     if "batch_norm" in name:
         return True
     if name in _WITH_BIAS:
         return len(node.args) > 2 and node.args[2] is not None
-    if not name or name in _MAKE_ZEROS or "mm" in name or "matmul" in name:
+    if not name or name in _MAKE_ZEROS or any(part in name for part in ("conv", "mm", "matmul", "einsum")):
         return False
-    return any(_is_moved_off_zero(each) for each in node.all_input_nodes)
+    read = values_read(node)
+    varying = [each for each in read if each in program.varying]
+    if name in _SUMS:
+        is_shifted = len(varying) < len(read) or any(isinstance(each, int | float) and each for each in node.args)
+        return is_shifted or any(_is_moved_off_zero(program, each) for each in varying)
+    return bool(varying) and all(_is_moved_off_zero(program, each) for each in varying)
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

@@ -114,8 +114,13 @@ class Geometry:
         """
         if not isinstance(self.padding, str):
             return self.padding, self.extra_padding
-        vertical, horizontal = (step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True))
-        return (vertical // 2, horizontal // 2), (vertical % 2, horizontal % 2)
+        return keeping_the_size(self.kernel_size, self.dilation)
+
+
+def keeping_the_size(kernel_size: Pair, dilation: Pair) -> tuple[Pair, Pair]:
+    """Return the padding above and left that "same" is, and how much more there is below and right."""
+    vertical, horizontal = (step * (size - 1) for step, size in zip(dilation, kernel_size, strict=True))
+    return (vertical // 2, horizontal // 2), (vertical % 2, horizontal % 2)
 
 
 def _padding(value: Sizes | str) -> Pair | str:

@@ -94,6 +94,56 @@ def test_zeros_that_the_images_lack_stay_zeros(networks: ModuleType, translate: 
         assert (module(black_square + 1e-6) - want).abs().max() > 1e-2  # a sign of +1 for 0 would be seen
 
 
+class InFront(nn.Module):
+    """torch.sign of what a function makes of a stem without bias and of its BN."""
+
+    def __init__(self, networks: ModuleType, function: Callable[[Tensor, Tensor, nn.Parameter], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.stem, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.shift = nn.Parameter(torch.randn(1, 4, 1, 1))
+        self.conv, self.head = networks.SignConv(8, 8, 3), nn.Linear(8, networks.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = self.stem(x)
+        made = self.function(plain, self.norm(plain), self.shift)
+        both = made if made.shape[1] == 8 else torch.cat([made, made], 1)
+        return self.head(self.conv(both).mean((2, 3)))
+
+
+IN_FRONT: dict[str, tuple[Callable[[Tensor, Tensor, nn.Parameter], Tensor], bool]] = {
+    "BN": (lambda plain, norm, shift: norm, False),
+    "convolution without bias": (lambda plain, norm, shift: plain, True),
+    "learned shift": (lambda plain, norm, shift: plain + shift, False),
+    "number": (lambda plain, norm, shift: 0.125 - plain, False),
+    "shortcut past a BN": (lambda plain, norm, shift: plain + norm, False),
+    "a half of it BN": (lambda plain, norm, shift: torch.cat([plain, norm], 1), True),
+    "all of it BN": (lambda plain, norm, shift: torch.cat([-norm, norm], 1), False),
+    "product with what may be 0": (lambda plain, norm, shift: plain * norm, True),
+    "product with a constant": (lambda plain, norm, shift: norm * shift, False),
+    "ReLU of BN, moved": (lambda plain, norm, shift: torch.relu(norm) - torch.relu(plain), True),
+    "difference of ReLUs": (lambda plain, norm, shift: torch.add(torch.relu(norm), torch.relu(plain), alpha=-1), True),
+    "clipped": (lambda plain, norm, shift: norm.clamp(-1, 1), True),
+}
+"""What is in front of a sign, and whether a 0 may come that the images lack."""
+
+
+@pytest.mark.parametrize("name", IN_FRONT)
+def test_a_sign_is_exact_for_zeros_unless_something_moves_values_off_zero(
+    name: str, networks: ModuleType, translate: Translate
+) -> None:
+    function, may_be_zero = IN_FRONT[name]
+    module, images = networks.settled(InFront(networks, function)), _images(networks)
+
+    translator, translated = translate(module, images)
+
+    (layer,) = translator.layers
+    assert ("a sum of 2" in layer.activations) == may_be_zero, layer.activations
+    black = torch.zeros_like(images)
+    with torch.no_grad():
+        assert (translated(black) - module(black)).abs().max() < 1e-5
+
+
 class WritesWeights(nn.Conv2d):
     """XNOR-Net as it was published: means are taken away from the weights in place, in forward."""
 
