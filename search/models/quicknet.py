@@ -37,14 +37,8 @@ def _build(config: BackboneConfig) -> "nn.Module":
     from torch import nn
 
     from bnas_deploy.search.models.backbone_layers import Backbone as Network
-    from bnas_deploy.search.models.backbone_layers import (
-        Classifier,
-        Layers,
-        float_convolution,
-        float_unit,
-        halved,
-        set_norms,
-    )
+    from bnas_deploy.search.models.backbone_layers import Classifier, Layers, float_convolution, float_unit
+    from bnas_deploy.search.models.keras_layers import halved, set_norms
 
     widths = QUICKNET.widths_of(config)
     quick: Quick = NETWORKS[config.network].architecture
@@ -67,7 +61,8 @@ def _build(config: BackboneConfig) -> "nn.Module":
 def _sections(quick: Quick, widths: Mapping[str, int], layers: "Layers") -> Iterator["nn.Module"]:
     from torch import nn
 
-    from bnas_deploy.search.models.backbone_layers import Sum, halved
+    from bnas_deploy.search.models.backbone_layers import Sum
+    from bnas_deploy.search.models.keras_layers import halved
 
     before = widths["section1"]
     image = layers.strided_image and halved(halved(layers.strided_image))

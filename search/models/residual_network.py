@@ -5,15 +5,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from bnas_deploy.search.models.backbone import BackboneConfig
-from bnas_deploy.search.models.backbone_layers import (
-    Backbone,
-    Classifier,
-    Layers,
-    float_convolution,
-    halved,
-    halving_mean,
-    set_norms,
-)
+from bnas_deploy.search.models.backbone_layers import Backbone, Classifier, Layers, float_convolution, halving_mean
+from bnas_deploy.search.models.keras_layers import halved, set_norms
 from bnas_deploy.search.models.resnet import Residual
 from bnas_deploy.search.nn.geometry import Pair
 
