@@ -91,6 +91,7 @@ def test_a_searched_network_runs_in_8_bits_throughout(quantized: Quantized, tmp_
     assert ran["QLinearAdd"] == floats["Add"] > 0
     assert ran["QLinearConcat"] == floats["Concat"] > 0
     assert ran["QGemm"] == 1
+    assert (ran["ReduceMean"], ran["Reshape"]) == (floats["ReduceMean"], floats["Reshape"])
     assert ran["ReduceMean"] + ran["Reshape"] == 1
     # Into and out of each of: the network, the mean, the classifier. Slices carry their scale along.
     assert ran["QuantizeLinear"] <= 3
