@@ -2,14 +2,9 @@
 
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.doubts import LooksBinaryWarning
-from bnas_deploy.export.exporter import (
-    ExportResult,
-    FloatLayers,
-    Images,
-    export_checkpoint,
-    export_module,
-)
+from bnas_deploy.export.exporter import ExportResult, FloatLayers, export_checkpoint, export_module
 from bnas_deploy.export.foreign import BinaryLayer, Registration, register
+from bnas_deploy.export.given import Images
 
 __all__ = [
     "BinaryLayer",

@@ -1,7 +1,7 @@
 """The export itself: capture, rewriting, comparison, and the files of the bundle."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +36,9 @@ from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, 
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.foreign.translate import Translator
 from bnas_deploy.export.foreign.understood import Understood
+from bnas_deploy.export.given import TWIN, Images, Progress, check_answers, check_images, check_twin, silent
 from bnas_deploy.export.layer_costs import layer_costs
-from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
+from bnas_deploy.export.module_checks import answers_in_batches, answers_of, own_doing, prepared
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
@@ -51,14 +52,6 @@ from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images to verify with: (N, C, H, W) float32, normalised; labels (N) int64 where they are known."""
-
-    pixels: Tensor
-    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,17 +73,8 @@ class ExportResult:
     layers: tuple[Understood, ...]
 
 
-TWIN = "the float twin"
-
 FloatLayers = Literal["float", "int8"]
 """How a binary network computes what is not binary."""
-
-Progress = Callable[[str], object]
-"""Is told what is being done, in a few words, each time that changes."""
-
-
-def silent(doing: str) -> None:
-    """Tell nobody."""
 
 
 def export_checkpoint(
@@ -198,12 +182,12 @@ def _export(
     progress(f"running it on {len(images.pixels)} images")
     module = prepared(module, type(module).__name__, copied=copied)
     twin = None if twin is None else prepared(twin, TWIN, copied=copied)
-    _check_images(images, description)
-    given = _answers_in_batches(module, images.pixels)
-    answers = _check_answers("the module", given, len(images.pixels), len(description.labels))
+    check_images(images, description)
+    given = answers_in_batches(module, images.pixels)
+    answers = check_answers("the module", given, len(images.pixels), len(description.labels))
     if twin is not None:
-        _check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
-        _check_twin(twin)
+        check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
+        check_twin(twin)
     with new_bundle(path) as folder:
         np.savez_compressed(folder / files.IMAGES, allow_pickle=False, **_image_arrays(images, answers))
         progress("capturing its graph")
@@ -356,54 +340,6 @@ def _manifest(model: ir.Model, description: Description, verification: Verificat
 def _check_layers(module: nn.Module, translator: Translator) -> None:
     if not translator.layers and not any(isinstance(layer, BinaryConv2d) for layer in translator.module.modules()):
         raise ExportError(no_binary_layer(module, translator.left))
-
-
-def _check_twin(twin: nn.Module) -> None:
-    binary = next((name for name, layer in twin.named_modules() if isinstance(layer, BinaryConv2d)), None)
-    if binary is not None:
-        raise ExportError(
-            f"{TWIN}: {binary or 'it'} is a binary layer; give the same network with float layers, such as "
-            "torch.nn.Conv2d and Linear, to compare latencies with"
-        )
-
-
-def _check_images(images: Images, description: Description) -> None:
-    pixels, preprocessing = images.pixels, description.preprocessing
-    wanted = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
-    if pixels.dtype != torch.float32 or len(pixels) == 0 or tuple(pixels.shape[1:]) != wanted:
-        raise ExportError(
-            f"images: got {pixels.dtype} {tuple(pixels.shape)}, the preprocessing makes torch.float32 (N, "
-            f"{', '.join(map(str, wanted))}) with N at least 1; give images as the network sees them"
-        )
-    if not pixels.isfinite().all():
-        count = int((~pixels.isfinite()).sum())
-        raise ExportError(f"images: {count} of {pixels.numel()} values are NaN or infinite; give images without them")
-
-
-def _check_answers(name: str, answers: object, images: int, labels: int) -> Tensor:
-    """Return the answers; refuse what is not one logit per image and label."""
-    wanted = f"wanted ({images}, {labels}), one logit per label"
-    if not isinstance(answers, Tensor):
-        raise ExportError(
-            f"{name}: answers {type(answers).__name__} to {images} images, {wanted}; "
-            "put it into a module that returns the logits alone"
-        )
-    got = tuple(answers.shape)
-    if got != (images, labels):
-        raise ExportError(f"{name}: answers {got} to {images} images, {wanted}")
-    if answers.dtype != torch.float32:
-        raise ExportError(f"{name}: answers {answers.dtype}, wanted torch.float32; call .float() on the logits")
-    return answers
-
-
-_BATCH = 16
-"""Images that PyTorch runs at once: more of them no longer fit into the caches together and take longer each."""
-
-
-def _answers_in_batches(module: nn.Module, images: Tensor) -> object:
-    """Return what `module` answers to all images; what is no tensor for the first of them."""
-    answers = [answers_of(module, batch, type(module).__name__) for batch in torch.split(images, _BATCH)]
-    return torch.cat(answers) if all(isinstance(each, Tensor) and each.ndim for each in answers) else answers[0]
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:

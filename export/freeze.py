@@ -198,27 +198,38 @@ def freeze(module: nn.Module) -> nn.Module:
                 "answer to an image depend on the others in the batch; train it with track_running_stats=True"
             )
     refuse_dropped(module)
-    # Tensors are only read, and those of a large network fill the memory: they are not copied.
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    # Tensors are only read, and those of a large network fill the memory: they are not copied. Moving a parameter to
+    # the CPU would change it, so those of a GPU are.
+    held = (*module.parameters(), *module.buffers())
+    tensors = {id(tensor): tensor for tensor in held if tensor.device.type == "cpu"}
     frozen = copy.deepcopy(module, tensors).cpu().eval()
     with torch.no_grad():
         for layer in frozen.modules():
             for hook in layer._forward_pre_hooks.values():
                 if isinstance(hook, NORMS):
                     hook(layer, ())
-        return _frozen(frozen, {})
+        return with_layers(frozen, _frozen_layer)
 
 
-def _frozen(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Freeze `module` and its children in place; a layer that is registered twice stays one layer."""
+def with_layers(module: nn.Module, made_of: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Put what `made_of` makes of a layer in its place, in `module` itself, unless it gives the layer back.
+
+    What it makes is not looked into. A layer that is registered twice stays one layer.
+    """
+    return _with_layers(module, made_of, {})
+
+
+def _with_layers(
+    module: nn.Module, made_of: Callable[[nn.Module], nn.Module], done: dict[nn.Module, nn.Module]
+) -> nn.Module:
     if module in done:
         return done[module]
-    done[module] = _frozen_layer(module)
+    done[module] = made_of(module)
     if done[module] is module:
         # Not named_children, which passes over the second name of a layer.
         for name, child in list(module._modules.items()):
             if child is not None:
-                setattr(module, name, _frozen(child, done))
+                setattr(module, name, _with_layers(child, made_of, done))
     return done[module]
 
 

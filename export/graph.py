@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,18 @@ def channel_slopes(node: ir.Node) -> NDArray[np.float32] | None:
     ONNX broadcasts slopes, so those of the channels of images are (C, 1, 1) or, as PyTorch writes them, (1, C, 1, 1).
     """
     return channel_numbers(node.inputs[1], node.outputs[0])
+
+
+def clip_limits(node: ir.Node) -> tuple[float, float] | None:
+    """Return the limits of a Clip; None where one is computed."""
+    limits = [-inf, inf]
+    for place, value in enumerate(node.inputs[1:]):
+        if value is not None:
+            data = array_of(value)
+            if data is None:
+                return None
+            limits[place] = float(data.item())
+    return limits[0], limits[1]
 
 
 def channel_numbers(value: ir.Value | None, like: ir.Value) -> NDArray[np.float32] | None:

@@ -93,6 +93,16 @@ def failure(module: nn.Module, error: BaseException) -> str:
     return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+_BATCH = 16
+"""Images that PyTorch runs at once: more of them no longer fit into the caches together and take longer each."""
+
+
+def answers_in_batches(module: nn.Module, images: Tensor) -> object:
+    """Return what `module` answers to all images; what is no tensor for the first of them."""
+    answers = [answers_of(module, batch, type(module).__name__) for batch in torch.split(images, _BATCH)]
+    return torch.cat(answers) if all(isinstance(each, Tensor) and each.ndim for each in answers) else answers[0]
+
+
 def own_doing(module: nn.Module, images: Tensor) -> str | None:
     """Say why `module` does not always answer alike to the same images, if it does not."""
     before = {name: (value.clone(), value.data_ptr(), value._version) for name, value in _state(module)}

@@ -11,6 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from bnas_deploy.export.freeze import with_layers
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.float_twin import Composite, float_state
@@ -29,7 +30,7 @@ def with_float_layers(module: nn.Module) -> nn.Module:
     """Return a copy of `module` with one float convolution where a binary layer or a composite of them was."""
     ours = copy.deepcopy(module)
     with torch.no_grad():
-        return _swapped(ours, {})
+        return with_layers(ours, _float_layer)
 
 
 def twin_of_family(config: ModelConfig, network: nn.Module) -> nn.Module | None:
@@ -54,18 +55,6 @@ def _stands_for(layer: nn.Module, twin: nn.Module) -> bool:
     if isinstance(layer, BinaryConv2d | BinaryWeightConv2d):
         return type(twin) is nn.Conv2d
     return type(layer) is type(twin) and layer.extra_repr() == twin.extra_repr()
-
-
-def _swapped(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Swap `module` and its children in place; a layer that is registered twice stays one layer."""
-    if module in done:
-        return done[module]
-    done[module] = _float_layer(module)
-    if done[module] is module:
-        for name, child in list(module._modules.items()):
-            if child is not None:
-                setattr(module, name, _swapped(child, done))
-    return done[module]
 
 
 def _float_layer(module: nn.Module) -> nn.Module:

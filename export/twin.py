@@ -27,7 +27,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.capture import OUTPUT, CapturedModel
 from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv
 from bnas_deploy.export.passes.clean import DropUnused
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, sides_of
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, with_extra_padding
 
 TWIN_IMAGES = 16
 """The twins are calibrated and compared on the first so many images: they are measured, and nobody asks them."""
@@ -172,11 +172,8 @@ def _float_convolution(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    if any(extra_padding):
-        (vertical, horizontal), (rows, columns) = padding, extra_padding
-        x = F.pad(x, sides_of((vertical, horizontal), (rows, columns)))
-        padding = [0, 0]
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    rows, columns = extra_padding
+    return F.conv2d(with_extra_padding(x, (rows, columns)), weight, bias, stride, padding, dilation, groups)
 
 
 def _put_into_program(program: torch.fx.GraphModule, weights: Mapping[str, Tensor]) -> None:

@@ -30,7 +30,7 @@ from bnas_deploy.export.passes.folding import (
     set_conv_parameters,
     take_over_output,
 )
-from bnas_deploy.export.passes.threshold import Floats
+from bnas_deploy.export.passes.threshold import Floats, as_on_images
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,8 @@ class BatchNorm:
         return cls(gamma, beta, mean, var, node.attributes.get_float("epsilon", 1e-5))
 
     def __call__(self, x: Floats) -> Floats:
-        """Apply to x, (C) or (C, n), as PyTorch does, to the bit.
-
-        Each value is repeated along a row of pixels, so that the vector code runs that runs on images.
-        """
-        columns = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(1, len(self.gamma), -1, 1)
-        rows = columns.expand(-1, -1, -1, _VECTOR_PIXELS).contiguous()
-        result: Floats = self.on_images(rows)[..., 0].reshape(x.shape).numpy()
-        return result
+        """Apply to x, (C) or (C, n), as PyTorch does, to the bit."""
+        return as_on_images(self.on_images, x)
 
     def on_images(self, images: torch.Tensor) -> torch.Tensor:
         """Apply to images (N, C, H, W) as PyTorch does."""
@@ -81,9 +75,6 @@ class BatchNorm:
         """Return slope and shift, and what PyTorch's roundings are relative to."""
         slope, shift = self.affine()
         return Affine(slope, shift, self.bias_terms(), FOLD)
-
-
-_VECTOR_PIXELS = 64
 
 
 def _all_batch_norms(model: ir.Model) -> Iterable[ir.Node]:

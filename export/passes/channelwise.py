@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnas_deploy.export.graph import array_of, channel_numbers, channel_slopes, channels_of, same_shape
+from bnas_deploy.export.graph import array_of, channel_numbers, channel_slopes, channels_of, clip_limits, same_shape
 from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
 from bnas_deploy.export.passes.folding import Affine
-from bnas_deploy.export.passes.threshold import Floats
+from bnas_deploy.export.passes.threshold import Floats, as_on_images
 
 Bools = NDArray[np.bool_]
-
-_VECTOR_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,8 @@ class ChannelFunction:
         return bool((self.rises | self.falls).all())
 
     def __call__(self, x: Floats) -> Floats:
-        """Apply to x, (C) or (C, n), as PyTorch does, to the bit.
-
-        Each value is repeated along a row of pixels, so that the vector code runs that runs on images.
-        """
-        columns = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(1, len(self.rises), -1, 1)
-        rows = columns.expand(-1, -1, -1, _VECTOR_PIXELS).contiguous()
-        result: Floats = self.compute(rows)[..., 0].reshape(x.shape).numpy()
-        return result
+        """Apply to x, (C) or (C, n), as PyTorch does, to the bit."""
+        return as_on_images(self.compute, x)
 
 
 def channel_function(node: ir.Node | None) -> ChannelFunction | None:
@@ -164,14 +156,7 @@ def _negative(node: ir.Node) -> ChannelFunction:
 
 
 def _clip(node: ir.Node) -> ChannelFunction | None:
-    limits = [-inf, inf]
-    for place, value in enumerate(node.inputs[1:]):
-        if value is not None:
-            data = array_of(value)
-            if data is None:
-                return None
-            limits[place] = data.item()
-    low, high = limits
+    low, high = clip_limits(node) or (inf, -inf)
     return _rising(node, lambda images: images.clamp(low, high)) if low <= high else None
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.operators import ACTIVATIONS, Operator, operator, with_changes
 from bnas_deploy.export.graph import (
-    array_of,
     channel_slopes,
     channels_of,
+    clip_limits,
     constant,
     input_of,
     is_binary_conv,
@@ -46,7 +46,7 @@ class FuseActivation:
             return f"{shared} is also read without the activation"
         if node.op_type == "PRelu" and channel_slopes(node) is None:
             return "its slope is computed from the input, or neither one number nor one per channel"
-        if node.op_type == "Clip" and _limits(node) is None:
+        if node.op_type == "Clip" and clip_limits(node) is None:
             return "its limits are computed from the input"
         if _behind(convolution, node) is None:
             return f"no operator does what {convolution.op_type} does and {node.op_type} behind it"
@@ -81,19 +81,7 @@ def _constants(node: ir.Node) -> dict[str, NDArray[np.float32]]:
         assert slopes is not None
         return {"slope": slopes}
     if node.op_type == "Clip":
-        limits, channels = _limits(node), channels_of(node.outputs[0])
+        limits, channels = clip_limits(node), channels_of(node.outputs[0])
         assert limits is not None
         return {name: np.full(channels, limit, np.float32) for name, limit in zip(("low", "high"), limits, strict=True)}
     return {}
-
-
-def _limits(node: ir.Node) -> tuple[float, float] | None:
-    """Return the limits of a Clip; None where one is computed."""
-    limits = [-np.inf, np.inf]
-    for position, value in enumerate(node.inputs[1:]):
-        if value is not None:
-            data = array_of(value)
-            if data is None:
-                return None
-            limits[position] = float(data.item())
-    return limits[0], limits[1]

@@ -4,20 +4,18 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from bnas_deploy.core.operators import Operator, operator, with_changes
 from bnas_deploy.export.graph import (
-    channel_numbers,
     constant,
     constant_array,
-    constant_beside,
     input_of,
     is_binary_conv,
     replace_operator,
     sole_consumer,
 )
-from bnas_deploy.export.passes.folding import BIAS_TERMS
+from bnas_deploy.export.passes.channelwise import affine_of, constant_operand
+from bnas_deploy.export.passes.folding import BIAS_TERMS, Doubles
 from bnas_deploy.export.passes.fuse_shift import shift_of
 
 AFFINE_TERMS = "affine_terms"
@@ -49,7 +47,7 @@ class FuseAffine:
         convolution, value = found
         if sole_consumer(value) is None:
             return f"{value.name} is also read without the constant"
-        if _numbers(node, value) is None:
+        if _numbers(node) is None:
             return "the constant is neither one number nor one per channel"
         if _with_affine(convolution) is None:
             return f"no operator does what {convolution.op_type} does and has a second scale"
@@ -61,20 +59,19 @@ class FuseAffine:
         """Make the convolution compute it."""
         found = _convolution_of(node)
         assert found is not None
-        convolution, value = found
-        row, numbers = _with_affine(convolution), _numbers(node, value)
+        convolution, _ = found
+        row, numbers = _with_affine(convolution), _numbers(node)
         assert row is not None
         assert numbers is not None
         name = "scale2" if node.op_type == "Mul" else "bias2"
         if BIAS_TERMS in node.meta:
             convolution.meta[AFFINE_TERMS] = node.meta[BIAS_TERMS]
-        inputs = {name: constant(model.graph, f"{convolution.name}.{name}", numbers)}
+        inputs = {name: constant(model.graph, f"{convolution.name}.{name}", numbers.astype(np.float32))}
         replace_operator(convolution, row, inputs, node)
 
 
 def _is_affine(node: ir.Node) -> bool:
-    has_constant = any(value is not None and value.const_value is not None for value in node.inputs)
-    return node.domain == "" and node.op_type in ("Mul", "Add", "Sub") and has_constant
+    return node.op_type in ("Mul", "Add", "Sub") and constant_operand(node) is not None
 
 
 def _convolution_of(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
@@ -90,11 +87,12 @@ def _has_activation(node: ir.Node) -> bool:
     return is_binary_conv(node) and bool(operator(node.op_type).activation)
 
 
-def _numbers(node: ir.Node, value: ir.Value) -> NDArray[np.float32] | None:
-    """Return the factor or the term of each channel, (O)."""
-    if node.op_type == "Mul":
-        return channel_numbers(constant_beside(node, value), node.outputs[0])
-    return shift_of(node, value)
+def _numbers(node: ir.Node) -> Doubles | None:
+    """Return the factor or the term of each channel, (O), which are float32."""
+    if node.op_type != "Mul":
+        return shift_of(node)
+    affine = affine_of(node)
+    return None if affine is None else affine.slope
 
 
 def _with_affine(convolution: ir.Node) -> Operator | None:

@@ -7,17 +7,16 @@ import onnx_ir as ir
 
 from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import (
-    channel_numbers,
     constant,
     constant_array,
-    constant_beside,
     input_of,
     is_binary_conv,
     replace_operator,
     set_input,
     sole_consumer,
 )
-from bnas_deploy.export.passes.folding import BIAS_TERMS
+from bnas_deploy.export.passes.channelwise import affine_of, constant_operand
+from bnas_deploy.export.passes.folding import BIAS_TERMS, Doubles
 
 SHIFTS = "shifts"
 """Key of a node's note for `export.bounds`: how many constants it adds before a sum that PyTorch adds behind it."""
@@ -47,7 +46,7 @@ class FuseShift:
             return "the sum that it reads was left in another node"
         if sole_consumer(convolution.outputs[0]) is None:
             return f"{convolution.outputs[0].name} is also read without the constant"
-        if shift_of(node, convolution.outputs[0]) is None:
+        if shift_of(node) is None:
             return "the constant is neither one number nor one per channel"
         return None
 
@@ -55,7 +54,7 @@ class FuseShift:
         """Add the constant to the bias."""
         convolution = _convolution_of(node)
         assert convolution is not None
-        shift = shift_of(node, convolution.outputs[0])
+        shift = shift_of(node)
         assert shift is not None
         bias = constant_array(input_of(convolution, "bias")).astype(np.float64)
         terms = convolution.meta.get(BIAS_TERMS, np.abs(bias))
@@ -67,8 +66,7 @@ class FuseShift:
 
 
 def _adds_constant(node: ir.Node) -> bool:
-    has_constant = any(value is not None and value.const_value is not None for value in node.inputs)
-    return node.domain == "" and node.op_type in ("Add", "Sub") and has_constant
+    return node.op_type in ("Add", "Sub") and constant_operand(node) is not None
 
 
 def _takes_shift(node: ir.Node) -> bool:
@@ -83,13 +81,10 @@ def _convolution_of(node: ir.Node) -> ir.Node | None:
     return next((maker for maker in makers if maker is not None and _takes_shift(maker)), None)
 
 
-def shift_of(node: ir.Node, value: ir.Value) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """Return what an Add or a Sub adds to each channel of `value`, (C); None if it is no such constant.
+def shift_of(node: ir.Node) -> Doubles | None:
+    """Return what an Add or a Sub adds to each channel, (C); None if it is no such constant.
 
     x - c is x + (-c), to the bit; c - x is no sum.
     """
-    other = constant_beside(node, value)
-    if other is None or (node.op_type == "Sub" and node.inputs[0] is not value):
-        return None
-    numbers = channel_numbers(other, node.outputs[0])
-    return None if numbers is None else (-numbers if node.op_type == "Sub" else numbers)
+    affine = affine_of(node)
+    return affine.shift if affine is not None and affine.is_sum else None

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 
@@ -49,6 +51,20 @@ def threshold_of(norm: Callable[[Floats], Floats], before: Floats) -> Threshold:
         level=np.where(always_or_never, lowest, _floats(level)).astype(np.float32),
         flip=flip | (always_or_never & ~at_low),
     )
+
+
+_VECTOR_PIXELS = 64
+
+
+def as_on_images(function: Callable[[Tensor], Tensor], x: Floats) -> Floats:
+    """Apply a function of images (1, C, H, W) to each number of x, (C) or (C, n), to the bit as it does to images.
+
+    Each number is repeated along a row of pixels, so that the vector code runs that runs on images.
+    """
+    columns = torch.from_numpy(np.ascontiguousarray(x, np.float32)).reshape(1, len(x), -1, 1)
+    rows = columns.expand(-1, -1, -1, _VECTOR_PIXELS).contiguous()
+    result: Floats = function(rows)[..., 0].reshape(x.shape).numpy()
+    return result
 
 
 def _number(norm: Callable[[Floats], Floats], bounds: Floats) -> Floats:

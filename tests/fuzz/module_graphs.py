@@ -28,7 +28,7 @@ from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
-from bnas_deploy.export.exporter import Progress
+from bnas_deploy.export.given import Progress
 from bnas_deploy.export.twin import FloatTwin
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
