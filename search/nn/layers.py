@@ -267,4 +267,6 @@ def sides_of(padding: Pair, extra: Pair) -> list[int]:
 
 def _is_rounded(device: torch.device) -> bool:
     """Tell whether convolutions may round their operands: ±1 stays exact, a scale does not."""
+    if device.type == "cuda" and not torch.backends.cudnn.allow_tf32:
+        return torch.is_autocast_enabled(device.type)
     return device.type != "cpu" or torch.is_autocast_enabled(device.type)

@@ -26,7 +26,7 @@ from bnas_deploy.search.data.augmentation import SMALL
 from bnas_deploy.search.data.dataset import DataDescription, DataSet, Images, InMemoryDataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network, configure, network_names
-from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, find_device, tf32
+from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, find_device, mixed, tf32
 from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES
 from bnas_deploy.search.training.train import train
 
@@ -40,7 +40,8 @@ class Steps:
         torch.manual_seed(0)
         self.network = build_network(config).train().to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.optimizer = RECIPES["cifar-standard"].optimiser.build(self.network.parameters())
-        self.mixed = arithmetic == "bfloat16"
+        self.arithmetic = arithmetic
+        self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic == "float16")
         self.seconds: list[float] = []
         self.processor_seconds: list[float] = []
 
@@ -48,10 +49,11 @@ class Steps:
         """Take one step, and wait for it."""
         start, processor_start = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+        with mixed(self.arithmetic, images.device):
             loss = nn.functional.cross_entropy(self.network(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if images.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - start)
