@@ -73,4 +73,4 @@ def command(
     if json_path:
         write_whole(json_path, network_list.networks_json(rows, machine, threads).encode())
     if picture and machine:
-        save_picture(networks_figure(rows, f"{machine.cpu}, {threads} of its threads"), picture)
+        save_picture(networks_figure(rows, network_list.measured_where(rows, machine, threads)), picture)

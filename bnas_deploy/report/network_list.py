@@ -41,6 +41,7 @@ class Measured:
 
     The ratios are of neighbouring runs, so they are no quotients of these medians. `glue_share` is the part of the time
     of all nodes that is spent outside of convolutions and matrix products. What an engine did not give is None.
+    `kernels` has the instruction set of each engine's kernels, such as `bnas avx2`.
     """
 
     binary_ms: float
@@ -49,6 +50,7 @@ class Measured:
     times_as_fast_as_float: float
     times_as_fast_as_int8: float | None
     glue_share: float | None
+    kernels: str
     disturbed: bool
 
 
@@ -164,6 +166,7 @@ def _measured(report: Report) -> Measured:
         summary.times_as_fast[FLOAT],
         summary.times_as_fast.get(INT8),
         summary.glue_share,
+        ", ".join({f"{each.engine} {each.isa}": None for each in report.records}),
         disturbed=bool({FLOAT, INT8} & set(summary.disturbed)),
     )
 
@@ -183,7 +186,7 @@ def network_table(rows: Sequence[NetworkRow], machine: Machine | None = None, th
         note += (
             f" ms: one image, {figures.threads(threads)}, onnxruntime {machine.onnxruntime}; vs: how many times as "
             "fast as the twin, run in turns; glue: time outside of convolutions and matrix products. "
-            f"{machine.cpu}, {machine.date}, bnas-deploy {machine.bnas_deploy}."
+            f"{machine.cpu}, {machine.date}, bnas-deploy {machine.bnas_deploy}; kernels: {_kernels(rows)}."
         )
         if any(row.measured and row.measured.disturbed for row in rows):
             note += " ?: other programs left too few runs to tell; measure again on a quiet machine."
@@ -195,6 +198,15 @@ def network_table(rows: Sequence[NetworkRow], machine: Machine | None = None, th
         note=note,
         spare=("float\nMACs 1e6", "scheme", "parameters"),
     )
+
+
+def measured_where(rows: Sequence[NetworkRow], machine: Machine, threads: int) -> str:
+    """Return what a picture of the measured rows has to say about its machine."""
+    return f"{machine.cpu}, {figures.threads(threads)}, kernels: {_kernels(rows)}"
+
+
+def _kernels(rows: Sequence[NetworkRow]) -> str:
+    return "; ".join({row.measured.kernels: None for row in rows if row.measured})
 
 
 def _size_cells(row: NetworkRow) -> tuple[str, ...]:

@@ -17,14 +17,14 @@ from bnas_deploy.report import network_list
 from bnas_deploy.report.network_list import Measured, NetworkRow, network_rows, network_table
 from bnas_deploy.report.table import Table
 from bnas_deploy.report.text import table_markdown
-from bnas_deploy.runtime.bench.machine import read_machine
+from bnas_deploy.runtime.bench.machine import cpu_flags, native_isa, read_machine, vector_isa
 from bnas_deploy.search.models.layer_costs import network_size
 from bnas_deploy.search.models.registry import network_names
 
 DOCS = Path(__file__).parents[2] / "docs" / "networks.md"
 
 ROW = NetworkRow("Small", "xnor-net", (28, 32), 1000, 800, 64_000_000, 2_000_000, "bi-real", 3e6)
-TIMES = Measured(1.0, 6.0, 2.0, 6.5, 2.25, 0.125, disturbed=False)
+TIMES = Measured(1.0, 6.0, 2.0, 6.5, 2.25, 0.125, "bnas avx2, ort-fp32 avx2", disturbed=False)
 
 
 def networks(*words: object) -> Result:
@@ -34,7 +34,11 @@ def networks(*words: object) -> Result:
 def test_the_page_has_what_the_command_writes(tmp_path: Path) -> None:
     result = networks("--markdown", tmp_path / "networks.md")
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "networks.md").read_text(encoding="utf-8") in DOCS.read_text(encoding="utf-8")
+    lines = (tmp_path / "networks.md").read_text(encoding="utf-8").splitlines()
+    page = DOCS.read_text(encoding="utf-8").splitlines()
+    # The page's table is a measured one: the same cells come first in each line.
+    for line in lines:
+        assert any(known.startswith(line) for known in page), line
     # All networks, each in every form: a name begins a line of the screen, too.
     for name in network_names():
         assert any(line.startswith(name) for line in result.output.splitlines())
@@ -77,6 +81,7 @@ def test_a_measured_row_has_times_ratios_and_glue() -> None:
     assert table.rows[0][8:] == ("1.000", "6.000", "2.000", "6.50", "2.25", "12.5 %")
     assert table.rows[1][8:] == ("-",) * 6
     assert "one image, 2 threads, onnxruntime" in table.note
+    assert table.note.endswith("; kernels: bnas avx2, ort-fp32 avx2.")
     assert "left too few runs" not in table.note
     assert "| Small | xnor-net |" in table_markdown(table)
 
@@ -88,12 +93,17 @@ def test_what_was_disturbed_is_marked() -> None:
 
 
 def test_the_picture_is_logarithmic_in_both_axes() -> None:
-    rows = [replace(ROW, measured=TIMES), replace(ROW, network="Not measured")]
+    near = replace(TIMES, binary_ms=1.01)
+    rows = [
+        replace(ROW, measured=TIMES),
+        replace(ROW, network="Not measured"),
+        replace(ROW, network="B", measured=near),
+    ]
     (axes,) = networks_figure(rows, "a machine").axes
     assert (axes.get_xscale(), axes.get_yscale(), axes.get_title()) == ("log", "log", "a machine")
-    assert [text.get_text() for text in axes.texts] == ["Small"]
-    assert [line.get_label() for line in axes.lines[1:]] == ["binary", "int8 twin", "float twin"]
-    assert axes.lines[1].get_xydata().tolist() == [[3_000_000.0, 1.0]]
+    assert [text.get_text() for text in axes.texts] == ["1, 2", "1  Small\n2  B"]
+    assert [line.get_label() for line in axes.lines[2:]] == ["binary", "int8 twin", "float twin"]
+    assert axes.lines[2].get_xydata().tolist() == [[3_000_000.0, 1.0], [3_000_000.0, 1.01]]
 
 
 def test_a_network_is_measured_as_bench_does(tmp_path: Path) -> None:
@@ -109,6 +119,9 @@ def test_a_network_is_measured_as_bench_does(tmp_path: Path) -> None:
     assert row["times_as_fast_as_float"] > 0
     assert min(row["binary_ms"], row["float_ms"], row["int8_ms"]) > 0
     assert 0 < row["glue_share"] < 1
+    assert (
+        row["kernels"] == f"bnas {native_isa()}, ort-fp32 {vector_isa(cpu_flags())}, ort-int8 {vector_isa(cpu_flags())}"
+    )
     assert files["svg"].read_text(encoding="utf-8").startswith("<?xml")
 
 
