@@ -1,7 +1,8 @@
 """The float twin of a network: its states, in the twin's names and in the network's own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,22 @@ class Composite(nn.Module, ABC):
     @abstractmethod
     def latent(self, weight: Tensor) -> dict[str, Tensor]:
         """Return its first tensors, by the names of its state, made of the weights of a float convolution."""
+
+    def share(self) -> None:
+        """Let its layers use the parameters that they share, with `share_parameter`."""
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Share again: on the way to another device PyTorch may make a new parameter of the one that is registered."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.share()
+        return self
+
+
+def share_parameter(layer: nn.Module, name: str, owner: nn.Module) -> None:
+    """Let a layer use a parameter of another, which it is neither saved nor moved with."""
+    if layer is not owner:
+        layer._parameters.pop(name, None)
+        object.__setattr__(layer, name, getattr(owner, name))
 
 
 def float_state(network: nn.Module) -> dict[str, Tensor]:

@@ -10,15 +10,15 @@ beta is 1/N, and the thresholds 1/2 - v divide 0 to 1 evenly.
 Each pair is a binary convolution of its own in PyTorch and in the exported network. All use one latent weight.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from bnas_deploy.search.nn.estimators import sign_passing_all, step_in_window
-from bnas_deploy.search.nn.float_twin import Composite
+from bnas_deploy.search.nn.float_twin import Composite, share_parameter
 from bnas_deploy.search.nn.geometry import Geometry
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.nn.scheme import Binarised, Exported, Learned, Scheme
@@ -100,25 +100,19 @@ class SumOfBases(Composite):
         self.rows = nn.ModuleList(nn.ModuleList(row) for row in rows)
         first = rows[0][0]
         self.bias = nn.Parameter(first.weight.new_zeros(first.out_channels)) if bias else None
-        self._share()
+        self.share()
 
     def _layers(self) -> list[list[BinaryConv2d]]:
         return [list(cast(Iterable[BinaryConv2d], row)) for row in self.rows]
 
-    def _share(self) -> None:
+    def share(self) -> None:
         """Let all layers use the weight of the first, and those of a row its level and factor."""
         layers = self._layers()
         for row in layers:
             for layer in row:
-                _use(layer, "weight", layers[0][0])
+                share_parameter(layer, "weight", layers[0][0])
                 for name in layer.learned:
-                    _use(layer, name, row[0])
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Share again: on the way to another device PyTorch may make a new parameter of the one that is registered."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._share()
-        return self
+                    share_parameter(layer, name, row[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return it."""
@@ -137,13 +131,6 @@ class SumOfBases(Composite):
     def latent(self, weight: Tensor) -> dict[str, Tensor]:
         """Return it for the layer that has the weight."""
         return {"rows.0.0.weight": weight}
-
-
-def _use(layer: BinaryConv2d, name: str, owner: BinaryConv2d) -> None:
-    """Let a layer use a parameter of another, which it is neither saved nor moved with."""
-    if layer is not owner:
-        layer._parameters.pop(name, None)
-        object.__setattr__(layer, name, getattr(owner, name))
 
 
 @dataclass(frozen=True)
