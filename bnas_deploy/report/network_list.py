@@ -110,7 +110,7 @@ def _row(config: ModelConfig) -> NetworkRow:
         getattr(config, "scheme", None),
         config.image_size,
         size.parameters,
-        sums.binary_weights,
+        size.binary_parameters,
         sums.binary_macs,
         sums.float_macs,
         rule.name,

@@ -21,12 +21,14 @@ Shape = tuple[int, int, int]
 class NetworkSize:
     """The layers of a network in running order, and the number of its parameters, those of a BN included.
 
-    `other_parameters` are those that are no layer's weights.
+    `other_parameters` are those that are no layer's weights, `binary_parameters` those that take one bit, which layers
+    may share.
     """
 
     layers: list[LayerCost]
     parameters: int
     other_parameters: int
+    binary_parameters: int
 
     @property
     def counted(self) -> Network:
@@ -45,16 +47,18 @@ def network_size(config: ModelConfig) -> NetworkSize:
         network = build_network(config).eval()
         images = torch.empty(1, config.in_channels, *config.image_size)
     layers: list[LayerCost] = []
-    weights: set[int] = set()
+    weights: dict[int, str] = {}  # the layer that has each first
     for name, module in network.named_modules():
         if isinstance(module, BinaryConv2d | nn.Conv2d | nn.Linear):
             module.register_forward_hook(partial(_record, name, layers.append))
-            weights.add(id(module.weight))
+            weights.setdefault(id(module.weight), name)
     network(images)
     parameters = list(network.parameters())
     # By identity, since the bases of ABC-Net share one weight.
     others = sum(parameter.numel() for parameter in parameters if id(parameter) not in weights)
-    return NetworkSize(layers, sum(parameter.numel() for parameter in parameters), others)
+    first = set(weights.values())
+    binary = sum(layer.weights for layer in layers if layer.is_binary and layer.name in first)
+    return NetworkSize(layers, sum(parameter.numel() for parameter in parameters), others, binary)
 
 
 def _record(
