@@ -12,8 +12,10 @@ from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.search.models.alexnet import ALEXNET
 from bnas_deploy.search.models.binary_densenet import BINARY_DENSENET
 from bnas_deploy.search.models.bnas.model import BNAS
+from bnas_deploy.search.models.bnext import BNEXT
 from bnas_deploy.search.models.densenet import DENSENET
 from bnas_deploy.search.models.family import Family, Layout, ModelConfig, Options
+from bnas_deploy.search.models.frac_bnn import FRAC_BNN
 from bnas_deploy.search.models.ir_net import IR_NET
 from bnas_deploy.search.models.lenet import LENET
 from bnas_deploy.search.models.melius_net import MELIUS_NET
@@ -49,6 +51,8 @@ BACKBONES = (
     REACTNET,
     MELIUS_NET,
     QUICKNET,
+    BNEXT,
+    FRAC_BNN,
 )
 """The families that others designed, simple ones first."""
 

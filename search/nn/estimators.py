@@ -76,6 +76,23 @@ class _StepInWindow(torch.autograd.Function):
         return torch.where((x >= low) & (x <= high), grads[0], 0.0), None, None, None
 
 
+class _GateAbove(torch.autograd.Function):
+    """1 where x >= level, else 0; see `gate_above`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, level: Tensor, steepness: float) -> Tensor:
+        ctx.save_for_backward(x, level)
+        ctx.steepness = steepness
+        return torch.ge(x, level).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, level = ctx.saved_tensors
+        soft = torch.sigmoid(ctx.steepness * (x - level))
+        slope = torch.where(x >= level, ctx.steepness * soft * (1 - soft) * grads[0], 0.0)
+        return slope, -slope.sum_to_size(level.shape), None
+
+
 class _ScaledSign(torch.autograd.Function):
     """beta(W) sign(W) of XNOR-Net in one step; see `scaled_sign`."""
 
@@ -204,6 +221,15 @@ def step_in_window(x: Tensor, low: Tensor, high: Tensor, *, below: float) -> Ten
     """Return 1 where x >= 0, else `below`, which is 0 or -1; the gradient passes where low <= x <= high."""
     stepped: Tensor = _StepInWindow.apply(x, low, high, below)  # type: ignore[no-untyped-call]  # as above
     return stepped
+
+
+def gate_above(x: Tensor, level: Tensor, steepness: float) -> Tensor:
+    """Return 1 where x >= level, else 0; where it is 1 it has the gradient of sigmoid(steepness (x - level)).
+
+    So FracBNN opens a gate (Zhang et al. 2021). Level broadcasts to x.
+    """
+    gate: Tensor = _GateAbove.apply(x, level, steepness)  # type: ignore[no-untyped-call]  # as above
+    return gate
 
 
 def standardised(weight: Tensor, *, correction: int = 0) -> Tensor:

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from bnas_deploy.cli import main
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.layer_cost import total
-from bnas_deploy.search.models import densenet
+from bnas_deploy.search.models import bnext, densenet, frac_bnn
 from bnas_deploy.search.models.backbone import Backbone as Published
-from bnas_deploy.search.models.backbone import BackboneConfig, cifar_form
+from bnas_deploy.search.models.backbone import BackboneConfig, cifar_form, imagenet_form
 from bnas_deploy.search.models.backbone_settings import read_widths
-from bnas_deploy.search.models.layer_costs import layer_costs
+from bnas_deploy.search.models.layer_costs import layer_costs, network_size
 from bnas_deploy.search.models.registry import BACKBONES as BACKBONE_FAMILIES
 from bnas_deploy.search.models.registry import FAMILIES, build_network, configure, read_config
 from bnas_deploy.search.nn.schemes import scheme_names
@@ -81,6 +81,13 @@ def parameters_of(network: str, *, statistics: bool = False) -> int:
     counted = sum(value.numel() for value in built.parameters())
     named = {name: value for name, value in built.named_buffers() if "running" in name}
     return counted + (sum(value.numel() for value in named.values()) if statistics else 0)
+
+
+def test_a_weight_that_two_layers_share_is_one_parameter() -> None:
+    size = network_size(configure("FracBNN-20"))
+    thermometer, bits = 96 * 16 * 9, 16 * 16 * 9 * 6 + (16 + 5 * 32) * 32 * 9 + (32 + 5 * 64) * 64 * 9
+    assert size.binary_parameters == thermometer + bits
+    assert total(size.layers).binary_weights == thermometer + 2 * bits
 
 
 @pytest.mark.parametrize("network", BACKBONES)
@@ -227,7 +234,13 @@ def test_a_factor_that_is_none_is_refused(text, tmp_path) -> None:
 
 
 DENSE = densenet.Dense((2, 1, 1, 1), 32)
-"""For DenseNet-121, whose capture takes a minute and has the same two blocks 58 times."""
+
+SHORT = {
+    "DenseNet-121": (densenet.NETWORKS, Published("", {"cifar": cifar_form(*densenet._widths(DENSE).values())}, DENSE)),
+    "BNext-Tiny": (bnext.NETWORKS, Published("", {"imagenet": imagenet_form(*bnext.STAGES[:4])}, 3, "bnext")),
+    "FracBNN-20": (frac_bnn.NETWORKS, replace(PUBLISHED["FracBNN-20"], architecture=1)),
+}
+"""Networks whose capture takes long, and has the same blocks again and again."""
 
 TOLD_BY_ANOTHER = {
     "VGG-13",
@@ -245,8 +258,9 @@ TOLD_BY_ANOTHER = {
 
 @pytest.mark.parametrize("network", [name for name in BACKBONES if name not in TOLD_BY_ANOTHER])
 def test_it_is_exported_with_every_binary_layer_exact(network, tmp_path: Path, monkeypatch) -> None:
-    short = Published("", {"cifar": cifar_form(*densenet._widths(DENSE).values())}, DENSE)
-    monkeypatch.setitem(densenet.NETWORKS, "DenseNet-121", short)
+    if network in SHORT:
+        networks, short = SHORT[network]
+        monkeypatch.setitem(networks, network, short)
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
     from bnas_deploy.search.training.untrained import untrained_checkpoint
