@@ -16,7 +16,9 @@ import contextlib
 import functools
 import gc
 import inspect
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +35,11 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export.data_attribute import TracedData
+from bnas_deploy.export.foreign.operations import place_of
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant
-from bnas_deploy.export.module_checks import failure, own_doing
+from bnas_deploy.export.module_checks import failure, own_doing, place_of_error
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -147,17 +151,27 @@ def _program(
     frozen: nn.Module, example: Tensor, module: nn.Module, *, free_batch: bool
 ) -> torch.export.ExportedProgram:
     """Return the program of a frozen module; errors name the `module` that it was."""
+    shapes = _free_batch(frozen) if free_batch else None
+    where = f"{type(module).__name__} cannot be captured by torch.export"
     try:
-        return torch.export.export(frozen, (example,), dynamic_shapes=_free_batch(frozen) if free_batch else None)
-    except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode) as error:
+        # torch.export prints the program so far, which is nothing that a user knows.
+        with TracedData(), contextlib.redirect_stderr(io.StringIO()):
+            return torch.export.export(frozen, (example,), dynamic_shapes=shapes)
+    except GuardOnDataDependentSymNode as error:
         raise ExportError(
-            f"{type(module).__name__} cannot be captured by torch.export: {_first_line(error)}; its forward must "
-            "be free of control flow that depends on data, and must take any number of images"
+            f"{where}: {place_of_error(frozen, error)}what is done next depends on values that are computed, as an if, "
+            "a loop, .item() or float() of a tensor does; its forward must be free of control flow that depends on "
+            "data: write torch.where, or multiply by the tensor itself"
+        ) from None
+    except torch._dynamo.exc.UserError as error:
+        raise ExportError(
+            f"{where}: {place_of_error(frozen, error)}{_first_line(error)}; its forward must take any number of "
+            "images: let it read the number from a shape, as in x.view(x.size(0), -1), and not resize what it was given"
         ) from None
     except Exception as error:  # tracing runs the module's own code, which may raise anything
         advice = "its forward must compute with torch's operations on tensors alone"
         reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}"
-        raise ExportError(f"{type(module).__name__} cannot be captured by torch.export: {reason}") from error
+        raise ExportError(f"{where}: {reason}") from error
 
 
 def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> CapturedModel:
@@ -175,13 +189,21 @@ def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> Cap
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
+        reason = _first_line(error.__cause__ or error)
         raise ExportError(
-            f"{type(module).__name__} cannot be translated by torch.onnx: {_first_line(error.__cause__ or error)}; "
+            f"{type(module).__name__} cannot be translated by torch.onnx: {_untranslated(program, reason) or reason}; "
             "write its forward with other operations"
         ) from None
     assert exported is not None
     assert exported.exported_program is not None
     return CapturedModel(exported.model, exported.exported_program)
+
+
+def _untranslated(program: torch.export.ExportedProgram, reason: str) -> str | None:
+    """Return where the operation stands that torch.onnx has no translation of, if its message names one."""
+    named = re.search(r"translating node %(\w+)", reason)
+    node = next((node for node in program.graph.nodes if named is not None and node.name == named[1]), None)
+    return None if node is None else f"ONNX has no {place_of(node)}"
 
 
 def _free_batch(module: nn.Module) -> tuple[Any, ...]:
@@ -286,9 +308,10 @@ def _without_collection() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Keep the exporter from telling users about torchvision and about its own deprecated internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # torch.export copies its own tree specs in a way that it has deprecated itself.
@@ -297,7 +320,8 @@ def _quiet_exporter() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*assigned during export.*", category=UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 # --- tidying the captured graph -------------------------------------------------------------------------------------

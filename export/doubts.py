@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnas_deploy.export.capture import CapturedModel
-from bnas_deploy.export.foreign.layers import Left
-from bnas_deploy.export.foreign.weights import FLOAT_WEIGHTS
+from bnas_deploy.export.foreign.left_float import FLOAT_WEIGHTS, REGISTER, Left
 from bnas_deploy.export.graph import array_of
 from bnas_deploy.export.ties import ZeroActivations, zeros_before_signs
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
@@ -37,7 +36,7 @@ class LooksBinaryWarning(UserWarning):
 class LikelyBinary:
     """A float layer whose weights or whose input have two values: probably a binary layer that was not recognised.
 
-    `reason` says what it lacks; "" where that is not known.
+    `reason` says what it lacks, and what to do; "" where that is not known.
     """
 
     name: str
@@ -58,10 +57,7 @@ class Doubts:
         said = {}
         if self.likely_binary:
             names = "; ".join(f"{layer.name} ({_looks(layer)})" for layer in self.likely_binary)
-            said[LOOKS_BINARY] = (
-                f"{names}: meant to be binary? Register a rule for their class (bnas_deploy.export.register), or they "
-                "stay float"
-            )
+            said[LOOKS_BINARY] = f"{names}: meant to be binary? As they are, they stay float"
         if zeros := self.zero_activations:
             counts = [f"{layer.zeros:,} of {layer.activations:,} before {layer.name}" for layer in zeros[:_FEW_LAYERS]]
             counts += [f"and before {len(zeros) - _FEW_LAYERS} layers more"] * (len(zeros) > _FEW_LAYERS)
@@ -72,7 +68,7 @@ class Doubts:
 def _looks(layer: LikelyBinary) -> str:
     found = {"weights of two values": layer.weights, "input of two values": layer.input}
     looks = ", ".join(text for text, true in found.items() if true)
-    return f"{looks}; but {layer.reason}" if layer.reason else looks
+    return f"{looks}; {f'but {layer.reason}' if layer.reason else REGISTER}"
 
 
 def find_doubts(
@@ -91,24 +87,27 @@ def find_doubts(
         images: (N, C, H, W) float32, to count on.
         left: why layers were not recognised as binary.
     """
-    reasons = {each.name: each.reason for each in left}
+    reasons = {each.name: each.advice for each in left}
     return Doubts(_likely_binary(captured, values, module, reasons), zeros_before_signs(captured, images))
 
 
 def no_binary_layer(module: nn.Module, left: Sequence[Left]) -> str:
-    """Say that a module has no binary layer, which classes of layers it has, and how to register one.
+    """Say that a module has no binary layer, which classes of layers it has, and what to do.
 
     `left` are its layers with weights, and why each is none.
     """
     classes = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
     seen = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in classes.most_common())
     nearest = [each for each in left if not each.reason.startswith(FLOAT_WEIGHTS)] or list(left)
-    reasons = "".join(f"; {each.name}: {each.reason}" for each in nearest[:_FEW_LAYERS])
+    reasons = "".join(f"; {each.name}: {each.advice}" for each in nearest[:_FEW_LAYERS])
     more = f" (and {len(nearest) - _FEW_LAYERS} layers more)" if len(nearest) > _FEW_LAYERS else ""
+    # Where the export has read a layer's code, and knows why it is none, no rule can say that it is one.
+    unread = all(each.reason.startswith(FLOAT_WEIGHTS) or each.remedy == REGISTER for each in nearest)
+    register = f"Where a class of yours is binary, {REGISTER}. " if unread else ""
     return (
         f"{type(module).__name__}: no binary layer in it, that is signs of what is computed times weights of one "
-        f"magnitude per output channel. Classes seen: {seen}{reasons}{more}. Say what a class of yours computes with "
-        "bnas_deploy.export.register(TheirConv, rule), or export float networks with torch.onnx"
+        f"magnitude per output channel. Classes seen: {seen}{reasons}{more}. {register}Float networks "
+        "are for torch.onnx"
     )
 
 

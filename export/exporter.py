@@ -38,7 +38,7 @@ from bnas_deploy.export.foreign.translate import Translator
 from bnas_deploy.export.foreign.understood import Understood
 from bnas_deploy.export.given import TWIN, Images, Progress, check_answers, check_images, check_twin, silent
 from bnas_deploy.export.layer_costs import layer_costs
-from bnas_deploy.export.module_checks import answers_in_batches, answers_of, own_doing, prepared
+from bnas_deploy.export.module_checks import answers_in_batches, answers_of, other_floats, own_doing, prepared
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.quantization import quantize, quantize_layers, with_origins
@@ -180,10 +180,13 @@ def _export(
 ) -> ExportResult:
     """Export without a word, for callers who show the result; those who made the modules need no copy of them."""
     progress(f"running it on {len(images.pixels)} images")
+    converted = other_floats(module)
     module = prepared(module, type(module).__name__, copied=copied)
     twin = None if twin is None else prepared(twin, TWIN, copied=copied)
     check_images(images, description)
     given = answers_in_batches(module, images.pixels)
+    if reason := own_doing(module, images.pixels[:1]):  # a counter in Python can agree with its program by chance
+        raise ExportError(f"{type(module).__name__}: {reason}")
     answers = check_answers("the module", given, len(images.pixels), len(description.labels))
     if twin is not None:
         check_answers(TWIN, answers_of(twin, images.pixels[:1], TWIN), 1, len(description.labels))
@@ -196,6 +199,7 @@ def _export(
         _check_layers(module, translator)
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, images.pixels, progress)
+        log.notes += [converted] if converted else []
         progress("making its float twin")
         made = _float_twin(before, translator, twin, images.pixels)
         graph = captured.model
@@ -231,8 +235,6 @@ def _write_model(
     values = captured.values_of(images[:1])
     # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
     same = translator.recognised > 0 or torch.equal(values[OUTPUT], _answers(module, images[:1]))
-    if reason := own_doing(module, images[:1]):  # a counter in Python can agree by chance
-        _refuse([reason])
     if not same:
         _refuse(
             [

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export.foreign.operations import last_line
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -28,7 +30,7 @@ NORMS = (WeightNorm, SpectralNorm)
 
 
 def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
-    """Return a copy of `module` on the CPU, in evaluation mode, without the wrappers that only change how it runs.
+    """Return a copy of `module` on the CPU, in evaluation mode and float32, without wrappers that change how it runs.
 
     Those are DataParallel, DistributedDataParallel, `torch.compile(module)` and `module.compile()`.
 
@@ -38,7 +40,7 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
         copied: False for a module that nobody else has, which is returned itself.
 
     Raises:
-        ExportError: it has a layer that cannot be exported, or values that are not there, not float32 or not numbers.
+        ExportError: it has a layer that cannot be exported, or values that are not there, no floats or not numbers.
     """
     if not isinstance(module, nn.Module):
         raise ExportError(f"{role}: {type(module).__name__} is no torch.nn.Module; put it into the forward of one")
@@ -47,6 +49,8 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
     for name, value in _state(module):
         _check_value(f"{role}: {name}", value)
     ours = (_copied(module, role) if copied else module).cpu().eval()
+    if other_floats(module):
+        ours = ours.float()
     for name, value in ours.named_parameters():
         if not value.isfinite().all():
             raise ExportError(
@@ -58,6 +62,19 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
             _check_statistics(f"{role}: {name}", layer)
     _check_inputs(ours, role)
     return ours
+
+
+def other_floats(module: nn.Module) -> str | None:
+    """Say which parameters are floats of another size than 32 bits, and that the export has them as float32."""
+    kinds = [value.dtype for value in module.parameters()]
+    others = [kind for kind in kinds if kind != torch.float32]
+    if not others:
+        return None
+    types = ", ".join(sorted({str(kind) for kind in others}))
+    return (
+        f"{len(others)} of {counted(len(kinds), 'parameter')} of {type(module).__name__}: {types}; the export made "
+        "that torch.float32, and compares with it"
+    )
 
 
 def answers_of(module: nn.Module, images: Tensor, role: str) -> Tensor:
@@ -82,15 +99,25 @@ def answers_of(module: nn.Module, images: Tensor, role: str) -> Tensor:
 
 
 def failure(module: nn.Module, error: BaseException) -> str:
-    """Say which layer of `module` raised `error`, and what the error says."""
+    """Say which layer of `module` raised `error`, in which line of the user's code, and what the error says."""
+    return f"{place_of_error(module, error)}{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def place_of_error(module: nn.Module, error: BaseException) -> str:
+    """Return the layer of `module` and the line that raised `error`: "in 3.conv (Conv), net.py:12, "; or ""."""
     names = {layer: name for name, layer in module.named_modules()}
     place, trace = "", error.__traceback__
+    frames: list[tuple[str, int]] = []
     while trace is not None:
         layer = trace.tb_frame.f_locals.get("self")
-        if isinstance(layer, nn.Module) and names.get(layer):
+        inside = isinstance(layer, nn.Module) and layer in names
+        if inside and names[layer]:
             place = f"in {names[layer]} ({type(layer).__name__}), "
+        if inside or frames:
+            frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
+    line = last_line(frames)
+    return f"{place}{line}, " if line else place
 
 
 _BATCH = 16
@@ -108,19 +135,52 @@ def own_doing(module: nn.Module, images: Tensor) -> str | None:
     before = {name: (value.clone(), value.data_ptr(), value._version) for name, value in _state(module)}
     with torch.no_grad():
         first, second = module(images), module(images)
+    parameters = {name for name, _ in module.named_parameters()}
     for name, value in _state(module):
         data, place, version = before[name]
-        if (value.data_ptr(), value._version) != (place, version) or not torch.equal(value, data):
+        written = (value.data_ptr(), value._version) != (place, version)
+        # A parameter may be given the value that it has: `weight.data = weight.org.sign()`.
+        if not torch.equal(value, data) or (written and not (name in parameters and _keeps(module, name, images))):
             return (
                 f"{name} is written to in forward, so that an answer depends on what was answered before; "
                 "write to parameters and buffers in training mode only"
             )
     if not torch.equal(first, second):
         return (
-            "it answers differently to the same images each time; in evaluation mode let it draw no random numbers "
-            "(functional.dropout needs training=self.training) and count nothing"
+            f"{_first_changing(module, images)} answers differently to the same input each time; in evaluation mode "
+            "let it draw no random numbers (functional.dropout needs training=self.training) and count nothing"
         )
     return None
+
+
+def _first_changing(module: nn.Module, images: Tensor) -> str:
+    """Return the name of the first layer that answers otherwise in a second run, though it is given the same."""
+    runs: list[list[tuple[str, Any, Any]]] = []
+    for _ in range(2):
+        seen: list[tuple[str, Any, Any]] = []
+
+        def look(name: str, layer: nn.Module, given: Any, answer: Any, seen: list[Any] = seen) -> None:
+            seen.append((f"{name} ({type(layer).__name__})" if name else "it", given, answer))
+
+        _run_hooked(module, images, look)
+        runs.append(seen)
+    for (name, given, answer), (_, given_again, answer_again) in zip(runs[0], runs[1], strict=False):
+        if _equal(given, given_again) and not _equal(answer, answer_again):
+            return name
+    return "it"
+
+
+def _equal(one: object, other: object) -> bool:
+    pairs = zip(_tensors(one), _tensors(other), strict=False)
+    return all(left.shape == right.shape and torch.equal(left, right) for left, right in pairs)
+
+
+def _keeps(module: nn.Module, name: str, images: Tensor) -> bool:
+    """Tell whether a parameter has the same value behind a run on other images."""
+    value = module.get_parameter(name).clone()
+    with torch.no_grad():
+        module(images.flip(-1) / 2)
+    return torch.equal(module.get_parameter(name), value)
 
 
 def refuse_dropped(module: nn.Module) -> None:
@@ -175,9 +235,8 @@ def _check_value(place: str, value: Tensor) -> None:
         raise ExportError(f"{place} has no shape yet, since its lazy layer never ran; run the module on images once")
     if value.is_meta:
         raise ExportError(f"{place} is on the meta device and has no values; load a checkpoint into the module first")
-    if isinstance(value, nn.Parameter) and value.dtype != torch.float32:
-        advice = "call .float() on the module first" if value.is_floating_point() else "replace its layer"
-        raise ExportError(f"{place} is not float32 but {value.dtype}; {advice}")
+    if isinstance(value, nn.Parameter) and not value.is_floating_point():
+        raise ExportError(f"{place} is not float32 but {value.dtype}; replace its layer")
 
 
 def _check_statistics(place: str, norm: nn.modules.batchnorm._BatchNorm) -> None:
@@ -220,6 +279,9 @@ def _copied(module: nn.Module, role: str) -> nn.Module:
         ours: nn.Module = copy.deepcopy(module, known)
     except Exception as error:  # attributes can be of any type, and raise whatever theirs raises
         raise ExportError(f"{role}: {_uncopied(module, error)}; keep it out of the module") from error
+    for theirs, parameter in zip(module.parameters(), ours.parameters(), strict=False):
+        # deepcopy leaves out what code such as `self.weight.org = ...` keeps in a parameter.
+        vars(parameter).update(copy.deepcopy(vars(theirs), known))
     for layer in ours.modules():
         layer._compiled_call_impl = None
         compiled = getattr(vars(layer).get("forward"), "_torchdynamo_orig_callable", None)
@@ -269,11 +331,17 @@ def _first_not_finite(module: nn.Module, images: Tensor) -> str:
     """Return the name of the first layer that makes NaN or infinity of finite inputs."""
     found: list[str] = []
 
-    def look(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def look(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         fine = all(value.isfinite().all() for value in _tensors(inputs))
         if fine and not all(value.isfinite().all() for value in _tensors(output)):
             found.append(f"{name} ({type(layer).__name__})" if name else f"{type(layer).__name__} itself")
 
+    _run_hooked(module, images, look)
+    return found[0] if found else "its forward"
+
+
+def _run_hooked(module: nn.Module, images: Tensor, look: Callable[[str, nn.Module, Any, Any], None]) -> None:
+    """Run `module`, and show each layer's name, the layer, its inputs and its output, in the order of their ends."""
     layers = module.named_modules()
     handles = [layer.register_forward_hook(lambda *seen, name=name: look(name, *seen)) for name, layer in layers]
     try:
@@ -282,4 +350,3 @@ def _first_not_finite(module: nn.Module, images: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else "its forward"

@@ -8,18 +8,18 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
+from bnas_deploy.export.foreign.left_float import REGISTER, Left, NotTranslated
+from bnas_deploy.export.foreign.operations import operation, path_of, place_of, shape_of
 from bnas_deploy.export.foreign.program import (
     Function,
     NotElementwise,
     Program,
     never_negative,
-    operation,
-    path_of,
-    shape_of,
+    obstacle_of,
     sources_of,
 )
 from bnas_deploy.export.foreign.steps import NoSteps, Steps, steps_of
-from bnas_deploy.export.foreign.weights import NotBinary, Weights, weights_of
+from bnas_deploy.export.foreign.weights import Weights, weights_of
 from bnas_deploy.search.nn.geometry import Pair, keeping_the_size
 
 IMAGES = -3
@@ -28,15 +28,20 @@ FEATURES = -1
 
 _DENSE = frozenset({"linear", "matmul", "mm", "addmm"})
 _CONVOLUTIONS = frozenset({"conv2d", "convolution"})
+_TRANSPOSED = ("a transposed convolution, which no binary operator is", "upsample, and convolve then")
 _LEFT_FLOAT = {
-    "conv1d": "a convolution along one axis, and binary operators have two",
-    "conv3d": "a convolution along three axes, and binary operators have two",
-    "conv_transpose1d": "a transposed convolution, which no binary operator is",
-    "conv_transpose2d": "a transposed convolution, which no binary operator is",
-    "conv_transpose3d": "a transposed convolution, which no binary operator is",
-    "bmm": "a product of two values that are computed",
-    "einsum": "a product in the notation of einsum; write it as F.linear or F.conv2d",
+    "conv1d": (
+        "a convolution along one axis, and binary operators have two",
+        "write it as F.conv2d of images of one row",
+    ),
+    "conv3d": ("a convolution along three axes, and binary operators have two", ""),
+    "conv_transpose1d": _TRANSPOSED,
+    "conv_transpose2d": _TRANSPOSED,
+    "conv_transpose3d": _TRANSPOSED,
+    "bmm": ("a product of two values that are computed", ""),
+    "einsum": ("a product in the notation of einsum", "write it as F.linear or F.conv2d"),
 }
+"""Layers that no operator computes: why, and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +102,6 @@ class Found:
         return self.axis == FEATURES
 
 
-@dataclass(frozen=True)
-class Left:
-    """A layer that stays float: what its weights or its activations are instead."""
-
-    name: str
-    reason: str
-
-
-class NotTranslated(Exception):  # noqa: N818  # no mistake of anybody's: it says what a layer is not
-    """A layer is none that an operator can compute; the message says why."""
-
-
 def binary_layers(program: Program) -> tuple[list[Found], list[Left]]:
     """Return the binary layers of a program, and why the other layers with weights are none, in running order."""
     found: list[Found] = []
@@ -116,8 +109,8 @@ def binary_layers(program: Program) -> tuple[list[Found], list[Left]]:
     for name, node in named_layers(program):
         try:
             found.append(_binary_layer(program, name, node))
-        except (NotTranslated, NotBinary) as reason:
-            left.append(Left(name, str(reason)))
+        except NotTranslated as why:
+            left.append(Left(name, str(why), why.remedy))
     return found, left
 
 
@@ -140,7 +133,7 @@ def named_layers(program: Program) -> list[tuple[str, Node]]:
 def _binary_layer(program: Program, name: str, node: Node) -> Found:
     kind = operation(node)
     if kind in _LEFT_FLOAT:
-        raise NotTranslated(_LEFT_FLOAT[kind])
+        raise NotTranslated(*_LEFT_FLOAT[kind])
     x, weight, bias_node, factors = _operands(node)
     if not isinstance(x, Node) or not isinstance(weight, Node):
         raise NotTranslated("what it multiplies is no tensor of the program")
@@ -148,11 +141,11 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
     weights = weights_of(program, weight, transposed=transposed)
     axis = FEATURES if kind in _DENSE else IMAGES
     if len(shape_of(x)) < 2 or (axis == IMAGES and len(shape_of(x)) != 4):
-        raise NotTranslated(f"it reads a tensor of {len(shape_of(x))} axes, wanted images (N, C, H, W)")
+        raise NotTranslated(f"it reads a tensor of {len(shape_of(x))} axes", "give it images (N, C, H, W)")
     if weights.value.ndim != (2 if axis == FEATURES else 4):
         raise NotTranslated(f"its weights have {weights.value.ndim} axes")
     if factors != (1, 1):
-        raise NotTranslated("it has factors alpha and beta")
+        raise NotTranslated("it has factors alpha and beta", "write it as F.linear, and multiply behind it")
     bias = _bias(program, bias_node, len(weights.scale))
     window = Window() if axis == FEATURES else _window(node, weights.value)
     padded, window, pad_value = _padded(x, window)
@@ -206,7 +199,7 @@ def _window(node: Node, weight: Tensor) -> Window:
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]  # an operator
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if given.get("transposed", False):
-        raise NotTranslated(_LEFT_FLOAT["conv_transpose2d"])
+        raise NotTranslated(*_TRANSPOSED)
     dilation, stride = _two(given.get("dilation", 1)), _two(given.get("stride", 1))
     padding, extra = given.get("padding", 0), (0, 0)
     if padding == "same":
@@ -219,7 +212,7 @@ def _window(node: Node, weight: Tensor) -> Window:
 def _two(value: Any) -> Pair:
     sizes = [value] if isinstance(value, int) else list(value)
     if not all(isinstance(size, int) for size in sizes):
-        raise NotTranslated("its geometry depends on the images")
+        raise NotTranslated("its geometry depends on the images", "give stride, padding and dilation as numbers")
     return int(sizes[0]), int(sizes[-1])
 
 
@@ -235,7 +228,7 @@ def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
     if not (plain and isinstance(inner, Node) and len(sides) in (2, 4) and min(sides) >= 0):
         return x, window, 0.0
     if window.is_padded and number != 0:
-        raise NotTranslated(f"its input is padded with {number:g} and then with 0")
+        raise NotTranslated(f"its input is padded with {number:g} and then with 0", "pad it once")
     left, right, top, bottom = (*sides, 0, 0)[:4]
     (up, across), (below, beside) = window.padding, window.extra_padding
     padding, extra = (up + top, across + left), (below + bottom - top, beside + right - left)
@@ -244,8 +237,8 @@ def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
 
 _KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
 _MOVES = _KEEP_CHANNELS | {
-    "channel_shuffle", "flatten", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "squeeze", "transpose",
-    "unsqueeze", "view",
+    "channel_shuffle", "flatten", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "reshape_as",
+    "squeeze", "swapaxes", "swapdims", "transpose", "unflatten", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 """Operations whose every result is one of the elements, and for a max pool that of the largest x."""
 
@@ -274,11 +267,14 @@ def _fitting(steps: Steps, moves: Sequence[Node], channels: int) -> Steps:
         NotTranslated: the channels differ and are moved, or a max pool takes the other end of a falling one.
     """
     if any(operation(move) == "max_pool2d" for move in moves) and steps.falling.any():
-        raise NotTranslated("a max pool is between its falling activations and it")
+        raise NotTranslated("a max pool is between its falling activations and it", "pool in front of the sign")
     if all(operation(move) in _KEEP_CHANNELS for move in moves):
         return steps
     if not (steps.thresholds == steps.thresholds[:, :1]).all() or steps.falling.any() != steps.falling.all():
-        raise NotTranslated(f"its activations have a threshold for each channel, and {moves[0].name} moves channels")
+        raise NotTranslated(
+            f"its activations have a threshold for each channel, and {place_of(moves[0])} moves channels",
+            "take the sign behind that",
+        )
     thresholds = np.repeat(steps.thresholds[:, :1], channels, axis=1)
     return replace(steps, thresholds=thresholds, falling=np.repeat(steps.falling[:1], channels))
 
@@ -289,15 +285,13 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
     torch.sign is one with 0 at 0. Behind a ReLU that is 0 or 1, which is told from a sign by going on to look.
     """
     first: tuple[Node, Steps] | None = None
-    reason = f"its input is float, {f'made by {operation(activations)}' if operation(activations) else 'the images'}"
+    reason = ""
     for source in sources_of(program, activations):
-        if not isinstance(shape_of(source)[axis], int):
-            raise NotTranslated("its channels depend on the images")
         lowest = 0.0 if never_negative(program, source) else float("-inf")
         try:
             steps = steps_of(Function(program, source, activations, axis, lowest))
         except (NoSteps, NotElementwise) as why:
-            reason = f"its input is float: as a function of {source.name}, {why}"
+            reason = f"as a function of the output of {path_of(source) or source.name}, {why}"
             continue
         if len(steps.levels) == 2:
             return source, steps
@@ -305,5 +299,23 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
         if not first[1].is_sign:
             break
     if first is None:
-        raise NotTranslated(reason)
+        raise _no_activation(program, activations, reason)
     return first
+
+
+_MAKES_FLOATS = ("conv", "linear", "mm", "matmul", "norm", "pool", "getitem", "mean", "sum", "interpolate", "upsample")
+"""Parts of the names of operations whose results are float, and no mistake of the export."""
+
+
+def _no_activation(program: Program, activations: Node, reason: str) -> NotTranslated:
+    """Say what the activations are instead of a step function; `reason` is what was found nearest to a layer."""
+    obstacle = obstacle_of(program, activations)
+    name = operation(obstacle)
+    if name == "cat" and not reason:
+        return NotTranslated(f"its input is joined by {place_of(obstacle)}", "take the sign of what is joined")
+    if not name or any(part in name for part in _MAKES_FLOATS):
+        made = f"made by {name}" if name else "the images"
+        return NotTranslated(f"its input is float: {reason}" if reason else f"its input is float, {made}")
+    return NotTranslated(
+        f"its input is not recognised: {place_of(obstacle)} is no function of single numbers", REGISTER
+    )

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnas_deploy.export.foreign.layers import Found, NotTranslated, Window
+from bnas_deploy.export.foreign.layers import Found, Window
+from bnas_deploy.export.foreign.left_float import NotTranslated
 from bnas_deploy.export.foreign.steps import Steps
 from bnas_deploy.export.freeze import binary_conv2d
 
@@ -154,6 +155,7 @@ def _sign_at_padding(steps: Steps, pad_value: float) -> int:
         levels: Sequence[float] = steps.levels
         raise NotTranslated(
             f"its padding of {pad_value:g} is neither {levels[0]:g} nor {levels[-1]:g} nor half the way between, which "
-            "are its activations"
+            "are its activations",
+            "pad with one of those",
         )
     return round(sign)

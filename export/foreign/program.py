@@ -15,46 +15,21 @@ from torch.fx import Node
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
-ELEMENTWISE = frozenset({
-    "__and__", "__or__", "__xor__", "_to_copy", "abs", "absolute", "add", "alias", "atan", "bitwise_and",
-    "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clamp_max",
-    "clamp_min", "clip", "clone", "contiguous", "copysign", "detach", "div", "divide", "dropout", "elu", "eq",
-    "erf", "exp", "feature_dropout", "floor", "ge", "greater", "greater_equal", "gt", "hardsigmoid", "hardswish",
-    "hardtanh", "heaviside", "index_put", "le", "leaky_relu", "less", "less_equal", "lift_fresh_copy", "log1p",
-    "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mul",
-    "multiply", "ne", "neg", "negative", "pow", "reciprocal", "relu", "relu6", "round", "rsub", "sgn", "sigmoid",
-    "sign", "signbit", "silu", "softplus", "softsign", "sqrt", "square", "sub", "subtract", "tanh", "threshold", "to",
-    "trunc", "type_as", "where",
-})  # fmt: skip
-"""Operations each of whose results depends on one element of each tensor; `max` and `min` are those of two tensors."""
-
-_EXPANSIONS = frozenset({"broadcast_to", "expand", "expand_as"})
-"""Operations whose result broadcasts as what they read first."""
-
-_FILLS = {"ones_like": 1, "zeros_like": 0, "ones": 1, "zeros": 0, "new_ones": 1, "new_zeros": 0}
-_FULLS = {"full_like": 1, "full": 1, "new_full": 2, "scalar_tensor": 0}
-"""Operations that fill a tensor with a number, and which of their arguments that is."""
-
-_SHAPES = frozenset({"sym_size", "_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"})
-
-
-def operation(node: Node) -> str:
-    """Return what a node computes, without domain and overload, such as "conv2d"; "" if it calls nothing."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target._opname)
-    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
-
-
-def path_of(node: Node) -> str:
-    """Return the path of the module in whose forward a node is; "" for the whole module."""
-    scopes = list(node.meta.get("nn_module_stack", {}).values())
-    return str(scopes[-1][0]) if scopes else ""
-
-
-def shape_of(node: Node) -> tuple[Any, ...]:
-    """Return the sizes of what a node computes; that of the batch may be a symbol. () where it is no tensor."""
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+from bnas_deploy.export.foreign.operations import (
+    EXPANSIONS,
+    IDENTITIES,
+    SHAPES,
+    filled_with,
+    is_elementwise,
+    is_one_number,
+    mask_of,
+    operation,
+    place_of,
+    reads_by,
+    same_shape,
+    shape_of,
+    values_read,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +69,7 @@ class Program:
             isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         )
         # Dropout is marked as random, and gives what it reads in evaluation mode.
-        random = random and operation(node) not in ELEMENTWISE
+        random = random and not is_elementwise(node)
         return random or any(each in self.varying for each in values_read(node))
 
     def leaf(self, node: Node) -> Tensor | None:
@@ -145,24 +120,22 @@ class Program:
 
     def _takes_shape(self, node: Node) -> bool:
         """Tell whether the size of what a node makes depends on the images."""
-        return any(operation(each) in _SHAPES or each in self.varying for each in node.all_input_nodes)
+        return any(operation(each) in SHAPES or each in self.varying for each in node.all_input_nodes)
 
     def _computed(self, node: Node, known: Mapping[Node, Evaluated], dtype: torch.dtype, *, compact: bool) -> Evaluated:
-        name = operation(node)
         if (leaf := self.leaf(node)) is not None:
             value = leaf.detach().to(dtype) if leaf.is_floating_point() else leaf.detach()
             return Evaluated(value, value.abs() if value.dtype != torch.bool else value)
-        if name in _SHAPES or node.op != "call_function":
+        if operation(node) in SHAPES or node.op != "call_function":
             return Evaluated(torch.tensor(torch.nan), torch.tensor(0.0))  # read as a size only, if at all
-        compact = compact or self._takes_shape(node)
-        if name in _EXPANSIONS and compact:
-            first = node.args[0]
-            assert isinstance(first, Node)
-            return known[first]
-        if (number := _filled_with(node)) is not None and compact:
-            kind = node.meta["val"].dtype
-            value = torch.tensor(number, dtype=dtype if kind.is_floating_point else kind)
-            return Evaluated(value, value.abs() if kind != torch.bool else value)
+        if compact or self._takes_shape(node):
+            left_out = _left_out(node, known, dtype)
+            if left_out is not None:
+                return left_out
+        before = [known[each].largest for each in values_read(node)]
+        if mask_of(node) is not None and node in self.varying:
+            value = _by_mask(node, known, self.varying)
+            return Evaluated(value, _largest(value, before))
 
         def argument(value: Any) -> Any:
             if isinstance(value, Node):
@@ -173,33 +146,57 @@ class Program:
         try:
             with torch.no_grad():
                 value = node.target(*arguments, **options)  # type: ignore[operator]  # call_function's target is one
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:  # sizes that only the images have
-            raise NotElementwise(f"{node.name}: {str(error).splitlines()[0]}") from None
-        if not isinstance(value, Tensor):
-            raise NotElementwise(f"{node.name} makes several values")
-        return Evaluated(value, _largest(value, [known[each].largest for each in values_read(node)]))
+        except (RuntimeError, TypeError, LookupError, ValueError):  # sizes that only the images have
+            raise NotElementwise(f"{place_of(node)} takes more than single numbers") from None
+        return Evaluated(value, _largest(value, before))
 
 
-def values_read(node: Node) -> list[Node]:
-    """Return the nodes whose values, not only their shapes and types, decide the value of `node`."""
-    name = operation(node)
-    if name in _SHAPES or _filled_with(node) is not None:
-        return []
-    return node.all_input_nodes[:1] if name in {"type_as", *_EXPANSIONS} else list(node.all_input_nodes)
+def _left_out(node: Node, known: Mapping[Node, Evaluated], dtype: torch.dtype) -> Evaluated | None:
+    """Compute what would only have another size, and is left to broadcast; None for other operations."""
+    name, kind = operation(node), node.meta["val"].dtype if isinstance(node.meta.get("val"), Tensor) else dtype
+    kind = dtype if kind.is_floating_point else kind
+    if (number := filled_with(node)) is not None:
+        # What is in memory that nobody filled is no number, and counts as no rounding.
+        empty = number != number
+        value = torch.tensor(0 if empty and not kind.is_floating_point else number, dtype=kind)
+        return Evaluated(value, torch.zeros(()) if empty or kind == torch.bool else value.abs())
+    if name in EXPANSIONS or (name in {"copy", "slice", "slice_scatter"} and is_elementwise(node)):
+        (read,) = values_read(node) or (None,)
+        if read is not None and read in known:
+            found = known[read]
+            return Evaluated(found.value.to(kind), found.largest) if name == "copy" else found
+    return None
 
 
-def _filled_with(node: Node) -> float | None:
-    name = operation(node)
-    if name in _FILLS:
-        return _FILLS[name]
-    if name not in _FULLS or len(node.args) <= _FULLS[name]:
-        return None
-    number = node.args[_FULLS[name]]
-    return number if isinstance(number, bool | int | float) else None
+def _by_mask(node: Node, known: Mapping[Node, Evaluated], varying: Container[Node]) -> Tensor:
+    """Read or write elements by a mask: what is read stays in its place, and what is written is chosen there.
+
+    Raises:
+        NotElementwise: what is written was not read from the same places.
+    """
+    into, mask = node.args[0], mask_of(node)
+    assert isinstance(into, Node)
+    assert mask is not None
+    before = known[into].value
+    if operation(node) == "index":
+        return before
+    written = node.args[2]
+    assert isinstance(written, Node)
+    value = known[written].value
+    one_number = written not in varying and bool((value == value.flatten()[:1]).all())
+    if not (is_one_number(written) or one_number or reads_by(written, mask)):
+        raise NotElementwise(f"{place_of(node)} moves numbers from one place to another")
+    value = before + value if len(node.args) > 3 and node.args[3] else value
+    return torch.where(known[mask].value != 0, value.to(before.dtype), before)
 
 
-def _largest(value: Tensor, before: list[Tensor]) -> Tensor:
-    """Return the largest magnitude of each element of `value` and of what it was computed of; infinite for NaN."""
+def _largest(value: Any, before: list[Tensor]) -> Tensor:
+    """Return the largest magnitude of each element of `value` and of what it was computed of; infinite for NaN.
+
+    It is one number for an operation with several results.
+    """
+    if not isinstance(value, Tensor):
+        return torch.stack([each.double().max() for each in before if each.numel()] or [torch.zeros(()).double()]).max()
     largest = value.abs() if value.dtype != torch.bool else value.float()
     for each in before:
         try:
@@ -236,8 +233,9 @@ class Function:
 
     @property
     def channels(self) -> int:
-        """Their number."""
-        return int(shape_of(self.source)[self.axis])
+        """Their number; 1 where only the images say it, for a function that is to be the same for all."""
+        size = shape_of(self.source)[self.axis]
+        return size if isinstance(size, int) else 1
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Evaluated:
         """Compute it for numbers (P, C), P in each channel.
@@ -245,7 +243,7 @@ class Function:
         Raises:
             NotElementwise: it depends on more than the element and its channel.
         """
-        shape = [len(x), *(1,) * (len(shape_of(self.source)) - 1)]
+        shape = [len(x), *(1,) * max(1, len(shape_of(self.source)) - 1)]
         shape[self.axis] = self.channels
         probe = x.clamp(min=self.lowest).to(dtype).reshape(shape)
         found = self.program._evaluate(self.result, {self.source: probe}, dtype, compact=True)
@@ -258,23 +256,35 @@ class Function:
 
 def sources_of(program: Program, result: Node) -> Iterator[Node]:
     """Yield the float32 values of its shape that `result` is a function of, element by element: the nearest first."""
+    for node, is_alone in _backwards(program, result):
+        if is_alone and node is not result and operation(node) not in IDENTITIES and _alike(node, result):
+            yield node
+
+
+def obstacle_of(program: Program, result: Node) -> Node:
+    """Return the nearest operation that `result` is no function of single elements past."""
+    *_, (last, _) = _backwards(program, result)
+    return last
+
+
+def _backwards(program: Program, result: Node) -> Iterator[tuple[Node, bool]]:
+    """Yield what `result` is computed of, the last first, and whether it is computed of that alone.
+
+    It ends with the first node that is more than a function of single elements.
+    """
     front = {result}
-    while True:
+    while front:
         last = max(front, key=program.order.__getitem__)
-        if len(front) == 1 and last is not result and _alike(last, result):
-            yield last
-        if operation(last) not in ELEMENTWISE or last.op != "call_function":
+        yield last, len(front) == 1
+        if not is_elementwise(last):
             return
         front.remove(last)
         front |= {each for each in values_read(last) if each in program.varying}
-        if not front:
-            return
 
 
 def _alike(node: Node, result: Node) -> bool:
     value = node.meta.get("val")
-    same = isinstance(value, Tensor) and value.dtype == torch.float32
-    return same and [str(size) for size in shape_of(node)] == [str(size) for size in shape_of(result)]
+    return isinstance(value, Tensor) and value.dtype == torch.float32 and same_shape(node, result)
 
 
 _NOT_NEGATIVE = frozenset({"abs", "relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "exp", "square", "softplus"})

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, compare_behind, pixels
-from bnas_deploy.export.foreign.layers import NotTranslated, Window
+from bnas_deploy.export.foreign.layers import Window
+from bnas_deploy.export.foreign.left_float import NotTranslated
 from bnas_deploy.export.foreign.operands import Translation, operands
 from bnas_deploy.export.foreign.rules import BinaryLayer, binary_layer, registered
 from bnas_deploy.export.foreign.steps import Steps

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from bnas_deploy.export.foreign.layers import Found
 from bnas_deploy.export.foreign.operands import Operands, Translation
-from bnas_deploy.export.foreign.program import operation, shape_of
+from bnas_deploy.export.foreign.operations import operation, shape_of
 from bnas_deploy.export.graph import RECOGNISED
 from bnas_deploy.search.nn.layers import sides_of
 
@@ -42,9 +42,9 @@ def write_float_layers(program: ExportedProgram, layers: Sequence[Found]) -> Non
 
 
 def _tidy(program: ExportedProgram) -> None:
-    """Drop what nobody reads any longer; checks of types are read by nobody, and hold on to what they check."""
+    """Drop what nobody reads any longer; checks are read by nobody, and hold on to what they check."""
     for node in program.graph.nodes:
-        if operation(node) == "_assert_tensor_metadata":
+        if operation(node) in {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"}:
             program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
     _drop_unread(program)

@@ -9,9 +9,11 @@ from torch.fx import Node
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
-from bnas_deploy.export.foreign.layers import Found, Left, NotTranslated, binary_layers
+from bnas_deploy.export.foreign.layers import Found, binary_layers
+from bnas_deploy.export.foreign.left_float import Left, NotTranslated
 from bnas_deploy.export.foreign.operands import translation_of
-from bnas_deploy.export.foreign.program import Program, operation, values_read
+from bnas_deploy.export.foreign.operations import operation, values_read
+from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
@@ -90,8 +92,8 @@ class Translator:
         for each in found:
             try:
                 translation_of(each, meets_zero=True)
-            except NotTranslated as reason:
-                left.append(Left(each.name, str(reason)))
+            except NotTranslated as why:
+                left.append(Left(each.name, str(why), why.remedy))
             else:
                 kept.append(each)
         return kept, left

@@ -6,7 +6,8 @@ import torch
 
 from bnas_deploy.export.foreign.judge import Seen
 from bnas_deploy.export.foreign.layers import Found
-from bnas_deploy.export.foreign.program import Program, operation, path_of
+from bnas_deploy.export.foreign.operations import IDENTITIES, operation, path_of
+from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.rules import BinaryLayer
 from bnas_deploy.export.foreign.steps import Steps
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -107,7 +108,7 @@ def _operations(program: Program, found: Found) -> str:
 
 
 MOST_OPERATIONS = 4
-_SILENT = {"alias", "clone", "contiguous", "detach", "_to_copy", "to", "type_as", "expand", "expand_as", "dropout"}
+_SILENT = IDENTITIES | {"_to_copy", "copy", "expand", "expand_as", "to", "type_as"}
 
 
 def _scale(found: Found) -> str:

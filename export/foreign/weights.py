@@ -7,15 +7,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from bnas_deploy.export.bounds import ROUNDING
+from bnas_deploy.export.foreign.left_float import BINARISE, FLOAT_WEIGHTS, REGISTER, NotTranslated
 from bnas_deploy.export.foreign.program import NotElementwise, Program
 from bnas_deploy.export.foreign.steps import ESTIMATOR_ROUNDINGS
 
 ALIKE = 2.0**-40
 """Magnitudes in float64 are one if they differ by less than this part: the roundings of some thousand operations."""
-
-
-FLOAT_WEIGHTS = "its weights are float"
-"""How the reason for most layers of a network begins."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +44,31 @@ class Weights:
         return self.value - self.signs * self.scale.reshape(-1, *(1,) * (self.value.ndim - 1))
 
 
-class NotBinary(Exception):  # noqa: N818  # no mistake of anybody's: it says what weights are not
-    """Weights are none of one magnitude per output channel; the message says what they are."""
-
-
 def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Weights:
     """Read weights that depend on parameters alone; `transposed` ones, (C, O), have the output channels last.
 
     Raises:
-        NotBinary: they depend on the images, or are float.
+        NotTranslated: they depend on the images, or are float.
     """
     if node in program.varying:
-        raise NotBinary("its weights depend on the images")
+        raise NotTranslated("its weights depend on the images")
     try:
         found = program.constant(node)
     except NotElementwise as reason:
-        raise NotBinary(f"its weights cannot be computed beforehand: {reason}") from None
+        raise NotTranslated(f"its weights cannot be computed beforehand: {reason}", REGISTER) from None
     value, largest = (each.T if transposed else each for each in (found.value, found.largest))
     if value.ndim < 2 or not value.is_floating_point():
-        raise NotBinary("its weights are no matrix of floats")
+        raise NotTranslated("its weights are no matrix of floats")
     names = tuple(program.parameters_of(node))
     magnitudes = value.abs().flatten(1)
     scale = magnitudes.amax(dim=1)
     if magnitudes.shape[1] == 1:
-        raise NotBinary("it has one weight for each output channel")
+        raise NotTranslated("it has one weight for each output channel")
     if bool((magnitudes == scale[:, None]).all()):
         return Weights(_signs(value), scale.clone(), torch.zeros_like(scale), value, names)
     zeros = int((value == 0).sum())
     if zeros and bool(((magnitudes == scale[:, None]) | (magnitudes == 0)).all()):
-        raise NotBinary(f"{zeros:,} of {value.numel():,} weights are exactly 0, and a bit is +1 or -1")
+        raise _zeros(zeros, value.numel(), names)
     return _rounded(program, node, value, largest, names, transposed=transposed)
 
 
@@ -92,16 +85,34 @@ def _rounded(
     if not bool(((magnitudes - scale[:, None]).abs() <= ALIKE * largest.max()).all()):
         channel = int(((magnitudes - scale[:, None]).abs().amax(dim=1) > ALIKE * largest.max()).int().argmax())
         row = magnitudes[channel]
-        raise NotBinary(
+        raise NotTranslated(
             f"{FLOAT_WEIGHTS}: those of output channel {channel} have magnitudes from {row.min():.3g} to "
-            f"{row.max():.3g}"
+            f"{row.max():.3g}",
+            BINARISE,
         )
     rounding = (ESTIMATOR_ROUNDINGS * ROUNDING * largest).flatten(1).amax(dim=1).float()
     found = Weights(_signs(value), scale.float(), rounding, value, names)
     difference = found.error.abs().flatten(1).amax(dim=1)
     if not bool((difference <= rounding).all()):
-        raise NotBinary(f"its weights differ from one magnitude by up to {difference.max():.3g}")
+        raise NotTranslated(f"its weights differ from one magnitude by up to {difference.max():.3g}")
     return found
+
+
+FEW_ZEROS = 0.1
+"""Weights of which a larger part is 0 are ternary ones by intention."""
+
+
+def _zeros(zeros: int, count: int, names: tuple[str, ...]) -> NotTranslated:
+    """Say what becomes of weights of which some are 0: torch.sign has them so where a weight is exactly 0."""
+    reason = f"{zeros:,} of {count:,} weights are exactly 0, and a bit is +1 or -1"
+    if zeros > FEW_ZEROS * count:
+        return NotTranslated(reason)
+    name = names[0] if names else "the weight"
+    return NotTranslated(
+        reason,
+        f"where a value of {name} is 0, give it a small one of the sign that it is to have, such as 1e-9, or take the "
+        "sign by torch.where(w >= 0, 1.0, -1.0)",
+    )
 
 
 def _signs(value: Tensor) -> Tensor:

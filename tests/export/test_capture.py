@@ -262,6 +262,15 @@ class DependsOnData(nn.Module):
         return y.mean(dim=(2, 3))
 
 
+class Inside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = DependsOnData()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
 class TwoImagesOnly(DependsOnData):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).reshape(2, -1)
@@ -275,17 +284,19 @@ class WithoutTranslation(DependsOnData):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (DependsOnData, r"DependsOnData cannot be captured by torch.export: .*free of control flow that depends on"),
-        (TwoImagesOnly, r"TwoImagesOnly cannot be captured by torch.export: .*must take any number of images"),
-        (WithoutTranslation, r"WithoutTranslation cannot be translated by torch.onnx: .*airy_ai.*with other"),
+        (DependsOnData, r"DependsOnData cannot be captured .*: test_capture\.py:\d+, .*free of control flow"),
+        (Inside, r"Inside cannot be captured .*: in layer \(DependsOnData\), test_capture\.py:\d+, what is done next"),
+        (TwoImagesOnly, r"TwoImagesOnly cannot be captured .*: .*must take any number of images"),
+        (WithoutTranslation, r"translated by torch.onnx: ONNX has no special_airy_ai, test_capture\.py:\d+; write"),
     ],
-    ids=["control flow", "fixed batch", "unknown operation"],
+    ids=["control flow", "in a layer", "fixed batch", "unknown operation"],
 )  # fmt: skip
-def test_refused(module: type[nn.Module], message: str) -> None:
+def test_refused(module: type[nn.Module], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match=message) as caught:
         capture(module(), SHAPE)
 
     assert "\n" not in caught.value.message
+    assert capsys.readouterr() == ("", "")  # PyTorch has a program to show, and much advice
 
 
 def test_a_bn_that_mixes_the_batch_is_refused_by_name() -> None:

@@ -148,9 +148,10 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     text = " ".join(describe_export(result).split())
     assert (
         "WARNING: look binary two (weights of two values, input of two values; but its weights are float: those of "
-        "output channel 0 have magnitudes from 0.2 to 0.7); up (input of two values; but a transposed convolution, "
-        "which no binary operator is); head (weights of two values; but its input is float, made by mean): meant to be "
-        "binary? Register a rule for their class (bnas_deploy.export.register), or they stay float" in text
+        "output channel 0 have magnitudes from 0.2 to 0.7; if a training loop makes its weights binary outside of "
+        "forward, let it do so before the export); up (input of two values; but a transposed convolution, which no "
+        "binary operator is; upsample, and convolve then); head (weights of two values; but its input is float, made "
+        "by mean): meant to be binary? As they are, they stay float" in text
     )
     assert (
         f"activations of exactly 0 {zeros.zeros:,} of {zeros.activations:,} before after_relu; sign(0) is +1 here, and "

@@ -16,7 +16,7 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import OUTPUT, capture
-from bnas_deploy.export.module_checks import answers_of, own_doing, prepared
+from bnas_deploy.export.module_checks import answers_of, other_floats, own_doing, prepared
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 from bnas_deploy.search.nn.scheme import Binarised
 
@@ -114,6 +114,19 @@ def _twin_of(make: Callable[[], nn.Module]) -> nn.Module:
             if isinstance(layer, BinaryConv2d):
                 setattr(parent, name, nn.Conv2d(8, 8, 3, padding=1))
     return twin
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_other_floats_become_float32(kind: torch.dtype) -> None:
+    module = _with(lambda module: module.head.to(kind))()
+
+    ours = prepared(module, "Small")
+
+    assert {value.dtype for value in ours.parameters()} == {torch.float32}
+    assert module.head.weight.dtype == kind
+    said = f"2 of 5 parameters of Small: {kind}; the export made that torch.float32, and compares with it"
+    assert other_floats(module) == said
+    assert other_floats(ours) is None
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch.compile of PyTorch's own
@@ -217,7 +230,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "NaN weights": (_with(_diverged), r"Small: conv.weight has 10 of 576 values that are NaN .*; the training"),
     "negative variance": (_with(_negative_variance), r"Small: norm has running statistics that are NaN, .*calibrate"),
     "meta": (_on_meta, r"Small: stem.weight is on the meta device and has no values; load a checkpoint"),
-    "double": (_with(lambda module: module.head.double()), r"Small: head.weight is not float32 but torch.float64"),
+    "integers": (
+        _with(lambda module: setattr(module.head, "weight", nn.Parameter(torch.ones(5, 8).int(), requires_grad=False))),
+        r"Small: head.weight is not float32 but torch.int32; replace its layer",
+    ),
     "lazy": (
         _with(lambda module: setattr(module, "head", nn.LazyLinear(CLASSES))),
         r"Small: head.weight has no shape yet, .*; run the module on images once",
@@ -325,18 +341,29 @@ class Noisy(Small):
         return super().forward(F.dropout(x))
 
 
+class Drops(nn.Module):
+    """Dropout that stays on, in front of a sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x).sign()
+
+
+class NoisyInside(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = Drops()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.drop(x))
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (
-            Writes,
-            "Writes cannot be captured .*: stem.weight is written to in forward, .*training mode only",
-        ),
-        (
-            Noisy,
-            r"the export does not agree .*: it answers differently .*\(functional.dropout needs training=",
-        ),
-        (Counts, "the export does not agree .*: it answers differently to the same images each time; .* count nothing"),
+        (Writes, "Writes: stem.weight is written to in forward, .*training mode only"),
+        (Noisy, r"Noisy: it answers differently .*\(functional.dropout needs training="),
+        (Counts, "Counts: it answers differently to the same input each time; .* count nothing"),
+        (NoisyInside, r"NoisyInside: drop \(Drops\) answers differently to the same input each time"),
     ],
 )
 def test_answers_that_change(module: type[nn.Module], message: str, tmp_path: Path) -> None:

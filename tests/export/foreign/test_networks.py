@@ -238,9 +238,9 @@ class PerPlace(nn.Conv2d):
 
 
 LEFT = {
-    "binary weights alone": (lambda: BinaryWeights(8, 8, 3), "input is float: .* of conv2d, it takes .* from"),
+    "binary weights alone": (lambda: BinaryWeights(8, 8, 3), "input is float: .* of the output of 0, it takes .* from"),
     "signs alone": (lambda: FloatWeights(8, 8, 3), "its weights are float: those of output channel 0 have magnitudes"),
-    "weights of 0": (lambda: SparseWeights(8, 8, 3), r"\d+ of 576 weights are exactly 0, and a bit is \+1 or -1"),
+    "weights of 0": (lambda: SparseWeights(8, 8, 3), r"\d+ of 576 weights are exactly 0, and a bit is \+1 or -1$"),
     "weights of the images": (lambda: FromImages(8, 8, 3), "its weights depend on the images"),
     "transposed": (lambda: Up(8, 8, 3), "a transposed convolution, which no binary operator is"),
     "odd padding": (lambda: OddPadding(8, 8, 3), r"its padding of 0\.5 is neither -1 nor 1 nor half the way between"),
@@ -259,6 +259,23 @@ def test_left_float(make: Callable[[], nn.Module], reason: str, networks: Module
     assert re.search(reason, left.reason), left.reason
 
 
+def test_few_weights_of_zero_and_what_to_do(networks: ModuleType, translate: Translate) -> None:
+    module, images = _between(networks.SignConv(8, 8, 3), networks), _images(networks)
+    weight = module.get_parameter("1.weight")
+    with torch.no_grad():
+        weight[3, 2, 1, :2] = 0
+
+    before, _ = translate(module, images)
+    with torch.no_grad():
+        weight[weight == 0] = 1e-9
+    after, _ = translate(module, images)
+
+    (left,) = (each for each in before.left if each.name == "1")
+    assert left.reason == "2 of 576 weights are exactly 0, and a bit is +1 or -1"
+    assert left.remedy.startswith("where a value of 1.weight is 0, give it a small one of the sign that it is to have")
+    assert [layer.name for layer in after.layers] == ["1"]
+
+
 def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType, tmp_path: Path) -> None:
     result = _export(networks.settled(networks.quick_net()), networks, tmp_path / "bundle")
 
@@ -274,7 +291,7 @@ def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType,
 def test_no_binary_layer(networks: ModuleType, tmp_path: Path) -> None:
     message = (
         r"Sequential: no binary layer in it, .* Classes seen: Conv2d, BinaryWeights, AdaptiveAvgPool2d, Flatten, "
-        r"Linear; 1: its input is float: .*\. Say what a class of yours computes with bnas_deploy\.export\.register"
+        r"Linear; 1: its input is float: .*\. Float networks are for torch\.onnx"
     )
     with pytest.raises(ExportError, match=message):
         _export(_between(BinaryWeights(8, 8, 3), networks), networks, tmp_path / "bundle")
