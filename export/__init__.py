@@ -5,6 +5,7 @@ from bnas_deploy.export.doubts import LooksBinaryWarning
 from bnas_deploy.export.exporter import ExportResult, FloatLayers, export_checkpoint, export_module
 from bnas_deploy.export.foreign import BinaryLayer, Registration, register
 from bnas_deploy.export.given import Images
+from bnas_deploy.export.inputs import Inputs
 
 __all__ = [
     "BinaryLayer",
@@ -12,6 +13,7 @@ __all__ = [
     "ExportResult",
     "FloatLayers",
     "Images",
+    "Inputs",
     "LooksBinaryWarning",
     "Registration",
     "export_checkpoint",

@@ -21,13 +21,11 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxscript
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -38,23 +36,32 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.data_attribute import TracedData
 from bnas_deploy.export.foreign.operations import place_of
 from bnas_deploy.export.freeze import freeze
-from bnas_deploy.export.graph import SIGN_OF_ZERO, UNRECORDED, constant
+from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
+from bnas_deploy.export.inputs import Feed, feed_of
+from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import failure, own_doing, place_of_error
+from bnas_deploy.export.name_tensors import name_inputs_and_outputs, output_key
+from bnas_deploy.export.torch_operators import TRANSLATIONS
 
-INPUT = "images"
 OUTPUT = "logits"
+"""Name of the output of a network that answers one tensor, if nothing else is said."""
 
 
 @dataclass(frozen=True)
 class CapturedModel:
-    """The captured graph, and the program that PyTorch made of the module, to compute any value of it."""
+    """The captured graph, and the program that PyTorch made of the module, to compute any value of it.
+
+    `inputs` and `outputs` are the names of those of the graph.
+    """
 
     model: ir.Model
     program: torch.export.ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     def copy(self) -> "CapturedModel":
         """Return it with a graph of its own; weights and program are shared."""
-        return CapturedModel(self.model.clone(), self.program)
+        return replace(self, model=self.model.clone())
 
     @functools.cached_property
     def network(self) -> torch.fx.GraphModule:
@@ -63,21 +70,49 @@ class CapturedModel:
         assert isinstance(module, torch.fx.GraphModule)
         return module
 
-    def values_of(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the program in PyTorch and return what it computes by name; `images` is (N, C, H, W) float32."""
-        recorder = _Recorder(self.network)
-        with torch.no_grad():
-            logits = recorder.run(images)
-        recorder.values[INPUT] = images
-        recorder.values[OUTPUT] = logits
-        return recorder.values
+    @property
+    def input_values(self) -> tuple[str, ...]:
+        """The names that the program has for its inputs."""
+        return tuple(map(str, self.program.graph_signature.user_inputs))
 
-    def with_noise(self, images: Tensor, slack: Mapping[str, NDArray[Any]], generator: torch.Generator) -> Tensor:
+    @property
+    def output_values(self) -> tuple[str, ...]:
+        """The names that the program has for what it answers; several outputs may be one value."""
+        return tuple(map(str, self.program.graph_signature.user_outputs))
+
+    def values_of(self, images: Tensor | Feed) -> dict[str, Tensor]:
+        """Run the program in PyTorch and return what it computes by name, that of the program.
+
+        Inputs and outputs have their own names as well, where no other value has them.
+
+        Args:
+            images: (N, C, H, W) float32, or what else the network takes.
+        """
+        recorder, feed = _Recorder(self.network), feed_of(images)
+        with torch.no_grad():
+            answers = tensors_in(recorder.run(*feed.tensors))
+        values = recorder.values | dict(zip(self.input_values, feed.tensors, strict=True))
+        for names, tensors in (
+            (self.output_values, answers),  # a constant is computed by no node
+            (map(output_key, range(len(answers))), answers),
+            (self.inputs, feed.tensors),
+            (self.outputs, answers),
+        ):
+            for name, tensor in zip(names, tensors, strict=True):
+                values.setdefault(name, tensor)
+        return values
+
+    def answers_in(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the outputs among what `values_of` returned."""
+        return tuple(values[name] for name in self.output_values)
+
+    def with_noise(
+        self, feed: Feed, slack: Mapping[str, NDArray[Any]], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """Run the program with uniform noise in the values that `slack` names, up to so much in each channel."""
         noisy = _Noisy(self.network, slack, generator)
         with torch.no_grad():
-            logits: Tensor = noisy.run(images)
-        return logits
+            return tensors_in(noisy.run(*feed.tensors))
 
 
 class _Noisy(torch.fx.Interpreter):
@@ -92,7 +127,7 @@ class _Noisy(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        if n.name not in self.slack:
+        if n.name not in self.slack or not result.is_floating_point():
             return result
         return result + self.slack[n.name] * (2 * torch.rand(result.shape, generator=self.generator) - 1)
 
@@ -116,26 +151,35 @@ Translate = Callable[[torch.export.ExportedProgram], torch.export.ExportedProgra
 
 
 def capture(
-    module: nn.Module, image_shape: Sequence[int], *, batch: int | None = None, translate: Translate | None = None
+    module: nn.Module,
+    inputs: Sequence[int] | Feed,
+    *,
+    outputs: Sequence[str] = (OUTPUT,),
+    batch: int | None = None,
+    translate: Translate | None = None,
 ) -> CapturedModel:
     """Capture `module` in evaluation mode, with a free batch unless `batch` gives its size, which is faster.
 
     Args:
-        module: maps images (N, *image_shape) float32 to logits (N, classes).
-        image_shape: (channels, height, width).
+        module: maps tensors in a row to a tensor, or to a tuple of them.
+        inputs: (channels, height, width) of images float32; or examples of what else it takes.
+        outputs: what its answers are called in the graph.
         batch: N, for a graph that is looked at only.
         translate: done to PyTorch's program before it becomes a graph; None for nothing.
 
     Raises:
-        ExportError: torch.export cannot trace the module, or torch.onnx has no translation of an operation in it.
+        ExportError: torch.export cannot trace the module, torch.onnx has no translation of an operation in it, or an
+            input changes no output.
     """
     frozen = freeze(module)
+    feed = inputs if isinstance(inputs, Feed) else Feed.of_images(torch.zeros(1, *inputs))
     # Two images where N is free, since torch.export takes a dimension of 1 for a constant.
-    example = torch.zeros(batch or 2, *image_shape)
+    example = feed.zeros(batch or 2)
     with _quiet_exporter(), _without_collection():
         program = _program(frozen, example, module, free_batch=batch is None)
+        _refuse_unused(program, feed.names, type(module).__name__)
         program = program if translate is None else translate(program)
-        captured = _translated(program, module)
+        captured = _translated(program, module, feed.names, tuple(outputs))
     graph = captured.model.graph
     for node in graph:
         node.meta.pop("node", None)  # of the program, which would live, with all its weights, as long as the graph
@@ -144,19 +188,22 @@ def capture(
     _note_unrecorded(graph, {node.name for node in captured.program.graph.nodes})
     _drop_made_up_biases(graph)
     _fold_in_pytorch(captured, example)
+    pairs = (captured.input_values, captured.inputs), (captured.output_values, captured.outputs)
+    name_inputs_and_outputs(graph, *(list(zip(*names, strict=True)) for names in pairs))
     return captured.copy()  # torch.onnx's own graph keeps every weight that was an input of it once
 
 
 def _program(
-    frozen: nn.Module, example: Tensor, module: nn.Module, *, free_batch: bool
+    frozen: nn.Module, example: Tensor | Feed, module: nn.Module, *, free_batch: bool
 ) -> torch.export.ExportedProgram:
     """Return the program of a frozen module; errors name the `module` that it was."""
-    shapes = _free_batch(frozen) if free_batch else None
+    feed = feed_of(example)
+    shapes = _free_batch(frozen, feed) if free_batch else None
     where = f"{type(module).__name__} cannot be captured by torch.export"
     try:
         # torch.export prints the program so far, which is nothing that a user knows.
         with TracedData(), contextlib.redirect_stderr(io.StringIO()):
-            return torch.export.export(frozen, (example,), dynamic_shapes=shapes)
+            return torch.export.export(frozen, feed.tensors, dynamic_shapes=shapes)
     except GuardOnDataDependentSymNode as error:
         raise ExportError(
             f"{where}: {place_of_error(frozen, error)}what is done next depends on values that are computed, as an if, "
@@ -174,7 +221,24 @@ def _program(
         raise ExportError(f"{where}: {reason}") from error
 
 
-def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> CapturedModel:
+def _refuse_unused(program: torch.export.ExportedProgram, names: Sequence[str], module: str) -> None:
+    """Refuse an input that no output depends on."""
+    needed, used = [program.graph.output_node()], set[torch.fx.Node]()
+    while needed:
+        node = needed.pop()
+        needed += [each for each in node.all_input_nodes if each not in used]
+        used.update(node.all_input_nodes)
+    read = {node.name for node in used}
+    for name, value in zip(names, program.graph_signature.user_inputs, strict=True):
+        if value not in read:
+            raise ExportError(
+                f"{module}: no output depends on the input {name}; leave it out, and give forward a default for it"
+            )
+
+
+def _translated(
+    program: torch.export.ExportedProgram, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> CapturedModel:
     """Return torch.onnx's translation of a program, and the program as torch.onnx decomposed it."""
     try:
         exported = torch.onnx.export(
@@ -182,9 +246,7 @@ def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> Cap
             (),
             dynamo=True,
             opset_version=operators.ONNX_OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            custom_translation_table=_TRANSLATIONS,
+            custom_translation_table=TRANSLATIONS,
             optimize=False,
             verbose=False,
         )
@@ -196,7 +258,7 @@ def _translated(program: torch.export.ExportedProgram, module: nn.Module) -> Cap
         ) from None
     assert exported is not None
     assert exported.exported_program is not None
-    return CapturedModel(exported.model, exported.exported_program)
+    return CapturedModel(exported.model, exported.exported_program, inputs, outputs)
 
 
 def _untranslated(program: torch.export.ExportedProgram, reason: str) -> str | None:
@@ -206,91 +268,17 @@ def _untranslated(program: torch.export.ExportedProgram, reason: str) -> str | N
     return None if node is None else f"ONNX has no {place_of(node)}"
 
 
-def _free_batch(module: nn.Module) -> tuple[Any, ...]:
-    """Return what torch.export wants to be told of the images, whose number is free."""
-    images = {0: torch.export.Dim("N")}
+def _free_batch(module: nn.Module, feed: Feed) -> tuple[Any, ...]:
+    """Return what torch.export wants to be told of the inputs: the number of examples is free."""
+    count = torch.export.Dim("N")
+    shapes = tuple({} if name in feed.fixed else {0: count} for name in feed.names)
     first = next(iter(inspect.signature(module.forward).parameters.values()), None)
-    return ((images,),) if first is not None and first.kind is first.VAR_POSITIONAL else (images,)
+    return (shapes,) if first is not None and first.kind is first.VAR_POSITIONAL else shapes
 
 
 def _first_line(error: BaseException) -> str:
     """Return what an error of torch says first; advice to developers of torch follows."""
     return str(error).strip().partition("\n")[0]
-
-
-# --- translation ----------------------------------------------------------------------------------------------------
-
-
-def _captured_operator(name: str, inputs: Sequence[str], attributes: dict[str, onnx.defs.OpSchema.AttrType]) -> Any:
-    """Return the onnxscript operator of a captured node; the finished operators are in opset.py."""
-    schema = onnx.defs.OpSchema
-    return onnxscript.values.Op(
-        onnxscript.values.Opset(operators.DOMAIN, operators.VERSION),
-        name,
-        schema(
-            name,
-            operators.DOMAIN,
-            operators.VERSION,
-            inputs=[schema.FormalParameter(name, "T") for name in inputs],
-            outputs=[schema.FormalParameter("Y", "T")],
-            type_constraints=[("T", ["tensor(float)"], "")],
-            attributes=[schema.Attribute(name, kind) for name, kind in attributes.items()],
-        ),
-    )
-
-
-_INT, _INTS = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.INTS
-_GEOMETRY = {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT}
-_BINARY_CONV = {
-    row: _captured_operator(row.name, row.inputs, {**_GEOMETRY, SIGN_OF_ZERO: _INT})
-    for row in (operators.Operator(), operators.Operator(k_map=True), operators.Operator(pads_signs=True))
-}
-_ZEROISE = _captured_operator("Zeroise", ("X",), {"stride": _INT})
-
-
-def _translate_binary_conv2d(
-    x: Any,
-    signs: Any,
-    threshold: Any,
-    pad: Any,
-    offset: Any,
-    scale: Any,
-    bias: Any,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    extra_padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    k_map: bool,
-    sign_of_zero: bool,
-) -> Any:
-    # PyTorch pads both sides alike, but for the odd zero of "same"; ONNX writes top, left, bottom, right.
-    pads = [*padding, *(zeros + more for zeros, more in zip(padding, extra_padding, strict=True))]
-    row = operators.Operator(k_map=k_map, pads_signs=pad is not None)
-    return _BINARY_CONV[row](
-        x,
-        signs,
-        threshold,
-        *(() if pad is None else (pad,)),
-        offset,
-        scale,
-        bias,
-        strides=list(stride),
-        pads=pads,
-        dilations=list(dilation),
-        group=groups,
-        **({SIGN_OF_ZERO: 1} if sign_of_zero else {}),
-    )
-
-
-def _translate_zeroise(x: Any, stride: int) -> Any:
-    return _ZEROISE(x, stride=stride)
-
-
-_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.bnas.binary_conv2d.default: _translate_binary_conv2d,
-    torch.ops.bnas.zeroise.default: _translate_zeroise,
-}
 
 
 @contextlib.contextmanager
@@ -353,7 +341,7 @@ def _check_ranks(graph: ir.Graph) -> None:
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def _fold_in_pytorch(captured: CapturedModel, example: Tensor) -> None:
+def _fold_in_pytorch(captured: CapturedModel, example: Feed) -> None:
     """Put PyTorch's own values in the place of what is computed of weights alone, such as a slope behind a sigmoid.
 
     Another library may round it otherwise, and a layer would no longer do to the bit what PyTorch does.
@@ -369,7 +357,7 @@ def _fold_in_pytorch(captured: CapturedModel, example: Tensor) -> None:
         return
     values = captured.values_of(example)
     for value in computed:
-        computed_of = values.get(str(value.name))
+        computed_of = values.get(origin_of(value).name)
         if computed_of is None or computed_of.dtype not in _FOLDED:
             continue
         data = computed_of.detach().numpy()

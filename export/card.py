@@ -38,12 +38,20 @@ def bundle_card(bundle: Bundle, description: Description, found: VerifyResult, d
     evaluate = evaluation_command(".", record)
     trained = f", trained on {plain(description.data)}" if description.data else ""
     return blocks(
-        card_head(name, description.data or "test images", record, binary=True, accuracy=accuracy, tags=("onnx",)),
+        card_head(
+            name,
+            description.data or "test images",
+            record,
+            binary=True,
+            accuracy=accuracy,
+            tags=("onnx",),
+            classifies=manifest.labels is not None,
+        ),
         f"# {plain(name)}{trained}",
         "A bundle of `bnas-deploy export`: a binary network that onnxruntime runs, and what is needed to check and to\n"
         "measure it.",
         network_section(name, description.config, manifest.layers),
-        data_section(description.data, manifest.labels, manifest.preprocessing, record),
+        data_section(description.data, manifest.labels, manifest.preprocessing, record, _tensors(manifest)),
         training_section(record, manifest.metrics),
         "## Figures",
         _accuracy_line(manifest, accuracy),
@@ -53,8 +61,8 @@ def bundle_card(bundle: Bundle, description: Description, found: VerifyResult, d
         bullets([*_found(manifest, found), *_doubts(doubts)]),
         "How fast it is depends on the machine: `bnas-deploy bench .` measures it and its twins.",
         "## How to use it",
-        f"With [bnas-deploy](#{LIBRARY}), in this folder. Images are unsigned bytes {_shape(manifest)}:",
-        fenced(_SNIPPET.format(_array(manifest)), "python"),
+        f"With [bnas-deploy](#{LIBRARY}), in this folder{_images_are(manifest)}:",
+        fenced(_snippet(manifest), "python"),
         "`model.onnx` runs in plain onnxruntime too: slower, with the same bits. `manifest.json` says what goes in and "
         "comes\nout.",
         library_section(),
@@ -72,13 +80,50 @@ logits = model.predict(model.preprocess(images))
 print(model.labels[logits[0].argmax()])"""
 
 
-def _shape(manifest: Manifest) -> str:
-    return "(N, height, width)" if manifest.input_shape[0] == 1 else "(N, height, width, channels)"
+_ARRAYS = """import numpy as np
+
+import bnas_deploy
+
+model = bnas_deploy.open_bundle(".")
+inputs = {{
+{}
+}}
+for name, array in model.run(inputs).items():
+    print(name, array.shape)"""
 
 
-def _array(manifest: Manifest) -> str:
-    channels, height, width = manifest.input_shape
-    return str((1, height, width) if channels == 1 else (1, height, width, channels))
+def _images_are(manifest: Manifest) -> str:
+    """Say what the snippet's images are, where there are some."""
+    if _classified_image(manifest) is None:
+        return ""
+    shape = "(N, height, width)" if len(_classified_image(manifest) or ()) == 3 else "(N, height, width, channels)"
+    return f". Images are unsigned bytes {shape}"
+
+
+def _classified_image(manifest: Manifest) -> tuple[int, ...] | None:
+    """Return the shape of one image of bytes that a classifier takes; None if it is none, or takes something else."""
+    if manifest.labels is None or manifest.image_size is None:
+        return None
+    channels, height, width = manifest.image_size
+    return (1, height, width) if channels == 1 else (1, height, width, channels)
+
+
+def _snippet(manifest: Manifest) -> str:
+    if shape := _classified_image(manifest):
+        return _SNIPPET.format(shape)
+    zeros = [
+        f'    "{each.name}": np.zeros({tuple(size or 1 for size in each.shape)}, "{each.dtype}"),'
+        for each in manifest.inputs
+    ]
+    return _ARRAYS.format("\n".join(zeros))
+
+
+def _tensors(manifest: Manifest) -> list[str]:
+    """Say what goes in and comes out of a network that does more than to classify images."""
+    if _classified_image(manifest) is not None:
+        return []
+    sides = (("input", manifest.inputs), ("output", manifest.outputs))
+    return [f"{side} {plain(each.name)}: {each.dtype} {each.size}" for side, tensors in sides for each in tensors]
 
 
 def _accuracy(manifest: Manifest) -> float | None:
@@ -125,11 +170,12 @@ def _found(manifest: Manifest, found: VerifyResult) -> list[str]:
             if pieces
         ]
     lines.append(f"with and without the operator library: {'identical' if found.identical else 'different'}")
-    lines.append(f"the same class as {found.reference} for {found.agreement} of {found.images} images")
+    if found.agreement is not None:
+        lines.append(f"the same class as {found.reference} for {found.agreement} of {found.images} images")
     if found.correct is not None:
         lines[-1] += f", the right one for {found.correct}"
     change = manifest.quantization
-    if change is not None:
+    if change is not None and change.agreement is not None:
         lines.append(
             f"float layers in 8 bits: the same class as with float ones for {change.agreement} of {change.images} "
             "images"

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from bnas_deploy.export.capture import CapturedModel
 from bnas_deploy.export.foreign.left_float import FLOAT_WEIGHTS, REGISTER, Left
-from bnas_deploy.export.graph import array_of
+from bnas_deploy.export.graph import array_of, origin_of
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.ties import ZeroActivations, zeros_before_signs
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
 
@@ -75,7 +76,7 @@ def find_doubts(
     captured: CapturedModel,
     values: dict[str, Tensor],
     module: nn.Module,
-    images: Tensor,
+    images: Tensor | Feed,
     left: Sequence[Left] = (),
 ) -> Doubts:
     """Look for float layers that seem binary, and count the zeros whose sign binary layers take.
@@ -84,7 +85,7 @@ def find_doubts(
         captured: the graph before any rewriting.
         values: what PyTorch computed in it on an image or more.
         module: what was captured; its own layers with float weights or float activations are meant to be as they are.
-        images: (N, C, H, W) float32, to count on.
+        images: (N, C, H, W) float32, or what else the network takes, to count on.
         left: why layers were not recognised as binary.
     """
     reasons = {each.name: each.advice for each in left}
@@ -126,7 +127,9 @@ def _likely_binary(
         x, weight = node.inputs[:2]
         weights, signs = _has_two_values_per_channel(node, _data(weight, values)), _has_two_values(x, values)
         if weights or signs:
-            found.append(LikelyBinary(str(node.name), weights, signs, reasons.get(str(node.name), "")))
+            # A layer that is a function in the whole module's forward goes by the name of its value.
+            reason = reasons.get(str(node.name)) or reasons.get(origin_of(node.outputs[0]).name, "")
+            found.append(LikelyBinary(str(node.name), weights, signs, reason))
     return tuple(found)
 
 
@@ -137,8 +140,8 @@ _WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
 def _data(value: ir.Value | None, values: dict[str, Tensor]) -> NDArray[Any] | None:
     """Return the data of a constant, or of what PyTorch computed of constants."""
     known = array_of(value)
-    if known is None and value is not None and str(value.name) in values:
-        return values[str(value.name)].detach().numpy()
+    if known is None and value is not None and origin_of(value).name in values:
+        return values[origin_of(value).name].detach().numpy()
     return known
 
 
@@ -157,9 +160,9 @@ def _has_two_values_per_channel(node: ir.Node, weight: NDArray[Any] | None) -> b
 
 def _has_two_values(value: ir.Value | None, values: dict[str, Tensor]) -> bool:
     """Tell whether a computed value has two values: ±s, zeros apart, or 0 and s. Images of two colours do not count."""
-    if value is None or value.is_graph_input() or str(value.name) not in values:
+    if value is None or value.is_graph_input() or origin_of(value).name not in values:
         return False
-    x = values[str(value.name)].detach().numpy()
+    x = values[origin_of(value).name].detach().numpy()
     if x.size < FEWEST_ACTIVATIONS or len(np.unique(x.flat[:FEWEST_ACTIVATIONS])) > 3:
         return False  # the first few tell already, without a look at all of them
     levels = set(np.unique(x).tolist())

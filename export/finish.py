@@ -8,6 +8,8 @@ import onnx_ir as ir
 import bnas_deploy
 from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION, defaults
 from bnas_deploy.export import opset
+from bnas_deploy.export.graph import batched_input
+from bnas_deploy.export.name_tensors import make_outputs
 
 BATCH = "N"
 
@@ -17,6 +19,7 @@ def finish(model: ir.Model) -> onnx.ModelProto:
 
     The batch is called N. IR version and opset are the oldest that hold the model, so that onnxruntime 1.17 loads it.
     """
+    make_outputs(model.graph)
     _name_batch(model.graph)
     skeleton = ir.to_proto(_without_weights(model))
     _complete(skeleton)
@@ -79,12 +82,11 @@ def set_opsets(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> None:
 
 
 def _name_batch(graph: ir.Graph) -> None:
-    batch = graph.inputs[0].shape
-    assert batch is not None
-    captured = batch[0]
+    captured = batched_input(graph).shape
+    assert captured is not None
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         if value.shape is not None:
-            value.shape = ir.Shape([BATCH if size == captured else size for size in value.shape])
+            value.shape = ir.Shape([BATCH if size == captured[0] else size for size in value.shape])
 
 
 def _drop_notes(proto: onnx.ModelProto) -> None:

@@ -187,6 +187,12 @@ def spatial_of(value: ir.Value) -> tuple[int, int]:
     return height, width
 
 
+def batched_input(graph: ir.Graph) -> ir.Value:
+    """Return the first input whose axis 0 is that of the examples; the first one if their number is fixed."""
+    free = (value for value in graph.inputs if value.shape and not isinstance(value.shape[0], int))
+    return next(free, graph.inputs[0])
+
+
 def same_size(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
     """Tell whether two dimensions are known to be equal; those without a name are not."""
     return left == right and (isinstance(left, int) or left.value is not None)

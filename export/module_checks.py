@@ -1,7 +1,6 @@
 """What a foreign module is asked before it is captured, so that a refusal names the layer and says what to do."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.operations import last_line
+from bnas_deploy.export.inputs import Feed, feed_of
+from bnas_deploy.export.leaves import Structure, tensors_in
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -60,7 +61,6 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
     for name, layer in ours.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             _check_statistics(f"{role}: {name}", layer)
-    _check_inputs(ours, role)
     return ours
 
 
@@ -77,25 +77,31 @@ def other_floats(module: nn.Module) -> str | None:
     )
 
 
-def answers_of(module: nn.Module, images: Tensor, role: str) -> Tensor:
-    """Run `module` on `images`.
+def answers_of(module: nn.Module, images: Tensor | Feed, role: str, structure: Structure | None = None) -> Any:
+    """Run `module` on `images`, or on what else it takes; `structure` is how it is called, None for tensors in a row.
 
     Raises:
         ExportError: it raises something, or answers NaN or infinity.
     """
+    args, kwargs = _arguments(images, structure)
     try:
         with torch.no_grad():
-            answers: Tensor = module(images)
+            answers = module(*args, **kwargs)
     except Exception as error:  # what a foreign forward raises can be of any kind, and is the user's to mend
         raise ExportError(
             f"{role}: {failure(module, error)}; mend its forward, which the export runs on the CPU in evaluation mode"
         ) from error
-    if isinstance(answers, Tensor) and not answers.isfinite().all():
+    if not all(tensor.isfinite().all() for tensor in _tensors(answers)):
         raise ExportError(
-            f"{role}: answers NaN or infinity to the images, first made by {_first_not_finite(module, images)}; "
+            f"{role}: answers NaN or infinity to the images, first made by {_first_not_finite(module, args, kwargs)}; "
             "check what that layer divides by and takes roots and logarithms of"
         )
     return answers
+
+
+def _arguments(images: Tensor | Feed, structure: Structure | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    tensors = feed_of(images).tensors
+    return (tensors, {}) if structure is None else structure.filled(tensors)
 
 
 def failure(module: nn.Module, error: BaseException) -> str:
@@ -124,17 +130,19 @@ _BATCH = 16
 """Images that PyTorch runs at once: more of them no longer fit into the caches together and take longer each."""
 
 
-def answers_in_batches(module: nn.Module, images: Tensor) -> object:
-    """Return what `module` answers to all images; what is no tensor for the first of them."""
-    answers = [answers_of(module, batch, type(module).__name__) for batch in torch.split(images, _BATCH)]
-    return torch.cat(answers) if all(isinstance(each, Tensor) and each.ndim for each in answers) else answers[0]
+def answers_in_batches(module: nn.Module, feed: Feed) -> tuple[Tensor, ...]:
+    """Return what a flattened `module` answers to all examples, each output of which has an entry for each."""
+    batches = [feed[first : first + _BATCH] for first in range(0, len(feed), _BATCH)]
+    answers = [tensors_in(answers_of(module, batch, type(module).__name__)) for batch in batches]
+    return tuple(torch.cat(parts) for parts in zip(*answers, strict=True))
 
 
-def own_doing(module: nn.Module, images: Tensor) -> str | None:
+def own_doing(module: nn.Module, images: Tensor | Feed) -> str | None:
     """Say why `module` does not always answer alike to the same images, if it does not."""
     before = {name: (value.clone(), value.data_ptr(), value._version) for name, value in _state(module)}
+    tensors = feed_of(images).tensors
     with torch.no_grad():
-        first, second = module(images), module(images)
+        first, second = (tensors_in(module(*tensors)) for _ in range(2))
     parameters = {name for name, _ in module.named_parameters()}
     for name, value in _state(module):
         data, place, version = before[name]
@@ -145,7 +153,7 @@ def own_doing(module: nn.Module, images: Tensor) -> str | None:
                 f"{name} is written to in forward, so that an answer depends on what was answered before; "
                 "write to parameters and buffers in training mode only"
             )
-    if not torch.equal(first, second):
+    if not all(map(torch.equal, first, second)):
         return (
             f"{_first_changing(module, images)} answers differently to the same input each time; in evaluation mode "
             "let it draw no random numbers (functional.dropout needs training=self.training) and count nothing"
@@ -153,7 +161,7 @@ def own_doing(module: nn.Module, images: Tensor) -> str | None:
     return None
 
 
-def _first_changing(module: nn.Module, images: Tensor) -> str:
+def _first_changing(module: nn.Module, images: Tensor | Feed) -> str:
     """Return the name of the first layer that answers otherwise in a second run, though it is given the same."""
     runs: list[list[tuple[str, Any, Any]]] = []
     for _ in range(2):
@@ -162,7 +170,7 @@ def _first_changing(module: nn.Module, images: Tensor) -> str:
         def look(name: str, layer: nn.Module, given: Any, answer: Any, seen: list[Any] = seen) -> None:
             seen.append((f"{name} ({type(layer).__name__})" if name else "it", given, answer))
 
-        _run_hooked(module, images, look)
+        _run_hooked(module, feed_of(images).tensors, {}, look)
         runs.append(seen)
     for (name, given, answer), (_, given_again, answer_again) in zip(runs[0], runs[1], strict=False):
         if _equal(given, given_again) and not _equal(answer, answer_again):
@@ -175,12 +183,30 @@ def _equal(one: object, other: object) -> bool:
     return all(left.shape == right.shape and torch.equal(left, right) for left, right in pairs)
 
 
-def _keeps(module: nn.Module, name: str, images: Tensor) -> bool:
+def _keeps(module: nn.Module, name: str, images: Tensor | Feed) -> bool:
     """Tell whether a parameter has the same value behind a run on other images."""
+    given = feed_of(images).tensors
+    others = (each.flip(-1) / 2 if each.is_floating_point() and each.ndim else each for each in given)
     value = module.get_parameter(name).clone()
     with torch.no_grad():
-        module(images.flip(-1) / 2)
+        module(*others)
     return torch.equal(module.get_parameter(name), value)
+
+
+def refuse_hooks(module: nn.Module, role: str) -> None:
+    """Refuse hooks of a whole module that is flattened: they would be given others than they were written for.
+
+    Raises:
+        ExportError: names the hook.
+    """
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    hooks = [hook for hook in hooks if not isinstance(hook, NORMS)]
+    if hooks:
+        name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
+        raise ExportError(
+            f"{role}: the whole module has the forward hook {name}, and its graph takes and answers tensors in a row; "
+            "do the hook's work in forward"
+        )
 
 
 def refuse_dropped(module: nn.Module) -> None:
@@ -250,17 +276,6 @@ def _check_statistics(place: str, norm: nn.modules.batchnorm._BatchNorm) -> None
         )
 
 
-def _check_inputs(module: nn.Module, role: str) -> None:
-    parameters = inspect.signature(module.forward).parameters.values()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
-    if len(wanted) > 1:
-        raise ExportError(
-            f"{role}: its forward takes {', '.join(wanted)}, and the export gives it images alone; "
-            f"put it into a module that makes {', '.join(wanted[1:])} itself"
-        )
-
-
 # --- copying --------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +342,7 @@ def _uncopied(module: nn.Module, error: Exception) -> str:
     return f"it cannot be copied: {error}"
 
 
-def _first_not_finite(module: nn.Module, images: Tensor) -> str:
+def _first_not_finite(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return the name of the first layer that makes NaN or infinity of finite inputs."""
     found: list[str] = []
 
@@ -336,17 +351,22 @@ def _first_not_finite(module: nn.Module, images: Tensor) -> str:
         if fine and not all(value.isfinite().all() for value in _tensors(output)):
             found.append(f"{name} ({type(layer).__name__})" if name else f"{type(layer).__name__} itself")
 
-    _run_hooked(module, images, look)
+    _run_hooked(module, args, kwargs, look)
     return found[0] if found else "its forward"
 
 
-def _run_hooked(module: nn.Module, images: Tensor, look: Callable[[str, nn.Module, Any, Any], None]) -> None:
+def _run_hooked(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    look: Callable[[str, nn.Module, Any, Any], None],
+) -> None:
     """Run `module`, and show each layer's name, the layer, its inputs and its output, in the order of their ends."""
     layers = module.named_modules()
     handles = [layer.register_forward_hook(lambda *seen, name=name: look(name, *seen)) for name, layer in layers]
     try:
         with torch.no_grad():
-            module(images)
+            module(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -21,25 +21,33 @@ from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.export.finish import finish_proto
+from bnas_deploy.export.finish import BATCH, finish_proto
 from bnas_deploy.export.graph import Origin, node_before, origin_of
 
+Examples = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""Those of the only input, or of each by name."""
+
 CALIBRATION_BATCH = 8
-"""Images that are run at once: enough to keep the threads busy, few enough for all activations to lie in memory."""
+"""Examples that are run at once: enough to keep the threads busy, few enough for all activations to lie in memory."""
 
 SMALLEST_RANGE = 1e-6
 """Where a tensor varies less, 8 bits are spread over this much: the scale of a bias is that of the activations times
 that of the weights, and a product of two tiny ones is 0 in float32."""
 
 
-class _Images(quantization.CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no type information
-    """Hands images to onnxruntime's calibration, some at a time."""
+class _Examples(quantization.CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no type information
+    """Hands examples to onnxruntime's calibration, some at a time."""
 
-    def __init__(self, name: str, images: NDArray[np.float32]) -> None:
-        batches = np.split(images, range(CALIBRATION_BATCH, len(images), CALIBRATION_BATCH))
-        self._feeds: Iterator[dict[str, NDArray[np.float32]]] = iter([{name: batch} for batch in batches])
+    def __init__(self, batched: Mapping[str, NDArray[Any]], fixed: Mapping[str, NDArray[Any]]) -> None:
+        count = len(next(iter(batched.values())))
+        self._feeds: Iterator[dict[str, NDArray[Any]]] = iter(
+            [
+                {name: array[first : first + CALIBRATION_BATCH] for name, array in batched.items()} | dict(fixed)
+                for first in range(0, count, CALIBRATION_BATCH)
+            ]
+        )
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         """Return the next batch by input name, and None after the last."""
         return next(self._feeds, None)
 
@@ -49,11 +57,16 @@ FEWEST_CHANNELS = 16
 channels takes 1.7 times as long as its float one, at 224x224, and changes the answer for nothing."""
 
 
-def quantize(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, images: Examples) -> onnx.ModelProto:
     """Return `model` with everything in 8 bits that onnxruntime has in 8 bits, calibrated on `images` (N, C, H, W).
 
     Each quantised tensor passes a QuantizeLinear and a DequantizeLinear, which onnxruntime and other engines merge
-    with the operators around them into operators on integers when they load the file. Inputs and outputs stay float32.
+    with the operators around them into operators on integers when they load the file. Inputs and outputs stay as they
+    are.
+
+    Args:
+        model: of a float network.
+        images: or an array for each input by name, where it takes something else.
     """
     with temporary_folder() as folder:
         source = _Source.of(model, folder)
@@ -61,7 +74,7 @@ def quantize(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelP
         return _quantize_static(source, images)
 
 
-def quantize_layers(model: onnx.ModelProto, images: NDArray[np.float32]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def quantize_layers(model: onnx.ModelProto, images: Examples) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return `model` with its float convolutions and classifiers in 8 bits, and their names.
 
     They become islands: what each reads is quantised for it alone, so that a binary convolution that reads the same
@@ -112,7 +125,9 @@ def with_origins(quantized: ir.Model, model: ir.Model, layers: Container[str]) -
         maker = None if quantize is None else node_before(quantize)
         if maker is not None and maker.name in layers:
             rounded, raw = node.outputs[0], maker.outputs[0]
-            rounded.meta["origin"] = raw.meta["origin"]
+            # An output of the graph keeps its name, and what comes before its rounding gets another.
+            if "origin" in raw.meta:
+                rounded.meta["origin"] = raw.meta["origin"]
             raw.meta["origin"] = Origin(f"{raw.name} before it is rounded")  # which PyTorch does not know
     return quantized
 
@@ -155,10 +170,11 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 @dataclass(frozen=True)
 class _Source:
-    """The file of a float model: the name of its input, and nodes that stay float."""
+    """The file of a float model: the names of its inputs, of those with an axis N, and of nodes that stay float."""
 
     path: Path
-    input: str
+    inputs: tuple[str, ...]
+    batched: frozenset[str]
     excluded: tuple[str, ...]
 
     @classmethod
@@ -169,16 +185,30 @@ class _Source:
         path = folder / "float.onnx"
         onnx.save(model, path)
         excluded = tuple(node.name for node in model.graph.node if _stays_float(node, model.graph))
-        return cls(path, model.graph.input[0].name, excluded)
+        batched = frozenset(value.name for value in model.graph.input if _is_batched(value))
+        return cls(path, tuple(value.name for value in model.graph.input), batched, excluded)
+
+    def examples(self, images: Examples) -> _Examples:
+        """Return examples for calibration."""
+        given = images if isinstance(images, Mapping) else {self.inputs[0]: images}
+        parts: tuple[dict[str, NDArray[Any]], ...] = ({}, {})
+        for name, array in given.items():
+            parts[name not in self.batched][name] = array
+        return _Examples(*parts)
 
 
-def _quantize_static(source: _Source, images: NDArray[np.float32], **settings: object) -> onnx.ModelProto:
+def _is_batched(value: onnx.ValueInfoProto) -> bool:
+    sizes = value.type.tensor_type.shape.dim
+    return len(sizes) > 0 and sizes[0].dim_param == BATCH
+
+
+def _quantize_static(source: _Source, images: Examples, **settings: object) -> onnx.ModelProto:
     target = source.path.with_name("int8.onnx")
     with _quiet():
         quantization.quantize_static(
             source.path,
             target,
-            _Images(source.input, images),
+            source.examples(images),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

@@ -14,8 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnas_deploy.export.capture import INPUT, CapturedModel
-from bnas_deploy.export.graph import RECOGNISED, Origin, activations_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.graph import (
+    RECOGNISED,
+    Origin,
+    activations_of,
+    constant_array,
+    input_of,
+    is_binary_conv,
+    origin_of,
+)
+from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.pieces import Piece, Recorded
 
 BATCH = 8
@@ -31,8 +40,8 @@ class ZeroActivations:
     activations: int
 
 
-def zeros_before_signs(captured: CapturedModel, images: Tensor) -> tuple[ZeroActivations, ...]:
-    """Return the binary layers of a graph before any rewriting that meet a 0; `images` is (N, C, H, W) float32.
+def zeros_before_signs(captured: CapturedModel, images: Tensor | Feed) -> tuple[ZeroActivations, ...]:
+    """Return the binary layers of a graph before any rewriting that meet a 0 on images, or on what else it takes.
 
     Layers that were recognised in a user's code do with a 0 what that code does, and are left out.
     """
@@ -41,24 +50,25 @@ def zeros_before_signs(captured: CapturedModel, images: Tensor) -> tuple[ZeroAct
         for node in captured.model.graph
         if is_binary_conv(node) and not str(input_of(node, "W").name).startswith(RECOGNISED)
     ]
-    reads = {str(node.name): Origin(str(input_of(node, "X").name)) for node in convolutions}
+    reads = {str(node.name): origin_of(input_of(node, "X")) for node in convolutions}
     return tuple(each for each in count_zeros(captured, reads, images) if each.zeros)
 
 
-def count_zeros(captured: CapturedModel, reads: Mapping[str, Origin], images: Tensor) -> list[ZeroActivations]:
-    """Count the zeros that layers meet on `images`, (N, C, H, W) float32.
+def count_zeros(captured: CapturedModel, reads: Mapping[str, Origin], images: Tensor | Feed) -> list[ZeroActivations]:
+    """Count the zeros that layers meet on images, or on what else the network takes.
 
     Args:
         captured: what is run, in batches.
         reads: the value of PyTorch's program that each layer takes the sign of, by the name of the layer.
         images: what it is run on.
     """
-    counter = _ZeroCounter(captured.network, set(reads.values()))
+    counter, feed = _ZeroCounter(captured.network, set(reads.values())), feed_of(images)
     with torch.no_grad():
-        for first in range(0, len(images), BATCH):
-            batch = images[first : first + BATCH]
-            counter.look(INPUT, batch)
-            counter.run(batch)
+        for first in range(0, len(feed), BATCH):
+            batch = feed[first : first + BATCH]
+            for name, tensor in zip(captured.input_values, batch.tensors, strict=True):
+                counter.look(name, tensor)
+            counter.run(*batch.tensors)
     return [ZeroActivations(layer, counter.zeros[origin], counter.seen[origin]) for layer, origin in reads.items()]
 
 

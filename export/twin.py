@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export.capture import OUTPUT, CapturedModel
-from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.capture import CapturedModel
+from bnas_deploy.export.graph import constant, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.inputs import Feed, feed_of
+from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.passes.clean import DropUnused
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, with_extra_padding
 
@@ -45,20 +47,20 @@ class FloatTwin:
 
     Attributes:
         model: its graph, as captured.
-        network: the same in PyTorch: images (N, C, H, W) float32 to what the network answers.
+        network: the same in PyTorch: what it takes to a tensor for each output.
     """
 
     model: ir.Model
-    network: Callable[[Tensor], Tensor]
+    network: Callable[[Feed], tuple[Tensor, ...]]
 
 
-def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> FloatTwin:
+def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor | Feed) -> FloatTwin:
     """Return the float twin of a captured network.
 
     Args:
         captured: the graph before any rewriting; it becomes the twin's. The program stays as it is.
         module: what was captured, whose layers know the weights behind their signs.
-        images: (N, C, H, W) float32; the first of them calibrate the twin.
+        images: (N, C, H, W) float32, or what else it takes; the first of them calibrate the twin.
 
     Raises:
         ExportError: the twin answers NaN or infinity.
@@ -67,25 +69,20 @@ def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> 
     _put_into_graph(captured.model.graph, weights)
     DropUnused().sweep(captured.model)
     program = captured.program.module()
-    last = _last(program)  # what the graph calls its output
-    _put_into_program(
-        program, {last if name == OUTPUT else name: torch.from_numpy(weight) for name, weight in weights.items()}
-    )
+    _put_into_program(program, {name: torch.from_numpy(weight) for name, weight in weights.items()})
     calibrator = _Calibrator(program)
     with torch.no_grad():
-        answers = calibrator.run(images[:TWIN_IMAGES])
-    if not answers.isfinite().all():
+        answers = tensors_in(calibrator.run(*feed_of(images)[:TWIN_IMAGES].tensors))
+    if not all(answer.isfinite().all() for answer in answers):
         raise ExportError(
             "the float twin that was derived answers NaN or infinity to the images, since no batch normalisation holds "
             "its float sums; give a twin of your own"
         )
-    statistics = calibrator.statistics()
-    _put_statistics(captured.model.graph, statistics | ({OUTPUT: statistics[last]} if last in statistics else {}))
+    _put_statistics(captured.model.graph, calibrator.statistics())
 
-    def network(images: Tensor) -> Tensor:
+    def network(feed: Feed) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            answers: Tensor = torch.fx.Interpreter(program).run(images)
-        return answers
+            return tensors_in(torch.fx.Interpreter(program).run(*feed.tensors))
 
     return FloatTwin(captured.model, network)
 
@@ -94,7 +91,7 @@ def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor) -> 
 
 
 def _float_weights(graph: ir.Graph, module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of the convolutions that are binary, by the names of the values that they make."""
+    """Return the weights of the convolutions that are binary, by what PyTorch calls the values that they make."""
     layers = dict(module.named_modules())
     weights = {}
     for node in graph:
@@ -103,11 +100,11 @@ def _float_weights(graph: ir.Graph, module: nn.Module) -> dict[str, NDArray[np.f
             signs = constant_array(input_of(node, "W"))
             latent = _latent(layer, signs.shape)
             scale = constant_array(input_of(node, "scale"))[:, None, None, None]
-            weights[str(node.outputs[0].name)] = signs * scale if latent is None else latent
+            weights[origin_of(node.outputs[0]).name] = signs * scale if latent is None else latent
         elif node.op_type == "Conv" and isinstance(layer, BinaryWeightConv2d):
             latent = _latent(layer, constant_array(node.inputs[1]).shape)
             if latent is not None:
-                weights[str(node.outputs[0].name)] = latent
+                weights[origin_of(node.outputs[0]).name] = latent
     return weights
 
 
@@ -127,8 +124,8 @@ _GEOMETRY = ("strides", "pads", "dilations", "group")
 
 def _put_into_graph(graph: ir.Graph, weights: Mapping[str, NDArray[np.float32]]) -> None:
     for node in list(graph):
-        name = str(node.outputs[0].name)
-        if name not in weights:
+        name = origin_of(node.outputs[0]).name
+        if name not in weights or not (is_binary_conv(node) or node.op_type == "Conv"):  # but a copy of its result
             continue
         weight = constant(graph, f"{name}.weight", weights[name])
         if is_binary_conv(node):
@@ -147,13 +144,14 @@ def _replace_by_float(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
         outputs=[ir.Value(name=old.name, shape=old.shape, type=old.type)],
         name=node.name,
     )
+    convolution.outputs[0].meta.update(old.meta)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [convolution], [old], convolution.outputs)
 
 
 def _put_statistics(graph: ir.Graph, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Give batch normalisations their mean and variance, by the names of what they make."""
+    """Give batch normalisations their mean and variance, by what PyTorch calls what they make."""
     for node in graph:
-        name = str(node.outputs[0].name)
+        name = origin_of(node.outputs[0]).name
         if node.op_type == "BatchNormalization" and name in statistics:
             for place, (part, value) in enumerate(zip(("mean", "var"), statistics[name], strict=True), start=3):
                 node.replace_input_with(place, constant(graph, f"{name}.{part}", value.numpy()))
@@ -190,12 +188,6 @@ def _put_into_program(program: torch.fx.GraphModule, weights: Mapping[str, Tenso
             else:
                 node.update_arg(1, weight)
     _drop_unread(program)
-
-
-def _last(program: torch.fx.GraphModule) -> str:
-    """Return the name of the value that a program answers with."""
-    (answer,) = program.graph.output_node().all_input_nodes
-    return str(answer.name)
 
 
 def _drop_unread(program: torch.fx.GraphModule) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from bnas_deploy.core.bundle import PieceCheck
 from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
 from bnas_deploy.export.graph import origin_of
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
 from bnas_deploy.export.ties import ties_within_rounding
 from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
@@ -142,19 +143,42 @@ def _rounded_up(bound: Bound) -> Array:
     return np.nextafter(bound.astype(np.float32), np.float32(np.inf))
 
 
-def output_tolerance(
-    network: Callable[[Tensor], Tensor], images: Tensor, noisy: Callable[[Tensor], Tensor] | None = None
-) -> float:
-    """Measure how far the network's own outputs move when its input carries rounding noise.
+def output_tolerances(
+    network: Callable[[Feed], tuple[Tensor, ...]],
+    feed: Feed,
+    noisy: Callable[[Feed], tuple[Tensor, ...]] | None = None,
+) -> tuple[float, ...]:
+    """Measure how far each of a network's own outputs moves when its inputs carry rounding noise.
 
     `noisy` is the network with noise inside, too. Where it is given, so is what ties in front of a sign make of the
-    outputs: noise of the input alone never moves them. The result is twice the largest change, and the rounding of the
-    outputs themselves.
+    outputs: noise of the inputs alone never moves them. A result is twice the largest change, and the rounding of the
+    output itself, if it has one: whole numbers have none.
     """
     generator = torch.Generator().manual_seed(0)
-    images = images[:NOISE_IMAGES]
+    feed = feed[:NOISE_IMAGES]
     with torch.no_grad():
-        answer = network(images)
-        noises = [2 * torch.rand(images.shape, generator=generator) - 1 for _ in range(NOISE_RUNS)]
-        moved = [((noisy or network)(images * (1 + NOISE * noise)) - answer).abs().max() for noise in noises]
-    return 2 * float(torch.stack(moved).max()) + 2**10 * ROUNDING * float(answer.abs().max())
+        answers = network(feed)
+        moved = [(noisy or network)(_with_noise(feed, generator)) for _ in range(NOISE_RUNS)]
+    return tuple(
+        2 * max(_largest(other[place].double() - answer.double()) for other in moved) + _rounding(answer)
+        for place, answer in enumerate(answers)
+    )
+
+
+def _with_noise(feed: Feed, generator: torch.Generator) -> Feed:
+    return feed.with_tensors(
+        [
+            tensor * (1 + NOISE * (2 * torch.rand(tensor.shape, generator=generator) - 1))
+            if tensor.is_floating_point()
+            else tensor
+            for tensor in feed.tensors
+        ]
+    )
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())
+
+
+def _rounding(answer: Tensor) -> float:
+    return 2**10 * ROUNDING * _largest(answer) if answer.is_floating_point() else 0.0

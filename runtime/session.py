@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from bnas_deploy.core.bundle import MODEL, Bundle, read_bundle
 from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
 from bnas_deploy.core.files import open_regular
+from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.runtime.library import ISA_VARIABLE, check_forced_isa, library_path
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class Model:
         return f"<Model: {self.bundle.description}>"
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the logits; None if the network is no classifier."""
         return self.bundle.manifest.labels
 
     def preprocess(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -141,35 +142,88 @@ class Model:
         Where C is 1 it may be left out. H and W are the network's.
 
         Raises:
-            BnasError: the images have another dtype or shape.
+            BnasError: the images have another dtype or shape, or the network takes no images.
         """
         preprocessing = self.bundle.manifest.preprocessing
+        if preprocessing is None:
+            raise BnasError(
+                f"{self.bundle.path}: does not say how an image becomes an input; it takes {self._taken()}: give that "
+                "to Model.run"
+            )
         mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
         height, width, channels = preprocessing.height, preprocessing.width, len(mean)
         pixels = _array(images)
         if channels == 1 and pixels.ndim == 3:
             pixels = pixels[..., None]
         _check_array(
+            "images",
             pixels,
-            np.uint8,
-            (height, width, channels),
+            TensorSpec("images", "uint8", (None, height, width, channels)),
             "pixels are 0..255 and of this size; a single image is image[None]",
         )
         normalised = (pixels / np.float32(255) - mean) / std
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
     def predict(self, images: ArrayLike) -> NDArray[np.float32]:
-        """Run the network: float32 (N, C, H, W), as `preprocess` gives them, to logits (N, classes).
+        """Run a network of one input and one output: float32 (N, C, H, W), as `preprocess` gives them, to logits.
+
+        Other inputs than images are taken as well, and other outputs than logits (N, classes) given: those in
+        `bundle.manifest`.
 
         Raises:
-            BnasError: the images have another dtype or shape.
+            BnasError: the images have another dtype or shape, or the network has several inputs or outputs.
             BundleError: as for `run_session`.
         """
         manifest = self.bundle.manifest
+        if len(manifest.inputs) > 1 or len(manifest.outputs) > 1:
+            answers = ", ".join(each.name for each in manifest.outputs)
+            raise BnasError(f"{self.bundle.path}: takes {self._taken()} and answers {answers}; use Model.run")
+        (wanted,) = manifest.inputs
+        hint = "give that" if manifest.preprocessing is None else "Model.preprocess makes that from uint8 images"
         pixels = _array(images)
-        _check_array(pixels, np.float32, manifest.input_shape, "Model.preprocess makes that from uint8 images")
-        inputs = {manifest.input_name: pixels}
-        return run_session(self.session, self.bundle.file(MODEL), [manifest.output_name], inputs)[0]
+        _check_array("images", pixels, wanted, hint)
+        (answer,) = self._answers({wanted.name: pixels}).values()
+        return answer
+
+    def run(self, inputs: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        """Run the network, whatever its inputs and outputs are.
+
+        Args:
+            inputs: an array for each input by name, as `bundle.manifest.inputs` says; the array alone where there is
+                one input. Arrays with the axis N have one size there.
+
+        Returns:
+            The array of each output, by name, in the order of `bundle.manifest.outputs`.
+
+        Raises:
+            BnasError: an input is missing or unknown, or has another dtype or shape.
+            BundleError: as for `run_session`.
+        """
+        wanted = self.bundle.manifest.inputs
+        if not isinstance(inputs, Mapping):
+            if len(wanted) > 1:
+                raise BnasError(f"one array for {len(wanted)} inputs; give a dict: {self._taken()}")
+            inputs = {wanted[0].name: inputs}
+        names = {each.name for each in wanted}
+        if inputs.keys() != names:
+            raise BnasError(f"inputs: got {', '.join(map(str, inputs)) or 'none'}, wanted {self._taken()}")
+        arrays = {each.name: _array(inputs[each.name], each.name) for each in wanted}
+        for each in wanted:
+            _check_array(each.name, arrays[each.name], each, "convert or reshape it")
+        sizes = {each.name: len(arrays[each.name]) for each in wanted if each.is_batched}
+        if len(set(sizes.values())) > 1:
+            got = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise BnasError(f"inputs: N differs: {got}; give as many of each")
+        return self._answers(arrays)
+
+    def _answers(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        names = [each.name for each in self.bundle.manifest.outputs]
+        answers = run_session(self.session, self.bundle.file(MODEL), names, arrays)
+        # onnxruntime gives a tensor without axes as a number.
+        return dict(zip(names, map(np.asarray, answers), strict=True))
+
+    def _taken(self) -> str:
+        return ", ".join(f"{each.name} {each.wanted}" for each in self.bundle.manifest.inputs)
 
 
 def open_bundle(path: str | Path, *, threads: int | None = None, library: bool = True) -> Model:
@@ -251,14 +305,13 @@ def _said(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _array(images: ArrayLike) -> NDArray[Any]:
+def _array(values: ArrayLike, name: str = "images") -> NDArray[Any]:
     try:
-        return np.asarray(images)
+        return np.asarray(values)
     except ValueError as error:  # a list of images of several sizes
-        raise BnasError(f"images: no array: {error}; give one array, or a list of images of one size") from None
+        raise BnasError(f"{name}: no array: {error}; give one array, or a list of images of one size") from None
 
 
-def _check_array(images: NDArray[Any], dtype: type, shape: tuple[int, ...], hint: str) -> None:
-    if images.dtype != dtype or images.shape[1:] != shape:
-        wanted = ", ".join(("N", *map(str, shape)))
-        raise BnasError(f"images: got {images.dtype} {images.shape}, wanted {np.dtype(dtype)} ({wanted}); {hint}")
+def _check_array(name: str, array: NDArray[Any], wanted: TensorSpec, hint: str) -> None:
+    if not wanted.fits(array.dtype, array.shape):
+        raise BnasError(f"{name}: got {array.dtype} {array.shape}, wanted {wanted.wanted}; {hint}")

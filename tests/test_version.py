@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 SERIES = {
     "0.2": {
-        "bundle": 3,
+        "bundle": 4,
         "checkpoint": 3,
         "resume": 2,
         "latency table": 2,

@@ -41,6 +41,15 @@ _of_modules: Decorator = all_of(
     click.option("--mean", metavar="R,G,B", callback=_numbers, help="Of FILE.py: taken from values of 0 to 1."),
     click.option("--std", metavar="R,G,B", callback=_numbers, help="Of FILE.py: what the rest is divided by."),
     click.option("--labels", type=click.Path(path_type=Path), help="Of FILE.py: a class name in each line of a file."),
+    click.option(
+        "--inputs",
+        metavar="FILE.npz",
+        type=click.Path(path_type=Path),
+        help="Of FILE.py, where it takes more than images: an array of examples for each argument of forward, by name.",
+    ),
+    click.option(
+        "--fixed", metavar="NAME", multiple=True, help="Of --inputs: an array without an axis of examples; repeatable."
+    ),
 )
 
 
@@ -72,7 +81,8 @@ def command(
     """Turn CHECKPOINT into a bundle that runs without PyTorch, and check it against PyTorch.
 
     FILE.py:NAME is a network of your own instead: a function or class without arguments that makes it. Its binary
-    layers are recognised by what they compute, however they are written, and the network itself is the judge.
+    layers are recognised by what they compute, however they are written, and the network itself is the judge. It may
+    take several inputs and answer anything made of tensors, such as boxes and masks.
 
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
     on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.

@@ -8,9 +8,10 @@ It holds
     manifest.json            a `Manifest`
     README.md                the model card, for people and for hubs of models; whoever publishes a bundle may change
                              it, so the manifest has no hash of it
-    test_vectors/images.npz  `images`, PyTorch's `logits` for them and, if known, `labels`; where float layers were
-                             quantised, the `logits` are those of model.onnx at export, and `float_logits` are its
-                             logits before quantisation
+    test_vectors/images.npz  an array for each input, mostly `images`, PyTorch's answer by the name of each output,
+                             mostly `logits`, and, if known, the right classes, `labels`; where float layers were
+                             quantised, the answers are those of model.onnx at export, and `float_NAME` are its answers
+                             before quantisation
     test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
                              model.onnx, and the tolerance of each by channel (`NAME|tolerance`)
 """
@@ -18,6 +19,7 @@ It holds
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,16 +29,23 @@ from bnas_deploy.core.files import open_regular, read_bytes
 from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse, wanted
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.model_card import CARD
+from bnas_deploy.core.older_bundles import of_images_to_logits, without_pieces
+from bnas_deploy.core.tensor_spec import TensorSpec, check_tensors
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """1, of bnas-deploy 0.1.0, had no `quantization`. 1 and 2 had vectors of binary convolutions alone, with a copy of the
-model to run them with; they are read without those."""
+model to run them with; they are read without those. 1 to 3 had one input of images and one output of logits."""
+
+FIRST_WITH_PIECES = 3
 
 MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
 INT8_TWIN = "int8.onnx"
 MANIFEST = "manifest.json"
 IMAGES = "test_vectors/images.npz"
+RIGHT_CLASSES = "labels"
+"""Name of the array of right classes among the images."""
+
 PIECES = "test_vectors/pieces.npz"
 FILES = (MODEL, FLOAT_TWIN, IMAGES, PIECES)
 """Every bundle has these besides the manifest; those of formats 1 and 2 have no pieces."""
@@ -88,51 +97,61 @@ class PieceCheck:
 class Verification:
     """What `verify` needs besides the test vectors.
 
-    `output_tolerance` is how far a logit moves when every value carries its rounding, which some networks amplify more
-    than others. `ties` counts, for each binary convolution that has some, the activations of one image at the
-    threshold or within rounding of it. Another machine may give these the other sign.
+    `output_tolerances` says for each output how far a value of it moves when every value carries its rounding, which
+    some networks amplify more than others. `ties` counts, for each binary convolution that has some, the activations of
+    one image at the threshold or within rounding of it. Another machine may give these the other sign.
     """
 
-    output_tolerance: float
+    output_tolerances: dict[str, float]
     pieces: tuple[PieceCheck, ...]
     ties: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """Effect of 8-bit float layers on the logits, measured on the `images` of the export.
+    """Effect of 8-bit float layers on the outputs, measured on the `images` of the export.
 
-    Differences are those of a logit to the same network with float layers; `agreement` images kept their most likely
-    class.
+    Differences are those of a value to the same network with float layers; `agreement` images kept their most likely
+    class, None where the network is no classifier.
     """
 
     largest_difference: float
     mean_difference: float
     images: int
-    agreement: int
+    agreement: int | None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a bundle says about itself; `network` and `metrics` are shown to people, not interpreted.
 
-    The keys of `files` are paths inside the bundle, with forward slashes.
+    `labels` are of a classifier, which answers one logit for each; None for any other network. `preprocessing` makes an
+    input of an image, one that is float32 (N, channels, height, width); None if no input is an image. The keys of
+    `files` are paths inside the bundle, with forward slashes.
     """
 
     bnas_deploy: str
     network: dict[str, Any]
     opset: dict[str, int]
-    input_name: str
-    input_shape: tuple[int, ...]  # (channels, height, width); the batch is free
-    output_name: str
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
     layers: tuple[LayerCost, ...]
     verification: Verification
     quantization: Quantization | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT_VERSION
+
+    @property
+    def image_size(self) -> tuple[int, int, int] | None:
+        """Return (channels, height, width) where an image is the only input; None where it is not."""
+        shape = self.inputs[0].shape
+        if self.preprocessing is None or len(self.inputs) > 1 or None in shape[1:]:
+            return None
+        channels, height, width = (size or 0 for size in shape[1:])
+        return channels, height, width
 
     @property
     def still_float(self) -> tuple[LayerCost, ...]:
@@ -168,9 +187,13 @@ class Bundle:
     @property
     def description(self) -> str:
         """Its folder, and the inputs and classes of its network."""
-        manifest = self.manifest
-        size = "x".join(map(str, manifest.input_shape))
-        return f"{self.path}, {manifest.network.get('name', 'a network')}, N x {size} to {len(manifest.labels)} classes"
+        manifest, name = self.manifest, self.manifest.network.get("name", "a network")
+        if manifest.labels is None:
+            answers = ", ".join(f"{each.name} {each.size}" for each in manifest.outputs)
+        else:
+            answers = f"{len(manifest.labels)} classes"
+        given = ", ".join(each.size for each in manifest.inputs)
+        return f"{self.path}, {name}, {given} to {answers}"
 
     def file(self, name: str) -> Path:
         """Return the path of one file of the bundle, by the names above."""
@@ -253,8 +276,10 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
             f"{where}: format version {version}, this bnas-deploy reads up to {FORMAT_VERSION}; upgrade bnas-deploy"
         )
     try:
+        if version < FIRST_WITH_PIECES:
+            data = without_pieces(data)
         if version < FORMAT_VERSION:
-            data = _of_older_format(data)
+            data = of_images_to_logits(data)
         manifest: Manifest = from_json(Manifest, data)
         _check_values(manifest)
     except ValueError as error:
@@ -262,33 +287,43 @@ def _manifest_from_json(data: Any, where: Path) -> Manifest:
     return manifest
 
 
-def _of_older_format(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of format 1 or 2 as one of today, without pieces."""
-    old = wanted(isinstance(data.get("verification"), dict), data.get("verification"), "verification", "an object")
-    verification = {name: value for name, value in old.items() if name != "layers"}
-    return {"quantization": None, **data, "verification": {**verification, "pieces": [], "ties": {}}}
-
-
 def _check_values(manifest: Manifest) -> None:
     """Raise ValueError where fields are right each for itself, and the manifest is not."""
-    preprocessing, verification = manifest.preprocessing, manifest.verification
     for index, layer in enumerate(manifest.layers):
         _check_layer(layer, f"layers[{index}]")
-    wanted(
-        verification.output_tolerance >= 0, verification.output_tolerance, "verification.output_tolerance", "0 or more"
-    )
-    if manifest.format == FORMAT_VERSION:
+    check_tensors(manifest.inputs, "inputs")
+    check_tensors(manifest.outputs, "outputs")
+    tolerances, names = manifest.verification.output_tolerances, [each.name for each in manifest.outputs]
+    where = "verification.output_tolerances"
+    wanted(sorted(tolerances) == sorted(names), sorted(tolerances), where, f"one for each of {json.dumps(names)}")
+    for name, tolerance in tolerances.items():
+        wanted(tolerance >= 0, tolerance, f"{where}[{name!r}]", "0 or more")
+    if manifest.format >= FIRST_WITH_PIECES:
         _check_pieces(manifest)
-    shape = list(manifest.input_shape)
-    wanted(len(shape) == 3 and min(shape) > 0, shape, "input_shape", "channels, height and width, at least 1 each")
-    channels, *size = shape
-    got = [preprocessing.height, preprocessing.width]
-    wanted(got == size, got, "preprocessing: height, width", f"{size}, as in input_shape")
-    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        wanted(len(values) == channels, list(values), f"preprocessing.{name}", f"one for each of {channels} channels")
-    wanted(min(preprocessing.std) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
-    for name in FILES if manifest.format == FORMAT_VERSION else FILES[:-1]:
+    if manifest.labels is not None:
+        logits = (None, len(manifest.labels))
+        fits = [(each.dtype, each.shape) for each in manifest.outputs] == [("float32", logits)]
+        got = [[each.dtype, list(each.shape)] for each in manifest.outputs]
+        wanted(fits, got, "outputs", f"one of float32 [null, {logits[1]}], a logit for each label")
+    if manifest.preprocessing is not None:
+        _check_preprocessing(manifest.preprocessing, manifest.inputs)
+    for name in FILES if manifest.format >= FIRST_WITH_PIECES else FILES[:-1]:
         wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
+
+
+def _check_preprocessing(preprocessing: Preprocessing, inputs: Sequence[TensorSpec]) -> None:
+    channels = len(preprocessing.mean)
+    wanted(
+        len(preprocessing.std) == channels,
+        list(preprocessing.std),
+        "preprocessing.std",
+        f"one for each of {channels} channels",
+    )
+    wanted(min(preprocessing.std, default=0) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
+    image = (None, channels, preprocessing.height, preprocessing.width)
+    shapes = [list(each.shape) for each in inputs if each.dtype == "float32"]
+    text = f"{json.dumps(image)}, as the preprocessing makes images, among those of float32"
+    wanted(list(image) in shapes, shapes, "inputs: shapes", text)
 
 
 def _check_pieces(manifest: Manifest) -> None:

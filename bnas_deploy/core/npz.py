@@ -4,6 +4,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     # What zipfile raises for damage; NotImplementedError is for versions and flags that it does not know.
     except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(str(error) or "it ends too early") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file of arrays of numbers by name; compressed, as those of a bundle are.
+
+    `numpy.savez` takes names as arguments, and so no array that is called "file".
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import MANIFEST, Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
+from bnas_deploy.evaluation.classifiers import image_classifier
 from bnas_deploy.runtime.session import Model, open_bundle
 from bnas_deploy.search.training.acceleration import tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint
@@ -71,16 +72,17 @@ def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, l
         models[BODIES] = open_bundle(path, library=False)
     engines = [_onnxruntime(name, model) for name, model in models.items()]
     manifest = models[LIBRARY].bundle.manifest
+    labels, preprocessing = image_classifier(models[LIBRARY].bundle)
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)
-        if (loaded.labels, loaded.preprocessing) != (manifest.labels, manifest.preprocessing):
+        if (loaded.labels, loaded.preprocessing) != (labels, preprocessing):
             raise CheckpointError(
                 f"{checkpoint}: its classes, image size or normalisation are not those of {path}; "
                 "give the checkpoint that the bundle was exported from"
             )
         engines.append(_pytorch(loaded, device))
     name = str(manifest.network.get("name", path.resolve().name))
-    return Subject(name, manifest.labels, manifest.preprocessing, tuple(engines))
+    return Subject(name, labels, preprocessing, tuple(engines))
 
 
 def _onnxruntime(name: str, model: Model) -> Engine:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.errors import BnasError, BundleError, DataError
 from bnas_deploy.core.memory import memory_bytes
+from bnas_deploy.evaluation.classifiers import image_classifier
 from bnas_deploy.evaluation.metrics import log_probabilities
 from bnas_deploy.runtime.session import Model
 
@@ -47,9 +48,10 @@ def predict_images(model: Model, sources: Sequence[Path], stdin: IO[bytes], *, t
 
     Raises:
         BnasError: Pillow is not installed.
-        BundleError: the model cannot be run, or answers what is no number.
+        BundleError: the model cannot be run, answers what is no number, or is no classifier of images.
     """
     pixels = import_pixels()
+    labels, preprocessing = image_classifier(model.bundle)
     for source in sources:
         try:
             paths = _images_at(source)
@@ -62,11 +64,10 @@ def predict_images(model: Model, sources: Sequence[Path], stdin: IO[bytes], *, t
             except DataError as error:
                 yield Prediction(path, error=error.message)
                 continue
-            preprocessing = model.bundle.manifest.preprocessing
             fitted = pixels.centre(
                 pixels.in_mode(image, len(preprocessing.mean)), (preprocessing.height, preprocessing.width)
             )
-            yield Prediction(path, _classes(model, pixels.pixels_of(fitted), top))
+            yield Prediction(path, _classes(model, labels, pixels.pixels_of(fitted), top))
 
 
 def import_pixels() -> ModuleType:
@@ -113,11 +114,11 @@ def _read_stdin(stdin: IO[bytes]) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def _classes(model: Model, pixels: NDArray[np.uint8], top: int) -> tuple[tuple[str, float], ...]:
+def _classes(model: Model, labels: Sequence[str], pixels: NDArray[np.uint8], top: int) -> tuple[tuple[str, float], ...]:
     """Run one image, uint8 (H, W, C)."""
     logits = model.predict(model.preprocess(pixels[None]))[0]
     if not np.isfinite(logits).all():
         raise BundleError(f"{model.bundle.path}: the model gives logits that are no numbers; train and export it again")
     probabilities = np.exp(log_probabilities(logits))
     order = np.argsort(-logits, kind="stable")[:top]  # the first of equal logits first, as everywhere
-    return tuple((model.labels[i], float(probabilities[i])) for i in order)
+    return tuple((labels[i], float(probabilities[i])) for i in order)

@@ -17,7 +17,7 @@ from bnas_deploy.core.genotype import GENOTYPES, Genotype, read_genotype
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.report.counting import Counted, Measured, counted_record, counted_text
-from bnas_deploy.report.saved import Report, measured_network, read_report
+from bnas_deploy.report.saved import Report, measured_network, read_report, size_text
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.runtime.bench.engines import BASELINE
 
@@ -175,18 +175,17 @@ def _refuse_network(path: Path, question: Question) -> None:
 def _bundle(path: Path, question: Question) -> Subject:
     manifest = read_bundle(path).manifest
     _refuse_network(path, question)
-    size = "x".join(map(str, manifest.input_shape))
     heading = (
         f"bundle of {_name(manifest)}, written by bnas-deploy {manifest.bnas_deploy}",
-        f"input {manifest.input_name}: N x {size} float32",
-        f"output {manifest.output_name}: N x {len(manifest.labels)} float32",
+        *(f"input {each.name}: {each.size} {each.dtype}" for each in manifest.inputs),
+        *(f"output {each.name}: {each.size} {each.dtype}" for each in manifest.outputs),
         *(f"{name}: {record.bytes:,} bytes" for name, record in manifest.files.items()),
         *_metrics(manifest.metrics),
     )
     files = (manifest.files[MODEL].bytes, manifest.files[FLOAT_TWIN].bytes)
     # As `bench` calls it.
     measured_as = measured_network(
-        manifest.network.get("name", path.resolve().name), manifest.input_shape, manifest.layers
+        manifest.network.get("name", path.resolve().name), size_text(manifest), manifest.layers
     )
     return Subject(
         _name(manifest), measured_as, heading, Network(manifest.layers), _rule_of_bundle(manifest), files=files
@@ -231,7 +230,7 @@ def _network(config: "ModelConfig") -> Subject:
         *config.describe(),
     )
     network = network_size(config).counted
-    measured_as = measured_network(config.name, (config.in_channels, height, width), network.layers)
+    measured_as = measured_network(config.name, f"{height}x{width}", network.layers)
     return Subject(config.name, measured_as, heading, network, rule_of(config), config)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from bnas_deploy.core.bundle import Bundle
 from bnas_deploy.core.latency_table import LatencyTable
-from bnas_deploy.report.saved import Report, measured_network
+from bnas_deploy.report.saved import Report, measured_network, size_text
 from bnas_deploy.report.text import answer, twin_answer
 from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
@@ -62,7 +62,7 @@ def measure_bundle(
 def _network_of(bundle: Bundle) -> str:
     """Name what was measured, so that reports are divided by one another only where that is the same."""
     name = bundle.manifest.network.get("name", bundle.path.resolve().name)
-    return measured_network(name, bundle.manifest.input_shape, bundle.manifest.layers)
+    return measured_network(name, size_text(bundle.manifest), bundle.manifest.layers)
 
 
 def measure_single_layers(

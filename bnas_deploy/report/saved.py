@@ -1,11 +1,12 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bnas_deploy.core.bundle import Manifest
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, parse, read_json, wanted
 from bnas_deploy.core.layer_cost import LayerCost
@@ -49,11 +50,17 @@ class Report:
         return json.dumps(data, indent=2) + "\n"
 
 
-def measured_network(name: object, input_shape: Sequence[int], layers: Iterable[LayerCost]) -> str:
-    """Name a network in a report: what else than its name decides how fast it is; `input_shape` is (C, H, W)."""
-    _, height, width = input_shape
+def measured_network(name: object, size: str, layers: Iterable[LayerCost]) -> str:
+    """Name a network in a report: what else than its name decides how fast it is; `size` is as of `size_text`."""
     int8 = any(layer.weight_bits == 8 for layer in layers)
-    return f"{name}, {height}x{width}{', int8 layers' if int8 else ''}"
+    return f"{name}, {size}{', int8 layers' if int8 else ''}"
+
+
+def size_text(manifest: Manifest) -> str:
+    """Return height and width of a bundle's images; of other inputs each with its shape."""
+    if image := manifest.image_size:
+        return "x".join(map(str, image[1:]))
+    return ", ".join(f"{each.name} {each.size}" for each in manifest.inputs)
 
 
 def read_report(path: Path) -> Report:

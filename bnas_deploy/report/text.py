@@ -19,18 +19,21 @@ def answer(check: AnswerCheck) -> str:
     return (
         f"Answer checked on {counted(check.images, 'image')}: the operator library {agreement} onnxruntime without "
         "it,\n"
-        f"and the largest difference of a logit from {check.reference}'s is {check.largest_difference:.2g} "
+        f"and the largest difference of a {check.output} from {check.reference}'s is {check.largest_difference:.2g} "
         f"(rounding explains {check.tolerance:.2g})."
     )
 
 
 def twin_answer(check: TwinCheck) -> str:
     """Say how far an engine in 8 bits is from the float twin."""
-    return (
-        f"{check.engine} against the float twin: logits differ by at most {check.largest_difference:.2g}, in the mean "
-        f"by {100 * check.relative_difference:.2g} %,\n"
-        f"and {check.agreement} of {counted(check.images, 'image')} get the same class."
+    what = "outputs" if check.agreement is None else "logits"
+    text = (
+        f"{check.engine} against the float twin: {what} differ by at most {check.largest_difference:.2g}, in the mean "
     )
+    text += f"by {100 * check.relative_difference:.2g} %"
+    if check.agreement is None:
+        return f"{text}."
+    return f"{text},\nand {check.agreement} of {counted(check.images, 'image')} get the same class."
 
 
 def print_report(report: Report, file: TextIO | None = None, *, width: int | None = None) -> None:

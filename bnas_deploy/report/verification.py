@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
     from bnas_deploy.export.rewrite import Refusal
     from bnas_deploy.runtime.pieces import PieceResult
-    from bnas_deploy.runtime.verify import VerifyResult
+    from bnas_deploy.runtime.verify import OutputResult, VerifyResult
 
 NAME_WIDTH = 24
 FEW_LAYERS = 3
@@ -58,8 +58,8 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
         *_pieces(bundle, result, every_layer=every_layer),
         _line("with and without library", "identical" if result.identical else "DIFFERENT"),
         *_ties(bundle.manifest),
-        _line("outputs, for information", _outputs(result, ties=bool(bundle.manifest.verification.ties))),
-        _line("top-1 agreement", f"{result.agreement} of {counted(result.images, 'image')}{_correct(result)}"),
+        *_outputs(result, ties=bool(bundle.manifest.verification.ties)),
+        *_classes(result),
         _line("still float", _float_layers(bundle.manifest.still_float)),
         *_quantized(bundle.manifest),
         *_sizes(bundle),
@@ -113,9 +113,20 @@ def _ties(manifest: Manifest) -> list[str]:
     return [_line("ties", text)]
 
 
-def _outputs(result: "VerifyResult", *, ties: bool) -> str:
-    """Say how far the outputs are from the reference's, and what that is worth."""
-    text = f"differ from {result.reference} by at most {result.difference:.2g}"
+def _outputs(result: "VerifyResult", *, ties: bool) -> list[str]:
+    """Say how far each output is from the reference's, and what that is worth."""
+    several = len(result.outputs) > 1
+    return [
+        _line(
+            "outputs, for information" if number == 0 else "",
+            f"{f'{each.name}: ' if several else ''}{_output(each, result.reference, ties=ties)}",
+        )
+        for number, each in enumerate(result.outputs)
+    ]
+
+
+def _output(result: "OutputResult", reference: str, *, ties: bool) -> str:
+    text = f"differ from {reference} by at most {result.difference:.2g}"
     explained = f"rounding explains {result.tolerance:.2g} of a spread of {result.spread:.2g}"
     if result.tolerance > POWERLESS * result.spread:
         return f"{text}; {explained}: this says nothing, the pieces do"
@@ -126,6 +137,12 @@ def _outputs(result: "VerifyResult", *, ties: bool) -> str:
     return f"{text}; {explained}"
 
 
+def _classes(result: "VerifyResult") -> list[str]:
+    if result.agreement is None:
+        return [_line("classes", f"none, so that {counted(result.images, 'example')} are compared by their outputs")]
+    return [_line("top-1 agreement", f"{result.agreement} of {counted(result.images, 'image')}{_correct(result)}")]
+
+
 def _correct(result: "VerifyResult") -> str:
     return " (random, not real ones)" if result.correct is None else f"; {result.correct} classified correctly"
 
@@ -134,14 +151,11 @@ def _quantized(manifest: Manifest) -> list[str]:
     change = manifest.quantization
     if change is None:
         return []
-    return [
-        _line("in 8 bits", _float_layers(manifest.in_8_bits)),
-        _line(
-            "change by 8 bits",
-            f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
-            f"{change.mean_difference:.2g}; same class for {change.agreement} of {counted(change.images, 'image')}",
-        ),
-    ]
+    text = f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
+    text += f"{change.mean_difference:.2g}"
+    if change.agreement is not None:
+        text += f"; same class for {change.agreement} of {counted(change.images, 'image')}"
+    return [_line("in 8 bits", _float_layers(manifest.in_8_bits)), _line("change by 8 bits", text)]
 
 
 def _float_layers(layers: tuple[LayerCost, ...]) -> str:

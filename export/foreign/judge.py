@@ -28,6 +28,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.bounds import ROUNDING, roundings
 from bnas_deploy.export.foreign.layers import Found
 from bnas_deploy.export.foreign.operands import Translation, translation_of
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.search.nn.layers import sides_of
 
 BATCH = 4
@@ -48,8 +49,8 @@ class Seen:
     meets_zero: bool = False
 
 
-def compare_layers(original: torch.fx.GraphModule, layers: Sequence[Found], images: Tensor) -> dict[str, Seen]:
-    """Compare the layers of a program with their translations on images (N, C, H, W); return what each met, by name.
+def compare_layers(original: torch.fx.GraphModule, layers: Sequence[Found], feed: Feed) -> dict[str, Seen]:
+    """Compare the layers of a program with their translations on what it takes; return what each met, by name.
 
     Raises:
         ExportError: one differs; the message says where first, and by how much.
@@ -59,7 +60,7 @@ def compare_layers(original: torch.fx.GraphModule, layers: Sequence[Found], imag
     translations = {found.name: translation_of(found, meets_zero=True) for found in layers}
     for found in layers:
         _compare_weights(found)
-    for first in range(0, len(images), BATCH):
+    for first in range(0, len(feed), BATCH):
 
         def look(found: Found, values: Mapping[Node, Any], first: int = first) -> None:
             x = values[found.source]
@@ -71,7 +72,7 @@ def compare_layers(original: torch.fx.GraphModule, layers: Sequence[Found], imag
             moved = _as_read(found, x, values)
             compare_behind(found.name, translations[found.name], moved, y, first)
 
-        _run(original, layers, images[first : first + BATCH], look)
+        _run(original, layers, feed[first : first + BATCH], look)
     return seen
 
 
@@ -80,9 +81,9 @@ def compare_whole(
     translated: torch.fx.GraphModule,
     layers: Sequence[Found],
     results: Mapping[str, str],
-    images: Tensor,
+    feed: Feed,
 ) -> None:
-    """Compare the answers of two programs on a few images, with the original's results in the place of each layer's.
+    """Compare the answers of two programs on a few examples, with the original's results in the place of each layer's.
 
     `results` has the name of the node that makes the result of a layer in `translated`, by the layer.
 
@@ -94,9 +95,9 @@ def compare_whole(
     def keep(found: Found, values: Mapping[Node, Any]) -> None:
         made[results[found.name]] = values[found.node]
 
-    want = _run(original, layers, images, keep)
+    want = _run(original, layers, feed, keep)
     with torch.no_grad():
-        got = _Forced(translated, made).run(images)
+        got = _Forced(translated, made).run(*feed.tensors)
     different = [
         number
         for number, (ours, theirs) in enumerate(zip(_tensors(got), _tensors(want), strict=True))
@@ -227,10 +228,10 @@ def _others(wrong: Tensor) -> str:
     return f"{int(wrong.sum()):,} of {wrong.numel():,} values"
 
 
-def _run(program: torch.fx.GraphModule, layers: Sequence[Found], images: Tensor, look: Any) -> Any:
+def _run(program: torch.fx.GraphModule, layers: Sequence[Found], feed: Feed, look: Any) -> Any:
     try:
         with torch.no_grad():
-            return _Looking(program, layers, look).run(images)
+            return _Looking(program, layers, look).run(*feed.tensors)
     except ExportError as error:
         raise ExportError(error.message) from None  # without what torch.fx adds to it
 

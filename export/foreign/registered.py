@@ -18,6 +18,7 @@ from bnas_deploy.export.foreign.left_float import NotTranslated
 from bnas_deploy.export.foreign.operands import Translation, operands
 from bnas_deploy.export.foreign.rules import BinaryLayer, binary_layer, registered
 from bnas_deploy.export.foreign.steps import Steps
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.search.nn.geometry import Pair, Sizes
 
 
@@ -94,25 +95,25 @@ def with_rules(module: nn.Module) -> Ruled:
     return Ruled(copy.deepcopy(module, {id(layer): ruled for layer, ruled in made.items()}), layers)
 
 
-def judge_rules(module: nn.Module, ruled: Ruled, images: Tensor) -> None:
+def judge_rules(module: nn.Module, ruled: Ruled, feed: Feed) -> None:
     """Compare each registered layer with its rule, on what it reads in `module`; then the whole modules.
 
     Args:
         module: with the user's own layers.
         ruled: what `with_rules` made of it.
-        images: (N, C, H, W) float32.
+        feed: what both take.
 
     Raises:
         ExportError: they differ.
     """
-    for first in range(0, len(images), BATCH):
-        batch = images[first : first + BATCH]
+    for first in range(0, len(feed), BATCH):
+        batch = feed[first : first + BATCH]
         answers, made = _compared(module, ruled, batch, first)
         if first == 0:
             _compare_whole(ruled.module, answers, made, batch)
 
 
-def _compared(module: nn.Module, ruled: Ruled, images: Tensor, first_image: int) -> tuple[Any, dict[str, list[Tensor]]]:
+def _compared(module: nn.Module, ruled: Ruled, feed: Feed, first_image: int) -> tuple[Any, dict[str, list[Tensor]]]:
     """Run the user's module, compare its registered layers, and return its answers and what the layers made."""
     made: dict[str, list[Tensor]] = {path: [] for path in ruled.layers}
     read: dict[str, Tensor] = {}
@@ -148,10 +149,10 @@ def _compared(module: nn.Module, ruled: Ruled, images: Tensor, first_image: int)
         handles.append(layer.register_forward_pre_hook(lambda layer, x, path=path: before(path, layer, x)))
         handles.append(layer.register_forward_hook(lambda layer, x, y, path=path: behind(path, x, y)))
     with _removed(handles), torch.no_grad():
-        return module(images), made
+        return module(*feed.tensors), made
 
 
-def _compare_whole(ruled: nn.Module, answers: Any, made: dict[str, list[Tensor]], images: Tensor) -> None:
+def _compare_whole(ruled: nn.Module, answers: Any, made: dict[str, list[Tensor]], feed: Feed) -> None:
     """Compare the answers, with the results of the user's layers in the place of those of the rules."""
     results = {path: iter(each) for path, each in made.items()}
     handles = [
@@ -159,7 +160,7 @@ def _compare_whole(ruled: nn.Module, answers: Any, made: dict[str, list[Tensor]]
         for path in made
     ]
     with _removed(handles), torch.no_grad():
-        got = ruled(images)
+        got = ruled(*feed.tensors)
     pairs = zip(tree_leaves(got), tree_leaves(answers), strict=True)
     if not all(torch.equal(ours, theirs) for ours, theirs in pairs if isinstance(ours, Tensor)):
         raise ExportError(

@@ -17,6 +17,7 @@ from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
+from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
 
@@ -31,17 +32,17 @@ class Translator:
         has_sums: some layer of them has more than two levels, and became several convolutions.
     """
 
-    def __init__(self, module: nn.Module, images: Tensor) -> None:
-        """Take the user's module as it was prepared, and images (N, C, H, W) float32 to judge with.
+    def __init__(self, module: nn.Module, images: Tensor | Feed) -> None:
+        """Take the user's module as it was prepared, and images (N, C, H, W) float32, or other inputs, to judge with.
 
         Raises:
             ExportError: a rule does not describe its layer.
         """
-        self.images = images
+        self.feed = feed_of(images)
         ruled = with_rules(module)
         self.module = ruled.module
         if ruled.layers:
-            judge_rules(module, ruled, images)
+            judge_rules(module, ruled, self.feed)
         self.layers: list[Understood] = [of_rule(path, layer) for path, (layer, _) in ruled.layers.items()]
         self.layers += [
             of_package(name, layer)
@@ -67,7 +68,7 @@ class Translator:
         original = exported.module()
         assert isinstance(original, torch.fx.GraphModule)
         self._check_program(original)
-        seen = compare_layers(original, found, self.images)
+        seen = compare_layers(original, found, self.feed)
         for each in found:
             seen[each.name].meets_zero = _may_meet_zero(program, each, seen[each.name])
         layers = [(each, translation_of(each, meets_zero=seen[each.name].meets_zero)) for each in found]
@@ -76,7 +77,7 @@ class Translator:
         results = write_layers(exported, layers)
         translated = exported.module()
         assert isinstance(translated, torch.fx.GraphModule)
-        compare_whole(original, translated, found, results, self.images[:BATCH])
+        compare_whole(original, translated, found, results, self.feed[:BATCH])
         return exported
 
     def float_layers(self, exported: ExportedProgram) -> ExportedProgram:
@@ -100,9 +101,9 @@ class Translator:
 
     def _check_program(self, original: torch.fx.GraphModule) -> None:
         """Refuse a program that answers otherwise than the module that it was captured from."""
-        images = self.images[:BATCH]
+        tensors = self.feed[:BATCH].tensors
         with torch.no_grad():
-            got, want = original(images), self.module(images)
+            got, want = original(*tensors), self.module(*tensors)
         if not all(torch.equal(*pair) for pair in zip(_tensors(got), _tensors(want), strict=True)):
             raise ExportError(
                 f"{REFUSED}: the captured program answers differently from {type(self.module).__name__}; its forward "

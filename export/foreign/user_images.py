@@ -1,4 +1,4 @@
-"""What the command line is told of the images and the classes of a user's module, which has no checkpoint to say it."""
+"""What the command line is told of the inputs and the classes of a user's module, which has no checkpoint to say it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import Description, Images
+from bnas_deploy.core.npz import read_arrays
+from bnas_deploy.export import Description, Images, Inputs
 from bnas_deploy.export.images import random_images, usual_count
+from bnas_deploy.export.inputs import taken_by
 from bnas_deploy.export.module_checks import answers_of, prepared
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataSet
@@ -27,6 +29,8 @@ class UserImages:
         mean, std: per channel, of values scaled to 0..1; the module sees (value - mean) / std.
         labels: a text file with the name of a class in each line.
         count: of images.
+        inputs: a file of numpy's savez with an array for each argument of forward, in place of images.
+        fixed: names of those that have no axis of examples.
     """
 
     data: str | None = None
@@ -36,20 +40,29 @@ class UserImages:
     std: tuple[float, ...] = ()
     labels: Path | None = None
     count: int | None = None
+    inputs: Path | None = None
+    fixed: tuple[str, ...] = ()
 
 
-def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images, Description]:
-    """Return images to verify the export of a module with, and what its bundle says of them.
+def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images | Inputs, Description]:
+    """Return images, or other inputs, to verify the export of a module with, and what its bundle says of them.
 
     What is not said is what the data set has. Without one the images are normal random numbers, the module sees values
-    of 0 to 1 as they are, and the classes have numbers.
+    of 0 to 1 as they are, and the classes have numbers. A module that answers something else than a logit for each
+    class has none.
 
     Raises:
-        ExportError: the size of the images is not known; mean or std do not fit their channels; or the module does not
-            answer one logit for each class.
+        ExportError: the size of the images is not known; mean or std do not fit their channels; the file of inputs
+            cannot be read; or the module has names of classes and does not answer one logit for each.
         DataError: the data set cannot be read.
         BnasError: the names of the classes cannot be read, or there are others than logits.
     """
+    if said.inputs is not None:
+        return _inputs_for(module, name, said)
+    if said.fixed:
+        raise ExportError(
+            f"{name}: --fixed {said.fixed[0]} is for the arrays of --inputs FILE.npz; images have no other"
+        )
     opened = None
     if said.data is not None:
         opened = open_data(said.data, image_size=said.image_size, in_channels=said.in_channels)
@@ -57,13 +70,13 @@ def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images, 
     shape = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
     count = said.count or usual_count(shape)
     images = random_images(shape, count) if opened is None else _of_data(opened, preprocessing, count)
-    classes = _classes(module, name, images.pixels[:1])
+    answer = answers_of(prepared(module, name), images.pixels[:1], name)
+    labels: tuple[str, ...] | None = None
     if said.labels is not None:
-        labels = read_names(said.labels, classes)
-    elif opened is not None:
-        labels = opened.description.class_names
-    else:
-        labels = tuple(str(number) for number in range(classes))
+        labels = read_names(said.labels, _classes(answer, name))
+    elif _are_logits(answer):
+        count = _classes(answer, name)
+        labels = tuple(map(str, range(count))) if opened is None else opened.description.class_names
     data = None if opened is None else opened.named
     return images, Description({"name": name}, labels, preprocessing, {}, data=data)
 
@@ -99,13 +112,49 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def _classes(module: nn.Module, name: str, image: Tensor) -> int:
+def _inputs_for(module: nn.Module, name: str, said: UserImages) -> tuple[Inputs, Description]:
+    assert said.inputs is not None
+    given = {
+        "--data": said.data,
+        "--image-size": said.image_size,
+        "--in-channels": said.in_channels,
+        "--mean": said.mean,
+        "--std": said.std,
+        "--images": said.count,
+    }
+    if others := [option for option, value in given.items() if value]:
+        raise ExportError(f"{name}: --inputs {said.inputs} has the examples; leave {others[0]} out")
+    try:
+        arrays = read_arrays(said.inputs)
+    except OSError as error:
+        raise ExportError(f"{said.inputs}: cannot be read: {error.strerror}; give a file of numpy.savez") from None
+    except ValueError as error:
+        raise ExportError(
+            f"{said.inputs}: no file of arrays: {error}; write it with numpy.savez(FILE, NAME=array, ...), a name for "
+            "each argument of forward"
+        ) from None
+    inputs = Inputs({each: torch.from_numpy(array) for each, array in arrays.items()}, said.fixed)
+    labels = None
+    if said.labels is not None:
+        ours = prepared(module, name)
+        feed, structure = taken_by(ours, inputs, name)
+        labels = read_names(said.labels, _classes(answers_of(ours, feed[:1], name, structure), name))
+    return inputs, Description({"name": name}, labels)
+
+
+def _are_logits(answer: object) -> bool:
+    return isinstance(answer, Tensor) and answer.ndim == 2 and answer.shape[0] == 1
+
+
+def _classes(answer: object, name: str) -> int:
     """Return how many logits a module makes of an image (1, C, H, W)."""
-    answers: object = answers_of(prepared(module, name), image, name)
-    if not isinstance(answers, Tensor) or answers.ndim != 2:
-        got = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
-        raise ExportError(f"{name}: answers {got} to an image, wanted (1, classes), one logit per class")
-    return answers.shape[1]
+    if not isinstance(answer, Tensor) or not _are_logits(answer):
+        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ExportError(
+            f"{name}: answers {got} to an image, and --labels names classes; wanted (1, classes), one logit per class: "
+            "leave --labels out if it is no classifier"
+        )
+    return answer.shape[1]
 
 
 def _listed(values: tuple[float, ...]) -> str:

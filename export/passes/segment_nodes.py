@@ -8,6 +8,7 @@ import onnx_ir as ir
 from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     Origin,
+    batched_input,
     channels_of,
     constant,
     new_value,
@@ -25,7 +26,7 @@ class SegmentNodes:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.batch_source = graph.inputs[0]
+        self.batch_source = batched_input(graph)
         self.slices: dict[tuple[ir.Value, int, int], ir.Value] = {}
         self.joined: dict[tuple[Segments, tuple[int, int]], ir.Value] = {}
         self.names = Counter(str(value.name) for node in graph for value in node.outputs)
@@ -104,6 +105,7 @@ class SegmentNodes:
     def named(self, value: ir.Value, output: ir.Value) -> ir.Value:
         """Return `value` under the name of `output`, an output of the graph that it stands in for."""
         renamed = ir.Value(name=output.name, shape=output.shape, type=output.type)
+        renamed.meta["origin"] = origin_of(output)
         output.name = f"{output.name}.unused"
         self.insert(None, ir.Node("", "Identity", [value], outputs=[renamed]))
         return renamed

@@ -13,6 +13,7 @@ from torch import Tensor
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.capture import CapturedModel
 from bnas_deploy.export.graph import SIGN_OF_ZERO, constant_array, input_of, is_binary_conv, origin_of
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.ties import count_zeros
 
 _READS = "reads"
@@ -58,12 +59,12 @@ class SignOfZero:
         )
 
 
-def check_activations(captured: CapturedModel, images: Tensor) -> SignOfZero | None:
+def check_activations(captured: CapturedModel, images: Tensor | Feed) -> SignOfZero | None:
     """Look for zeros in front of a sign; None if no scheme in the model has sign(0) = 0.
 
     Args:
         captured: the rewritten graph, and the program it was made of.
-        images: (N, C, H, W) float32, to look at.
+        images: (N, C, H, W) float32, to look at, or what else the network takes.
 
     Raises:
         ExportError: there are some.

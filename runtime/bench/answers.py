@@ -3,25 +3,27 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.core.bundle import IMAGES, INT8_TWIN, MODEL, Bundle
+from bnas_deploy.core.bundle import INT8_TWIN, MODEL, Bundle
 from bnas_deploy.core.errors import BundleError
-from bnas_deploy.core.npz import read_arrays
 from bnas_deploy.runtime.bench.engines import BASELINE, Engine
 from bnas_deploy.runtime.bench.subject import RunSetting, Subject, refuse_other_shapes, threads_text
+from bnas_deploy.runtime.examples import Examples, feeds_of, read_examples
 from bnas_deploy.runtime.onnx_file.reader import has_k_map, read_nodes
 from bnas_deploy.runtime.session import Model, create_session, session_options
-from bnas_deploy.runtime.verify import output_faults, verify_pieces
+from bnas_deploy.runtime.verify import is_alike, largest_difference, output_faults, verify_pieces
 
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """What was compared before measuring: so many images, and the largest difference of a logit from PyTorch's.
+    """What was compared before measuring: so many images, and the largest difference of an output from PyTorch's.
 
-    Or, where the bundle's float layers are in 8 bits, from what the exported model gave: `reference` tells.
+    Or, where the bundle's float layers are in 8 bits, from what the exported model gave: `reference` tells. Of several
+    outputs it is the one that differs most, measured by what rounding explains: `output`, "logit" of a classifier.
     `every_bit` is whether the library had to agree with the function bodies bit for bit, or within the tolerance.
     """
 
@@ -30,21 +32,23 @@ class AnswerCheck:
     largest_difference: float
     tolerance: float
     reference: str = "PyTorch"
+    output: str = "logit"
 
 
 @dataclass(frozen=True)
 class TwinCheck:
     """What an engine in 8 bits answers, against the float twin, on the images among the test vectors.
 
-    `largest_difference` is that of a logit, `relative_difference` the root of the mean square of all differences,
-    divided by that of the float twin's logits; `agreement` of `images` images have the float twin's most likely class.
+    `largest_difference` is that of a value, `relative_difference` the root of the mean square of all differences,
+    divided by that of the float twin's values; of several outputs the largest. `agreement` of `images` images have the
+    float twin's most likely class, None if the network is no classifier.
     """
 
     engine: str
     images: int
     largest_difference: float
     relative_difference: float
-    agreement: int
+    agreement: int | None
 
     @property
     def sensible(self) -> bool:
@@ -62,23 +66,43 @@ def check_answers(bundle: Bundle, threads: Sequence[int]) -> AnswerCheck:
         BundleError: an answer differs, or there is no test vector to tell by.
     """
     model = bundle.file(MODEL)
-    images, logits = read_images(bundle)
-    tolerance = bundle.manifest.verification.output_tolerance
+    examples = read_examples(bundle)
+    tolerances = bundle.manifest.verification.output_tolerances
     every_bit = not any(has_k_map(node.op_type) for node in read_nodes(model))
-    plain = _predict(bundle, images, threads=threads[0], library=False)
+    plain = _run(bundle, examples, threads=threads[0], library=False)
     for count in threads:
-        answers = _predict(bundle, images, threads=count, library=True)
-        if not (_same_bits(answers, plain) if every_bit else _largest_difference(answers, plain) <= tolerance):
+        answers = _run(bundle, examples, threads=count, library=True)
+        for name, answer in answers.items():
+            if _same_bits(answer, plain[name]) if every_bit else is_alike(answer, plain[name], tolerances[name]):
+                continue
             raise BundleError(
                 f"{model}: with {threads_text(count)} the operator library answers otherwise than onnxruntime without "
-                f"it: logits differ by up to {_largest_difference(answers, plain):.3g}, and "
-                f"{'no bit' if every_bit else f'{tolerance:.3g}'} may differ; {_not_measured(bundle)}"
+                f"it: {_values_of(bundle, name)} differ by up to {largest_difference(answer, plain[name]):.3g}, and "
+                f"{'no bit' if every_bit else f'{tolerances[name]:.3g}'} may differ; {_not_measured(bundle)}"
             )
     pieces = verify_pieces(bundle)
-    if faults := [*output_faults(bundle, plain, logits), *([] if pieces is None else pieces.failures)]:
+    if faults := [*output_faults(bundle, plain, examples.outputs), *([] if pieces is None else pieces.failures)]:
         raise BundleError(f"{model}: {'; '.join(faults)}; {_not_measured(bundle)}")
-    difference = _largest_difference(plain, logits)
-    return AnswerCheck(len(images), every_bit, difference, tolerance, bundle.manifest.reference)
+    differences = {name: largest_difference(plain[name], wanted) for name, wanted in examples.outputs.items()}
+    worst = max(differences, key=lambda name: differences[name] / (tolerances[name] or SMALLEST))
+    return AnswerCheck(
+        examples.count,
+        every_bit,
+        differences[worst],
+        tolerances[worst],
+        bundle.manifest.reference,
+        "logit" if bundle.manifest.labels is not None else f"value of {worst}",
+    )
+
+
+Arrays = Sequence[NDArray[Any]]
+
+SMALLEST = 1e-30
+"""Stands for a tolerance of 0, as whole numbers may have."""
+
+
+def _values_of(bundle: Bundle, name: str) -> str:
+    return "logits" if bundle.manifest.labels is not None else f"values of {name}"
 
 
 def check_twins(bundle: Bundle, engines: Sequence[Engine]) -> list[TwinCheck]:
@@ -90,59 +114,50 @@ def check_twins(bundle: Bundle, engines: Sequence[Engine]) -> list[TwinCheck]:
     Raises:
         BundleError: a file of the bundle is missing, damaged, or not the same network.
     """
-    images = np.ascontiguousarray(read_images(bundle)[0], np.float32)
+    examples = read_examples(bundle)
     compared = [engine for engine in engines if engine.name == BASELINE or engine.file == INT8_TWIN]
-    with Subject.of(bundle, {len(images): images}) as subject:
-        opened = [subject.open(engine, RunSetting(threads=1, batch=len(images))) for engine in compared]
+    with Subject.of(bundle, {examples.count: feeds_of(bundle, examples.inputs, examples.count)}) as subject:
+        opened = [subject.open(engine, RunSetting(threads=1, batch=examples.count)) for engine in compared]
     refuse_other_shapes(bundle, compared, opened)
-    answers = {engine.name: model.output for engine, model in zip(compared, opened, strict=True)}
+    answers = {engine.name: model.outputs for engine, model in zip(compared, opened, strict=True)}
     wanted = answers.pop(BASELINE)
-    return [_twin_check(name, answer, wanted) for name, answer in answers.items()]
+    is_classifier = bundle.manifest.labels is not None
+    return [
+        TwinCheck(
+            name,
+            examples.count,
+            max(map(largest_difference, answer, wanted)),
+            max(map(_relative_difference, *_measurable(answer, wanted))),
+            int((answer[0].argmax(axis=1) == wanted[0].argmax(axis=1)).sum()) if is_classifier else None,
+        )
+        for name, answer in answers.items()
+    ]
 
 
-def _twin_check(engine: str, answer: NDArray[np.float32], wanted: NDArray[np.float32]) -> TwinCheck:
+def _measurable(answer: Arrays, wanted: Arrays) -> tuple[Arrays, Arrays]:
+    """Return the outputs of floats; all if there are none. A class's number is not nearly another's."""
+    floats = [place for place, array in enumerate(wanted) if array.dtype.kind == "f"] or range(len(wanted))
+    return [answer[place] for place in floats], [wanted[place] for place in floats]
+
+
+def _relative_difference(answer: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Return the root of the mean square of the difference, divided by that of what is wanted; 0 where both are."""
     difference, size = (
-        float(np.sqrt(np.mean(np.square(each, dtype=np.float64)))) for each in (answer - wanted, wanted)
+        float(np.sqrt(np.mean(np.square(each, dtype=np.float64))))
+        for each in (np.subtract(answer, wanted, dtype=np.float64), wanted)
     )
-    return TwinCheck(
-        engine,
-        images=len(wanted),
-        largest_difference=_largest_difference(answer, wanted),
-        relative_difference=difference / size if size else math.inf,
-        agreement=int((answer.argmax(axis=1) == wanted.argmax(axis=1)).sum()),
-    )
+    if size:
+        return difference / size
+    return math.inf if difference else 0.0
 
 
-def read_images(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the images (N, C, H, W) among the test vectors and the logits (N, classes) that PyTorch gave to them.
-
-    Raises:
-        BundleError: they are not there, or not arrays.
-    """
-    path = bundle.file(IMAGES)
-    try:
-        arrays = read_arrays(path)
-        images, logits = arrays["images"], arrays["logits"]
-        if not images.size:
-            raise ValueError(f"images of shape {images.shape}")
-    except (OSError, KeyError, ValueError) as error:
-        raise BundleError(
-            f"{path}: no `images` and `logits` to be read in it ({error}); export the model again"
-        ) from None
-    return images, logits
-
-
-def _predict(bundle: Bundle, images: NDArray[np.float32], *, threads: int, library: bool) -> NDArray[np.float32]:
+def _run(bundle: Bundle, examples: Examples, *, threads: int, library: bool) -> dict[str, NDArray[Any]]:
     session = create_session(bundle.file(MODEL), session_options(threads=threads, library=library))
-    return Model(bundle, session).predict(images)
+    return Model(bundle, session).run(examples.inputs)
 
 
-def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
-
-
-def _largest_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.abs(a - b).max()) if a.shape == b.shape else math.inf
+def _same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _not_measured(bundle: Bundle) -> str:

@@ -23,11 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core import errors
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.npz import read_arrays, write_arrays
 from bnas_deploy.runtime.bench.openvino import UnsupportedLayerError
 from bnas_deploy.runtime.bench.profile import NodeTime
 from bnas_deploy.runtime.bench.waiting import Run, Stopwatch
@@ -52,12 +52,21 @@ Opener = Callable[..., Runner]
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model in a process: what its first run gave, and how long it took to load, where its engine tells."""
+    """A model in a process: what its first run gave, and how long it took to load, where its engine tells.
+
+    `others` are its outputs behind the first.
+    """
 
     process: "EngineProcess"
     number: int
     output: NDArray[Any]
     creation_ns: int | None
+    others: tuple[NDArray[Any], ...] = ()
+
+    @property
+    def outputs(self) -> tuple[NDArray[Any], ...]:
+        """Return all outputs, in the order of the file."""
+        return (self.output, *self.others)
 
     def run(self) -> Run:
         """Run for `WARM_NS`, and then once more; return how long that took."""
@@ -111,11 +120,12 @@ class EngineProcess:
             UnsupportedLayerError: as `opener` raises it.
         """
         with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "output.npy"
+            output = Path(folder) / "output.npz"
             given = {"module": opener.__module__, "function": opener.__qualname__, "output": str(output)}
             creation_ns = self.ask("open", **given, arguments=arguments)
             self._opened += 1
-            return OpenedModel(self, self._opened - 1, np.load(output, allow_pickle=False), creation_ns)
+            first, *others = read_arrays(output).values()
+            return OpenedModel(self, self._opened - 1, first, creation_ns, tuple(others))
 
     def forget(self) -> None:
         """Have the process drop all models, with their threads and memory."""
@@ -211,7 +221,8 @@ class _Models:
 
     def open(self, module: str, function: str, arguments: Mapping[str, Any], output: str) -> int | None:
         model = getattr(importlib.import_module(module), function)(**arguments)
-        np.save(output, model.output)
+        outputs = getattr(model, "outputs", (model.output,))
+        write_arrays(Path(output), {str(number): array for number, array in enumerate(outputs)})
         self._models.append(model)
         return getattr(model, "creation_ns", None)
 

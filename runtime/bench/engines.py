@@ -1,7 +1,7 @@
 """What is measured against what: one row per engine, each able to open its model of a bundle and run it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import FLOAT_TWIN, INT8_TWIN, MODEL, Bundle
+from bnas_deploy.core.npz import read_arrays
 from bnas_deploy.runtime.bench.machine import cpu_flags, native_isa, vector_isa
 from bnas_deploy.runtime.bench.openvino import OpenVinoNetwork, openvino_is_installed
 from bnas_deploy.runtime.bench.profile import NodeTime, read_profile
@@ -18,10 +19,10 @@ from bnas_deploy.runtime.session import create_session, session_options
 
 
 class Runner(Protocol):
-    """A model that is loaded, with its input and output in place."""
+    """A model that is loaded, with its inputs and outputs in place."""
 
-    output: NDArray[np.float32]
-    """What the last run gave, (N, classes); the same array every time."""
+    output: NDArray[Any]
+    """What the last run gave, of several outputs the first; the same array every time."""
 
     creation_ns: int
     """How long it took to make the session out of the file, before the first run."""
@@ -31,7 +32,7 @@ class Runner(Protocol):
 
 
 class OrtRunner:
-    """A model in onnxruntime, on the CPU, with all its optimisations; where it has several inputs, all are the same.
+    """A model in onnxruntime, on the CPU, with all its optimisations.
 
     Inputs and outputs are bound once, so that a run costs no copy and the same few microseconds of Python in every
     engine.
@@ -40,14 +41,14 @@ class OrtRunner:
     def __init__(
         self,
         model: Path,
-        images: NDArray[Any],
+        inputs: Mapping[str, NDArray[Any]] | NDArray[Any],
         *,
         threads: int,
         library: bool,
         profile_to: Path | None = None,
         arena: bool = True,
     ) -> None:
-        """Open `model` on `images` (N, C, H, W), float32 or what else it takes; `library` as in session_options.
+        """Open `model` on an array for each input, or on one for all of them; `library` as in session_options.
 
         With `profile_to`, a folder, every run is profiled, and a little slower for it. Without `arena` onnxruntime
         keeps no memory between runs, and is a little slower for that.
@@ -66,20 +67,20 @@ class OrtRunner:
         start = time.perf_counter_ns()
         self._session = create_session(model, options)
         self.creation_ns = time.perf_counter_ns() - start
-        inputs = [value.name for value in self._session.get_inputs()]
-        # Where the shapes of the outputs are known from.
-        self.outputs = self._session.run(None, dict.fromkeys(inputs, images))
-        self._images = images  # its memory is bound, and nothing else may keep it
+        if not isinstance(inputs, Mapping):
+            inputs = dict.fromkeys((value.name for value in self._session.get_inputs()), inputs)
+        # Where the shapes of the outputs are known from; a tensor without axes is given as a number.
+        self.outputs = [np.asarray(output) for output in self._session.run(None, dict(inputs))]
+        self._inputs = inputs  # their memory is bound, and nothing else may keep it
         self.output = self.outputs[0]
-        self._binding = self._bind(inputs, images)
+        self._binding = self._bind(inputs)
 
-    def _bind(self, inputs: Sequence[str], images: NDArray[Any]) -> Any:
+    def _bind(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
-        value = OrtValue.ortvalue_from_numpy(images)
-        for name in inputs:
-            binding.bind_ortvalue_input(name, value)
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
         for output, array in zip(self._session.get_outputs(), self.outputs, strict=True):
             binding.bind_ortvalue_output(output.name, OrtValue.ortvalue_from_numpy(array))
         return binding
@@ -96,14 +97,14 @@ class OrtRunner:
 class Open(Protocol):
     """How an engine opens a model: see `OrtRunner`."""
 
-    def __call__(self, model: Path, images: NDArray[np.float32], *, threads: int) -> Runner:
+    def __call__(self, model: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int) -> Runner:
         """Load the model and run it once."""
 
 
 class OpenProfiled(Protocol):
     """How an engine opens a model to tell the time of every node: see `OrtRunner`."""
 
-    def __call__(self, model: Path, images: NDArray[np.float32], *, threads: int, profile_to: Path) -> OrtRunner:
+    def __call__(self, model: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int, profile_to: Path) -> OrtRunner:
         """Load the model and run it once."""
 
 
@@ -133,16 +134,16 @@ class LeftOut:
     reason: str
 
 
-def open_engine(engine: str, model: str, images: str, threads: int) -> Runner:
-    """Open `model` in the engine of this name, on the array in the file `images`: what an `EngineProcess` calls."""
-    return _row(engine).open(Path(model), np.load(images, allow_pickle=False), threads=threads)
+def open_engine(engine: str, model: str, inputs: str, threads: int) -> Runner:
+    """Open `model` in the engine of this name, on the arrays in the file `inputs`: what an `EngineProcess` calls."""
+    return _row(engine).open(Path(model), read_arrays(Path(inputs)), threads=threads)
 
 
-def open_profiled_engine(engine: str, model: str, images: str, threads: int, profile_to: str) -> OrtRunner:
+def open_profiled_engine(engine: str, model: str, inputs: str, threads: int, profile_to: str) -> OrtRunner:
     """Open it so that it tells the time of every node, with a profile in the folder `profile_to`."""
     opening = _row(engine).open_profiled
     assert opening
-    return opening(Path(model), np.load(images, allow_pickle=False), threads=threads, profile_to=Path(profile_to))
+    return opening(Path(model), read_arrays(Path(inputs)), threads=threads, profile_to=Path(profile_to))
 
 
 def _row(engine: str) -> Engine:

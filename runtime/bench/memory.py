@@ -12,8 +12,10 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +37,23 @@ class PeakMemory:
     activation_bytes: int | None = None
 
 
-def peak_memory(engine: str, model: Path, input_shape: tuple[int, ...]) -> PeakMemory:
-    """Run `model` in `engine` with one thread on zeros of `input_shape`, batch included, in fresh processes."""
-    whole = _ask("whole", engine, model, input_shape)
-    return PeakMemory(**whole, **_ask("activations", engine, model, input_shape))
+Shapes = Mapping[str, tuple[str, Sequence[int]]]
+"""Type and shape of each input by name, batch included."""
 
 
-def _ask(what: str, engine: str, model: Path, input_shape: tuple[int, ...]) -> dict[str, int | None]:
-    arguments = json.dumps({"what": what, "engine": engine, "model": str(model), "input_shape": input_shape})
+def shapes_of(inputs: Mapping[str, NDArray[Any]]) -> Shapes:
+    """Return what `peak_memory` is told of the inputs."""
+    return {name: (str(array.dtype), array.shape) for name, array in inputs.items()}
+
+
+def peak_memory(engine: str, model: Path, inputs: Shapes) -> PeakMemory:
+    """Run `model` in `engine` with one thread on zeros, in fresh processes."""
+    whole = _ask("whole", engine, model, inputs)
+    return PeakMemory(**whole, **_ask("activations", engine, model, inputs))
+
+
+def _ask(what: str, engine: str, model: Path, inputs: Shapes) -> dict[str, int | None]:
+    arguments = json.dumps({"what": what, "engine": engine, "model": str(model), "inputs": inputs})
     # -P: the current folder may hold modules that have the names of packages.
     command = [sys.executable, "-P", "-m", "bnas_deploy.runtime.bench.memory", arguments]
     run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -50,20 +61,20 @@ def _ask(what: str, engine: str, model: Path, input_shape: tuple[int, ...]) -> d
     return answer
 
 
-def _answer(what: str, engine: str, model: str, input_shape: list[int]) -> dict[str, int | None]:
+def _answer(what: str, engine: str, model: str, inputs: Shapes) -> dict[str, int | None]:
     (row,) = (row for row in ENGINES if row.name == engine)
     importlib.import_module(row.package)  # part of what is there before the model is
-    images = np.zeros(input_shape, np.float32)
-    return (_run_alone if what == "whole" else _run_without_arena)(row, Path(model), images)
+    zeros = {name: np.zeros(shape, dtype) for name, (dtype, shape) in inputs.items()}
+    return (_run_alone if what == "whole" else _run_without_arena)(row, Path(model), zeros)
 
 
-def _run_alone(engine: Engine, model: Path, images: NDArray[np.float32]) -> dict[str, int | None]:
+def _run_alone(engine: Engine, model: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, int | None]:
     import_bytes = _status_bytes("VmHWM")
-    engine.open(model, images, threads=1).run()
+    engine.open(model, inputs, threads=1).run()
     return {"peak_bytes": _status_bytes("VmHWM"), "import_bytes": import_bytes}
 
 
-def _run_without_arena(engine: Engine, model: Path, images: NDArray[np.float32]) -> dict[str, int | None]:
+def _run_without_arena(engine: Engine, model: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, int | None]:
     """Measure how far a run raises the peak above what was resident before it.
 
     Every block goes back to the system when it is freed, so that no reserve hides what a run takes.
@@ -72,7 +83,7 @@ def _run_without_arena(engine: Engine, model: Path, images: NDArray[np.float32])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if engine.open_without_arena is None or not _return_freed_blocks():
         return {"activation_bytes": None}
-    runner = engine.open_without_arena(model, images, threads=1)
+    runner = engine.open_without_arena(model, inputs, threads=1)
     grown = [_growth_of(runner) for _ in range(GROWTHS)]
     known = [each for each in grown if each is not None]
     return {"activation_bytes": statistics.median_low(known) or None if known else None}

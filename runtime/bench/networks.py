@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from bnas_deploy.core.bundle import Bundle
 from bnas_deploy.core.errors import printable
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.runtime.bench.answers import read_images
 from bnas_deploy.runtime.bench.engines import BASELINE, Engine
-from bnas_deploy.runtime.bench.memory import peak_memory
+from bnas_deploy.runtime.bench.memory import peak_memory, shapes_of
 from bnas_deploy.runtime.bench.profile import NodeTime, kind_of_node, layer_of, original_nodes
 from bnas_deploy.runtime.bench.records import NETWORK, EngineSetting, Ratio, Record, layer_name, ratio, record
 from bnas_deploy.runtime.bench.samples import WARMUP_ROUNDS, Column, interleave, measure_in_turns
 from bnas_deploy.runtime.bench.subject import RunSetting, Subject, refuse_other_shapes, threads_text
+from bnas_deploy.runtime.examples import feeds_of, read_examples
 from bnas_deploy.runtime.onnx_file.reader import Node, read_nodes
 
 CREATIONS = 5
@@ -53,8 +53,8 @@ def measure_bundle(
     Raises:
         BundleError: a file of the bundle is missing, damaged, or not the same network.
     """
-    images = {batch: _batch_of(read_images(bundle)[0], batch) for batch in batches}
-    with Subject.of(bundle, images) as subject:
+    examples = read_examples(bundle)
+    with Subject.of(bundle, {batch: feeds_of(bundle, examples.inputs, batch) for batch in batches}) as subject:
         return _measure_subject(subject, engines, threads, min_seconds, on_step)
 
 
@@ -65,7 +65,7 @@ def _measure_subject(
     min_seconds: float,
     on_step: Callable[[str], object],
 ) -> list[Record]:
-    bundle, batches = subject.bundle, list(subject.images)
+    bundle, batches = subject.bundle, list(subject.inputs)
     on_step("creation of sessions")
     creation_ms = _creation_ms(subject, engines, batches[0])
     scalings = _measure_scalings(subject, engines[0], threads, min_seconds, on_step)
@@ -74,7 +74,7 @@ def _measure_subject(
         where = f", batch {batch}" if len(batches) > 1 else ""
         on_step(f"peak memory{where}")
         memory = {
-            engine.name: peak_memory(engine.name, bundle.file(engine.file), subject.images[batch].shape)
+            engine.name: peak_memory(engine.name, bundle.file(engine.file), shapes_of(subject.inputs[batch]))
             for engine in engines
         }
         for count in threads:
@@ -114,7 +114,7 @@ def _measure_scalings(
 
     In a measurement of its own, because those of the engines come one after the other, and the machine changes.
     """
-    settings = [RunSetting(count, batch) for batch in subject.images for count in threads]
+    settings = [RunSetting(count, batch) for batch in subject.inputs for count in threads]
     if len(settings) < 2:
         return {}
     on_step(f"{engine.name}: threads and batches in turns")
@@ -139,11 +139,6 @@ def _with_scaling(network: Record, scalings: Mapping[RunSetting, Column]) -> Rec
 
 def _scaling(name: str, scalings: Mapping[RunSetting, Column], baseline: RunSetting, own: RunSetting) -> Ratio | None:
     return None if baseline == own else ratio(name, scalings[baseline], scalings[own])
-
-
-def _batch_of(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """Return `batch` images, the first ones, or all of them as often as it takes."""
-    return np.ascontiguousarray(images[np.arange(batch) % len(images)], np.float32)
 
 
 def _measure_networks(

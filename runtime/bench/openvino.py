@@ -6,6 +6,7 @@ None is a dependency of bnas-deploy.
 import importlib
 import importlib.util
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +65,26 @@ class OpenVinoRunner:
 
 
 class OpenVinoNetwork:
-    """An ONNX file with one input and one output in OpenVINO on the CPU, with input and output bound."""
+    """An ONNX file in OpenVINO on the CPU, with inputs and outputs bound."""
 
-    def __init__(self, model: Path, images: NDArray[np.float32], *, threads: int) -> None:
-        """Compile `model` for the batch of `images` (N, C, H, W), float32, and run it once."""
+    def __init__(self, model: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int) -> None:
+        """Compile `model` for the shapes of its inputs, and run it once."""
         openvino: Any = importlib.import_module("openvino")
         start = time.perf_counter_ns()
         core = openvino.Core()
         network = core.read_model(model)
         # With a batch that is known OpenVINO chooses its layouts and memory once.
-        network.reshape(list(images.shape))
+        network.reshape({name: list(array.shape) for name, array in inputs.items()})
         compiled = core.compile_model(network, "CPU", _setting(threads))
         self.creation_ns = time.perf_counter_ns() - start
-        self.output = np.zeros(tuple(compiled.output(0).shape), np.float32)
+        self.outputs = [np.zeros(tuple(each.shape), each.element_type.to_dtype()) for each in compiled.outputs]
+        self.output = self.outputs[0]
         self._request = compiled.create_infer_request()
-        self._images = images  # as above
-        self._request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
-        self._request.set_output_tensor(openvino.Tensor(self.output, shared_memory=True))
+        self._inputs = inputs  # as above
+        for name, array in inputs.items():
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        for port, array in zip(compiled.outputs, self.outputs, strict=True):
+            self._request.set_tensor(port, openvino.Tensor(array, shared_memory=True))
         self.run()
 
     def run(self) -> None:

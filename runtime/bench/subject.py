@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bundle import Bundle
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.files import temporary_folder
+from bnas_deploy.core.npz import write_arrays
 from bnas_deploy.runtime.bench.engine_process import EngineProcesses, OpenedModel
 from bnas_deploy.runtime.bench.engines import Engine, open_engine, open_profiled_engine
 
@@ -25,21 +26,21 @@ class RunSetting:
 
 @dataclass(frozen=True)
 class Subject:
-    """A bundle, its images by their number, where these are in files, and the processes that run it."""
+    """A bundle, its inputs by the number of examples, where these are in files, and the processes that run it."""
 
     bundle: Bundle
-    images: Mapping[int, NDArray[np.float32]]
+    inputs: Mapping[int, Mapping[str, NDArray[Any]]]
     folder: Path
     processes: EngineProcesses
 
     @classmethod
     @contextmanager
-    def of(cls, bundle: Bundle, images: Mapping[int, NDArray[np.float32]]) -> "Iterator[Subject]":
-        """Write the images to a folder, which is gone at the end, as are the processes."""
+    def of(cls, bundle: Bundle, inputs: Mapping[int, Mapping[str, NDArray[Any]]]) -> "Iterator[Subject]":
+        """Write the inputs to a folder, which is gone at the end, as are the processes."""
         with temporary_folder() as folder, EngineProcesses() as processes:
-            subject = cls(bundle, images, folder, processes)
-            for batch, array in images.items():
-                np.save(subject._file_of(batch), array)
+            subject = cls(bundle, inputs, folder, processes)
+            for batch, arrays in inputs.items():
+                write_arrays(subject._file_of(batch), arrays)
             yield subject
 
     def open(self, engine: Engine, setting: RunSetting, profile_to: Path | None = None) -> OpenedModel:
@@ -52,7 +53,7 @@ class Subject:
         given = {
             "engine": engine.name,
             "model": str(self.bundle.file(engine.file)),
-            "images": str(self._file_of(setting.batch)),
+            "inputs": str(self._file_of(setting.batch)),
             "threads": setting.threads,
         }
         if profile_to:
@@ -60,14 +61,17 @@ class Subject:
         return process.open(open_engine, **given)
 
     def _file_of(self, batch: int) -> Path:
-        return self.folder / f"{batch}.npy"
+        return self.folder / f"{batch}.npz"
 
 
 def refuse_other_shapes(bundle: Bundle, engines: Sequence[Engine], opened: Sequence[OpenedModel]) -> None:
     """A twin that answers with another shape is another network, and no time of it means anything."""
-    shapes = {engine.file: model.output.shape for engine, model in zip(engines, opened, strict=True)}
+    shapes = {
+        engine.file: tuple(output.shape for output in model.outputs)
+        for engine, model in zip(engines, opened, strict=True)
+    }
     if len(set(shapes.values())) > 1:
-        given = ", ".join(f"{file} {shape}" for file, shape in shapes.items())
+        given = ", ".join(f"{file} {' '.join(map(str, each))}" for file, each in shapes.items())
         raise BundleError(f"{bundle.path}: its models answer with different shapes: {given}; export the model again")
 
 

@@ -100,12 +100,16 @@ def card_head(
     binary: bool,
     accuracy: float | None,
     tags: tuple[str, ...],
+    classifies: bool = True,
 ) -> str:
-    """Return the front matter; `accuracy` is on the test images, a share of 1, None if none is known."""
+    """Return the front matter; `accuracy` is on the test images, a share of 1, None if none is known.
+
+    Nobody has told what a network is for that `classifies` nothing.
+    """
     known = hub_name(record.data) if record and record.data else None
     entries: dict[str, Any] = {
         "library_name": LIBRARY,
-        "pipeline_tag": TASK,
+        **({"pipeline_tag": TASK} if classifies else {}),
         "tags": [*(["binary-neural-network"] if binary else []), *tags],
     }
     if known:
@@ -152,24 +156,35 @@ def size_lines(layers: Sequence[LayerCost]) -> Iterator[str]:
 
 
 def data_section(
-    data: str | None, labels: Sequence[str], preprocessing: Preprocessing, record: TrainingRecord | None
+    data: str | None,
+    labels: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
+    record: TrainingRecord | None,
+    more: Sequence[str] = (),
 ) -> str:
-    """Say what the network sees and tells apart, and which images it was trained on."""
-    channels = len(preprocessing.mean)
-    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    """Say what the network sees and tells apart, and which images it was trained on; `more` are lines of Markdown."""
     count = f": {record.train_images:,} training and {record.test_images:,} test images" if record else ""
     lines = [
         *([plain(data) + count] if data else []),
-        f"images of {preprocessing.height}x{preprocessing.width}, {colour}",
-        f"normalisation: pixels scaled to 0..1, then mean {_numbers(preprocessing.mean)}, standard deviation "
-        f"{_numbers(preprocessing.std)}",
-        f"{counted(len(labels), 'class', 'classes')}: {few(labels)}",
+        *(_image_lines(preprocessing) if preprocessing is not None else []),
+        *([f"{counted(len(labels), 'class', 'classes')}: {few(labels)}"] if labels is not None else []),
+        *more,
     ]
     if record and record.limit is not None:
         lines.append(f"limited to {record.limit:,} training and test images, the first of each class")
     if record and record.class_weights is not None:
         lines.append(f"class weights of the loss: {_numbers(record.class_weights)}")
     return blocks("## Data", bullets(lines))
+
+
+def _image_lines(preprocessing: Preprocessing) -> list[str]:
+    channels = len(preprocessing.mean)
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    return [
+        f"images of {preprocessing.height}x{preprocessing.width}, {colour}",
+        f"normalisation: pixels scaled to 0..1, then mean {_numbers(preprocessing.mean)}, standard deviation "
+        f"{_numbers(preprocessing.std)}",
+    ]
 
 
 def training_section(record: TrainingRecord | None, metrics: Mapping[str, Any]) -> str:

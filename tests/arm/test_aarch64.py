@@ -19,8 +19,9 @@ from onnx import helper
 
 from bnas_deploy.core.bundle import MODEL
 from bnas_deploy.export import Images, export_checkpoint
-from bnas_deploy.export.capture import INPUT, capture
+from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.inputs import INPUT
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session

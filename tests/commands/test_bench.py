@@ -37,14 +37,16 @@ from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
+from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.export.opset import function
 from bnas_deploy.export.quantization import quantize
 from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.bench import engines, layers, samples
-from bnas_deploy.runtime.bench.answers import check_answers, read_images
+from bnas_deploy.runtime.bench.answers import check_answers
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.layer_problems import same_convolution
 from bnas_deploy.runtime.bench.openvino import openvino_is_installed
+from bnas_deploy.runtime.examples import read_examples
 from bnas_deploy.runtime.session import Model, create_session, session_options
 
 CHANNELS, CLASSES, SIZE = 16, 10, 8
@@ -178,13 +180,12 @@ def write_manifest(folder: Path) -> None:
         bnas_deploy="0",
         network={},
         opset={"": ONNX_OPSET, DOMAIN: VERSION},
-        input_name="images",
-        input_shape=(3, SIZE, SIZE),
-        output_name="logits",
+        inputs=(TensorSpec("images", "float32", (None, 3, SIZE, SIZE)),),
+        outputs=(TensorSpec("logits", "float32", (None, CLASSES)),),
         labels=tuple(map(str, range(CLASSES))),
         preprocessing=Preprocessing(SIZE, SIZE, (0.0,) * 3, (1.0,) * 3),
         layers=LAYERS,
-        verification=Verification(TOLERANCE, _pieces(folder)),
+        verification=Verification({"logits": TOLERANCE}, _pieces(folder)),
         files=describe_files(folder),
     )
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -416,17 +417,17 @@ def test_recorded_answers_of_another_shape_are_refused(bundle: Path) -> None:
 
 @pytest.mark.usefixtures("no_clock")
 def test_one_other_bit_of_the_library_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict = Model.predict
-    answers: list[np.ndarray] = []
+    run = Model.run
+    answers: list[dict[str, np.ndarray]] = []
 
-    def change_one_bit(self: Model, images: np.ndarray) -> np.ndarray:
+    def change_one_bit(self: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The first answer is that of the function bodies, the second the library's."""
-        answers.append(predict(self, images))
+        answers.append(run(self, inputs))
         if len(answers) == 2:
-            answers[1].view(np.uint32)[2, 3] ^= 1
+            answers[1]["logits"].view(np.uint32)[2, 3] ^= 1
         return answers[-1]
 
-    monkeypatch.setattr(Model, "predict", change_one_bit)
+    monkeypatch.setattr(Model, "run", change_one_bit)
     result = bench(bundle, "--threads", 1)
     assert result.exit_code == 1
     assert f"{bundle / MODEL}: with 1 thread the operator library answers otherwise than" in result.output
@@ -437,18 +438,18 @@ def test_the_sum_of_k_may_be_taken_in_another_order(tmp_path: Path, monkeypatch:
     bundle = write_bundle(tmp_path / "bundle", Network(binary=True, operator="BinaryConv2dKRelu").model())
     check = check_answers(read_bundle(bundle), [1])
     assert not check.every_bit
-    monkeypatch.setattr("bnas_deploy.runtime.bench.answers._largest_difference", lambda a, b: 2 * TOLERANCE)
+    monkeypatch.setattr("bnas_deploy.runtime.bench.answers.largest_difference", lambda a, b: 2 * TOLERANCE)
     with pytest.raises(BundleError, match=r"logits differ by up to 2e-05, and 1e-05 may differ; nothing was measured"):
         check_answers(read_bundle(bundle), [1])
 
 
 @pytest.mark.usefixtures("no_clock")
 def test_missing_test_vectors_are_refused(bundle: Path) -> None:
-    np.savez(bundle / IMAGES, images=read_images(read_bundle(bundle))[0])
+    np.savez(bundle / IMAGES, images=read_examples(read_bundle(bundle)).inputs["images"])
     write_manifest(bundle)
     result = bench(bundle, "--threads", 1)
     assert result.exit_code == 1
-    assert f"{bundle / IMAGES}: no `images` and `logits` to be read in it" in result.output
+    assert f"{bundle / IMAGES}: no test vector 'logits'; export the model again" in result.output
 
 
 def test_a_twin_of_another_shape_is_refused(bundle: Path) -> None:

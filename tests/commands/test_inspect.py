@@ -28,6 +28,7 @@ from bnas_deploy.core.counting.rules import EXECUTED, EXECUTED_WEIGHTS, RULES
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
+from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.report.inspection import layer_table
 from bnas_deploy.report.saved import Report
 from bnas_deploy.runtime.bench.machine import Machine, read_machine
@@ -127,13 +128,12 @@ def bundle(tmp_path: Path) -> Path:
             bnas_deploy="0.1",
             network={"name": "tiny"},
             opset={"onnx": 20, "bnas": 1},
-            input_name="images",
-            input_shape=(3, 8, 8),
-            output_name="logits",
+            inputs=(TensorSpec("images", "float32", (None, 3, 8, 8)),),
+            outputs=(TensorSpec("logits", "float32", (None, 10)),),
             labels=tuple("0123456789"),
             preprocessing=Preprocessing(8, 8, (0.5,) * 3, (0.25,) * 3),
             layers=LAYERS,
-            verification=Verification(0.0, (PieceCheck("conv", (), Corner("y", "y", (1,)), (1,)),)),
+            verification=Verification({"logits": 0.0}, (PieceCheck("conv", (), Corner("y", "y", (1,)), (1,)),)),
             metrics={"accuracy": 0.5},
             files=describe_files(folder),
         )

@@ -36,6 +36,7 @@ from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.model_card import CARD, sealed, write_card
 from bnas_deploy.core.new_bundle import new_bundle
+from bnas_deploy.core.tensor_spec import TensorSpec
 
 BINARY = LayerCost("conv", (8, 4, 4), (8, 4, 4), (3, 3), (1, 1), (1, 1), groups=1, weight_bits=1)
 STILL_FLOAT = replace(BINARY, name="stem", weight_bits=32)
@@ -50,13 +51,12 @@ def manifest_of(folder: Path) -> Manifest:
         bnas_deploy="0.1",
         network={"name": "tiny"},
         opset={"onnx": 20, "bnas": 1},
-        input_name="x",
-        input_shape=(8, 4, 4),
-        output_name="y",
+        inputs=(TensorSpec("x", "float32", (None, 8, 4, 4)),),
+        outputs=(TensorSpec("y", "float32", (None, 2)),),
         labels=("cat", "dog"),
         preprocessing=Preprocessing(4, 4, mean=(0.5,) * 8, std=(0.25,) * 8),
         layers=(STILL_FLOAT, BINARY),
-        verification=Verification(1e-5, (PIECE,)),
+        verification=Verification({"y": 1e-5}, (PIECE,)),
         metrics={"accuracy": 0.5},
         files=describe_files(folder),
     )
@@ -189,9 +189,25 @@ def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
     assert read_bundle(path).manifest.labels == ("cat", "dog")
 
 
+def of_format_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest as format 3 wrote it: with one input of images and one output of logits."""
+    (image,), (logits,) = data["inputs"], data["outputs"]
+    verification = dict(data["verification"])
+    tolerances = verification.pop("output_tolerances")
+    rest = {name: value for name, value in data.items() if name not in {"inputs", "outputs"}}
+    return {
+        **rest,
+        "format": 3,
+        "input_name": image["name"],
+        "input_shape": image["shape"][1:],
+        "output_name": logits["name"],
+        "verification": {"output_tolerance": tolerances[logits["name"]], **verification},
+    }
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_bundle_of_an_older_format_is_read(version: int, bundle: Path) -> None:
-    data = json.loads((bundle / MANIFEST).read_text())
+    data = of_format_3(json.loads((bundle / MANIFEST).read_text()))
     if version == 1:
         del data["quantization"]  # which came with format 2
     data["verification"] = {"output_tolerance": 0.5, "layers": [{"name": "conv", "rows": 2}]}
@@ -201,7 +217,62 @@ def test_a_bundle_of_an_older_format_is_read(version: int, bundle: Path) -> None
     manifest = read_bundle(bundle).manifest
 
     assert (manifest.quantization, manifest.reference, manifest.format) == (None, "PyTorch", version)
-    assert manifest.verification == Verification(0.5, ())
+    assert manifest.verification == Verification({"y": 0.5}, ())
+    assert (manifest.inputs, manifest.outputs) == (manifest_of(bundle).inputs, manifest_of(bundle).outputs)
+
+
+def test_a_bundle_of_format_3_is_what_it_was(bundle: Path) -> None:
+    data = of_format_3(json.loads((bundle / MANIFEST).read_text()))
+    (bundle / MANIFEST).write_text(json.dumps(data))
+
+    assert read_bundle(bundle).manifest == replace(manifest_of(bundle), format=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.pop("input_name"), "the field 'input_name' is missing"),
+        (lambda data: data.update(output_name=1), "output_name: got 1, wanted text"),
+        (lambda data: data.update(input_shape=None), "input_shape: got null, wanted a list"),
+        (
+            lambda data: data.update(input_shape=[8, 4]),
+            "input_shape: got [8, 4], wanted channels, height and width, at least 1 each",
+        ),
+        (lambda data: data.update(labels=None), "labels: got null, wanted a list"),
+        (lambda data: data.update(verification=1), "verification: got 1, wanted an object"),
+        (
+            lambda data: data["verification"].pop("output_tolerance"),
+            "verification: the field 'output_tolerance' is missing",
+        ),
+        (
+            lambda data: data["verification"].update(output_tolerance="a"),
+            'verification.output_tolerance: got "a", wanted a number',
+        ),
+    ],
+)
+def test_format_3_with_wrong_values(change: Callable[[dict[str, Any]], object], message: str, bundle: Path) -> None:
+    data = of_format_3(json.loads((bundle / MANIFEST).read_text()))
+    change(data)
+    (bundle / MANIFEST).write_text(json.dumps(data))
+    assert refusal_of(bundle).startswith(f"{bundle / MANIFEST}: {message}")
+
+
+def test_a_bundle_of_any_inputs_and_outputs_is_read(bundle: Path) -> None:
+    given = replace(
+        manifest_of(bundle),
+        inputs=(TensorSpec("image", "float32", (None, 8, 4, 4)), TensorSpec("anchors", "int64", (5, 2))),
+        outputs=(TensorSpec("boxes", "float32", (None, 20, 4)), TensorSpec("count", "int64", ())),
+        labels=None,
+        preprocessing=None,
+        verification=Verification({"boxes": 1e-5, "count": 0.0}, (PIECE,)),
+    )
+    (bundle / MANIFEST).write_text(given.to_json())
+
+    opened = read_bundle(bundle)
+
+    assert opened.manifest == given
+    assert given.image_size is None
+    assert opened.description == f"{bundle}, tiny, N x 8x4x4, 5x2 to boxes N x 20x4, count one number"
 
 
 def test_what_8_bits_changed_is_kept(bundle: Path) -> None:
@@ -430,8 +501,8 @@ def test_json_that_is_no_manifest(data: object, bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (FORMAT_VERSION + 1, "format version 4, this bnas-deploy reads up to 3; upgrade bnas-deploy"),
-        (0, "format version 0, expected 1 to 3; export the model again"),
+        (FORMAT_VERSION + 1, "format version 5, this bnas-deploy reads up to 4; upgrade bnas-deploy"),
+        (0, "format version 0, expected 1 to 4; export the model again"),
     ],
 )
 def test_another_format(version: int, message: str, bundle: Path, change_manifest: Callable[..., None]) -> None:
@@ -443,7 +514,7 @@ def test_another_format(version: int, message: str, bundle: Path, change_manifes
 @pytest.mark.parametrize(
     "name",
     [
-        *("bnas_deploy", "network", "opset", "input_name", "input_shape", "output_name", "labels", "preprocessing"),
+        *("bnas_deploy", "network", "opset", "inputs", "outputs", "labels", "preprocessing"),
         *("layers", "verification", "metrics", "files"),
     ],
 )
@@ -453,6 +524,7 @@ def test_a_manifest_without_a_field(name: str, bundle: Path, change_manifest: Ca
 
 
 CHECK = {**asdict(PIECE), "name": "other"}
+TOLERANCE = ["verification", "output_tolerances", "y"]
 RECORD = {"bytes": 1, "sha256": "0"}
 
 
@@ -460,19 +532,24 @@ RECORD = {"bytes": 1, "sha256": "0"}
     ("keys", "value", "message"),
     [
         (["surprise"], 1, "the field 'surprise' is unknown"),
-        (["input_name"], 1, "input_name: got 1, wanted text"),
+        (["inputs", 0, "name"], 1, "inputs[0].name: got 1, wanted text"),
+        (["inputs"], [], "inputs: got [], wanted at least one, each of another name"),
+        (["inputs", 0, "dtype"], "float16", 'inputs[0].dtype: got "float16", wanted one of float32, uint8'),
+        (["inputs", 0, "shape"], None, "inputs[0].shape: got null, wanted a list"),
+        (["inputs", 0, "shape"], [None, 0], "inputs[0].shape: got [null, 0], wanted sizes of at least 1, or null"),
+        (["inputs", 0, "shape", 1], True, "inputs[0].shape[1]: got true, wanted an integer of 64 bits"),
+        (["inputs", 0, "shape"], [None, 8, 4], "inputs: shapes: got [[null, 8, 4]], wanted [null, 8, 4, 4], as the"),
+        (["outputs", 0, "shape"], [None, 3], 'outputs: got [["float32", [null, 3]]], wanted one of float32 [null, 2]'),
+        (["outputs", 0, "dtype"], "int64", 'outputs: got [["int64", [null, 2]]], wanted one of float32 [null, 2], a'),
         (["labels"], 2, "labels: got 2, wanted a list"),
         (["labels"], ["cat", 1], "labels[1]: got 1, wanted text"),
         (["network"], [1], "network: got [1], wanted an object"),
         (["opset"], {"onnx": "20"}, "opset['onnx']: got \"20\", wanted an integer of 64 bits"),
-        (["input_shape"], None, "input_shape: got null, wanted a list"),
-        (["input_shape"], [8, 4], "input_shape: got [8, 4], wanted channels, height and width, at least 1 each"),
-        (["input_shape"], [8, 4, True], "input_shape[2]: got true, wanted an integer of 64 bits"),
         (["preprocessing"], [], "preprocessing: got [], wanted an object"),
         (["preprocessing", "mean"], "0.5", 'preprocessing.mean: got "0.5", wanted a list'),
-        (["preprocessing", "mean"], [0.5], "preprocessing.mean: got [0.5], wanted one for each of 8 channels"),
+        (["preprocessing", "std"], [0.5], "preprocessing.std: got [0.5], wanted one for each of 8 channels"),
         (["preprocessing", "std"], 8 * [0], "preprocessing.std: got [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], wanted"),
-        (["preprocessing", "height"], 5, "preprocessing: height, width: got [5, 4], wanted [4, 4], as in input_shape"),
+        (["preprocessing", "height"], 5, "inputs: shapes: got [[null, 8, 4, 4]], wanted [null, 8, 5, 4], as the"),
         (["layers"], [1], "layers[0]: got 1, wanted an object"),
         (["layers", 0], {"name": "conv"}, "layers[0]: the field 'input' is missing"),
         (["layers", 0, "input"], ["x"], 'layers[0].input: got ["x"], wanted a list of 3'),
@@ -481,16 +558,17 @@ RECORD = {"bytes": 1, "sha256": "0"}
         (["layers", 0, "kernel"], [0, 3], "layers[0].kernel: got [0, 3], wanted at least 1 each"),
         (["layers", 0, "groups"], 0, "layers[0].groups: got 0, wanted at least 1"),
         (["layers", 0, "weight_bits"], 2, "layers[0].weight_bits: got 2, wanted 1, 8 or 32"),
-        (["verification"], {"pieces": [], "ties": {}}, "verification: the field 'output_tolerance' is missing"),
-        (["verification", "output_tolerance"], "a", 'verification.output_tolerance: got "a", wanted a number'),
-        (["verification", "output_tolerance"], float("nan"), "verification.output_tolerance: got NaN, wanted a number"),
+        (["verification"], {"pieces": [], "ties": {}}, "verification: the field 'output_tolerances' is missing"),
         (
-            ["verification", "output_tolerance"],
-            1e300,
-            "verification.output_tolerance: got 1e+300, wanted a number that",
+            ["verification", "output_tolerances"],
+            {},
+            'verification.output_tolerances: got [], wanted one for each of ["y"]',
         ),
-        (["verification", "output_tolerance"], 10**400, "verification.output_tolerance: got 1000"),
-        (["verification", "output_tolerance"], -1, "verification.output_tolerance: got -1.0, wanted 0 or more"),
+        (TOLERANCE, "a", "verification.output_tolerances['y']: got \"a\", wanted a number"),
+        (TOLERANCE, float("nan"), "verification.output_tolerances['y']: got NaN, wanted a number"),
+        (TOLERANCE, 1e300, "verification.output_tolerances['y']: got 1e+300, wanted a number that"),
+        (TOLERANCE, 10**400, "verification.output_tolerances['y']: got 1000"),
+        (TOLERANCE, -1, "verification.output_tolerances['y']: got -1.0, wanted 0 or more"),
         (["verification", "pieces"], [], 'verification.pieces: got [], wanted ["conv"] among them'),
         (["verification", "pieces"], [CHECK], 'verification.pieces: got ["other"], wanted ["conv"] among them'),
         (["verification", "pieces", 0, "made"], "a", 'verification.pieces[0].made: got "a", wanted a list'),

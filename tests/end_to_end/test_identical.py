@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv import Conv as ReferenceConv
 
-from bnas_deploy.export.capture import INPUT, capture
+from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.inputs import INPUT
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.bench.machine import cpu_flags
@@ -141,13 +142,16 @@ def test_reference_evaluator_agrees_to_the_bit(exported: tuple[Network, Path], c
 
 
 def test_the_evaluator_alone_agrees_within_the_rounding_of_the_float_layers(exported: tuple[Network, Path]) -> None:
-    from bnas_deploy.export.vectors import output_tolerance
+    from bnas_deploy.export.inputs import Feed
+    from bnas_deploy.export.vectors import output_tolerances
 
     network, path = exported
     images = some_images(3)
     got = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {INPUT: images})[0]
     want = answer(path, images, library=True, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    assert np.abs(got - want).max() <= output_tolerance(network, torch.from_numpy(images))
+    feed = Feed.of_images(torch.from_numpy(images))
+    (tolerance,) = output_tolerances(lambda feed: (network(*feed.tensors),), feed)
+    assert np.abs(got - want).max() <= tolerance
 
 
 def test_the_file_is_valid_and_holds_no_float_copy_of_a_binary_weight(exported: tuple[Network, Path]) -> None:

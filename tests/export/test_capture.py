@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import opset
-from bnas_deploy.export.capture import INPUT, OUTPUT, CapturedModel, capture
+from bnas_deploy.export.capture import OUTPUT, CapturedModel, capture
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import activations_of, constant_array, input_of, is_binary_conv
+from bnas_deploy.export.inputs import INPUT
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.pieces import Recorded, pieces_of
 from bnas_deploy.export.rewrite import run

@@ -174,7 +174,7 @@ class Misfit(Small):
 
 class Dictionary(Small):
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override] # which is the point
-        return {"logits": super().forward(x)}
+        return {"logits": super().forward(x), "more": x}
 
 
 class Double(Small):
@@ -221,11 +221,11 @@ def _traced_inside() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a second input": (TwoInputs, r"TwoInputs: its forward takes x, mask, .*a module that makes mask itself"),
+    "a second input": (TwoInputs, r"TwoInputs: its forward takes x: .*: missing a required argument: 'mask'; "),
     "an error of its own": (OnGpu, r"OnGpu: AssertionError: Torch not compiled with CUDA enabled; mend .*CPU"),
     "an error inside": (Misfit, r"Misfit: in conv \(BinaryConv2d\), RuntimeError: Given groups=1, .*; mend its"),
-    "a dict": (Dictionary, r"the module: answers dict to 2 images, wanted \(2, 5\).*returns the logits alone"),
-    "double logits": (Double, r"the module: answers torch.float64, wanted torch.float32; call .float\(\)"),
+    "two answers": (Dictionary, r"Dictionary: answers logits, more to 2 images, wanted \(2, 5\).*without labels"),
+    "double logits": (Double, r"Double: answers torch.float64, wanted torch.float32; call .float\(\)"),
     "NaN answers": (Logarithm, r"Logarithm: answers NaN .* first made by .*; check what that layer divides by"),
     "NaN weights": (_with(_diverged), r"Small: conv.weight has 10 of 576 values that are NaN .*; the training"),
     "negative variance": (_with(_negative_variance), r"Small: norm has running statistics that are NaN, .*calibrate"),

@@ -150,7 +150,7 @@ def test_bundle_is_whole(exported: tuple[str, ExportResult]) -> None:
         DESCRIPTION.labels,
         DESCRIPTION.metrics,
     )
-    assert (manifest.input_shape, manifest.preprocessing) == ((3, 8, 8), DESCRIPTION.preprocessing)
+    assert (manifest.image_size, manifest.preprocessing) == ((3, 8, 8), DESCRIPTION.preprocessing)
     binary = {layer.name for layer in manifest.layers if layer.is_binary}
     checks = manifest.verification.pieces
     assert binary <= {check.name for check in checks}
@@ -285,7 +285,7 @@ def test_an_export_that_disagrees_leaves_the_old_bundle(tmp_path: Path, monkeypa
         (torch.zeros(2, 4, 16, 16), CLASSES, r"images: got torch.float32 \(2, 4, 16, 16\), .* \(N, 3, 16, 16\)"),
         (torch.zeros(0, 3, 16, 16), CLASSES, r"images: got torch.float32 \(0, 3, 16, 16\), .* with N at least 1"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.float64), CLASSES, "images: got torch.float64 .* makes torch.float32"),
-        (torch.zeros(2, 3, 16, 16), CLASSES + 1, rf"the module: answers \(2, {CLASSES}\) to 2 images, wanted "),
+        (torch.zeros(2, 3, 16, 16), CLASSES + 1, rf"Sequential: answers \(2, {CLASSES}\) to 2 images, wanted "),
     ],
     ids=["channels", "none", "dtype", "labels"],
 )

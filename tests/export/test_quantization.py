@@ -15,8 +15,9 @@ from torch import nn
 from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.genotype import GENOTYPES
-from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.finish import finish, finish_proto
+from bnas_deploy.export.inputs import INPUT
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
 from bnas_deploy.export.quantization import CALIBRATION_BATCH, FEWEST_CHANNELS, quantize, quantize_layers
 from bnas_deploy.export.rewrite import run

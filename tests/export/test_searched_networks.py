@@ -13,11 +13,12 @@ from onnx import numpy_helper
 
 from bnas_deploy.core import operators
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotype
-from bnas_deploy.export.capture import INPUT, OUTPUT, capture
+from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.inputs import INPUT, Feed
 from bnas_deploy.export.passes import FLOAT_PIPELINE, PIPELINE
 from bnas_deploy.export.rewrite import RewriteLog, run
-from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.export.vectors import Vectors, output_tolerances
 from bnas_deploy.runtime.pieces import PieceResult, compare_pieces
 from bnas_deploy.runtime.session import create_session
 from bnas_deploy.search.models.bnas.config import NetworkConfig
@@ -136,7 +137,7 @@ def _export(config: NetworkConfig, folder: Path) -> Exported:
     answers = create_session(folder / "model.onnx").run([OUTPUT], {INPUT: images.numpy()})[0]
     with torch.no_grad():
         difference = np.abs(answers - network(images).numpy()).max()
-    tolerance = output_tolerance(network, images)
+    (tolerance,) = output_tolerances(lambda feed: (network(*feed.tensors),), Feed.of_images(images))
     return Exported(network, log, model, found.failures, layers, float(difference), tolerance)
 
 

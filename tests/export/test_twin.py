@@ -15,6 +15,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.separate_twin import needs_own_capture, twin_of_family, with_float_layers
 from bnas_deploy.export.twin import FloatTwin, derived_twin
 from bnas_deploy.runtime.session import create_session, session_options
@@ -34,6 +35,11 @@ def _images(count: int = 4) -> Tensor:
 def _twin(module: nn.Module, images: Tensor) -> FloatTwin:
     with torch.no_grad():
         return derived_twin(capture(module, images.shape[1:]), module, images)
+
+
+def _twin_answers(twin: FloatTwin, images: Tensor) -> Tensor:
+    (answers,) = twin.network(Feed.of_images(images))
+    return answers
 
 
 def _answers(model: ir.Model, images: Tensor, path: Path) -> Tensor:
@@ -72,7 +78,7 @@ def test_binary_layers_become_convolutions_with_the_weights_behind_the_signs(tmp
         signs = binary(_images())
     # Sums of at most 96 products in another order, four layers deep: 400 roundings of 6e-8.
     error = 400 * 6e-8 * float(want.abs().max())
-    assert (twin.network(_images()) - want).abs().max() <= error
+    assert (_twin_answers(twin, _images()) - want).abs().max() <= error
     assert (_answers(twin.model, _images(), tmp_path / "float.onnx") - want).abs().max() <= error
     assert (signs - want).abs().max() > 1000 * error
 
@@ -103,14 +109,14 @@ def _deep(layers: int) -> nn.Module:
 def test_a_batch_norm_is_calibrated_so_that_nothing_explodes(tmp_path: Path) -> None:
     module, images = _deep(8), _images()
     twin = _twin(module, images)
-    assert twin.network(images).abs().max() < 10
+    assert _twin_answers(twin, images).abs().max() < 10
     with torch.no_grad():
         for layer in (plain := with_float_layers(module)).modules():
             assert not isinstance(layer, BinaryConv2d)
         assert plain(images).abs().max() > 1e6  # with the statistics of the binary network
     got = _answers(twin.model, images, tmp_path / "float.onnx")
     # Rounding is passed on by 8 layers, each of which divides by a deviation: 2^12 roundings leave room for that.
-    assert (got - twin.network(images)).abs().max() <= 2**12 * 6e-8 * 10
+    assert (got - _twin_answers(twin, images)).abs().max() <= 2**12 * 6e-8 * 10
 
 
 @pytest.mark.parametrize("last", ["batch norm", "binary layer"])
@@ -121,7 +127,7 @@ def test_the_last_value_has_the_name_of_the_output_in_the_graph(last: str, tmp_p
 
     twin = _twin(module, _images())
 
-    want = twin.network(_images())
+    want = _twin_answers(twin, _images())
     # Sums of at most 32 products, two layers deep, and two BNs.
     assert (_answers(twin.model, _images(), tmp_path / "twin.onnx") - want).abs().max() <= 200 * 6e-8 * want.abs().max()
     with torch.no_grad():
@@ -146,14 +152,14 @@ def test_the_signs_are_let_go() -> None:
     del captured
     gc.collect()
     assert signs() is None
-    assert twin.network(_images()).shape == (4, CLASSES)
+    assert _twin_answers(twin, _images()).shape == (4, CLASSES)
 
 
 def test_a_channel_without_spread_does_not_magnify_roundings() -> None:
     module = nn.Sequential(BinaryConv2d(3, 4, 8), nn.BatchNorm2d(4), *_head(4)).eval()
     images = _images(1)  # one image of one pixel: no spread at all
     twin = _twin(module, images)
-    moved = twin.network(images * (1 + 1e-5)) - twin.network(images)
+    moved = _twin_answers(twin, images * (1 + 1e-5)) - _twin_answers(twin, images)
     # 1e-5 of what is divided by a tenth of itself, with heads of weights below 1/2 in front of 4 channels.
     assert moved.abs().max() <= 10 * 1e-5 * 4 * 0.5
 

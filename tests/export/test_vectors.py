@@ -15,6 +15,7 @@ from bnas_deploy.export.bounds import ROUNDING, bound_of, roundings
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin, constant, constant_array, input_of, set_input
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.passes import (
     PIPELINE,
     BatchNormToConstants,
@@ -31,7 +32,7 @@ from bnas_deploy.export.passes import (
 )
 from bnas_deploy.export.pieces import CORNER, Piece, Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
-from bnas_deploy.export.vectors import Vectors, output_tolerance
+from bnas_deploy.export.vectors import Vectors, output_tolerances
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
@@ -537,6 +538,15 @@ def test_values_that_nothing_rounded_are_no_ties(load, evaluate, binary_conv, tm
 
 
 # --- outputs --------------------------------------------------------------------------------------------------------
+
+
+def output_tolerance(network, images: torch.Tensor, noisy=None) -> float:
+    """Return the tolerance of a network with one input and one output."""
+    functions = [
+        function and (lambda feed, function=function: (function(*feed.tensors),)) for function in (network, noisy)
+    ]
+    (tolerance,) = output_tolerances(functions[0], Feed.of_images(images), functions[1])
+    return tolerance
 
 
 def test_noise_inside_moves_what_noise_of_the_input_does_not() -> None:

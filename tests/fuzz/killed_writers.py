@@ -40,6 +40,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
+from bnas_deploy.core.tensor_spec import TensorSpec
 
 STEPS = {
     *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "os.scandir"),
@@ -173,13 +174,12 @@ def fill_bundle(fresh: Path, content: str, size: int = 10) -> None:
         bnas_deploy="0",
         network={},
         opset={},
-        input_name="x",
-        input_shape=shape,
-        output_name="y",
+        inputs=(TensorSpec("x", "float32", (None, *shape)),),
+        outputs=(TensorSpec("y", "float32", (None, 1)),),
         labels=(content,),
         preprocessing=Preprocessing(1, 1, (0.0,), (1.0,)),
         layers=(layer,),
-        verification=Verification(0.0, (PieceCheck("layer", (), Corner("y", "y", (1, 1, 1, 1)), (1, 1, 1, 1)),)),
+        verification=Verification({"y": 0.0}, (PieceCheck("layer", (), Corner("y", "y", (1, 1, 1, 1)), (1, 1, 1, 1)),)),
         files=describe_files(fresh),
     )
     (fresh / MANIFEST).write_text(manifest.to_json())

@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
 from bnas_deploy.export.given import Progress
+from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.twin import FloatTwin
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
@@ -460,19 +461,21 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
 def one_twin() -> Iterator[None]:
     """Export the float twin and the int8 twin once for all networks: here they are not what is looked at."""
     with tempfile.TemporaryDirectory() as kept:
-        write = exporter._write_twins
+        write = exporter.write_twins
 
-        def write_once(twin: FloatTwin, folder: Path, images: Tensor, progress: Progress) -> tuple[float, float]:
+        def write_once(
+            twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed, progress: Progress
+        ) -> tuple[float, float]:
             names = (files.FLOAT_TWIN, files.INT8_TWIN)
             if not (Path(kept) / names[0]).exists():
-                write(twin, folder, images, progress)
+                write(twin, outputs, folder, feed, progress)
                 for name in names:
                     shutil.copy(folder / name, Path(kept) / name)
             for name in names:
                 shutil.copy(Path(kept) / name, folder / name)
             return 0.0, 0.0
 
-        with mock.patch.object(exporter, "_write_twins", write_once):
+        with mock.patch.object(exporter, "write_twins", write_once):
             yield
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from bnas_deploy.core.bundle import Bundle, Corner, Manifest, PieceCheck, Preprocessing, Verification
+from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.report import verification
 from bnas_deploy.runtime.pieces import PieceResult, PiecesResult
-from bnas_deploy.runtime.verify import VerifyResult
+from bnas_deploy.runtime.verify import OutputResult, VerifyResult
 
 MANIFEST = Manifest(
     bnas_deploy="0",
     network={},
     opset={},
-    input_name="x",
-    input_shape=(1, 1, 1),
-    output_name="y",
+    inputs=(TensorSpec("x", "float32", (None, 1, 1, 1)),),
+    outputs=(TensorSpec("y", "float32", (None, 2)),),
     labels=("a", "b"),
     preprocessing=Preprocessing(1, 1, (0.0,), (1.0,)),
     layers=(),
-    verification=Verification(0.1, (), {"conv": 1200, "conv1": 34}),
+    verification=Verification({"y": 0.1}, (), {"conv": 1200, "conv1": 34}),
 )
 
 
@@ -40,9 +40,7 @@ PIECES = (
 RESULT = VerifyResult(
     pieces=PiecesResult(PIECES, ("constants a of the model in no piece",), alike=True),
     identical=True,
-    difference=0.05,
-    tolerance=0.1,
-    spread=2.0,
+    outputs=(OutputResult("y", 0.05, 0.1, 2.0),),
     faults=(),
     images=4,
     agreement=3,
@@ -85,7 +83,7 @@ def test_every_kind_of_piece_has_a_line() -> None:
     ],
 )
 def test_what_the_outputs_are_worth(difference: float, tolerance: float, spread: float, said: str) -> None:
-    result = replace(RESULT, difference=difference, tolerance=tolerance, spread=spread)
+    result = replace(RESULT, outputs=(OutputResult("y", difference, tolerance, spread),))
 
     assert f"outputs, for information differ from PyTorch by {said}" in _said(result)
     assert result.failures == ["constants a of the model in no piece", PIECES[4].failure]
@@ -93,8 +91,18 @@ def test_what_the_outputs_are_worth(difference: float, tolerance: float, spread:
 
 def test_outputs_that_no_tie_explains_are_a_warning() -> None:
     sure = replace(MANIFEST, verification=replace(MANIFEST.verification, ties={}))
-    said = _said(replace(RESULT, difference=0.5), sure)
+    said = _said(replace(RESULT, outputs=(OutputResult("y", 0.5, 0.1, 2.0),)), sure)
     assert "rounding explains 0.1 of a spread of 2: WARNING, more than that, and no ties were found that" in said
+
+
+def test_each_output_has_a_line_and_no_class_is_told_where_there_are_none() -> None:
+    outputs = OutputResult("boxes", 0.5, 0.1, 2.0), OutputResult("count", 0.0, 0.0, 3.0)
+    lines = _said(replace(RESULT, outputs=outputs, agreement=None)).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("outputs, for information boxes: "))
+    assert lines[place + 1 : place + 3] == [
+        "                         count: differ from PyTorch by at most 0; rounding explains 0 of a spread of 3",
+        "classes                  none, so that 4 examples are compared by their outputs",
+    ]
 
 
 def test_channels_that_no_value_shows_are_counted() -> None:

@@ -22,6 +22,7 @@ from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
 from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.export import opset
 from bnas_deploy.runtime import session
 from bnas_deploy.runtime.bench.machine import native_isa
@@ -63,13 +64,12 @@ def write_bundle(tmp_path: Path) -> Callable[..., Path]:
             bnas_deploy="0",
             network={},
             opset={operators.DOMAIN: operators.VERSION},
-            input_name=input_name,
-            input_shape=(channels, SIZE, SIZE),
-            output_name="Y",
+            inputs=(TensorSpec(input_name, "float32", (None, channels, SIZE, SIZE)),),
+            outputs=(TensorSpec("Y", "float32", (None, len(LABELS))),),
             labels=LABELS,
             preprocessing=Preprocessing(SIZE, SIZE, mean=(0.25,) * channels, std=(0.3,) * channels),
             layers=(),
-            verification=Verification(0.0, ()),
+            verification=Verification({"Y": 0.0}, ()),
             files=describe_files(folder),
         )
         (folder / MANIFEST).write_text(manifest.to_json())
@@ -111,7 +111,7 @@ def test_three_lines_from_images_to_answers(
 def test_it_says_what_it_is_in_a_line(model: onnx.ModelProto, write_bundle: Callable[..., Path]) -> None:
     path = write_bundle(model)
     opened = open_bundle(path)
-    size = "x".join(map(str, opened.bundle.manifest.input_shape))
+    size = "x".join(map(str, opened.bundle.manifest.image_size))
     said = f"{path}, a network, N x {size} to {len(opened.labels)} classes"
     assert repr(opened) == f"<Model: {said}>"
     assert repr(opened.bundle) == f"<Bundle: {said}>"

@@ -126,7 +126,8 @@ def test_what_verification_returns(bundle: Path) -> None:
     assert all(piece.exact and piece.allowed == 0 for piece in binary)
     assert (result.pieces.faults, result.pieces.alike) == ((), True)
     assert (result.identical, result.images, result.agreement, result.faults) == (True, 5, 5, ())
-    assert result.spread > result.tolerance
+    (logits,) = result.outputs
+    assert (logits.name, logits.difference <= logits.tolerance < logits.spread) == ("logits", True)
     assert result.correct is not None
 
 
@@ -387,8 +388,10 @@ def test_a_piece_without_a_check(bundle: Path) -> None:
 
 def test_a_bundle_of_an_older_format_is_compared_as_a_whole(bundle: Path) -> None:
     def change(manifest: dict) -> None:
-        manifest["format"] = 2
-        manifest["verification"] = {"output_tolerance": manifest["verification"]["output_tolerance"], "layers": []}
+        (image,), (logits,) = manifest.pop("inputs"), manifest.pop("outputs")
+        tolerance = manifest["verification"]["output_tolerances"]["logits"]
+        manifest.update(format=2, verification={"output_tolerance": tolerance, "layers": []})
+        manifest.update(input_name=image["name"], input_shape=image["shape"][1:], output_name=logits["name"])
 
     _change_manifest(bundle, change)
     result = _verify(bundle)
@@ -400,9 +403,15 @@ def test_a_bundle_of_an_older_format_is_compared_as_a_whole(bundle: Path) -> Non
     _assert_refused(bundle, "outputs differ from PyTorch by 1, rounding explains")
 
 
-@pytest.mark.parametrize("name", ["input_name", "output_name"])
-def test_a_name_that_the_model_does_not_have(name: str, bundle: Path) -> None:
-    _change_manifest(bundle, lambda manifest: manifest.update({name: "pixels"}))
+@pytest.mark.parametrize(("side", "name"), [("inputs", "images"), ("outputs", "logits")])
+def test_a_name_that_the_model_does_not_have(side: str, name: str, bundle: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest[side][0]["name"] = "pixels"
+        manifest["verification"]["output_tolerances"] = {manifest["outputs"][0]["name"]: 1.0}
+
+    _change_manifest(bundle, change)
+    _change_arrays(bundle / IMAGES, lambda arrays: arrays.update(pixels=arrays[name]))
+    _accept(bundle)
 
     _assert_refused(bundle, f"{bundle / MODEL}: has the inputs ['images'] and outputs ['logits']; the bundle wants")
 

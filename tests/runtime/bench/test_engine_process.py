@@ -57,8 +57,8 @@ def test_a_model_runs_there_and_its_process_stands_still_in_between(process: Eng
 
 
 def test_errors_come_through(process: EngineProcess, tmp_path: Path) -> None:
-    np.save(tmp_path / "images.npy", np.zeros((1, 3, 8, 8), np.float32))
-    given = {"model": str(tmp_path / "none.onnx"), "images": str(tmp_path / "images.npy"), "threads": 2}
+    np.savez(tmp_path / "inputs.npz", images=np.zeros((1, 3, 8, 8), np.float32))
+    given = {"model": str(tmp_path / "none.onnx"), "inputs": str(tmp_path / "inputs.npz"), "threads": 2}
     with pytest.raises(BundleError) as refused:
         process.open(open_engine, engine="ort-fp32", **given)
     assert refused.value.message.startswith(f"{tmp_path / 'none.onnx'}: cannot be read: No such file or directory")

@@ -11,6 +11,7 @@ from bnas_deploy.runtime.onnx_file.writer import NewNode, Value, model_bytes
 
 MEGABYTE = 2**20
 SHAPE = (1, 8, 256, 256)  # 2 MB of float32
+INPUTS = {"x": ("float32", SHAPE)}
 COUNTING_ERROR = MEGABYTE // 4
 """What Linux may count wrongly of a process on one processor, 32 pages, at both ends of a difference."""
 
@@ -32,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_activations_are_what_is_held_at_once(model: Path) -> None:
-    found = peak_memory("ort-fp32", model, SHAPE)
+    found = peak_memory("ort-fp32", model, INPUTS)
     assert found.activation_bytes == pytest.approx(8 * MEGABYTE, abs=COUNTING_ERROR)
     assert found.peak_bytes is not None
     assert found.import_bytes is not None
@@ -43,11 +44,11 @@ def test_activations_are_what_is_held_at_once(model: Path) -> None:
 def test_what_the_system_does_not_tell_is_none(model: Path, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
     monkeypatch.setattr(memory, lacking, lambda: False)
     monkeypatch.setattr("os.sched_setaffinity", lambda process, processors: None)  # this process is to keep its own
-    assert memory._answer("activations", "ort-fp32", str(model), list(SHAPE)) == {"activation_bytes": None}
+    assert memory._answer("activations", "ort-fp32", str(model), INPUTS) == {"activation_bytes": None}
 
 
 def test_an_engine_that_takes_nothing_in_a_run_has_no_figure(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_return_freed_blocks", lambda: True)  # not in this process, which has others to serve
     monkeypatch.setattr(memory, "_growth_of", lambda runner: 0)
     monkeypatch.setattr("os.sched_setaffinity", lambda process, processors: None)
-    assert memory._answer("activations", "ort-fp32", str(model), list(SHAPE)) == {"activation_bytes": None}
+    assert memory._answer("activations", "ort-fp32", str(model), INPUTS) == {"activation_bytes": None}

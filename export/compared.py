@@ -1,0 +1,64 @@
+"""Comparisons of what is written with PyTorch: pieces of a model, and its outputs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import PieceCheck
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.npz import write_arrays
+from bnas_deploy.export.inputs import Feed
+from bnas_deploy.export.leaves import tensors_in
+from bnas_deploy.export.vectors import Vectors
+from bnas_deploy.runtime.pieces import compare_pieces
+from bnas_deploy.runtime.session import create_session, run_session, session_options
+
+
+def answers_to_feed(module: nn.Module, feed: Feed) -> tuple[Tensor, ...]:
+    """Return what a flattened module answers, a tensor for each output."""
+    with torch.no_grad():
+        return tensors_in(module(*feed.tensors))
+
+
+def answers_of_file(path: Path, outputs: Sequence[str], feed: Feed, *, library: bool) -> tuple[NDArray[Any], ...]:
+    """Return what the model in a file answers, an array for each output."""
+    session = create_session(path, session_options(library=library))
+    # onnxruntime gives a tensor without axes as a number.
+    return tuple(map(np.asarray, run_session(session, path, outputs, feed.arrays())))
+
+
+def write_vectors(
+    graph: ir.Model, values: Mapping[str, Tensor], folder: Path
+) -> tuple[Vectors, tuple[PieceCheck, ...]]:
+    """Compare the pieces of the model, whose graph is `graph`, on whole values, and write corners of them."""
+    path = folder / files.MODEL
+    vectors = _compared(path, Vectors.of(graph, values, path))
+    checks = vectors.corner_checks(path)
+    write_arrays(folder / files.PIECES, vectors.kept(checks))
+    return vectors, tuple(checks)
+
+
+def _compared(model: Path, vectors: Vectors) -> Vectors:
+    """Compare every piece with PyTorch on whole values; return the vectors with the bounds that hold."""
+    found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    failed = {piece.check.output.value for piece in found.pieces if not piece.passed}
+    if failed:
+        vectors = vectors.with_worst(failed)
+        found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
+    refuse(found.failures)
+    if not found.alike:
+        refuse(["the library and plain onnxruntime answer differently"])
+    return vectors
+
+
+def refuse(failures: Sequence[str]) -> None:
+    """Raise ExportError if something differs."""
+    if failures:
+        raise ExportError(f"nothing was written, since the export does not agree with PyTorch: {'; '.join(failures)}")

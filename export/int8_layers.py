@@ -1,0 +1,84 @@
+"""A verified model whose float layers are then put into 8 bits."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas_deploy.core import bundle as files
+from bnas_deploy.core.bundle import Bundle, Manifest, Quantization, describe_files
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.npz import write_arrays
+from bnas_deploy.export.compared import answers_of_file, write_vectors
+from bnas_deploy.export.inputs import Feed
+from bnas_deploy.export.quantization import quantize_layers, with_origins
+from bnas_deploy.export.vectors import output_tolerances
+from bnas_deploy.runtime.session import create_session
+
+BEFORE = "float_{}"
+"""Name of the array of what output {} was before quantisation."""
+
+
+def quantize_float_layers(
+    bundle: Bundle,
+    feed: Feed,
+    examples: Mapping[str, NDArray[Any]],
+    graph: ir.Model,
+    values: Mapping[str, Tensor],
+) -> Manifest:
+    """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
+
+    Other machines must then reproduce this model's answers, for the whole network and for each 8-bit layer. The other
+    pieces are compared with PyTorch's `values` as before. `examples` are the arrays that the bundle keeps.
+    """
+    path, manifest = bundle.file(files.MODEL), bundle.manifest
+    outputs = [each.name for each in manifest.outputs]
+    before = answers_of_file(path, outputs, feed, library=True)
+    model, names = quantize_layers(onnx.load(path), feed.arrays())
+    if not names:
+        raise ExportError(
+            "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
+        )
+    onnx.save(model, path)
+    _, checks = write_vectors(with_origins(ir.from_proto(model), graph, names), values, bundle.path)
+    session = create_session(path)
+
+    def answer(feed: Feed) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(np.asarray(each)) for each in session.run(outputs, feed.arrays()))
+
+    after = [tensor.numpy() for tensor in answer(feed)]
+    changed = dict(zip(outputs, after, strict=True))
+    kept = {BEFORE.format(name): array for name, array in zip(outputs, before, strict=True)}
+    write_arrays(bundle.file(files.IMAGES), {**examples, **changed, **kept})
+    return replace(
+        manifest,
+        layers=tuple(replace(layer, weight_bits=8) if layer.name in names else layer for layer in manifest.layers),
+        verification=replace(
+            manifest.verification,
+            output_tolerances=dict(zip(outputs, output_tolerances(answer, feed), strict=True)),
+            pieces=checks,
+        ),
+        quantization=_change(before, after, len(feed), is_classifier=manifest.labels is not None),
+        files=describe_files(bundle.path),
+    )
+
+
+def _change(
+    before: tuple[NDArray[Any], ...], after: list[NDArray[Any]], examples: int, *, is_classifier: bool
+) -> Quantization:
+    differences = [
+        np.abs(np.subtract(new, old, dtype=np.float64)).ravel() for new, old in zip(after, before, strict=True)
+    ]
+    every = np.concatenate(differences)
+    return Quantization(
+        largest_difference=float(every.max()),
+        mean_difference=float(every.mean()),
+        images=examples,
+        agreement=int((after[0].argmax(axis=1) == before[0].argmax(axis=1)).sum()) if is_classifier else None,
+    )
