@@ -47,6 +47,12 @@ class Net(nn.Sequential):
         super().__init__(nn.Conv2d(1, CHANNELS, 3), Block(), *head)
 
 
+class Pair(Net):
+    def forward(self, images, table):
+        logits = super().forward(images) + table.sum(0)
+        return {"logits": logits, "likely": logits.argmax(1)}
+
+
 ready = Net()
 number = 3
 
@@ -109,7 +115,7 @@ def test_a_network_with_its_weights(network: Path, tmp_path: Path) -> None:
     bundle = read_bundle(tmp_path / "bundle")
     manifest = bundle.manifest
     assert manifest.labels == ("ant", "bee", "cat")
-    assert manifest.input_shape == (1, 10, 12)
+    assert manifest.image_size == (1, 10, 12)
     assert (manifest.preprocessing.mean, manifest.preprocessing.std) == ((0.5,), (0.25,))
     assert manifest.network == {"name": "Net"}
     assert (bundle.path / "float.onnx").exists()
@@ -129,7 +135,37 @@ REFUSED = {
         ["--image-size", "8", "--mean", "0.1,0.2", "--std", "1"],
         "Net: --mean 0.1,0.2 and --std 1 for images of 2 channels; give a number for each, for --std above 0",
     ),
-    "no logits": ("{file}:Flat", ["--image-size", "8"], "Flat: answers (192,) to an image, wanted (1, classes)"),
+    "no logits": (
+        "{file}:Flat",
+        ["--image-size", "8", "--labels", "{folder}/sizes.py"],
+        "Flat: answers (192,) to an image, and --labels names classes; wanted (1, classes), one logit per class: leave",
+    ),
+    "no inputs": ("{file}:Pair", ["--inputs", "{folder}/none.npz"], "none.npz: cannot be read: No such file or direc"),
+    "text for inputs": (
+        "{file}:Pair",
+        ["--inputs", "{file}"],
+        "mymodel.py: no file of arrays: File is not a zip file; write it with numpy.savez(FILE, NAME=array, ...)",
+    ),
+    "images and inputs": (
+        "{file}:Pair",
+        ["--inputs", "{folder}/x.npz", "--image-size", "8"],
+        "Pair: --inputs {folder}/x.npz has the examples; leave --image-size out",
+    ),
+    "other inputs": (
+        "{file}:Pair",
+        ["--inputs", "{folder}/x.npz"],
+        "Pair: its forward takes images, table, and the inputs do not fit: missing a required argument: 'table'; give",
+    ),
+    "fixed images": (
+        "{file}:ready",
+        ["--image-size", "8", "--fixed", "table"],
+        "Net: --fixed table is of the arrays of --inputs FILE.npz; give that, too",
+    ),
+    "a checkpoint's inputs": (
+        "{folder}/c.safetensors",
+        ["--inputs", "x.npz"],
+        "--inputs is for networks in a Python file, such as mymodel.py:build",
+    ),
     "names": (
         "{file}:ready",
         ["--image-size", "8", "--in-channels", "1", "--labels", "{folder}/sizes.py"],
@@ -141,8 +177,24 @@ REFUSED = {
 }  # fmt: skip
 
 
+def test_a_network_of_several_inputs_and_outputs(network: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(3, 1, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", images=images, table=np.ones((2, 3), np.float32))
+
+    options = ["--inputs", str(tmp_path / "x.npz"), "--fixed", "table", "-o", str(tmp_path / "bundle")]
+    result = _export(f"{network}:Pair", *options)
+
+    assert result.exit_code == 0, result.output
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert [(each.name, each.shape) for each in manifest.inputs] == [("images", (None, 1, 6, 6)), ("table", (2, 3))]
+    assert [(each.name, each.dtype) for each in manifest.outputs] == [("logits", "float32"), ("likely", "int64")]
+    assert (manifest.labels, manifest.preprocessing) == (None, None)
+    assert "classes                  none, so that 3 examples are compared by their outputs" in result.output
+
+
 @pytest.mark.parametrize(("given", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_a_sentence(given: str, options: list[str], message: str, network: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.ones((2, 1, 6, 6), np.float32))
     known = {"file": str(network), "folder": str(tmp_path)}
 
     result = _export(given.format(**known), "-o", str(tmp_path / "b"), *(each.format(**known) for each in options))
