@@ -14,8 +14,8 @@ FLOORS = (
     ("core",),  # the contracts: what the stages hand to each other
     ("search", "runtime"),
     # Export reads networks of the search, and checks its own work with the runtime's verification; evaluation runs
-    # networks of both on the search's data.
-    ("export", "evaluation"),
+    # networks of both on the search's data, and studies train many networks of it.
+    ("export", "evaluation", "studies"),
     ("report", "remote", "doctor"),
     ("drawing",),
     ("commands",),

@@ -27,6 +27,7 @@ from bnas_deploy.search.models.resnet import RESNET
 from bnas_deploy.search.models.resnext import RESNEXT
 from bnas_deploy.search.models.senet import SENET
 from bnas_deploy.search.models.settings import Setting
+from bnas_deploy.search.models.small_cnn import SMALL_CNN
 from bnas_deploy.search.models.vgg import VGG
 from bnas_deploy.search.models.wide_resnet import WIDE_RESNET
 
@@ -56,7 +57,7 @@ BACKBONES = (
 )
 """The families that others designed, simple ones first."""
 
-FAMILIES = {row.name: row for row in (BNAS, *(family.row() for family in BACKBONES))}
+FAMILIES = {row.name: row for row in (BNAS, *(family.row() for family in BACKBONES), SMALL_CNN)}
 """Every family by name."""
 
 

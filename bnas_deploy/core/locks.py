@@ -1,0 +1,42 @@
+"""A lock on a file, which ends with the process that holds it, however that ends."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOOK_EVERY_S = 0.1
+
+
+@contextmanager
+def locked(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Hold the lock of a file, which is made if it is not there; wait while another process has it.
+
+    Gives True with the lock, and False if `stop` answered True first. Where a file system has no locks, it is as if
+    nobody held it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        while not _try(descriptor):
+            if stop():
+                yield False
+                return
+            time.sleep(_LOOK_EVERY_S)
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # there are no locks
+        return True
+    return True

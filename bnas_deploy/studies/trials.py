@@ -1,0 +1,150 @@
+"""What is run for a study: trials. A trial is a search or a training with one seed; a training may follow a search.
+
+A trial has a *key*, made of all its settings, of the facts of the data and of the versions of the files. Its folder is
+called so. Two rows, two studies or two calls that need the same trial therefore run it once.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from bnas_deploy.search.cells.config import SearchConfig
+from bnas_deploy.search.data.dataset import DataSet
+from bnas_deploy.search.models.family import ModelConfig
+from bnas_deploy.search.training import checkpoint, run
+from bnas_deploy.search.training.recipe_settings import numbers_of
+from bnas_deploy.search.training.recipes import Recipe
+from bnas_deploy.search.widths.config import WidthSearchConfig
+from bnas_deploy.studies import results
+
+_DIGITS = 16
+"""Of a key: 64 bits."""
+
+FORMATS = {"run": run.FORMAT_VERSION, "checkpoint": checkpoint.FORMAT_VERSION, "result": results.FORMAT_VERSION}
+"""Versions of the files of a trial; a trial of others is made anew."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images of all trials of a study.
+
+    Attributes:
+        data: as `--data` has it.
+        limit: images of each part at most.
+        facts: what tells them from others, whatever their folder is called.
+    """
+
+    data: str
+    limit: int | None
+    facts: str
+
+    @classmethod
+    def of(cls, given: str, limit: int | None, images: DataSet) -> "Material":
+        """Return that of an opened data set."""
+        labels = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in images.labels()]
+        facts = json.dumps([asdict(images.description), images.train_size, images.test_size, labels])
+        return cls(given, limit, facts)
+
+
+@dataclass(frozen=True)
+class CellSearch:
+    """A search for cells."""
+
+    material: Material
+    config: SearchConfig
+    seed: int
+
+    @property
+    def after(self) -> None:
+        """Return the trial that has to be finished before: none."""
+        return
+
+    @cached_property
+    def key(self) -> str:
+        """Return what its folder is called."""
+        return _key("cells", self.material, self.seed, self.config.to_json())
+
+
+@dataclass(frozen=True)
+class WidthSearch:
+    """A search for widths."""
+
+    material: Material
+    config: WidthSearchConfig
+    seed: int
+
+    @property
+    def after(self) -> None:
+        """Return the trial that has to be finished before: none."""
+        return
+
+    @cached_property
+    def key(self) -> str:
+        """Return what its folder is called."""
+        return _key("widths", self.material, self.seed, self.config.to_json())
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training.
+
+    Attributes:
+        network: what is trained; its cells or its widths are taken from `after` where that is given.
+        recipe: how.
+        rule: by which its memory and operations are counted.
+        records: what is measured besides accuracies, of `study.Record`.
+        after: the search before.
+        gamma, zeroise: how cells are read off it, see `study.Searched`.
+        uniform: of a search for widths, take those of one ratio.
+    """
+
+    material: Material
+    network: ModelConfig
+    recipe: Recipe
+    seed: int
+    rule: str
+    records: tuple[str, ...] = ()
+    after: CellSearch | WidthSearch | None = None
+    gamma: float = 1.0
+    zeroise: bool = True
+    uniform: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Return what its folder is called."""
+        recipes = [numbers_of(stage) for stage in self.recipe.all_stages]
+        settings = {
+            "model": self.network.model,
+            "network": self.network.to_json(),
+            "recipe": recipes,
+            "rule": self.rule,
+            "records": self.records,
+            "after": self.after and self.after.key,
+            "read": [self.gamma, self.zeroise, self.uniform] if self.after else None,
+        }
+        return _key("training", self.material, self.seed, settings)
+
+
+Trial = CellSearch | WidthSearch | Training
+
+
+def _key(kind: str, material: Material, seed: int, settings: Mapping[str, Any]) -> str:
+    whole = json.dumps([kind, FORMATS, material.facts, seed, settings], sort_keys=True)
+    return f"{kind}-{hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]}"
+
+
+def with_searches(trials: list[Trial]) -> list[Trial]:
+    """Return trials in an order in which they can be run, each once, with the searches before them.
+
+    Searches come first: most of what is left waits for them, and they take longest.
+    """
+    searches = [trial.after if trial.after else trial for trial in trials if trial.after or not _is_training(trial)]
+    every: dict[str, Trial] = {trial.key: trial for trial in [*searches, *trials]}
+    return list(every.values())
+
+
+def _is_training(trial: Trial) -> bool:
+    return isinstance(trial, Training)
