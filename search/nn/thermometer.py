@@ -63,7 +63,8 @@ class ThermometerConv2d(Composite):
 
     def real_weight(self) -> Tensor:
         """Return the sum over the marks of a channel: a float convolution reads each channel once."""
-        return self.conv.real_weight().unflatten(1, (-1, self.count)).sum(dim=2)
+        weight = self.conv.real_weight()
+        return weight.reshape(len(weight), -1, self.count, *weight.shape[2:]).sum(dim=2)
 
     def latent(self, weight: Tensor) -> dict[str, Tensor]:
         """Return an equal share of it for each mark."""

@@ -119,7 +119,7 @@ class PrecisionGatedConv2d(Composite):
         """Return it."""
         a: Tensor = self.first(x)
         gate = gate_above(a, self.gate[:, None, None], _STEEPNESS)
-        y = a + self.second(second_bit(x)) * gate
+        y: Tensor = a + self.second(second_bit(x)) * gate
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def real_weight(self) -> Tensor:
