@@ -15,6 +15,7 @@ from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
 from bnas_deploy.runtime.selftest import SelfTest, run_selftest
 from bnas_deploy.runtime.session import OLDEST_ONNXRUNTIME
+from bnas_deploy.runtime.targets import TARGETS, this_architecture, this_machine
 
 STATES = {True: "ok", False: "BROKEN", None: "-"}
 SUBJECT_WIDTH = 18
@@ -69,6 +70,13 @@ def diagnose() -> Diagnosis:
 
 def _host() -> Iterator[Finding]:
     cpus = usable_cpus()
+    target = TARGETS.get(this_machine())
+    if target:
+        yield Finding("system", True, f"{target.name}: {target.tried}")
+    else:
+        text = f"{this_machine()}: no library is built for it, and this package is not tested there"
+        advice = "onnxruntime alone runs a bundle's model.onnx, by the function bodies: the same answers, slower"
+        yield Finding("system", None, text, advice)
     yield Finding("CPU", True, f"{cpu_name()}, {platform.machine()}, {cpus} processor{'s' * (cpus > 1)} to use")
     yield Finding("Python", True, f"{platform.python_version()}, {sys.executable}")
     yield Finding("numpy", True, importlib.metadata.version("numpy"))
@@ -91,14 +99,14 @@ def _library() -> tuple[Finding, tuple[KernelRow, ...]]:
     try:
         path = library_path()
         file = read_library(path)
-        if file.architecture != platform.machine():
-            text = f"{path}: built for {file.architecture}, this machine is {platform.machine()}"
+        if file.target != this_machine():
+            text = f"{path}: built for {file.target}, this machine is {this_machine()}"
             return Finding("operator library", False, text, "install the bnas-deploy that was built for it"), ()
         rows = kernel_rows(path)
     except BnasError as error:
         return Finding("operator library", False, error.message), ()
     glibc = f", glibc {file.glibc} or later" if file.glibc else ""
-    needs = f"{file.architecture}{glibc}, onnxruntime's C API {OLDEST_ONNXRUNTIME[1]}"
+    needs = f"{file.target}{glibc}, onnxruntime's C API {OLDEST_ONNXRUNTIME[1]}"
     return Finding("operator library", True, f"{path}, {file.bytes / 1000:.0f} kB; built for {needs}"), rows
 
 
@@ -124,7 +132,7 @@ def _kernels(rows: Sequence[KernelRow], tests: dict[str, SelfTest]) -> Iterator[
 
 def _lack(isa: str) -> str:
     """Say what the processor lacks for an instruction set."""
-    needed = {row.isa: row.cpu_flags for row in specs_of(platform.machine())}.get(isa, frozenset({isa}))
+    needed = {row.isa: row.cpu_flags for row in specs_of(this_architecture())}.get(isa, frozenset({isa}))
     missing = ", ".join(sorted(needed - cpu_flags()))
     return f"it lacks {missing}" if missing else "it, or the operating system, does not have all of them"
 

@@ -2,32 +2,36 @@
 
 import ctypes
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.core.files import read_bytes
-
-LIBRARY = "libbnas_ort.so"
+from bnas_deploy.runtime.library_formats import built_for
+from bnas_deploy.runtime.targets import TARGETS, this_machine
 
 ISA_VARIABLE = "BNAS_ISA"
 """Environment variable: the library reads it, and runs the kernels that it names; unset, the best."""
 
-ELF_MAGIC = b"\x7fELF"
-ELF_MACHINE = slice(18, 20)
-ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
-"""The numbers that an ELF header has for architectures, by the names of `uname -m`."""
-
 
 @dataclass(frozen=True)
 class LibraryFile:
-    """What can be read from a library without loading it; `glibc` is the oldest that it runs with, None for any."""
+    """What can be read from a library without loading it.
+
+    `system` is one of runtime/targets.py, `glibc` the oldest that it runs with; None for any, and for none. A library
+    for Android has no glibc, and is told from one for Linux by that it has no version of it either.
+    """
 
     path: Path
     bytes: int
     architecture: str
+    system: str
     glibc: str | None
+
+    @property
+    def target(self) -> str:
+        """The name of what it was built for."""
+        return f"{self.architecture}-{self.system}"
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,19 @@ class KernelRow:
     runs_here: bool
 
 
+def library_name() -> str:
+    """Return the name of the operator library's file on this system."""
+    target = TARGETS.get(this_machine())
+    return target.library if target else "libbnas_ort.so"  # of a Linux whose processor has portable kernels only
+
+
 def library_path() -> Path:
     """Return the path of the operator library, which onnxruntime loads with `register_custom_ops_library`.
 
     Raises:
         RuntimeLibraryError: the package was installed without building it.
     """
-    path = Path(__file__).with_name(LIBRARY)
+    path = Path(__file__).with_name(library_name())
     if not path.is_file():
         raise RuntimeLibraryError(
             f"{path}: missing; wanted the operator library that the installation builds; "
@@ -54,22 +64,20 @@ def library_path() -> Path:
 
 
 def read_library(path: Path) -> LibraryFile:
-    """Read the header of the library at `path`, which may be for another architecture than this machine's.
+    """Read the header of the library at `path`, which may be for another machine than this one.
 
     Raises:
-        RuntimeLibraryError: it is no library for Linux, or cannot be read.
+        RuntimeLibraryError: it is for no system that has libraries of this package, or cannot be read.
     """
     try:
         data = read_bytes(path)
     except OSError as error:
         raise RuntimeLibraryError(f"{path}: cannot be read: {error.strerror}; install bnas-deploy again") from None
-    machine = int.from_bytes(data[ELF_MACHINE], "little")
-    if not data.startswith(ELF_MAGIC) or machine not in ELF_MACHINES:
-        raise RuntimeLibraryError(
-            f"{path}: not a library for Linux on {' or '.join(ELF_MACHINES.values())}; install bnas-deploy again"
-        )
-    versions = [(int(major), int(minor)) for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", data)]
-    return LibraryFile(path, len(data), ELF_MACHINES[machine], "{}.{}".format(*max(versions)) if versions else None)
+    found = built_for(data)
+    if found is None:
+        raise RuntimeLibraryError(f"{path}: not a library for {', '.join(TARGETS)}; install bnas-deploy again")
+    architecture, system, glibc = found
+    return LibraryFile(path, len(data), architecture, system, glibc)
 
 
 def kernel_rows(path: Path) -> tuple[KernelRow, ...]:

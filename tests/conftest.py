@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from bnas_deploy.runtime.targets import TARGETS
+
 if TYPE_CHECKING:
     import onnx
 
@@ -50,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             words = re.split(r"[\W_]+", nodeid)
-            return "arm" if "arm" in words else super()._split_scope(nodeid)
+            return "wheels" if {"arm", "windows", "macos", "android"} & {*words} else super()._split_scope(nodeid)
 
     return Scheduler(config, log)
 
@@ -116,15 +118,36 @@ OFFLINE = ("NewConnectionError", "Temporary failure in name resolution", "No mat
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What a release has for 64-bit ARM and x86-64, made as its makers make it, by architecture."""
+def build_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where wheels.py keeps zig and TVM, once it has run."""
+    return tmp_path_factory.mktemp("tools") / "tools"
+
+
+@pytest.fixture(scope="session")
+def wheels(build_tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a release has, made as its makers make it, by target: wheels, and for Android the library."""
     folder = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, str(ROOT / "runtime/build/wheels.py"), str(folder)]
+    command = [sys.executable, str(ROOT / "runtime/build/wheels.py"), str(folder), "--tools", str(build_tools)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode and any(sign in run.stderr for sign in OFFLINE):
         pytest.skip("zig and TVM cannot be had from PyPI here")
     assert run.returncode == 0, run.stderr[-4000:]
-    return {path.stem.split("2_17_")[1]: path for path in folder.glob("*.whl")}
+    paths = map(Path, run.stdout.splitlines())
+    return dict(zip(TARGETS, paths, strict=True))
+
+
+@pytest.fixture(scope="session")
+def zig(wheels: dict[str, Path], build_tools: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the zig that the wheels were built with."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ziglang", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(build_tools)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,11 @@ from bnas_deploy.commands.options import output_option, say
 
 
 @click.command("ops-library", cls=Command)
-@click.option("--target", metavar="x86_64-linux|aarch64-linux", help="For which machine. [default: this one]")
+@click.option(
+    "--target",
+    metavar="ARCHITECTURE-SYSTEM",
+    help="For which machine, such as aarch64-linux or x86_64-windows. [default: this one]",
+)
 @click.option(
     "--wheel", type=click.Path(path_type=Path), help="Take it from this wheel of bnas-deploy instead of building it."
 )
@@ -24,12 +28,12 @@ def command(target: str | None, wheel: Path | None, output: Path | None) -> None
     from bnas_deploy.core.files import check_writable, write_whole
     from bnas_deploy.remote import wheels
     from bnas_deploy.runtime.library import library_path
-    from bnas_deploy.runtime.targets import TARGETS
+    from bnas_deploy.runtime.targets import TARGETS, this_machine
 
     if target is not None and target not in TARGETS:
-        raise click.UsageError(f"--target is {target!r}; there are {' and '.join(TARGETS)}")
+        raise click.UsageError(f"--target is {target!r}; there are {', '.join(TARGETS)}")
     if output is None:
-        if wheel is not None or target not in (None, wheels.this_machine()):
+        if wheel is not None or target not in (None, this_machine()):
             raise click.UsageError("give the file to write with -o; only this machine's library lies here already")
         click.echo(library_path())
         return
@@ -45,6 +49,6 @@ def _library_of(wheel: Path, target: str | None) -> bytes:
     from bnas_deploy.remote.wheels import library_in
 
     data, file = library_in(wheel)
-    if target not in (None, f"{file.architecture}-linux"):
-        raise click.UsageError(f"{wheel}: its library is for {file.architecture}-linux, and --target is {target}")
+    if target not in (None, file.target):
+        raise click.UsageError(f"{wheel}: its library is for {file.target}, and --target is {target}")
     return data

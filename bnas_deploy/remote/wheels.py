@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,15 @@ from pathlib import Path
 import bnas_deploy.runtime
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.files import open_regular, temporary_folder
-from bnas_deploy.runtime.library import LIBRARY, LibraryFile, library_path, read_library
-from bnas_deploy.runtime.targets import TARGETS
+from bnas_deploy.runtime.library import LibraryFile, library_path, read_library
+from bnas_deploy.runtime.targets import TARGETS, this_machine
 
-LIBRARY_IN_WHEEL = f"bnas_deploy/runtime/{LIBRARY}"
+LIBRARIES_IN_WHEELS = tuple(dict.fromkeys(f"bnas_deploy/runtime/{target.library}" for target in TARGETS.values()))
+"""Of the kinds of systems; a wheel has one of them."""
+
+LIBRARY_IN_WHEEL = LIBRARIES_IN_WHEELS[0]
+"""What an error asks for."""
+
 LARGEST_LIBRARY = 100_000_000
 """Bytes; it has three hundredths of that."""
 
@@ -36,13 +40,9 @@ def target_of(architecture: str) -> str:
     """
     target = f"{architecture}-linux"
     if target not in TARGETS:
-        raise BnasError(f"{architecture}: no kernels for this architecture; there are {', '.join(TARGETS)}")
+        there_are = ", ".join(name for name, row in TARGETS.items() if row.system == "linux")
+        raise BnasError(f"{architecture}: no kernels for this architecture; there are {there_are}")
     return target
-
-
-def this_machine() -> str:
-    """Return what the target of this machine is called, if there is one."""
-    return f"{platform.machine()}-linux"
 
 
 def library_for(target: str | None, say: Say = lambda step: None) -> bytes:
@@ -51,7 +51,9 @@ def library_for(target: str | None, say: Say = lambda step: None) -> bytes:
     Raises:
         BnasError: it cannot be built here, or this machine is no target.
     """
-    wanted = target or target_of(platform.machine())
+    wanted = target or this_machine()
+    if wanted not in TARGETS:
+        raise BnasError(f"{wanted}: no kernels for this machine; there are {', '.join(TARGETS)}")
     if wanted == this_machine():
         return library_path().read_bytes()
     return library_in(wheel_for(wanted, say))[0]
@@ -76,14 +78,15 @@ def library_in(wheel: Path) -> tuple[bytes, LibraryFile]:
             f"{wheel}: no {LIBRARY_IN_WHEEL} can be read in it ({error}); give a wheel of bnas-deploy"
         ) from None
     with temporary_folder() as folder:
-        path = folder / LIBRARY
+        path = folder / "library"
         path.write_bytes(data)
         return data, read_library(path)
 
 
 def _library(archive: zipfile.ZipFile) -> bytes:
     """Return the library, not encrypted and not larger than such a file is."""
-    member = archive.getinfo(LIBRARY_IN_WHEEL)
+    names = set(archive.namelist())
+    member = archive.getinfo(next((name for name in LIBRARIES_IN_WHEELS if name in names), LIBRARY_IN_WHEEL))
     if member.flag_bits & 1:
         raise ValueError("it is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -105,7 +108,7 @@ def wheel_for(target: str, say: Say = lambda step: None) -> Path:
     if root is None:
         raise BnasError(
             f"{target}: this bnas-deploy was installed from a wheel, and the sources are needed to build for another "
-            f"machine; in a clone of the repository run: BNAS_TARGET={TARGETS[target]} pip wheel --no-deps . "
+            f"machine; in a clone of the repository run: BNAS_TARGET={TARGETS[target].zig} pip wheel --no-deps . "
             "and give the file with --wheel"
         )
     folder = root / "build" / "wheels" / f"{target}-{_version_of_sources(root)}"
@@ -137,12 +140,12 @@ def _build_into(folder: Path, root: Path, target: str) -> None:
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bnas-wheel-"))
     try:
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(work), str(root)]
-        environment = {**os.environ, "BNAS_TARGET": TARGETS[target]}
+        environment = {**os.environ, "BNAS_TARGET": TARGETS[target].zig}
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if run.returncode or len(list(work.glob("*.whl"))) != 1:
             raise BnasError(
-                f"{target}: the wheel cannot be built: BNAS_TARGET={TARGETS[target]} {' '.join(command)} ended with "
-                f"{run.returncode}: {' '.join(run.stderr.split())[-2000:]}"
+                f"{target}: the wheel cannot be built: BNAS_TARGET={TARGETS[target].zig} {' '.join(command)} "
+                f"ended with {run.returncode}: {' '.join(run.stderr.split())[-2000:]}"
             )
         for old in folder.parent.glob(f"{target}-*"):
             shutil.rmtree(old, ignore_errors=True)

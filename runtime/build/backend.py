@@ -54,7 +54,10 @@ def get_requires_for_build_editable(config_settings: Settings = None) -> list[st
 
 
 def _requirements() -> list[str]:
-    zig = [native.ZIG_REQUIREMENT] if native.needs_zig() else []
+    try:
+        zig = [native.ZIG_REQUIREMENT] if native.needs_zig() else []
+    except native.BuildError as error:
+        raise SystemExit(f"bnas-deploy: {error}") from None
     return zig + (list(native.TVM_REQUIREMENTS) if native.missing_kernels() else [])
 
 
@@ -101,9 +104,9 @@ class BuildNative(Command):
 
     def _output(self) -> Path:
         if self.editable_mode:
-            return self._root() / "runtime" / native.LIBRARY
+            return self._root() / "runtime" / native.library_name()
         assert self.build_lib is not None
-        return Path(self.build_lib) / "bnas_deploy" / "runtime" / native.LIBRARY
+        return Path(self.build_lib) / "bnas_deploy" / "runtime" / native.library_name()
 
     def _root(self) -> Path:
         return native.SOURCES.parents[1]

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import Field, fields
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from typing import Any
 SOURCES = Path(__file__).parents[1] / "ort"
 GENERATOR = Path(__file__).parents[1] / "kernels"
 OPERATORS = Path(__file__).parents[2] / "bnas_deploy" / "core" / "operators.py"
-LIBRARY = "libbnas_ort.so"
+TARGETS = Path(__file__).parents[1] / "targets.py"
 
 TARGET_VARIABLE = "BNAS_TARGET"
-"""Environment variable: a target of zig, such as aarch64-linux-gnu.2.17; unset, the library is for this machine."""
+"""Environment variable: a target of zig, such as aarch64-linux-gnu.2.17; unset, the library is for this machine.
+
+runtime/targets.py has them all."""
 
 KERNELS_VARIABLE = "BNAS_KERNELS"
 """Environment variable: a folder of kernels that were generated before; unset, build/kernels of the repository."""
@@ -41,25 +44,6 @@ GENERATORS = 2
 
 ZIG_REQUIREMENT = "ziglang>=0.13"
 
-COMPILER_FLAGS = (
-    "-std=c11",
-    "-O3",
-    # The order of roundings is part of the operators' meaning. Without this flag a compiler whose CPU has fused
-    # multiply-add may skip the rounding between `* scale` and `+ bias`: gcc does so on ARM outside of strict -std=c11.
-    "-ffp-contract=off",
-    # Else the time of a loop depends on the code before it: `generic` took up to a fifth longer after a change
-    # elsewhere in its file (gcc 12, Intel Xeon with AVX-512).
-    "-falign-loops=64",
-    "-fPIC",
-    "-fvisibility=hidden",
-)
-LINKER_FLAGS = (
-    "-shared",
-    "-Wl,--no-undefined",
-    # onnxruntime keeps pointers into the library for as long as the process has sessions.
-    "-Wl,-z,nodelete",
-    f"-Wl,--version-script={SOURCES / 'exports.map'}",
-)
 STRIP_FLAG = "-s"
 
 MANYLINUX_TARGET = re.compile(r"(?P<cpu>\w+)-linux-gnu\.(?P<major>\d+)\.(?P<minor>\d+)")
@@ -70,8 +54,23 @@ class BuildError(Exception):
 
 
 def target() -> str | None:
-    """Return the target to cross-compile for, None for this machine."""
-    return os.environ.get(TARGET_VARIABLE) or None
+    """Return the target to cross-compile for, None for this Linux.
+
+    Raises:
+        BuildError: this machine has no library of its own, and no other is asked for.
+    """
+    if given := os.environ.get(TARGET_VARIABLE):
+        return given
+    table = targets()
+    if table.this_system() == "linux":
+        return None
+    if own := table.TARGETS.get(table.this_machine()):
+        return str(own.zig)
+    raise BuildError(
+        f"{table.this_machine()}: there is no operator library for this machine, only for {', '.join(table.TARGETS)}; "
+        "run model.onnx of a bundle with onnxruntime alone, which computes the operators by their function bodies: the "
+        "same answers, slower"
+    )
 
 
 def needs_zig() -> bool:
@@ -94,29 +93,69 @@ def _own_compiler() -> list[str] | None:
     return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
 
 
+@cache
+def targets() -> Any:
+    """Return runtime/targets.py."""
+    return _load(TARGETS)
+
+
+@cache
+def linking() -> Any:
+    """Return link.py, beside this file."""
+    return _load(Path(__file__).with_name("link.py"))
+
+
 def platform_tag() -> str | None:
     """Return the platform that a wheel for `target()` is tagged with, None for this machine's own.
 
-    The library uses nothing but libc, so the version of glibc that zig links against is the whole promise.
+    The library uses nothing but libc, so on Linux the version of glibc that zig links against is the whole promise.
 
     Raises:
-        BuildError: the target is not a Linux with a glibc version.
+        BuildError: there are no wheels for the target.
     """
     if (wanted := target()) is None:
         return None
-    match = MANYLINUX_TARGET.fullmatch(wanted)
-    if match is None:
-        raise BuildError(
-            f"{TARGET_VARIABLE} is {wanted!r}, wanted CPU-linux-gnu.MAJOR.MINOR, such as aarch64-linux-gnu.2.17 "
-            "(the oldest glibc that the wheel is to run on)"
-        )
-    return f"manylinux_{match['major']}_{match['minor']}_{match['cpu']}"
+    if match := MANYLINUX_TARGET.fullmatch(wanted):
+        return f"manylinux_{match['major']}_{match['minor']}_{match['cpu']}"
+    if row := _row(wanted):
+        return str(row.tag)
+    others = ", ".join(row.zig for row in targets().TARGETS.values() if row.system != "linux")
+    raise BuildError(
+        f"{TARGET_VARIABLE} is {wanted!r}, wanted CPU-linux-gnu.MAJOR.MINOR, such as aarch64-linux-gnu.2.17 "
+        f"(the oldest glibc that the wheel is to run on), or {others}"
+    )
+
+
+def _row(wanted: str | None) -> Any:
+    """Return the row of runtime/targets.py for a target that is no Linux with glibc, None for others."""
+    return next((row for row in targets().TARGETS.values() if row.zig == wanted and row.system != "linux"), None)
+
+
+def system() -> str:
+    """Return the system that the library is for."""
+    row = _row(target())
+    return str(row.system) if row else "linux"
+
+
+def library_name() -> str:
+    """Return the name of the library's file."""
+    row = _row(target())
+    return str(row.library) if row else "libbnas_ort.so"
+
+
+def _triple() -> str:
+    """Return LLVM's name of the platform that kernels are for."""
+    row = _row(target())
+    return str(row.triple) if row else f"{_architecture()}-linux-gnu"
+
+
+def _architecture() -> str:
+    return (target() or platform.machine()).split("-")[0]
 
 
 def specs() -> list[Any]:
     """Return the rows of runtime/kernels/specs.py for the target, best first; none for other architectures."""
-    architecture = (target() or platform.machine()).split("-")[0]
-    return list(_load(GENERATOR / "specs.py").specs_of(architecture))
+    return list(_load(GENERATOR / "specs.py").specs_of(_architecture()))
 
 
 def _load(path: Path) -> Any:
@@ -156,8 +195,9 @@ def _header(kernels: Path) -> Path:
 
 def _objects() -> dict[str, Path]:
     folder = Path(os.environ.get(KERNELS_VARIABLE) or GENERATOR.parents[1] / "build" / "kernels")
-    version = _generator_version()
-    return {spec.isa: folder / f"{spec.isa}-{version}.o" for spec in specs()}
+    version, triple = _generator_version(), _triple()
+    names = {spec.isa: spec.isa if triple.endswith("-linux-gnu") else f"{spec.isa}.{system()}" for spec in specs()}
+    return {isa: folder / f"{name}-{version}.o" for isa, name in names.items()}
 
 
 def _generator_version() -> str:
@@ -171,7 +211,7 @@ def _generator_version() -> str:
 def _generate(isa: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnas-kernel-") as folder:
         fresh = Path(folder) / path.name
-        command = [sys.executable, str(GENERATOR / "generate.py"), isa, str(fresh)]
+        command = [sys.executable, str(GENERATOR / "generate.py"), isa, _triple(), str(fresh)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode != 0 or not (fresh.is_file() and _header(fresh).is_file()):
             raise BuildError(
@@ -181,7 +221,7 @@ def _generate(isa: str, path: Path) -> None:
             )
         _header(fresh).replace(_header(path))
         fresh.replace(path)
-    for old in set(path.parent.glob(f"{isa}-*.[oh]")) - {path, _header(path)}:
+    for old in set(path.parent.glob(f"{path.name.split('-')[0]}-*.[oh]")) - {path, _header(path)}:
         old.unlink(missing_ok=True)
 
 
@@ -191,10 +231,11 @@ def write_headers(folder: Path) -> None:
     operator_table.h is the table of operators, kernel_specs.h the dispatch table, kernel_sizes.h what kernels and their
     callers must agree on, kernel_prototypes.h every header of kernels.
     """
-    (folder / "operator_table.h").write_text(_operator_table())
-    (folder / "kernel_specs.h").write_text(_kernel_specs())
-    (folder / "kernel_sizes.h").write_text(_kernel_sizes())
-    (folder / "kernel_prototypes.h").write_text("".join(_header(path).read_text() for path in _objects().values()))
+    (folder / "operator_table.h").write_text(_operator_table(), encoding="utf-8")
+    (folder / "kernel_specs.h").write_text(_kernel_specs(), encoding="utf-8")
+    (folder / "kernel_sizes.h").write_text(_kernel_sizes(), encoding="utf-8")
+    prototypes = "".join(_header(path).read_text(encoding="utf-8") for path in _objects().values())
+    (folder / "kernel_prototypes.h").write_text(prototypes, encoding="utf-8")
 
 
 _LIMITS = ("MOST_PARTS", "MOST_BEFORE", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")
@@ -298,7 +339,8 @@ def _kernel_sizes() -> str:
 
 def sources() -> list[Path]:
     """Return the C files of the library; those around generated kernels only where the target has some."""
-    return [path for path in sorted(SOURCES.glob("*.c")) if specs() or not path.name.startswith("blocked")]
+    files = (path for path in sorted(SOURCES.glob("*.c")) if linking().belongs(path, system()))
+    return [path for path in files if specs() or not path.name.startswith("blocked")]
 
 
 def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> None:
@@ -307,17 +349,21 @@ def build_library(output: Path, extra_flags: Sequence[str] = (STRIP_FLAG,)) -> N
     Raises:
         BuildError: the compiler or TVM fails or is missing.
     """
-    objects = [str(path) for path in build_kernels()]
+    kernels = build_kernels()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bnas-build-") as folder:
         fresh = Path(folder) / output.name
         write_headers(Path(folder))
-        flags = [*COMPILER_FLAGS, f"-I{folder}", *LINKER_FLAGS, *extra_flags]
-        command = [*compiler(), *flags, "-o", str(fresh), *map(str, sources()), *objects]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise BuildError(f"cannot start the C compiler: {shlex.join(command)}: {error.strerror}; set CC") from None
-        if run.returncode != 0:
-            raise BuildError(f"the C compiler failed: {shlex.join(command)}\n{run.stderr}")
+        link = linking()
+        given = link.Inputs(compiler(), sources(), kernels, Path(folder), extra_flags)
+        link.LINK[system()](given, fresh, _run)
         fresh.replace(output)
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"cannot start the C compiler: {shlex.join(command)}: {error.strerror}; set CC") from None
+    if run.returncode != 0:
+        raise BuildError(f"the C compiler failed: {shlex.join(command)}\n{run.stderr}")

@@ -1,7 +1,7 @@
-"""Writes the object file of one spec and its C header: `python generate.py ISA FILE.o`.
+"""Writes the object file of one spec and its C header: `python generate.py ISA TRIPLE FILE.o`.
 
-The header is FILE.h: it has the types of all kernels, and declares those of the object. runtime/build/native.py runs
-this.
+TRIPLE is LLVM's name of a platform, such as x86_64-linux-gnu. The header is FILE.h: it has the types of all kernels,
+and declares those of the object. runtime/build/native.py runs this.
 """
 
 import sys
@@ -44,13 +44,13 @@ COUNTING: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
-def main(isa: str, output: str) -> None:
+def main(isa: str, triple: str, output: str) -> None:
     """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
     (spec,) = (spec for spec in KERNEL_SPECS if spec.isa == isa)
     functions = {algorithm.__name__: algorithm(spec) for algorithm in _algorithms(spec)}
     symbols = {function_name(spec, name): function for name, function in functions.items()}
-    write_object(symbols, spec, Path(output))
-    Path(output).with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n")
+    write_object(symbols, spec, triple, Path(output))
+    Path(output).with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n", encoding="utf-8")
 
 
 def _algorithms(spec: KernelSpec) -> tuple[Algorithm, ...]:

@@ -12,20 +12,26 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 
+from bnas_deploy.runtime.kernels.hide import hidden
 from bnas_deploy.runtime.kernels.specs import KernelSpec
 
 C_CALLING_CONVENTION = 1  # TVM's kCPackedFunc is 1: the code generator takes the signature as it is
 CPU_DEVICE = 1
 
 
-def write_object(functions: Mapping[str, tirx.PrimFunc], spec: KernelSpec, path: Path) -> None:
-    """Compile the functions, by symbol, for a row's CPUs; the suffix of `path` says what: o, s (assembly) or ll."""
+def write_object(functions: Mapping[str, tirx.PrimFunc], spec: KernelSpec, triple: str, path: Path) -> None:
+    """Compile the functions, by symbol, for a row's CPUs and a platform, which LLVM calls `triple`.
+
+    The suffix of `path` says what: o, s (assembly) or ll.
+    """
     features = [f"+{feature}" for feature in spec.features]
-    target = Target({"kind": "llvm", "mtriple": spec.triple, "mcpu": spec.cpu, "mattr": features})
+    target = Target({"kind": "llvm", "mtriple": triple, "mcpu": spec.cpu, "mattr": features})
     module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
     module = _lower(module, target)
     compiled = tvm.get_global_func("target.build.llvm")(module, target)
     compiled.write_to_file(str(path), path.suffix[1:])
+    if path.suffix == ".o":
+        path.write_bytes(hidden(path.read_bytes()))
 
 
 def _lower(module: tvm.IRModule, target: Target) -> tvm.IRModule:

@@ -54,11 +54,6 @@ class KernelSpec:
         """Pixels in the largest tile."""
         return len(self.tiles) * self.vector_bytes
 
-    @property
-    def triple(self) -> str:
-        """LLVM's name of the platform."""
-        return f"{self.architecture}-linux-gnu"
-
 
 # Best first: the first row that the processor can run is the one that runs.
 KERNEL_SPECS = (

@@ -71,6 +71,6 @@ bool bnas_cpu_avx512vbmi(void) {
 
 #if defined(__aarch64__)
 bool bnas_cpu_neon(void) {
-    return true; /* part of every 64-bit ARM Linux */
+    return true; /* part of every 64-bit ARM */
 }
 #endif

@@ -1,8 +1,8 @@
 /* The dispatch table. */
 #include "kernel.h"
+#include "system.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Best first: the first row that the CPU can run is the one that runs. */
@@ -26,10 +26,8 @@ static void list_kernels(char* text, size_t size) {
 }
 
 const BnasKernel* bnas_select_kernel(char* reason, size_t size) {
-    const char* forced = getenv("BNAS_ISA");
-    if (forced && !*forced) {
-        forced = NULL;
-    }
+    char variable[64];
+    const char* forced = bnas_variable("BNAS_ISA", variable, sizeof variable);
     bool known = false;
     for (size_t i = 0; i < KERNELS; ++i) {
         if (forced && strcmp(forced, kernels[i]->isa) != 0) {

@@ -11,7 +11,11 @@
 #include <stdint.h>
 
 /* The library is built with hidden symbols; this one is seen from outside. */
+#if defined(_WIN32)
+#define BNAS_EXPORT __declspec(dllexport)
+#else
 #define BNAS_EXPORT __attribute__((visibility("default")))
+#endif
 
 enum { BNAS_ALIGNMENT = 64 }; /* of memory: the widest vector */
 

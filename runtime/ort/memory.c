@@ -1,7 +1,8 @@
 #include "memory.h"
 
+#include "system.h"
+
 #include <stdatomic.h>
-#include <stdlib.h>
 
 /* As many runs at once find a block here. A block begins with its size. */
 enum { SPARE_BLOCKS = 16, HEADER = BNAS_ALIGNMENT };
@@ -14,11 +15,10 @@ BnasBlock bnas_take_block(size_t size) {
         if (block && *block >= size) {
             return (BnasBlock){(char*)block + HEADER, *block};
         }
-        free(block);
+        bnas_free_aligned(block);
     }
     const size_t whole = bnas_aligned(bnas_sum(size, HEADER));
-    /* aligned_alloc(3) takes any size, but some checkers do not: it is a multiple of the alignment. */
-    size_t* block = whole == SIZE_MAX ? NULL : aligned_alloc(BNAS_ALIGNMENT, whole);
+    size_t* block = whole == SIZE_MAX ? NULL : bnas_new_aligned(whole);
     if (!block) {
         return (BnasBlock){NULL, 0};
     }
@@ -34,11 +34,11 @@ void bnas_give_block(BnasBlock block) {
             given = NULL;
         }
     }
-    free(given);
+    bnas_free_aligned(given);
 }
 
 void bnas_release_blocks(void) {
     for (int i = 0; i < SPARE_BLOCKS; ++i) {
-        free(atomic_exchange(&spare[i], NULL));
+        bnas_free_aligned(atomic_exchange(&spare[i], NULL));
     }
 }

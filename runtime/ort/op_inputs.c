@@ -2,6 +2,7 @@
  * Otherwise every run does so for itself, which takes longer: in some files what is stored is an input of the model
  * too, so that a run may be given other values. */
 #include "op.h"
+#include "system.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,7 @@ static OrtStatus* prepack_weights(const Node* node, InputSource source, Paramete
     }
     const size_t size = node->kernel->weights_size(conv);
     const size_t aligned = bnas_aligned(size);
-    parameters->weights = aligned == SIZE_MAX ? NULL : aligned_alloc(BNAS_ALIGNMENT, aligned);
+    parameters->weights = aligned == SIZE_MAX ? NULL : bnas_new_aligned(aligned);
     if (!parameters->weights) {
         return bnas_out_of_memory(node, size);
     }
@@ -194,7 +195,7 @@ OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters
 }
 
 void bnas_free_parameters(Parameters* parameters) {
-    free(parameters->weights);
+    bnas_free_aligned(parameters->weights);
     free(parameters->constants);
     free(parameters->numbers);
 }

@@ -1,5 +1,6 @@
 /* The entry point that onnxruntime looks up in a library of custom operators. */
 #include "op_table.h"
+#include "system.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -97,6 +98,7 @@ static OrtStatus* new_registration(const OrtApi* api, Registration** out) {
         return fail(api, "bnas: out of memory");
     }
     registration->api = api;
+    bnas_stay_loaded();
     OrtStatus* status = add_operators(registration);
     if (status) {
         if (registration->domain) {

@@ -80,7 +80,7 @@ def machine(arm_python: Path, wheels: dict[str, Path], tmp_path_factory: pytest.
     packages = tmp_path_factory.mktemp("packages")
     options = ["--platform", "manylinux_2_17_aarch64", "--only-binary", ":all:", "--no-deps", "--target", str(packages)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *options, str(wheels["aarch64"])], check=True)
+    subprocess.run([*pip, *options, str(wheels["aarch64-linux"])], check=True)
     return Machine(arm_python, packages)
 
 

@@ -14,6 +14,7 @@ from bnas_deploy.doctor import Diagnosis, Finding, diagnose
 from bnas_deploy.runtime import library
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path
 from bnas_deploy.runtime.selftest import LAYERS, SelfTest
+from bnas_deploy.runtime.targets import TARGETS
 
 PASSED = SelfTest("1.31.1", len(LAYERS))
 
@@ -58,7 +59,7 @@ def test_the_text_ends_with_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(command)
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("\nModels run here.\n")
-    assert f"built for {platform.machine()}, glibc 2." in result.stdout
+    assert f"built for {platform.machine()}-linux, glibc 2." in result.stdout
     assert "without it; used here, because BNAS_ISA says so" in result.stdout
 
 
@@ -93,19 +94,40 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"MZ", ": not a library for Linux on x86_64 or aarch64; install bnas-deploy again"),
-        (b"\x7fELF" + bytes(14) + b"\xb7\0", ": built for aarch64, this machine is x86_64"),
+        (b"text", f": not a library for {', '.join(TARGETS)}; install bnas-deploy again"),
+        (b"\xcf\xfa\xed\xfe\x0c\0\0\1", ": built for aarch64-macos, this machine is x86_64-linux"),
+        (b"\x7fELF" + bytes(14) + b"\xb7\0", ": built for aarch64-linux, this machine is x86_64-linux"),
         (b"\x7fELF" + bytes(14) + b"\x3e\0", ": cannot be loaded: "),
     ],
-    ids=["another system", "another architecture", "damaged"],
+    ids=["text", "another system", "another architecture", "damaged"],
 )
 def test_a_library_that_does_not_fit(data: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
-    (tmp_path / library.LIBRARY).write_bytes(data)
+    (tmp_path / library.library_name()).write_bytes(data)
     finding = found("operator library", diagnose())
     assert finding.works is False
-    assert f"{tmp_path / library.LIBRARY}{said}" in finding.text
+    assert f"{tmp_path / library.library_name()}{said}" in finding.text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("system", "machine", "works", "said"),
+    [
+        ("Windows", "AMD64", True, "x86_64-windows: tested under Wine, on no real Windows"),
+        ("Darwin", "arm64", True, "aarch64-macos: built, never run"),
+        ("FreeBSD", "amd64", None, "x86_64-freebsd: no library is built for it"),
+    ],
+)
+def test_it_says_what_is_known_of_the_system(
+    system: str, machine: str, works: bool | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    finding = next(iter(doctor._host()))
+    assert finding.works is works
+    assert finding.text.startswith(said)
+    assert ("function bodies" in finding.advice) == (works is None)
 
 
 @pytest.mark.usefixtures("quick")

@@ -117,6 +117,16 @@ def test_a_wheel_gives_its_library(tmp_path: Path) -> None:
     assert (tmp_path / "library.so").read_bytes() == AARCH64
 
 
+def test_a_wheel_for_windows_gives_its_dll(tmp_path: Path) -> None:
+    wheel = tmp_path / "a.whl"
+    header = b"MZ" + bytes(0x3A) + b"\x40\0\0\0" + b"PE\0\0\x64\x86"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("bnas_deploy/runtime/bnas_ort.dll", header)
+    result = ops_library("--wheel", wheel, "--target", "x86_64-windows", "-o", tmp_path / "bnas_ort.dll")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "bnas_ort.dll").read_bytes() == header
+
+
 def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     other = write_wheel(tmp_path / "numpy.whl", "numpy/__init__.py")
     (tmp_path / "text.whl").write_text("text")
@@ -141,7 +151,7 @@ def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, on_x86: None) -> None:
     wheel = write_wheel(tmp_path / "a.whl")
     for arguments, said in (
-        (["--target", "riscv64-linux"], "--target is 'riscv64-linux'; there are x86_64-linux and aarch64-linux"),
+        (["--target", "riscv64-linux"], "--target is 'riscv64-linux'; there are x86_64-linux, aarch64-linux, x86"),
         (["--target", "aarch64-linux"], "give the file to write with -o"),
         (["--wheel", wheel], "give the file to write with -o"),
         (
@@ -159,4 +169,4 @@ def test_an_architecture_without_kernels_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     result = ops_library("-o", tmp_path / "library.so")
     assert result.exit_code == 1
-    assert "riscv64: no kernels for this architecture; there are x86_64-linux, aarch64-linux" in result.output
+    assert "riscv64-linux: no kernels for this machine; there are x86_64-linux, aarch64-linux" in result.output

@@ -284,7 +284,7 @@ def test_a_device_whose_python_is_for_arm(
     sshd: Sshd, arm_python: Path, wheels: dict[str, Path], bundle: Path, tmp_path: Path
 ) -> None:
     json_path = tmp_path / "bench.json"
-    options = ["--python", arm_python, "--wheel", wheels["aarch64"], "--threads", "1", "--json", json_path]
+    options = ["--python", arm_python, "--wheel", wheels["aarch64-linux"], "--threads", "1", "--json", json_path]
     result = bench(sshd, bundle, *options)
     if "pip finds no wheels" in result.stderr:
         pytest.skip(result.stderr)

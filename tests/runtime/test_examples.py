@@ -156,7 +156,7 @@ def test_cpp_on_arm_prints_the_answer(
 ) -> None:
     path, inputs = model
     library = tmp_path / "libbnas_ort.so"
-    library.write_bytes(library_in(wheels["aarch64"])[0])
+    library.write_bytes(library_in(wheels["aarch64-linux"])[0])
     check_answer(run(*arm_program, path, library, inputs, QEMU_CPU="cortex-a72"))
     done = run(*arm_program, path, library_path(), inputs, QEMU_CPU="cortex-a72")
     assert done.returncode == 1  # it was ARM's library that was used

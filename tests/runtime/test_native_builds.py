@@ -15,6 +15,7 @@ import pytest
 from bnas_deploy.core.errors import RuntimeLibraryError
 from bnas_deploy.core.operators import CONSTANTS, MOST_ADDED, MOST_BEFORE, OPERATORS, VERSION
 from bnas_deploy.runtime import library
+from bnas_deploy.runtime.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 NET = ROOT / "tests/fuzz/native_operators.py"
@@ -242,6 +243,39 @@ def test_a_target_is_built_with_zig_and_tags_the_wheel(native: ModuleType, bare:
     assert native.platform_tag() == "manylinux_2_17_aarch64"
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_has_its_tag_and_its_file(native: ModuleType, bare: pytest.MonkeyPatch, name: str) -> None:
+    row = TARGETS[name]
+    bare.setenv("BNAS_TARGET", row.zig)
+    assert native.platform_tag() == row.tag
+    assert native.library_name() == row.library
+    assert native.system() == row.system
+    windows = [path.stem for path in native.sources() if path.stem.startswith("system_")] == ["system_windows"]
+    assert windows == (row.system == "windows")
+
+
+@pytest.mark.parametrize(("system", "machine", "name"), [("Darwin", "arm64", "macos"), ("Windows", "AMD64", "windows")])
+def test_other_systems_than_linux_build_for_themselves(
+    native: ModuleType, bare: pytest.MonkeyPatch, system: str, machine: str, name: str
+) -> None:
+    bare.setattr(platform, "system", lambda: system)
+    bare.setattr(platform, "machine", lambda: machine)
+    assert native.needs_zig()
+    assert native.system() == name
+
+
+def test_a_system_without_a_library_is_told_what_to_do(native: ModuleType, bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(platform, "system", lambda: "FreeBSD")
+    bare.setattr(platform, "machine", lambda: "amd64")
+    with pytest.raises(native.BuildError) as error:
+        native.platform_tag()
+    assert str(error.value) == (
+        "x86_64-freebsd: there is no operator library for this machine, only for x86_64-linux, aarch64-linux, "
+        "x86_64-windows, aarch64-macos, aarch64-android; run model.onnx of a bundle with onnxruntime alone, which "
+        "computes the operators by their function bodies: the same answers, slower"
+    )
+
+
 @pytest.mark.parametrize("target", ["aarch64", "aarch64-linux-gnu", "aarch64-linux-musl", "aarch64-linux-gnu.2"])
 def test_a_target_without_a_tag_is_refused(native: ModuleType, bare: pytest.MonkeyPatch, target: str) -> None:
     bare.setenv("BNAS_TARGET", target)
@@ -249,7 +283,8 @@ def test_a_target_without_a_tag_is_refused(native: ModuleType, bare: pytest.Monk
         native.platform_tag()
     assert str(error.value) == (
         f"BNAS_TARGET is '{target}', wanted CPU-linux-gnu.MAJOR.MINOR, such as aarch64-linux-gnu.2.17 "
-        "(the oldest glibc that the wheel is to run on)"
+        "(the oldest glibc that the wheel is to run on), or x86_64-windows-gnu, aarch64-macos.11.0, "
+        "aarch64-linux-android.24"
     )
 
 

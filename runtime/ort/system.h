@@ -1,0 +1,16 @@
+/* What differs between systems: system_posix.c and system_windows.c have one implementation each. */
+#pragma once
+
+#include <stddef.h>
+
+/* Returns `size` bytes with BNAS_ALIGNMENT, which must divide it, or NULL. */
+void* bnas_new_aligned(size_t size);
+void bnas_free_aligned(void* memory);
+
+/* Copies the environment variable `name` to `value`, which has `size` bytes, and returns that; NULL where it is unset
+ * or empty. Of one that is too long it has the start, or on Windows question marks. */
+const char* bnas_variable(const char* name, char* value, size_t size);
+
+/* Keeps the library in memory until the process ends: onnxruntime keeps pointers into it for as long as there are
+ * sessions. */
+void bnas_stay_loaded(void);
