@@ -9,7 +9,7 @@ import mmap
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -311,6 +311,15 @@ def problem(row: Operator, case: Case, seed: int, batch: int) -> tuple[Arrays, n
     return inputs, want
 
 
+def all_models() -> Iterator[tuple[bytes, Arrays, list[str]]]:
+    """Give all models that are compared here, with what is fed to them and the names of what they answer."""
+    parts = [(plain_problems(row), batch) for row in PLAIN for batch in (1, 3)]
+    parts += [(problems_of_every_operator(name), 2) for name in OF_EVERY_OPERATOR]
+    for problems, batch in parts:
+        inputs = [random_inputs(row, case, seed, batch) for _, row, case, seed in problems]
+        yield *in_one_model(problems, inputs), [f"{name}: Y" for name, *_ in problems]
+
+
 Problem = tuple[str, Operator, Case, int]
 """A name, what to compute, and the seed of its inputs."""
 
@@ -332,25 +341,30 @@ def possible(row: Operator, case: Case) -> bool:
     return not (row.k_map and (case.group > 1 or case.constant_channels))
 
 
-@cache
-def side_by_side(problems: tuple[Problem, ...], batch: int) -> tuple[bytes, Arrays, Arrays]:
-    """Return one model that has a node for each problem, what to feed to it, and what is expected of it.
+def in_one_model(problems: tuple[Problem, ...], inputs: list[Arrays]) -> tuple[bytes, Arrays]:
+    """Return one model that has a node for each problem, and what to feed to it.
 
     To make a session takes 10 times as long as to run a node, and far longer with a sanitizer or in an emulator.
     """
-    parts, fed, wanted = [], {}, {}
-    for name, row, case, seed in problems:
-        inputs, want = problem(row, case, seed, batch)
+    parts, fed = [], {}
+    for (name, row, case, _), given in zip(problems, inputs, strict=True):
         # Sizes without names: onnxruntime takes dimensions of one name for equal.
-        part = one_node_model(row.name, inputs, case.attributes, x_shape=(None,) * 4)
+        part = one_node_model(row.name, given, case.attributes, x_shape=(None,) * 4)
         parts.append(compose.add_prefix(onnx.load_from_string(part), f"{name}: "))
-        fed.update({f"{name}: {key}": value for key, value in feeds(inputs).items()})
-        wanted[f"{name}: Y"] = want
+        fed.update({f"{name}: {key}": value for key, value in feeds(given).items()})
     whole = parts[0]
     for part in parts[1:]:
         for field in ("node", "input", "output", "initializer"):
             getattr(whole.graph, field).extend(getattr(part.graph, field))
-    return whole.SerializeToString(), fed, wanted
+    return whole.SerializeToString(), fed
+
+
+@cache
+def side_by_side(problems: tuple[Problem, ...], batch: int) -> tuple[bytes, Arrays, Arrays]:
+    """Return one model that has a node for each problem, what to feed to it, and what is expected of it."""
+    both = {name: problem(row, case, seed, batch) for name, row, case, seed in problems}
+    model, fed = in_one_model(problems, [inputs for inputs, _ in both.values()])
+    return model, fed, {f"{name}: Y": want for name, (_, want) in both.items()}
 
 
 @pytest.fixture(params=ISAS)

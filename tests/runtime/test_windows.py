@@ -1,0 +1,261 @@
+"""The library for Windows, with onnxruntime's own DLL, under Wine: the answers are those of Linux, to the bit."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from bnas_deploy.remote.wheels import library_in
+from bnas_deploy.runtime.bench.machine import cpu_flags
+from bnas_deploy.runtime.kernels.specs import specs_of
+from bnas_deploy.runtime.library import library_path
+
+HERE = Path(__file__).parent
+RUNNER = HERE / "run_cases.c"
+FEW = 3
+"""Models of every operator that are run in several sessions: so many keep these tests below a minute."""
+
+Zig = Callable[..., subprocess.CompletedProcess[str]]
+WINE_PLACES = ("wine64", "/usr/lib/wine/wine64", "wine")
+
+ISAS = [
+    *(
+        pytest.param(
+            row.isa, marks=pytest.mark.skipif(not row.cpu_flags <= cpu_flags(), reason=f"needs {row.cpu_check}")
+        )
+        for row in specs_of("x86_64")
+    ),
+    "popcnt",
+    "generic",
+]
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the DLL is for x86-64")
+
+
+@dataclass(frozen=True)
+class Wine:
+    """A Windows of its own: `words` start a program there."""
+
+    words: tuple[str, ...]
+    environment: dict[str, str]
+
+    def run(self, *command: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.words, *map(str, command)],
+            env={**os.environ, **self.environment, **variables},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+
+
+def windows_path(path: Path) -> str:
+    """Return the path as Windows has it: Wine calls the root of this system's files Z:."""
+    return "Z:" + str(path).replace("/", "\\")
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wine]:
+    program = next(filter(None, map(shutil.which, WINE_PLACES)), None)
+    if program is None:
+        pytest.skip("needs Wine: apt-get install --no-install-recommends wine wine64")
+    prefix = tmp_path_factory.mktemp("wine") / "prefix"
+    # Neither Mono nor Gecko: Wine would ask in a window whether to install them.
+    environment = {"WINEPREFIX": str(prefix), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
+    wine = Wine((program,), environment)
+    started = wine.run("wineboot.exe", "--init")
+    if not (prefix / "drive_c/windows/system32/kernel32.dll").is_file():
+        pytest.skip(f"Wine does not start here: {started.stderr[-500:]}")
+    yield wine
+    if server := shutil.which("wineserver"):
+        subprocess.run([server, "-k"], env={**os.environ, **environment}, check=False)
+    shutil.rmtree(prefix, ignore_errors=True)  # it has hundreds of megabytes
+
+
+@pytest.fixture(scope="module")
+def onnxruntime_dll(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The onnxruntime.dll of the wheel for Windows, kept from one run of the tests to the next."""
+    version = onnxruntime.__version__
+    cache = getattr(pytestconfig, "cache", None)
+    folder: Path = cache.mkdir("onnxruntime-windows") if cache else tmp_path_factory.mktemp("onnxruntime")
+    path = folder / version / "onnxruntime.dll"
+    if not path.is_file():
+        work = tmp_path_factory.mktemp("download")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        python = ["--platform", "win_amd64", "--python-version", "3.11", "--implementation", "cp"]
+        done = subprocess.run(
+            [*pip, *python, "-d", str(work), f"onnxruntime=={version}"], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"onnxruntime {version} for Windows cannot be had: {done.stderr.strip().splitlines()[-1]}")
+        (wheel,) = work.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (work / "onnxruntime.dll").write_bytes(archive.read("onnxruntime/capi/onnxruntime.dll"))
+        path.parent.mkdir(exist_ok=True)
+        (work / "onnxruntime.dll").replace(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def library(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The DLL of the wheel, in a folder whose name Windows' old code pages do not have."""
+    path = tmp_path_factory.mktemp("dll") / "ein Ordner, 二値, ż" / "bnas_ort.dll"
+    path.parent.mkdir()
+    path.write_bytes(library_in(wheels["x86_64-windows"])[0])
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Cases
+
+
+def operator_tests() -> ModuleType:
+    path = HERE / "test_native_operators.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def named(name: str) -> bytes:
+    return struct.pack("<I", len(name.encode())) + name.encode()
+
+
+def tensor(array: np.ndarray) -> bytes:
+    return struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape) + np.ascontiguousarray(array, "<f4").tobytes()
+
+
+def case(model: bytes, fed: dict[str, np.ndarray], outputs: list[str]) -> bytes:
+    """Return one model as run_cases.c reads it."""
+    parts = [struct.pack("<I", len(model)), model, struct.pack("<I", len(fed))]
+    parts += (named(name) + tensor(value) for name, value in fed.items())
+    parts += [struct.pack("<I", len(outputs)), *map(named, outputs)]
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Models in a file, how many nodes they have, and what Linux answers."""
+
+    path: Path
+    nodes: int
+    answers: bytes
+
+
+@pytest.fixture(scope="module")
+def linux_runner(header_folder: Path, onnxruntime_for_c: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The words that start run_cases here, up to the cases."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    program = str(tmp_path_factory.mktemp("linux") / "run_cases")
+    flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-isystem", str(header_folder)]
+    subprocess.run(["gcc", *flags, str(RUNNER), "-o", program, "-ldl", "-lpthread"], check=True)
+    return [program, str(onnxruntime_for_c), str(library_path())]
+
+
+@pytest.fixture(scope="module")
+def cases(linux_runner: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Cases, Cases]:
+    """All models, and a few that have an edge for each operator."""
+    folder = tmp_path_factory.mktemp("cases")
+    models = list(operator_tests().all_models())
+    return _cases(folder / "all", models, linux_runner), _cases(folder / "few", models[-FEW:], linux_runner)
+
+
+def _cases(path: Path, models: list[Any], linux_runner: list[str]) -> Cases:
+    path.write_bytes(b"".join(case(*each) for each in models))
+    answers = path.with_suffix(".answers")
+    done = subprocess.run(
+        [*linux_runner, str(path), str(answers), "1", "1"], capture_output=True, text=True, check=True
+    )
+    nodes = sum(len(outputs) for *_, outputs in models)
+    assert done.stdout.split()[1] == str(nodes)
+    return Cases(path, nodes, answers.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def runner(header_folder: Path, zig: Zig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """run_cases.exe, which needs nothing but what Windows has."""
+    folder = tmp_path_factory.mktemp("runner")
+    cc = ("cc", "-target", "x86_64-windows-gnu")
+    # A mark in onnxruntime's header that Microsoft's compiler knows, and MinGW's headers do not.
+    flags = ["-std=c11", "-O1", "-D_Return_type_success_(x)=", "-isystem", header_folder]
+    zig(*cc, *flags, "-c", RUNNER, "-o", folder / "run_cases.o")
+    parts = [f"-lapi-ms-win-crt-{part}-l1-1-0" for part in ("heap", "private", "runtime", "stdio", "string")]
+    start = ["-Wl,--subsystem,console", "-Wl,-e,mainCRTStartup"]
+    program = folder / "run_cases.exe"
+    zig(*cc, "-nostdlib", *start, "-o", program, folder / "run_cases.o", *parts, "-lkernel32", "-lshell32")
+    return program
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What it answers
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Everything that a run needs."""
+
+    wine: Wine
+    runner: Path
+    onnxruntime: Path
+    library: Path
+
+    def run(self, cases: Path, answers: Path, threads: int, sessions: int, **variables: str) -> Any:
+        paths = map(windows_path, (self.onnxruntime, self.library, cases, answers))
+        return self.wine.run(self.runner, *paths, threads, sessions, **variables)
+
+
+@pytest.fixture(scope="module")
+def windows(wine: Wine, runner: Path, onnxruntime_dll: Path, library: Path) -> Windows:
+    return Windows(wine, runner, onnxruntime_dll, library)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_operator_has_the_bits_of_linux(
+    windows: Windows, cases: tuple[Cases, Cases], isa: str, tmp_path: Path
+) -> None:
+    every, _ = cases
+    done = windows.run(every.path, tmp_path / "answers", 1, 1, BNAS_ISA=isa)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == [isa, str(every.nodes)]
+    assert (tmp_path / "answers").read_bytes() == every.answers
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_three_sessions_at_once_with_two_threads_each_have_them_too(
+    windows: Windows, cases: tuple[Cases, Cases], isa: str, tmp_path: Path
+) -> None:
+    _, few = cases
+    done = windows.run(few.path, tmp_path / "answers", 2, 3, BNAS_ISA=isa)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == [isa, str(3 * 2 * few.nodes)]  # three sessions, each runs twice
+    assert (tmp_path / "answers").read_bytes() == few.answers
+
+
+def test_kernels_that_the_library_lacks_are_refused(
+    windows: Windows, cases: tuple[Cases, Cases], tmp_path: Path
+) -> None:
+    done = windows.run(cases[1].path, tmp_path / "answers", 1, 1, BNAS_ISA="neon")
+    assert done.returncode == 1
+    said = "BNAS_ISA is 'neon', but this library has avx512vbmi, avx512bw, avx2, ssse3, popcnt, generic; unset it"
+    assert said in done.stderr
+    done = windows.run(cases[1].path, tmp_path / "answers", 1, 1, BNAS_ISA="x" * 100)
+    assert done.returncode == 1
+    assert f"BNAS_ISA is '{'?' * 63}', but this library has" in done.stderr
