@@ -1,5 +1,6 @@
 """From a declared study and a data set to its trials: every row with every seed."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,8 +56,11 @@ _WIDTH_DEFAULTS: Mapping[str, Any] = {
     "best_effort": True,
 }
 
-HALVINGS = 12
-"""Steps in which a width factor is found: it is then known to 1/4000, and widths are whole numbers anyway."""
+NEAR_ENOUGH = 0.005
+"""How far operations may be from those that are wanted, as a share; channels are whole numbers, so it may be more."""
+
+TRIES = 8
+"""In which a width factor is looked for."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class _Planner:
         self.kind = kind
         self.material = material
         self.networks: dict[str, ModelConfig] = {}
+        self.factors: dict[str, float] = {}
 
     def training(self, row: Row, seed: int) -> Training:
         """Return the trial of a row and a seed."""
@@ -200,18 +205,20 @@ class _Planner:
         return config
 
     def _of_equal_flops(self, network: str, settings: Mapping[str, Any]) -> ModelConfig:
-        """Return a backbone whose width factor makes its operations the nearest below those of the budget's network."""
+        """Return a backbone whose width factor brings its operations nearest to those of the budget's network."""
         wanted = _operations(self._named("", {}))
 
         def at(factor: float) -> ModelConfig:
             return self._named(network, {**settings, "width_factor": factor})
 
+        first = self.factors.get(network, 1.0)  # under another scheme, which mostly is the answer
         try:
-            return at(_largest_factor(lambda factor: _operations(at(factor)) <= wanted))
+            factor = _factor(wanted, lambda factor: _operations(at(factor)), first)
         except BnasError:
             # Some schemes need numbers of channels that 4 divides, which the usual ones are at every sixteenth.
-            sixteenths = _largest_factor(lambda factor: _operations(at(_of_sixteenths(factor))) <= wanted)
-            return at(_of_sixteenths(sixteenths))
+            factor = _sixteenth(_factor(wanted, lambda factor: _operations(at(_sixteenth(factor))), first))
+        self.factors[network] = factor
+        return at(factor)
 
     def _recipe(self, row: Row) -> Recipe:
         named = row.recipe or self.budget.recipe or self.kind.defaults(self.images.description.image_size).recipe
@@ -231,19 +238,24 @@ class _Planner:
         return WidthSearch(self.material, configure_width_search(self._backbone(), self.kind, **given), seed)
 
 
-def _largest_factor(fits: Callable[[float], bool]) -> float:
-    """Return the largest width factor that fits, to four digits."""
-    low, high = 0.001, 1.0
-    while fits(high):
-        low, high = high, 2 * high
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return float(f"{low:.4g}")
+def _factor(wanted: float, operations: Callable[[float], float], first: float) -> float:
+    """Return the width factor whose operations come nearest to `wanted`, to three digits.
+
+    Operations grow about as the square of the factor, so each try is made from the one before, `first` from nothing.
+    """
+    factor, tried = first, dict[float, float]()
+    for _ in range(TRIES):
+        tried[factor] = operations(factor) / wanted
+        if abs(tried[factor] - 1) < NEAR_ENOUGH:
+            break
+        factor = max(0.001, float(f"{factor / math.sqrt(tried[factor]):.3g}"))
+        if factor in tried:
+            break
+    return min(tried, key=lambda each: abs(math.log(tried[each])))
 
 
-def _of_sixteenths(factor: float) -> float:
-    return max(1, int(16 * factor)) / 16
+def _sixteenth(factor: float) -> float:
+    return max(1, round(16 * factor)) / 16
 
 
 def _operations(config: ModelConfig) -> float:
