@@ -1,6 +1,5 @@
 """`bnas-deploy study`: the studies of the papers, listed or run."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +78,7 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.report.findings import findings
+    from bnas_deploy.runtime.bench.machine import usable_cpus
     from bnas_deploy.search.training.resume import stop_on_signals
     from bnas_deploy.studies.plan import Sizes
     from bnas_deploy.studies.running import run_studies
@@ -87,26 +87,25 @@ def command(
     folder = output or Path("runs/studies")
     studies = [STUDIES[name] for name in dict.fromkeys(names)]
     with stop_on_signals() as stop:
-        results = run_studies(
+        results, finished = run_studies(
             studies,
             budget,
             data,
             folder,
             sizes=Sizes(seeds, limit, epochs),
-            processes=processes or _processors(),
+            processes=processes or usable_cpus(),
             device=device,
             commands={study.name: _command(context, study, data) for study in studies},
             say=click.echo,
             stop=stop,
         )
-    if results is None:
-        click.echo("Stopped; the places of the trials are saved. The same command goes on with them.")
-        leave(context, finished=False)
-        return
     for result in results:
         write_study(result, folder)
         page = folder / f"{result.study.name}.md"
         print_tables([study_table(result)], "\n".join([*findings(result), str(page)]))
+    if not finished:
+        click.echo("Stopped; the places of the trials are saved. The same command goes on with them.")
+    leave(context, finished=finished)
 
 
 def _command(context: click.Context, study: Study, data: str) -> str:
@@ -154,7 +153,3 @@ def _draw(result: "StudyResult", folder: Path) -> dict[str, str]:
 
 def _shown(pictures: Sequence[Picture]) -> list[Any]:
     return list(dict.fromkeys(pictures))
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,6 @@ after its step, and a lock on its folder lets nobody else work there until then.
 """
 
 import multiprocessing
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import torch
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.locks import locked
+from bnas_deploy.runtime.bench.machine import usable_cpus
 from bnas_deploy.search.training.acceleration import find_device
 from bnas_deploy.search.training.resume import stop_on_signals
 from bnas_deploy.studies.machine import describe_machine
@@ -155,7 +155,7 @@ def _run_in_processes(
     stop: Callable[[], bool],
 ) -> None:
     """Keep as many processes at work as there may be, until all is settled or somebody asks to stop."""
-    threads = max(1, _processors() // processes)
+    threads = max(1, usable_cpus() // processes)
     running: dict[int, tuple[BaseProcess, Trial]] = {}
     waiting = [trial for trial in trials if not outcome.settled(trial)]
     with _ended(running):
@@ -203,10 +203,6 @@ def _ended(running: Mapping[int, tuple[BaseProcess, Trial]]) -> Iterator[None]:
     finally:
         for process, _ in running.values():
             process.kill()
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _STOPPED = 3

@@ -1,15 +1,15 @@
 """Where a trial ran, in a line."""
 
-import os
+import platform
 
 import torch
 
-from bnas_deploy.runtime.bench.machine import read_machine
+from bnas_deploy.core.counts import counted
+from bnas_deploy.runtime.bench.machine import cpu_name, usable_cpus
 
 
 def describe_machine(device: torch.device) -> str:
     """Return processor or GPU, how many processors this process may use, and the versions that matter."""
-    machine = read_machine()
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return f"{gpu}{machine.cpu}, {processors} processors, PyTorch {torch.__version__}, Python {machine.python}"
+    processors = counted(usable_cpus(), "processor")
+    return f"{gpu}{cpu_name()}, {processors}, PyTorch {torch.__version__}, Python {platform.python_version()}"

@@ -8,7 +8,7 @@ from bnas_deploy.studies.engine import Outcome, run_trials
 from bnas_deploy.studies.plan import Plan, PlannedRow, Sizes, plan, sized
 from bnas_deploy.studies.results import RowResult, StudyResult, TrialResult
 from bnas_deploy.studies.study import Study
-from bnas_deploy.studies.trials import Training, Trial, with_searches
+from bnas_deploy.studies.trials import Training, Trial, each_once, with_searches
 
 TRIALS = "trials"
 """The folder of all trials inside that of the studies."""
@@ -26,8 +26,10 @@ def run_studies(
     commands: Mapping[str, str] | None = None,
     say: Callable[[str], object] = lambda line: None,
     stop: Callable[[], bool] = lambda: False,
-) -> list[StudyResult] | None:
-    """Run studies together; trials that several of them need are run once.
+) -> tuple[list[StudyResult], bool]:
+    """Run studies together, one after the other; trials that several of them need are run once.
+
+    Returns the studies that are finished, and whether those are all.
 
     Args:
         studies: which ones.
@@ -39,19 +41,19 @@ def run_studies(
         device: as `--device`.
         commands: the command line of each study, by its name.
         say: is told what is finished.
-        stop: once it answers True, the trials save their places and None is returned.
+        stop: once it answers True, the trials that run save their places, and no more are begun.
 
     Raises:
         DataError: the data cannot be read, or are too small for a study.
         BnasError: a network does not fit the images, or the folder cannot be made.
     """
     plans, about = _plans(studies, budget, data, sizes)
-    trials = with_searches([trial for each in plans for trial in each.trainings])
+    trials = each_once(trial for each in plans for trial in with_searches(each.trainings))
     names = _names(plans)
     outcome = run_trials(trials, folder / TRIALS, processes=processes, device=device, say=say, names=names, stop=stop)
-    if not outcome.finished:
-        return None
-    return [_result(each, outcome, about[each.study.name], data, commands or {}) for each in plans]
+    finished = [each for each in plans if all(map(outcome.settled, each.trainings))]
+    results = [_result(each, outcome, about[each.study.name], data, commands or {}) for each in finished]
+    return results, len(finished) == len(plans)
 
 
 def _plans(studies: Sequence[Study], budget: str, data: str, sizes: Sizes) -> tuple[list[Plan], Mapping[str, str]]:

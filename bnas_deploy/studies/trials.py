@@ -6,8 +6,8 @@ called so. Two rows, two studies or two calls that need the same trial therefore
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -44,9 +44,11 @@ class Material:
     @classmethod
     def of(cls, given: str, limit: int | None, images: DataSet) -> "Material":
         """Return that of an opened data set."""
+        about = images.description
         labels = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in images.labels()]
-        facts = json.dumps([asdict(images.description), images.train_size, images.test_size, labels])
-        return cls(given, limit, facts)
+        # Not mean and std, which another machine may round otherwise.
+        facts = [about.name, about.class_names, about.in_channels, about.image_size, labels]
+        return cls(given, limit, json.dumps(facts))
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,12 @@ def _key(kind: str, material: Material, seed: int, settings: Mapping[str, Any]) 
     return f"{kind}-{hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]}"
 
 
-def with_searches(trials: list[Trial]) -> list[Trial]:
-    """Return trials in an order in which they can be run, each once, with the searches before them.
-
-    Searches come first: most of what is left waits for them, and they take longest.
-    """
-    searches = [trial.after if trial.after else trial for trial in trials if trial.after or not _is_training(trial)]
-    every: dict[str, Trial] = {trial.key: trial for trial in [*searches, *trials]}
-    return list(every.values())
+def with_searches(trainings: Sequence[Training]) -> list[Trial]:
+    """Return trainings behind the searches that they follow, which take longest, each once."""
+    searches: list[Trial] = [training.after for training in trainings if training.after]
+    return each_once([*searches, *trainings])
 
 
-def _is_training(trial: Trial) -> bool:
-    return isinstance(trial, Training)
+def each_once(trials: Iterable[Trial]) -> list[Trial]:
+    """Return trials without those that were there before; a key keeps its first place."""
+    return list({trial.key: trial for trial in trials}.values())

@@ -24,8 +24,9 @@ from bnas_deploy.studies.study import TEST, TOY, OfOneOperation, Row, Study
 
 def run(study: Study, folder: Path, **more: object) -> StudyResult:
     found = run_studies([study], TOY, "digits", folder, processes=0, device="cpu", **more)  # type: ignore[arg-type]  # keywords of several kinds
-    assert found is not None
-    return found[0]
+    results, finished = found
+    assert finished
+    return results[0]
 
 
 def planned(study: Study, sizes: Sizes = Sizes()) -> Plan:  # noqa: B008  # a frozen value
@@ -65,10 +66,11 @@ def test_a_finished_trial_is_not_run_again_and_a_failed_one_is(failing_pair: Stu
 
 def test_an_interrupted_study_ends_as_one_that_was_not(pair: Study, tmp_path: Path) -> None:
     asked = iter(range(1000))
-    stopped = run_studies(
+    results, finished = run_studies(
         [pair], TOY, "digits", tmp_path / "a", processes=0, device="cpu", stop=lambda: next(asked) == 0
     )
-    assert stopped is None
+    assert not finished
+    assert not results
     assert not list((tmp_path / "a").rglob(RESULT))
     assert list((tmp_path / "a").rglob("resume.safetensors"))
     resumed, whole = run(pair, tmp_path / "a"), run(pair, tmp_path / "b")
@@ -87,7 +89,7 @@ from bnas_deploy.studies.plan import Sizes
 if __name__ == "__main__":
     found = run_studies([make_pair(failing=False)], "toy", "digits", Path(sys.argv[1]), sizes=Sizes(epochs=3),
                         processes=2, device="cpu", say=lambda line: print(line, flush=True))
-    print([[row.values(measure) for measure in found[0].study.measures] for row in found[0].rows])
+    print([[row.values(measure) for measure in found[0][0].study.measures] for row in found[0][0].rows])
 """
 
 

@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[str, StudyResult]:
     """All studies at once, which share the trials that they have in common."""
-    found = run_studies(list(STUDIES.values()), TOY, "digits", folder, processes=0, device="cpu")
-    assert found is not None
+    found, finished = run_studies(list(STUDIES.values()), TOY, "digits", folder, processes=0, device="cpu")
+    assert finished
     return {result.study.name: result for result in found}
 
 
