@@ -49,6 +49,7 @@ from bnas_deploy.export.graph import (
 )
 from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
+from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
 
@@ -335,7 +336,8 @@ class _Known:
 
     def _k_roundings(self, node: ir.Node) -> int:
         _, height, width, _ = node.attributes.get_ints("weight_shape")
-        return len(constant_array(input_of(node, "threshold"))) + height * width + 3
+        own: int = node.meta.get(K_ROUNDINGS, 0)
+        return len(constant_array(input_of(node, "threshold"))) + height * width + 3 + own
 
     def _products(self, node: ir.Node, row: Operator) -> Bound:
         """Return |scale| n [K] [gate], the largest that the scaled accumulator can be: (O, 1, 1) or (N, O, ...)."""

@@ -22,6 +22,7 @@ from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddi
 from bnas_deploy.export.passes.fuse_affine import FuseAffine
 from bnas_deploy.export.passes.fuse_concat import FuseConcat
 from bnas_deploy.export.passes.fuse_gate import FuseGate
+from bnas_deploy.export.passes.fuse_k import FuseK
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
@@ -53,6 +54,7 @@ _AFTER_CONV = (
 PIPELINE = (
     *_SHARED,
     TakeSignOfZero(),  # behind DropConstantChannels, which makes constant zeros exact, and before BNs are thresholds
+    FuseK(),  # before FoldIntoThreshold: signs and magnitudes are of one value still
     FusePadding(),  # a BN in front of the Pad can be folded then
     FoldIntoThreshold(),  # before every other fold of a BN: this one is exact
     FusePadding(),  # those with a BN behind
