@@ -193,7 +193,7 @@ def _export(
     converted = other_floats(module)
     module = prepared(module, type(module).__name__, copied=copied)
     twin = None if twin is None else prepared(twin, TWIN, copied=copied)
-    progress("running it on the examples")
+    progress(f"running it on {f'{len(images.pixels)} images' if isinstance(images, Images) else 'its examples'}")
     network = asked(module, images, description, type(module).__name__)
     feed = network.feed
     answers = answers_to(module, feed, description)
