@@ -60,9 +60,7 @@ def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images |
     if said.inputs is not None:
         return _inputs_for(module, name, said)
     if said.fixed:
-        raise ExportError(
-            f"{name}: --fixed {said.fixed[0]} is for the arrays of --inputs FILE.npz; images have no other"
-        )
+        raise ExportError(f"{name}: --fixed {said.fixed[0]} is of the arrays of --inputs FILE.npz; give that, too")
     opened = None
     if said.data is not None:
         opened = open_data(said.data, image_size=said.image_size, in_channels=said.in_channels)
