@@ -14,6 +14,7 @@ from bnas_deploy.export.passes.channel_order import (
     GatherParts,
     ShuffleToGather,
 )
+from bnas_deploy.export.passes.classifier import FoldBatchNormBeforeGemm
 from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
 from bnas_deploy.export.passes.fold_threshold import FoldIntoThreshold
@@ -26,6 +27,8 @@ from bnas_deploy.export.passes.fuse_k import FuseK
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.pack_weights import PackWeights
+from bnas_deploy.export.passes.parts import FlattenConcat, SliceOfConcat
+from bnas_deploy.export.passes.pool_first import PoolBeforeRising
 from bnas_deploy.export.passes.prelu import PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
@@ -42,6 +45,9 @@ _SHARED = (
     DropUnused(),  # the shapes that were computed
     MergeDuplicates(),  # before DropConstantChannels: equal pools are one value before it is cut into segments
     DropConstantChannels(),
+    SliceOfConcat(),  # behind it: its segments are whole parts
+    DropUnused(),
+    FlattenConcat(),
     DropUnused(),  # before the folds: a BN that a dropped branch reads would look shared
 )
 
@@ -67,6 +73,8 @@ PIPELINE = (
     FoldBatchNormAfterBinaryConv(),
     FoldConstantsAfterBinaryConv(),
     FoldBatchNormBeforeConv(),
+    FoldBatchNormBeforeGemm(),
+    PoolBeforeRising(),  # what no convolution has taken in
     DropUnused(),  # the BNs that were folded
     FoldOrderIntoProducer(),  # with its BN
     FoldOrderIntoReader(),
@@ -95,6 +103,9 @@ FLOAT_PIPELINE = (
     *_SHARED,
     *_AFTER_CONV,
     FoldBatchNormBeforeConv(),
+    FoldBatchNormBeforeGemm(),
+    PoolBeforeRising(),
+    DropUnused(),
     FoldOrderIntoProducer(),
     FoldOrderIntoReader(),
     StridedSliceToPool(),

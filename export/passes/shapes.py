@@ -95,7 +95,7 @@ class StaticReshape:
         """Reshape at once to a constant shape; where that is the shape already, do nothing."""
         x, y = _first_of(node), node.outputs[0]
         if same_shape(x, y) and not y.is_graph_output():
-            _replace(y, x)
+            replace_value(y, x)
             return
         target = constant(model.graph, f"{y.name}.shape", np.array(_target(x, y), np.int64))
         if node.op_type == "Reshape":
@@ -129,7 +129,19 @@ def _target(x: ir.Value, y: ir.Value) -> list[int] | None:
     return target
 
 
-def _replace(old: ir.Value, new: ir.Value) -> None:
+def channel_cut(node: ir.Node) -> tuple[int, int] | None:
+    """Return the first channel and the one behind the last that a Slice of nothing else takes; None for other nodes."""
+    sizes = known_sizes(node.inputs[0]) if node.inputs else None
+    if sizes is None or len(sizes) < 2 or sizes[1] is None or _cuts(node) is None:
+        return None
+    real = _real_cuts(node)
+    if set(real) != {1} or real[1][2] != 1:
+        return None
+    begin, end = (min(max(bound + sizes[1] if bound < 0 else bound, 0), sizes[1]) for bound in real[1][:2])
+    return (begin, end) if begin < end else None
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
     """Let all who read `old`, which no output of the graph is, read `new`, the same values."""
     if not is_recorded(new) and is_recorded(old):
         new.meta.pop(UNRECORDED, None)
@@ -158,7 +170,7 @@ class OneSlice:
         x, cuts = node.inputs[0], _real_cuts(node)
         assert x is not None
         if not cuts:
-            _replace(node.outputs[0], x)
+            replace_value(node.outputs[0], x)
             return
         before = x.producer()
         earlier = _real_cuts(before) if before is not None and _cuts(before) is not None else {}

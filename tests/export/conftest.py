@@ -190,7 +190,15 @@ def _pad(node: ir.Node, x: torch.Tensor, pads: torch.Tensor, number: torch.Tenso
     return F.pad(x, sides, value=0.0 if number is None else float(number))
 
 
+def _gemm(node: ir.Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    alpha = node.attributes.get_float("alpha", 1.0)
+    y = alpha * x @ (weight.T if node.attributes.get_int("transB", 0) else weight)
+    return y if bias is None else y + bias
+
+
 _OPERATIONS = {
+    "Gemm": _gemm,
+    "Sigmoid": lambda node, x: torch.sigmoid(x),
     "Clip": _clip,
     "Abs": lambda node, x: x.abs(),
     "Pad": _pad,
