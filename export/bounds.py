@@ -23,14 +23,10 @@ fold adds its own (`FOLD_ROUNDINGS`).
 A layer in 8 bits repeats its own answer but where a value lies on the border of two steps: one step of its output, or
 where the output is not rounded (a classifier), one step of one input times the largest weight.
 
-Anything else (Sigmoid, Softmax, Resize, normalisation over channels, what torch.onnx made several operators of) is
-measured: the piece is run on PyTorch's values with relative noise of `NOISE` = 16 u in each, which is more than its own
-roundings do. The bound is `MARGIN` times the largest change of the channel, and 32 u |y|. No sign amplifies it, since a
-sign reads a recorded value. onnxruntime computes Sigmoid with a quotient of polynomials, whose error is absolute: up to
-2.8 u where y is nearly 0. So a piece with one is allowed `SIGMOID` u more.
+Anything else is measured: `measured_bounds.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from math import prod, sqrt
 
 import numpy as np
@@ -51,17 +47,15 @@ from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
-from bnas_deploy.export.pieces import QUANTIZATION, Array, Piece, Recorded, weight_of
+from bnas_deploy.export.passes.gated_norm import GATED_NORM, GatedNorm
+from bnas_deploy.export.passes.means import MEAN_OF_TERMS, MeanNote
+from bnas_deploy.export.pieces import QUANTIZATION, Piece, Recorded, weight_of
 
 ROUNDING = 2.0**-24
 """Half the distance of 1.0 to the next float32: the relative error of one rounding."""
 
 SPREAD = 4
 FEW = 4
-NOISE = 2.0**-20
-MARGIN = 4
-NOISE_RUNS = 2
-SIGMOID = 4
 
 Bound = NDArray[np.float64]
 """The largest absolute difference of each value, or of values that broadcast to them."""
@@ -102,7 +96,13 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
     if any(node.op_type in CHOICES and node.domain == "" and not _is_integer(node) for node in piece.nodes):
         return None
     known = _Known(piece, recorded, worst)
-    bound = known.of_batch_norm(rounding) if BIAS_TERMS in last.meta and last.op_type == "Add" else known.of(rounding)
+    if GATED_NORM in last.meta:
+        return known.of_gated_norm(last.meta[GATED_NORM])
+    if MEAN_OF_TERMS in last.meta:
+        bound = known.of_mean_of_terms(rounding)
+    else:
+        is_norm = BIAS_TERMS in last.meta and last.op_type == "Add"
+        bound = known.of_batch_norm(rounding) if is_norm else known.of(rounding)
     if bound is None:
         return None
     return bound if last is piece.nodes[-1] else np.full((), bound.max())
@@ -130,36 +130,6 @@ def _quantized_bound(piece: Piece, recorded: Recorded) -> Bound:
     rounded = roundings(terms.shape[1], worst=True) * ROUNDING * terms.sum(axis=1) * largest
     bound: Bound = step * terms.max(axis=1) + rounded + 32 * ROUNDING * float(np.abs(recorded[piece.output]).max())
     return bound
-
-
-def measured_bounds(
-    pieces: Sequence[Piece], recorded: Recorded, answers: Callable[[Mapping[str, Array]], Sequence[Array]]
-) -> list[Bound]:
-    """Return what noise in the inputs of pieces makes of their outputs; `answers` runs them on arrays by name."""
-    generator = np.random.default_rng(0)
-    values = {str(value.name): recorded[value] for piece in pieces for value in piece.inputs}
-    values |= {str(piece.output.name): recorded[piece.output] for piece in pieces}
-    quiet = answers(values)
-    moved = [np.zeros(each.shape) for each in quiet]
-    for _ in range(NOISE_RUNS):
-        noisy = answers({name: _with_noise(data, generator) for name, data in values.items()})
-        changes = (np.abs(np.subtract(left, right, dtype=np.float64)) for left, right in zip(noisy, quiet, strict=True))
-        moved = [np.maximum(*both) for both in zip(moved, changes, strict=True)]
-    return [_measured(piece, recorded[piece.output], each) for piece, each in zip(pieces, moved, strict=True)]
-
-
-def _measured(piece: Piece, y: Array, moved: Bound) -> Bound:
-    axes = tuple(axis for axis in range(y.ndim) if axis != 1)
-    largest: Bound = moved.max(axis=axes, keepdims=True) if y.ndim > 1 else moved.max(keepdims=True)
-    absolute = SIGMOID * ROUNDING if any(node.op_type == "Sigmoid" for node in piece.nodes) else 0.0
-    return np.nan_to_num(MARGIN * largest + 32 * ROUNDING * np.abs(y.astype(np.float64)) + absolute)
-
-
-def _with_noise(data: Array, generator: np.random.Generator) -> Array:
-    if data.dtype != np.float32:
-        return data
-    noisy: Array = (data.astype(np.float64) * (1 + NOISE * generator.uniform(-1, 1, data.shape))).astype(np.float32)
-    return noisy
 
 
 def _rounds_nothing(node: ir.Node) -> bool:
@@ -277,6 +247,43 @@ class _Known:
             largest = x.flatten(2).amax(dim=2).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
             return (number * largest).numpy()
         return np.full((), number * float(x.max()))
+
+    def of_gated_norm(self, note: GatedNorm) -> Bound | None:
+        """Return the bound of a BN behind a product, as GatedNormToOnePass writes it: a fold, and each product."""
+        factors = [self.magnitude(value) for value in self.piece.inputs]
+        products = np.abs(note.slope).reshape(-1, 1, 1)
+        for factor in factors:
+            if factor is None:
+                return None
+            products = products * factor.numpy()
+        roundings_of_products = 2 * len(factors)
+        bound: Bound = ROUNDING * ((FOLD + roundings_of_products) * products + FOLD * note.terms.reshape(-1, 1, 1))
+        return bound
+
+    def of_mean_of_terms(self, rounding: Sequence[ir.Node]) -> Bound | None:
+        """Return the bound of s mean(x) + t mean(y) + c for mean(s x + t y + c), as MeanOfTerms writes it.
+
+        All is relative to M, the largest that a pixel can be: |s| |x| + |t| |y| and what c is summed from. PyTorch
+        rounds each pixel, and its mean of n of them; here the means are rounded as one, then scaled and added: a
+        product, a sum, and the two constants, for each term.
+        """
+        note: MeanNote = rounding[-1].meta[MEAN_OF_TERMS]
+        largest, count, means = note.terms, 1, 0
+        for node in rounding:
+            if node.op_type not in AVERAGES:
+                continue
+            x = self.magnitude(node.inputs[0])
+            if x is None:
+                return None
+            scaled = next(
+                (each for each in rounding if each.op_type == "Mul" and each.inputs[0] is node.outputs[0]), None
+            )
+            slope = 1.0 if scaled is None else np.abs(constant_array(scaled.inputs[1])).astype(np.float64).ravel()
+            largest = largest + slope * x.numpy().max(axis=(0, 2, 3))
+            count, means = max(count, prod(x.shape[2:])), means + 1
+        number = roundings(count, worst=self.worst) + note.roundings + FEW * means
+        bound: Bound = number * ROUNDING * largest.reshape(-1, *(1,) * (self.y.ndim - 2))
+        return bound
 
     def of_batch_norm(self, rounding: Sequence[ir.Node]) -> Bound | None:
         """X * slope + shift, as BatchNormToConstants writes it."""

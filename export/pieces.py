@@ -162,8 +162,14 @@ Shapes = dict[ir.Value, tuple[int, ...]]
 
 
 def _window_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) -> Shapes | None:
-    """Return what to feed to a piece of one convolution, pool or cut to get `wanted`; None if it is none."""
-    (node, *others) = [node for node in piece.nodes if node.op_type not in QUANTIZATION] or piece.nodes
+    """Return what to feed to a piece of one convolution, pool or cut to get `wanted`; None if it is none.
+
+    Functions of each pixel may stand around it, where nothing else is read.
+    """
+    nodes = [node for node in piece.nodes if node.op_type not in QUANTIZATION] or list(piece.nodes)
+    if len(piece.inputs) == 1 and len(nodes) > 1:
+        nodes = [node for node in nodes if not _is_pixelwise(node)] or nodes
+    node, *others = nodes
     windows = [] if others else [window for axis in (0, 1) if (window := _window(node, axis)) is not None]
     if len(windows) != 2:
         return None
@@ -200,12 +206,24 @@ def _elementwise_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...
 
 def _is_pixelwise(node: ir.Node) -> bool:
     """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
+    if node.op_type == "Reshape":
+        return _keeps_pixels(node)
+    if node.op_type == "BatchNormalization":
+        return True
     constants = [array_of(value) for value in node.inputs if value is not None]
     shapes = [data.shape for data in constants if data is not None]
     if node.op_type in ("Concat", "Gather", "Split"):
         return node.attributes.get_int("axis", 0) == CHANNEL_AXIS
     # A constant of one row and column holds for every pixel; so does one number.
     return node.op_type in ELEMENTWISE and all(np.prod(shape[-2:], dtype=int) == 1 for shape in shapes)
+
+
+def _keeps_pixels(reshape: ir.Node) -> bool:
+    """Tell whether rows and columns stay what they are, or there is one of each."""
+    x, target = reshape.inputs[0], array_of(reshape.inputs[1])
+    if target is not None and target.shape == (4,) and not target[2:].any():
+        return True
+    return x is not None and x.shape is not None and len(x.shape) == 4 and all(size == 1 for size in x.shape[2:])
 
 
 def _within(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from bnas_deploy.core.bundle import PieceCheck
-from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized, measured_bounds
+from bnas_deploy.export.bounds import ROUNDING, Bound, bound_of, is_quantized
 from bnas_deploy.export.graph import origin_of
 from bnas_deploy.export.inputs import Feed
+from bnas_deploy.export.measured_bounds import measured_bounds
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
 from bnas_deploy.export.ties import ties_within_rounding
 from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
