@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+import bnas_deploy.search
+
 _ALONE = frozenset({
     "__and__", "__or__", "__xor__", "_to_copy", "abs", "absolute", "add", "addcdiv", "addcmul", "alias", "atan",
     "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "ceil", "celu", "clamp", "clamp_max",
@@ -68,8 +70,9 @@ def path_of(node: Node) -> str:
 
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_NOT_THEIRS = (os.path.dirname(torch.__file__), "torch" + os.sep, os.path.dirname(os.path.dirname(__file__)), "<")
-"""How the files begin that are PyTorch's, the export's, or none."""
+_OURS = (os.path.dirname(os.path.dirname(__file__)), *bnas_deploy.search.__path__)
+_NOT_THEIRS = (os.path.dirname(torch.__file__), "torch" + os.sep, *_OURS, "<")
+"""How the files begin that are PyTorch's, the export's, our layers', or none."""
 
 
 def line_of(node: Node) -> str:

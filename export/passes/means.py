@@ -72,16 +72,13 @@ class MeanOfTerms:
     """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the means over rows and columns."""
-        return (node for node in model.graph if _averages_pixels(node))
+        """Return the means over rows and columns of what can be taken apart."""
+        means = (node for node in model.graph if _averages_pixels(node))
+        return (node for node in means if set(_sum_of(node).values) != {node.inputs[0]})
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why it stays the mean of what it reads."""
-        x, total = node.inputs[0], _sum_of(node)
-        assert x is not None
-        if set(total.values) == {x}:
-            return f"{x.name} is no sum or product with constants, or is needed as it is"
-        if not all(map(is_recorded, total.values)):
+        if not all(map(is_recorded, _sum_of(node).values)):
             return "PyTorch's program has no value of its own for a term"
         return None
 

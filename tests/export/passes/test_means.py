@@ -92,7 +92,7 @@ def test_what_is_needed_as_it_is_stays(load, listing, binary_conv, rng, nodes: s
     log = run([MeanOfTerms()], model)
 
     assert listing(model) == before
-    assert "is no sum or product with constants, or is needed as it is" in str(log.refusals[0])
+    assert not log.refusals
 
 
 @pytest.mark.parametrize("pool", ["kernel_shape = [2, 2], strides = [1, 1]", "kernel_shape = [3, 3], strides = [3, 3]"])
