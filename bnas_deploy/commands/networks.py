@@ -46,7 +46,8 @@ def command(
     """List the networks that --network takes, or those of these NAMEs, as published and in every form.
 
     Latency does not depend on the weights, so --measure needs no training. It measures each network against its float
-    twin and its int8 twin, in turns, as `bnas-deploy bench` does; all of them take an hour.
+    twin and its int8 twin, in turns, as `bnas-deploy bench` does; all of them take half an hour to
+    an hour.
     """
     if picture and not measure:
         raise click.UsageError("--picture shows latencies; give --measure as well")

@@ -22,6 +22,8 @@ from bnas_deploy.commands.options import (
     output_folder_option,
     skip_bad_option,
 )
+from bnas_deploy.core.bundle import MANIFEST
+from bnas_deploy.core.errors import CheckpointError
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import DATA_KINDS, without_folders
@@ -127,7 +129,13 @@ def run_folder(what: str, data: str, limit: int | None) -> Path:
 
 
 def checkpoint_of(source: Path) -> Path:
-    """Return a checkpoint, or of a folder of a run its best one."""
+    """Return a checkpoint, or of a folder of a run its best one.
+
+    Raises:
+        CheckpointError: it is a bundle.
+    """
+    if (source / MANIFEST).is_file():
+        raise CheckpointError(f"{source}: a bundle, which cannot be trained; give the run or the checkpoint it is of")
     return source / "best.safetensors" if source.is_dir() else source
 
 

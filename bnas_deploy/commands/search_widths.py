@@ -147,8 +147,8 @@ def command(
 ) -> None:
     """Search for the number of channels of every layer of a network: DMS, differentiable dimension search.
 
-    Afterwards: bnas-deploy train --network NETWORK --widths DIR/widths.json. Ctrl-C finishes the current step and saves
-    the place; --resume goes on from there.
+    It ends with the command lines that train the network it found, and one to compare with. Ctrl-C finishes the current
+    step and saves the place; --resume goes on from there.
     """
     if latency_us is not None and memory_mb is not None:
         raise click.UsageError("--memory-target and --latency-target exclude each other; leave one of them out")

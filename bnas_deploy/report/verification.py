@@ -35,10 +35,18 @@ def describe_export(result: "ExportResult") -> str:
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         *(_line("note", note) for note in result.log.notes),
         *(_line("binary layer", f"{layer.name}: {layer}") for layer in result.layers),
+        *_dropped(result),
         *(_line(subject, text) for subject, text in result.doubts.sentences().items()),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]
     return "\n".join(lines)
+
+
+def _dropped(result: "ExportResult") -> list[str]:
+    """Name the binary layers that the model has no more, such as those in front of a Zeroise."""
+    kept = {layer.name for layer in result.bundle.manifest.layers}
+    names = [layer.name for layer in result.layers if layer.name not in kept]
+    return [_line("dropped", f"{', '.join(names)}: no output depends on what they compute")] if names else []
 
 
 def _refusals(refusals: "Sequence[Refusal]") -> list[str]:

@@ -25,7 +25,8 @@ class FoldBatchNormBeforeGemm:
         if not has_known_parameters(gemm):
             return f"the weights of {gemm.name} are computed from the input"
         is_plain = all(gemm.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
-        if not is_plain or gemm.attributes.get_int("transA", 0):
+        is_transposed = bool(gemm.attributes.get_int("transA", 0))
+        if not is_plain or is_transposed:
             return f"{gemm.name} is scaled, or reads its input by columns"
         return None
 

@@ -243,10 +243,14 @@ class SearchRun(Run[Epoch]):
     def not_finite(self, name: str, value: float, step: int, cause: str = "") -> SearchError:
         """Say where a loss was lost."""
         return SearchError(
-            f"the {name} is {value} in epoch {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
-            f"still holds {counted(len(self.history), 'epoch')} before it. Try another --seed, a larger "
-            "--batch-size, or a lower learning rate"
+            f"the {name} is {value} in epoch {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; "
+            f"{self._kept()}. Try another --seed, a larger --batch-size, or a lower learning rate"
         )
+
+    def _kept(self) -> str:
+        if not self.history:
+            return "no epoch was finished before, so nothing is kept"
+        return f"{self.folder} still holds {counted(len(self.history), 'epoch')} before it"
 
     # ---- files
 

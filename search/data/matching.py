@@ -28,10 +28,10 @@ def open_matching(
     opened = open_for(data, image_size=size, in_channels=shape[0], limit=limit, skip_bad=skip_bad)
     description = opened.description
     got = (description.in_channels, *description.image_size)
-    wanted = f"the network takes images of {shape}, normalised with {preprocessing}"
+    wanted = f"the network takes images of {shape}, {_normalisation(preprocessing)}"
     if got != shape or description.preprocessing != preprocessing:
         raise DataError(
-            f"--data {data}: images of {got}, normalised with {description.preprocessing}; {wanted}; "
+            f"--data {data}: images of {got}, {_normalisation(description.preprocessing)}; {wanted}; "
             "give the data that it was trained on"
         )
     if description.class_names != labels:
@@ -40,6 +40,11 @@ def open_matching(
             f"the network tells apart {_few(labels)}; give the data that it was trained on"
         )
     return opened
+
+
+def _normalisation(preprocessing: Preprocessing) -> str:
+    mean, std = (", ".join(f"{number:g}" for number in part) for part in (preprocessing.mean, preprocessing.std))
+    return f"normalised with a mean of {mean} and a deviation of {std}"
 
 
 def _few(names: tuple[str, ...]) -> str:

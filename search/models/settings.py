@@ -65,7 +65,8 @@ SCHEME = Setting(
     "scheme",
     "--scheme",
     Choice(tuple(scheme_names())),
-    f"How binary convolutions binarise; docs/schemes.md describes each scheme. [default: {DEFAULT}]",
+    "How binary convolutions binarise; docs/schemes.md describes each scheme. [default: that of the network's paper, "
+    f"as `networks` lists it, of BNAS {DEFAULT}; of search-widths zero-alpha]",
     binary=True,
 )
 

@@ -39,6 +39,8 @@ from bnas_deploy.search.training.keras_files import HDF5, placed, places, read_k
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Where training scripts put a state dict beside other things."""
 
+_WANTED = "give a file of safetensors, of torch.save or of Keras"
+
 WRAPPERS = ("module.", "_orig_mod.")
 
 WORD_BITS = 32
@@ -131,7 +133,7 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; give a file of torch.save") from None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {_WANTED}") from None
 
 
 def _loaded(path: Path, data: bytes) -> Any:

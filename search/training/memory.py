@@ -155,11 +155,12 @@ def check_memory(what: str, need: Need, batch_size: int, device: torch.device, p
     if limit is None or wanted <= limit.bytes:
         return
     fits = math.floor((limit.bytes - held - need.fixed) / need.per_image) * sharing
-    smaller = f"--batch-size {fits} would fit" if fits >= 1 else "no --batch-size would fit"
+    smaller = f"--batch-size {fits} would fit" if fits >= 1 else "no --batch-size would fit: lower --image-size"
+    other = "or choose a smaller network" if fits < 1 else "or lower --image-size, or choose a smaller network"
     shared = f" on {sharing} GPUs" if sharing > 1 else ""
     raise BnasError(
         f"{what} with {batch_size} images a step{shared} takes about {_text(wanted)} of memory, and {limit.whose} "
-        f"{_text(limit.bytes)}; {smaller}, or lower --image-size, or choose a smaller network"
+        f"{_text(limit.bytes)}; {smaller}, {other}"
     )
 
 

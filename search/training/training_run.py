@@ -332,10 +332,15 @@ class TrainingRun(Run[EpochRecord]):
         """Say where the loss was lost."""
         return TrainError(
             f"the training {name} is {value} in epoch {self.place.epoch + 1}, step {step}, after a step at a "
-            f"learning rate of {self.learning_rate:.3g}{cause and ': '}{cause}; {self.folder / LAST} still holds the "
-            "epoch before. Try a lower optimiser.learning_rate, another --seed, a larger --batch-size or another "
+            f"learning rate of {self.learning_rate:.3g}{cause and ': '}{cause}; {self._kept()}. Try a "
+            "lower optimiser.learning_rate, another --seed, a larger --batch-size or another "
             "--recipe"
         )
+
+    def _kept(self) -> str:
+        if not self.history:
+            return f"no epoch was finished before; {self.folder / LAST} holds what the run began with"
+        return f"{self.folder / LAST} still holds the epoch before"
 
     def restore(self) -> None:
         """Go to where the run in the folder was saved, whose checkpoints have to be there."""

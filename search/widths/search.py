@@ -40,6 +40,7 @@ from bnas_deploy.core.width_history import (
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.models.backbone_settings import Widths
 from bnas_deploy.search.models.registry import FAMILIES
+from bnas_deploy.search.models.size_limits import MOST
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT
@@ -268,6 +269,7 @@ class _WidthRun(Run[WidthEpoch]):
         self.distribution.keep_in_space()
         if not torch.isfinite(self.distribution.mu).all():
             raise self.not_finite("mean mu of a width", math.nan, self.place.step + 1)
+        self.check_widths()
         self.add(LOSS, loss, len(labels))
         self.add(PENALTY, penalty, len(labels))
         self.count("half", labels, logits)
@@ -324,10 +326,31 @@ class _WidthRun(Run[WidthEpoch]):
     def not_finite(self, name: str, value: float, step: int, cause: str = "") -> WidthSearchError:
         """Say where a number was lost."""
         return WidthSearchError(
-            f"the {name} is {value} in pass {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; {self.folder} "
-            f"still holds {counted(len(self.history), 'pass', 'passes')} before it, and {WIDTHS_FILE} of them. Try "
-            "another --seed, a larger --batch-size, or a lower --learning-rate or --width-learning-rate"
+            f"the {name} is {value} in pass {self.place.epoch + 1}, step {step}{cause and ': '}{cause}; "
+            f"{self._kept()}. Try another --seed, a larger --batch-size, or a lower --learning-rate or "
+            "--width-learning-rate"
         )
+
+    def _kept(self) -> str:
+        if not self.history:
+            return "no pass was finished before, so nothing is kept"
+        passes = counted(len(self.history), "pass", "passes")
+        return f"{self.folder} still holds {passes} before it, and {WIDTHS_FILE} of them"
+
+    def check_widths(self) -> None:
+        """Refuse a mean width that no network may have, before its channels are counted.
+
+        Raises:
+            WidthSearchError: names it.
+        """
+        widest = self.distribution.mu.detach() * self.base
+        if widest.max() > MOST["channels"]:
+            index = int(widest.argmax())
+            raise WidthSearchError(
+                f"width {index + 1} of {self.config.network.network} grew to {float(widest[index]):.3g} channels in "
+                f"pass {self.place.epoch + 1}; wanted at most {MOST['channels']:,}; {self._kept()}. Use a lower "
+                "--width-learning-rate"
+            )
 
     # ---- files
 

@@ -62,6 +62,9 @@ def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path
     assert lines["still float"].strip().startswith("stem.conv, cells.1.skip.conv, cells.2.skip.conv, classifier (")
     size = (tmp_path / "bundle" / "model.onnx").stat().st_size
     assert lines["model.onnx"].strip() == f"{size / 1000:,.1f} kB"
+    names = lines["dropped"].strip()
+    assert names.endswith(": no output depends on what they compute")
+    assert result.output.count("\nbinary layer ") == count + names.count(",") + 1
     assert result.output.endswith(f"Next: bnas-deploy bench {tmp_path / 'bundle'}\n")
 
 
@@ -203,7 +206,8 @@ def test_outputs_that_cannot_be_written_are_refused(checkpoint: Path, tmp_path: 
 
 def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", "digits")
-    assert message.startswith("--data digits: images of (1, 8, 8), normalised with ")
+    assert message.startswith("--data digits: images of (1, 8, 8), normalised with a mean of 0.3")
+    assert "; the network takes images of (3, 32, 32), normalised with a mean of 0.5, 0.5, 0.5 and a dev" in message
     assert message.endswith("give the data that it was trained on")
     # Images of the right kind, but of other things.
     other = untrained_checkpoint(SMALL, seed=0)

@@ -350,3 +350,9 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bundle_is_no_start_of_a_training(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    result = invoke("-o", tmp_path / "run", "--from", tmp_path)
+    assert f"{tmp_path}: a bundle, which cannot be trained; give the run or the checkpoint it is of" in result.output

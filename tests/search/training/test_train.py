@@ -671,7 +671,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(run, tmp_path):
         TrainError,
         match=r"the training loss is (nan|inf) in epoch 1, step 2, after a step at a learning rate of 1e\+30: the "
         r"first values that are not finite are the output of \S+, from finite weights \(up to \S+\) and an input "
-        r"\(up to \S+\); .*last.safetensors still holds the epoch before. Try a lower optimiser.learning_rate",
+        r"\(up to \S+\); no epoch was finished before; .*last.safetensors holds what the run began with. Try a lower "
+        r"optimiser.learning_rate",
     ):
         run(tmp_path, recipe=replace(RECIPE, optimiser=optimiser, schedule=schedule))
     for tensors in (

@@ -252,8 +252,17 @@ def test_weights_that_signs_hide_from_the_loss_stop_it_too(run, tmp_path, monkey
         self.network.network.blocks[0][0].weight.data[0, 0, 0, 0] = math.inf
 
     monkeypatch.setattr(module._WidthRun, "weight_step", poisoned)
-    with pytest.raises(BnasError, match=r"the largest weight is (inf|nan) in pass 1, step 3; .* still holds 0 passes"):
+    with pytest.raises(BnasError, match=r"the largest weight is (inf|nan) in pass 1, step 3; no pass was finished"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e5])
+def test_widths_that_no_network_may_have_stop_it(run, tmp_path, rate):
+    message = (
+        r"width \d of VGG-11 grew to \S+ channels in pass \d; wanted at most 65,536; .* lower --width-learning-rate"
+    )
+    with pytest.raises(BnasError, match=message):
+        run(tmp_path, config=replace(CONFIG, width_learning_rate=rate))
 
 
 def test_a_network_for_other_images_or_too_few_are_refused(run, tmp_path):
