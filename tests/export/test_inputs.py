@@ -86,7 +86,7 @@ INPUTS: dict[str, tuple[Images | Inputs, str]] = {
         Inputs(({"a|b": IMAGE}, META)),
         "inputs: the name 'image.a|b'; give one of printable characters without",
     ),
-    "shape": (Inputs((IMAGE[:, :2], META)), "Pair: in conv (BinaryConv2d), RuntimeError: "),
+    "shape": (Inputs((IMAGE[:, :2], META)), "Pair: in conv (BinaryConv2d), "),
 }
 
 
