@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
+from bnas_deploy.export.bounds import bound_of
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.graph import constant, constant_array
 from bnas_deploy.export.passes import DropUnused, GatedNormToOnePass
+from bnas_deploy.export.pieces import Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session, session_options
 
@@ -66,3 +70,27 @@ def test_it_stays(load, listing, rng, nodes: str) -> None:
     assert [each.reason for each in log.refusals] == [
         "it is no product of images and one gate, which nobody else reads"
     ]
+
+
+def test_its_bound_holds_and_one_wrong_slope_is_outside(load, evaluate, rng) -> None:
+    text = f"{HEADER} {{ {GATE} q = Mul (g, x) p = Mul (q, r) {NORM.format('p')} z = Relu (r) }}"
+    model = load(text, **_constants(rng))
+    shapes = {"x": (1, 3, 4, 5), "h": (1, 3, 1, 1), "r": (1, 3, 4, 5)}
+    feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    values = {name: torch.from_numpy(np.array(data)) for name, data in evaluate(model, feeds).items()}
+    run([GatedNormToOnePass(), DropUnused()], model)
+    recorded = Recorded(values)
+    piece = next(piece for piece in pieces_of(model, recorded) if piece.output.name == "n")
+    bound = bound_of(piece, recorded)
+
+    def error() -> np.ndarray:
+        return np.abs(evaluate(model, feeds)["n"].astype(np.float64) - values["n"].numpy())
+
+    assert bound is not None
+    assert (error() <= bound).all()
+    corner = corner_check(piece, recorded)
+    assert [each.shape[2:] for each in corner.inputs].count((1, 1)) == 1  # the gate; images are fed in part
+    product = next(node for node in model.graph if node.op_type == "Mul" and "g" in [each.name for each in node.inputs])
+    slope = constant_array(product.inputs[1]) * np.float32([1, 1.0001, 1]).reshape(1, 3, 1, 1)
+    product.replace_input_with(1, constant(model.graph, "wrong", slope))
+    assert (error() > bound).any()
