@@ -23,6 +23,7 @@ from bnas_deploy.search.models.backbone_settings import read_widths_file
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import network_size
+from bnas_deploy.search.training.acceleration import tf32
 from bnas_deploy.search.training.result import BEST, LAST
 from bnas_deploy.search.training.run import RESUME
 from bnas_deploy.search.training.stages import STAGES, train_in_stages
@@ -59,13 +60,14 @@ def perform(trial: Trial, root: Path, *, device: torch.device, machine: str, sto
     if read_result(folder) is None:
         images = open_data(trial.material.data, limit=trial.material.limit)
         common = {"seed": trial.seed, "device": device, "stop": stop}
-        match trial:
-            case CellSearch():
-                result = _search(trial, folder / RUN, images.in_memory(), common)
-            case WidthSearch():
-                result = _search_widths(trial, folder / RUN, images.in_memory(), common)
-            case Training():
-                result = _train(trial, root, images, common)
+        with tf32(False):  # what is measured beside the runs is in float32 as well
+            match trial:
+                case CellSearch():
+                    result = _search(trial, folder / RUN, images.in_memory(), common)
+                case WidthSearch():
+                    result = _search_widths(trial, folder / RUN, images.in_memory(), common)
+                case Training():
+                    result = _train(trial, root, images, common)
         if result is None:
             return False
         write_result(folder, replace(result, machine=machine))
