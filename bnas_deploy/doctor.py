@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
-from bnas_deploy.runtime.bench.machine import cpu_flags, cpu_name, native_isa, usable_cpus
+from bnas_deploy.core.host import usable_cpus
+from bnas_deploy.runtime.bench.machine import cpu_flags, cpu_name, native_isa
 from bnas_deploy.runtime.kernels.specs import specs_of
 from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
 from bnas_deploy.runtime.selftest import SelfTest, run_selftest
@@ -77,7 +78,7 @@ def _host() -> Iterator[Finding]:
         text = f"{this_machine()}: no library is built for it, and this package is not tested there"
         advice = "onnxruntime alone runs a bundle's model.onnx, by the function bodies: the same answers, slower"
         yield Finding("system", None, text, advice)
-    yield Finding("CPU", True, f"{cpu_name()}, {platform.machine()}, {cpus} processor{'s' * (cpus > 1)} to use")
+    yield Finding("CPU", True, f"{cpu_name()}, {this_architecture()}, {cpus} processor{'s' * (cpus > 1)} to use")
     yield Finding("Python", True, f"{platform.python_version()}, {sys.executable}")
     yield Finding("numpy", True, importlib.metadata.version("numpy"))
 

@@ -217,6 +217,51 @@ def _old_onnxruntime(version: str, config: pytest.Config, temporary: pytest.Temp
     return OldOnnxruntime(place)
 
 
+WINE_PLACES = ("wine64", "/usr/lib/wine/wine64", "wine")
+
+
+@dataclass(frozen=True)
+class Wine:
+    """A Windows of its own: `words` start a program there."""
+
+    words: tuple[str, ...]
+    environment: dict[str, str]
+
+    def run(self, *command: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.words, *map(str, command)],
+            env={**os.environ, **self.environment, **variables},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    @staticmethod
+    def path(path: Path) -> str:
+        """Return a path as that Windows has it: the root of this system's files is Z:."""
+        return "Z:" + str(path).replace("/", "\\")
+
+
+@pytest.fixture(scope="session")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wine]:
+    program = next(filter(None, map(shutil.which, WINE_PLACES)), None)
+    if program is None:
+        pytest.skip("needs Wine: apt-get install --no-install-recommends wine wine64")
+    prefix = tmp_path_factory.mktemp("wine") / "prefix"
+    # Neither Mono nor Gecko: Wine would ask in a window whether to install them.
+    environment = {"WINEPREFIX": str(prefix), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
+    wine = Wine((program,), environment)
+    started = wine.run("wineboot.exe", "--init")
+    if not (prefix / "drive_c/windows/system32/kernel32.dll").is_file():
+        pytest.skip(f"Wine does not start here: {started.stderr[-500:]}")
+    yield wine
+    if server := shutil.which("wineserver"):
+        subprocess.run([server, "-k"], env={**os.environ, **environment}, check=False)
+    shutil.rmtree(prefix, ignore_errors=True)  # it has hundreds of megabytes
+
+
 @pytest.fixture
 def operator_model() -> "Callable[..., onnx.ModelProto]":
     """Make a model of one operator of the domain `bnas`; see `_operator_model`."""

@@ -22,6 +22,8 @@ NOT_ON_A_DEVICE = FRAMEWORKS - {"numpy", "onnxruntime", "rich"} | {"bnas_deploy.
 def _modules_of(package: ModuleType) -> list[str]:
     """Return the package and its modules; not what pkgutil finds, which takes the operator library for a module."""
     files = sorted(Path(package.__path__[0]).glob("*.py"))
+    other = "posix" if sys.platform == "win32" else "windows"  # a module of another system
+    files = [file for file in files if file.stem != other]
     return [package.__name__, *(f"{package.__name__}.{file.stem}" for file in files if file.stem != "__init__")]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+from bnas_deploy.core import host
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.memory import memory_bytes
 from bnas_deploy.core.partial import partial_file
@@ -33,8 +34,7 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: the file cannot be opened, or is not regular; `strerror` says what it is.
     """
     _check_regular(path, path.stat())  # before it is opened, which may already do something to a device
-    # Another file may have taken its place: a pipe without a writer would then block.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = host.open_to_read(path)
     try:
         _check_regular(path, os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
@@ -78,8 +78,8 @@ def write_whole(path: Path, data: bytes) -> None:
         with partial_file(path.parent) as (fresh, descriptor):
             _write(descriptor, data)
             os.fsync(descriptor)  # or a power cut could leave the new name on an empty file
-            os.fchmod(descriptor, 0o666 & ~_umask())  # until here nobody else could read it
-            fresh.replace(path)
+            host.publish(descriptor)  # until here nobody else could read it
+            host.replace(fresh, path)
     except OSError as error:
         raise BnasError(f"{path}: cannot be written: {error.strerror}; choose another folder or make room") from None
 
@@ -157,10 +157,3 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]  # Linux writes at most 2 GiB at a time
-
-
-def _umask() -> int:
-    # There is no way to ask without setting it.
-    current = os.umask(0)
-    os.umask(current)
-    return current

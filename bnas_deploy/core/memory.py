@@ -1,8 +1,9 @@
 """How much memory a machine has."""
 
-import os
 import re
 from pathlib import Path
+
+from bnas_deploy.core import host
 
 
 def memory_bytes(root: Path = Path("/")) -> int | None:
@@ -13,6 +14,4 @@ def memory_bytes(root: Path = Path("/")) -> int | None:
         text = ""
     if found := re.search(r"^MemTotal:\s*(\d+) kB", text, re.MULTILINE):
         return int(found[1]) * 1024
-    if root != Path("/") or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host.memory_bytes() if root == Path("/") else None

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import FrameType
 
+from bnas_deploy.core import host
 from bnas_deploy.core.bundle import MANIFEST, Manifest, read_manifest
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.files import NO_ROOM
@@ -70,8 +71,7 @@ def _sync(folder: Path) -> None:
     """Have the disk take all files, or a power cut could leave a bundle of empty files; a full disk shows here too."""
     for file in folder.rglob("*"):
         if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            host.sync(file)
 
 
 @contextmanager

@@ -1,16 +1,13 @@
 """Files and folders that are not finished yet: where they lie, whose they are, and what becomes of a killed writer's.
 
-A writer works beside its target, under a name that no target has, and holds a lock (flock) on what it writes. The
-kernel releases the lock however the process ends, SIGKILL included. So whoever gets the lock of a partial file knows
+A writer works beside its target, under a name that no target has, and holds a lock on what it writes. The
+system releases the lock however the process ends, SIGKILL included. So whoever gets the lock of a partial file knows
 that its writer is gone, and removes the file: that happens before each write into the same folder.
 
 A lock may not reach other machines on a shared file system. The name therefore carries the boot of the machine that
 wrote it, and what another boot left is removed only after a week. Where a file system has no locks, nothing is removed.
 """
 
-import ctypes
-import errno
-import fcntl
 import os
 import platform
 import re
@@ -23,6 +20,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from bnas_deploy.core import host
+
 OF_OTHER_BOOTS_S = 7 * 24 * 3600
 """Age from which the leftovers of another boot, or of another machine, are removed."""
 
@@ -30,9 +29,6 @@ OF_OTHER_BOOTS_S = 7 * 24 * 3600
 _NAME = re.compile(r"\.bnas-deploy-(?:(?P<boot>[0-9a-f]{8})-)?[0-9a-z_]+\.partial")  # without boot: up to 0.1.0
 
 _REPLACED = "old"  # in a partial folder: what it replaces goes there for an instant, under its own name
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -43,13 +39,13 @@ def partial_file(folder: Path) -> Iterator[tuple[Path, int]]:
         OSError: it cannot be made.
     """
     remove_leftovers(folder)
-    path, descriptor = _locked(folder, lambda path: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    path, descriptor = _locked(folder, host.create)
     try:
         yield path, descriptor
     finally:
         with suppress(OSError):  # it was renamed; or cannot be removed, then the next writer tries
             path.unlink()
-        os.close(descriptor)
+        os.close(descriptor)  # Windows removes it now
 
 
 @contextmanager
@@ -64,45 +60,29 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove_folder(path)
-        os.close(descriptor)
+        emptied = _empty_folder(path)
+        os.close(descriptor)  # what Windows locks lies in the folder, and cannot be removed before
+        if emptied:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def put_folder(fresh: Path, path: Path, work: Path) -> None:
     """Rename `fresh`, which lies in the partial folder `work`, to `path`; what is there ends up in `work`.
 
-    Linux exchanges the two, so there is a whole folder at `path` at any time. Other systems and some file systems (NFS)
-    need two renamings. A process that is killed between them leaves nothing at `path`, and the next writer puts the old
-    file back.
+    Linux and macOS exchange the two, so there is a whole folder at `path` at any time. Windows and some file systems
+    (NFS) need two renamings. A process that is killed between them leaves nothing at `path`, and the next writer puts
+    the old file back.
 
     Raises:
         OSError: it cannot be renamed; `path` is as before when `work` has been removed.
     """
     if not os.path.lexists(path):
         fresh.rename(path)
-    elif not exchange(fresh, path):
+    elif not host.exchange(fresh, path):
         old = work / _REPLACED / path.name
         old.parent.mkdir()
         path.rename(old)
         fresh.rename(path)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return False where the system or the file system cannot do that.
-
-    Raises:
-        OSError: they cannot be exchanged.
-    """
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:  # no Linux, or a glibc before 2.28
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(other))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -118,22 +98,27 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _remove_if_left(path: Path, *, of_this_boot: bool) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = host.open_to_lock(path)
     try:
-        state = os.fstat(descriptor)
+        state = os.stat(path, follow_symlinks=False)
         old_enough = of_this_boot or time.time() - state.st_mtime > OF_OTHER_BOOTS_S
-        ours = state.st_uid == os.geteuid() and (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode))
-        if ours and old_enough and _lock(descriptor):
-            if stat.S_ISDIR(state.st_mode):
-                _remove_folder(path)
-            else:
-                path.unlink()
+        ours = host.is_mine(state) and (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode))
+        if not (ours and old_enough and host.lock(descriptor) and host.is_still(path, descriptor)):
+            return
+        emptied = stat.S_ISDIR(state.st_mode) and _empty_folder(path)
+        if not stat.S_ISDIR(state.st_mode):
+            path.unlink()
     finally:
         os.close(descriptor)
+    if emptied:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_folder(path: Path) -> None:
-    """Remove a partial folder; what it was replacing goes back if nothing came in its place."""
+def _empty_folder(path: Path) -> bool:
+    """Remove what is in a partial folder, as far as that is possible; return False where it must stay.
+
+    What it was replacing goes back if nothing came in its place.
+    """
     try:
         for old in (path / _REPLACED).iterdir():
             if not os.path.lexists(path.parent / old.name):
@@ -141,8 +126,9 @@ def _remove_folder(path: Path) -> None:
     except FileNotFoundError:  # it replaces nothing
         pass
     except OSError:  # what it was replacing is in there; the next writer tries again
-        return
+        return False
     shutil.rmtree(path, ignore_errors=True)
+    return True
 
 
 def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
@@ -154,35 +140,18 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except FileExistsError:
             continue
         # Before it is locked, another writer may take it for a leftover: then it is made anew.
-        if _lock(descriptor) is not False and _is_still(path, descriptor):
+        if host.lock(descriptor) is not False and host.is_still(path, descriptor):
             return path, descriptor
         os.close(descriptor)
 
 
 def _make_folder(path: Path) -> int:
-    path.mkdir(mode=0o700)
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return host.make_folder(path)
     except FileNotFoundError:
-        raise FileExistsError from None  # it was taken for a leftover: another name, please
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock a file without waiting; return False where another process has it, None where there are no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        if path.parent.is_dir():
+            raise FileExistsError from None  # it was taken for a leftover: another name, please
+        raise
 
 
 def _boot() -> str:

@@ -44,7 +44,7 @@ def work_folder() -> Iterator[Path]:
     """Give a new folder, removed at the end; one request at a time, since two measurements would disturb each other."""
     for name in ("files", "site"):
         (root() / name).mkdir(parents=True, exist_ok=True)
-    with (root() / "lock").open("w") as lock:
+    with (root() / "lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -24,7 +24,6 @@ from bnas_deploy.core.bundle import MANIFEST, Bundle
 from bnas_deploy.core.errors import BnasError, DeviceError, printable
 from bnas_deploy.core.files import open_regular, temporary_folder
 from bnas_deploy.core.json_records import LARGEST_FILE, from_json, parse
-from bnas_deploy.remote import device_agent
 from bnas_deploy.remote.wheels import library_in, target_of, wheel_for
 from bnas_deploy.runtime.targets import OLDEST_GLIBC
 
@@ -41,6 +40,9 @@ CONNECTION_FAILED = 255
 
 ERROR = "Error: "
 """How an error of the command line there begins."""
+
+AGENT = Path(__file__).with_name("device_agent.py")
+"""What runs on the device, which is a Linux; it is not imported, for this machine may be another."""
 
 CHUNK = 1 << 20
 
@@ -112,7 +114,7 @@ class Connection:
         Raises:
             DeviceError: it failed there, the answer is of another kind, or the connection was lost.
         """
-        source = Path(device_agent.__file__).read_text(encoding="utf-8")
+        source = AGENT.read_text(encoding="utf-8")
         return self.run_python(kind, source, json.dumps(request).encode() + b"\n", files)
 
     def run_python(self, kind: type[Answer], source: str, head: bytes = b"", files: Sequence[Path] = ()) -> Answer:

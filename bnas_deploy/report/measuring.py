@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from bnas_deploy.core.bundle import Bundle
+from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.latency_table import LatencyTable
 from bnas_deploy.report.saved import Report, measured_network, size_text
 from bnas_deploy.report.text import answer, twin_answer
 from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
 from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
-from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine, usable_cpus
+from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine
 from bnas_deploy.runtime.bench.networks import measure_bundle as measure_networks
 from bnas_deploy.runtime.bench.operations import measure_workloads
 from bnas_deploy.runtime.bench.records import Record

@@ -285,7 +285,7 @@ def _machine_table(machine: Machine) -> Table:
         ("temperature", _before_and_after(machine.temperature_c, machine.temperature_c_after, figures.celsius)),
         ("throttling", _before_and_after(machine.throttling, machine.throttling_after, figures.throttling)),
         ("memory", figures.gigabytes(machine.memory_bytes)),
-        ("load average", " ".join(f"{load:.2f}" for load in machine.load_average)),
+        ("load average", _load(machine)),
         ("system", f"{machine.os}, {machine.kernel}"),
         (
             "versions",
@@ -295,6 +295,10 @@ def _machine_table(machine: Machine) -> Table:
         ("date", machine.date),
     ]
     return Table("Machine", ("", ""), tuple(rows), left=frozenset({0, 1}), wraps=True)
+
+
+def _load(machine: Machine) -> str:
+    return " ".join(f"{load:.2f}" for load in machine.load_average or ()) or "not told by this system"
 
 
 def _clock(machine: Machine) -> str:

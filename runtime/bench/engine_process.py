@@ -4,15 +4,13 @@ Engines keep threads. Those of OpenVINO go on looking for work after a run, and 
 run finds them. In one process BNAS-D gained 1.06 times from a second thread with OpenVINO beside it, alone 1.7 times.
 
 Both ends are here. A request is a line of JSON on the process's standard input, the answer a line on its standard
-output; arrays go through files. Between requests the process is stopped (SIGSTOP), with all its threads. It ends with
-the one that started it, however that ends, and is in a session of its own, so that Ctrl-C in a terminal is that one's.
+output; arrays go through files. Between requests the process is stopped, with all its threads. It ends with the one
+that started it, however that ends, and is in a session of its own, so that Ctrl-C in a terminal is that one's.
 """
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +23,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 from numpy.typing import NDArray
 
-from bnas_deploy.core import errors
+from bnas_deploy.core import errors, host
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.npz import read_arrays, write_arrays
 from bnas_deploy.runtime.bench.openvino import UnsupportedLayerError
@@ -97,7 +95,7 @@ class EngineProcess:
             str(os.getpid()),
             str(threads),
         ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._process = host.start_apart(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._opened = 0
 
     def __enter__(self) -> Self:
@@ -138,35 +136,25 @@ class EngineProcess:
         assert self._process.stdout
         line = json.dumps({"do": do, **request}).encode() + b"\n"
         try:
-            os.kill(self._process.pid, signal.SIGCONT)
+            host.go_on(self._process)
             self._process.stdin.write(line)
             self._process.stdin.flush()
         except (BrokenPipeError, ProcessLookupError):
             raise self._ended() from None
         answer = self._process.stdout.readline()
-        if not answer or not self._stop():
+        if not answer or not host.stop(self._process):
             raise self._ended()
         said: dict[str, Any] = json.loads(answer)
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
         return said["answer"]
 
-    def _stop(self) -> bool:
-        """Return when every thread stands still; tell whether the process is still there."""
-        pid = self._process.pid
-        os.kill(pid, signal.SIGSTOP)
-        state = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if state is None or state.si_code != os.CLD_STOPPED:
-            return False
-        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
-        return True
-
     def _ended(self) -> Exception:
         code = self._process.wait()
-        if code >= 0:  # it has shown its traceback
+        if (ender := host.ended_by(code)) is None:  # it has shown its traceback
             return ChildProcessError(f"the process of {self._name} ended with {code}")
         return BnasError(
-            f"{self._name}: its process was ended by {signal.Signals(-code).name}; nothing was measured. SIGKILL "
+            f"{self._name}: its process was ended by {ender}; nothing was measured. SIGKILL "
             "mostly means that the system was short of memory: end other programs, or measure fewer images at once"
         )
 
@@ -250,18 +238,8 @@ def _serve(requests: BinaryIO, answers: BinaryIO, *, threads: int) -> None:
         answers.flush()
 
 
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-
-def _end_with(parent: int) -> None:
-    """Be killed when the parent is gone: stopped, this process would see no end of its input."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # gone before that
-        sys.exit()
-
-
 def _main(parent: int, threads: int) -> None:
-    _end_with(parent)
+    host.end_with_parent(parent)  # stopped, this process would see no end of its input
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what an engine prints is no answer
     _serve(sys.stdin.buffer, answers, threads=threads)

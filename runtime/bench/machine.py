@@ -3,7 +3,6 @@
 import ctypes
 import datetime
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -12,8 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bnas_deploy
+from bnas_deploy.core.host import load_average, usable_cpus
 from bnas_deploy.core.memory import memory_bytes
+from bnas_deploy.runtime.bench.processor import Processor, processor
 from bnas_deploy.runtime.library import check_forced_isa, library_path
+from bnas_deploy.runtime.targets import this_architecture
 
 ISA_FLAGS = (
     # x86-64, as /proc/cpuinfo spells them: what binary, float and int8 convolutions are made of.
@@ -90,7 +92,7 @@ class Machine:
     governor: str | None
     clock_mhz: float | None
     max_clock_mhz: float | None
-    load_average: tuple[float, float, float]
+    load_average: tuple[float, float, float] | None
     memory_bytes: int | None
     os: str
     kernel: str
@@ -110,19 +112,20 @@ def read_machine(root: Path = Path("/")) -> Machine:
     """Describe this machine; `root` is where its /proc and /sys are."""
     flags = cpu_flags(root)
     clock = root / CLOCK
+    other = _elsewhere(root)
     return Machine(
         cpu=cpu_name(root),
-        architecture=platform.machine(),
+        architecture=this_architecture(),
         isa_flags=tuple(flag for flag in ISA_FLAGS if flag in flags),
-        cores=_cores(root),
+        cores=other.cores if other else _cores(root),
         cpus=usable_cpus(),
         virtual="hypervisor" in flags,
         governor=_read(clock / "scaling_governor"),
         clock_mhz=_clock(root),
-        max_clock_mhz=_megahertz(clock / "cpuinfo_max_freq"),
-        load_average=os.getloadavg(),
+        max_clock_mhz=other.max_clock_mhz if other else _megahertz(clock / "cpuinfo_max_freq"),
+        load_average=load_average(),
         memory_bytes=memory_bytes(root),
-        os=_os_name(root),
+        os=other.os if other else _os_name(root),
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         numpy=importlib.metadata.version("numpy"),
@@ -144,13 +147,15 @@ def after_measuring(machine: Machine, root: Path = Path("/")) -> Machine:
     )
 
 
-def usable_cpus() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0))
+def _elsewhere(root: Path) -> Processor | None:
+    """Return what another system than Linux tells; None where `root` holds files of one."""
+    return processor() if root == Path("/") else None
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """Return the features of the processor as /proc/cpuinfo names them: `flags` on x86, `Features` on ARM."""
+    if other := _elsewhere(root):
+        return other.flags
     found = _field(_read(root / "proc/cpuinfo") or "", "flags|Features")
     return frozenset((found or "").split())
 
@@ -176,6 +181,8 @@ def vector_isa(flags: frozenset[str]) -> str:
 
 def cpu_name(root: Path = Path("/")) -> str:
     """Return the model's name; an ARM kernel gives only numbers, but often the name of the board."""
+    if other := _elsewhere(root):
+        return other.name
     cpuinfo = _read(root / "proc/cpuinfo") or ""
     name = _field(cpuinfo, "model name")
     if name:

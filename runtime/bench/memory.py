@@ -1,13 +1,12 @@
 """How much memory an engine takes at most, asked of a process that does nothing else.
 
 The figures are from VmHWM of /proc/self/status: the most physical memory that the process ever held. Not ru_maxrss of
-getrusage, which a new process inherits from the one that started it.
+getrusage, which a new process inherits from the one that started it on Linux. macOS has that alone, Windows a counter.
 """
 
 import ctypes
 import importlib
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas_deploy.core import host
 from bnas_deploy.runtime.bench.engines import ENGINES, Engine, Runner
 
 
@@ -80,7 +80,7 @@ def _run_without_arena(engine: Engine, model: Path, inputs: Mapping[str, NDArray
     Every block goes back to the system when it is freed, so that no reserve hides what a run takes.
     """
     # Linux counts pages by processor and adds up what is known to some 32 pages each: on one, that is 128 kB.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    host.stay_on_one_cpu()
     if engine.open_without_arena is None or not _return_freed_blocks():
         return {"activation_bytes": None}
     runner = engine.open_without_arena(model, inputs, threads=1)
@@ -109,6 +109,8 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 
 def _return_freed_blocks() -> bool:
     """Make malloc map each block by itself, from a page up; tell whether it does so."""
+    if sys.platform != "linux":
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     return bool(mallopt and mallopt(M_MMAP_THRESHOLD, SMALLEST_BLOCK))
 
@@ -123,7 +125,11 @@ def _forget_peak() -> bool:
 
 
 def _status_bytes(field: str) -> int | None:
-    match = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        return host.peak_bytes() if field == "VmHWM" else None
+    match = re.search(rf"^{field}:\s*(\d+) kB", text, re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 

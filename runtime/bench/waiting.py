@@ -7,12 +7,13 @@ least that a thread was interrupted, and the processor time of all threads how m
 """
 
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from bnas_deploy.core import host
 
 HARMLESS_NS = 20_000
 HARMLESS_SHARE = 0.03
@@ -83,13 +84,13 @@ class Stopwatch:
         return found
 
     def _with_usage(self, call: Callable[[], object]) -> Run:
-        before, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
+        before, cpu = host.context_switches(), time.process_time_ns()
         start = time.perf_counter_ns()
         call()
         ns = time.perf_counter_ns() - start
         cpu = time.process_time_ns() - cpu
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        if after.ru_nvcsw == after.ru_nivcsw == 0:  # no process gets so far without one: they are not counted here
+        after = host.context_switches()
+        if before is None or after is None:
             return Run(ns, None)
-        interrupted = after.ru_nivcsw > before.ru_nivcsw
+        interrupted = after[1] > before[1]
         return Run(ns, max(0, self._threads * ns - cpu) if interrupted else 0)

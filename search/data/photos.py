@@ -1,6 +1,5 @@
 """Images that are decoded when they are needed, wherever they are kept: in files, or in somebody's data set."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bnas_deploy.core import host
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.augment import flip, jitter_colours, random_crop, shift_image
 from bnas_deploy.search.data.augmentation import SMALL, Augmentation
@@ -164,7 +164,7 @@ class PhotoDataSet(DataSet):
         Raises:
             DataError: an image cannot be read, and bad ones are not left out.
         """
-        threads = len(os.sched_getaffinity(0))
+        threads = host.usable_cpus()
         channels = self.description.in_channels
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             ahead: deque[list[_Decoding]] = deque()

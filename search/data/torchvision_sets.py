@@ -75,7 +75,7 @@ def _named_on_disk() -> list[str]:
     try:
         files = importlib.metadata.files("torchvision") or []
         sources = [each for each in files if each.as_posix() == "torchvision/datasets/__init__.py"]
-        tree = ast.parse(sources[0].read_text() if sources else "")
+        tree = ast.parse(sources[0].read_text(encoding="utf-8") if sources else "")
     except (importlib.metadata.PackageNotFoundError, OSError, ValueError, SyntaxError):
         return []
     lists = (each.value for each in tree.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == _ALL)

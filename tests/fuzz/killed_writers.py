@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnas_deploy.core import partial
+from bnas_deploy.core import host, partial
 from bnas_deploy.core.bundle import (
     FILES,
     MANIFEST,
@@ -87,7 +87,7 @@ class Counter:
         sys.addaudithook(lambda event, arguments: self._audit(event, arguments))
         for name in ("write", "fsync"):
             setattr(os, name, self._counted(f"os.{name}", getattr(os, name)))
-        partial.exchange = self._counted("exchange", partial.exchange)
+        host.exchange = self._counted("exchange", host.exchange)
         self.running = True
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -198,12 +198,12 @@ def bundle_content(folder: Path) -> str | None:
 @contextmanager
 def without_exchange() -> Iterator[None]:
     """Behave as on a system that cannot exchange two names."""
-    before = partial.exchange
-    partial.exchange = lambda one, other: False
+    before = host.exchange
+    host.exchange = lambda one, other: False
     try:
         yield
     finally:
-        partial.exchange = before
+        host.exchange = before
 
 
 def write_bundle_in_two_steps(folder: Path, content: str) -> None:

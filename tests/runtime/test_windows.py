@@ -1,14 +1,13 @@
 """The library for Windows, with onnxruntime's own DLL, under Wine: the answers are those of Linux, to the bit."""
 
 import importlib.util
-import os
 import platform
 import shutil
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +28,6 @@ FEW = 3
 """Models of every operator that are run in several sessions: so many keep these tests below a minute."""
 
 Zig = Callable[..., subprocess.CompletedProcess[str]]
-WINE_PLACES = ("wine64", "/usr/lib/wine/wine64", "wine")
 
 ISAS = [
     *(
@@ -43,47 +41,6 @@ ISAS = [
 ]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the DLL is for x86-64")
-
-
-@dataclass(frozen=True)
-class Wine:
-    """A Windows of its own: `words` start a program there."""
-
-    words: tuple[str, ...]
-    environment: dict[str, str]
-
-    def run(self, *command: object, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.words, *map(str, command)],
-            env={**os.environ, **self.environment, **variables},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-
-
-def windows_path(path: Path) -> str:
-    """Return the path as Windows has it: Wine calls the root of this system's files Z:."""
-    return "Z:" + str(path).replace("/", "\\")
-
-
-@pytest.fixture(scope="module")
-def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wine]:
-    program = next(filter(None, map(shutil.which, WINE_PLACES)), None)
-    if program is None:
-        pytest.skip("needs Wine: apt-get install --no-install-recommends wine wine64")
-    prefix = tmp_path_factory.mktemp("wine") / "prefix"
-    # Neither Mono nor Gecko: Wine would ask in a window whether to install them.
-    environment = {"WINEPREFIX": str(prefix), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
-    wine = Wine((program,), environment)
-    started = wine.run("wineboot.exe", "--init")
-    if not (prefix / "drive_c/windows/system32/kernel32.dll").is_file():
-        pytest.skip(f"Wine does not start here: {started.stderr[-500:]}")
-    yield wine
-    if server := shutil.which("wineserver"):
-        subprocess.run([server, "-k"], env={**os.environ, **environment}, check=False)
-    shutil.rmtree(prefix, ignore_errors=True)  # it has hundreds of megabytes
 
 
 @pytest.fixture(scope="module")
@@ -212,18 +169,18 @@ def runner(header_folder: Path, zig: Zig, tmp_path_factory: pytest.TempPathFacto
 class Windows:
     """Everything that a run needs."""
 
-    wine: Wine
+    wine: Any
     runner: Path
     onnxruntime: Path
     library: Path
 
     def run(self, cases: Path, answers: Path, threads: int, sessions: int, **variables: str) -> Any:
-        paths = map(windows_path, (self.onnxruntime, self.library, cases, answers))
+        paths = map(self.wine.path, (self.onnxruntime, self.library, cases, answers))
         return self.wine.run(self.runner, *paths, threads, sessions, **variables)
 
 
 @pytest.fixture(scope="module")
-def windows(wine: Wine, runner: Path, onnxruntime_dll: Path, library: Path) -> Windows:
+def windows(wine: Any, runner: Path, onnxruntime_dll: Path, library: Path) -> Windows:
     return Windows(wine, runner, onnxruntime_dll, library)
 
 

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from bnas_deploy.core.host import usable_cpus
+from bnas_deploy.runtime.bench import machine as machine_module
 from bnas_deploy.runtime.bench.machine import (
     after_measuring,
     cpu_flags,
     native_isa,
     read_machine,
-    usable_cpus,
     vector_isa,
 )
+from bnas_deploy.runtime.bench.processor import Processor, of_macos
 
 X86 = """\
 processor\t: 0
@@ -159,3 +161,29 @@ def test_isas_of_this_machine_have_names() -> None:
 def test_a_forced_isa_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNAS_ISA", "generic")
     assert native_isa() == "generic"
+
+
+MACOS = {
+    "machdep.cpu.brand_string": "Apple M1",
+    "hw.physicalcpu": "8",
+    "hw.optional.neon": "1",
+    "hw.optional.arm.FEAT_DotProd": "1",
+    "hw.optional.arm.FEAT_I8MM": "0",
+    "kern.osproductversion": "14.5",
+}
+
+
+def test_macos_is_asked_with_sysctl() -> None:
+    read = of_macos(MACOS.get)
+    assert read == Processor("Apple M1", frozenset({"asimd", "asimddp"}), cores=8, max_clock_mhz=None, os="macOS 14.5")
+    assert of_macos(lambda name: None) == Processor("unknown", frozenset(), cores=None, max_clock_mhz=None, os="macOS")
+    virtual = of_macos({**MACOS, "kern.hv_vmm_present": "1", "hw.cpufrequency_max": "2400000000"}.get)
+    assert "hypervisor" in virtual.flags
+    assert virtual.max_clock_mhz == 2400.0
+
+
+def test_another_system_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "processor", lambda: of_macos(MACOS.get))
+    machine = read_machine()
+    assert (machine.cpu, machine.cores, machine.os) == ("Apple M1", 8, "macOS 14.5")
+    assert machine.isa_flags == ("asimd", "asimddp")
