@@ -206,8 +206,8 @@ def test_outputs_that_cannot_be_written_are_refused(checkpoint: Path, tmp_path: 
 
 def test_data_of_another_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     message = refusal_of(checkpoint, tmp_path / "bundle", "--data", "digits")
-    assert message.startswith("--data digits: images of (1, 8, 8), normalised with a mean of 0.3")
-    assert "; the network takes images of (3, 32, 32), normalised with a mean of 0.5, 0.5, 0.5 and a dev" in message
+    assert message.startswith("--data digits: images of (1, 8, 8), normalised with a mean of 0.305 and a deviation of ")
+    assert "; the network takes images of (1, 8, 8), normalised with a mean of 0.5 and a deviation of 0.25; " in message
     assert message.endswith("give the data that it was trained on")
     # Images of the right kind, but of other things.
     other = untrained_checkpoint(SMALL, seed=0)

@@ -338,7 +338,7 @@ def test_what_would_not_fit_into_memory_is_refused(tmp_path, grey, monkeypatch):
     result = invoke("--data", f"imagefolder:{grey}", "--image-size", "12x16", "-o", tmp_path / "run")
     assert result.exit_code == 1
     assert "Error: BNAS-A on images of 12x16 with 16 images a step takes about " in result.output
-    assert "and this machine has 100 MB; no --batch-size would fit, or lower --image-size, or choose" in result.output
+    assert "and this machine has 100 MB; no --batch-size would fit: lower --image-size, or choose" in result.output
     assert not (tmp_path / "run").exists()
 
 

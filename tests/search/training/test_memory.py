@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
         "BNAS-Z on images of 8x8 with 101 images a step takes about 2.0 GB of memory, and this machine has 2.0 GB; "
         "--batch-size 100 would fit, or lower --image-size, or choose a smaller network"
     )
-    with pytest.raises(BnasError, match=r"takes about 10\.1 GB of memory, and .*; no --batch-size would fit, or lower"):
+    with pytest.raises(BnasError, match=r"takes about 10\.1 GB of memory, and .*; no --batch-size would fit: lower"):
         check_memory("it", Need(10 * GIGABYTE, GIGABYTE / 100), 10, CPU)
 
 
@@ -225,7 +225,7 @@ def test_training_that_does_not_fit_leaves_no_run_behind(tmp_path: Path) -> None
     # There are no more images than 12.
     assert refusal.value.message.startswith("tiny on images of 8x8 with 12 images a step takes about 61")
     assert refusal.value.message.endswith(
-        " MB of memory, and this process may have (its control group) 500 MB; no --batch-size would fit, or lower "
+        " MB of memory, and this process may have (its control group) 500 MB; no --batch-size would fit: lower "
         "--image-size, or choose a smaller network"
     )
     assert not (tmp_path / "run").exists()
