@@ -18,19 +18,10 @@ from bnas_deploy.commands.options import (
     data_option,
     image_size_option,
     in_channels_option,
+    normalisation_options,
     output_option,
 )
 from bnas_deploy.core.errors import CheckpointError
-
-
-def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...]:
-    if value is None:
-        return ()
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers, such as 0.485,0.456,0.406") from None
-
 
 _of_modules: Decorator = all_of(
     click.option(
@@ -38,8 +29,7 @@ _of_modules: Decorator = all_of(
     ),
     image_size_option("Of FILE.py: height and width of its images. [default: those of --data]"),
     in_channels_option,
-    click.option("--mean", metavar="R,G,B", callback=_numbers, help="Of FILE.py: taken from values of 0 to 1."),
-    click.option("--std", metavar="R,G,B", callback=_numbers, help="Of FILE.py: what the rest is divided by."),
+    normalisation_options("Of FILE.py: "),
     click.option("--labels", type=click.Path(path_type=Path), help="Of FILE.py: a class name in each line of a file."),
     click.option(
         "--inputs",

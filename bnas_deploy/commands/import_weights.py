@@ -8,7 +8,7 @@ import click
 
 from bnas_deploy.commands.command import Command
 from bnas_deploy.commands.network_options import given_settings, network_settings
-from bnas_deploy.commands.options import Name, output_option
+from bnas_deploy.commands.options import Name, image_size_option, normalisation_options, output_option
 
 # These import no framework.
 from bnas_deploy.search.models.family import Layout
@@ -30,6 +30,9 @@ from bnas_deploy.search.models.registry import configure, layout_of, layouts, ne
     type=click.Path(path_type=Path),
     help="Text file with the name of a class in each line, in the order of the data set: folders sorted by name.",
 )
+@image_size_option("Height and width of the images. [default: as published, 32 or 224]")
+@click.option("--in-channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
+@normalisation_options("Of the images: ", " [default: the layout's]")
 @network_settings()
 @output_option("Checkpoint to write.", required=True)
 def command(
@@ -38,6 +41,10 @@ def command(
     layout: str | None,
     classes: int | None,
     labels: Path | None,
+    image_size: tuple[int, int] | None,
+    in_channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     output: Path,
     **options: Any,
 ) -> None:
@@ -52,9 +59,9 @@ def command(
 
     layout, foreign = layout_of(network, layout)
     given = {**_options(foreign, options), **given_settings(options)}
-    config = configure(network, classes=classes, options=given)
+    config = configure(network, classes=classes, image_size=image_size, in_channels=in_channels, options=given)
     names = None if labels is None else read_names(labels, config.classes)
-    checkpoint = import_checkpoint(weights, config, foreign, names)
+    checkpoint = import_checkpoint(weights, config, foreign, names, mean=mean, std=std)
     save_checkpoint(output, checkpoint)
     click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
     if deviations := given.get("deviations"):

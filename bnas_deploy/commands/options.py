@@ -28,6 +28,23 @@ def all_of(*options: Decorator) -> Decorator:
     return add
 
 
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers, such as 0.485,0.456,0.406") from None
+
+
+def normalisation_options(of: str, default: str = "") -> Decorator:
+    """Return --mean and --std, a number for each channel; they arrive as tuples, empty where they are not given."""
+    return all_of(
+        click.option("--mean", metavar="R,G,B", callback=_numbers, help=f"{of}taken from values of 0 to 1.{default}"),
+        click.option("--std", metavar="R,G,B", callback=_numbers, help=f"{of}what the rest is divided by.{default}"),
+    )
+
+
 def image_size_option(help_text: str) -> Decorator:
     """Return the option --image-size, N or HxW; it arrives as (height, width)."""
     return click.option("--image-size", metavar="N|HxW", callback=_image_size, help=help_text)

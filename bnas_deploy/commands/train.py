@@ -114,6 +114,10 @@ def command(
     from bnas_deploy.search.training.stages import train_in_stages
     from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
 
+    for keyword, given in (("epochs", epochs), ("batch_size", batch_size)):
+        if given is not None and any(change.partition("=")[0].strip() == keyword for change in changes):
+            option = keyword.replace("_", "-")
+            raise click.UsageError(f"--{option} and --set {keyword} exclude each other; leave one of them out")
     images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
     about, kind = images.description, kind_of(data)

@@ -282,7 +282,11 @@ class InMemoryDataSet(DataSet):
     def refusal(self, augmentation: Augmentation) -> str | None:
         """Cropping by area and colour jitter are for photographs."""
         if augmentation.crop_area or augmentation.jitter:
-            return "the recipe crops by area or jitters colours, which is done for image folders only"
+            without = [name for name in ("crop_area", "jitter") if getattr(augmentation, name)]
+            advice = " ".join(f"--set augmentation.{name}=false" for name in without)
+            return (
+                f"the recipe crops by area or jitters colours, which is done for image folders only ({advice} ends it)"
+            )
         return None
 
     def raw_train_batches(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.core.bits import unpack_signs
 from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.core.files import read_bytes
 from bnas_deploy.search.models.family import Layout, ModelConfig
@@ -48,7 +49,15 @@ WORD_BITS = 32
 SCALES = ("scale", "alpha")
 
 
-def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tuple[str, ...] | None) -> Checkpoint:
+def import_checkpoint(
+    path: Path,
+    config: ModelConfig,
+    layout: Layout,
+    names: tuple[str, ...] | None,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Checkpoint:
     """Return the weights in a file as a checkpoint of the network of `config`.
 
     Args:
@@ -57,10 +66,17 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
         layout: how they are stored.
         names: of the classes, in the order of the data set (its folders sorted by name); None: what the layout says.
             The layout knows which class a logit is.
+        mean: of the images, a number for each channel; empty: as the layout says.
+        std: what they were divided by; likewise.
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors are not those of the network.
+        BnasError: mean or std are not those of as many channels.
     """
+    normalisation = {
+        "mean": _of_channels("--mean", mean or layout.mean(config), config),
+        "std": _of_channels("--std", std or layout.std(config), config),
+    }
     data = _bytes_of(path)
     with torch.device("meta"):  # shapes without memory
         network = build_network(config)
@@ -76,17 +92,27 @@ def import_checkpoint(path: Path, config: ModelConfig, layout: Layout, names: tu
     return Checkpoint(
         network=config,
         state={name: state[name] for name in wanted},
-        preprocessing=Preprocessing(*config.image_size, mean=layout.mean(config), std=layout.std(config)),
+        preprocessing=Preprocessing(*config.image_size, **normalisation),
         labels=tuple((names or layout.names(config))[index] for index in layout.order(config)),
         data=layout.data(config),
         metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
     )
 
 
+def _of_channels(option: str, numbers: tuple[float, ...], config: ModelConfig) -> tuple[float, ...]:
+    if len(numbers) != config.in_channels:
+        given = ", ".join(f"{each:g}" for each in numbers)
+        raise BnasError(
+            f"{option}: {counted(len(numbers), 'number')} ({given}), and the images of {config.name} have "
+            f"{counted(config.in_channels, 'channel')}; give {option} as it was in training"
+        )
+    return numbers
+
+
 def _misfit(path: Path, config: ModelConfig, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: its tensors are not those of {config.name}: {reason}; give the network, the genotype, the layout and "
-        "the number of classes that it was trained with"
+        f"{path}: its tensors are not those of {config.name}: {reason}; give the network, the genotype, the layout, "
+        "the number of classes and --in-channels that it was trained with"
     )
 
 

@@ -235,6 +235,8 @@ def test_nothing_to_resume_is_refused(tmp_path):
             ["--from", "there", "--network", "BNAS-A"],
             "--from and --network exclude each other: the network is that of the checkpoint; leave one of them out",
         ),
+        (["--epochs", "1", "--set", "epochs=2"], "--epochs and --set epochs exclude each other; leave one of them out"),
+        (["--batch-size", "8", "--set", "batch_size=4"], "--batch-size and --set batch_size exclude each other"),
         (["--from", "there", "--float-twin"], "--from and --float-twin exclude each other: the network is that of"),
         (["--from", "there", "--cells", "4"], "--from and --cells exclude each other: the network is that of the"),
         (["--from", "nowhere"], "nowhere: cannot be read: No such file or directory; expected a safetensors file"),

@@ -380,3 +380,17 @@ def test_the_command_refuses(tiny: NetworkConfig, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith(f"Error: {path}: its tensors are not those of BNAS-Mini: ")
     assert not out.exists()
+
+
+def test_a_network_for_grey_images_is_imported(tmp_path: Path) -> None:
+    config = replace(CIFAR, in_channels=1)
+    path = tmp_path / "grey.pt"
+    state = untrained_checkpoint(config, seed=0).state
+    torch.save({theirs: state[here] for theirs, here in official_names(config)}, path)
+    found = import_checkpoint(path, config, OFFICIAL, None, mean=(0.1307,), std=(0.3081,))
+    assert found.preprocessing.mean == (0.1307,)
+    assert found.preprocessing.std == (0.3081,)
+    with pytest.raises(
+        BnasError, match=r"--mean: 3 numbers \(0\.49\d*, .*images of tiny have 1 channel; give --mean as"
+    ):
+        import_checkpoint(path, config, OFFICIAL, None)
