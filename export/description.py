@@ -20,6 +20,7 @@ class Description:
         data: name of the data set, for the model card.
         config: of a network that is built by name, for the model card.
         training: how it was trained, for the model card.
+        doubt: a sentence for the report and the model card on where the weights come from, if that is doubtful.
     """
 
     network: dict[str, Any]
@@ -29,3 +30,4 @@ class Description:
     data: str | None = None
     config: ModelConfig | None = None
     training: TrainingRecord | None = None
+    doubt: str = ""

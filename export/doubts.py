@@ -26,6 +26,8 @@ FEWEST_ACTIVATIONS = 16
 
 LOOKS_BINARY = "WARNING: look binary"
 
+WEIGHTS = "WARNING: weights"
+
 _FEW_LAYERS = 3
 
 
@@ -48,14 +50,15 @@ class LikelyBinary:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What a person should look at: layers in running order."""
+    """What a person should look at: layers in running order, and what is known of where the weights come from."""
 
     likely_binary: tuple[LikelyBinary, ...]
     zero_activations: tuple[ZeroActivations, ...]
+    weights: str = ""
 
     def sentences(self) -> dict[str, str]:
         """Return what is to be said of them, by what it is about; `LOOKS_BINARY` is one to warn of."""
-        said = {}
+        said = {WEIGHTS: self.weights} if self.weights else {}
         if self.likely_binary:
             names = "; ".join(f"{layer.name} ({_looks(layer)})" for layer in self.likely_binary)
             said[LOOKS_BINARY] = f"{names}: meant to be binary? As they are, they stay float"

@@ -212,6 +212,7 @@ def _export(
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
         log.notes += [converted] if converted else []
+        doubts = replace(doubts, weights=description.doubt)
         progress("making its float twin")
         made = float_twin(before, translator, twin, feed)
         graph = captured.model

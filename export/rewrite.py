@@ -17,7 +17,7 @@ class Rewrite(Protocol):
         """Return the nodes at which the pass may apply."""
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
-        """Return why the pass leaves `node` alone, or None if it does not."""
+        """Return why the pass leaves `node` alone, "" where nobody would expect otherwise, or None if it does not."""
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Rewrite in place at `node`."""
@@ -74,7 +74,7 @@ def _run_rewrite(step: Rewrite, name: str, model: ir.Model, log: RewriteLog) -> 
         if reason is None:
             step.apply(model, node)
             log.applied[name] += 1
-        else:
+        elif reason:
             log.refusals.append(Refusal(name, str(node.name), reason))
 
 

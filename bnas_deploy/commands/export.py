@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +99,8 @@ def command(
     click.echo(verification.describe_export(result))
 
 
+_NO_WEIGHTS = "those that {} made, random ones unless it loads some; give trained ones with --weights FILE"
+
 _USER_MODULE = re.compile(r".+\.py:\w+")
 
 
@@ -127,6 +130,8 @@ def _export_user_module(
         load_weights(module, weights)
     name = type(module).__name__
     chosen, description = images_for(module, name, UserImages(data=data, labels=labels, count=count, **images))
+    if weights is None:
+        description = replace(description, doubt=_NO_WEIGHTS.format(given))
     with _progress(name) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", LooksBinaryWarning)  # the report says it
         result = export_module(module, None, output, chosen, description, float_layers=float_layers, progress=progress)

@@ -34,7 +34,7 @@ def describe_export(result: "ExportResult") -> str:
         _line("rewrites", passes),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         *(_line("note", note) for note in result.log.notes),
-        *(_line("binary layer", f"{layer.name}: {layer}") for layer in result.layers),
+        *(_line("binary layer", str(layer)) for layer in result.layers),
         *_dropped(result),
         *(_line(subject, text) for subject, text in result.doubts.sentences().items()),
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
@@ -99,9 +99,13 @@ def _agreement(pieces: "Sequence[PieceResult]", reference: str, arithmetic: str)
     exact = sum(piece.exact for piece in pieces)
     rounded = sum(piece.passed and not piece.exact for piece in pieces)
     wrong = sum(not piece.passed for piece in pieces)
-    text = f"{exact} of {len(pieces)} bit-exact against {reference}"
-    text += f", {rounded} within the rounding of {arithmetic}" if rounded else ""
-    return text + (f", {wrong} WRONG" if wrong else "")
+    text = f"{exact + rounded} of {len(pieces)} agree with {reference}"
+    if rounded:
+        text += f": {exact} bit-exact, {rounded}" if exact else ","
+        text += f" within the rounding of {arithmetic}"
+    elif exact:
+        text += ", bit-exact"
+    return text + (f"; {wrong} WRONG" if wrong else "")
 
 
 def _piece(piece: "PieceResult") -> str:

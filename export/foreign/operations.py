@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-import bnas_deploy.search
-
 _ALONE = frozenset({
     "__and__", "__or__", "__xor__", "_to_copy", "abs", "absolute", "add", "addcdiv", "addcmul", "alias", "atan",
     "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "bucketize", "ceil", "celu", "clamp", "clamp_max",
@@ -70,9 +68,10 @@ def path_of(node: Node) -> str:
 
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_OURS = (os.path.dirname(os.path.dirname(__file__)), *bnas_deploy.search.__path__)
-_NOT_THEIRS = (os.path.dirname(torch.__file__), "torch" + os.sep, *_OURS, "<")
-"""How the files begin that are PyTorch's, the export's, our layers', or none."""
+_EXPORT = os.path.dirname(os.path.dirname(__file__))
+_SEARCH = os.path.join(os.path.dirname(_EXPORT), "search")
+_NOT_THEIRS = (os.path.dirname(torch.__file__), "torch" + os.sep, _EXPORT + os.sep, _SEARCH + os.sep, "<")
+"""How the files begin that are PyTorch's, the package's, or none."""
 
 
 def line_of(node: Node) -> str:
@@ -81,7 +80,7 @@ def line_of(node: Node) -> str:
 
 
 def last_line(frames: Sequence[tuple[str, object]]) -> str:
-    """Return the last of (file, line) that is the user's code, neither PyTorch's nor the export's; "" for none."""
+    """Return the last of (file, line) that is the user's code, neither PyTorch's nor the package's; "" for none."""
     ours = [(file, line) for file, line in frames if not file.startswith(_NOT_THEIRS)]
     return f"{os.path.basename(ours[-1][0])}:{ours[-1][1]}" if ours else ""
 

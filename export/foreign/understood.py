@@ -24,7 +24,9 @@ class Understood:
     padding: str
 
     def __str__(self) -> str:
-        return f"activations {self.activations}; threshold {self.threshold}; scale {self.scale}; padding {self.padding}"
+        """Return it as one line."""
+        text = f"{self.name}: activations {self.activations}; threshold {self.threshold}"
+        return f"{text}; scale {self.scale}; padding {self.padding}"
 
 
 def of_found(program: Program, found: Found, seen: Seen | None) -> Understood:

@@ -117,9 +117,12 @@ class DistributeOverConcat:
         assert function is not None
         concat = function.x.producer()
         if concat is None or not _joins_channels(concat):
-            return "what it reads was left in one piece"
-        if not all(value is not None and _has_convolution(value) for value in concat.inputs):
-            return f"a part of {function.x.name} comes from no binary convolution that it is computed for alone"
+            return ""  # the function in front of it was left, and said why
+        parts = [value for value in concat.inputs if value is not None]
+        if not all(_has_convolution(value, alone=False) for value in parts):
+            return ""  # as in every network that joins features, where nothing is lost by it
+        if not all(_has_convolution(value) for value in parts):
+            return f"a part of {function.x.name} is also read elsewhere"
         return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
@@ -164,17 +167,19 @@ def _joins_channels(node: ir.Node | None) -> bool:
     )
 
 
-def _has_convolution(value: ir.Value) -> bool:
-    """Tell whether a binary convolution makes `value`, through functions of channels and sums, and for it alone."""
+def _has_convolution(value: ir.Value, *, alone: bool = True) -> bool:
+    """Tell whether a binary convolution makes `value`, through functions of channels and sums, and for it `alone`."""
     node = value.producer()
-    if node is None or sole_consumer(value) is None:
+    if node is None or (alone and sole_consumer(value) is None):
         return False
     if is_binary_conv(node):
         return True
     function = channel_function(node)
     if function is not None:
-        return _has_convolution(function.x)
-    return node.op_type == "Add" and any(each is not None and _has_convolution(each) for each in node.inputs)
+        return _has_convolution(function.x, alone=alone)
+    return node.op_type == "Add" and any(
+        each is not None and _has_convolution(each, alone=alone) for each in node.inputs
+    )
 
 
 def _restricted(graph: ir.Graph, function: ir.Node, value: ir.Value | None, place: slice) -> ir.Value | None:

@@ -53,8 +53,8 @@ def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path
     manifest = read_bundle(tmp_path / "bundle").manifest
     count = sum(layer.is_binary for layer in manifest.layers)
     others = len(manifest.verification.pieces) - count
-    assert lines["binary convolutions"].strip() == f"{count} of {count} bit-exact against PyTorch"
-    assert f" of {others} bit-exact against PyTorch, " in lines["everything else"]
+    assert lines["binary convolutions"].strip() == f"{count} of {count} agree with PyTorch, bit-exact"
+    assert f"{others} of {others} agree with PyTorch: " in lines["everything else"]
     assert lines["everything else"].endswith(" within the rounding of their own arithmetic")
     assert "; rounding explains " in result.output
     assert "with and without library identical" in result.output
@@ -95,8 +95,8 @@ def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: 
 
     verified = CliRunner().invoke(main, ["verify", str(quantized)])
     assert verified.exit_code == 0, verified.output
-    assert "bit-exact against PyTorch" in verified.output
-    assert "layers in 8 bits         3 of 3 bit-exact against the exported model" in verified.output
+    assert "agree with PyTorch, bit-exact" in verified.output
+    assert "layers in 8 bits         3 of 3 agree with the exported model, bit-exact" in verified.output
     assert "differ from the exported model by at most" in verified.output
 
     # What a layer in 8 bits gave is what it has to give.

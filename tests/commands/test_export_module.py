@@ -123,6 +123,17 @@ def test_a_network_with_its_weights(network: Path, tmp_path: Path) -> None:
         assert arrays["images"].shape == (5, 1, 10, 12)
 
 
+def test_without_weights_the_report_and_the_card_say_where_they_come_from(network: Path, tmp_path: Path) -> None:
+    options = ["-o", str(tmp_path / "bundle"), "--in-channels", "1", "--image-size", "8", "--images", "2"]
+
+    result = _export(f"{network}:Net", *options)
+
+    assert result.exit_code == 0, result.output
+    said = f"those that {network}:Net made, random ones unless it loads some; give trained ones with --weights FILE"
+    assert f"WARNING: weights {said}" in " ".join(result.output.split())
+    assert "* WARNING: weights: those that " in (tmp_path / "bundle/README.md").read_text()
+
+
 REFUSED = {
     "no file": ("{folder}/none.py:Net", [], "none.py: no such file; give the Python file that makes the network"),
     "no name": ("{file}:net", [], "mymodel.py: has no net; did you mean Net?; give a function or class without"),

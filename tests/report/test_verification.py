@@ -54,11 +54,11 @@ def _said(result: VerifyResult, manifest: Manifest = MANIFEST, *, every_layer: b
 
 def test_every_kind_of_piece_has_a_line() -> None:
     assert _said(RESULT).splitlines()[:6] == [
-        "binary convolutions      1 of 2 bit-exact against PyTorch, 1 within the rounding of the BN, sum, gate or K "
-        "that they took in",
-        "everything else          1 of 3 bit-exact against PyTorch, 1 within the rounding of their own arithmetic, "
-        "1 WRONG",
-        "layers in 8 bits         1 of 1 bit-exact against the exported model",
+        "binary convolutions      2 of 2 agree with PyTorch: 1 bit-exact, 1 within the rounding of the BN, sum, gate "
+        "or K that they took in",
+        "everything else          2 of 3 agree with PyTorch: 1 bit-exact, 1 within the rounding of their own "
+        "arithmetic; 1 WRONG",
+        "layers in 8 bits         1 of 1 agree with the exported model, bit-exact",
         "FAULT                    constants a of the model in no piece",
         "with and without library identical",
         "ties                     1,234 activations of an image equal a threshold or lie within rounding of it, in 2 "

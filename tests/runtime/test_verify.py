@@ -110,7 +110,7 @@ def test_an_untouched_bundle_passes(bundle: Path) -> None:
     result = _verify(bundle)
 
     assert result.exit_code == 0, result.output
-    assert "binary convolutions      3 of 3 bit-exact against PyTorch" in result.output
+    assert "binary convolutions      3 of 3 agree with PyTorch, bit-exact" in result.output
     assert "everything else          " in result.output
     assert "0: bit-exact on 144 values" in result.output
     assert "5 of 5 images" in result.output
@@ -155,7 +155,7 @@ def test_a_changed_scale(bundle: Path) -> None:
     _change_constant(bundle / MODEL, "0", 4, change)
     _accept(bundle)
 
-    _assert_refused(bundle, "layer 0 differs from PyTorch by", "2 of 3 bit-exact against PyTorch, 1 WRONG")
+    _assert_refused(bundle, "layer 0 differs from PyTorch by", "2 of 3 agree with PyTorch, bit-exact; 1 WRONG")
 
 
 def test_a_changed_bias_of_the_classifier(bundle: Path) -> None:
