@@ -19,6 +19,7 @@ from bnas_deploy.export.graph import (
     is_binary_conv,
     is_recorded,
     same_shape,
+    sole_consumer,
     spatial_of,
 )
 from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters, is_conv
@@ -148,6 +149,8 @@ def _expanded(value: ir.Value, reader: ir.Node) -> _Sum:
         return _Sum.of_value(value)
     if node.op_type in ("Add", "Sub") and same_shape(*_operands(node)):
         left, right = _operands(node)
+        if _is_taken_by_conv(left) or _is_taken_by_conv(right):
+            return _Sum.of_value(value)
         sign = 1 if node.op_type == "Add" else -1
         return _expanded(left, node).plus(_expanded(right, node), sign) if left is not right else _Sum.of_value(value)
     if node.op_type == "AveragePool" and _tiles(node):
@@ -170,6 +173,21 @@ def _affine(node: ir.Node) -> tuple[Affine | None, ir.Value | None]:
 def _folds(x: ir.Value) -> bool:
     """Tell whether a convolution makes `x`: it takes in what stands behind it, at no cost."""
     return is_binary_conv(x.producer()) or is_conv(x.producer())
+
+
+_TAKEN = frozenset({"Add", "BatchNormalization", "Clip", "LeakyRelu", "Mul", "PRelu", "Relu", "Sub"})
+"""What a convolution takes in that stands alone behind it."""
+
+
+def _is_taken_by_conv(value: ir.Value) -> bool:
+    """Tell whether only functions that it takes in stand between a convolution and a sum that it then takes in, too."""
+    maker = value.producer()
+    if maker is None or sole_consumer(value) is None:
+        return False
+    if is_binary_conv(maker) or is_conv(maker):
+        return True
+    read = (each for each in maker.inputs if each is not None)
+    return maker.domain == "" and maker.op_type in _TAKEN and any(map(_is_taken_by_conv, read))
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value]:

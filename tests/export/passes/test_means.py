@@ -83,10 +83,12 @@ def test_what_a_sign_reads_besides_is_taken_apart(load, listing, binary_conv, rn
         f"{MIXTURE} y = ReduceMean (m, axes) z = Relu (m)",  # others need the sum
         f"{NORM} y = ReduceMean (n, axes) z = Relu (n)",
         "p = Relu (x) y = ReduceMean (p, axes) z = Relu (a)",
+        "c = bnas.BinaryConv2d (x, W, threshold, offset, scale, bias) r = Relu (c) p = Add (r, a) "
+        "y = ReduceMean (p, axes) z = Relu (a)",  # the convolution adds at no cost
         "c = bnas.BinaryConv2d (x, W, threshold, offset, scale, bias) "
         "n = BatchNormalization (c, gamma, beta, mean, var) y = ReduceMean (n, axes) z = Relu (a)",
     ],
-    ids=["shared sum", "shared norm", "no sum", "behind a convolution"],
+    ids=["shared sum", "shared norm", "no sum", "a sum of a convolution", "behind a convolution"],
 )
 def test_what_is_needed_as_it_is_stays(load, listing, binary_conv, rng, nodes: str) -> None:
     text = f"{HEADER} => (float[N,3,1,1] y, float[N,3,4,6] z) {{ {nodes} }}"
