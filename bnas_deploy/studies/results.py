@@ -140,7 +140,6 @@ class StudyResult:
 
     Attributes:
         data: the summary of the images, in a line.
-        given: `--data` without folders.
         command: the command line, without folders.
         machines: where the trials ran.
         seconds: of all trials, added up.
@@ -150,7 +149,6 @@ class StudyResult:
     budget: Budget
     rows: tuple[RowResult, ...]
     data: str
-    given: str
     command: str
     machines: tuple[str, ...]
     seconds: float

@@ -52,7 +52,7 @@ def run_studies(
     names = _names(plans)
     outcome = run_trials(trials, folder / TRIALS, processes=processes, device=device, say=say, names=names, stop=stop)
     finished = [each for each in plans if all(map(outcome.settled, each.trainings))]
-    results = [_result(each, outcome, about[each.study.name], data, commands or {}) for each in finished]
+    results = [_result(each, outcome, about[each.study.name], commands or {}) for each in finished]
     return results, len(finished) == len(plans)
 
 
@@ -82,7 +82,7 @@ def _names(plans: Sequence[Plan]) -> dict[str, str]:
     return names
 
 
-def _result(plan: Plan, outcome: Outcome, about: str, data: str, commands: Mapping[str, str]) -> StudyResult:
+def _result(plan: Plan, outcome: Outcome, about: str, commands: Mapping[str, str]) -> StudyResult:
     used: dict[str, TrialResult] = {}
     for training in plan.trainings:
         every: list[Trial] = [training, *([training.after] if training.after else [])]
@@ -92,7 +92,6 @@ def _result(plan: Plan, outcome: Outcome, about: str, data: str, commands: Mappi
         plan.budget,
         tuple(RowResult(planned.row, *_trials_of(planned, outcome, plan.budget.seeds)) for planned in plan.rows),
         about,
-        data,
         commands.get(plan.study.name, ""),
         tuple(dict.fromkeys(each.machine for each in used.values())),
         sum(each.seconds for each in used.values()),

@@ -67,7 +67,7 @@ _TRAININGS = (
 )
 
 
-def _of_photographs(name: str, changes: tuple[str, ...]) -> tuple[str, ...]:
+def _of_photographs(changes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the changes of the budget paper: the regulariser is the only one."""
     return tuple(each for each in changes if each.startswith("loss."))
 
@@ -82,7 +82,7 @@ TRAINING = Study(
             name,
             Named(),
             recipe=recipe,
-            changes=_of_photographs(name, changes) if budget == PAPER else changes,
+            changes=_of_photographs(changes) if budget == PAPER else changes,
             times_epochs=times,
             printed=accuracy(text, source) if text else {},
             budgets=(PAPER,) if budget == PAPER else _OURS,

@@ -35,7 +35,6 @@ def result(
             for row, values in zip(named, rows, strict=True)
         ),
         "digits",
-        "digits",
         "bnas-deploy study pair",
         ("a machine",),
         1.0,
