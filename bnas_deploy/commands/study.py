@@ -76,9 +76,9 @@ def command(
         print_tables([study_list(STUDIES.values())], "Run one with `bnas-deploy study NAME`.")
         return
     # Imported here so that --help does not wait for PyTorch.
+    from bnas_deploy.core.host import usable_cpus
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.report.findings import findings
-    from bnas_deploy.runtime.bench.machine import usable_cpus
     from bnas_deploy.search.training.resume import stop_on_signals
     from bnas_deploy.studies.plan import Sizes
     from bnas_deploy.studies.running import run_studies

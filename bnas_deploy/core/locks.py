@@ -1,11 +1,12 @@
 """A lock on a file, which ends with the process that holds it, however that ends."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from bnas_deploy.core import host
 
 _LOOK_EVERY_S = 0.1
 
@@ -22,7 +23,7 @@ def locked(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[boo
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        while not _try(descriptor):
+        while host.lock(descriptor) is False:
             if stop():
                 yield False
                 return
@@ -30,13 +31,3 @@ def locked(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[boo
         yield True
     finally:
         os.close(descriptor)
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # there are no locks
-        return True
-    return True

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.locks import locked
-from bnas_deploy.runtime.bench.machine import usable_cpus
 from bnas_deploy.search.training.acceleration import find_device
 from bnas_deploy.search.training.resume import stop_on_signals
 from bnas_deploy.studies.machine import describe_machine

@@ -5,7 +5,8 @@ import platform
 import torch
 
 from bnas_deploy.core.counts import counted
-from bnas_deploy.runtime.bench.machine import cpu_name, usable_cpus
+from bnas_deploy.core.host import usable_cpus
+from bnas_deploy.runtime.bench.machine import cpu_name
 
 
 def describe_machine(device: torch.device) -> str:

@@ -73,10 +73,8 @@ def import_checkpoint(
         CheckpointError: the file cannot be read, or its tensors are not those of the network.
         BnasError: mean or std are not those of as many channels.
     """
-    normalisation = {
-        "mean": _of_channels("--mean", mean or layout.mean(config), config),
-        "std": _of_channels("--std", std or layout.std(config), config),
-    }
+    mean = _of_channels("--mean", mean or layout.mean(config), config)
+    std = _of_channels("--std", std or layout.std(config), config)
     data = _bytes_of(path)
     with torch.device("meta"):  # shapes without memory
         network = build_network(config)
@@ -92,7 +90,7 @@ def import_checkpoint(
     return Checkpoint(
         network=config,
         state={name: state[name] for name in wanted},
-        preprocessing=Preprocessing(*config.image_size, **normalisation),
+        preprocessing=Preprocessing(*config.image_size, mean=mean, std=std),
         labels=tuple((names or layout.names(config))[index] for index in layout.order(config)),
         data=layout.data(config),
         metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
