@@ -10,6 +10,11 @@
  *
  *     cc -std=c11 -I$ORT/include run_model.c -L$ORT/lib -lonnxruntime -Wl,-rpath,$ORT/lib -o run_model
  *
+ * On Windows paths are wide, and the program begins in wmain; MinGW's compilers and zig take it with
+ *
+ *     zig cc -municode "-D_Return_type_success_(x)=" -I%ORT%/include run_model.c %ORT%/lib/onnxruntime.lib -o
+ * run_model.exe
+ *
  * LIBRARY is the operator library: `bnas-deploy ops-library -o FILE` writes it.
  */
 #define _XOPEN_SOURCE 700 /* realpath */
@@ -29,6 +34,36 @@ static void stop(const char* what, const char* why) {
     exit(1);
 }
 
+#if defined(_WIN32)
+#include <wchar.h>
+#define PATH_FORMAT "%ls"
+#define MAIN wmain
+
+static FILE* open_file(const ORTCHAR_T* path) {
+    return _wfopen(path, L"rb");
+}
+
+static int make_absolute(const ORTCHAR_T* path, ORTCHAR_T* absolute) {
+    return _wfullpath(absolute, path, PATH_MAX) != NULL;
+}
+#else
+#define PATH_FORMAT "%s"
+#define MAIN main
+
+static FILE* open_file(const ORTCHAR_T* path) {
+    return fopen(path, "rb");
+}
+
+static int make_absolute(const ORTCHAR_T* path, ORTCHAR_T* absolute) {
+    return realpath(path, absolute) != NULL;
+}
+#endif
+
+static void stop_at(const ORTCHAR_T* path, const char* why) {
+    fprintf(stderr, PATH_FORMAT ": %s\n", path, why);
+    exit(1);
+}
+
 static void check(OrtStatus* status) {
     if (status) {
         stop("onnxruntime", ort->GetErrorMessage(status));
@@ -36,16 +71,16 @@ static void check(OrtStatus* status) {
 }
 
 /* All numbers of the file at `path`; the caller frees them. */
-static float* read_floats(const char* path, size_t* count) {
-    FILE* file = fopen(path, "rb");
+static float* read_floats(const ORTCHAR_T* path, size_t* count) {
+    FILE* file = open_file(path);
     if (!file || fseek(file, 0, SEEK_END) != 0) {
-        stop(path, "cannot be read");
+        stop_at(path, "cannot be read");
     }
     *count = (size_t)ftell(file) / sizeof(float);
     rewind(file);
     float* values = malloc(*count * sizeof *values);
     if (!values || fread(values, sizeof *values, *count, file) != *count) {
-        stop(path, "cannot be read");
+        stop_at(path, "cannot be read");
     }
     fclose(file);
     return values;
@@ -90,7 +125,7 @@ static void print_floats(OrtValue* tensor) {
     }
 }
 
-int main(int argc, char** argv) {
+int MAIN(int argc, ORTCHAR_T** argv) {
     if (argc != 4) {
         stop("usage", "run_model MODEL.onnx LIBRARY INPUT.f32");
     }
@@ -99,9 +134,9 @@ int main(int argc, char** argv) {
         stop("onnxruntime", "the library is older than the header that this program was compiled with");
     }
     /* onnxruntime would look for a name without a slash in the system's folders, and not in this one. */
-    char library[PATH_MAX];
-    if (!realpath(argv[2], library)) {
-        stop(argv[2], "the operator library cannot be read");
+    ORTCHAR_T library[PATH_MAX];
+    if (!make_absolute(argv[2], library)) {
+        stop_at(argv[2], "the operator library cannot be read");
     }
     OrtEnv* environment;
     OrtSessionOptions* options;

@@ -24,10 +24,10 @@
 
 namespace {
 
-std::vector<float> read_floats(const std::string& path) {
+std::vector<float> read_floats(const std::filesystem::path& path) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) {
-        throw std::runtime_error(path + ": cannot be read");
+        throw std::runtime_error(path.string() + ": cannot be read");
     }
     std::vector<float> values(static_cast<std::size_t>(file.tellg()) / sizeof(float));
     file.seekg(0);
@@ -46,12 +46,14 @@ std::vector<int64_t> input_shape(const Ort::Session& session, std::size_t count)
     return shape;
 }
 
-void run(const char* model, const char* library, const char* input_file) {
+// Paths are wide on Windows: a std::filesystem::path holds what the system has.
+void run(const std::filesystem::path& model, const std::filesystem::path& library,
+         const std::filesystem::path& input_file) {
     Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "run_model");
     Ort::SessionOptions options;
     // The one line that bnas needs. A name without a slash would be looked for in the system's folders only.
     options.RegisterCustomOpsLibrary(std::filesystem::absolute(library).c_str());
-    Ort::Session session(environment, model, options);
+    Ort::Session session(environment, model.c_str(), options);
 
     std::vector<float> values = read_floats(input_file);
     const std::vector<int64_t> shape = input_shape(session, values.size());
@@ -75,7 +77,11 @@ void run(const char* model, const char* library, const char* input_file) {
 
 } // namespace
 
+#if defined(_WIN32)
+int wmain(int argc, wchar_t** argv) { // MinGW takes it with -municode
+#else
 int main(int argc, char** argv) {
+#endif
     if (argc != 4) {
         std::cerr << "usage: run_model MODEL.onnx LIBRARY INPUT.f32\n";
         return EXIT_FAILURE;

@@ -298,3 +298,16 @@ def test_a_failing_compiler_is_quoted(
     with pytest.raises(native.BuildError, match=r"cannot start the C compiler: no-such-compiler .*; set CC"):
         native.build_library(tmp_path / "library.so")
     assert not list(tmp_path.iterdir())
+
+
+def test_pip_says_in_one_sentence_that_there_is_no_library_for_a_system(native: ModuleType) -> None:
+    code = (
+        "import platform, sys; platform.system = lambda: 'FreeBSD'; sys.path.insert(0, sys.argv[1]); "
+        "import backend; backend.get_requires_for_build_wheel()"
+    )
+    command = [sys.executable, "-P", "-c", code, str(Path(native.__file__ or "").parent)]
+    environment = {name: value for name, value in os.environ.items() if name != "BNAS_TARGET"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    (said,) = run.stderr.strip().splitlines()[-1:]
+    assert said.startswith(f"bnas-deploy: {platform.machine()}-freebsd: there is no operator library for this machine")

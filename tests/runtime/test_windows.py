@@ -216,3 +216,13 @@ def test_kernels_that_the_library_lacks_are_refused(
     done = windows.run(cases[1].path, tmp_path / "answers", 1, 1, BNAS_ISA="x" * 100)
     assert done.returncode == 1
     assert f"BNAS_ISA is '{'?' * 63}', but this library has" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["c/run_model.c", "cpp/run_model.cpp"])
+def test_the_examples_compile_with_wide_paths(source: str, header_folder: Path, zig: Zig, tmp_path: Path) -> None:
+    compiler = ("c++", "-std=c++17") if source.endswith("cpp") else ("cc", "-std=c11")
+    # Another mark of Microsoft's that MinGW's headers do not have.
+    flags = ["-Wall", "-Werror", "-municode", "-D_Return_type_success_(x)=", "-isystem", header_folder]
+    path = HERE.parents[1] / "examples" / source
+    zig(*compiler, "-target", "x86_64-windows-gnu", *flags, "-c", path, "-o", tmp_path / "example.o")
+    assert (tmp_path / "example.o").read_bytes()[:2] == b"\x64\x86"
