@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def perform(trial: Trial, root: Path, *, device: torch.device, machine: str, sto
     """
     folder = root / trial.key
     if read_result(folder) is None:
-        images = open_data(trial.material.data, limit=trial.material.limit)
+        images = _images(trial.material.data, trial.material.limit)
         common = {"seed": trial.seed, "device": device, "stop": stop}
         with tf32(False):  # what is measured beside the runs is in float32 as well
             match trial:
@@ -75,8 +76,13 @@ def perform(trial: Trial, root: Path, *, device: torch.device, machine: str, sto
     return True
 
 
+@lru_cache(maxsize=1)  # trials that share a process mostly share the images, too
+def _images(data: str, limit: int | None) -> DataSet:
+    return open_data(data, limit=limit)
+
+
 def _search(trial: CellSearch, run: Path, images: InMemoryDataSet, common: dict[str, Any]) -> TrialResult | None:
-    found = search(images, trial.config, run, resume=(run / RESUME).exists(), **common)
+    found = search(images, trial.config, run, resume=_begun(run), **common)
     if not found.finished:
         return None
     epochs, best = found.history.epochs, found.history.best
@@ -99,7 +105,7 @@ def _search(trial: CellSearch, run: Path, images: InMemoryDataSet, common: dict[
 def _search_widths(
     trial: WidthSearch, run: Path, images: InMemoryDataSet, common: dict[str, Any]
 ) -> TrialResult | None:
-    found = search_widths(images, trial.config, run, resume=(run / RESUME).exists(), **common)
+    found = search_widths(images, trial.config, run, resume=_begun(run), **common)
     if not found.finished:
         return None
     history = found.history
@@ -119,9 +125,8 @@ def _train(trial: Training, root: Path, images: DataSet, common: dict[str, Any])
     run = folder / RUN
     config = _network_of(trial, root)
     gradients = GradientRecorder(run / LAST, folder, images, common["device"])
-    begun = (run / RESUME).exists() or (run / STAGES).exists()
     listeners = gradients.of_run(run) if Record.GRADIENTS in trial.records else silence
-    found = train_in_stages(images, config, trial.recipe, run, resume=begun, listeners=listeners, **common)
+    found = train_in_stages(images, config, trial.recipe, run, resume=_begun(run), listeners=listeners, **common)
     if not found.finished:
         return None
     history = found.result.history
@@ -187,6 +192,14 @@ def _shares(config: ModelConfig) -> dict[str, float]:
         "learnable_share_derived": [each in LEARNABLE for each in operations],
     }
     return {name: sum(are) / len(are) for name, are in kinds.items()}
+
+
+def _begun(run: Path) -> bool:
+    """Tell whether there is a place to go on from; what a run without one has left, as a copy may be, is removed."""
+    if any(run.rglob(RESUME)):
+        return True
+    shutil.rmtree(run, ignore_errors=True)
+    return False
 
 
 def _tidy(run: Path) -> None:

@@ -79,6 +79,16 @@ def test_an_interrupted_study_ends_as_one_that_was_not(pair: Study, tmp_path: Pa
         assert [each.series for each in one.results] == [each.series for each in other.results]
 
 
+def test_a_trial_whose_place_is_lost_begins_anew(pair: Study, tmp_path: Path) -> None:
+    """As in a copy of the folder without its large files."""
+    asked = iter(range(1000))
+    run_studies([pair], TOY, "digits", tmp_path, processes=0, device="cpu", stop=lambda: next(asked) == 0)
+    (place,) = tmp_path.rglob("resume.safetensors")
+    place.unlink()
+    (place.parent / "metrics.jsonl").write_text("", encoding="utf-8")
+    assert all(row.spread(TEST) for row in run(pair, tmp_path).rows)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
