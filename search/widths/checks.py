@@ -1,4 +1,6 @@
-"""What a search for widths is refused for before its first step."""
+"""What a search for widths is refused for: before its first step, and where it runs away."""
+
+from collections.abc import Sequence
 
 from bnas_deploy.core.errors import BnasError, DataError
 from bnas_deploy.core.names import known_name
@@ -84,3 +86,13 @@ def check_widths(network: str) -> None:
     having = [name for family in FAMILIES.values() if family.width_names for name in family.networks]
     if not known_name(network, having):
         raise WidthSearchError(f"{network} has no widths to search; choose one of {', '.join(having)}")
+
+
+def runaway(layout: Layout, ratios: Sequence[float]) -> str | None:
+    """Say which width has grown beyond what a network may have, if one has; `ratios` are its means to the base."""
+    widths = [ratio * width for ratio, width in zip(ratios, layout.base.widths, strict=True)]
+    widest, most = max(widths), MOST["channels"]
+    if widest <= most:
+        return None
+    number = widths.index(widest) + 1
+    return f"width {number} of {layout.base.network}, of at most {most:,} channels, grew to {widest:.3g}"

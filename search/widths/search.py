@@ -40,7 +40,6 @@ from bnas_deploy.core.width_history import (
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.models.backbone_settings import Widths
 from bnas_deploy.search.models.registry import FAMILIES
-from bnas_deploy.search.models.size_limits import MOST
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
 from bnas_deploy.search.training.acceleration import LAYOUT
@@ -50,7 +49,7 @@ from bnas_deploy.search.training.place import Extent
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.run import Run
 from bnas_deploy.search.training.saved_state import SavedState
-from bnas_deploy.search.widths.checks import WidthSearchError, check_first_ratio, check_goal, check_images
+from bnas_deploy.search.widths.checks import WidthSearchError, check_first_ratio, check_goal, check_images, runaway
 from bnas_deploy.search.widths.config import WidthSearchConfig
 from bnas_deploy.search.widths.cost import Cost, Memory, uniform_widths
 from bnas_deploy.search.widths.distribution import CANDIDATES, WidthDistribution, gumbel_softmax
@@ -269,7 +268,9 @@ class _WidthRun(Run[WidthEpoch]):
         self.distribution.keep_in_space()
         if not torch.isfinite(self.distribution.mu).all():
             raise self.not_finite("mean mu of a width", math.nan, self.place.step + 1)
-        self.check_widths()
+        if reason := runaway(self.layout, self.distribution.mu.tolist()):
+            where = f"in pass {self.place.epoch + 1}"
+            raise WidthSearchError(f"{reason} {where}; {self._kept()}. Use a lower --width-learning-rate")
         self.add(LOSS, loss, len(labels))
         self.add(PENALTY, penalty, len(labels))
         self.count("half", labels, logits)
@@ -336,21 +337,6 @@ class _WidthRun(Run[WidthEpoch]):
             return "no pass was finished before, so nothing is kept"
         passes = counted(len(self.history), "pass", "passes")
         return f"{self.folder} still holds {passes} before it, and {WIDTHS_FILE} of them"
-
-    def check_widths(self) -> None:
-        """Refuse a mean width that no network may have, before its channels are counted.
-
-        Raises:
-            WidthSearchError: names it.
-        """
-        widest = self.distribution.mu.detach() * self.base
-        if widest.max() > MOST["channels"]:
-            index = int(widest.argmax())
-            raise WidthSearchError(
-                f"width {index + 1} of {self.config.network.network} grew to {float(widest[index]):.3g} channels in "
-                f"pass {self.place.epoch + 1}; wanted at most {MOST['channels']:,}; {self._kept()}. Use a lower "
-                "--width-learning-rate"
-            )
 
     # ---- files
 

@@ -305,7 +305,7 @@ def _compile_yardstick(native: ModuleType, spec: KernelSpec, folder: Path) -> Pa
 
 
 def _compile(native: ModuleType, *words: str) -> None:
-    subprocess.run([*native.compiler(), *native.COMPILER_FLAGS, *words], check=True)
+    subprocess.run([*native.compiler(), *native.linking().COMPILER_FLAGS, *words], check=True)
 
 
 def _native() -> ModuleType:
