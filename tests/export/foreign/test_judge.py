@@ -15,6 +15,7 @@ from bnas_deploy.export.foreign.layers import Found, binary_layers
 from bnas_deploy.export.foreign.operands import Operands, Translation, translation_of
 from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.replace import write_layers
+from bnas_deploy.export.inputs import feed_of
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_each_difference_is_named(
 ) -> None:
     program, (first, *_) = original
     with pytest.raises(ExportError, match=f"nothing was written, .*: {message}"):
-        judge.compare_layers(program.exported.module(), [tamper(first)], images)  # type: ignore[arg-type]  # it is one
+        judge.compare_layers(program.exported.module(), [tamper(first)], feed_of(images))  # type: ignore[arg-type]  # it is one
 
 
 def test_the_last_images_count_as_the_first(original: tuple[Program, list[Found]], images: Tensor) -> None:
@@ -81,12 +82,12 @@ def test_the_last_images_count_as_the_first(original: tuple[Program, list[Found]
     last = images.clone()
     last[:4] = -100  # below every threshold or above it
     with pytest.raises(ExportError, match=r"1\.conv: the activation of image 4, channel"):
-        judge.compare_layers(program.exported.module(), [_shifted(first)], last)  # type: ignore[arg-type]  # it is one
+        judge.compare_layers(program.exported.module(), [_shifted(first)], feed_of(last))  # type: ignore[arg-type]  # it is one
 
 
 def test_every_layer_agrees_and_says_what_it_met(original: tuple[Program, list[Found]], images: Tensor) -> None:
     program, layers = original
-    seen = judge.compare_layers(program.exported.module(), layers, images)  # type: ignore[arg-type]  # it is one
+    seen = judge.compare_layers(program.exported.module(), layers, feed_of(images))  # type: ignore[arg-type]  # it is one
     assert seen == {"1.conv": judge.Seen(5 * 16 * 8 * 8, 0), "3.conv": judge.Seen(5 * 16 * 4 * 4, 0)}
 
 
@@ -108,8 +109,8 @@ def test_a_wrong_wire_is_seen(networks: ModuleType, images: Tensor, program: Cal
     layers, _ = binary_layers(captured)
     results = write_layers(captured.exported, [(each, translation_of(each, meets_zero=True)) for each in layers])
     translated: Any = captured.exported.module()
-    judge.compare_whole(original, translated, layers, results, images)
+    judge.compare_whole(original, translated, layers, results, feed_of(images))
 
     exchanged = dict(zip(results, reversed(results.values()), strict=True))
     with pytest.raises(ExportError, match="output 0 differs though every layer agrees"):
-        judge.compare_whole(original, translated, layers, exchanged, images)
+        judge.compare_whole(original, translated, layers, exchanged, feed_of(images))

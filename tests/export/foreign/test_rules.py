@@ -88,7 +88,7 @@ def test_registered_layers_are_exported(networks: ModuleType, images: Tensor, tm
         ("dense", "0 and 1", "0.5, from the rule"),
     ]
     assert sum(layer.weight_bits == 1 for layer in result.bundle.manifest.layers) == 2
-    assert result.verification.difference < 1e-4
+    assert result.verification.outputs[0].difference < 1e-4
 
 
 def test_a_rule_ends_with_its_block() -> None:

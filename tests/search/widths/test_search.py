@@ -258,9 +258,7 @@ def test_weights_that_signs_hide_from_the_loss_stop_it_too(run, tmp_path, monkey
 
 @pytest.mark.parametrize("rate", [1e30, 1e5])
 def test_widths_that_no_network_may_have_stop_it(run, tmp_path, rate):
-    message = (
-        r"width \d of VGG-11, of at most 65,536 channels, grew to \S+ in pass \d; .* lower --width-learning-rate"
-    )
+    message = r"width \d of VGG-11, of at most 65,536 channels, grew to \S+ in pass \d; .* lower --width-learning-rate"
     with pytest.raises(BnasError, match=message):
         run(tmp_path, config=replace(CONFIG, width_learning_rate=rate))
 
