@@ -236,7 +236,7 @@ def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
 
 
 _KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
-_MOVES = _KEEP_CHANNELS | {
+MOVES = _KEEP_CHANNELS | {
     "channel_shuffle", "flatten", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "reshape_as",
     "squeeze", "swapaxes", "swapdims", "transpose", "unflatten", "unsqueeze", "view", "view_as",
 }  # fmt: skip
@@ -246,7 +246,7 @@ _MOVES = _KEEP_CHANNELS | {
 def _moved(x: Node) -> tuple[Node, tuple[Node, ...]]:
     """Return what is moved to become x, and the operations that do it: the first one first."""
     moves: list[Node] = []
-    while operation(x) in _MOVES and isinstance(x.args[0], Node):
+    while operation(x) in MOVES and isinstance(x.args[0], Node):
         if operation(x) == "pad" and (len(x.args) < 3 or x.args[2] == "constant"):
             break
         moves.insert(0, x)

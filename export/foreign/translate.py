@@ -9,10 +9,10 @@ from torch.fx import Node
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
-from bnas_deploy.export.foreign.layers import Found, binary_layers
+from bnas_deploy.export.foreign.layers import MOVES, Found, binary_layers
 from bnas_deploy.export.foreign.left_float import Left, NotTranslated
 from bnas_deploy.export.foreign.operands import translation_of
-from bnas_deploy.export.foreign.operations import operation, values_read
+from bnas_deploy.export.foreign.operations import IDENTITIES, operation, values_read
 from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
@@ -111,13 +111,20 @@ class Translator:
             )
 
 
-_MAKE_ZEROS = frozenset(
-    {"clamp", "clamp_min", "hardshrink", "relu", "relu6", "round", "softshrink", "threshold", "trunc"}
-)
-"""Operations that give 0 for many values."""
+_WITH_BIAS = {
+    "conv1d": 2, "conv2d": 2, "conv3d": 2, "convolution": 2, "conv_transpose1d": 2, "conv_transpose2d": 2, "linear": 2,
+    "group_norm": 3, "instance_norm": 2, "layer_norm": 3,
+}  # fmt: skip
+"""Operations with a bias, and which of their arguments it is."""
 
-_WITH_BIAS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "linear"})
-"""Operations whose third argument is a bias."""
+_KEEP_OFF_ZERO = IDENTITIES | MOVES | {
+    "_to_copy", "abs", "adaptive_avg_pool2d", "avg_pool2d", "cat", "celu", "chunk", "concat", "copy", "div", "divide",
+    "elu", "exp", "expand", "expand_as", "getitem", "index_select", "leaky_relu", "max", "max_pool2d_with_indices",
+    "maximum", "mean", "min", "minimum", "mul", "multiply", "neg", "negative", "prelu", "select", "selu", "sigmoid",
+    "slice", "split", "split_with_sizes", "stack", "tanh", "to", "true_divide", "type_as", "upsample_bilinear2d",
+    "upsample_nearest2d",
+}  # fmt: skip
+"""Operations that give 0 about as seldom as all that they read is 0. Others, such as a mask, may make zeros."""
 
 _SUMS = frozenset({"add", "rsub", "sub"})
 
@@ -128,28 +135,40 @@ def _may_meet_zero(program: Program, found: Found, seen: Seen) -> bool:
     A few images prove little of others: a black square is 0 in all pixels of an image, and behind a convolution without
     bias. Behind a BN or a bias a value is 0 about as seldom as any other number.
     """
-    return seen.zeros > 0 or not _is_moved_off_zero(program, found.source)
+    return seen.zeros > 0 or not _moved_by(program, found.source)
 
 
-def _is_moved_off_zero(program: Program, node: Node) -> bool:
-    """Tell whether every number of a value comes from a BN or has a bias, with no other layer with weights behind that.
+def _moved_by(program: Program, node: Node, known: dict[Node, frozenset[Node]] | None = None) -> frozenset[Node]:
+    """Return the nodes that move every number of a value off 0: BNs, biases, added constants; none where it may be 0.
 
-    One moved term is enough for a sum, and so is a constant one, such as a learned shift. All that a product, a
-    concatenation and other operations read has to be moved.
+    All that a product or a concatenation reads has to be moved. A sum needs a term that is moved by something that
+    moves no other: x minus its own mean is 0 in a flat image, wherever x comes from.
     """
-    name = operation(node)
+    known = {} if known is None else known
+    if node not in known:
+        known[node] = _found_moving(program, node, known)
+    return known[node]
+
+
+def _found_moving(program: Program, node: Node, known: dict[Node, frozenset[Node]]) -> frozenset[Node]:
+    name, none = operation(node), frozenset[Node]()
     if "batch_norm" in name:
-        return True
+        return frozenset({node})
     if name in _WITH_BIAS:
-        return len(node.args) > 2 and node.args[2] is not None
-    if not name or name in _MAKE_ZEROS or any(part in name for part in ("conv", "mm", "matmul", "einsum")):
-        return False
+        has_bias = len(node.args) > _WITH_BIAS[name] and node.args[_WITH_BIAS[name]] is not None
+        return frozenset({node}) if has_bias else none
+    # With both bounds other than 0 it is no ReLU.
+    is_hardtanh = name == "hardtanh" and all(node.args[1:3]) and len(node.args) != 2
+    if name not in _SUMS | _KEEP_OFF_ZERO and not is_hardtanh:
+        return none
     read = values_read(node)
-    varying = [each for each in read if each in program.varying]
-    if name in _SUMS:
-        is_shifted = len(varying) < len(read) or any(isinstance(each, int | float) and each for each in node.args)
-        return is_shifted or any(_is_moved_off_zero(program, each) for each in varying)
-    return bool(varying) and all(_is_moved_off_zero(program, each) for each in varying)
+    parts = [_moved_by(program, each, known) for each in read if each in program.varying]
+    every = none.union(*parts)
+    if name not in _SUMS:
+        return every if parts and all(parts) else none
+    if len(parts) < len(read) or any(isinstance(each, int | float) and each for each in node.args):
+        return every | {node}
+    return every if any(sum(each in part for part in parts) == 1 for each in every) else none
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

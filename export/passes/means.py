@@ -143,7 +143,7 @@ def _expanded(value: ir.Value, reader: ir.Node) -> _Sum:
         return _Sum.of_value(value)
     others = [use.node for use in value.uses() if use.node is not reader]
     affine, x = _affine(node)
-    if affine is not None and x is not None and all(map(is_binary_conv, others)) and not _folds(x):
+    if affine is not None and x is not None and all(map(is_binary_conv, others)) and not _folds(x, alone=not others):
         return _expanded(x, node).behind(affine)
     if others:
         return _Sum.of_value(value)
@@ -170,9 +170,9 @@ def _affine(node: ir.Node) -> tuple[Affine | None, ir.Value | None]:
     return (affine, found[0]) if affine is not None and found is not None else (None, None)
 
 
-def _folds(x: ir.Value) -> bool:
-    """Tell whether a convolution makes `x`: it takes in what stands behind it, at no cost."""
-    return is_binary_conv(x.producer()) or is_conv(x.producer())
+def _folds(x: ir.Value, *, alone: bool) -> bool:
+    """Tell whether a convolution takes in a scale and a shift behind `x`; `alone`: nothing else reads the result."""
+    return is_binary_conv(x.producer()) or is_conv(x.producer()) or (alone and _is_taken_by_conv(x))
 
 
 _TAKEN = frozenset({"Add", "BatchNormalization", "Clip", "LeakyRelu", "Mul", "PRelu", "Relu", "Sub"})

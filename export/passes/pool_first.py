@@ -17,8 +17,8 @@ class PoolBeforeRising:
     """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the maxima of functions of channels."""
-        return (node for node in model.graph if node.op_type == "MaxPool" and channel_function(node_before(node)))
+        """Return the maxima of functions of channels, but for those that a convolution takes in."""
+        return (node for node in model.graph if node.op_type == "MaxPool" and _is_behind_function(node_before(node)))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the maximum stays behind."""
@@ -26,8 +26,6 @@ class PoolBeforeRising:
         function = channel_function(before)
         assert before is not None
         assert function is not None
-        if before.op_type in _FUSED_BY_CONV or is_binary_conv(function.x.producer()):
-            return f"the convolution before it takes {before.op_type} in"
         if not function.rises.all():
             return f"{before.op_type} falls in some channel"
         if shared := shared_before(node):
@@ -49,3 +47,10 @@ class PoolBeforeRising:
         inputs = [pooled if value is function.x else value for value in before.inputs]
         behind = ir.Node("", before.op_type, inputs, before.attributes, outputs=[result], name=before.name)
         ir.convenience.replace_nodes_and_values(model.graph, node, [node, before], [pool, behind], [y], [result])
+
+
+def _is_behind_function(before: ir.Node | None) -> bool:
+    function = channel_function(before)
+    if before is None or function is None:
+        return False
+    return before.op_type not in _FUSED_BY_CONV and not is_binary_conv(function.x.producer())

@@ -179,7 +179,8 @@ LEFT = {
     "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 1, "ReduceMean": 1, "Reshape": 1},
     # A ReLU behind a shortcut and a second one behind a BN, which no operator has.
     "quicknet": {"Relu": 2, "MaxPool": 1, "ReduceMean": 1, "Reshape": 1},
-    "reactnet": {"AveragePool": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
+    # The shifts behind the last concatenation are added to the mean.
+    "reactnet": {"Add": 1, "AveragePool": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
     "binarynet": {"MaxPool": 3, "Reshape": 2},
 }
 """Nodes that neither convolve nor multiply matrices."""

@@ -124,6 +124,10 @@ IN_FRONT: dict[str, tuple[Callable[[Tensor, Tensor, nn.Parameter], Tensor], bool
     "ReLU of BN, moved": (lambda plain, norm, shift: torch.relu(norm) - torch.relu(plain), True),
     "difference of ReLUs": (lambda plain, norm, shift: torch.add(torch.relu(norm), torch.relu(plain), alpha=-1), True),
     "clipped": (lambda plain, norm, shift: norm.clamp(-1, 1), True),
+    "Hardtanh": (lambda plain, norm, shift: F.hardtanh(norm), False),
+    "its own mean taken away": (lambda plain, norm, shift: norm - norm.mean((2, 3), keepdim=True), True),
+    "normalised by itself": (lambda plain, norm, shift: F.instance_norm(norm), True),
+    "a mask that may close": (lambda plain, norm, shift: norm * (norm.mean((2, 3), keepdim=True) > -5), True),
 }
 """What is in front of a sign, and whether a 0 may come that the images lack."""
 

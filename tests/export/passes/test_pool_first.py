@@ -35,9 +35,16 @@ def test_what_rises(load, listing, evaluate, rng, function: str, name: str) -> N
     [
         (f"f = PRelu (x, slope) {POOL} (f) z = Relu (x)", -0.1, "PRelu falls in some channel"),
         (f"f = PRelu (x, slope) {POOL} (f) z = Relu (f)", 0.5, "f is also read without the maximum"),
-        (f"f = Relu (x) {POOL} (f) z = Relu (x)", 0.5, "the convolution before it takes Relu in"),
     ],
 )
 def test_it_stays(load, nodes: str, slope: float, reason: str) -> None:
     log = run([PoolBeforeRising()], load(f"{HEADER} {{ {nodes} }}", **_slopes(0.25, slope, 3)))
     assert [refusal.reason for refusal in log.refusals] == [reason]
+
+
+def test_what_a_convolution_takes_in_is_no_site(load) -> None:
+    log = run(
+        [PoolBeforeRising()], load(f"{HEADER} {{ f = Relu (x) {POOL} (f) z = Relu (x) }}", **_slopes(0.25, 0.5, 3))
+    )
+    assert log.applied == {"PoolBeforeRising": 0}
+    assert not log.refusals
