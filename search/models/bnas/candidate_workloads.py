@@ -55,7 +55,9 @@ def candidate_workloads(config: NetworkConfig) -> list[Workload]:
         inputs.append(tuple(count * position.channels for count in blocks))
     channels, image = INNER_NODES * position.channels, position.output_image
     mean = Workload("ReduceMean", (channels, *image), (channels, 1, 1))
-    return [*workloads, mean, Workload("Gemm", mean.output, (config.classes, 1, 1))]
+    # A sum in front of the mean becomes one of means behind it.
+    add = Workload("Add", mean.output, mean.output)
+    return [*workloads, mean, add, Workload("Gemm", mean.output, (config.classes, 1, 1))]
 
 
 def refuse_other_operations(config: NetworkConfig) -> None:
