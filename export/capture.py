@@ -127,7 +127,8 @@ class _Noisy(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        if n.name not in self.slack or not result.is_floating_point():
+        # The program's own end may have the name of an output, too.
+        if n.op == "output" or n.name not in self.slack or not result.is_floating_point():
             return result
         return result + self.slack[n.name] * (2 * torch.rand(result.shape, generator=self.generator) - 1)
 

@@ -1,5 +1,6 @@
 """What a caller of the export gives: images and networks, and what is refused of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,15 +70,28 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
     Raises:
         ExportError: the examples do not fit it or the description, or it answers what cannot be exported.
     """
+    _check_preprocessing(description.preprocessing)
     feed, structure = _taken(module, given, description, role)
     few = feed[:FEW]
     answer = answers_of(module, few, role, structure)
     named = outputs_of(role, answer, "output" if description.labels is None else OUTPUT)
     _check_outputs(role, named, len(few), description)
+    _check_alone(role, outputs_of(role, answers_of(module, feed[:1], role, structure), "output"), named)
     if not (structure.is_flat and isinstance(answer, Tensor)):
         refuse_hooks(module, role)
         flatten(module, structure, role)
     return Asked(feed, structure, tuple(name for name, _ in named))
+
+
+def _check_alone(role: str, alone: Sequence[tuple[str, Tensor]], few: Sequence[tuple[str, Tensor]]) -> None:
+    """Refuse a network that answers to a single example with tensors of other ranks."""
+    for (_, one), (name, several) in zip(alone, few, strict=True):
+        if one.ndim != several.ndim:
+            raise ExportError(
+                f"{role}: answers {name} of the shape {tuple(one.shape)} to one example and {tuple(several.shape)} to "
+                f"{FEW}; let its forward keep the axis of the examples (squeeze() without a dimension drops it: write "
+                "flatten(1))"
+            )
 
 
 FEW = 2
@@ -104,6 +118,15 @@ def _taken(module: nn.Module, given: Images | Inputs, description: Description, 
     return feed, structure
 
 
+def _check_preprocessing(preprocessing: Preprocessing | None) -> None:
+    if preprocessing is None:
+        return
+    for name, numbers in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        if not all(math.isfinite(each) and (name == "mean" or each > 0) for each in numbers):
+            wanted = "finite numbers" if name == "mean" else "finite numbers above 0"
+            raise ExportError(f"preprocessing.{name}: got {list(numbers)}, wanted {wanted}, one for each channel")
+
+
 def _image_shape(preprocessing: Preprocessing | None) -> tuple[int, int, int] | None:
     if preprocessing is None:
         return None
@@ -120,6 +143,10 @@ def check_images(images: Images, description: Description) -> None:
             f"images: got {pixels.dtype} {tuple(pixels.shape)}, "
             f"{'wanted' if wanted is None else 'the preprocessing makes'} torch.float32 (N, {sizes}) with N at least "
             "1; give images as the network sees them"
+        )
+    if images.labels is not None and images.labels.shape != (len(pixels),):
+        raise ExportError(
+            f"images: labels of shape {tuple(images.labels.shape)} for {len(pixels)} images; give one class for each"
         )
     if not pixels.isfinite().all():
         count = int((~pixels.isfinite()).sum())

@@ -5,6 +5,8 @@ import os.path
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -48,7 +50,12 @@ def build_user_module(given: str) -> nn.Module:
         raise ExportError(
             f"{path}: no such file; give the Python file that makes the network, such as mymodel.py:build"
         )
-    file = _imported(path)
+    with _folder_on_path(path):
+        return _made(path, _imported(path), name)
+
+
+def _made(path: Path, file: ModuleType, name: str) -> nn.Module:
+    """Return the module that a name of a user's file is or makes."""
     if not hasattr(file, name):
         known = [each for each in vars(file) if not each.startswith("_")]
         raise ExportError(
@@ -100,8 +107,6 @@ def _imported(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     file = importlib.util.module_from_spec(spec)
-    folder, before = os.path.dirname(os.path.abspath(path)), list(sys.path)
-    sys.path.insert(0, folder)
     # Classes that are made in the file look themselves up by its name.
     hidden, sys.modules[path.stem] = sys.modules.get(path.stem), file
     try:
@@ -109,10 +114,20 @@ def _imported(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:  # it is the user's code
         raise UserCodeError(f"{path} cannot be imported; this is its own traceback:", _trace(error, path)) from None
     finally:
-        sys.path[:] = before
         if hidden is not None:
             sys.modules[path.stem] = hidden
     return file
+
+
+@contextmanager
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """Let the file import what lies beside it, when it is read and when it makes the network."""
+    before = list(sys.path)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _trace(error: BaseException, path: Path) -> str:

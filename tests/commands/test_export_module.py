@@ -253,6 +253,14 @@ def test_a_file_that_ends_the_program_when_it_is_imported_does_not(network: Path
     assert result.output.splitlines()[-1] == "SystemExit: usage: mymodel.py --data DATA"
 
 
+def test_what_lies_beside_the_file_is_found_when_the_network_is_made(network: Path, tmp_path: Path) -> None:
+    (network.parent / "beside.py").write_text(network.read_text(encoding="utf-8"), encoding="utf-8")
+    late = network.parent / "late.py"
+    late.write_text("def build():\n    from beside import missing_name\n", encoding="utf-8")
+    result = _export(f"{late}:build", "-o", str(tmp_path / "b"))
+    assert result.output.splitlines()[-1].startswith("ImportError: cannot import name 'missing_name' from 'beside'")
+
+
 @pytest.mark.parametrize(
     ("name", "last"),
     [

@@ -263,6 +263,53 @@ def test_the_float_twin_is_asked_too(tmp_path: Path) -> None:
         export_module(Small(), _twin_of(OnGpu), tmp_path / "bundle", Images(_images()), description)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (
+            0.5,
+            0.0,
+            r"preprocessing\.std: got \[0\.0, 0\.0, 0\.0\], wanted finite numbers above 0, one for each channel",
+        ),
+        (float("nan"), 0.5, r"preprocessing\.mean: got \[nan, nan, nan\], wanted finite numbers, one for each channel"),
+    ],
+)
+def test_a_normalisation_that_no_bundle_may_have(mean: float, std: float, message: str, tmp_path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (mean,) * 3, (std,) * 3), {})
+    with pytest.raises(ExportError, match=message):
+        export_module(Small(), path=tmp_path / "bundle", images=Images(_images()), description=description)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_labels_as_images_are_wanted(tmp_path: Path) -> None:
+    description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), {})
+    images = Images(_images(), torch.tensor([0, 1, 2]))
+    with pytest.raises(ExportError, match=r"images: labels of shape \(3,\) for 2 images; give one class for each"):
+        export_module(Small(), path=tmp_path / "bundle", images=images, description=description)
+
+
+class Squeezed(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(self.stem(x)).mean((2, 3), keepdim=True).squeeze())
+
+
+def test_a_network_that_cannot_run_on_one_example(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"logits of the shape \(5,\) to one example and \(2, 5\) to 2; .*flatten"):
+        _export(Squeezed(), tmp_path / "bundle")
+
+
+class EndsWithDropout(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), training=self.training)
+
+
+def test_a_network_without_labels_may_end_with_a_copy(tmp_path: Path) -> None:
+    result = export_module(
+        EndsWithDropout().eval(), path=tmp_path / "bundle", images=Images(_images()), description=Description({})
+    )
+    assert result.verification.failures == []
+
+
 # --- code that freezing would drop ----------------------------------------------------------------------------------
 
 
