@@ -3,77 +3,29 @@
 import sys
 
 if sys.platform == "win32":
-    from bnas_deploy.core.windows import (
-        context_switches,
-        create,
-        end_with_parent,
-        ended_by,
-        exchange,
-        go_on,
-        is_mine,
-        is_still,
-        load_average,
-        lock,
-        make_folder,
-        memory_bytes,
-        open_to_lock,
-        open_to_read,
-        peak_bytes,
-        publish,
-        replace,
-        start_apart,
-        stay_on_one_cpu,
-        stop,
-        sync,
-        usable_cpus,
-    )
+    from bnas_deploy.core import windows as _system
 else:
-    from bnas_deploy.core.posix import (
-        context_switches,
-        create,
-        end_with_parent,
-        ended_by,
-        exchange,
-        go_on,
-        is_mine,
-        is_still,
-        load_average,
-        lock,
-        make_folder,
-        memory_bytes,
-        open_to_lock,
-        open_to_read,
-        peak_bytes,
-        publish,
-        replace,
-        start_apart,
-        stay_on_one_cpu,
-        stop,
-        sync,
-        usable_cpus,
-    )
+    from bnas_deploy.core import posix as _system
 
-__all__ = [
-    "context_switches",
-    "create",
-    "end_with_parent",
-    "ended_by",
-    "exchange",
-    "go_on",
-    "is_mine",
-    "is_still",
-    "load_average",
-    "lock",
-    "make_folder",
-    "memory_bytes",
-    "open_to_lock",
-    "open_to_read",
-    "peak_bytes",
-    "publish",
-    "replace",
-    "start_apart",
-    "stay_on_one_cpu",
-    "stop",
-    "sync",
-    "usable_cpus",
-]
+context_switches = _system.context_switches
+create = _system.create
+end_with_parent = _system.end_with_parent
+ended_by = _system.ended_by
+exchange = _system.exchange
+go_on = _system.go_on
+is_mine = _system.is_mine
+is_still = _system.is_still
+load_average = _system.load_average
+lock = _system.lock
+make_folder = _system.make_folder
+memory_bytes = _system.memory_bytes
+open_to_lock = _system.open_to_lock
+open_to_read = _system.open_to_read
+peak_bytes = _system.peak_bytes
+publish = _system.publish
+replace = _system.replace
+start_apart = _system.start_apart
+stay_on_one_cpu = _system.stay_on_one_cpu
+stop = _system.stop
+sync = _system.sync
+usable_cpus = _system.usable_cpus
