@@ -117,7 +117,7 @@ def test_images_of_any_size_come_through(network, form) -> None:
 def test_any_scheme_runs_on_any_backbone_or_is_refused(network, scheme) -> None:
     # An eighth, so that channels are multiples of CBCN's rotations; it has no 1x1 and 5x5 filters.
     config = small(network, scheme=scheme, width_factor=0.125)
-    excluded = {"ResNeXt-29-64": {"cbcn", "binary-duo"}, "QuickNet": {"zero-alpha", "dorefa", "binary-duo"}}
+    excluded = {"ResNeXt-29-64": {"cbcn", "binary-duo"}, "QuickNet": {"zero-alpha", "dorefa", "binary-duo", "frac-bnn"}}
     if scheme in excluded.get(network, {"cbcn"}):
         with pytest.raises(BnasError, match=rf"{network}.*: .*; choose another --scheme or --network"):
             build_network(config)
