@@ -176,6 +176,8 @@ def _window_inputs(piece: Piece, recorded: Recorded, wanted: tuple[int, ...]) ->
     reach = tuple(window.reach(size) for window, size in zip(windows, wanted[2:], strict=True))
     added, gates = (added_to(node), gates_of(node)) if is_binary_conv(node) else ([], [])
     read = activations_of(node) if is_binary_conv(node) else piece.inputs
+    if not all(value in recorded for value in read):  # parts that are joined within the piece
+        return None
     shapes = {value: _within(recorded[value].shape, reach) for value in read}
     if len({shape[2:] for shape in shapes.values()}) != 1:
         return None

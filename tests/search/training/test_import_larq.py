@@ -180,7 +180,7 @@ def test_other_shapes_and_numbers_of_arrays_are_named(tmp_path: Path) -> None:
     assert f"{count - 1} arrays, expected {count}; the first missing is classifier.1.linear.bias" in message
     message = refusal(as_npz(path, {**arrays, "more": np.zeros(3, np.float32)}))
     assert f"{count + 1} arrays, expected {count}; the first more is more" in message
-    assert "give the network, the genotype, the layout and the number of classes" in message
+    assert "give the network, the genotype, the layout, the number of classes and --in-channels" in message
     doubles = {**arrays, "arr_0": arrays["arr_0"].astype(np.float64)}
     assert "stem.0.0.weight is float64 [1, 3, 3, 3], expected float32" in refusal(as_npz(path, doubles))
 

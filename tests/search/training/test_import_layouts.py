@@ -245,7 +245,9 @@ def test_a_missing_tensor_and_one_of_another_shape_are_named(case: Case, tmp_pat
     assert f"(in the file {norm}) is float32 [99], expected float32 [" in refusal(wide, case, tmp_path)
     more = {**whole, "layer9.0.extra": torch.zeros(3)}
     assert "1 unexpected: layer9.0.extra float32 [3]" in refusal(more, case, tmp_path)
-    assert "give the network, the genotype, the layout and the number of classes" in refusal(more, case, tmp_path)
+    assert "give the network, the genotype, the layout, the number of classes and --in-channels" in refusal(
+        more, case, tmp_path
+    )
 
 
 def test_half_of_a_convolution_is_named(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         "2 of another shape or type: classifier.weight is float32 [10, 64], expected float32 [7, 64] | "
         "classifier.bias is float32 [10], expected float32 [7]; give the network"
     ) in message
-    assert "give the network, the genotype, the layout and the number of classes" in message
+    assert "give the network, the genotype, the layout, the number of classes and --in-channels" in message
     message = refusal(path, replace(CIFAR, cells=4))
     assert "missing: cells.3.preprocess0.norm.running_mean float32 [" in message
     assert re.search(r"18 missing: .*cells\.3\.\S+ float32 \[\d+\] \| 13 more; give the network", message)
