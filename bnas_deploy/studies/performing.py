@@ -14,6 +14,7 @@ from bnas_deploy.core.genotype import LEARNABLE, ZEROISE, Genotype
 from bnas_deploy.core.history import read_history
 from bnas_deploy.core.run_metrics import EpochRecord
 from bnas_deploy.core.width_history import UNIFORM_FILE, WEIGHTS, WIDTHS_FILE
+from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.cells.derive import derive
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.search_run import HISTORY
@@ -28,12 +29,13 @@ from bnas_deploy.search.training.acceleration import tf32
 from bnas_deploy.search.training.result import BEST, LAST
 from bnas_deploy.search.training.run import RESUME
 from bnas_deploy.search.training.stages import STAGES, train_in_stages
+from bnas_deploy.search.widths.config import WidthSearchConfig
 from bnas_deploy.search.widths.search import search_widths
 from bnas_deploy.studies.errors import errors_of
 from bnas_deploy.studies.gradients import GradientRecorder, silence
 from bnas_deploy.studies.results import TrialResult, read_result, write_result
 from bnas_deploy.studies.study import Record
-from bnas_deploy.studies.trials import CellSearch, Training, Trial, WidthSearch
+from bnas_deploy.studies.trials import SearchTrial, Training, Trial
 
 RUN = "run"
 """The folder of the search or the training inside that of a trial."""
@@ -63,10 +65,10 @@ def perform(trial: Trial, root: Path, *, device: torch.device, machine: str, sto
         common = {"seed": trial.seed, "device": device, "stop": stop}
         with tf32(False):  # what is measured beside the runs is in float32 as well
             match trial:
-                case CellSearch():
-                    result = _search(trial, folder / RUN, images.in_memory(), common)
-                case WidthSearch():
-                    result = _search_widths(trial, folder / RUN, images.in_memory(), common)
+                case SearchTrial(config=SearchConfig() as config):
+                    result = _search(config, folder / RUN, images.in_memory(), common)
+                case SearchTrial(config=WidthSearchConfig() as config):
+                    result = _search_widths(config, folder / RUN, images.in_memory(), common)
                 case Training():
                     result = _train(trial, root, images, common)
         if result is None:
@@ -81,8 +83,8 @@ def _images(data: str, limit: int | None) -> DataSet:
     return open_data(data, limit=limit)
 
 
-def _search(trial: CellSearch, run: Path, images: InMemoryDataSet, common: dict[str, Any]) -> TrialResult | None:
-    found = search(images, trial.config, run, resume=_begun(run), **common)
+def _search(config: SearchConfig, run: Path, images: InMemoryDataSet, common: dict[str, Any]) -> TrialResult | None:
+    found = search(images, config, run, resume=_begun(run), **common)
     if not found.finished:
         return None
     epochs, best = found.history.epochs, found.history.best
@@ -103,9 +105,9 @@ def _search(trial: CellSearch, run: Path, images: InMemoryDataSet, common: dict[
 
 
 def _search_widths(
-    trial: WidthSearch, run: Path, images: InMemoryDataSet, common: dict[str, Any]
+    config: WidthSearchConfig, run: Path, images: InMemoryDataSet, common: dict[str, Any]
 ) -> TrialResult | None:
-    found = search_widths(images, trial.config, run, resume=_begun(run), **common)
+    found = search_widths(images, config, run, resume=_begun(run), **common)
     if not found.finished:
         return None
     history = found.history
@@ -151,7 +153,7 @@ def _network_of(trial: Training, root: Path) -> ModelConfig:
     if before is None:
         return config
     run = root / before.key / RUN
-    if isinstance(before, WidthSearch):
+    if isinstance(before.config, WidthSearchConfig):
         assert isinstance(config, BackboneConfig)
         return config.with_widths(read_widths_file(run / (UNIFORM_FILE if trial.uniform else WIDTHS_FILE)).channels)
     assert isinstance(config, NetworkConfig)

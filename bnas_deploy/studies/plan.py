@@ -18,43 +18,7 @@ from bnas_deploy.search.training.recipes import Recipe, find_recipe
 from bnas_deploy.search.widths.config import SCHEME as WIDTH_SCHEME
 from bnas_deploy.search.widths.config import configure_width_search
 from bnas_deploy.studies.study import BACKBONE, Budget, Named, OfOneOperation, Row, Searched, Study, Widened
-from bnas_deploy.studies.trials import CellSearch, Material, Training, WidthSearch
-
-_SEARCH_DEFAULTS: Mapping[str, Any] = {
-    "strategy": "bnas",
-    "space": "bnas",
-    "separable": False,
-    "no_dilated": False,
-    "no_skip": False,
-    "cells": None,
-    "channels": None,
-    "precision": "binary",
-    "k_map": False,
-    "deviations": (),
-    "recipe": None,
-    "epochs": None,
-    "batch_size": None,
-    "zeroise": True,  # whether it can be chosen is asked of each row
-    "diversity": None,
-    "diversity_epochs": None,
-    "gamma": 1.0,  # as whether Zeroise can be chosen
-    "arithmetic": "float32",
-    "compiled": False,
-}
-
-_WIDTH_DEFAULTS: Mapping[str, Any] = {
-    "preset": None,
-    "memory_mb": None,
-    "latency_us": None,
-    "penalty": None,
-    "first_ratio": None,
-    "epochs": None,
-    "batch_size": None,
-    "learning_rate": 0.05,
-    "width_learning_rate": None,
-    "round_epochs": None,
-    "best_effort": True,
-}
+from bnas_deploy.studies.trials import Material, SearchTrial, Training
 
 NEAR_ENOUGH = 0.005
 """How far operations may be from those that are wanted, as a share; channels are whole numbers, so it may be more."""
@@ -227,15 +191,16 @@ class _Planner:
         return recipe.of_length(max(1, round(row.times_epochs * epochs)), None)
 
     def _after_search(self, training: Training, subject: Searched, seed: int) -> Training:
-        given: dict[str, Any] = {**_SEARCH_DEFAULTS, **self.budget.search, **subject.options}
+        # Whether Zeroise can be chosen is asked of each row, so that rows that differ in it share a search.
+        given: dict[str, Any] = {"zeroise": True, **self.budget.search, **subject.options}
         config = configure_search(self.kind.search, **self.images.description.sizes, **given)
         zeroise = STRATEGIES[config.strategy].zeroise if subject.zeroise is None else subject.zeroise
-        search = CellSearch(self.material, config, seed)
+        search = SearchTrial(self.material, config, seed)
         return replace(training, after=search, gamma=subject.gamma, zeroise=zeroise)
 
-    def _width_search(self, subject: Widened, seed: int) -> WidthSearch:
-        given = {**_WIDTH_DEFAULTS, **self.budget.widths, **subject.options}
-        return WidthSearch(self.material, configure_width_search(self._backbone(), self.kind, **given), seed)
+    def _width_search(self, subject: Widened, seed: int) -> SearchTrial:
+        given = {**self.budget.widths, **subject.options}
+        return SearchTrial(self.material, configure_width_search(self._backbone(), self.kind, **given), seed)
 
 
 def _factor(wanted: float, operations: Callable[[float], float], first: float) -> float:

@@ -52,11 +52,11 @@ class Material:
 
 
 @dataclass(frozen=True)
-class CellSearch:
-    """A search for cells."""
+class SearchTrial:
+    """A search, for cells or for widths as its configuration says."""
 
     material: Material
-    config: SearchConfig
+    config: SearchConfig | WidthSearchConfig
     seed: int
 
     @property
@@ -67,26 +67,8 @@ class CellSearch:
     @cached_property
     def key(self) -> str:
         """Return what its folder is called."""
-        return _key("cells", self.material, self.seed, self.config.to_json())
-
-
-@dataclass(frozen=True)
-class WidthSearch:
-    """A search for widths."""
-
-    material: Material
-    config: WidthSearchConfig
-    seed: int
-
-    @property
-    def after(self) -> None:
-        """Return the trial that has to be finished before: none."""
-        return
-
-    @cached_property
-    def key(self) -> str:
-        """Return what its folder is called."""
-        return _key("widths", self.material, self.seed, self.config.to_json())
+        kind = "cells" if isinstance(self.config, SearchConfig) else "widths"
+        return _key(kind, self.material, self.seed, self.config.to_json())
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,7 @@ class Training:
     seed: int
     rule: str
     records: tuple[str, ...] = ()
-    after: CellSearch | WidthSearch | None = None
+    after: SearchTrial | None = None
     gamma: float = 1.0
     zeroise: bool = True
     uniform: bool = False
@@ -130,7 +112,7 @@ class Training:
         return _key("training", self.material, self.seed, settings)
 
 
-Trial = CellSearch | WidthSearch | Training
+Trial = SearchTrial | Training
 
 
 def _key(kind: str, material: Material, seed: int, settings: Mapping[str, Any]) -> str:

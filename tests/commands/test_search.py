@@ -1,5 +1,6 @@
 """The command is tried on digits with the smallest supernet."""
 
+import inspect
 import json
 import os
 import shlex
@@ -14,12 +15,21 @@ from click.testing import CliRunner
 
 from bnas_deploy.cli import main
 from bnas_deploy.commands.search import command, shared_channels
+from bnas_deploy.commands.search import command as search_command
+from bnas_deploy.commands.search_widths import command as search_widths_command
 from bnas_deploy.core.genotype import BATS_GROUPS, Cell, Edge, Genotype, read_genotype
 from bnas_deploy.core.history import read_history
-from bnas_deploy.search.cells.config import SEARCH_DEVIATIONS, SEARCH_RECIPES, STRATEGIES
+from bnas_deploy.search.cells.config import (
+    SEARCH_DEVIATIONS,
+    SEARCH_RECIPES,
+    STRATEGIES,
+    configure_search,
+    configure_supernet,
+)
 from bnas_deploy.search.data.kinds import DATA_KINDS
 from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.widths.config import configure_width_search
 
 TINY = ("--cells", 3, "--channels", 1, "--epochs", 1, "--batch-size", 359, "--device", "cpu")
 
@@ -213,3 +223,22 @@ def test_what_was_found_can_be_trained(tmp_path):
     genotype = read_genotype(str(tmp_path / "search" / "genotype.json"))
     history = json.loads((tmp_path / "search" / "history.json").read_text())
     assert genotype.to_json() == history["epochs"][history["best_epoch"] - 1]["genotype"]
+
+
+@pytest.mark.parametrize(
+    ("command", "functions"),
+    [
+        (search_command, [configure_search, configure_supernet]),
+        (search_widths_command, [configure_width_search]),
+    ],
+    ids=["search", "search-widths"],
+)
+def test_options_have_the_defaults_of_python(command, functions):
+    options = command.make_context("command", []).params
+    compared = 0
+    for function in functions:
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in options and parameter.default is not parameter.empty:
+                assert options[name] == parameter.default, name
+                compared += 1
+    assert compared >= 9

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
+from bnas_deploy.search.widths.config import WidthSearchConfig
 from bnas_deploy.studies.catalogue import STUDIES
 from bnas_deploy.studies.plan import Plan, plan
 from bnas_deploy.studies.study import PAPER, SMALL, Study
-from bnas_deploy.studies.trials import CellSearch, Training, WidthSearch
+from bnas_deploy.studies.trials import SearchTrial, Training
 
 
 def images(channels: int, side: int, count: int) -> InMemoryDataSet:
@@ -54,10 +56,12 @@ def test_the_papers_experiment_is_the_papers(cifar: InMemoryDataSet) -> None:
     bnas = first("zeroise", "BNAS, Zeroise kept")
     assert (bnas.network.name, bnas.recipe.name, bnas.recipe.epochs) == ("BNAS-A", "cifar-standard", 600)
     search = bnas.after
-    assert isinstance(search, CellSearch)
+    assert isinstance(search, SearchTrial)
     config = search.config
+    assert isinstance(config, SearchConfig)
     assert (config.network.cells, config.network.channels, config.recipe.epochs) == (8, 16, 50)
     assert (config.diversity, config.diversity_epochs) == (1.0, pytest.approx(7.7))
     widths = first("widths", "DMS-B").after
-    assert isinstance(widths, WidthSearch)
+    assert isinstance(widths, SearchTrial)
+    assert isinstance(widths.config, WidthSearchConfig)
     assert (widths.config.goal.target, widths.config.epochs, widths.config.first_ratio) == (1.0, 250, 2.5)
