@@ -1,6 +1,5 @@
 """What a caller of the export gives: images and networks, and what is refused of them."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnas_deploy.core.bundle import RIGHT_CLASSES, Preprocessing
+from bnas_deploy.core.bundle import RIGHT_CLASSES, Preprocessing, check_normalisation
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.tensor_spec import DTYPES
 from bnas_deploy.export.capture import OUTPUT
@@ -76,7 +76,8 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
     answer = answers_of(module, few, role, structure)
     named = outputs_of(role, answer, "output" if description.labels is None else OUTPUT)
     _check_outputs(role, named, len(few), description)
-    _check_alone(role, outputs_of(role, answers_of(module, feed[:1], role, structure), "output"), named)
+    alone = f"{role}, given one example"
+    _check_alone(role, outputs_of(alone, answers_of(module, feed[:1], alone, structure), OUTPUT), named)
     if not (structure.is_flat and isinstance(answer, Tensor)):
         refuse_hooks(module, role)
         flatten(module, structure, role)
@@ -84,7 +85,12 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
 
 
 def _check_alone(role: str, alone: Sequence[tuple[str, Tensor]], few: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuse a network that answers to a single example with tensors of other ranks."""
+    """Refuse a network that answers to a single example with other tensors, or with some of other ranks."""
+    if len(alone) != len(few):
+        raise ExportError(
+            f"{role}: answers {counted(len(alone), 'tensor')} to one example and {len(few)} to {FEW}; answer as many "
+            "to any number"
+        )
     for (_, one), (name, several) in zip(alone, few, strict=True):
         if one.ndim != several.ndim:
             raise ExportError(
@@ -119,12 +125,12 @@ def _taken(module: nn.Module, given: Images | Inputs, description: Description, 
 
 
 def _check_preprocessing(preprocessing: Preprocessing | None) -> None:
-    if preprocessing is None:
-        return
-    for name, numbers in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        if not all(math.isfinite(each) and (name == "mean" or each > 0) for each in numbers):
-            wanted = "finite numbers" if name == "mean" else "finite numbers above 0"
-            raise ExportError(f"preprocessing.{name}: got {list(numbers)}, wanted {wanted}, one for each channel")
+    """Refuse a normalisation that no bundle may have, before anything is done."""
+    if preprocessing is not None:
+        try:
+            check_normalisation(preprocessing)
+        except ValueError as error:
+            raise ExportError(f"{error}; mend the preprocessing") from None
 
 
 def _image_shape(preprocessing: Preprocessing | None) -> tuple[int, int, int] | None:

@@ -141,14 +141,8 @@ def own_doing(module: nn.Module, images: Tensor | Feed) -> str | None:
     """Say why `module` does not always answer alike to the same images, if it does not."""
     before = {name: (value.clone(), value.data_ptr(), value._version) for name, value in _state(module)}
     tensors = feed_of(images).tensors
-    try:
-        with torch.no_grad():
-            first, second = (tensors_in(module(*tensors)) for _ in range(2))
-    except Exception as error:  # it is the user's code
-        return (
-            f"it cannot run on a single example: {failure(module, error)}; let its forward take any number (squeeze() "
-            "without a dimension drops the axis of the examples: write flatten(1))"
-        )
+    with torch.no_grad():
+        first, second = (tensors_in(module(*tensors)) for _ in range(2))
     parameters = {name for name, _ in module.named_parameters()}
     for name, value in _state(module):
         data, place, version = before[name]

@@ -18,6 +18,7 @@ It holds
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -311,8 +312,16 @@ def _check_values(manifest: Manifest) -> None:
         wanted(name in manifest.files, list(manifest.files), "files", f"{name} among them")
 
 
-def _check_preprocessing(preprocessing: Preprocessing, inputs: Sequence[TensorSpec]) -> None:
+def check_normalisation(preprocessing: Preprocessing) -> None:
+    """Make sure that mean and std have a number for each channel that an image can be normalised with.
+
+    Raises:
+        ValueError: one has not.
+    """
     channels = len(preprocessing.mean)
+    for name in ("mean", "std"):
+        numbers = getattr(preprocessing, name)
+        wanted(all(map(math.isfinite, numbers)), list(map(str, numbers)), f"preprocessing.{name}", "finite numbers")
     wanted(
         len(preprocessing.std) == channels,
         list(preprocessing.std),
@@ -320,7 +329,11 @@ def _check_preprocessing(preprocessing: Preprocessing, inputs: Sequence[TensorSp
         f"one for each of {channels} channels",
     )
     wanted(min(preprocessing.std, default=0) > 0, list(preprocessing.std), "preprocessing.std", "more than 0 each")
-    image = (None, channels, preprocessing.height, preprocessing.width)
+
+
+def _check_preprocessing(preprocessing: Preprocessing, inputs: Sequence[TensorSpec]) -> None:
+    check_normalisation(preprocessing)
+    image = (None, len(preprocessing.mean), preprocessing.height, preprocessing.width)
     shapes = [list(each.shape) for each in inputs if each.dtype == "float32"]
     text = f"{json.dumps(image)}, as the preprocessing makes images, among those of float32"
     wanted(list(image) in shapes, shapes, "inputs: shapes", text)

@@ -269,9 +269,9 @@ def test_the_float_twin_is_asked_too(tmp_path: Path) -> None:
         (
             0.5,
             0.0,
-            r"preprocessing\.std: got \[0\.0, 0\.0, 0\.0\], wanted finite numbers above 0, one for each channel",
+            r"preprocessing\.std: got \[0\.0, 0\.0, 0\.0\], wanted more than 0 each; mend the preprocessing",
         ),
-        (float("nan"), 0.5, r"preprocessing\.mean: got \[nan, nan, nan\], wanted finite numbers, one for each channel"),
+        (float("nan"), 0.5, r"preprocessing\.mean: got \[\"nan\", .*\], wanted finite numbers; mend the preprocessing"),
     ],
 )
 def test_a_normalisation_that_no_bundle_may_have(mean: float, std: float, message: str, tmp_path: Path) -> None:
@@ -296,6 +296,28 @@ class Squeezed(Small):
 def test_a_network_that_cannot_run_on_one_example(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"logits of the shape \(5,\) to one example and \(2, 5\) to 2; .*flatten"):
         _export(Squeezed(), tmp_path / "bundle")
+
+
+class SqueezedTooMuch(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(self.stem(x)).squeeze().mean((2, 3)))
+
+
+class AnswersMoreToSeveral(Small):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (super().forward(x),) * len(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (SqueezedTooMuch, r"SqueezedTooMuch, given one example: .*IndexError: Dimension out of range"),
+        (AnswersMoreToSeveral, r"AnswersMoreToSeveral: answers 1 tensor to one example and 2 to 2; answer as many"),
+    ],
+)
+def test_a_network_that_one_example_is_too_few_for(module: type[Small], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_module(module(), path=tmp_path / "bundle", images=Images(_images()), description=Description({}))
 
 
 class EndsWithDropout(Small):
