@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.bnas.operations import ConvBlock, SeparableBlock
-from bnas_deploy.search.nn.estimators import activation_scale, weight_scale
+from bnas_deploy.search.nn.estimators import activation_scale, scaled_sign, sign_activation
 from bnas_deploy.search.training.acceleration import LAYOUT
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.studies.results import TrialResult
@@ -67,11 +67,9 @@ def relative_error(wanted: Tensor, got: Tensor) -> float:
 
 def binary(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """Return beta (B * I) of Eq. 3, for a float convolution and its input (N, C, H, W)."""
-    signs = convolution.weight.sign() + (convolution.weight == 0)
-    weight = signs * weight_scale(convolution.weight)[:, None, None, None]
     return nn.functional.conv2d(
-        x.sign() + (x == 0),
-        weight,
+        sign_activation(x),
+        scaled_sign(convolution.weight),
         None,
         convolution.stride,
         convolution.padding,
