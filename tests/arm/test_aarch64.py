@@ -111,7 +111,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     """The edges of the operators, with numpy's answers; the number of models, and that of the nodes in them."""
     operators = load(OPERATOR_TESTS)
     some = [operators.problems_of_every_operator(name) for name in operators.OF_EVERY_OPERATOR]
-    parts = [(operators.plain_problems(row), batch) for row in operators.PLAIN for batch in (1, 3)]
+    parts = [(operators.plain_problems(row), 3) for row in operators.PLAIN]
     parts += [(problems, 2) for problems in some]
     recording = Recording()
     for i, (problems, batch) in enumerate(parts):

@@ -281,17 +281,16 @@ def test_only_files_that_changed_are_copied(
 
 
 def test_a_device_whose_python_is_for_arm(
-    sshd: Sshd, arm_python: Path, wheels: dict[str, Path], bundle: Path, tmp_path: Path
+    sshd: Sshd, arm_python: Path, wheels: dict[str, Path], wrong_bundle: Path
 ) -> None:
-    json_path = tmp_path / "bench.json"
-    options = ["--python", arm_python, "--wheel", wheels["aarch64-linux"], "--threads", "1", "--json", json_path]
-    result = bench(sshd, bundle, *options)
+    # Emulated, each of the processes that measure takes most of a minute to import onnxruntime. So it is a bundle that
+    # is refused before: one process has loaded the library and run the network by then.
+    result = bench(sshd, wrong_bundle, "--python", arm_python, "--wheel", wheels["aarch64-linux"])
     if "pip finds no wheels" in result.stderr:
         pytest.skip(result.stderr)
-    assert result.exit_code == 0, result.output
-    assert "binary convolutions" in result.stderr  # what verify says there
-    read = report.read_report(json_path)
-    assert read.machine.architecture == "aarch64"
+    assert f"Error: {HOST}: failed there: " in result.stderr
+    assert "does not agree with PyTorch: piece classifier differs from PyTorch by 1" in result.stderr
+    assert any("aarch64" in path.name for path in (sshd.cache / "site").iterdir())
     assert not sshd.work_folders()
 
 
@@ -299,17 +298,23 @@ def test_a_device_whose_python_is_for_arm(
 # What fails there
 
 
-def test_a_bundle_that_does_not_verify_there_is_not_measured(
-    installed: Sshd, wheel: Path, bundle: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def wrong_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle with other logits than its network has, and the checksums to them."""
     wrong = Path(shutil.copytree(bundle, tmp_path / "wrong"))
     with np.load(wrong / PIECES) as arrays:
         changed = {**arrays, "logits": arrays["logits"] + np.float32(1)}
     np.savez(wrong / PIECES, **changed)
     manifest = read_bundle(bundle).manifest
     (wrong / MANIFEST).write_text(replace(manifest, files=describe_files(wrong)).to_json())
+    return wrong
+
+
+def test_a_bundle_that_does_not_verify_there_is_not_measured(
+    installed: Sshd, wheel: Path, wrong_bundle: Path, tmp_path: Path
+) -> None:
     json_path = tmp_path / "bench.json"
-    result = bench(installed, wrong, "--python", BARE_PYTHON, "--wheel", wheel, "--json", json_path)
+    result = bench(installed, wrong_bundle, "--python", BARE_PYTHON, "--wheel", wheel, "--json", json_path)
     assert result.exit_code == 1
     assert f"Error: {HOST}: failed there: " in result.stderr
     assert "does not agree with PyTorch: piece classifier differs from PyTorch by 1" in result.stderr

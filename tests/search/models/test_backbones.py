@@ -1,8 +1,10 @@
 """Backbones: sizes as published, forms, widths, and the way through checkpoint and export."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,8 @@ from click.testing import CliRunner
 from bnas_deploy.cli import main
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.layer_cost import total
-from bnas_deploy.search.models import bnext, densenet, frac_bnn
 from bnas_deploy.search.models.backbone import Backbone as Published
-from bnas_deploy.search.models.backbone import BackboneConfig, cifar_form, imagenet_form
+from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.models.backbone_settings import read_widths
 from bnas_deploy.search.models.layer_costs import layer_costs, network_size
 from bnas_deploy.search.models.registry import BACKBONES as BACKBONE_FAMILIES
@@ -233,14 +234,35 @@ def test_a_factor_that_is_none_is_refused(text, tmp_path) -> None:
     assert f"--width-factor is {text!r}; wanted a number from 0.001 to 1000" in result.output
 
 
-DENSE = densenet.Dense((2, 1, 1, 1), 32)
+FOUR_STAGES = (2, 1, 1, 1)
 
-SHORT = {
-    "DenseNet-121": (densenet.NETWORKS, Published("", {"cifar": cifar_form(*densenet._widths(DENSE).values())}, DENSE)),
-    "BNext-Tiny": (bnext.NETWORKS, Published("", {"imagenet": imagenet_form(*bnext.STAGES[:4])}, 3, "bnext")),
-    "FracBNN-20": (frac_bnn.NETWORKS, replace(PUBLISHED["FracBNN-20"], architecture=1)),
+SHORT: dict[str, Any] = {
+    **dict.fromkeys(("ResNet-18", "ResNet-18-float-shortcuts", "Bi-Real-18", "SENet-18"), FOUR_STAGES),
+    **dict.fromkeys(("DenseNet-121", "BinaryDenseNet-28", "MeliusNet-22", "QuickNet"), FOUR_STAGES),
+    "ResNet-20": (2, 1, 1),
+    "WRN-40-4": 2,
+    "ResNeXt-29-64": 1,
+    "BNext-Tiny": 3,
+    "FracBNN-20": 1,
 }
-"""Networks whose capture takes long, and has the same blocks again and again."""
+"""Blocks that are enough of networks that have the same ones again and again, whose capture takes long."""
+
+
+def shortened(network: str) -> tuple[Mapping[str, Published], Published]:
+    """Return where a network of SHORT is published, and the network with fewer blocks of the widths that they have."""
+    (family,) = (family for family in BACKBONE_FAMILIES if network in family.networks)
+    whole, blocks = PUBLISHED[network], SHORT[network]
+    architecture = whole.architecture
+    part = replace(
+        whole, architecture=blocks if isinstance(architecture, int) else replace(architecture, blocks=blocks)
+    )
+    kept = set(family.width_names(part))
+    forms = {}
+    for key, form in whole.forms.items():
+        named = zip(family.width_names(whole), form.widths, strict=True)
+        forms[key] = replace(form, widths=tuple(width for name, width in named if name in kept))
+    return family.networks, replace(part, forms=forms)
+
 
 TOLD_BY_ANOTHER = {
     "VGG-13",
@@ -259,7 +281,7 @@ TOLD_BY_ANOTHER = {
 @pytest.mark.parametrize("network", [name for name in BACKBONES if name not in TOLD_BY_ANOTHER])
 def test_it_is_exported_with_every_binary_layer_exact(network, tmp_path: Path, monkeypatch) -> None:
     if network in SHORT:
-        networks, short = SHORT[network]
+        networks, short = shortened(network)
         monkeypatch.setitem(networks, network, short)
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images

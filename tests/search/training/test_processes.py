@@ -132,11 +132,11 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
 def test_two_processes_stop_and_go_on_exactly(tmp_path: Path) -> None:
-    whole = run_to_end(*command(tmp_path / "whole", "--epochs", "20"))
+    whole = run_to_end(*command(tmp_path / "whole", "--epochs", "8"))
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("digits, limited to 300:") == whole.stdout.count("epoch 20/20") == 1
+    assert whole.stdout.count("digits, limited to 300:") == whole.stdout.count("epoch 8/8") == 1
     # Ctrl-C, which a terminal sends to all of them, and torchrun once more.
-    words = command(tmp_path / "parts", "--epochs", "20")
+    words = command(tmp_path / "parts", "--epochs", "8")
     with subprocess.Popen(
         words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as stopped:
@@ -146,7 +146,7 @@ def test_two_processes_stop_and_go_on_exactly(tmp_path: Path) -> None:
     assert stopped.returncode != 0
     assert "Stopped after" in output
     assert "Go on with: torchrun --nproc-per-node 2 -m bnas_deploy train" in output
-    resumed = run_to_end(*command(tmp_path / "parts", "--epochs", "20", "--resume"))
+    resumed = run_to_end(*command(tmp_path / "parts", "--epochs", "8", "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / "parts" / "last.safetensors").read_bytes() == (
         tmp_path / "whole" / "last.safetensors"
