@@ -1,6 +1,7 @@
 """Names that people type: case and dashes do not matter, and a slip gets the nearest name."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -11,6 +12,12 @@ def known_name(given: str, names: Iterable[str]) -> str | None:
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
+
+
+def in_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key that sorts names as people do, by the numbers in them: cells.2 before cells.10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.core.files import open_regular, read_bytes, write_whole
 from bnas_deploy.core.json_records import from_json, parse, value_of
+from bnas_deploy.core.names import in_order
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network, read_config
 from bnas_deploy.search.training.training_record import TrainingRecord
@@ -337,7 +338,9 @@ def find_misfits(
     """
     called = {name: f"{name} (in the file {theirs[name]})" for name in theirs or () if theirs and theirs[name] != name}
     missing = [f"{name} {_kind(tensor)}" for name, tensor in wanted.items() if name not in got]
-    unexpected = [f"{called.get(name, name)} {_kind(tensor)}" for name, tensor in got.items() if name not in wanted]
+    # A safetensors file gives its tensors back in no order of their names.
+    others = sorted((name for name in got if name not in wanted), key=in_order)
+    unexpected = [f"{called.get(name, name)} {_kind(got[name])}" for name in others]
     other = [
         f"{called.get(name, name)} is {_kind(got[name])}, expected {_kind(wanted[name])}"
         for name in wanted

@@ -119,9 +119,9 @@ class Optimiser(Checked):
             del given["weight_decay"]
         for name in given:
             if name not in takes:
+                key = f"optimiser.arguments.{name}" if name in self.arguments else f"optimiser.{name}"
                 raise RecipeError(
-                    f"optimiser.{name}: {self.kind} does not take it; it takes {', '.join(takes)}"
-                    f"{did_you_mean(name, takes)}"
+                    f"{key}: {self.kind} does not take it; it takes {', '.join(takes)}{did_you_mean(name, takes)}"
                 )
         if self.flips:
             given["binary"] = binary

@@ -74,7 +74,10 @@ def test_a_recipe_names_it() -> None:
     [
         ({"gamma": 0.0}, "optimiser: Bop refuses its arguments: gamma is 0.0, wanted more than 0 and at most 1"),
         ({"threshold": -1.0}, "optimiser: Bop refuses its arguments: threshold is -1.0, wanted at least 0"),
-        ({"binary": []}, "optimiser.binary: Bop does not take it; it takes gamma, threshold, betas, eps, weight_decay"),
+        (
+            {"binary": []},
+            "optimiser.arguments.binary: Bop does not take it; it takes gamma, threshold, betas, eps, weight_decay",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message: str) -> None:

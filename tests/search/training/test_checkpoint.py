@@ -18,7 +18,7 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
 from bnas_deploy.search.models.registry import FAMILIES
-from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bnas_deploy.search.training.checkpoint import Checkpoint, find_misfits, load_checkpoint, save_checkpoint
 from bnas_deploy.search.training.untrained import randomise_statistics
 
 CONFIG = NetworkConfig(
@@ -319,6 +319,13 @@ def test_missing_and_unexpected_tensors_are_named(path):
     message = refusal(path)
     assert "its tensors are not those of the tiny that it describes" in message
     assert re.search(rf"1 missing: {LINEAR} float32 \[.*\]; 1 unexpected: other float32 \[.*\]", message)
+
+
+def test_tensors_that_do_not_belong_are_named_in_order():
+    others = {f"cells.{number}.weight": torch.zeros(1) for number in (10, 2, 1)}
+    assert find_misfits(others, {}) == [
+        "3 unexpected: cells.1.weight float32 [1] | cells.2.weight float32 [1] | cells.10.weight float32 [1]"
+    ]
 
 
 def test_a_wrong_shape_is_named(path):

@@ -183,7 +183,7 @@ def test_a_recipe_names_any_optimiser_and_schedule_of_torch():
         ({"kind": "LBFGS"}, "optimiser.kind: got 'LBFGS', wanted one of"),
         ({"kind": "Adam", "momentum": 0.9}, "optimiser.momentum: Adam does not take it; it takes betas, eps, "),
         ({"kind": "SGD", "betas": (0.9, 0.9)}, "optimiser.betas: SGD does not take it; it takes momentum"),
-        ({"kind": "SGD", "arguments": {"nestrov": True}}, r"optimiser.nestrov: SGD .*; did you mean nesterov\?"),
+        ({"kind": "SGD", "arguments": {"nestrov": True}}, r"optimiser.arguments.nestrov: .*did you mean nesterov\?"),
         ({"kind": "SGD", "arguments": {"nesterov": True}}, "SGD of PyTorch refuses its arguments: Nesterov momentum"),
         ({"kind": "Adam", "arguments": {"eps": "x"}}, "Adam of PyTorch refuses its arguments: "),
     ],
