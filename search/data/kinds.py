@@ -46,6 +46,7 @@ LIMITED = ", limited to "
 
 _CIFAR = TrainingDefaults(network="BNAS-A", recipe="cifar-standard")
 _IMAGENET = TrainingDefaults(network="BNAS-D", recipe="imagenet-standard")
+_SMALL_IMAGES = TrainingDefaults(network="BNAS-A", recipe="small")  # nobody knows whether they may be mirrored
 _PUBLISHED_SEARCH = SearchDefaults(cells=8, channels=16, recipe="cifar")
 
 
@@ -145,7 +146,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             summary="train/CLASS/*.jpg, val/CLASS/*.jpg, or any other format that Pillow reads",
             resizes=True,
             training=_IMAGENET,
-            training_small=_CIFAR,
+            training_small=_SMALL_IMAGES,
         ),
         DataKind(
             "torchvision",
@@ -154,7 +155,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             takes="NAME:FOLDER",
             resizes=True,
             training=_IMAGENET,
-            training_small=_CIFAR,
+            training_small=_SMALL_IMAGES,
         ),
         DataKind(
             "hf",
@@ -163,7 +164,7 @@ DATA_KINDS: Mapping[str, DataKind] = {
             takes=NAME_OR_FOLDER,
             resizes=True,
             training=_IMAGENET,
-            training_small=_CIFAR,
+            training_small=_SMALL_IMAGES,
         ),
     )
 }

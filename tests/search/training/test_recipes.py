@@ -218,6 +218,7 @@ def test_every_data_set_has_defaults_that_exist():
     assert small >= {"small imagefolder", "small torchvision", "small hf"}
     assert DATA_KINDS["imagefolder"].defaults((64, 64)) == defaults["imagefolder"]
     assert DATA_KINDS["imagefolder"].defaults((224, 63)) == defaults["small imagefolder"]
+    assert {defaults[name].recipe for name in small} == {"small"}  # which mirrors nothing
     assert DATA_KINDS["digits"].defaults((8, 8)) == defaults["digits"]
     assert {each.network for each in defaults.values()} <= set(NETWORKS)
     assert {each.recipe for each in defaults.values()} <= set(RECIPES)
