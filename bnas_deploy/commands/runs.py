@@ -132,11 +132,38 @@ def checkpoint_of(source: Path) -> Path:
     """Return a checkpoint, or of a folder of a run its best one.
 
     Raises:
-        CheckpointError: it is a bundle.
+        CheckpointError: it is a bundle, a folder that is no run, or not there.
     """
     if (source / MANIFEST).is_file():
         raise CheckpointError(f"{source}: a bundle, which cannot be trained; give the run or the checkpoint it is of")
-    return source / "best.safetensors" if source.is_dir() else source
+    best = source / "best.safetensors"
+    if not os.path.lexists(best if source.is_dir() else source):
+        what = f"a folder without {best.name}" if source.is_dir() else "no such file or folder"
+        raise CheckpointError(
+            f"{source}: {what}; give a checkpoint (.safetensors), or the folder of a run of `bnas-deploy train` that "
+            "has finished an epoch"
+        )
+    return best if source.is_dir() else source
+
+
+def check_means(context: click.Context, check_folder: Callable[[Path], object]) -> None:
+    """Refuse what no data are needed to refuse, before they are read, which may take minutes.
+
+    That is a device or an arithmetic that is not there, and a folder of -o in which nothing can be begun.
+
+    Args:
+        context: of a command that trains.
+        check_folder: raises BnasError for such a folder.
+
+    Raises:
+        BnasError: there is one of them.
+    """
+    from bnas_deploy.search.training.acceleration import check_arithmetic, find_device
+
+    given = context.params
+    check_arithmetic(given.get("arithmetic", "float32"), find_device(given["device"]))
+    if given["output"] and not given["resume"] and torchrun.number() == 0:  # which alone writes there
+        check_folder(given["output"])
 
 
 def check_only_source(settings: Mapping[str, object]) -> None:
@@ -312,8 +339,9 @@ def published_command(context: click.Context, **defaults: str) -> str:
     processes train does not matter.
     """
     given = {**context.params, **{name: context.params[name] or value for name, value in defaults.items()}}
-    for name in ("recipe", "genotype", "source"):  # files, of which the first two may be names
-        given[name] = given[name] and Path(given[name]).name
+    for name in ("recipe", "genotype", "widths", "source", "latency_table"):  # files, or texts without a folder
+        if given.get(name):
+            given[name] = Path(given[name]).name
     words = _words(context, given, left_out={"data", "resume", "output", "device", "tensorboard"})
     return shlex.join(["bnas-deploy", *words, "--data", without_folders(given["data"])])
 

@@ -15,6 +15,7 @@ from bnas_deploy.commands.runs import (
     arithmetic_option,
     at_work,
     by_data,
+    check_means,
     device_option,
     folder_options,
     leave,
@@ -28,6 +29,7 @@ from bnas_deploy.commands.runs import (
 
 # These import no framework.
 from bnas_deploy.core.genotype import BATS_GROUPS, Genotype, is_grouped
+from bnas_deploy.core.latency_table import read_latency_table
 from bnas_deploy.search.cells.config import (
     FOLDER_IMAGES,
     PRECISIONS,
@@ -164,9 +166,13 @@ def command(
     from bnas_deploy.drawing.search import draw_search
     from bnas_deploy.search.cells.expected_latency import latency_objectives
     from bnas_deploy.search.cells.search import search
+    from bnas_deploy.search.cells.search_run import SearchRun
     from bnas_deploy.search.data import open_in_memory
 
     check_library()
+    check_means(context, SearchRun.check_folder)
+    if latency_target is not None:
+        read_latency_table(latency_target)
     kind = kind_of(data)
     image_size = image_size or (FOLDER_IMAGES if kind.resizes else None)
     images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)

@@ -17,9 +17,11 @@ from bnas_deploy.commands.runs import (
     DATA_OPTIONS,
     attended,
     by_data,
+    check_means,
     device_option,
     folder_options,
     leave,
+    published_command,
     run_folder,
     same_options,
     tell_end,
@@ -27,12 +29,21 @@ from bnas_deploy.commands.runs import (
 )
 
 # These import no framework.
+from bnas_deploy.core.latency_table import read_latency_table
 from bnas_deploy.search.data.kinds import kind_of
 from bnas_deploy.search.models.backbone import BackboneConfig
 from bnas_deploy.search.models.family import Family
-from bnas_deploy.search.models.registry import configure, network_names
+from bnas_deploy.search.models.registry import check_settings, configure, network_names
 from bnas_deploy.search.models.settings import Setting
-from bnas_deploy.search.widths.config import PRESETS, SCHEME, configure_width_search, evaluation_options
+from bnas_deploy.search.widths.config import (
+    PRESETS,
+    SCHEME,
+    chosen_goal,
+    chosen_preset,
+    configure_width_search,
+    evaluation_options,
+    preset_name,
+)
 
 IMAGES = (32, 32)
 """Height and width of an image folder's images, unless others are asked for."""
@@ -47,7 +58,10 @@ def _of_base(family: Family) -> tuple[Setting, ...]:
 
 
 def _by_preset(field: str) -> str:
-    return "from the preset: " + by_data({name: getattr(preset, field) for name, preset in PRESETS.items()})
+    values = {name: getattr(preset, field) for name, preset in PRESETS.items()}
+    none = [name for name, value in values.items() if value is None]
+    known = by_data({name: value for name, value in values.items() if value is not None})
+    return f"from the preset: {known}" + (f"; {', '.join(none)} has none" if none else "")
 
 
 goal_options: Decorator = all_of(
@@ -121,7 +135,7 @@ search_options: Decorator = all_of(
 @folder_options(
     "search",
     "runs/widths-NETWORK-DATA",
-    "widths.json, uniform.json, width-history.jsonl, pictures of both, and resume.safetensors",
+    "widths.json, uniform.json, width-history.jsonl, pictures of both, model card and resume.safetensors",
 )
 @click.pass_context
 def command(
@@ -162,15 +176,21 @@ def command(
     from bnas_deploy.search.widths.checks import check_widths
     from bnas_deploy.search.widths.cost import Memory
     from bnas_deploy.search.widths.expected_latency import read_latency
+    from bnas_deploy.search.widths.result import check_folder
     from bnas_deploy.search.widths.search import search_widths
 
+    kind = kind_of(data)
     check_library()
     check_widths(network)
-    kind = kind_of(data)
+    check_means(context, check_folder)
+    chosen_goal(chosen_preset(preset, kind), memory_mb, latency_us, penalty)
+    if latency_table is not None:
+        read_latency_table(latency_table)
+    settings = {"scheme": SCHEME, **given_settings(options)}
+    check_settings(network, settings)
     image_size = image_size or (IMAGES if kind.resizes else None)
     images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
-    settings = {"scheme": SCHEME, **given_settings(options)}
     base = configure(network, **images.description.sizes, options=settings)
     assert isinstance(base, BackboneConfig)  # a network with widths has no other
     config = configure_width_search(
@@ -195,6 +215,7 @@ def command(
             resume=resume,
             stop=stop,
             listener=bar,
+            command=published_command(context, preset=preset_name(preset, kind)),
         )
     train = [*train_words(context, config.network, image_size), *evaluation_options(preset, kind, base.model)]
     tell_end(context, result.summary(train), images.skipped_note, finished=result.finished)

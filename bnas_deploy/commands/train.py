@@ -20,6 +20,7 @@ from bnas_deploy.commands.runs import (
     arithmetic_option,
     at_work,
     by_data,
+    check_means,
     check_only_source,
     checkpoint_of,
     device_option,
@@ -34,12 +35,13 @@ from bnas_deploy.commands.runs import (
 
 # These import no framework.
 from bnas_deploy.search.data.kinds import kind_of, training_defaults
-from bnas_deploy.search.models.registry import configure, network_names
+from bnas_deploy.search.models.registry import check_settings, configure, network_names
 from bnas_deploy.search.training.recipes import Recipe, find_recipe
 
 if TYPE_CHECKING:
     from bnas_deploy.search.data.dataset import DataDescription
     from bnas_deploy.search.models.family import ModelConfig
+    from bnas_deploy.search.training.checkpoint import Checkpoint
     from bnas_deploy.search.training.fine_tuning import Start
     from bnas_deploy.search.training.stages import StagedResult
 
@@ -110,26 +112,31 @@ def command(
     context.with_resource(one_voice())
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.search.data import open_data
+    from bnas_deploy.search.training.checkpoint import load_checkpoint
     from bnas_deploy.search.training.class_weights import class_weights as weights_of
-    from bnas_deploy.search.training.stages import train_in_stages
-    from bnas_deploy.search.training.tensorboard import check_tensorboard, to_tensorboard
+    from bnas_deploy.search.training.stages import check_folder, train_in_stages
+    from bnas_deploy.search.training.tensorboard import to_tensorboard
 
     for keyword, given in (("epochs", epochs), ("batch_size", batch_size)):
         if given is not None and any(change.partition("=")[0].strip() == keyword for change in changes):
             option = keyword.replace("_", "-")
             raise click.UsageError(f"--{option} and --set {keyword} exclude each other; leave one of them out")
+    kind = kind_of(data)
+    check_means(context, check_folder)
+    known = image_size or kind.training_small is None  # then the default is known before the images are
+    ahead = recipe or (kind.defaults(image_size or (0, 0)).recipe if known else None)
+    _check_choices(network, options, ahead, changes, tensorboard=tensorboard)
+    checkpoint = None if source is None else load_checkpoint(checkpoint_of(source))
     images = open_data(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)
     click.echo(images.summary)
-    about, kind = images.description, kind_of(data)
+    about = images.description
     defaults = kind.defaults(about.image_size)
-    start = _start(source, about)
+    start = _start(checkpoint, about)
     config = start.network if start else _configure(network or defaults.network, about, options, float_twin=float_twin)
     chosen = find_recipe(recipe or defaults.recipe, changes).of_length(epochs, batch_size)
     what = f"{config.name}{'-float' if config.is_float else ''}{'-tuned' if start else ''}"
     folder = output or run_folder(what, kind.word(about.name), limit)
     defaults_then = {"recipe": defaults.recipe} | ({} if start else {"network": defaults.network})
-    if tensorboard:
-        check_tensorboard()
     with at_work(device) as work:
         scalars = tensorboard and work.processes.writes
         result = train_in_stages(
@@ -164,14 +171,33 @@ def _check_network(source: Path | None, network: str | None, options: Mapping[st
         check_only_source({"network": network, "float_twin": float_twin, **options})
 
 
-def _start(source: Path | None, about: "DataDescription") -> "Start | None":
+def _check_choices(
+    network: str | None, options: Mapping[str, Any], recipe: str | None, changes: tuple[str, ...], *, tensorboard: bool
+) -> None:
+    """Refuse what is wrong with options whatever the data are; where one of them has a default, that is by the data.
+
+    Raises:
+        BnasError: there is something.
+    """
+    from bnas_deploy.search.training.tensorboard import check_tensorboard
+
+    settings = given_settings(options)
+    if network is not None:
+        check_settings(network, settings)
+    if recipe is not None:
+        for stage in find_recipe(recipe, changes).all_stages:
+            stage.optimiser.states()  # of which PyTorch says what it takes
+    if tensorboard:
+        check_tensorboard()
+
+
+def _start(checkpoint: "Checkpoint | None", about: "DataDescription") -> "Start | None":
     """Return the weights of --from for these data, and tell what is taken."""
-    from bnas_deploy.search.training.checkpoint import load_checkpoint
     from bnas_deploy.search.training.fine_tuning import start_from
 
-    if source is None:
+    if checkpoint is None:
         return None
-    start = start_from(load_checkpoint(checkpoint_of(source)), about)
+    start = start_from(checkpoint, about)
     click.echo(start.summary)
     return start
 

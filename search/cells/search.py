@@ -59,6 +59,8 @@ def search(
         DataError: the data set is too small, or the recipe does not suit it.
     """
     device = device or torch.device("cpu")
+    if not resume and processes.writes:
+        SearchRun.check_folder(folder)
     check_images(data, config)
     if config.arithmetic == "float16":
         raise SearchError(

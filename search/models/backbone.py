@@ -253,7 +253,7 @@ class BackboneFamily:
             classes=published.classes if classes is None else classes,
             in_channels=in_channels,
             image_size=image_size or published.image_size,
-            scheme=scheme or backbone.scheme,
+            scheme=scheme or (widths and widths.scheme) or backbone.scheme,
             k_map=k_map,
             like_larq=like_larq,
         )

@@ -19,12 +19,37 @@ LARGE_IMAGE = 64
 class Widths:
     """Channels of the layers of a network, as a file or a command line gives them.
 
-    `network` and `form` say whose they are; None where a command line lists numbers only.
+    The others are None where a command line lists numbers only.
+
+    Attributes:
+        channels: of each width, in the order of the network's names for them.
+        network, form: whose they are.
+        scheme: that they were searched in, and are trained in unless another is asked for.
+        found: how they came about, for people.
     """
 
     channels: tuple[int, ...]
     network: str | None = None
     form: str | None = None
+    scheme: str | None = None
+    found: "Found | None" = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for widths aimed at on which data, and what the network of these widths costs.
+
+    Attributes:
+        data: name of the data set.
+        goal: "memory" or "latency".
+        unit: of `target` and `cost`.
+    """
+
+    data: str
+    goal: str
+    unit: str
+    target: float
+    cost: float
 
 
 def read_widths(text: str) -> Widths:
@@ -72,7 +97,8 @@ def read_widths_file(path: Path) -> Widths:
     """
     data = read_json(path, "a file of widths, as search-widths writes it, or numbers between commas")
     try:
-        widths: Widths = from_json(Widths, data)
+        added = {"scheme": None, "found": None}  # which older files lack
+        widths: Widths = from_json(Widths, {**added, **data} if isinstance(data, dict) else data)
     except ValueError as error:
         raise BnasError(f"{path}: {error}; expected a file of widths, as search-widths writes it") from None
     checked_widths(str(path), widths.channels)

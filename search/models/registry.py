@@ -96,12 +96,18 @@ def configure(
     Raises:
         BnasError: no such network, a setting that its family lacks, or images that do not fit it.
     """
-    family = _family_of(network)
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    for keyword in given:
-        if not family.setting(keyword):
-            raise BnasError(_foreign(network, keyword))
+    family = _family_with(network, given)
     return family.configure(network, classes=classes, in_channels=in_channels, image_size=image_size, **given)
+
+
+def check_settings(network: str, options: Options) -> None:
+    """Make sure that there is such a network, and that its family has these settings.
+
+    Raises:
+        BnasError: there is none, or it lacks one.
+    """
+    _family_with(network, [name for name, value in options.items() if value is not None])
 
 
 def published_configs(network: str) -> list[ModelConfig]:
@@ -219,6 +225,14 @@ def layout_of(network: str, layout: str | None = None) -> tuple[str, Layout]:
         what = "layout" if chosen is None else f"layout {chosen!r}"
         raise BnasError(f"{network}: no {what} of its weights; there are {', '.join(known) or 'none'}")
     return chosen, known[chosen]
+
+
+def _family_with(network: str, keywords: Iterable[str]) -> Family:
+    family = _family_of(network)
+    for keyword in keywords:
+        if not family.setting(keyword):
+            raise BnasError(_foreign(network, keyword))
+    return family
 
 
 def _family_of(network: str) -> Family:

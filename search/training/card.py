@@ -204,9 +204,14 @@ def training_section(record: TrainingRecord | None, metrics: Mapping[str, Any]) 
         f"{counted(stage.epochs, 'epoch')}{' (this one)' if number == record.stage else ''}"
         for number, stage in enumerate(record.stages)
     ]
-    rows = [(plain(key), plain(str(value))) for key, value in _flat(record.numbers) if value not in (None, "", {}, [])]
     command = f"To train it again:\n\n{fenced(record.command, 'sh')}" if record.command else ""
-    return blocks("## Training", bullets(lines), table(("key of the recipe", "value"), rows), command)
+    return blocks("## Training", bullets(lines), numbers_table("key of the recipe", record.numbers), command)
+
+
+def numbers_table(what: str, numbers: Mapping[str, Any]) -> str:
+    """Return a table of settings, nested ones by KEY.KEY, without those that are not set; `what` heads the keys."""
+    rows = [(plain(key), plain(str(value))) for key, value in _flat(numbers) if value not in (None, "", {}, [])]
+    return table((what, "value"), rows)
 
 
 def evaluation_command(what: str, record: TrainingRecord | None) -> str:

@@ -160,6 +160,15 @@ class Run(ABC, Generic[Record]):
 
     # ---- going
 
+    @classmethod
+    def check_folder(cls, folder: Path) -> None:
+        """Make sure that such a run can be begun in a folder.
+
+        Raises:
+            BnasError: it holds one.
+        """
+        check_free(folder, (*cls.results, RESUME), cls.what, cls.error)
+
     def begin(self) -> None:
         """Make the folder ready, and save the start, so that from now on there is something to resume.
 
@@ -173,7 +182,7 @@ class Run(ABC, Generic[Record]):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self.error(f"{self.folder}: cannot be made: {error.strerror}; choose another output folder") from None
-        check_free(self.folder, (*self.results, RESUME), self.what, self.error)
+        self.check_folder(self.folder)
         self.save_place()  # first: if the rest fails, the run can be resumed all the same
         self.write_start()
 

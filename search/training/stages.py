@@ -93,8 +93,7 @@ def train_in_stages(
     for each in stages:
         data.check(each.augmentation)
     if not resume and processes.writes:
-        check_free(folder, (STAGES, BEST, LAST, METRICS, FORMER, RESUME), "run", TrainError)
-        check_card(folder, TrainError)
+        check_folder(folder)
     finished: list[FinishedStage] = []
     for number, (each, place) in enumerate(zip(stages, places, strict=True)):
         if len(stages) > 1:
@@ -118,6 +117,16 @@ def train_in_stages(
             return StagedResult(result, tuple(finished), finished=False)
         finished.append(_finished(each, result))
     return StagedResult(result, tuple(finished), finished=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a run can be begun in a folder: nothing of one is there, nor a README.md of somebody else.
+
+    Raises:
+        TrainError: there is.
+    """
+    check_free(folder, (STAGES, BEST, LAST, METRICS, FORMER, RESUME), "run", TrainError)
+    check_card(folder, TrainError)
 
 
 def stage_config(config: ModelConfig, recipe: Recipe) -> ModelConfig:

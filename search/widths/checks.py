@@ -17,6 +17,16 @@ class WidthSearchError(BnasError):
     """A search for widths cannot begin, go on or be resumed."""
 
 
+def check_reach(config: WidthSearchConfig, cost: Cost, layout: Layout) -> None:
+    """Make sure that the goal can be met, and that a search can begin where it would.
+
+    Raises:
+        WidthSearchError: the network of the least widths costs more, or the widest candidates are no network.
+    """
+    check_goal(config.goal, cost, layout)
+    check_first_ratio(config, layout)
+
+
 def check_goal(goal: Goal, cost: Cost, layout: Layout) -> None:
     """Make sure that a goal can be met.
 

@@ -193,9 +193,14 @@ class WidthSearchConfig:
         return asdict(self)
 
 
+def preset_name(name: str | None, kind: DataKind) -> str:
+    """Return the name of the preset for these data where None is given."""
+    return name or DEFAULT_PRESETS.get(kind.name, "small")
+
+
 def chosen_preset(name: str | None, kind: DataKind) -> Preset:
     """Return the preset of a name; None stands for that of the data."""
-    return PRESETS[name or DEFAULT_PRESETS.get(kind.name, "small")]
+    return PRESETS[preset_name(name, kind)]
 
 
 def evaluation_options(name: str | None, kind: DataKind, family: str) -> tuple[str, ...]:
@@ -204,6 +209,19 @@ def evaluation_options(name: str | None, kind: DataKind, family: str) -> tuple[s
     They are those of CIFAR; other data are trained by their own recipe.
     """
     return chosen_preset(name, kind).evaluation.get(family, ()) if kind.name in DEFAULT_PRESETS else ()
+
+
+def chosen_goal(preset: Preset, memory_mb: float | None, latency_us: float | None, penalty: float | None) -> Goal:
+    """Return what is aimed at; None stands for what the preset says.
+
+    Raises:
+        BnasError: there is no target, or a number is out of range.
+    """
+    if latency_us is not None:
+        return Goal("latency", latency_us, penalty or PENALTY_ONCE_OVER / latency_us)
+    if target := memory_mb or preset.memory_mb:
+        return Goal("memory", target, penalty or preset.penalty or PENALTY_ONCE_OVER / target)
+    raise BnasError("no target: give --memory-target MB, or --latency-target US and --latency-table DEVICE.json")
 
 
 def configure_width_search(
@@ -230,15 +248,9 @@ def configure_width_search(
         BnasError: there is no target, or a number is out of range.
     """
     chosen = chosen_preset(preset, kind)
-    if latency_us is not None:
-        goal = Goal("latency", latency_us, penalty or PENALTY_ONCE_OVER / latency_us)
-    elif target := memory_mb or chosen.memory_mb:
-        goal = Goal("memory", target, penalty or chosen.penalty or PENALTY_ONCE_OVER / target)
-    else:
-        raise BnasError("no target: give --memory-target MB, or --latency-target US and --latency-table DEVICE.json")
     return WidthSearchConfig(
         network=network,
-        goal=goal,
+        goal=chosen_goal(chosen, memory_mb, latency_us, penalty),
         epochs=epochs or chosen.epochs,
         batch_size=batch_size or chosen.batch_size,
         width_learning_rate=width_learning_rate or chosen.width_learning_rate(network.model),

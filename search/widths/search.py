@@ -5,6 +5,7 @@ A search lives in one folder (see `bnas_deploy.search.training.run` for how it i
     widths.json          the channels of every layer, as `--widths` takes them
     uniform.json         those of the network of one ratio that costs as much, to compare with
     width-history.jsonl  see `bnas_deploy.core.width_history`
+    README.md            the model card
     resume.safetensors   all that is needed to go on
 
 An epoch of the run is a pass over one half of the training images. In each round some passes train the weights on one
@@ -25,11 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.counts import counted
-from bnas_deploy.core.files import write_whole
 from bnas_deploy.core.width_history import (
-    UNIFORM_FILE,
     WEIGHTS,
-    WIDTH_HISTORY,
     WIDTHS,
     WIDTHS_FILE,
     Heading,
@@ -38,7 +36,6 @@ from bnas_deploy.core.width_history import (
     epochs_from_json,
 )
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
-from bnas_deploy.search.models.backbone_settings import Widths
 from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
@@ -49,11 +46,12 @@ from bnas_deploy.search.training.place import Extent
 from bnas_deploy.search.training.resume import never
 from bnas_deploy.search.training.run import Run
 from bnas_deploy.search.training.saved_state import SavedState
-from bnas_deploy.search.widths.checks import WidthSearchError, check_first_ratio, check_goal, check_images, runaway
+from bnas_deploy.search.widths.card import Searched
+from bnas_deploy.search.widths.checks import WidthSearchError, check_images, check_reach, runaway
 from bnas_deploy.search.widths.config import WidthSearchConfig
 from bnas_deploy.search.widths.cost import Cost, Memory, uniform_widths
 from bnas_deploy.search.widths.distribution import CANDIDATES, WidthDistribution, gumbel_softmax
-from bnas_deploy.search.widths.result import WidthSearchResult
+from bnas_deploy.search.widths.result import RESULTS, WHAT, WidthSearchResult, check_folder, write_folder
 from bnas_deploy.search.widths.supernet import WidthSupernet, best_effort
 
 LOSS = "loss"
@@ -72,6 +70,7 @@ def search_widths(
     resume: bool = False,
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
+    command: str | None = None,
 ) -> WidthSearchResult:
     """Search for the widths of a network from the start, or go on with the search in `folder`.
 
@@ -85,6 +84,7 @@ def search_widths(
         resume: go on with the search in `folder` instead of beginning one.
         stop: asked after every step; once it answers True, the search saves its place and returns.
         listener: is told how it goes.
+        command: the command line that searches so, for the model card.
 
     Raises:
         WidthSearchError: the goal cannot be met, or the network not be built; a loss or mu is not finite; or `folder`
@@ -95,14 +95,17 @@ def search_widths(
         DataError: the data set is too small, or the augmentation does not suit it.
     """
     device = device or torch.device("cpu")
+    if not resume:
+        check_folder(folder)
     check_images(data, config)
     layout = layout_of(config.network)
     named = cost(layout)
-    check_goal(config.goal, named, layout)
-    check_first_ratio(config, layout)
+    check_reach(config, named, layout)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _WidthRun(data, config, layout, named, folder, seed=seed, device=device, listener=listener)
+        run = _WidthRun(
+            data, config, layout, named, folder, seed=seed, device=device, listener=listener, command=command
+        )
         if resume:
             run.restore()
         else:
@@ -115,9 +118,9 @@ def search_widths(
 class _WidthRun(Run[WidthEpoch]):
     """The network of the candidates of a round, the distribution of the widths, and their optimisers."""
 
-    what = "search for widths"
+    what = WHAT
     metadata = "bnas_deploy_search_widths"
-    results = (WIDTHS_FILE, UNIFORM_FILE, WIDTH_HISTORY)
+    results = RESULTS
     error = WidthSearchError
 
     def __init__(
@@ -131,12 +134,14 @@ class _WidthRun(Run[WidthEpoch]):
         seed: int,
         device: torch.device,
         listener: Listener | None,
+        command: str | None,
     ) -> None:
         self.data = data
         self.config = config
         self.layout = layout
         self.cost = cost
         self.seed = seed
+        self.command = command
         self.halves = _equal_halves(data, seed)
         self.distribution = WidthDistribution(len(layout.multiples), config.first_ratio, config.sigma(0)).to(device)
         self.base = torch.tensor(config.network.widths, dtype=torch.float64, device=device)
@@ -358,13 +363,10 @@ class _WidthRun(Run[WidthEpoch]):
         return WidthHistory(heading, json.loads(json.dumps(self.settings())), tuple(self.history))
 
     def write_results(self) -> None:
-        """Write widths.json, uniform.json and width-history.jsonl."""
+        """Write widths.json, uniform.json, width-history.jsonl and the model card."""
         history = self.results_so_far()
-        heading = history.heading
-        for file, channels in ((WIDTHS_FILE, history.epochs[-1].widths), (UNIFORM_FILE, heading.uniform)):
-            widths = Widths(channels, heading.network, heading.form)
-            write_whole(self.folder / file, (json.dumps(asdict(widths)) + "\n").encode())
-        write_whole(self.folder / WIDTH_HISTORY, history.to_text().encode())
+        uniform_cost = self.cost.of(history.heading.uniform)
+        write_folder(self.folder, Searched(history, self.config, uniform_cost, self.seed, self.command), self.data)
 
     def restore(self) -> None:
         """Go to where the search in the folder was saved."""
@@ -394,5 +396,4 @@ class _WidthRun(Run[WidthEpoch]):
 def _equal_halves(data: InMemoryDataSet, seed: int) -> tuple[InMemoryDataSet, InMemoryDataSet]:
     """Return the images for the weights and as many for mu; of an odd number one is left out."""
     left, right = data.halves(seed)
-    same = torch.arange(left.train_size)
-    return left, right.selected(right.description, same, torch.arange(0))
+    return left, right.selected(right.description, torch.arange(left.train_size), torch.arange(0))

@@ -53,7 +53,7 @@ def test_a_search_tells_how_to_go_on_and_leaves_pictures(found):
     assert f" MB): {train} --widths {folder / 'uniform.json'} -o {folder}-uniform" in output
     names = {file.name for file in folder.iterdir()}
     assert names == {
-        *("widths.json", "uniform.json", "width-history.jsonl", "resume.safetensors"),
+        *("widths.json", "uniform.json", "width-history.jsonl", "README.md", "resume.safetensors"),
         *("channels.svg", "channels.png", "history.svg", "history.png"),
     }
     text = (folder / "channels.svg").read_text()
@@ -69,6 +69,54 @@ def test_the_network_of_one_ratio_has_the_memory_that_is_said(found, tmp_path):
     assert f"widths {', '.join(map(str, read_width_history(folder / WIDTH_HISTORY).heading.uniform))}" in shown
     layers = layer_costs(load_checkpoint(tmp_path / "net").network)
     assert f"As large, of one ratio ({total(layers).weight_bytes / 2**20:.4g} MB): " in output
+
+
+def test_the_folder_says_what_it_is_and_how_to_use_it(found, tmp_path):
+    folder, _ = found
+    card = (folder / "README.md").read_text()
+    last = read_width_history(folder / WIDTH_HISTORY).epochs[-1]
+    widths = json.loads((folder / "widths.json").read_text())
+    about = {"data": "digits", "goal": "memory", "unit": "MB", "target": 0.004, "cost": last.cost}
+    assert (widths["scheme"], widths["found"]) == ("zero-alpha", about)
+    for said in (
+        "# Widths for VGG-11, searched on digits\n",
+        "* scheme zero-alpha\n",
+        f"| conv8 | 16 | {last.widths[-1]} | ",
+        "* 1,438 training images: half of them train weights, half the widths",
+        "| goal.target | 0.004 |\n",
+        "bnas-deploy search-widths --width-factor 0.125 --preset small --memory-target 0.004 --epochs 1 --batch-size "
+        "360 --data digits\n",
+        f"| `widths.json` | {last.cost:.4g} |\n",
+        "bnas-deploy train --network VGG-11 --form cifar --scheme zero-alpha --widths widths.json --data digits -o RUN",
+    ):
+        assert said in card
+
+
+def test_the_scheme_of_the_search_is_kept_unless_another_is_asked_for(found, tmp_path):
+    words = ("init", "--network", "VGG-11", "--widths", found[0] / "widths.json", "--image-size", 8, "--in-channels", 1)
+    assert invoke(*words, "-o", tmp_path / "same").exit_code == 0
+    assert load_checkpoint(tmp_path / "same").network.scheme == "zero-alpha"
+    assert invoke(*words, "--scheme", "xnor-net", "-o", tmp_path / "other").exit_code == 0
+    assert load_checkpoint(tmp_path / "other").network.scheme == "xnor-net"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--memory-target", "nan"), "a search for widths with a memory target of nan; wanted a positive number"),
+        ((), "no target: give --memory-target MB"),
+        (("--latency-target", 3, "--latency-table", "nothing.json"), "nothing.json: cannot be read"),
+        (("--memory-target", 1, "--network", "BNAS-A"), "BNAS-A has no widths to search"),
+        (("--memory-target", 1, "-o", "there"), "there: already holds a search for widths (widths.json)"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_they_are_read(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there/widths.json").touch()
+    result = search("--data", "idx:not-looked-for", "--device", "cpu", *words)
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+    assert "not-looked-for" not in result.output
 
 
 def next_lines(output):
@@ -158,6 +206,7 @@ def test_help_shows_the_presets():
     for name, preset in PRESETS.items():
         assert f"{name}: {preset.summary}" in text
         assert f"{name} {preset.first_ratio}" in text
+    assert "dms-a 0.12, dms-b 1.0; small has none" in text
 
 
 @pytest.mark.parametrize("name", ["search-widths", "train"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import numpy as np
@@ -239,7 +240,7 @@ def test_nothing_to_resume_is_refused(tmp_path):
         (["--batch-size", "8", "--set", "batch_size=4"], "--batch-size and --set batch_size exclude each other"),
         (["--from", "there", "--float-twin"], "--from and --float-twin exclude each other: the network is that of"),
         (["--from", "there", "--cells", "4"], "--from and --cells exclude each other: the network is that of the"),
-        (["--from", "nowhere"], "nowhere: cannot be read: No such file or directory; expected a safetensors file"),
+        (["--from", "nowhere"], "nowhere: no such file or folder; give a checkpoint (.safetensors), or the folder of"),
         (["--seed", str(2**63)], f"{2**63} is not in the range 0<=x<={2**63 - 1}"),
         (["--epochs", "0"], "0 is not in the range x>=1"),
         (
@@ -352,6 +353,31 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "--device cuda: PyTorch finds no CUDA GPU here; use --device cpu" in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "there"], "there: already holds a run (best.safetensors), which was left alone"),
+        (["--recipe", "nothing.toml"], "nothing.toml: cannot be read"),
+        (["--set", "optimizer.learning_rate=3"], "recipe small: optimizer: unknown key"),
+        (["--set", "optimiser.arguments.foo=3"], "optimiser.arguments.foo: Adam does not take it; it takes betas"),
+        (["--network", "LeNet-5", "--cells", "3"], "LeNet-5 has no setting --cells"),
+        (["--network", "LeNet-5", "--widths", "nothing.json"], "nothing.json: cannot be read"),
+        (["--from", "there/other.safetensors"], "there/other.safetensors: no such file or folder; give a checkpoint"),
+        (["--from", "empty"], "empty: a folder without best.safetensors; give a checkpoint (.safetensors), or the"),
+        (["--arithmetic", "tf32", "--device", "cpu"], "--arithmetic tf32: a CPU has no TF32"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_needs_no_data_is_refused_before_they_are_read(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("there", "empty"):
+        Path(name).mkdir()
+    Path("there/best.safetensors").touch()
+    result = invoke("--data", "idx:not-looked-for", *words)
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+    assert "not-looked-for" not in result.output
 
 
 def test_a_bundle_is_no_start_of_a_training(tmp_path):

@@ -38,7 +38,7 @@ CONFIG = WidthSearchConfig(
 )
 STEPS = 3  # of a pass: 17 images in batches of 6
 PASSES = [WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WEIGHTS, WIDTHS, WEIGHTS, WIDTHS]
-FILES = ["resume.safetensors", "uniform.json", "width-history.jsonl", "widths.json"]
+FILES = ["README.md", "resume.safetensors", "uniform.json", "width-history.jsonl", "widths.json"]
 
 
 def runner(bright_rows, recorder):
