@@ -4,6 +4,7 @@ A new family is a module of its own and a row here. No framework is imported bef
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from bnas_deploy.core.counting.rules import RULES, Rule
@@ -30,11 +31,13 @@ from bnas_deploy.search.models.settings import Setting
 from bnas_deploy.search.models.small_cnn import SMALL_CNN
 from bnas_deploy.search.models.vgg import VGG
 from bnas_deploy.search.models.wide_resnet import WIDE_RESNET
+from bnas_deploy.search.nn.schemes import DEFAULT
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bnas_deploy.core.latency_table import Workload
+    from bnas_deploy.search.nn.geometry import Geometry
 
 BACKBONES = (
     LENET,
@@ -201,9 +204,30 @@ def build_network(config: ModelConfig) -> "nn.Module":
         network = FAMILIES[config.model].build(config)
     except ExcludedError as error:
         remedy = "leave --k-map out" if error.is_of_k_map else "choose another --scheme or --network"
-        raise BnasError(f"{config.name}: {error}; {remedy}") from None
+        raise BnasError(f"{config.name}: {_name_of(config, error.geometry)}{error}; {remedy}") from None
     fit_to_images(network, config.in_channels, config.image_size)
     return network
+
+
+def _name_of(config: ModelConfig, geometry: "Geometry") -> str:
+    """Return the name of the first layer of a geometry, with a colon, for an error; "" where it is not to be found.
+
+    A network that cannot be built has no names, so it is built in a scheme that excludes nothing.
+    """
+    import torch
+
+    from bnas_deploy.search.nn.layers import BinaryConv2d
+    from bnas_deploy.search.nn.scheme import ExcludedError
+
+    if not (is_dataclass(config) and {"scheme", "k_map"} <= {each.name for each in fields(config)}):
+        return ""
+    try:
+        with torch.device("meta"):
+            network = FAMILIES[config.model].build(replace(config, scheme=DEFAULT, k_map=False))  # type: ignore[type-var]  # it is a dataclass, see above
+    except (BnasError, ExcludedError):
+        return ""
+    named = (name for name, layer in network.named_modules() if isinstance(layer, BinaryConv2d) and layer.has(geometry))
+    return next((f"{name}: " for name in named), "")
 
 
 def layouts() -> dict[str, Layout]:

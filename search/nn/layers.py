@@ -114,6 +114,14 @@ class BinaryConv2d(SchemeLayer):
             extra_padding=geometry.extra_padding,
         )
 
+    def has(self, geometry: Geometry) -> bool:
+        """Tell whether this is the geometry of the layer."""
+        return (
+            (self.in_channels, self.out_channels, self.kernel_size) == geometry.arguments[:3]
+            and (self.stride, self.dilation, self.groups) == (geometry.stride, geometry.dilation, geometry.groups)
+            and (self.padding, self.extra_padding, self.pad_value) == (*geometry.sides, geometry.pad_value)
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """Return conv(sign(x), sign(W)) * scale, times K and plus the bias if asked for."""
         signs = self.scheme_now.activations(x, self.learned)

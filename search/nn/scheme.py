@@ -24,11 +24,13 @@ class ExcludedError(ValueError):
     """A convolution cannot have a scheme; the message is what `Scheme.excludes` says.
 
     Attributes:
+        geometry: of the convolution.
         is_of_k_map: it could have the same scheme without the map K.
     """
 
-    def __init__(self, reason: str, *, is_of_k_map: bool) -> None:
+    def __init__(self, reason: str, geometry: Geometry, *, is_of_k_map: bool) -> None:
         super().__init__(reason)
+        self.geometry = geometry
         self.is_of_k_map = is_of_k_map
 
 
@@ -154,7 +156,7 @@ class Scheme:
         """
         if reason := self.excludes(geometry):
             is_of_k_map = self.k_map and replace(self, k_map=False).excludes(geometry) is None
-            raise ExcludedError(reason, is_of_k_map=is_of_k_map)
+            raise ExcludedError(reason, geometry, is_of_k_map=is_of_k_map)
 
     @final
     def convolution(self, geometry: Geometry, *, bias: bool = False) -> nn.Module:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -114,7 +115,8 @@ class Processes:
                 raise
             raise error(
                 f"process {self.number} of {self.count}: another process does not answer any more "
-                f"({str(lost).splitlines()[0][:200]}); its own message says why. Start all of them again with --resume"
+                f"({shorten(str(lost).splitlines()[0], 200)}); its own message says why. Start all of them again with "
+                "--resume"
             ) from None
 
 

@@ -13,11 +13,18 @@ LAST = "last.safetensors"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind. `finished` is False where it was asked to stop before its last epoch."""
+    """What a run left behind.
+
+    Attributes:
+        finished: False where it was asked to stop before its last epoch.
+        history: every epoch that is done.
+        was_finished: it was resumed, and nothing was left to do.
+    """
 
     folder: Path
     finished: bool
     history: tuple[EpochRecord, ...]
+    was_finished: bool = False
 
     @property
     def best(self) -> EpochRecord | None:
@@ -33,6 +40,11 @@ class TrainResult:
         return (
             f"{'Finished' if self.finished else 'Stopped'} after {counted(len(self.history), 'epoch')}; best test "
             f"accuracy {best.test_accuracy:.2%} after epoch {best.epoch}: {self.folder / BEST}"
+            + (
+                f"\nNothing was left to do. To train it longer: --from {self.folder / LAST}"
+                if self.was_finished
+                else ""
+            )
         )
 
 

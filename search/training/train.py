@@ -112,5 +112,6 @@ def train(
             if processes.writes:
                 check_card(folder, TrainError)
             run.begin()
+        was_finished = len(run.history) == run.epochs
         finished = run.go_on(stop)
-    return TrainResult(folder, finished, tuple(run.history))
+    return TrainResult(folder, finished, tuple(run.history), was_finished)

@@ -297,7 +297,7 @@ def test_a_file_of_widths_is_not_drawn_and_a_search_not_with_a_run(found, tmp_pa
         (
             ("--width-factor", 0.1, "--memory-target", 1, "--scheme", "cbcn"),
             1,
-            "VGG-11-0.1x: 3 output channels are no multiple of 4 rotations; choose another --scheme or --network",
+            ": 3 output channels are no multiple of 4 rotations; choose another --scheme or --network",
         ),
         (("--memory-target", 0.0001), 1, "no widths reach a memory of 0.0001 MB; the least, with every width at 0.3"),
         (("--first-ratio", 0.1), 2, "0.1 is not in the range x>=0.3"),

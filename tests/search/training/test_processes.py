@@ -227,6 +227,8 @@ def test_a_connection_that_breaks_is_a_sentence_and_other_errors_stay() -> None:
         "process 1 of 2: another process does not answer any more ([.../gloo/transport/tcp/pair.cc:534] Connection "
         "closed by peer); its own message says why. Start all of them again with --resume"
     )
+    with pytest.raises(TrainError, match=r"\(gloo( word)+ \[\.\.\.\]\); its own"), processes.watched(TrainError):
+        raise RuntimeError("gloo" + 50 * " word")
     with pytest.raises(RuntimeError, match="out of memory"), processes.watched(TrainError):
         raise RuntimeError("out of memory")
     with pytest.raises(RuntimeError, match="gloo"), ALONE.watched(TrainError):

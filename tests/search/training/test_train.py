@@ -226,6 +226,8 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path, uninterrupted):
     result, told = run(uninterrupted, resume=True)
     assert result.finished
     assert told == [("started", 3, STEPS, 15)]
+    more = f"\nNothing was left to do. To train it longer: --from {uninterrupted / 'last.safetensors'}"
+    assert result.summary.endswith(f"best.safetensors{more}")
     assert {name: (uninterrupted / name).read_bytes() for name in FILES} == before
 
 
