@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
@@ -13,7 +14,7 @@ from bnas_deploy.core.errors import INSTALL_TRAINING, BnasError
 from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.runtime.bench.machine import cpu_flags, cpu_name, native_isa
 from bnas_deploy.runtime.kernels.specs import specs_of
-from bnas_deploy.runtime.library import KernelRow, kernel_rows, library_path, read_library
+from bnas_deploy.runtime.library import ISA_VARIABLE, KernelRow, kernel_rows, library_path, read_library
 from bnas_deploy.runtime.selftest import SelfTest, run_selftest
 from bnas_deploy.runtime.session import OLDEST_ONNXRUNTIME
 from bnas_deploy.runtime.targets import TARGETS, this_architecture, this_machine
@@ -119,13 +120,12 @@ def _kernels(rows: Sequence[KernelRow], tests: dict[str, SelfTest]) -> Iterator[
         picked = native_isa()
     except BnasError as error:
         yield Finding("kernels", False, error.message)
-    best = next(row.isa for row in rows if row.runs_here)
+    why = "because BNAS_ISA says so" if os.environ.get(ISA_VARIABLE) else "the best for this CPU"
     for row in rows:
         subject = f"kernels {row.isa}"
         if not row.runs_here:
             yield Finding(subject, None, f"not for this CPU: {_lack(row.isa)}")
         elif row.isa in tests:
-            why = "the best that this CPU has" if row.isa == best else "because BNAS_ISA says so"
             yield _tested(subject, tests[row.isa], f"; used here, {why}" if row.isa == picked else "")
         else:
             yield Finding(subject, None, "not tested without onnxruntime")

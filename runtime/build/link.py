@@ -41,17 +41,22 @@ _WINDOWS_LIBRARIES = (
 
 ANDROID_FUNCTIONS = (
     "calloc",
+    "close",
     "free",
+    "getauxval",
     "getenv",
     "malloc",
     "memcmp",
     "memcpy",
     "memmove",
     "memset",
+    "open",
     "posix_memalign",
+    "read",
     "snprintf",
     "strcmp",
     "strlen",
+    "strtoull",
     "vsnprintf",
 )
 """Of Android's libc.so: what the library may call. It is linked with a stand-in that has these names."""

@@ -323,7 +323,7 @@ def _kernel_specs() -> str:
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
         numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
-        lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.cpu_check}, {counting.name}, {numbers})")
+        lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.cpu_check}, {row.suits}, {counting.name}, {numbers})")
     return "\n".join(lines) + "\n"
 
 

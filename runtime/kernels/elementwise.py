@@ -1,6 +1,7 @@
 """What surrounds the counting but the epilogue: packing and pairing of activations, moves of mismatches."""
 
 import operator
+from functools import reduce
 from typing import Any
 
 from tvm import tirx
@@ -38,20 +39,48 @@ def pack(spec: KernelSpec) -> Any:
         x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(MOST_CHANNELS)]
         threshold = T.arg("threshold", T.buffer((MOST_CHANNELS,), "float32", align=4))
         packed = T.arg("bits", T.buffer((ANY_SIZE,), "uint8", align=1))
+        widths = (WIDEST, *WIDTHS) if spec.architecture == "x86_64" and spec.vector_bytes == WIDEST else WIDTHS
         for present in range(1, spec.counting.channels + 1):
             with T.If(channels == present), T.Then():
                 thresholds = [T.Bind(threshold[j]) for j in range(present)]
 
                 def pack_vector(i: Any, lanes: int, thresholds: list[Any] = thresholds) -> None:
-                    bits = spread(integer(0), lanes)
-                    # In lanes as wide as the floats, where a comparison is a mask; narrowed once for all channels.
-                    for j, each in enumerate(thresholds):
-                        above = load(x[j], i, lanes) >= spread(each, lanes)
-                        bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
-                    store(packed, i, cast("uint8", bits, lanes), lanes)
+                    bits_of = _bits_of_masks if lanes == WIDEST else _bits_of_floats
+                    store(packed, i, bits_of(x, thresholds, i, lanes), lanes)
 
-                in_vectors(count, WIDTHS, pack_vector)
+                in_vectors(count, widths, pack_vector)
     return builder.get()
+
+
+def _bits_of_floats(x: list[Any], thresholds: list[Any], i: Any, lanes: int) -> Any:
+    """Return the bytes of some pixels, collected in lanes as wide as the floats and narrowed once for all channels."""
+    bits = spread(integer(0), lanes)
+    for j, each in enumerate(thresholds):
+        above = load(x[j], i, lanes) >= spread(each, lanes)
+        bits = bits | T.Select(above, spread(integer(1 << j), lanes), spread(integer(0), lanes))
+    return cast("uint8", bits, lanes)
+
+
+WIDEST = 32  # bytes in a vector of AVX2
+
+
+def _bits_of_masks(x: list[Any], thresholds: list[Any], i: Any, lanes: int) -> Any:
+    """Return the same with AVX2, from masks narrowed to bytes: 9 instructions of a channel instead of 12.
+
+    AVX2 narrows within each 16 bytes. What that mixes up is put right once for all channels.
+    """
+    to_words, to_bytes = map(llvm_lookup_intrinsic_id, ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packsswb"))
+    part = lanes // 4
+    masked = []
+    for j, each in enumerate(thresholds):
+        above = [load(x[j], i + k * part, part) >= spread(each, part) for k in range(4)]
+        masks = [T.Select(one, spread(integer(-1), part), spread(integer(0), part)) for one in above]
+        words = [T.call_llvm_pure_intrin(f"int16x{lanes // 2}", to_words, *masks[k : k + 2]) for k in (0, 2)]
+        mask = T.reinterpret(f"uint8x{lanes}", T.call_llvm_pure_intrin(f"int8x{lanes}", to_bytes, *words))
+        masked.append(mask & spread(T.uint8(1 << j), lanes))
+    # 4 pixels of each part lie in the lower 16 bytes, the other 4 in the upper.
+    order = [16 * half + 4 * k + j for k in range(4) for half in range(2) for j in range(4)]
+    return T.Shuffle([T.Bind(reduce(operator.or_, masked))], [T.int32(lane) for lane in order])
 
 
 def halve(spec: KernelSpec) -> Any:

@@ -25,6 +25,9 @@ L look-ups are added in place, 3 with LUT4X2 and 2 with LUT6X2: each nibble of t
 After at most 252 / C steps the mismatches are below 256, and S and H determine them by substitution, even bytes and odd
 bytes of each 16-bit lane in turn: H.odd is the odd byte's high count; S.odd - 16 H.odd its low count; H.even - 16 times
 that is the even byte's high count; S.even - 16 times that its low count (all modulo 256).
+
+NEON shifts bytes, and adds in the same instruction (`usra`). There H += t >> 4 is in bytes, H the high count of each,
+and S - 16 H the low count.
 """
 
 import operator
@@ -54,6 +57,7 @@ class _Bytes:
         self.dtype = f"uint8x{self.width}"
         self.pairs_dtype = f"uint16x{self.width // 2}"
         self.shuffle_id = llvm_lookup_intrinsic_id(spec.shuffle)
+        self.shifts_bytes = spec.architecture == "aarch64"
 
     def zero(self) -> Expression:
         return T.broadcast(T.uint8(0), self.width)
@@ -68,9 +72,13 @@ class _Bytes:
         return T.broadcast(T.uint16(value), self.width // 2)
 
     def right_4(self, x: Expression) -> Expression:
+        if self.shifts_bytes:
+            return x >> T.broadcast(T.uint8(4), self.width)
         return self._in_pairs(x, lambda y: y >> self._constant(4))
 
     def left_4(self, x: Expression) -> Expression:
+        if self.shifts_bytes:
+            return x << T.broadcast(T.uint8(4), self.width)
         return self._in_pairs(x, lambda y: y << self._constant(4))
 
     def mask(self, x: Expression, value: int) -> Expression:
@@ -143,6 +151,8 @@ class _Accumulators:
         """Return the counts of the pair's first and second channel."""
         lanes = self.lanes
         s, h = (self._load(buffer) for buffer in self.buffers[block])
+        if lanes.shifts_bytes:
+            return T.Bind(s - lanes.left_4(h)), T.Bind(h)
         odd_low = T.Bind(s - lanes.left_4(lanes.mask(h, 0xFF00)))  # its even bytes are still those of S
         high = T.Bind(h - lanes.mask(lanes.right_4(odd_low), 0x00F0))
         low = T.Bind(odd_low - lanes.mask(lanes.left_4(high), 0x00F0))

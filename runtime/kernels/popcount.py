@@ -77,7 +77,7 @@ def _count_block(spec: KernelSpec, given: _Arguments, together: int, wide: int, 
             step = T.Bind(first + i * UNROLLED)
             at = [T.Bind(given.offsets[step + j]) for j in range(UNROLLED)]
             for j in range(UNROLLED):
-                _count_step(given, sums, first_channel, step + j, at[j])
+                _count_step(given, sums, first_channel, step + j, at[j], spec.side_by_side)
         with T.If(chunk == 0):
             with T.Then():
                 _store_mismatches(spec, given, sums, first_channel, adding=False)
@@ -85,15 +85,20 @@ def _count_block(spec: KernelSpec, given: _Arguments, together: int, wide: int, 
                 _store_mismatches(spec, given, sums, first_channel, adding=True)
 
 
-def _count_step(given: _Arguments, sums: Sums, first_channel: Any, step: Any, at: Any) -> None:
+def _count_step(given: _Arguments, sums: Sums, first_channel: Any, step: Any, at: Any, side_by_side: int) -> None:
     """Add the mismatches of 8 input channels, whose activations begin at `at`."""
     lanes = sums[0][0].shape[0].value
     rows = [(first_channel + channel) * given.steps for channel in range(len(sums))]
     bits = [T.Bind(spread(given.weights[row + step], lanes)) for row in rows]
     for vector in range(len(sums[0])):
         x = T.Bind(load(given.blocked, at + vector * lanes, lanes))
-        for row, w in zip(sums, bits, strict=True):
-            _set(row[vector], _get(row[vector]) + tirx.popcount(x ^ w))
+        for some in range(0, len(sums), side_by_side):
+            # A core that runs in order waits for each result that the next instruction needs.
+            those = slice(some, some + side_by_side)
+            differing = [T.Bind(x ^ w) for w in bits[those]]
+            counted = [T.Bind(tirx.popcount(each)) for each in differing]
+            for row, ones in zip(sums[those], counted, strict=True):
+                _set(row[vector], _get(row[vector]) + ones)
 
 
 def _store_mismatches(spec: KernelSpec, given: _Arguments, sums: Sums, first_channel: Any, *, adding: bool) -> None:

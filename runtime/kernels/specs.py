@@ -1,6 +1,6 @@
 """The table of kernels: one row per instruction set. Build, dispatch, tests and benchmarks loop over it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MOST_CHANNELS = 8
 """In a byte of activations, whatever the way of counting: `pack` has one signature."""
@@ -42,12 +42,14 @@ class KernelSpec:
     architecture: str  # as `uname -m` says it
     cpu: str  # LLVM's name of the processor that is compiled for
     cpu_check: str  # the check of runtime/ort/cpu.c that a processor has to pass
+    suits: str = field(default="any_cpu", kw_only=True)  # the check there that it passes if no later row is faster
     cpu_flags: frozenset[str]  # what /proc/cpuinfo shows on such a processor; a subset is enough to tell
     vector_bytes: int
     counting: Counting
     tiles: tuple[int, ...]
     shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT4X2 an index of 0x80 gives 0
     features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
+    side_by_side: int = 1  # with popcounts: how many are written beside one another, for cores that run in order
 
     @property
     def tile_lanes(self) -> int:
@@ -55,7 +57,7 @@ class KernelSpec:
         return len(self.tiles) * self.vector_bytes
 
 
-# Best first: the first row that the processor can run is the one that runs.
+# Best first: the first row that the processor can run, and that suits it, is the one that runs.
 KERNEL_SPECS = (
     KernelSpec(
         isa="avx512vbmi",
@@ -101,6 +103,30 @@ KERNEL_SPECS = (
         counting=LUT4X2,
         tiles=(2, 2, 1, 1),  # as avx2
         shuffle="llvm.x86.ssse3.pshuf.b.128",
+    ),
+    KernelSpec(
+        isa="neon_tbl",
+        architecture="aarch64",
+        cpu="neoverse-n1",
+        cpu_check="neon",
+        suits="fast_shuffles",
+        cpu_flags=frozenset({"asimd"}),
+        vector_bytes=16,
+        counting=LUT4X2,
+        tiles=(4, 4, 2, 1),  # 32 registers: up to 16 accumulators, 3 to 12 table rows; two pairs by 4 vectors spill
+        shuffle="llvm.aarch64.neon.tbl1.v16i8",
+    ),
+    KernelSpec(
+        isa="neon_inorder",
+        architecture="aarch64",
+        cpu="cortex-a53",
+        cpu_check="neon",
+        suits="in_order",
+        cpu_flags=frozenset({"asimd"}),
+        vector_bytes=16,
+        counting=POPCOUNT8,
+        tiles=(4, 4, 4, 4, 4),  # 32 registers: 20 accumulators, 4 rows of weights, 8 for what is on its way
+        side_by_side=4,
     ),
     KernelSpec(
         isa="neon",

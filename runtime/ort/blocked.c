@@ -81,7 +81,7 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     LOOK_UPS(name, bnas_lut6x2_tables[0][0], bnas_lut6x2_tables[0][0]), bnas_##name##_correct_padding
 #define BNAS_COUNTING_popcount8(name) NULL, NULL, NULL, NULL, NULL, NULL
 
-#define BNAS_KERNEL_SPEC(name, cpu_check, counting, ...)                                                          \
+#define BNAS_KERNEL_SPEC(name, cpu_check, suits_check, counting, ...)                                             \
     static const KernelSpec name = {__VA_ARGS__,                                                                  \
                                     bnas_##name##_pack,                                                           \
                                     bnas_##name##_count,                                                          \
@@ -122,6 +122,7 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     const BnasKernel bnas_##name##_kernel = {                                                                     \
         .isa = #name,                                                                                             \
         .runs_here = bnas_cpu_##cpu_check,                                                                        \
+        .suits = bnas_suits_##suits_check,                                                                        \
         .covers = covers_##name,                                                                                  \
         .weights_size = weights_size_##name,                                                                      \
         .prepack = prepack_##name,                                                                                \

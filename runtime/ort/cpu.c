@@ -1,5 +1,8 @@
 /* What the processor has, and the operating system saves: registers that it does not know of must not be used. */
 #include "kernel.h"
+#include "system.h"
+
+#include <stdatomic.h>
 
 #if defined(__x86_64__)
 /* cpuid.h, because __builtin_cpu_supports needs a run-time library that zig cannot link into a shared object. */
@@ -69,8 +72,80 @@ bool bnas_cpu_avx512vbmi(void) {
 }
 #endif
 
+bool bnas_suits_any_cpu(void) {
+    return true;
+}
+
 #if defined(__aarch64__)
 bool bnas_cpu_neon(void) {
     return true; /* part of every 64-bit ARM */
+}
+
+/* Kinds of cores: all have the same instructions, and are fastest with different rows. The rest is OTHER_CORE: those
+ * that nobody predicted, and those that popcounts suit, such as the Cortex-A72, the X1 and the Neoverse V1. */
+enum { FAST_SHUFFLES = 1, IN_ORDER = 2, OTHER_CORE = 4 };
+
+enum { MAKER_ARM = 0x41, MAKER_QUALCOMM = 0x51 };
+
+typedef struct Core {
+    unsigned maker, part; /* as MIDR_EL1 has them */
+    int kind;
+} Core;
+
+static const Core cores[] = {
+    {MAKER_ARM, 0xD02, IN_ORDER},           /* Cortex-A34 */
+    {MAKER_ARM, 0xD03, IN_ORDER},           /* A53 */
+    {MAKER_ARM, 0xD04, IN_ORDER},           /* A35 */
+    {MAKER_ARM, 0xD05, IN_ORDER},           /* A55 */
+    {MAKER_ARM, 0xD46, IN_ORDER},           /* A510 */
+    {MAKER_ARM, 0xD80, IN_ORDER},           /* A520 */
+    {MAKER_ARM, 0xD0B, FAST_SHUFFLES},      /* A76 */
+    {MAKER_ARM, 0xD0C, FAST_SHUFFLES},      /* Neoverse N1 */
+    {MAKER_ARM, 0xD0D, FAST_SHUFFLES},      /* A77 */
+    {MAKER_ARM, 0xD0E, FAST_SHUFFLES},      /* A76AE */
+    {MAKER_ARM, 0xD41, FAST_SHUFFLES},      /* A78 */
+    {MAKER_ARM, 0xD42, FAST_SHUFFLES},      /* A78AE */
+    {MAKER_ARM, 0xD4B, FAST_SHUFFLES},      /* A78C */
+    {MAKER_ARM, 0xD47, FAST_SHUFFLES},      /* A710 */
+    {MAKER_ARM, 0xD49, FAST_SHUFFLES},      /* Neoverse N2 */
+    {MAKER_QUALCOMM, 0x801, IN_ORDER},      /* Kryo 2xx Silver, an A53 */
+    {MAKER_QUALCOMM, 0x803, IN_ORDER},      /* Kryo 3xx Silver, an A55 */
+    {MAKER_QUALCOMM, 0x804, FAST_SHUFFLES}, /* Kryo 4xx Gold, an A76 */
+    {MAKER_QUALCOMM, 0x805, IN_ORDER},      /* Kryo 4xx Silver, an A55 */
+};
+
+static int kind_of(uint64_t id) {
+    const unsigned maker = id >> 24 & 0xFF, part = id >> 4 & 0xFFF;
+    for (size_t i = 0; i < sizeof cores / sizeof cores[0]; ++i) {
+        if (cores[i].maker == maker && cores[i].part == part) {
+            return cores[i].kind;
+        }
+    }
+    return OTHER_CORE;
+}
+
+/* The kinds that this machine has, as bits. */
+static int kinds_here(void) {
+    static atomic_int known; /* every node asks; 0 is not known yet */
+    int kinds = atomic_load_explicit(&known, memory_order_relaxed);
+    if (kinds == 0) {
+        uint64_t ids[BNAS_MOST_CORES];
+        const size_t count = bnas_core_ids(ids);
+        for (size_t i = 0; i < count; ++i) {
+            kinds |= kind_of(ids[i]);
+        }
+        kinds = kinds ? kinds : OTHER_CORE;
+        atomic_store_explicit(&known, kinds, memory_order_relaxed);
+    }
+    return kinds;
+}
+
+/* A thread may move between big and little cores, and has one row on all of them: docs/kernels.md has the reasons. */
+bool bnas_suits_fast_shuffles(void) {
+    return (kinds_here() & (FAST_SHUFFLES | OTHER_CORE)) == FAST_SHUFFLES;
+}
+
+bool bnas_suits_in_order(void) {
+    return (kinds_here() & (FAST_SHUFFLES | IN_ORDER)) == IN_ORDER;
 }
 #endif

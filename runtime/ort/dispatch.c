@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Best first: the first row that the CPU can run is the one that runs. */
+/* Best first: the first row that the CPU can run, and that suits it, is the one that runs. */
 static const BnasKernel* const kernels[] = {
 #define BNAS_KERNEL_SPEC(isa, ...) &bnas_##isa##_kernel,
 #include "kernel_specs.h"
@@ -34,7 +34,7 @@ const BnasKernel* bnas_select_kernel(char* reason, size_t size) {
             continue;
         }
         known = true;
-        if (kernels[i]->runs_here()) {
+        if (kernels[i]->runs_here() && (forced || kernels[i]->suits())) {
             return kernels[i];
         }
     }

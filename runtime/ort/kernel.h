@@ -156,6 +156,7 @@ typedef struct BnasStage {
 typedef struct BnasKernel {
     const char* isa;
     bool (*runs_here)(void);         /* whether this CPU has the instructions */
+    bool (*suits)(void);             /* whether no later row is faster on its cores */
     bool (*covers)(const BnasConv*); /* whether it can work on this node; another row has to, otherwise */
 
     size_t (*weights_size)(const BnasConv*); /* in bytes, as all sizes here; SIZE_MAX is "too large" */
@@ -175,9 +176,11 @@ typedef struct BnasKernel {
 extern const BnasKernel bnas_popcnt_kernel;
 extern const BnasKernel bnas_generic_kernel;
 bool bnas_cpu_popcnt(void);
-#define BNAS_KERNEL_SPEC(isa, cpu_check, ...)    \
-    extern const BnasKernel bnas_##isa##_kernel; \
-    bool bnas_cpu_##cpu_check(void);
+bool bnas_suits_any_cpu(void);
+#define BNAS_KERNEL_SPEC(isa, cpu_check, suits, ...) \
+    extern const BnasKernel bnas_##isa##_kernel;     \
+    bool bnas_cpu_##cpu_check(void);                 \
+    bool bnas_suits_##suits(void);
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC
 

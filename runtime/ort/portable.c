@@ -405,6 +405,7 @@ const BnasKernel bnas_popcnt_kernel = {
     PORTABLE,
     .isa = "popcnt",
     .runs_here = bnas_cpu_popcnt,
+    .suits = bnas_suits_any_cpu,
     .stages = {{pack_units, pack}, {convolve_units, convolve_popcnt}},
 };
 #endif
@@ -422,5 +423,6 @@ const BnasKernel bnas_generic_kernel = {
     PORTABLE,
     .isa = "generic",
     .runs_here = always,
+    .suits = bnas_suits_any_cpu,
     .stages = {{pack_units, pack}, {convolve_units, convolve_generic}},
 };

@@ -31,8 +31,10 @@ from bnas_deploy.search.training.untrained import untrained_checkpoint
 HERE = Path(__file__).parent
 OPERATOR_TESTS = HERE.parent / "runtime/test_native_operators.py"
 
-CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
-"""Of the Raspberry Pi 3, 4 and 5, the oldest first."""
+CPUS = {"cortex-a53": "neon_inorder", "cortex-a72": "neon", "cortex-a76": "neon_tbl", "neoverse-n1": "neon_tbl"}
+"""Of the Raspberry Pi 3, 4 and 5 and of servers, the oldest first, with the kernels that suit them."""
+
+OLDEST = next(iter(CPUS))
 
 FLOAT_SUMS = ("Conv", "Gemm", "ReduceMean")
 """onnxruntime's own operators that add up floats: in an order of their own on each architecture."""
@@ -122,10 +124,11 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
 
 # The oldest processor is enough for what the library does by itself: it runs the same instructions on all of them, and
 # one that this one lacks would stop it here. What else is different on the others is onnxruntime's, in whole networks.
-@pytest.mark.parametrize("isa", ["neon", "generic"])
+# `neon` has the code of `neon_inorder`, in tiles and an order of its own: networks run it below.
+@pytest.mark.parametrize("isa", ["neon_tbl", "neon_inorder", "generic"])
 def test_edges_agree_with_the_reference(machine: Machine, edges: tuple[Path, int, int], isa: str) -> None:
     cases, models, nodes = edges
-    assert machine.replay(cases, isa, cpu=CPUS[0]) == [{"isa": isa, "right": models, "wrong": [], "native": nodes}]
+    assert machine.replay(cases, isa, cpu=OLDEST) == [{"isa": isa, "right": models, "wrong": [], "native": nodes}]
 
 
 def _of_every_kind(name: str) -> NetworkConfig:
@@ -196,11 +199,19 @@ def networks(bundle: Path, bnas_a: onnx.ModelProto, tmp_path_factory: pytest.Tem
     return recording.save(folder / "cases.npz"), binary
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_networks_give_the_bits_of_this_machine(machine: Machine, networks: tuple[Path, int], cpu: str) -> None:
+@pytest.mark.parametrize(("cpu", "isa"), CPUS.items())
+def test_each_processor_has_the_kernels_that_suit_it(machine: Machine, cpu: str, isa: str) -> None:
+    code = "from bnas_deploy.runtime.bench.machine import native_isa; print(native_isa())"
+    assert machine.run("-c", code, cpu=cpu).strip() == isa
+
+
+@pytest.mark.parametrize(("cpu", "isa"), list(CPUS.items())[:3])
+def test_networks_give_the_bits_of_this_machine(
+    machine: Machine, networks: tuple[Path, int], cpu: str, isa: str
+) -> None:
     cases, binary = networks
-    assert machine.replay(cases, "neon", "body", cpu=cpu) == [
-        {"isa": "neon", "right": 2, "wrong": [], "native": binary},
+    assert machine.replay(cases, isa, "body", cpu=cpu) == [
+        {"isa": isa, "right": 2, "wrong": [], "native": binary},
         {"isa": "body", "right": 2, "wrong": [], "native": 0},
     ]
 

@@ -94,7 +94,7 @@ static uint64_t count_ticks, epilogue_ticks;
              const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches), \
             (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))
 
-#define BNAS_KERNEL_SPEC(isa, cpu_check, counting, ...)                                                                \
+#define BNAS_KERNEL_SPEC(isa, cpu_check, suits, counting, ...)                                                         \
     CLOCKED_##counting(isa) CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                        \
                                     (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* blocked,            \
                                      const int32_t* offsets, const uint8_t* weights, const uint8_t* tables,            \

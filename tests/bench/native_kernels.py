@@ -275,7 +275,7 @@ def runnable_specs(wanted: Sequence[str] | None) -> list[KernelSpec]:
 
 def build(folder: Path) -> NativeKernels:
     """Compile and link in `folder`, with the compiler that the library is built with; the objects of TVM are reused."""
-    native = _native()
+    native = load_native()
     objects = native.build_kernels()
     native.write_headers(folder)
     specs = native.specs()
@@ -308,7 +308,7 @@ def _compile(native: ModuleType, *words: str) -> None:
     subprocess.run([*native.compiler(), *native.linking().COMPILER_FLAGS, *words], check=True)
 
 
-def _native() -> ModuleType:
+def load_native() -> ModuleType:
     """Load runtime/build/native.py, which is no part of the package."""
     spec = importlib.util.spec_from_file_location("native", ROOT / "runtime/build/native.py")
     assert spec

@@ -50,7 +50,7 @@ def test_models_run_here_with_every_kernel(monkeypatch: pytest.MonkeyPatch) -> N
         assert finding["works"] is (True if row.runs_here else None)
         assert ("exact: 4 layers" in finding["text"]) == row.runs_here
     (used,) = [each["text"] for each in kernels.values() if "used here" in each["text"]]
-    assert "used here, the best that this CPU has" in used
+    assert "used here, the best for this CPU" in used
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,0 +1,86 @@
+"""predict.py finds the loops that count, and says what it needs; how good its predictions are is nobody's test."""
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bnas_deploy.runtime.kernels.specs import specs_of
+
+HERE = Path(__file__).parent
+
+# As llvm-objdump writes it: a loop in another one, and a branch forward in the inner one.
+AARCH64 = """
+0000000000000000 <bnas_neon_count>:
+       0:      	mov	x9, xzr
+       4:      	mov	x8, xzr
+       8:      	ldr	q0, [x0, x8]
+       c:      	cbz	x1, 0x14 <bnas_neon_count+0x14>
+      10:      	eor	v1.16b, v0.16b, v2.16b
+      14:      	cnt	v1.16b, v1.16b
+      18:      	add	v3.16b, v3.16b, v1.16b
+      1c:      	b.ne	0x8 <bnas_neon_count+0x8>
+      20:      	tbnz	w9, #0x3, 0x4 <bnas_neon_count+0x4>
+      24:      	ret
+"""
+X86 = """
+0000000000000040 <bnas_avx2_count>:
+      40:      	xorl	%eax, %eax
+      42:      	vpshufb	(%rcx,%rdi), %ymm0, %ymm1
+      48:      	vpaddb	0x10(%rip), %ymm1, %ymm2        # 0x60 <bnas_avx2_count+0x20>
+      50:      	jne	0x42 <bnas_avx2_count+0x2>
+      52:      	retq
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code beside the benchmark, which is no part of the package."""
+    command = [sys.executable, "-P", "-c", f"import sys; sys.path[:0] = [{str(HERE)!r}]\nimport predict\n{code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "isa", "loop", "operations"),
+    [
+        (AARCH64, "neon", "ldr cbz eor cnt add", 16 * 8),
+        (X86, "avx2", "vpshufb vpaddb", 32 * 4 * 2),
+    ],
+    ids=["aarch64", "x86"],
+)
+def test_innermost_loops_are_found(text: str, isa: str, loop: str, operations: int) -> None:
+    done = run(
+        f"(loop,) = predict.inner_loops({text!r})\nrow = {{row.isa: row for row in predict.KERNEL_SPECS}}[{isa!r}]\n"
+        "print(*(each.split()[0] for each in loop))\nprint(predict.multiply_adds(loop, row))"
+    )
+    assert done.stdout.splitlines() == [loop, str(operations)], done.stderr
+
+
+def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run("sys.argv[1:] = ['--isa', 'avx2']; predict.main()")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "predict: llvm-mca and llvm-objdump are not installed; Debian has them in the package llvm: apt-get install "
+        "llvm, or llvm-19 for newer models\n"
+    )
+
+
+@pytest.mark.usefixtures("generated_kernels")
+def test_every_tile_of_a_row_is_predicted() -> None:
+    row = specs_of(platform.machine())[-1]
+    done = run(f"sys.argv[1:] = ['--isa', {row.isa!r}]; predict.main()")
+    if "not installed" in done.stderr:
+        pytest.skip("needs llvm-mca and llvm-objdump, Debian's package llvm")
+    assert done.returncode == 0, done.stderr
+    title, _, head, _, *lines = done.stdout.splitlines()
+    assert re.match(r"Predicted by llvm-mca \d+", title)
+    models = head.count("|") - 4
+    tables = [line.strip("| ").split(" | ") for line in lines]
+    assert {cells[0] for cells in tables} == {"count", "count_channels"} or row.architecture == "aarch64"
+    most = row.vector_bytes * row.counting.channels * row.counting.outputs * 4  # at most 4 instructions that count
+    for cells in tables:
+        assert len(cells) == 3 + models
+        assert all(0 < float(rate) < most for rate in cells[3:])
