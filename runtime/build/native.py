@@ -322,7 +322,7 @@ def _kernel_specs() -> str:
     for row in specs():
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
-        numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), *layout)))
+        numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), row.in_place or len(row.tiles), *layout)))
         lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.cpu_check}, {row.suits}, {counting.name}, {numbers})")
     return "\n".join(lines) + "\n"
 

@@ -49,6 +49,7 @@ class KernelSpec:
     tiles: tuple[int, ...]
     shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT4X2 an index of 0x80 gives 0
     features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
+    in_place: int = 0  # vectors counted at once where they are read across lines of the cache; 0: a whole tile
     side_by_side: int = 1  # with popcounts: how many are written beside one another, for cores that run in order
 
     @property
@@ -91,6 +92,7 @@ KERNEL_SPECS = (
         vector_bytes=32,
         counting=LUT4X2,
         tiles=(2, 2, 1, 1),  # 16 registers: 8 accumulators, 3 table rows, the rest for sums
+        in_place=2,  # by 2 pairs, which share each load
         shuffle="llvm.x86.avx2.pshuf.b",
     ),
     KernelSpec(

@@ -51,11 +51,11 @@ static size_t scratch_bytes(const BnasRun* run, const KernelSpec* spec) {
 }
 
 static int64_t first_units(const BnasRun* run, const KernelSpec* spec) {
-    return bnas_pack_units(run, spec) + run->batch * magnitude_tiles(run);
+    return bnas_pack_units(run) + run->batch * magnitude_tiles(run);
 }
 
 static void first_stage(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch) {
-    const int64_t planes = bnas_pack_units(run, spec);
+    const int64_t planes = bnas_pack_units(run);
     if (unit < planes) {
         bnas_pack_unit(run, spec, unit, scratch);
     } else {

@@ -24,7 +24,8 @@
  * epilogue.py there say what the kernels do. */
 typedef struct KernelSpec {
     int64_t vector_bytes;
-    int64_t vectors; /* in a tile, at most */
+    int64_t vectors;  /* in a tile, at most */
+    int64_t in_place; /* counted at once where pixels are read across lines of the cache */
     int64_t channels, outputs, multiple, padding;
     BnasPack* pack;
     BnasCount* count;
@@ -57,6 +58,13 @@ static inline int64_t smaller(int64_t a, int64_t b) {
 
 static inline int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
+}
+
+/* a / b of numbers from 0 on. Divisions of 64 bits take up to 90 cycles, a few of them as long as packing a small
+ * plane.
+ */
+static inline int64_t quotient(int64_t a, int64_t b) {
+    return (uint64_t)(a | b) >> 32 ? a / b : (int64_t)((uint32_t)a / (uint32_t)b);
 }
 
 /* memcpy of few bytes, in line. */
@@ -135,10 +143,12 @@ typedef struct Plan {
     int64_t row_bytes;    /* from one row of a plane to the next */
     int64_t plane;        /* bytes of a plane */
     int64_t group_planes; /* planes of one group of one image; the last is all padding where steps had to be added */
+    int64_t group_units;  /* of packing: bytes of a pixel, and the plane that is all padding */
     int64_t steps;
     enum { BLOCKED, GATHERED, CODES } layout;
     enum { NO_CORRECTION, BY_TABLE, BY_RUNS } correction; /* how the zero-padding correction is subtracted */
     int64_t vectors;                                      /* of a full tile */
+    int64_t at_once;                                      /* vectors that one call of `count` takes */
     int64_t tile;                                         /* lanes of it; pixels where lanes are channels */
     int64_t lanes; /* of one image, with the gaps; of all images together where the bytes are gathered */
     int64_t tiles;
@@ -227,7 +237,7 @@ void bnas_prepare_run(const BnasRun* run, const KernelSpec* spec);
 void bnas_fill_codes(const KernelSpec* spec, uint16_t* codes, int64_t count);
 
 /* blocked_pack.c */
-int64_t bnas_pack_units(const BnasRun* run, const KernelSpec* spec);
+int64_t bnas_pack_units(const BnasRun* run);
 void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch);
 
 /* blocked_convolve.c */

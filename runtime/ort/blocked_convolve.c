@@ -19,11 +19,16 @@ static void count_lanes(const BnasRun* run, const KernelSpec* spec, Channels cha
     const int32_t* offsets = (const int32_t*)region(run, plan->offsets) + (plan->layout == GATHERED ? plan->steps : 0);
     const int64_t row = channels.group * weight_rows(run->conv, spec) + channels.first / spec->outputs;
     const int64_t channel = channels.group * group_channels(run->conv) + channels.first;
-    const int32_t vectors = (int32_t)ceil_div(lanes.end - lanes.first, spec->vector_bytes);
-    spec->count(vectors, (int32_t)ceil_div(channels.count, spec->outputs), (int32_t)plan->steps, pixels, offsets,
-                bnas_row_weights(run, spec) + row * plan->steps * step_bytes(spec), spec->tables, mismatches);
+    const int64_t vectors = ceil_div(lanes.end - lanes.first, spec->vector_bytes);
+    for (int64_t first = 0; first < vectors; first += plan->at_once) {
+        const int64_t lane = first * spec->vector_bytes;
+        spec->count((int32_t)smaller(plan->at_once, vectors - first), (int32_t)ceil_div(channels.count, spec->outputs),
+                    (int32_t)plan->steps, pixels + lane, offsets,
+                    bnas_row_weights(run, spec) + row * plan->steps * step_bytes(spec), spec->tables,
+                    mismatches + lane);
+    }
     if (plan->correction == BY_TABLE) {
-        spec->correct_padding((int32_t)channels.count, vectors,
+        spec->correct_padding((int32_t)channels.count, (int32_t)vectors,
                               (const uint16_t*)region(run, plan->correction_index) + lanes.first,
                               (const uint16_t*)region(run, plan->corrections) + channel * CORRECTIONS, mismatches);
     }

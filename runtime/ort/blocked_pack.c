@@ -1,9 +1,8 @@
 /* Packing: one unit per plane, with all its phases, and where steps were added one that is all padding. */
 #include "blocked.h"
 
-int64_t bnas_pack_units(const BnasRun* run, const KernelSpec* spec) {
-    const int64_t padding = adds_steps(run->conv, spec) ? 1 : 0;
-    return run->batch * run->conv->groups * (bytes_of(run->conv, spec) + padding);
+int64_t bnas_pack_units(const BnasRun* run) {
+    return run->batch * run->conv->groups * the_plan(run)->group_units;
 }
 
 /* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
@@ -75,7 +74,7 @@ static void pack_planes(const BnasRun* run, const KernelSpec* spec, int64_t imag
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
     const float *x[MOST_CHANNELS], *threshold = conv->threshold + first_channel;
     for (int64_t i = 0; i < MOST_CHANNELS; ++i) {
-        x[i] = bnas_channel(run, image, first_channel + smaller(i, channels - 1));
+        x[i] = i < channels ? bnas_channel(run, image, first_channel + i) : x[0];
     }
     const int64_t pixels = height * width;
     if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row_bytes == width &&
@@ -99,8 +98,8 @@ void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, vo
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t phases = plan->axes[0].phases * plan->axes[1].phases;
-    const int64_t units = bnas_pack_units(run, spec) / (run->batch * conv->groups), byte = unit % units;
-    const int64_t image = unit / units / conv->groups, group = unit / units % conv->groups;
+    const int64_t groups = quotient(unit, plan->group_units), byte = unit - groups * plan->group_units;
+    const int64_t image = quotient(groups, conv->groups), group = groups - image * conv->groups;
     const int64_t start = byte * phases * plan->plane, channel = group * conv->channels_in + byte * spec->channels;
     /* 0 where all is padding. */
     const int64_t channels = smaller(spec->channels, conv->channels_in - byte * spec->channels);

@@ -73,6 +73,12 @@ static size_t place(size_t* end, int64_t count, size_t size) {
     return start;
 }
 
+/* Whether all that the count reads in place begins at a multiple of half a vector: few loads then read from two lines
+ * of the cache, which takes as long as two loads. */
+static bool reads_few_lines_twice(const BnasRun* run, const KernelSpec* spec, const Plan* plan) {
+    return bnas_taps(run->conv) == 1 && plan->plane % (spec->vector_bytes / 2) == 0;
+}
+
 /* Tiles of lanes that are pixels. */
 static void plan_pixels(const BnasRun* run, const KernelSpec* spec, Plan* plan) {
     if (plan->layout == GATHERED) {
@@ -81,6 +87,8 @@ static void plan_pixels(const BnasRun* run, const KernelSpec* spec, Plan* plan) 
             plan->vectors /= 2;
         }
     }
+    const bool in_place = plan->layout == BLOCKED && !reads_few_lines_twice(run, spec, plan);
+    plan->at_once = in_place ? spec->in_place : plan->vectors;
     plan->tile = plan->vectors * spec->vector_bytes;
     plan->tiles = ceil_div(plan->lanes, plan->tile);
     plan->blocks = ceil_div(group_channels(run->conv), BLOCK_CHANNELS);
@@ -121,6 +129,7 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     plan.row_bytes = row_bytes_of(run, plan.axes);
     const int64_t planes = bytes_of(conv, spec) * plan.axes[0].phases * plan.axes[1].phases;
     plan.group_planes = planes + (adds_steps(conv, spec) ? 1 : 0);
+    plan.group_units = bytes_of(conv, spec) + (adds_steps(conv, spec) ? 1 : 0);
     if (!has_indices(run, &plan)) { /* before any of these sizes are multiplied */
         plan.end = SIZE_MAX;
         return plan;
