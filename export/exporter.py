@@ -27,6 +27,7 @@ from bnas_deploy.core.model_card import write_card
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.npz import write_arrays
 from bnas_deploy.core.tensor_spec import TensorSpec
+from bnas_deploy.export.arguments import check_arguments, labels_twice
 from bnas_deploy.export.capture import CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
 from bnas_deploy.export.compared import answers_to_feed, refuse, write_vectors
@@ -103,6 +104,11 @@ def export_checkpoint(
         ExportError: the exported model does not agree with PyTorch; nothing is written.
         BundleError: `path` cannot be written.
     """
+    if not isinstance(checkpoint, Checkpoint):
+        raise ExportError(
+            f"checkpoint: {type(checkpoint).__name__}, wanted a Checkpoint; read one from a file with "
+            "bnas_deploy.search.training.checkpoint.load_checkpoint"
+        )
     if checkpoint.network.is_float:
         raise ExportError(
             f"{checkpoint.network.name}: the checkpoint of a float twin, which has no binary layers; "
@@ -171,7 +177,7 @@ def export_module(
     given = {"path": path, "images": images, "description": description}
     if path is None or images is None or description is None:
         raise TypeError(f"export_module needs {', '.join(name for name, value in given.items() if value is None)}")
-    result = _export(module, twin, Path(path), images, description, float_layers, progress)
+    result = _export(module, twin, path, images, description, float_layers, progress)
     if left_float := result.doubts.sentences().get(LOOKS_BINARY):
         warnings.warn(left_float, LooksBinaryWarning, stacklevel=2)
     return result
@@ -181,7 +187,7 @@ def export_module(
 def _export(
     module: nn.Module,
     twin: nn.Module | None,
-    path: Path,
+    path: str | Path,
     images: Images | Inputs,
     description: Description,
     float_layers: FloatLayers,
@@ -190,6 +196,8 @@ def _export(
     copied: bool = True,
 ) -> ExportResult:
     """Export without a word, for callers who show the result; those who made the modules need no copy of them."""
+    check_arguments(module, twin, path, images, description, float_layers, progress)
+    path = Path(path)
     converted = other_floats(module)
     module = prepared(module, type(module).__name__, copied=copied)
     twin = None if twin is None else prepared(twin, TWIN, copied=copied)
@@ -211,7 +219,7 @@ def _export(
         _check_layers(module, translator)
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
-        log.notes += [converted] if converted else []
+        log.notes += [note for note in (converted, labels_twice(description.labels)) if note]
         doubts = replace(doubts, weights=description.doubt)
         progress("making its float twin")
         made = float_twin(before, translator, twin, feed)

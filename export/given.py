@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnas_deploy.core.bundle import RIGHT_CLASSES, Preprocessing, check_normalisation
+from bnas_deploy.core.bundle import RIGHT_CLASSES, Preprocessing
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.tensor_spec import DTYPES
@@ -51,11 +51,15 @@ def check_twin(twin: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a network takes and answers: examples, how its own forward is called with them, and names of its outputs."""
+    """What a network takes and answers: examples, how its own forward is called with them, and its outputs.
+
+    `outputs` are their names, `kinds` their types and shapes for a few examples.
+    """
 
     feed: Feed
     structure: Structure
     outputs: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 def asked(module: nn.Module, given: Images | Inputs, description: Description, role: str) -> Asked:
@@ -70,7 +74,6 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
     Raises:
         ExportError: the examples do not fit it or the description, or it answers what cannot be exported.
     """
-    _check_preprocessing(description.preprocessing)
     feed, structure = _taken(module, given, description, role)
     few = feed[:FEW]
     answer = answers_of(module, few, role, structure)
@@ -81,7 +84,8 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
     if not (structure.is_flat and isinstance(answer, Tensor)):
         refuse_hooks(module, role)
         flatten(module, structure, role)
-    return Asked(feed, structure, tuple(name for name, _ in named))
+    kinds = tuple(f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for _, tensor in named)
+    return Asked(feed, structure, tuple(name for name, _ in named), kinds)
 
 
 def _check_alone(role: str, alone: Sequence[tuple[str, Tensor]], few: Sequence[tuple[str, Tensor]]) -> None:
@@ -110,10 +114,7 @@ def _taken(module: nn.Module, given: Images | Inputs, description: Description, 
         feed, structure = taken_by(module, Inputs(given.pixels), role)
         return Feed.of_images(*feed.tensors), structure
     feed, structure = taken_by(module, given, role)
-    if given.labels is not None and given.labels.shape != (len(feed),):
-        raise ExportError(
-            f"inputs: labels of shape {tuple(given.labels.shape)} for {len(feed)} examples; give one class for each"
-        )
+    _check_classes("inputs", given.labels, len(feed), description)
     if (image := _image_shape(description.preprocessing)) is not None:
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in feed.items() if tensor.dtype == torch.float32}
         if image not in shapes.values():
@@ -124,13 +125,32 @@ def _taken(module: nn.Module, given: Images | Inputs, description: Description, 
     return feed, structure
 
 
-def _check_preprocessing(preprocessing: Preprocessing | None) -> None:
-    """Refuse a normalisation that no bundle may have, before anything is done."""
-    if preprocessing is not None:
-        try:
-            check_normalisation(preprocessing)
-        except ValueError as error:
-            raise ExportError(f"{error}; mend the preprocessing") from None
+def _check_classes(whole: str, labels: Tensor | None, count: int, description: Description) -> None:
+    """Refuse right classes that are not one whole number for each example, of a class that there is."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise ExportError(f"{whole}: labels are {type(labels).__name__}, wanted a tensor; give torch.tensor(labels)")
+    if labels.shape != (count,):
+        raise ExportError(
+            f"{whole}: labels of shape {tuple(labels.shape)} for {count} {_EXAMPLES[whole]}; give one class for each"
+        )
+    if labels.dtype != torch.int64:
+        raise ExportError(
+            f"{whole}: labels are {labels.dtype}, wanted torch.int64, the number of a class each; give labels.long()"
+        )
+    if description.labels is not None:
+        wrong = (labels < 0) | (labels >= len(description.labels))
+        if bool(wrong.any()):
+            place = int(wrong.int().argmax())
+            raise ExportError(
+                f"{whole}: label {int(labels[place])} of number {place}, and the description names "
+                f"{counted(len(description.labels), 'class', 'classes')}, from 0 on; give labels from 0 to "
+                f"{len(description.labels) - 1}, or leave them out where they are unknown"
+            )
+
+
+_EXAMPLES = {"images": "images", "inputs": "examples"}
 
 
 def _image_shape(preprocessing: Preprocessing | None) -> tuple[int, int, int] | None:
@@ -142,6 +162,11 @@ def _image_shape(preprocessing: Preprocessing | None) -> tuple[int, int, int] | 
 def check_images(images: Images, description: Description) -> None:
     """Refuse images that are not those of the preprocessing, or have values that are no numbers."""
     pixels, wanted = images.pixels, _image_shape(description.preprocessing)
+    if not isinstance(pixels, Tensor):
+        raise ExportError(
+            f"images: pixels are {type(pixels).__name__}, wanted a tensor (N, channels, height, width); give "
+            "torch.from_numpy(array) for an array"
+        )
     fits = pixels.ndim == 4 if wanted is None else tuple(pixels.shape[1:]) == wanted
     if pixels.dtype != torch.float32 or len(pixels) == 0 or not fits:
         sizes = "channels, height, width" if wanted is None else ", ".join(map(str, wanted))
@@ -150,10 +175,7 @@ def check_images(images: Images, description: Description) -> None:
             f"{'wanted' if wanted is None else 'the preprocessing makes'} torch.float32 (N, {sizes}) with N at least "
             "1; give images as the network sees them"
         )
-    if images.labels is not None and images.labels.shape != (len(pixels),):
-        raise ExportError(
-            f"images: labels of shape {tuple(images.labels.shape)} for {len(pixels)} images; give one class for each"
-        )
+    _check_classes("images", images.labels, len(pixels), description)
     if not pixels.isfinite().all():
         count = int((~pixels.isfinite()).sum())
         raise ExportError(f"images: {count} of {pixels.numel()} values are NaN or infinite; give images without them")
@@ -175,12 +197,19 @@ def example_arrays(
 
 
 def check_same_outputs(wanted: Asked, twin: Asked) -> None:
-    """Refuse a float twin that answers something else, by name."""
+    """Refuse a float twin that answers something else, by name, type or shape: its times would say nothing."""
     if wanted.outputs != twin.outputs:
         raise ExportError(
             f"{TWIN}: answers {', '.join(twin.outputs)}, the module answers {', '.join(wanted.outputs)}; give the same "
             "network with float layers"
         )
+    for name, ours, theirs in zip(wanted.outputs, wanted.kinds, twin.kinds, strict=True):
+        if ours != theirs:
+            examples = counted(len(wanted.feed[:FEW]), "example")
+            raise ExportError(
+                f"{TWIN}: answers {name} as {theirs} to {examples}, the module as {ours}; give the same network with "
+                "float layers"
+            )
 
 
 def answers_to(module: nn.Module, feed: Feed, description: Description) -> tuple[Tensor, ...]:

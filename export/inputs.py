@@ -90,6 +90,7 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str) -> tuple[Feed, Struct
             are not as many of each.
     """
     parameters = inspect.signature(module.forward)
+    _check_types(inputs)
     try:
         bound = _bound(parameters, inputs.values)
     except TypeError as error:
@@ -109,6 +110,20 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str) -> tuple[Feed, Struct
     feed = Feed(names, tensors, frozenset(inputs.fixed))
     _check_counts(feed)
     return feed, Structure(bound.args, bound.kwargs)
+
+
+def _check_types(inputs: Inputs) -> None:
+    """Refuse values that are no examples of anything, and names that are none."""
+    values, fixed = inputs.values, inputs.fixed
+    if isinstance(values, str | bytes) or not isinstance(values, Tensor | Sequence | Mapping):
+        raise ExportError(
+            f"inputs: {type(values).__name__}, wanted a tensor, a tuple of what forward takes, or a dict of it by name"
+            "; give torch.from_numpy(array) for an array"
+        )
+    if isinstance(fixed, str):
+        raise ExportError(f"inputs: fixed is the text {fixed!r}, wanted names; give fixed=({fixed!r},)")
+    if not (isinstance(fixed, Collection) and all(isinstance(name, str) for name in fixed)):
+        raise ExportError(f"inputs: fixed is {fixed!r}, wanted names of inputs; give a tuple of texts")
 
 
 def _bound(parameters: inspect.Signature, values: Tensor | Sequence[Any] | Mapping[str, Any]) -> inspect.BoundArguments:

@@ -43,8 +43,7 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
     Raises:
         ExportError: it has a layer that cannot be exported, or values that are not there, no floats or not numbers.
     """
-    if not isinstance(module, nn.Module):
-        raise ExportError(f"{role}: {type(module).__name__} is no torch.nn.Module; put it into the forward of one")
+    check_module(module, role)
     for name, layer in module.named_modules():
         _check_kind(f"{role}{name and ': '}{name}", layer)
     for name, value in _state(module):
@@ -62,6 +61,19 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             _check_statistics(f"{role}: {name}", layer)
     return ours
+
+
+def check_module(module: object, role: str) -> None:
+    """Refuse what is no module, such as the class of one, or a function.
+
+    Raises:
+        ExportError: says what it is.
+    """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise ExportError(f"{role}: the class {module.__name__}, wanted a module; make one: {module.__name__}(...)")
+    if not isinstance(module, nn.Module):
+        kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise ExportError(f"{role}: {kind} is no torch.nn.Module; put what it computes into the forward of one")
 
 
 def other_floats(module: nn.Module) -> str | None:

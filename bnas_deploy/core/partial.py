@@ -8,6 +8,7 @@ A lock may not reach other machines on a shared file system. The name therefore 
 wrote it, and what another boot left is removed only after a week. Where a file system has no locks, nothing is removed.
 """
 
+import errno
 import os
 import platform
 import re
@@ -21,6 +22,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from bnas_deploy.core import host
+
+TRIES = 100
+"""Names that are tried. Another writer takes one for a leftover once in a while; in a folder such as /proc, where
+nothing can be made, each is gone at once."""
 
 OF_OTHER_BOOTS_S = 7 * 24 * 3600
 """Age from which the leftovers of another boot, or of another machine, are removed."""
@@ -132,8 +137,12 @@ def _empty_folder(path: Path) -> bool:
 
 
 def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """Make a partial file or folder and lock it; return its path and descriptor."""
-    while True:
+    """Make a partial file or folder and lock it; return its path and descriptor.
+
+    Raises:
+        OSError: it cannot be made, or each one is gone before it is locked.
+    """
+    for _ in range(TRIES):
         path = folder / f".bnas-deploy-{_boot()}-{secrets.token_hex(6)}.partial"
         try:
             descriptor = make(path)
@@ -143,6 +152,7 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         if host.lock(descriptor) is not False and host.is_still(path, descriptor):
             return path, descriptor
         os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _make_folder(path: Path) -> int:

@@ -3,7 +3,9 @@
 A layer that is registered is not run: what its rule says of it is exported, and the layer itself judges that.
 """
 
-from collections.abc import Callable
+import math
+import numbers
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -80,10 +82,15 @@ def register(kind: type[Layer], rule: Callable[[Layer], BinaryLayer]) -> Registr
     Only classes whose code is not recognised need it, such as those that write into their parameters in forward.
 
     Raises:
-        ExportError: `kind` is no class of modules.
+        ExportError: `kind` is no class of modules, or `rule` no function.
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ExportError(f"register: {kind!r} is no class of torch.nn.Module; give the class of the layer")
+    if not callable(rule):
+        raise ExportError(
+            f"register: the rule of {kind.__name__} is {type(rule).__name__}, wanted a function of the layer that "
+            "returns a BinaryLayer"
+        )
     registration = Registration(kind, _RULES.get(kind))
     _RULES[kind] = rule
     return registration
@@ -129,22 +136,23 @@ def _checked(place: str, given: BinaryLayer) -> BinaryLayer:
         got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
         raise ExportError(f"{place} gives weights {got}, wanted (O, C/groups, KH, KW), or (O, C) of a dense layer")
     weight = weight.detach().cpu().float()
-    outputs, channels = len(weight), weight.shape[1] * given.groups
-    if given.groups < 1 or outputs % given.groups:
-        raise ExportError(f"{place} gives {given.groups} groups, which do not divide {outputs} output channels")
+    groups = _whole(place, "groups", given.groups)
+    outputs, channels = len(weight), weight.shape[1] * groups
+    if outputs % groups:
+        raise ExportError(f"{place} gives {groups} groups, which do not divide {outputs} output channels")
     scale = weight.abs().flatten(1).mean(dim=1) if given.scale is None else given.scale
     checked = BinaryLayer(
         weight=torch.where(weight < 0, -1.0, 1.0),
         scale=_vector(place, "scale", scale, outputs, "output channel"),
         bias=None if given.bias is None else _vector(place, "bias", given.bias, outputs, "output channel"),
         threshold=_vector(place, "threshold", given.threshold, channels, "input channel"),
-        low=float(given.low),
-        high=float(given.high),
-        pad_value=float(given.pad_value),
+        low=_number(place, "low", given.low),
+        high=_number(place, "high", given.high),
+        pad_value=_number(place, "pad_value", given.pad_value),
         stride=_pair(place, "stride", given.stride, 1),
         padding=_pair(place, "padding", given.padding, 0),
         dilation=_pair(place, "dilation", given.dilation, 1),
-        groups=given.groups,
+        groups=groups,
     )
     if not checked.low < checked.high:
         raise ExportError(f"{place} gives activations of {checked.low:g} and {checked.high:g}, wanted low < high")
@@ -156,18 +164,42 @@ def _checked(place: str, given: BinaryLayer) -> BinaryLayer:
     return checked
 
 
-def _vector(place: str, name: str, value: Tensor | float, count: int, what: str) -> Tensor:
-    vector = torch.as_tensor(value).detach().cpu().float().reshape(-1)
+def _vector(place: str, name: str, value: Any, count: int, what: str) -> Tensor:
+    wanted = f"wanted one number for each of {count} {what}s, or one for all"
+    try:
+        given = torch.as_tensor(value).detach().cpu().float()
+    except (TypeError, ValueError, RuntimeError):  # what torch makes no tensor of
+        raise ExportError(f"{place} gives {name}={value!r}, {wanted}") from None
+    vector = given.reshape(-1)
     if len(vector) not in (1, count):
-        raise ExportError(
-            f"{place} gives a {name} of {tuple(torch.as_tensor(value).shape)}, wanted one number for each of {count} "
-            f"{what}s, or one for all"
-        )
+        raise ExportError(f"{place} gives a {name} of {tuple(given.shape)}, {wanted}")
     return vector.expand(count).clone()
 
 
-def _pair(place: str, name: str, value: Sizes, least: int) -> Pair:
-    sizes = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sizes) != 2 or not all(isinstance(size, int) and size >= least for size in sizes):
-        raise ExportError(f"{place} gives {name}={value!r}, wanted a number of at least {least}, or two")
-    return sizes[0], sizes[1]
+def _number(place: str, name: str, value: Any) -> float:
+    """Return a finite number, Python's, numpy's or a tensor of one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number):
+        raise ExportError(f"{place} gives {name}={value!r}, wanted a finite number")
+    return number
+
+
+def _whole(place: str, name: str, value: Any) -> int:
+    """Return a number of at least 1; numpy's whole numbers are such as well."""
+    if not _is_whole(value, 1):
+        raise ExportError(f"{place} gives {name}={value!r}, wanted a whole number of at least 1")
+    return int(value)
+
+
+def _pair(place: str, name: str, value: Any, least: int) -> Pair:
+    sizes = (value, value) if _is_whole(value, least) else value
+    if not isinstance(sizes, Sequence) or len(sizes) != 2 or not all(_is_whole(size, least) for size in sizes):
+        raise ExportError(f"{place} gives {name}={value!r}, wanted a whole number of at least {least}, or two")
+    return int(sizes[0]), int(sizes[1])
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least

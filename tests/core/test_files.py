@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bnas_deploy.core import files
-from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core import files, host
+from bnas_deploy.core.errors import BnasError, BundleError
 from bnas_deploy.core.files import check_writable, open_regular, read_bytes, temporary_folder, write_whole
+from bnas_deploy.core.new_bundle import new_bundle
 
 
 def refusal_of(path: Path) -> str:
@@ -186,6 +187,16 @@ def test_no_temporary_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_that_are_not_of_the_disk_go_through_a_temporary_folder() -> None:
     with pytest.raises(FileNotFoundError), temporary_folder() as folder:
         (folder / "missing").read_bytes()
+
+
+def test_a_folder_in_which_each_new_one_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> int:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(host, "make_folder", gone)
+    message = "x: cannot be written: No such file or directory; choose another folder or make room"
+    with pytest.raises(BundleError, match=message), new_bundle(tmp_path / "x"):
+        pass
 
 
 def test_a_regular_file_is_read(tmp_path: Path) -> None:

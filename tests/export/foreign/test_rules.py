@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,12 @@ def test_only_classes_of_modules_have_rules() -> None:
         register(StoredSigns(3, 3, 1), _rule)  # type: ignore[type-var] # which is the point
 
 
+def test_a_rule_is_a_function() -> None:
+    with pytest.raises(ExportError, match="register: the rule of StoredSigns is NoneType, wanted a function of the la"):
+        register(StoredSigns, None)  # type: ignore[arg-type] # which is the point
+    assert registered(StoredSigns(3, 3, 1)) == {}
+
+
 def _ones(*shape: int) -> Tensor:
     return torch.ones(shape)
 
@@ -124,8 +131,15 @@ WRONG: dict[str, tuple[Callable[[nn.Conv2d], object], str]] = {
     "scale": (_with(scale=_ones(7)), r"a scale of \(7,\), wanted one number for each of 8"),
     "bias": (_with(bias=_ones(2)), r"a bias of \(2,\), wanted one number for each of 8 out"),
     "threshold": (_with(threshold=_ones(3)), r"threshold of \(3,\), .* of 8 input channels"),
-    "stride": (_with(stride=0), "gives stride=0, wanted a number of at least 1, or two"),
+    "stride": (_with(stride=0), "gives stride=0, wanted a whole number of at least 1, or two"),
     "levels": (_with(low=1.0), "gives activations of 1 and 1, wanted low < high"),
+    "no low": (_with(low=None), "its rule gives low=None, wanted a finite number"),
+    "infinite": (_with(high=float("inf")), "its rule gives high=inf, wanted a finite number"),
+    "no stride": (_with(stride=None), "its rule gives stride=None, wanted a whole number of at least 1, or two"),
+    "padding by name": (_with(padding="same"), "its rule gives padding='same', wanted a whole number of at least 0"),
+    "half a group": (_with(groups=1.0), "its rule gives groups=1.0, wanted a whole number of at least 1"),
+    "no group": (_with(groups=0), "its rule gives groups=0, wanted a whole number of at least 1"),
+    "a scale of text": (_with(scale="a"), "its rule gives scale='a', wanted one number for each of 8 output channels"),
     "NaN": (_with(scale=torch.nan), "gives a scale with values that are NaN or infinite"),
     "padding": (
         _with(low=-2.0, padding=1),
@@ -153,6 +167,18 @@ def test_a_wrong_rule(
     network = networks.settled(Net(StoredSigns(8, 8, 3, padding=1), nn.Linear(8, 12)))
     with register(StoredSigns, rule), pytest.raises(ExportError, match=message):
         Translator(prepared(network, "Net"), images)
+
+
+def test_numbers_of_numpy(networks: ModuleType, images: Tensor) -> None:
+    def rule(layer: nn.Conv2d) -> BinaryLayer:
+        one: Any = np.int64(1)
+        sizes = {"padding": one, "stride": [one, one], "dilation": (one, 1), "groups": one}
+        levels: Any = {"low": np.float32(-1), "high": torch.tensor(1), "threshold": np.zeros(8)}
+        return BinaryLayer(layer.weight, scale=np.ones(8), bias=layer.bias, **sizes, **levels)  # type: ignore[arg-type]  # which is the point
+
+    network = networks.settled(Net(StoredSigns(8, 8, 3, padding=1), nn.Linear(8, 12)))
+    with register(StoredSigns, rule):
+        assert Translator(prepared(network, "Net"), images).layers[0].activations == "-1 and +1"
 
 
 def test_zeros_in_front_are_a_hint(networks: ModuleType, images: Tensor) -> None:
