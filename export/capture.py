@@ -39,8 +39,9 @@ from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
 from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.leaves import tensors_in
-from bnas_deploy.export.module_checks import failure, own_doing, place_of_error
+from bnas_deploy.export.module_checks import own_doing
 from bnas_deploy.export.name_tensors import name_inputs_and_outputs, output_key
+from bnas_deploy.export.raised import failure, or_a_rule, place_of_error
 from bnas_deploy.export.torch_operators import TRANSLATIONS
 
 OUTPUT = "logits"
@@ -209,7 +210,7 @@ def _program(
         raise ExportError(
             f"{where}: {place_of_error(frozen, error)}what is done next depends on values that are computed, as an if, "
             "a loop, .item() or float() of a tensor does; its forward must be free of control flow that depends on "
-            "data: write torch.where, or multiply by the tensor itself"
+            f"data: write torch.where, or multiply by the tensor itself{or_a_rule(frozen, error)}"
         ) from None
     except torch._dynamo.exc.UserError as error:
         raise ExportError(
@@ -218,7 +219,7 @@ def _program(
         ) from None
     except Exception as error:  # tracing runs the module's own code, which may raise anything
         advice = "its forward must compute with torch's operations on tensors alone"
-        reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}"
+        reason = own_doing(module, example) or f"{failure(frozen, error)}; {advice}{or_a_rule(frozen, error)}"
         raise ExportError(f"{where}: {reason}") from error
 
 

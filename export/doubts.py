@@ -102,17 +102,22 @@ def no_binary_layer(module: nn.Module, left: Sequence[Left]) -> str:
     """
     classes = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
     seen = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in classes.most_common())
-    nearest = [each for each in left if not each.reason.startswith(FLOAT_WEIGHTS)] or list(left)
-    reasons = "".join(f"; {each.name}: {each.advice}" for each in nearest[:_FEW_LAYERS])
-    more = f" (and {len(nearest) - _FEW_LAYERS} layers more)" if len(nearest) > _FEW_LAYERS else ""
-    # Where the export has read a layer's code, and knows why it is none, no rule can say that it is one.
-    unread = all(each.reason.startswith(FLOAT_WEIGHTS) or each.remedy == REGISTER for each in nearest)
-    register = f"Where a class of yours is binary, {REGISTER}. " if unread else ""
+    name, binary = type(module).__name__, "signs of what is computed times weights of one magnitude per output channel"
+    nearest = [each for each in left if not each.reason.startswith(FLOAT_WEIGHTS)]
+    if nearest:
+        return (
+            f"{name}: no layer of it can be exported as a binary one, {binary}: {_few(nearest)}. Classes seen: {seen}"
+        )
+    reasons = f"; {_few(left)}" if left else ""
     return (
-        f"{type(module).__name__}: no binary layer in it, that is signs of what is computed times weights of one "
-        f"magnitude per output channel. Classes seen: {seen}{reasons}{more}. {register}Float networks "
-        "are for torch.onnx"
+        f"{name}: no binary layer in it, that is {binary}. Classes seen: {seen}{reasons}. Where a class of yours is "
+        f"binary, {REGISTER}. Float networks are for torch.onnx"
     )
+
+
+def _few(left: Sequence[Left]) -> str:
+    more = f" (and {len(left) - _FEW_LAYERS} layers more)" if len(left) > _FEW_LAYERS else ""
+    return "; ".join(f"{each.called}: {each.advice}" for each in left[:_FEW_LAYERS]) + more
 
 
 def _likely_binary(

@@ -14,7 +14,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.tensor_spec import DTYPES
 from bnas_deploy.export.capture import OUTPUT
 from bnas_deploy.export.description import Description
-from bnas_deploy.export.inputs import Feed, Inputs, taken_by
+from bnas_deploy.export.inputs import OF_IMAGES, OF_INPUTS, Feed, Inputs, taken_by
 from bnas_deploy.export.leaves import Structure, checked_names, flatten, outputs_of, tensors_in
 from bnas_deploy.export.module_checks import answers_in_batches, answers_of, refuse_hooks
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -75,12 +75,12 @@ def asked(module: nn.Module, given: Images | Inputs, description: Description, r
         ExportError: the examples do not fit it or the description, or it answers what cannot be exported.
     """
     feed, structure = _taken(module, given, description, role)
-    few = feed[:FEW]
-    answer = answers_of(module, few, role, structure)
+    few, source = feed[:FEW], OF_IMAGES if isinstance(given, Images) else OF_INPUTS
+    answer = answers_of(module, few, role, structure, source)
     named = outputs_of(role, answer, "output" if description.labels is None else OUTPUT)
     _check_outputs(role, named, len(few), description)
     alone = f"{role}, given one example"
-    _check_alone(role, outputs_of(alone, answers_of(module, feed[:1], alone, structure), OUTPUT), named)
+    _check_alone(role, outputs_of(alone, answers_of(module, feed[:1], alone, structure, source), OUTPUT), named)
     if not (structure.is_flat and isinstance(answer, Tensor)):
         refuse_hooks(module, role)
         flatten(module, structure, role)
@@ -111,7 +111,7 @@ FEW = 2
 def _taken(module: nn.Module, given: Images | Inputs, description: Description, role: str) -> tuple[Feed, Structure]:
     if isinstance(given, Images):
         check_images(given, description)
-        feed, structure = taken_by(module, Inputs(given.pixels), role)
+        feed, structure = taken_by(module, Inputs(given.pixels), role, OF_IMAGES)
         return Feed.of_images(*feed.tensors), structure
     feed, structure = taken_by(module, given, role)
     _check_classes("inputs", given.labels, len(feed), description)
@@ -244,13 +244,15 @@ def _check_outputs(role: str, named: Sequence[tuple[str, Tensor]], count: int, d
 
 def _check_logits(role: str, named: Sequence[tuple[str, Tensor]], images: int, labels: int) -> None:
     """Refuse what is not one logit per image and label."""
-    wanted = f"wanted ({images}, {labels}), one logit per label"
+    wanted = f"wanted ({images}, {labels}), one logit for each of {counted(labels, 'label')}"
     advice = "put it into a module that returns the logits alone, or describe it without labels if it is no classifier"
     if len(named) > 1:
         names = ", ".join(name for name, _ in named)
         raise ExportError(f"{role}: answers {names} to {images} images, {wanted}; {advice}")
     ((_, answers),) = named
     got = tuple(answers.shape)
+    if len(got) == 2 and got[0] == images and got[1] != labels:
+        advice = f"describe it with {counted(got[1], 'label')} if those are its classes, else {advice}"
     if got != (images, labels):
         raise ExportError(f"{role}: answers {got} to {images} images, {wanted}; {advice}")
     if answers.dtype != torch.float32:

@@ -37,6 +37,26 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where examples come from, for the messages that they do not fit: an argument in Python, or options.
+
+    Attributes:
+        given: ends "it was given x float32 (2, 3, 8, 8), ..."; what decides the types and shapes.
+        remedy: how other examples are given.
+        names: how each is given by its name.
+    """
+
+    given: str
+    remedy: str
+    names: str
+
+
+_NAMES = "give Inputs(...) with a tuple in its order, or a dict by its names"
+OF_IMAGES = Source("the pixels of Images(...)", "give images as the network takes them", _NAMES)
+OF_INPUTS = Source("the values of Inputs(...)", "give examples as the network takes them", _NAMES)
+
+
+@dataclass(frozen=True)
 class Feed:
     """Examples for each input of a network: tensors in the order of its graph; `fixed` are names without the axis N."""
 
@@ -72,6 +92,12 @@ class Feed:
         zeros = [torch.zeros(size, dtype=tensor.dtype) for size, tensor in zip(sizes, self.tensors, strict=True)]
         return self.with_tensors(zeros)
 
+    def __str__(self) -> str:
+        """Return names, types and shapes."""
+        kinds = (str(tensor.dtype).removeprefix("torch.") for tensor in self.tensors)
+        texts = (f"{name} {kind} {tuple(each.shape)}" for (name, each), kind in zip(self.items(), kinds, strict=True))
+        return ", ".join(texts)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return arrays by name."""
         return {name: tensor.numpy() for name, tensor in self.items()}
@@ -82,7 +108,7 @@ def feed_of(given: Tensor | Feed) -> Feed:
     return given if isinstance(given, Feed) else Feed.of_images(given)
 
 
-def taken_by(module: nn.Module, inputs: Inputs, role: str) -> tuple[Feed, Structure]:
+def taken_by(module: nn.Module, inputs: Inputs, role: str, source: Source = OF_INPUTS) -> tuple[Feed, Structure]:
     """Return what `module` takes as tensors, and how its forward is called with them.
 
     Raises:
@@ -95,8 +121,7 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str) -> tuple[Feed, Struct
         bound = _bound(parameters, inputs.values)
     except TypeError as error:
         raise ExportError(
-            f"{role}: its forward takes {_listed(parameters)}, and the inputs do not fit: {error}; give Inputs(...) "
-            "with a tuple in its order, or a dict by its names"
+            f"{role}: its forward takes {_listed(parameters)}, and the inputs do not fit: {error}; {source.names}"
         ) from None
     named = list(leaves_of("inputs", dict(bound.arguments)))
     if not named:
@@ -105,7 +130,7 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str) -> tuple[Feed, Struct
     tensors = tuple(_checked(name, tensor) for name, tensor in named)
     if unknown := [name for name in inputs.fixed if name not in names]:
         raise ExportError(
-            f"inputs: fixed names {unknown[0]!r}{did_you_mean(unknown[0], names)}; the inputs are {', '.join(names)}"
+            f"inputs: fixed names {unknown[0]!r}, the inputs are {', '.join(names)}{did_you_mean(unknown[0], names)}"
         )
     feed = Feed(names, tensors, frozenset(inputs.fixed))
     _check_counts(feed)

@@ -11,9 +11,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export.foreign.operations import last_line
-from bnas_deploy.export.inputs import Feed, feed_of
+from bnas_deploy.export.inputs import OF_INPUTS, Feed, Source, feed_of
 from bnas_deploy.export.leaves import Structure, tensors_in
+from bnas_deploy.export.raised import failure
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, Zeroise
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -89,7 +89,13 @@ def other_floats(module: nn.Module) -> str | None:
     )
 
 
-def answers_of(module: nn.Module, images: Tensor | Feed, role: str, structure: Structure | None = None) -> Any:
+def answers_of(
+    module: nn.Module,
+    images: Tensor | Feed,
+    role: str,
+    structure: Structure | None = None,
+    source: Source = OF_INPUTS,
+) -> Any:
     """Run `module` on `images`, or on what else it takes; `structure` is how it is called, None for tensors in a row.
 
     Raises:
@@ -101,7 +107,9 @@ def answers_of(module: nn.Module, images: Tensor | Feed, role: str, structure: S
             answers = module(*args, **kwargs)
     except Exception as error:  # what a foreign forward raises can be of any kind, and is the user's to mend
         raise ExportError(
-            f"{role}: {failure(module, error)}; mend its forward, which the export runs on the CPU in evaluation mode"
+            f"{role}: {failure(module, error)}; it was given {feed_of(images)}, {source.given}: "
+            f"{source.remedy}{_of_doubles(feed_of(images))}, or mend its forward, which the export runs on the CPU in "
+            "evaluation mode"
         ) from error
     if not all(tensor.isfinite().all() for tensor in _tensors(answers)):
         raise ExportError(
@@ -111,31 +119,17 @@ def answers_of(module: nn.Module, images: Tensor | Feed, role: str, structure: S
     return answers
 
 
+def _of_doubles(feed: Feed) -> str:
+    """Say how an input becomes float32 that is float64, as arrays are that numpy makes."""
+    doubles = [name for name, tensor in feed.items() if tensor.dtype == torch.float64]
+    if not doubles:
+        return ""
+    return f' ({", ".join(doubles)} as float32 if the network computes in that: array.astype("float32"))'
+
+
 def _arguments(images: Tensor | Feed, structure: Structure | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     tensors = feed_of(images).tensors
     return (tensors, {}) if structure is None else structure.filled(tensors)
-
-
-def failure(module: nn.Module, error: BaseException) -> str:
-    """Say which layer of `module` raised `error`, in which line of the user's code, and what the error says."""
-    return f"{place_of_error(module, error)}{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def place_of_error(module: nn.Module, error: BaseException) -> str:
-    """Return the layer of `module` and the line that raised `error`: "in 3.conv (Conv), net.py:12, "; or ""."""
-    names = {layer: name for name, layer in module.named_modules()}
-    place, trace = "", error.__traceback__
-    frames: list[tuple[str, int]] = []
-    while trace is not None:
-        layer = trace.tb_frame.f_locals.get("self")
-        inside = isinstance(layer, nn.Module) and layer in names
-        if inside and names[layer]:
-            place = f"in {names[layer]} ({type(layer).__name__}), "
-        if inside or frames:
-            frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    line = last_line(frames)
-    return f"{place}{line}, " if line else place
 
 
 _BATCH = 16

@@ -1,7 +1,6 @@
 """`bnas-deploy export`: from a checkpoint, or from a network of a user's own, to a bundle."""
 
 import os.path
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from bnas_deploy.commands.options import (
     output_option,
 )
 from bnas_deploy.core.errors import CheckpointError
+from bnas_deploy.core.names import python_name
 
 _of_modules: Decorator = all_of(
     click.option(
@@ -78,14 +78,14 @@ def command(
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
     on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.
     """
-    if _USER_MODULE.fullmatch(str(checkpoint)):
+    if python_name(str(checkpoint)) is not None:
         _export_user_module(str(checkpoint), output, data, images, float_layers, **of_module)
         return
+    if advice := _advice(checkpoint):
+        raise CheckpointError(f"{checkpoint}: {advice}")
     if given := [name for name, value in of_module.items() if value not in (None, ())]:
         option = f"--{given[0].replace('_', '-')}"
         raise click.UsageError(f"{option} is for networks in a Python file, such as mymodel.py:build")
-    if os.path.isdir(checkpoint) or checkpoint.suffix in {".json", ".onnx", ".py"}:
-        raise CheckpointError(f"{checkpoint}: {_advice(checkpoint)}")
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.export import export_checkpoint
     from bnas_deploy.export.images import verification_images
@@ -100,8 +100,6 @@ def command(
 
 
 _NO_WEIGHTS = "those that {} made, random ones unless it loads some; give trained ones with --weights FILE"
-
-_USER_MODULE = re.compile(r".+\.py:\w+")
 
 
 def _export_user_module(
@@ -118,23 +116,26 @@ def _export_user_module(
     # Imported here so that --help does not wait for the frameworks.
     from bnas_deploy.export import LooksBinaryWarning, export_module
     from bnas_deploy.export.foreign.user_images import UserImages, images_for
-    from bnas_deploy.export.foreign.user_module import UserCodeError, build_user_module, load_weights
+    from bnas_deploy.export.foreign.user_module import UserCodeError, build_user_module, importable, load_weights
     from bnas_deploy.report import verification
 
-    try:
-        module = build_user_module(given)
-    except UserCodeError as error:
-        click.echo(f"Error: {error.message}\n{error.trace}", err=True)
-        raise click.exceptions.Exit(1) from None
-    if weights is not None:
-        load_weights(module, weights)
-    name = type(module).__name__
-    chosen, description = images_for(module, name, UserImages(data=data, labels=labels, count=count, **images))
-    if weights is None:
-        description = replace(description, doubt=_NO_WEIGHTS.format(given))
-    with _progress(name) as progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore", LooksBinaryWarning)  # the report says it
-        result = export_module(module, None, output, chosen, description, float_layers=float_layers, progress=progress)
+    with importable(given):
+        try:
+            module = build_user_module(given)
+        except UserCodeError as error:
+            click.echo(f"Error: {error.message}\n{error.trace}", err=True)
+            raise click.exceptions.Exit(1) from None
+        if weights is not None and (note := load_weights(module, weights)):
+            click.echo(note, err=True)
+        name = type(module).__name__
+        chosen, description = images_for(module, name, UserImages(data=data, labels=labels, count=count, **images))
+        if weights is None:
+            description = replace(description, doubt=_NO_WEIGHTS.format(given))
+        with _progress(name) as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore", LooksBinaryWarning)  # the report says it
+            result = export_module(
+                module, None, output, chosen, description, float_layers=float_layers, progress=progress
+            )
     click.echo(verification.describe_export(result))
 
 
@@ -147,7 +148,7 @@ def _progress(name: str) -> Iterator[Callable[[str], None]]:
 
 
 def _advice(path: Path) -> str:
-    """Say what else than a checkpoint is at `path`, and what to do with that."""
+    """Say what else than a checkpoint is at `path`, and what to do with that; "" where it may be one."""
     wanted = "export takes a checkpoint, a .safetensors file that `bnas-deploy train` or `init` wrote"
     if os.path.isfile(path / "manifest.json"):
         return f"a bundle, which is what export writes; go on with: bnas-deploy bench {path}"
@@ -158,8 +159,11 @@ def _advice(path: Path) -> str:
         return f"a folder of `bnas-deploy search`; train what it found first: bnas-deploy train --genotype {path}"
     if os.path.isdir(path):
         return f"a folder; {wanted}"
-    if path.suffix == ".py":
-        return f"a Python file; say what makes the network in it: bnas-deploy export {path}:NAME --weights FILE"
+    file, colon, name = str(path).rpartition(":")
+    if colon and os.path.isfile(f"{file}.py"):
+        return f"no file; did you mean {file}.py:{name}?"
     if path.suffix == ".onnx":
         return f"an ONNX model; {wanted}, or a network in PyTorch, FILE.py:NAME"
+    if path.suffix != ".json":
+        return ""
     return f"a JSON file; {wanted}. A genotype has no weights, train it first: bnas-deploy train --genotype {path}"

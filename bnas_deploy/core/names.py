@@ -25,3 +25,12 @@ def did_you_mean(given: str, names: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(given.lower(), by_lower, 1)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def python_name(given: str) -> tuple[str, str] | None:
+    """Return the file and the name of FILE.py:NAME, "" for no name; None for what names no Python file.
+
+    The name is what was typed, which need not be one that a file can have.
+    """
+    found = re.fullmatch(r"(.+\.py)(?::(.*))?", given)
+    return (found[1], found[2] or "") if found else None

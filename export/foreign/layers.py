@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from bnas_deploy.export.foreign.left_float import REGISTER, Left, NotTranslated
-from bnas_deploy.export.foreign.operations import operation, path_of, place_of, shape_of
+from bnas_deploy.export.foreign.operations import called, line_of, operation, path_of, place_of, shape_of
 from bnas_deploy.export.foreign.program import (
     Function,
     NotElementwise,
@@ -110,8 +110,13 @@ def binary_layers(program: Program) -> tuple[list[Found], list[Left]]:
         try:
             found.append(_binary_layer(program, name, node))
         except NotTranslated as why:
-            left.append(Left(name, str(why), why.remedy))
+            left.append(left_float(name, node, why))
     return found, left
+
+
+def left_float(name: str, node: Node, why: NotTranslated) -> Left:
+    """Return a layer that is none, with its line if it is no module of its own."""
+    return Left(name, str(why), why.remedy, "" if path_of(node) else line_of(node))
 
 
 def named_layers(program: Program) -> list[tuple[str, Node]]:
@@ -291,7 +296,7 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
         try:
             steps = steps_of(Function(program, source, activations, axis, lowest))
         except (NoSteps, NotElementwise) as why:
-            reason = f"as a function of the output of {path_of(source) or source.name}, {why}"
+            reason = f"as a function of the output of {called(source)}, {why}"
             continue
         if len(steps.levels) == 2:
             return source, steps

@@ -26,11 +26,20 @@ BINARISE = "if a training loop makes its weights binary outside of forward, let 
 
 @dataclass(frozen=True)
 class Left:
-    """A layer that stays float: what its weights or its activations are instead, and what makes it binary."""
+    """A layer that stays float: what its weights or its activations are instead, and what makes it binary.
+
+    `line` is that of the code where a name is none that its author has given.
+    """
 
     name: str
     reason: str
     remedy: str = ""
+    line: str = ""
+
+    @property
+    def called(self) -> str:
+        """Its name, and where it stands if that says little."""
+        return f"{self.name} ({self.line})" if self.line else self.name
 
     @property
     def advice(self) -> str:

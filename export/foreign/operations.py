@@ -91,6 +91,13 @@ def place_of(node: Node) -> str:
     return ", ".join(part for part in (f"{operation(node)}{f' in {path}' if path else ''}", line) if part)
 
 
+def called(node: Node) -> str:
+    """Say which value a node is: the module that computes it, an input, or the operation and its line."""
+    if node.op == "placeholder":
+        return f"the input {node.name}"
+    return path_of(node) or place_of(node)
+
+
 def shape_of(node: Node) -> tuple[Any, ...]:
     """Return the sizes of what a node computes; that of the batch may be a symbol. () where it is no tensor."""
     value = node.meta.get("val")

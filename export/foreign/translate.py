@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
-from bnas_deploy.export.foreign.layers import MOVES, Found, binary_layers
+from bnas_deploy.export.foreign.layers import MOVES, Found, binary_layers, left_float
 from bnas_deploy.export.foreign.left_float import Left, NotTranslated
 from bnas_deploy.export.foreign.operands import translation_of
 from bnas_deploy.export.foreign.operations import IDENTITIES, operation, values_read
@@ -94,7 +94,7 @@ class Translator:
             try:
                 translation_of(each, meets_zero=True)
             except NotTranslated as why:
-                left.append(Left(each.name, str(why), why.remedy))
+                left.append(left_float(each.name, each.node, why))
             else:
                 kept.append(each)
         return kept, left

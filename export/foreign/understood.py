@@ -6,7 +6,7 @@ import torch
 
 from bnas_deploy.export.foreign.judge import Seen
 from bnas_deploy.export.foreign.layers import Found
-from bnas_deploy.export.foreign.operations import IDENTITIES, operation, path_of
+from bnas_deploy.export.foreign.operations import IDENTITIES, called, operation
 from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.rules import BinaryLayer
 from bnas_deploy.export.foreign.steps import Steps
@@ -93,8 +93,7 @@ def _threshold(program: Program, found: Found) -> str:
     done = _operations(program, found)
     names = program.parameters_of(found.activations, found.source)
     parameters = f" with {', '.join(names)}" if names else ""
-    place = path_of(found.source) or found.source.name
-    text = f"{_range(values)} of the output of {place}, from {done}{parameters}"
+    text = f"{_range(values)} of the output of {called(found.source)}, from {done}{parameters}"
     falling = int(steps.falling.sum())
     if falling:
         text += f", {falling} of {len(steps.falling)} channels falling"

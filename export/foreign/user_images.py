@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.bundle import Preprocessing
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.npz import read_arrays
 from bnas_deploy.export import Description, Images, Inputs
 from bnas_deploy.export.images import random_images, usual_count
-from bnas_deploy.export.inputs import taken_by
+from bnas_deploy.export.inputs import Source, taken_by
 from bnas_deploy.export.module_checks import answers_of, prepared
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.dataset import DataSet
@@ -65,10 +66,13 @@ def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images |
     if said.data is not None:
         opened = open_data(said.data, image_size=said.image_size, in_channels=said.in_channels)
     preprocessing = _preprocessing(name, said, opened)
+    source = _source(said, preprocessing)
     shape = (len(preprocessing.mean), preprocessing.height, preprocessing.width)
     count = said.count or usual_count(shape)
     images = random_images(shape, count) if opened is None else _of_data(opened, preprocessing, count)
-    answer = answers_of(prepared(module, name), images.pixels[:1], name)
+    ours = prepared(module, name)
+    feed, structure = taken_by(ours, Inputs(images.pixels[:1]), name, source)
+    answer = answers_of(ours, feed, name, structure, source)
     labels: tuple[str, ...] | None = None
     if said.labels is not None:
         labels = read_names(said.labels, _classes(answer, name))
@@ -77,6 +81,23 @@ def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images |
         labels = tuple(map(str, range(count))) if opened is None else opened.description.class_names
     data = None if opened is None else opened.named
     return images, Description({"name": name}, labels, preprocessing, {}, data=data)
+
+
+def _source(said: UserImages, made: Preprocessing) -> Source:
+    """Say which options decide how many channels the images have, and how large they are."""
+    data = f"--data {said.data}" if said.data is not None else ""
+    listed = next((f"{option} {_listed(given)}" for option, given in _numbers(said) if given), "nothing said")
+    channels = f"--in-channels {said.in_channels}" if said.in_channels else data or listed
+    size = "--image-size" if said.image_size else data
+    return Source(
+        f"its {counted(len(made.mean), 'channel')} by {channels}, its {made.height}x{made.width} by {size}",
+        "give --in-channels and --image-size, or other --data, as the network takes them",
+        "give --inputs FILE.npz with an array of examples for each",
+    )
+
+
+def _numbers(said: UserImages) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    return ("--mean", said.mean), ("--std", said.std)
 
 
 def _preprocessing(name: str, said: UserImages, opened: DataSet | None) -> Preprocessing:
@@ -132,11 +153,15 @@ def _inputs_for(module: nn.Module, name: str, said: UserImages) -> tuple[Inputs,
             "each argument of forward"
         ) from None
     inputs = Inputs({each: torch.from_numpy(array) for each, array in arrays.items()}, said.fixed)
-    labels = None
-    if said.labels is not None:
-        ours = prepared(module, name)
-        feed, structure = taken_by(ours, inputs, name)
-        labels = read_names(said.labels, _classes(answers_of(ours, feed[:1], name, structure), name))
+    source = Source(
+        f"the arrays of {said.inputs}",
+        "write them as the network takes them",
+        f"write {said.inputs} with an array of that name for each argument",
+    )
+    ours = prepared(module, name)
+    feed, structure = taken_by(ours, inputs, name, source)
+    answer = answers_of(ours, feed[:1], name, structure, source)
+    labels = None if said.labels is None else read_names(said.labels, _classes(answer, name))
     return inputs, Description({"name": name}, labels)
 
 

@@ -81,7 +81,11 @@ def _rounded(
     """
     precise = program.constant(node, torch.float64).value
     magnitudes = (precise.T if transposed else precise).abs().flatten(1)
-    scale = magnitudes.median(dim=1).values
+    zero = magnitudes <= ALIKE * largest.max()
+    scale = magnitudes.masked_fill(zero, torch.nan).nanmedian(dim=1).values.nan_to_num(nan=0.0)
+    spread = (magnitudes - scale[:, None]).abs().masked_fill(zero, 0.0)
+    if bool((zero & (scale[:, None] > 0)).any()) and bool((spread <= ALIKE * largest.max()).all()):
+        raise _zeros(int((zero & (scale[:, None] > 0)).sum()), value.numel(), names)
     if not bool(((magnitudes - scale[:, None]).abs() <= ALIKE * largest.max()).all()):
         channel = int(((magnitudes - scale[:, None]).abs().amax(dim=1) > ALIKE * largest.max()).int().argmax())
         row = magnitudes[channel]

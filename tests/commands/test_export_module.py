@@ -1,5 +1,6 @@
 """`bnas-deploy export FILE.py:NAME`: a network of a user's own, with its weights."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
 from bnas_deploy.core.bundle import read_bundle
+from bnas_deploy.export.foreign.user_module import build_user_module, importable, load_weights
 
 NETWORK = """
 import torch
@@ -54,6 +56,7 @@ class Pair(Net):
 
 
 ready = Net()
+colour = nn.Conv2d(3, 8, 3)
 number = 3
 
 
@@ -136,9 +139,15 @@ def test_without_weights_the_report_and_the_card_say_where_they_come_from(networ
 
 REFUSED = {
     "no file": ("{folder}/none.py:Net", [], "none.py: no such file; give the Python file that makes the network"),
-    "no name": ("{file}:net", [], "mymodel.py: has no net; did you mean Net?; give a function or class without"),
+    "no name": ("{file}:net", [], "mymodel.py: has no net; give a function or class without arguments; did you mean"),
     "a number": ("{file}:number", [], "mymodel.py: number is int, wanted a function or class that makes a module"),
     "a list": ("{file}:wrong", [], "mymodel.py: wrong() returns list, wanted a torch.nn.Module"),
+    "the file of images": ("{file}", ["--image-size", "8"], "say what makes the network in it: bnas-deploy export "),
+    "an empty name": ("{file}:", ["--image-size", "8"], "say what makes the network in it: bnas-deploy expo"),
+    "a number first": ("{file}:1x", [], "'1x' is no name; give that of a function or class of the file, such as"),
+    "a call": ("{file}:wrong()", [], "'wrong()' is no name; give that of a function or class of the file, write i"),
+    "a name in a name": ("{file}:Net.make", [], "'Net.make' is no name; give that of a function or class of the file"),
+    "no ending": ("{folder}/mymodel:Net", ["--image-size", "8"], "mymodel:Net: no file; did you mean {file}:Net?"),
     "the file": ("{file}", [], "say what makes the network in it: bnas-deploy export {file}:NAME --weights"),
     "no size": ("{file}:ready", [], "Net: the size of its images is not known; give --image-size, or --data"),
     "deviations": (
@@ -165,8 +174,32 @@ REFUSED = {
     "other inputs": (
         "{file}:Pair",
         ["--inputs", "{folder}/x.npz"],
-        "Pair: its forward takes images, table, and the inputs do not fit: missing a required argument: 'table'; give",
+        "Pair: its forward takes images, table, and the inputs do not fit: missing a required argument: 'table'; write",
     ),
+    "images of several": (
+        "{file}:Pair",
+        ["--image-size", "8", "--in-channels", "1"],
+        "missing a required argument: 'table'; give --inputs FILE.npz with an array of examples for each",
+    ),
+    "doubles": (
+        "{file}:Pair",
+        ["--inputs", "{folder}/y.npz"],
+        "it was given images float64 (1, 1, 6, 6), table float64 (1, 3), the arrays of {folder}/y.npz: write them as "
+        'the network takes them (images, table as float32 if the network computes in that: array.astype("float32")), ',
+    ),
+    "channels": (
+        "{file}:ready",
+        ["--image-size", "8", "--in-channels", "3"],
+        "it was given input float32 (1, 3, 8, 8), its 3 channels by --in-channels 3, its 8x8 by --image-size: give "
+        "--in-channels and --image-size, or other --data, as the network takes them, or mend its forward",
+    ),
+    "channels of a mean": (
+        "{file}:ready",
+        ["--image-size", "8", "--mean", "0.5,0.5,0.5"],
+        "(1, 3, 8, 8), its 3 channels by --mean 0.5,0.5,0.5, its 8x8 by --image-size: give",
+    ),
+    "channels of nothing": ("{file}:ready", ["--image-size", "8"], "its 3 channels by nothing said, its 8x8 by"),
+    "channels of data": ("{file}:colour", ["--data", "digits"], "(1, 1, 8, 8), its 1 channel by --data digits, its 8x"),
     "fixed images": (
         "{file}:ready",
         ["--image-size", "8", "--fixed", "table"],
@@ -206,6 +239,7 @@ def test_a_network_of_several_inputs_and_outputs(network: Path, tmp_path: Path) 
 @pytest.mark.parametrize(("given", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_a_sentence(given: str, options: list[str], message: str, network: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.ones((2, 1, 6, 6), np.float32))
+    np.savez(tmp_path / "y.npz", images=np.ones((2, 1, 6, 6)), table=np.ones((2, 3)))
     known = {"file": str(network), "folder": str(tmp_path)}
 
     result = _export(given.format(**known), "-o", str(tmp_path / "b"), *(each.format(**known) for each in options))
@@ -259,6 +293,63 @@ def test_what_lies_beside_the_file_is_found_when_the_network_is_made(network: Pa
     late.write_text("def build():\n    from beside import missing_name\n", encoding="utf-8")
     result = _export(f"{late}:build", "-o", str(tmp_path / "b"))
     assert result.output.splitlines()[-1].startswith("ImportError: cannot import name 'missing_name' from 'beside'")
+
+
+PACKAGE = {
+    "__init__.py": "",
+    "parts.py": "from torch import nn\n\n\ndef part():\n    return nn.Linear(2, 3)\n",
+    "inner/__init__.py": "",
+    "inner/net.py": "from ..parts import part\n\n\ndef build():\n    from .late import late\n    return late(part)\n",
+    "inner/late.py": "import beside\n\n\ndef late(part):\n    return part()\n",
+    "inner/beside.py": "import pkg.parts\n",
+}
+
+
+@pytest.mark.parametrize("left_out", ["nothing", "__init__.py"])
+def test_a_file_of_a_package_imports_relatively(left_out: str, tmp_path: Path) -> None:
+    for name, text in PACKAGE.items():
+        (tmp_path / "pkg" / name).parent.mkdir(parents=True, exist_ok=True)
+        if not name.endswith(left_out):
+            (tmp_path / "pkg" / name).write_text(text, encoding="utf-8")
+    given, before = f"{tmp_path}/pkg/inner/net.py:build", list(sys.path)
+    with importable(given):
+        sys.path.append(str(tmp_path))  # of a folder without __init__.py nobody knows that it is in a package
+        made = build_user_module(given)
+    assert isinstance(made, torch.nn.Linear)
+    assert sys.path == before
+
+
+def test_a_package_that_cannot_be_imported_shows_its_own_traceback(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/__init__.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
+    (tmp_path / "broken/net.py").write_text("from . import parts\n", encoding="utf-8")
+
+    result = _export(f"{tmp_path}/broken/net.py:build", "-o", str(tmp_path / "b"))
+
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"Error: {tmp_path}/broken/net.py cannot be imported; this is its own traceback:",
+        "Traceback (most recent call last):",
+        f'  File "{tmp_path}/broken/__init__.py", line 1, in <module>',
+        "    import nothing_of_this_name",
+        "ModuleNotFoundError: No module named 'nothing_of_this_name'",
+    ]
+
+
+def test_weights_of_a_network_inside_of_another(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    state = {f"backbone.body.{name}": value + 1 for name, value in module.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    said = load_weights(module, tmp_path / "w.safetensors")
+    assert said == (
+        f"{tmp_path}/w.safetensors: its names begin with 'backbone.body.', those of the module with ''; all else is "
+        "the same"
+    )
+    assert torch.equal(module[0].weight, state["backbone.body.0.weight"])
+    safetensors.torch.save_file(module.state_dict(), tmp_path / "w.safetensors")
+    around = torch.nn.ModuleDict({"net": module})
+    assert "with '', those of the module with 'net.'" in str(load_weights(around, tmp_path / "w.safetensors"))
+    assert load_weights(module, tmp_path / "w.safetensors") is None
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,16 @@ class TwoImagesOnly(DependsOnData):
         return self.conv(x).reshape(2, -1)
 
 
+class NumpyConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.from_numpy(np.sign(x.numpy())))
+
+
+class ThroughNumpy(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(NumpyConv(4, 2, 1))
+
+
 class WithoutTranslation(DependsOnData):
     def forward(self, x: Tensor) -> Tensor:
         return torch.special.airy_ai(self.conv(x)).mean(dim=(2, 3))
@@ -287,10 +297,12 @@ class WithoutTranslation(DependsOnData):
     [
         (DependsOnData, r"DependsOnData cannot be captured .*: test_capture\.py:\d+, .*free of control flow"),
         (Inside, r"Inside cannot be captured .*: in layer \(DependsOnData\), test_capture\.py:\d+, what is done next"),
+        (Inside, r"by the tensor itself; or, if layer is a binary layer, say .*register\(DependsOnData, rule\)$"),
+        (ThroughNumpy, r"in 0 \(NumpyConv\), .* on tensors alone; or, if 0 is a binary .*register\(NumpyConv, rule\)$"),
         (TwoImagesOnly, r"TwoImagesOnly cannot be captured .*: .*must take any number of images"),
         (WithoutTranslation, r"translated by torch.onnx: ONNX has no special_airy_ai, test_capture\.py:\d+; write"),
     ],
-    ids=["control flow", "in a layer", "fixed batch", "unknown operation"],
+    ids=["control flow", "in a layer", "a rule for it", "a rule for numpy's", "fixed batch", "unknown operation"],
 )  # fmt: skip
 def test_refused(module: type[nn.Module], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match=message) as caught:

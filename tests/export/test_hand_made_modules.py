@@ -245,7 +245,7 @@ class AnswersDifferently(nn.Module):
         ),
         (
             lambda: nn.Sequential(BinaryWeightConv2d(3, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            r"no binary layer .*Classes seen: BinaryWeightConv2d, .*; 0: its input is float, the images\. Float netw",
+            r"no layer can be exported as a binary one, .*: 0: its input is float, the images\. Classes seen: Binary",
         ),
         (DependsOnData, "DependsOnData cannot be captured by torch.export: .*control flow that depends on data"),
         (

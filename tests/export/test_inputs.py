@@ -75,7 +75,7 @@ INPUTS: dict[str, tuple[Images | Inputs, str]] = {
     ),
     "fixed name": (
         Inputs(BOTH, fixed=("mata",)),
-        "inputs: fixed names 'mata'; did you mean meta?; the inputs are image,",
+        "inputs: fixed names 'mata', the inputs are image, meta; did you mean meta?",
     ),
     "all fixed": (
         Inputs(BOTH, fixed=BOTH),
@@ -87,6 +87,12 @@ INPUTS: dict[str, tuple[Images | Inputs, str]] = {
         "inputs: the name 'image.a|b'; give one of printable characters without",
     ),
     "shape": (Inputs((IMAGE[:, :2], META)), "Pair: in conv (BinaryConv2d), "),
+    "what was given": (
+        Inputs((META, IMAGE)),
+        "; it was given image float32 (2, 5), meta float32 (2, 3, 4, 4), the values of Inputs(...): give examples as "
+        "the network takes them, or mend its forward, which the export runs on the CPU in evaluation mode",
+    ),
+    "doubles": (Inputs((IMAGE.double(), META)), '(image as float32 if the network computes in that: array.astype("fl'),
 }
 
 
@@ -121,10 +127,13 @@ def test_an_input_that_changes_nothing(tmp_path: Path) -> None:
 
 def test_labels_of_what_is_no_classifier(tmp_path: Path) -> None:
     two = Description({}, ("a", "b"))
-    assert "Pair: answers (2, 4) to 2 images, wanted (2, 2), one logit" in _refusal(tmp_path, Inputs(BOTH), None, two)
+    assert _refusal(tmp_path, Inputs(BOTH), None, two).startswith(
+        "Pair: answers (2, 4) to 2 images, wanted (2, 2), one logit for each of 2 labels; describe it with 4 labels if "
+        "those are its classes, else put it into a module that returns the logits alone"
+    )
     several = _refusal(tmp_path, Inputs(BOTH), Pair(lambda y: [y, y]), Description({}, tuple("abcd")))
     assert several.startswith(
-        "Pair: answers output.0, output.1 to 2 images, wanted (2, 4), one logit per label; put it"
+        "Pair: answers output.0, output.1 to 2 images, wanted (2, 4), one logit for each of 4 labels; put "
     )
     assert several.endswith("or describe it without labels if it is no classifier")
 

@@ -294,9 +294,14 @@ def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType,
 
 def test_no_binary_layer(networks: ModuleType, tmp_path: Path) -> None:
     message = (
-        r"Sequential: no binary layer in it, .* Classes seen: Conv2d, BinaryWeights, AdaptiveAvgPool2d, Flatten, "
-        r"Linear; 1: its input is float: .*\. Float networks are for torch\.onnx"
+        r"Sequential: no layer can be exported as a binary one, .* per output channel: 1: its input is float: .*\. "
+        r"Classes seen: Conv2d, BinaryWeights, AdaptiveAvgPool2d, Flatten, Linear$"
     )
     with pytest.raises(ExportError, match=message):
         _export(_between(BinaryWeights(8, 8, 3), networks), networks, tmp_path / "bundle")
+    refused = r"a binary one, .*: conv2d \(test_networks\.py:\d+\): its padding of 0.5 is neither .*; pad with one of"
+    with pytest.raises(ExportError, match=refused):
+        export_module(
+            OddPadding(3, 8, 3), path=tmp_path / "bundle", images=Images(_images(networks)), description=Description({})
+        )
     assert list(tmp_path.iterdir()) == []
