@@ -215,7 +215,8 @@ def _program(
     except torch._dynamo.exc.UserError as error:
         raise ExportError(
             f"{where}: {place_of_error(frozen, error)}{_first_line(error)}; its forward must take any number of "
-            "images: let it read the number from a shape, as in x.view(x.size(0), -1), and not resize what it was given"
+            "images: let it read the number from a shape, as in x.view(x.size(0), -1), and not resize what it was "
+            "given: torch.empty_like(x) instead of resize_as_"
         ) from None
     except Exception as error:  # tracing runs the module's own code, which may raise anything
         advice = "its forward must compute with torch's operations on tensors alone"

@@ -105,9 +105,7 @@ def no_binary_layer(module: nn.Module, left: Sequence[Left]) -> str:
     name, binary = type(module).__name__, "signs of what is computed times weights of one magnitude per output channel"
     nearest = [each for each in left if not each.reason.startswith(FLOAT_WEIGHTS)]
     if nearest:
-        return (
-            f"{name}: no layer of it can be exported as a binary one, {binary}: {_few(nearest)}. Classes seen: {seen}"
-        )
+        return f"{name}: no layer can be exported as a binary one, {binary}: {_few(nearest)}. Classes seen: {seen}"
     reasons = f"; {_few(left)}" if left else ""
     return (
         f"{name}: no binary layer in it, that is {binary}. Classes seen: {seen}{reasons}. Where a class of yours is "

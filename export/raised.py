@@ -1,5 +1,7 @@
 """What a user's module raised: in which layer and line, what it says, and where a rule can stand for the layer."""
 
+from typing import Any
+
 from torch import nn
 
 from bnas_deploy.export.foreign.left_float import REGISTER
@@ -32,7 +34,7 @@ def _where_raised(module: nn.Module, error: BaseException) -> tuple[str, nn.Modu
     found, trace = module, error.__traceback__
     frames: list[tuple[str, int]] = []
     while trace is not None:
-        layer = trace.tb_frame.f_locals.get("self")
+        layer: Any = trace.tb_frame.f_locals.get("self")
         inside = isinstance(layer, nn.Module) and layer in names
         if inside and names[layer]:
             found = layer

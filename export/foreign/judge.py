@@ -162,7 +162,7 @@ def _compare_weights(found: Found) -> None:
         place = _first(wrong)
         raise ExportError(
             f"{REFUSED}: {found.name}: the weight at {place} is {found.weights.value[place]:.9g} in the module, and "
-            f"{found.weights.signs[place] * found.weights.scale[place[0]]:.9g} in its translation; {_others(wrong)} "
+            f"{found.weights.translated[place]:.9g} in its translation; {_others(wrong)} "
             "differ so"
         )
 

@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.fx import Node
 
 from bnas_deploy.export.foreign.left_float import REGISTER, Left, NotTranslated
-from bnas_deploy.export.foreign.operations import called, line_of, operation, path_of, place_of, shape_of
+from bnas_deploy.export.foreign.operations import (
+    called,
+    is_along,
+    is_elementwise,
+    line_of,
+    operation,
+    path_of,
+    place_of,
+    shape_of,
+)
 from bnas_deploy.export.foreign.program import (
     Function,
     NotElementwise,
@@ -18,7 +27,7 @@ from bnas_deploy.export.foreign.program import (
     obstacle_of,
     sources_of,
 )
-from bnas_deploy.export.foreign.steps import NoSteps, Steps, steps_of
+from bnas_deploy.export.foreign.steps import NoSteps, Steps, joined_steps, steps_of
 from bnas_deploy.export.foreign.weights import Weights, weights_of
 from bnas_deploy.search.nn.geometry import Pair, keeping_the_size
 
@@ -240,10 +249,12 @@ def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
     return inner, replace(window, padding=padding, extra_padding=extra), float(number)
 
 
+_LISTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split"})
 _KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
-MOVES = _KEEP_CHANNELS | {
-    "channel_shuffle", "flatten", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "reshape_as",
-    "squeeze", "swapaxes", "swapdims", "transpose", "unflatten", "unsqueeze", "view", "view_as",
+MOVES = _KEEP_CHANNELS | _LISTS | {
+    "channel_shuffle", "flatten", "flip", "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape",
+    "reshape_as", "roll", "select", "slice", "squeeze", "swapaxes", "swapdims", "transpose", "unflatten", "unsqueeze",
+    "view", "view_as",
 }  # fmt: skip
 """Operations whose every result is one of the elements, and for a max pool that of the largest x."""
 
@@ -251,12 +262,32 @@ MOVES = _KEEP_CHANNELS | {
 def _moved(x: Node) -> tuple[Node, tuple[Node, ...]]:
     """Return what is moved to become x, and the operations that do it: the first one first."""
     moves: list[Node] = []
-    while operation(x) in MOVES and isinstance(x.args[0], Node):
+    while _is_move(x := _picked(x)):
         if operation(x) == "pad" and (len(x.args) < 3 or x.args[2] == "constant"):
             break
         moves.insert(0, x)
-        x = x.args[0]
+        x = x.args[0]  # type: ignore[assignment]  # what a move reads is a node
     return x, tuple(moves)
+
+
+def _is_move(x: Node) -> bool:
+    read = x.args[0] if x.args else None
+    return isinstance(read, Node) and (
+        operation(x) in MOVES or (operation(x) == "getitem" and operation(read) in _LISTS)
+    )
+
+
+def _picked(x: Node) -> Node:
+    """Return the tensor that x is, where it is picked out of those that were stacked along the same axis."""
+    stack = x.args[0] if operation(x) == "select" else None
+    while isinstance(stack, Node) and operation(stack) == "slice" and is_elementwise(stack):
+        stack = stack.args[0]
+    if not isinstance(stack, Node) or operation(stack) != "stack":
+        return x
+    (parts, *axis), (_, of_x, number) = stack.args, x.args
+    rank = len(shape_of(stack))
+    same = isinstance(of_x, int) and of_x % rank == int((*axis, 0)[0]) % rank  # type: ignore[arg-type]  # as schemas say
+    return _picked(parts[number]) if same else x  # type: ignore[index,arg-type]  # as above
 
 
 def _axis_behind(moves: Sequence[Node], axis: int, activations: Node) -> int:
@@ -289,6 +320,8 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
 
     torch.sign is one with 0 at 0. Behind a ReLU that is 0 or 1, which is told from a sign by going on to look.
     """
+    if operation(activations) == "cat" and is_along(activations, axis):
+        return _joined(program, activations, axis)
     first: tuple[Node, Steps] | None = None
     reason = ""
     for source in sources_of(program, activations):
@@ -308,6 +341,22 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
     return first
 
 
+def _joined(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:
+    """Return the steps of activations whose channels are joined, of what the parts are steps of, joined alike."""
+    found: list[tuple[Node, Steps]] = []
+    for number, part in enumerate(activations.args[0]):  # type: ignore[arg-type]  # a list of nodes
+        try:
+            found.append(_activation(program, part, axis))
+        except NotTranslated as why:
+            place = f"its input is joined by {place_of(activations)}, and for part {number} of it"
+            raise NotTranslated(f"{place}, {why}", why.remedy) from None
+    try:
+        steps = joined_steps([each for _, each in found])
+    except NoSteps as why:
+        raise NotTranslated(f"its input is joined by {place_of(activations)}, and {why}") from None
+    return program.joined([source for source, _ in found], activations), steps
+
+
 _MAKES_FLOATS = ("conv", "linear", "mm", "matmul", "norm", "pool", "getitem", "mean", "sum", "interpolate", "upsample")
 """Parts of the names of operations whose results are float, and no mistake of the export."""
 
@@ -317,10 +366,14 @@ def _no_activation(program: Program, activations: Node, reason: str) -> NotTrans
     obstacle = obstacle_of(program, activations)
     name = operation(obstacle)
     if name == "cat" and not reason:
-        return NotTranslated(f"its input is joined by {place_of(obstacle)}", "take the sign of what is joined")
+        return NotTranslated(
+            f"its input is joined by {place_of(obstacle)}, not along its channels", "take the sign of what is joined"
+        )
     if not name or any(part in name for part in _MAKES_FLOATS):
         made = f"made by {name}" if name else "the images"
         return NotTranslated(f"its input is float: {reason}" if reason else f"its input is float, {made}")
+    if name in {"index", "index_select", "gather", "take", "take_along_dim"}:
+        return NotTranslated(f"its input is picked by {place_of(obstacle)}", "take the sign behind that")
     return NotTranslated(
         f"its input is not recognised: {place_of(obstacle)} is no function of single numbers", REGISTER
     )

@@ -58,7 +58,7 @@ class Translation:
     Attributes:
         window: of each.
         steps: what its activations are of x.
-        scale: (O), the magnitude of the weights.
+        scale: (O), the largest magnitude of the weights.
     """
 
     operands: tuple[Operands, ...]
@@ -81,15 +81,27 @@ def translation_of(found: Found, *, meets_zero: bool) -> Translation:
     of it; else one does, with the note that no x may be 0.
 
     Raises:
-        NotTranslated: no operator has the number at its padding.
+        NotTranslated: no operator has the number at its padding, or they would be many.
     """
     weights, steps = found.weights, found.steps
     one_sign = steps.is_sign and not meets_zero
     steps = steps.without_zero() if one_sign else steps
-    rows = operands(steps, weights.signs, weights.scale, found.bias, found.window, found.pad_value)
+    rows: list[Operands] = []
+    for signs, scale in weights.terms:
+        bias = None if rows else found.bias
+        rows += operands(steps, signs, scale, bias, found.window, found.pad_value)
+    if len(rows) > MOST_CONVOLUTIONS:
+        raise NotTranslated(
+            f"its {len(steps.levels)} levels of activations and two magnitudes of weights are a sum of {len(rows)} "
+            f"packed convolutions, and more than {MOST_CONVOLUTIONS} are no faster than a float one"
+        )
     if one_sign:
         rows = [replace(row, sign_of_zero=True) for row in rows]
-    return Translation(tuple(rows), found.window, found.steps, weights.scale)
+    return Translation(tuple(rows), found.window, found.steps, weights.magnitude)
+
+
+MOST_CONVOLUTIONS = 4
+"""Packed ones that may stand for one layer."""
 
 
 def operands(

@@ -104,6 +104,13 @@ def shape_of(node: Node) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
+def is_along(node: Node, axis: int) -> bool:
+    """Tell whether a concatenation is along an axis, counted from the end of what is joined."""
+    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    rank = len(shape_of(node))
+    return isinstance(given, int) and rank > 0 and given % rank == axis % rank
+
+
 def same_shape(one: Node, other: Node) -> bool:
     """Tell whether two values have the same sizes, as far as is known."""
     return [str(size) for size in shape_of(one)] == [str(size) for size in shape_of(other)]
@@ -114,6 +121,8 @@ def is_elementwise(node: Node) -> bool:
     name = operation(node)
     if node.op != "call_function":
         return False
+    if stacked_in(node) or table_of(node) is not None:
+        return True
     if name in _MASKED:
         return mask_of(node) is not None
     return name in _ALONE or (name in _WHOLE and _is_whole(node))
@@ -131,7 +140,31 @@ def values_read(node: Node) -> list[Node]:
         written = node.args[2] if len(node.args) > 2 else None
         read = [node.args[0], mask, written]
         return [each for each in read if isinstance(each, Node)]
-    return list(node.all_input_nodes)
+    return stacked_in(node) or list(node.all_input_nodes)
+
+
+def stacked_in(node: Node) -> list[Node]:
+    """Return the tensors of which a node finds, for each element, the largest or smallest; [] for any other node.
+
+    That is `torch.stack((x, y), d).argmax(d)`.
+    """
+    stack = node.args[0] if operation(node) in {"argmax", "argmin"} and len(node.args) == 2 else None
+    if not isinstance(stack, Node) or operation(stack) != "stack":
+        return []
+    (parts, *axis), rank = stack.args, len(shape_of(stack))
+    same = int((*axis, 0)[0]) % rank == int(node.args[1]) % rank  # type: ignore[arg-type]  # as their schemas say
+    return list(parts) if same else []  # type: ignore[arg-type]  # as above
+
+
+def table_of(node: Node) -> Node | None:
+    """Return the numbers of which a node takes one for each element of whole numbers, as `table[x.long()]` does."""
+    if operation(node) != "index" or not isinstance(node.args[0], Node) or not isinstance(node.args[1], Sequence):
+        return None
+    table, indices = node.args[0], node.args[1]
+    sizes, index = shape_of(table), indices[0] if len(indices) == 1 else None
+    if len(sizes) != 1 or not isinstance(sizes[0], int) or not isinstance(index, Node):
+        return None
+    return table if index.meta["val"].dtype in (torch.int64, torch.int32) else None
 
 
 def filled_with(node: Node) -> float | None:

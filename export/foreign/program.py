@@ -3,7 +3,7 @@
 Both are found by running parts of the program, so it does not matter how they are written.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from bnas_deploy.export.foreign.operations import (
     reads_by,
     same_shape,
     shape_of,
+    stacked_in,
     values_read,
 )
 
@@ -55,7 +56,7 @@ class Program:
 
     def __init__(self, exported: ExportedProgram) -> None:
         self.exported = exported
-        self.order = {node: number for number, node in enumerate(exported.graph.nodes)}
+        self.order: dict[Node, float] = {node: number for number, node in enumerate(exported.graph.nodes)}
         self._specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if _names_a_value(spec)}
         self.varying: set[Node] = set()
         for node in exported.graph.nodes:
@@ -89,6 +90,16 @@ class Program:
     def between(self, source: Node, result: Node) -> list[Node]:
         """Return what is computed of `source` on the way to `result`, in running order."""
         return [each for each in self._slice(result, (source,), compact=True) if each in self.varying - {source}]
+
+    def joined(self, parts: Sequence[Node], like: Node) -> Node:
+        """Return a new concatenation of parts in front of one like it, which nothing reads yet."""
+        with self.exported.graph.inserting_before(like):
+            assert callable(like.target)
+            node: Node = self.exported.graph.call_function(like.target, (list(parts), *like.args[1:]), like.kwargs)
+        node.meta = dict(like.meta)
+        self.order[node] = self.order[like] - 0.5
+        self.varying.add(node)
+        return node
 
     def constant(self, node: Node, dtype: torch.dtype = torch.float32) -> Evaluated:
         """Compute a value that depends on parameters alone; `dtype` is that of every float on the way.
@@ -132,7 +143,13 @@ class Program:
             left_out = _left_out(node, known, dtype)
             if left_out is not None:
                 return left_out
-        before = [known[each].largest for each in values_read(node)]
+        read = values_read(node)
+        before = [known[each].largest for each in read]
+        if stacked_in(node):
+            sizes = torch.broadcast_shapes(*(known[each].value.shape for each in read))  # type: ignore[no-untyped-call]  # as torch has it
+            parts = torch.stack([known[each].value.expand(sizes) for each in read])
+            value = parts.argmax(0) if operation(node) == "argmax" else parts.argmin(0)
+            return Evaluated(value, value.abs())
         if mask_of(node) is not None and node in self.varying:
             value = _by_mask(node, known, self.varying)
             return Evaluated(value, _largest(value, before))

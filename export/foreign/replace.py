@@ -33,7 +33,7 @@ def write_layers(program: ExportedProgram, layers: Sequence[tuple[Found, Transla
 
 
 def write_float_layers(program: ExportedProgram, layers: Sequence[Found]) -> None:
-    """Put a float convolution of what a layer takes signs of in the place of each, with its signs times its scale."""
+    """Put a float convolution of what a layer takes signs of in the place of each, with the weights of that."""
     replaced: dict[Node, Node] = {}
     for found in layers:
         writer = _Writer(program, found, replaced.get(found.source, found.source))
@@ -83,8 +83,8 @@ class _Writer:
     def write_float(self) -> Node:
         """Write a float convolution, and return the node that has its result."""
         found, graph, window = self.found, self.program.graph, self.found.window
-        signs = found.weights.signs if found.weights.signs.ndim == 4 else found.weights.signs[:, :, None, None]
-        weight = self._buffer("weight", signs * found.weights.scale[:, None, None, None])
+        weights = found.weights.translated
+        weight = self._buffer("weight", weights if weights.ndim == 4 else weights[:, :, None, None])
         bias = None if found.bias is None else self._buffer("bias", found.bias)
         with graph.inserting_before(found.node):
             x, padding = self._pixels(self._moved()), window.padding

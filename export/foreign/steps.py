@@ -1,5 +1,6 @@
 """Functions of one number with few values and one step between each two: what a packed activation is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -87,6 +88,39 @@ class Steps:
         return replace(self, levels=(self.levels[0], self.levels[2]), thresholds=zeros)
 
 
+def joined_steps(parts: Sequence[Steps]) -> Steps:
+    """Return the steps of channels that are joined, with all levels that any of them has.
+
+    A step between two of all levels is, for a channel, the one of its own that passes both; or it is always passed,
+    where both are below its lowest level, or never, above its highest.
+
+    Raises:
+        NoSteps: these are many levels.
+    """
+    levels = tuple(sorted({level for part in parts for level in part.levels}))
+    if len(levels) > MOST_LEVELS:
+        raise NoSteps(f"its parts have the {len(levels)} values {_listed(levels)}")
+    rows = [np.stack([_at_step(part, lower, upper) for lower, upper in pairwise(levels)]) for part in parts]
+    return Steps(
+        levels,
+        np.concatenate(rows, axis=1),
+        np.concatenate([part.falling for part in parts]),
+        all(part.exact for part in parts),
+        min(part.lowest for part in parts),
+    )
+
+
+def _at_step(part: Steps, lower: float, upper: float) -> Floats:
+    """Return the thresholds (C) at which a part of joined channels goes from `lower` or less to `upper` or more."""
+    infinite = np.where(part.falling, -np.inf, np.inf).astype(np.float32)
+    if upper <= part.levels[0]:
+        return -infinite
+    if lower >= part.levels[-1]:
+        return infinite
+    thresholds: Floats = part.thresholds[max(number for number, level in enumerate(part.levels) if level <= lower)]
+    return thresholds
+
+
 class NoSteps(Exception):  # noqa: N818  # no mistake of anybody's: it says what a function is not
     """A function has no few values with one step between each two; the message says what it has."""
 
@@ -138,6 +172,8 @@ def _exact_levels(found: Evaluated) -> tuple[float, ...]:
     if len(levels) == 1:
         raise NoSteps(f"it is {levels[0]:g} everywhere")
     if len(levels) > MOST_LEVELS:
+        if all(len(np.unique(column)) <= MOST_LEVELS for column in found.value.numpy().T):
+            raise NoSteps("its levels differ from channel to channel, and a packed convolution has one scale for all")
         raise NoSteps(f"it takes many values from {levels[0]:g} to {levels[-1]:g}")
     return levels
 

@@ -1,8 +1,11 @@
 """How a binary layer was understood, as one line for the person who wrote it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.fx import Node
 
 from bnas_deploy.export.foreign.judge import Seen
 from bnas_deploy.export.foreign.layers import Found
@@ -90,19 +93,29 @@ def _listed(levels: tuple[float, ...]) -> str:
 def _threshold(program: Program, found: Found) -> str:
     steps = found.source_steps
     values = torch.from_numpy(steps.thresholds[:1] if steps.is_sign else steps.thresholds)
-    done = _operations(program, found)
-    names = program.parameters_of(found.activations, found.source)
+    pairs = _pairs(found.source, found.activations)
+    done = _operations(program, pairs)
+    names = dict.fromkeys(name for source, made in pairs for name in program.parameters_of(made, source))
     parameters = f" with {', '.join(names)}" if names else ""
-    text = f"{_range(values)} of the output of {called(found.source)}, from {done}{parameters}"
+    places = " and of ".join(dict.fromkeys(f"the output of {called(source)}" for source, _ in pairs))
+    text = f"{_range(values)} of {places}, from {done}{parameters}"
     falling = int(steps.falling.sum())
     if falling:
         text += f", {falling} of {len(steps.falling)} channels falling"
     return text if steps.exact else f"{text}, its roundings left out"
 
 
-def _operations(program: Program, found: Found) -> str:
-    """Return what is done between the value that a layer takes signs of and its activations."""
-    passed = program.between(found.source, found.activations)
+def _pairs(source: Node, activations: Node) -> list[tuple[Node, Node]]:
+    """Return the value that a layer takes signs of and its activations; both of each part where some are joined."""
+    if operation(activations) != "cat":
+        return [(source, activations)]
+    parts: Any = zip(source.args[0], activations.args[0], strict=True)  # type: ignore[arg-type]  # lists of nodes
+    return [pair for each in parts for pair in _pairs(*each)]
+
+
+def _operations(program: Program, pairs: Sequence[tuple[Node, Node]]) -> str:
+    """Return what is done between the values that a layer takes signs of and its activations."""
+    passed = [node for pair in pairs for node in program.between(*pair)]
     names = list(dict.fromkeys(name for node in passed if (name := operation(node)) not in _SILENT))
     few = names if len(names) <= MOST_OPERATIONS else [*names[: MOST_OPERATIONS - 1], "..."]
     return ", ".join(few)
@@ -114,9 +127,20 @@ _SILENT = IDENTITIES | {"_to_copy", "copy", "expand", "expand_as", "to", "type_a
 
 def _scale(found: Found) -> str:
     weights = found.weights
-    text = _range(weights.scale)
+    text = " and ".join(_range(scale) for _, scale in weights.terms)
     text += f", from {', '.join(weights.names)}" if weights.names else ""
+    if weights.second is not None:
+        zeros = int((weights.translated == 0).sum())
+        few = 0 < zeros <= FEW_ZEROS * weights.value.numel()
+        what = f"{zeros:,} of {weights.value.numel():,} weights are 0" if zeros else "two magnitudes of weights"
+        text += f" ({what}: a sum of 2 packed convolutions{_SPARE if few else ''})"
     return text if weights.is_exact else f"{text}, roundings of the estimator left out"
+
+
+FEW_ZEROS = 0.1
+"""Weights of which a larger part is 0 are ternary by intention; torch.sign has some where a weight is exactly 0."""
+
+_SPARE = "; one is enough if what is 0 gets a small value such as 1e-9"
 
 
 def _padding(is_padded: bool, value: float) -> str:

@@ -1,6 +1,15 @@
-"""Weights with one magnitude for each output channel, and their signs."""
+"""Weights with one magnitude for each output channel, and their signs; with two, they are a sum of two such.
 
-from dataclasses import dataclass
+Let a channel have the magnitudes p >= q, and s be the sign of its weights. With t = s where the magnitude is p, else
+-s,
+
+    w = (p + q) / 2 * s + (p - q) / 2 * t
+
+since s and t add up to p s in the one case, and to q s in the other. So ternary weights (q = 0), weights of 0 and 1,
+two other values, and two bases on each other are two packed convolutions of the same activations, exactly.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +26,12 @@ ALIKE = 2.0**-40
 
 @dataclass(frozen=True)
 class Weights:
-    """w = signs * scale, within the roundings of the code that computes them.
+    """w = signs * scale, and `second` in the same way if there is one, within the roundings of what computes them.
 
     Attributes:
         signs: ±1 float32, of the shape of the weights, output channels first.
         scale: (O) float32, not negative.
+        second: signs and scale that are added; None for none.
         rounding: (O), how far w may be from that: 0, or what the code that computes it rounds.
         value: w as PyTorch computes it.
         names: the parameters that it is computed of.
@@ -32,6 +42,24 @@ class Weights:
     rounding: Tensor
     value: Tensor
     names: tuple[str, ...]
+    second: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def terms(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Signs and scales that are added."""
+        first = self.signs, self.scale
+        return (first,) if self.second is None else (first, self.second)
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The largest magnitude of each output channel, (O)."""
+        return torch.stack([scale for _, scale in self.terms]).sum(dim=0)
+
+    @property
+    def translated(self) -> Tensor:
+        """The weights of the exported layer."""
+        ones = (1,) * (self.value.ndim - 1)
+        return torch.stack([signs * scale.reshape(-1, *ones) for signs, scale in self.terms]).sum(dim=0)
 
     @property
     def is_exact(self) -> bool:
@@ -40,8 +68,8 @@ class Weights:
 
     @property
     def error(self) -> Tensor:
-        """Return w - signs * scale."""
-        return self.value - self.signs * self.scale.reshape(-1, *(1,) * (self.value.ndim - 1))
+        """Return what w is more than the weights of the exported layer."""
+        return self.value - self.translated
 
 
 def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Weights:
@@ -61,15 +89,50 @@ def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Wei
         raise NotTranslated("its weights are no matrix of floats")
     names = tuple(program.parameters_of(node))
     magnitudes = value.abs().flatten(1)
-    scale = magnitudes.amax(dim=1)
     if magnitudes.shape[1] == 1:
         raise NotTranslated("it has one weight for each output channel")
-    if bool((magnitudes == scale[:, None]).all()):
-        return Weights(_signs(value), scale.clone(), torch.zeros_like(scale), value, names)
-    zeros = int((value == 0).sum())
-    if zeros and bool(((magnitudes == scale[:, None]) | (magnitudes == 0)).all()):
-        raise _zeros(zeros, value.numel(), names)
+    parted = _two_of(magnitudes)
+    if bool((parted.of_each == magnitudes).all()):
+        return _made(value, parted, torch.zeros_like(parted.high), names)
     return _rounded(program, node, value, largest, names, transposed=transposed)
+
+
+@dataclass(frozen=True)
+class _Magnitudes:
+    """Magnitudes (O, n) of which each output channel has two: `high` (O) where `is_high`, else `low`."""
+
+    high: Tensor
+    low: Tensor
+    is_high: Tensor
+
+    @property
+    def of_each(self) -> Tensor:
+        """The magnitude of each weight, (O, n)."""
+        return torch.where(self.is_high, self.high[:, None], self.low[:, None])
+
+
+def _two_of(magnitudes: Tensor) -> _Magnitudes:
+    """Part the magnitudes (O, n) of each channel in the middle of the largest and the smallest."""
+    high, low = magnitudes.amax(dim=1), magnitudes.amin(dim=1)
+    return _Magnitudes(high, low, magnitudes >= ((high.double() + low.double()) / 2)[:, None])
+
+
+def _made(value: Tensor, found: _Magnitudes, rounding: Tensor, names: tuple[str, ...]) -> Weights:
+    """Return the weights of these magnitudes; those of one are no sum."""
+    signs, high, low = _signs(value), found.high.double(), found.low.double()
+    if bool((high == low).all()):
+        return Weights(signs, found.high.float(), rounding, value, names)
+    if value[0].numel() < FEWEST_TAPS:
+        raise NotTranslated(f"its weights are {value[0].numel()} for each output channel, too few to tell binary ones")
+    second = torch.where(found.is_high.reshape(value.shape), signs, -signs)
+    made = Weights(signs, ((high + low) / 2).float(), rounding, value, names, (second, ((high - low) / 2).float()))
+    # Half of a sum of two floats may be none.
+    rounded = made.error.abs().flatten(1).amax(dim=1)
+    return replace(made, rounding=torch.maximum(rounding, 2 * rounded))
+
+
+FEWEST_TAPS = 4
+"""Of fewer float weights in an output channel, two magnitudes say nothing."""
 
 
 def _rounded(
@@ -80,43 +143,30 @@ def _rounded(
     In float64 what the rounding leaves of their magnitudes is 2^-29 as much, and they are told from float weights.
     """
     precise = program.constant(node, torch.float64).value
-    magnitudes = (precise.T if transposed else precise).abs().flatten(1)
-    zero = magnitudes <= ALIKE * largest.max()
-    scale = magnitudes.masked_fill(zero, torch.nan).nanmedian(dim=1).values.nan_to_num(nan=0.0)
-    spread = (magnitudes - scale[:, None]).abs().masked_fill(zero, 0.0)
-    if bool((zero & (scale[:, None] > 0)).any()) and bool((spread <= ALIKE * largest.max()).all()):
-        raise _zeros(int((zero & (scale[:, None] > 0)).sum()), value.numel(), names)
-    if not bool(((magnitudes - scale[:, None]).abs() <= ALIKE * largest.max()).all()):
-        channel = int(((magnitudes - scale[:, None]).abs().amax(dim=1) > ALIKE * largest.max()).int().argmax())
+    magnitudes, alike = (precise.T if transposed else precise).abs().flatten(1), ALIKE * largest.max()
+    found = _two_of(magnitudes)
+    apart = found.high - found.low > alike
+    high, low = (
+        magnitudes.masked_fill(mask, torch.nan).nanmedian(dim=1).values
+        for mask in (~found.is_high & apart[:, None], found.is_high & apart[:, None])
+    )
+    low = torch.where(apart, low.masked_fill(low <= alike, 0.0), high)
+    found = _Magnitudes(high, low, found.is_high)
+    spread = (magnitudes - found.of_each).abs()
+    if not bool((spread <= alike).all()):
+        channel = int((spread.amax(dim=1) > alike).int().argmax())
         row = magnitudes[channel]
         raise NotTranslated(
-            f"{FLOAT_WEIGHTS}: those of output channel {channel} have magnitudes from {row.min():.3g} to "
-            f"{row.max():.3g}",
+            f"{FLOAT_WEIGHTS}: those of output channel {channel} have more than two magnitudes, from {row.min():.3g} "
+            f"to {row.max():.3g}",
             BINARISE,
         )
     rounding = (ESTIMATOR_ROUNDINGS * ROUNDING * largest).flatten(1).amax(dim=1).float()
-    found = Weights(_signs(value), scale.float(), rounding, value, names)
-    difference = found.error.abs().flatten(1).amax(dim=1)
-    if not bool((difference <= rounding).all()):
-        raise NotTranslated(f"its weights differ from one magnitude by up to {difference.max():.3g}")
-    return found
-
-
-FEW_ZEROS = 0.1
-"""Weights of which a larger part is 0 are ternary ones by intention."""
-
-
-def _zeros(zeros: int, count: int, names: tuple[str, ...]) -> NotTranslated:
-    """Say what becomes of weights of which some are 0: torch.sign has them so where a weight is exactly 0."""
-    reason = f"{zeros:,} of {count:,} weights are exactly 0, and a bit is +1 or -1"
-    if zeros > FEW_ZEROS * count:
-        return NotTranslated(reason)
-    name = names[0] if names else "the weight"
-    return NotTranslated(
-        reason,
-        f"where a value of {name} is 0, give it a small one of the sign that it is to have, such as 1e-9, or take the "
-        "sign by torch.where(w >= 0, 1.0, -1.0)",
-    )
+    made = _made(value, found, rounding, names)
+    difference = made.error.abs().flatten(1).amax(dim=1)
+    if not bool((difference <= made.rounding).all()) or bool((made.rounding > 2 * rounding).any()):
+        raise NotTranslated(f"its weights differ from their magnitudes by up to {difference.max():.3g}")
+    return made
 
 
 def _signs(value: Tensor) -> Tensor:

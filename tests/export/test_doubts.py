@@ -134,22 +134,20 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
     twin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 5))
     description = Description({}, tuple("abcde"), Preprocessing(8, 8, (0.5,), (0.5,)), {})
 
-    with pytest.warns(LooksBinaryWarning, match=r"^two .*stay float$") as warned:
+    with pytest.warns(LooksBinaryWarning, match=r"^up .*stay float$") as warned:
         result = export_module(module, twin, tmp_path / "bundle", Images(images), description)
 
     assert warned[0].filename == __file__
     card = (tmp_path / "bundle/README.md").read_text()
-    assert "* WARNING: look binary: two " in card
+    assert "* WARNING: look binary: up " in card
     assert "* activations of exactly 0: " in card
-    # The other two were recognised and translated.
-    assert [layer.name for layer in result.doubts.likely_binary] == ["two", "up", "head"]
-    assert {"theirs", "functional"} < {layer.name for layer in result.layers}
+    # The others were recognised and translated.
+    assert [layer.name for layer in result.doubts.likely_binary] == ["up", "head"]
+    assert {"theirs", "two", "functional"} < {layer.name for layer in result.layers}
     zeros = _zeros_after_relu(module, images)
     text = " ".join(describe_export(result).split())
     assert (
-        "WARNING: look binary two (weights of two values, input of two values; but its weights are float: those of "
-        "output channel 0 have magnitudes from 0.2 to 0.7; if a training loop makes its weights binary outside of "
-        "forward, let it do so before the export); up (input of two values; but a transposed convolution, which no "
+        "WARNING: look binary up (input of two values; but a transposed convolution, which no "
         "binary operator is; upsample, and convolve then); head (weights of two values; but its input is float, made "
         "by mean): meant to be binary? As they are, they stay float" in text
     )

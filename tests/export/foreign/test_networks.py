@@ -202,11 +202,6 @@ class FloatWeights(nn.Conv2d):
         return self._conv_forward(torch.sign(x), self.weight, self.bias)
 
 
-class SparseWeights(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(torch.sign(x), torch.sign(F.relu(self.weight)), self.bias)
-
-
 class FromImages(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(torch.sign(x), torch.sign(self.weight * x.mean()), self.bias)
@@ -243,8 +238,7 @@ class PerPlace(nn.Conv2d):
 
 LEFT = {
     "binary weights alone": (lambda: BinaryWeights(8, 8, 3), "input is float: .* of the output of 0, it takes .* from"),
-    "signs alone": (lambda: FloatWeights(8, 8, 3), "its weights are float: those of output channel 0 have magnitudes"),
-    "weights of 0": (lambda: SparseWeights(8, 8, 3), r"\d+ of 576 weights are exactly 0, and a bit is \+1 or -1$"),
+    "signs alone": (lambda: FloatWeights(8, 8, 3), "its weights are float: those of output channel 0 have more than "),
     "weights of the images": (lambda: FromImages(8, 8, 3), "its weights depend on the images"),
     "transposed": (lambda: Up(8, 8, 3), "a transposed convolution, which no binary operator is"),
     "odd padding": (lambda: OddPadding(8, 8, 3), r"its padding of 0\.5 is neither -1 nor 1 nor half the way between"),
@@ -274,10 +268,11 @@ def test_few_weights_of_zero_and_what_to_do(networks: ModuleType, translate: Tra
         weight[weight == 0] = 1e-9
     after, _ = translate(module, images)
 
-    (left,) = (each for each in before.left if each.name == "1")
-    assert left.reason == "2 of 576 weights are exactly 0, and a bit is +1 or -1"
-    assert left.remedy.startswith("where a value of 1.weight is 0, give it a small one of the sign that it is to have")
-    assert [layer.name for layer in after.layers] == ["1"]
+    assert [layer.scale for layer in before.layers] == [
+        "0.5 to 1 and 0 to 0.5, from 1.weight (2 of 576 weights are 0: a sum of 2 packed convolutions; one is enough "
+        "if what is 0 gets a small value such as 1e-9)"
+    ]
+    assert [layer.scale for layer in after.layers] == ["1, from 1.weight"]
 
 
 def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType, tmp_path: Path) -> None:

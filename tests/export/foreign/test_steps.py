@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "window": (lambda x, _: ((x > -1) & (x < 1)).float(), "it goes up and down between 0 and 1"),
     "constant": (lambda x, _: torch.where(x < x, 1.0, 2.0), "it is 2 everywhere"),
     "infinite": (lambda x, _: 1 / (x > 0).float(), "it is infinite or no number somewhere"),
-    "a level for each channel": (lambda x, values: torch.sign(x) * (values + 1), "it takes many values from -4 to 4"),
+    "a level for each channel": (lambda x, values: torch.sign(x) * (values + 1), "its levels differ from channel"),
     "steps of two directions": (lambda x, _: torch.sign(x) * torch.sign(x - 2), "it goes up and down between -1, "),
 }  # fmt: skip
 

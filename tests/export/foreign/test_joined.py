@@ -1,0 +1,176 @@
+"""Signs that are joined, parted or picked in front of a layer, and weights that are a sum of two binary ones."""
+
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnas_deploy.export.foreign.steps import MOST_LEVELS, NoSteps, Steps, joined_steps
+
+Translate = Callable[[nn.Module, Tensor], tuple[Any, Callable[[Tensor], Tensor]]]
+
+
+def _sign(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0)
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.shift = nn.Parameter(torch.randn(8, 1, 1))
+        self.narrow, self.same, self.wide = (nn.Parameter(torch.randn(8, size, 3, 3)) for size in (4, 8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.norm(self.stem(x)))
+
+    def layers(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Duo(Base):
+    """BinaryDuo's: two signs of each channel, joined in front of one convolution; and signs joined with 0 and 1."""
+
+    def layers(self, x: Tensor) -> Tensor:
+        pairs = torch.cat([torch.sign(x + self.shift), torch.sign(x - self.shift)], 1)
+        mixed = torch.cat([_sign(x), (-x > self.shift).float()], 1)
+        return F.conv2d(pairs, self.wide.sign(), padding=1) + F.conv2d(mixed, self.wide.sign())[:, :, 1:2, 1:2]
+
+
+class Parted(Base):
+    """The signs of half of the channels, of one of two copies, and rolled ones."""
+
+    def layers(self, x: Tensor) -> Tensor:
+        low, high = _sign(x + self.shift).chunk(2, 1)
+        (_, last), copies = torch.sign(x).unflatten(1, (2, 4)).unbind(1), torch.stack([_sign(x), _sign(-x)], 1)
+        halves = F.conv2d(low, self.narrow.sign()) + F.conv2d(high, -self.narrow.sign())
+        rolled = F.conv2d(copies[:, 1].roll(1, 1), self.same.sign())
+        return halves + F.conv2d(last, self.narrow.sign()) + F.conv2d(_sign(x)[:, ::2], self.narrow.sign()) + rolled
+
+
+class Picked(Base):
+    """The larger of two numbers, and a table of two."""
+
+    def layers(self, x: Tensor) -> Tensor:
+        larger = torch.stack([torch.zeros_like(x), x], -1).argmax(-1).float() * 2 - 1
+        table = torch.tensor([-1.0, 1.0])[(x >= self.shift).long()]
+        return F.conv2d(larger, self.same.sign()) + F.conv2d(table, self.same.sign())
+
+
+class TwoMagnitudes(Base):
+    """Ternary weights, plain and with an estimator; 0 and 1; two values; two bases."""
+
+    def layers(self, x: Tensor) -> Any:
+        w, a = self.same, _sign(x)
+        ternary = torch.where(w.abs() > 0.25, w.sign(), 0.0)
+        bases = w.sign() + 0.5 * (w.abs() - 0.25).sign() * w.sign()
+        parts = (ternary, (w > 0).float(), torch.where(w > 0, 0.75, -0.25), bases)
+        exact = sum(F.conv2d(a, part, padding=1) for part in parts)
+        return exact, F.conv2d(a, (ternary * 3).detach() - w.detach() + w)
+
+
+PARTS = "-1 and +1"
+FOUND: dict[str, tuple[type[Base], list[str]]] = {
+    "joined": (Duo, ["-1 and +1 (0 at 0, which none of", "-1, 0 and +1 (a sum of 2 packed convolutions)"]),
+    "parted": (Parted, [PARTS, PARTS, PARTS, PARTS, PARTS]),
+    "picked": (Picked, [PARTS, PARTS]),
+}
+
+
+@pytest.fixture
+def images(networks: ModuleType) -> Tensor:
+    return torch.randn(3, *networks.IMAGE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("kind", "activations"), FOUND.values(), ids=FOUND)
+def test_signs(
+    kind: type[Base], activations: list[str], networks: ModuleType, images: Tensor, translate: Translate
+) -> None:
+    module = networks.settled(kind())
+    translator, translated = translate(module, images)
+    found = [layer.activations for layer in translator.layers]
+    assert len(found) == len(activations), [each.advice for each in translator.left]
+    assert all(text.startswith(want) for text, want in zip(found, activations, strict=True))
+    with torch.no_grad():
+        assert torch.equal(translated(images), module(images))  # sums of ±1
+
+
+def test_joined_signs_name_what_each_part_is_of(networks: ModuleType, images: Tensor, translate: Translate) -> None:
+    translator, _ = translate(networks.settled(Duo()), images)
+    pattern = r"0 of the output of add, test_joined\.py:\d+ and of the output of sub, test_joined\.py:\d+, from sign$"
+    assert re.match(pattern, translator.layers[0].threshold), translator.layers[0].threshold
+
+
+class Halves(Base):
+    def layers(self, x: Tensor) -> Tensor:
+        return F.conv2d(torch.cat([_sign(x), x], 1), self.wide.sign())
+
+
+class Scales(Base):
+    def layers(self, x: Tensor) -> Tensor:
+        return F.conv2d(_sign(x) * self.shift.abs(), self.same.sign())
+
+
+class Permuted(Base):
+    def layers(self, x: Tensor) -> Tensor:
+        return F.conv2d(_sign(x)[:, [3, 1, 0, 2]], self.narrow.sign())
+
+
+LEFT = {
+    "half of it float": (Halves, r"joined by cat, test_joined.py:\d+, and for part 1 of it, its input is float"),
+    "scales of channels": (Scales, "its levels differ from channel to channel, and a packed convolution has one scale"),
+    "permuted": (Permuted, r"its input is picked by index, test_joined.py:\d+; take the sign behind that$"),
+}
+
+
+@pytest.mark.parametrize(("kind", "reason"), LEFT.values(), ids=LEFT)
+def test_left_float(kind: type[Base], reason: str, networks: ModuleType, images: Tensor, translate: Translate) -> None:
+    translator, _ = translate(networks.settled(kind()), images)
+    assert translator.layers == []
+    (left,) = (each for each in translator.left if each.name != "stem")
+    assert re.search(reason, left.advice), left.advice
+
+
+def test_joined_steps_are_those_of_each_part() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        parts = [_some_steps(rng) for _ in range(3)]
+        x = rng.integers(-4, 5, (20, 6)).astype(np.float32)
+        want = np.concatenate([part(x[:, 2 * number : 2 * number + 2]) for number, part in enumerate(parts)], axis=1)
+        if len({level for part in parts for level in part.levels}) > MOST_LEVELS:
+            with pytest.raises(NoSteps, match=r"its parts have the \d values -?\d"):
+                joined_steps(parts)
+        else:
+            np.testing.assert_array_equal(joined_steps(parts)(x), want)
+
+
+def _some_steps(rng: np.random.Generator) -> Steps:
+    """Return steps of two channels, which may fall, may never step, and have 2 or 3 of 5 levels."""
+    levels = tuple(map(float, sorted(rng.choice(5, rng.integers(2, 4), replace=False))))
+    thresholds = np.sort(rng.integers(-3, 4, (len(levels) - 1, 2)), axis=0).astype(np.float32)
+    falling = rng.random(2) < 0.5
+    thresholds[:, falling] = thresholds[::-1, falling]
+    return Steps(levels, thresholds, falling, exact=True, lowest=float("-inf"))
+
+
+def test_weights_of_two_magnitudes(networks: ModuleType, images: Tensor, translate: Translate) -> None:
+    module = networks.settled(TwoMagnitudes())
+    translator, translated = translate(module, images)
+    said = [layer.scale for layer in translator.layers]
+    assert [text.partition(", from")[0] for text in said] == [
+        "0.5 and 0.5", "0.5 and 0.5", "0.5 and 0.25", "1 and 0.5", "1.5 and 1.5"
+    ]  # fmt: skip
+    assert re.search(r", from same \(\d+ of 576 weights are 0: a sum of 2 packed convolutions\)$", said[0])
+    assert said[2].endswith(", from same (two magnitudes of weights: a sum of 2 packed convolutions)")
+    assert said[4].endswith("a sum of 2 packed convolutions), roundings of the estimator left out")
+    with torch.no_grad():
+        (exact, near), (want, estimated) = translated(images), module(images)
+    assert torch.equal(exact, want)  # multiples of a quarter
+    # 72 products of at most 3, each weight of which is rounded four times by 2^-24, as are their sums.
+    assert (near - estimated).abs().max() < 72 * 3 * (4 + 72) * 2**-24
