@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.models.bnas.operations import ConvBlock, SeparableBlock
 from bnas_deploy.search.nn.estimators import activation_scale, scaled_sign, sign_activation
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.studies.results import TrialResult
 
@@ -38,13 +38,15 @@ def errors_of(checkpoint: Path, images: DataSet, device: torch.device) -> TrialR
     Raises:
         BnasError: the checkpoint or an image cannot be read.
     """
-    network = load_checkpoint(checkpoint).build().to(device=device, memory_format=LAYOUT).eval()  # type: ignore[call-overload]  # torch's annotation lacks this pair
+    network = load_checkpoint(checkpoint).build().eval()
+    layout = memory_format_of(network, device)
+    network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
     found: dict[str, tuple[float, float]] = {}
     for name, block in _blocks(network):
         block.register_forward_hook(partial(_measure, found, name))
     batch, _ = next(images.test_batches(IMAGES, device=device))
     with torch.no_grad():
-        network(batch.contiguous(memory_format=LAYOUT))
+        network(batch.contiguous(memory_format=layout))
     if not found:
         return TrialResult({})
     plain, with_k = (tuple(pair[i] for pair in found.values()) for i in (0, 1))

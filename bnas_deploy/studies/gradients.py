@@ -19,7 +19,7 @@ from bnas_deploy.core.json_records import parse
 from bnas_deploy.search.data.augmentation import Augmentation
 from bnas_deploy.search.data.dataset import DataSet
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 from bnas_deploy.search.training.checkpoint import load_checkpoint
 from bnas_deploy.search.training.listener import Listener, Silence
 from bnas_deploy.studies.results import TrialResult
@@ -92,9 +92,11 @@ def gradients_of(checkpoint: Path, images: DataSet, device: torch.device) -> dic
     Raises:
         BnasError: the checkpoint or an image cannot be read.
     """
-    network = load_checkpoint(checkpoint).build().to(device=device, memory_format=LAYOUT).train()  # type: ignore[call-overload]  # torch's annotation lacks this pair
+    network = load_checkpoint(checkpoint).build().train()
+    layout = memory_format_of(network, device)
+    network.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
     batch, labels = next(images.train_batches(IMAGES, Augmentation(), seed=0, epoch=0, device=device))
-    loss = nn.functional.cross_entropy(network(batch.contiguous(memory_format=LAYOUT)), labels)
+    loss = nn.functional.cross_entropy(network(batch.contiguous(memory_format=layout)), labels)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     return {
         name: float(module.weight.grad.abs().sum())

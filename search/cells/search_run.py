@@ -30,7 +30,7 @@ from bnas_deploy.search.cells.strategies import build_strategy
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.nn.synchronised_norm import synchronise
-from bnas_deploy.search.training.acceleration import LAYOUT, compiled, tf32
+from bnas_deploy.search.training.acceleration import compiled, memory_format_of, tf32
 from bnas_deploy.search.training.evaluate import evaluate
 from bnas_deploy.search.training.listener import Listener
 from bnas_deploy.search.training.place import Extent
@@ -71,7 +71,8 @@ class SearchRun(Run[Epoch]):
         self.seed = seed
         self.terms = terms
         self.train_half, self.held_out_half = data.halves(seed)
-        self.network = Supernet(config.network).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = Supernet(config.network)
+        self.network.to(device=device, memory_format=memory_format_of(self.network, device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.compiled = compiled(self.network, device) if config.compiled else self.network
         self.strategy = build_strategy(config)
         self.weights = self.network.weight_parameters()
@@ -176,8 +177,9 @@ class SearchRun(Run[Epoch]):
         """Return the logits of a step, float32 (N, classes)."""
         # Code is made for one shape, so the last batch of an epoch, if it is smaller, runs without.
         network = self.compiled if len(images) == self.recipe.batch_size else self.network
+        layout = memory_format_of(self.network, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.arithmetic == "bfloat16"):
-            logits: Tensor = network(images.contiguous(memory_format=LAYOUT), mixture)
+            logits: Tensor = network(images.contiguous(memory_format=layout), mixture)
         return logits.float()
 
     def mixture(self, turn: int | None) -> Mixture:

@@ -23,10 +23,33 @@ from torch import nn
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.training.recipes import check_known
 
-LAYOUT = torch.channels_last
-"""The layout in memory of images and weights in training, which GPUs' tensor cores want. On a CPU a step takes a fifth
-less time in it, of BNAS-Mini and of its float twin (tests/bench/train_speed.py).
-"""
+
+def memory_format_of(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return the layout in memory of images and weights in training and evaluation: channels last, as a rule.
+
+    GPUs' tensor cores want it. On a CPU a step takes a fifth less time in it, of BNAS-Mini and of its float twin
+    (tests/bench/train_speed.py).
+
+    On CPUs oneDNN, as PyTorch 2.13 has it, writes past the end of its buffer where it computes the gradient of the
+    weights of a 1x1 convolution with a stride, in channels last and with AVX2, if there are less channels than floats
+    in a vector. We met it with 2 to 6 input channels, and strides of 2, 3 and 4; padding, groups or a 3x3 kernel did
+    no harm. A network that has such a convolution is computed with its channels first.
+    """
+    if device.type == "cpu" and any(_writes_past_its_end(layer) for layer in network.modules()):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+FLOATS_IN_A_VECTOR = 8
+"""Of AVX2."""
+
+
+def _writes_past_its_end(layer: nn.Module) -> bool:
+    sizes = (getattr(layer, name, None) for name in ("kernel_size", "stride", "in_channels"))
+    match tuple(sizes):
+        case ((1, 1), (int(down), int(across)), int(channels)):
+            return max(down, across) > 1 and channels < FLOATS_IN_A_VECTOR
+    return False
 
 
 MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}

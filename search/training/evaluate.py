@@ -8,7 +8,7 @@ from torch import nn
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.dataset import DataSet
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 from bnas_deploy.search.training.processes import ALONE, Processes
 from bnas_deploy.search.training.resume import Stopped, never
 
@@ -40,14 +40,15 @@ def evaluate(
         DataError: an image cannot be read, or bad ones are left out and none is left.
     """
     device = device or torch.device("cpu")
-    network.eval().to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this
+    layout = memory_format_of(network, device)
+    network.eval().to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation lacks this
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     seen = 0
     with torch.no_grad():
         for images, labels in data.test_batches(batch_size, share=processes.share, device=device):
             if len(labels):  # a share, and a batch of bad images, may be empty
-                logits = network(images.contiguous(memory_format=LAYOUT))
+                logits = network(images.contiguous(memory_format=layout))
                 loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
                 correct += (logits.argmax(dim=1) == labels).sum()
                 seen += len(labels)

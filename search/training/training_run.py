@@ -23,7 +23,7 @@ from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.drop_path import set_drop_path
 from bnas_deploy.search.nn.float_twin import state_from_twin
 from bnas_deploy.search.nn.scheme_layer import binary_weights, set_progress
-from bnas_deploy.search.training.acceleration import LAYOUT, mixed, tf32
+from bnas_deploy.search.training.acceleration import memory_format_of, mixed, tf32
 from bnas_deploy.search.training.averaging import averaged
 from bnas_deploy.search.training.card import run_card
 from bnas_deploy.search.training.checkpoint import Checkpoint, save_checkpoint
@@ -58,7 +58,7 @@ class Stage:
         if self.before is None or not recipe.loss.needs_teacher:
             return None
         teacher: nn.Module = self.before.build().requires_grad_(False)
-        return teacher.to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload,no-any-return]  # torch's annotation lacks this pair
+        return teacher.to(device=device, memory_format=memory_format_of(teacher, device))  # type: ignore[call-overload,no-any-return]  # torch's annotation lacks this pair
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a resumed stage must share; none where it is the only one."""
@@ -107,7 +107,8 @@ class TrainingRun(Run[EpochRecord]):
         self.arithmetic = arithmetic
         self.class_weights = torch.tensor(class_weights, device=device) if class_weights else None
         self.learning_rate = 0.0  # of the last step
-        self.network = build_network(config).to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = build_network(config)
+        self.network.to(device=device, memory_format=memory_format_of(self.network, device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
         check_recipe(recipe, self.network, config.name, alone=not stage.whole.stages)
         teacher = stage.teacher(recipe, device)
         if stage.before is not None and recipe.weights_from_before:
@@ -201,7 +202,7 @@ class TrainingRun(Run[EpochRecord]):
             self.schedule.step()
             return
         with mixed(self.arithmetic, self.device):
-            logits = self.parallel(images.contiguous(memory_format=LAYOUT))
+            logits = self.parallel(images.contiguous(memory_format=memory_format_of(self.network, self.device)))
             loss = self.loss(images, logits, labels, self.place.epoch / self.epochs, batch.class_weight)
         self.check_loss("loss", loss, self.network, images, lambda: self._again(images))
         # Gradients are averaged over processes, see `processes`.
@@ -224,7 +225,7 @@ class TrainingRun(Run[EpochRecord]):
     def _again(self, images: Tensor) -> None:
         """Run the network as a step does."""
         with mixed(self.arithmetic, self.device):
-            self.network(images.contiguous(memory_format=LAYOUT))
+            self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)))
 
     def _whole(self, labels: Tensor) -> "_Batch":
         """Count a batch over all processes, of which this one has the images of `labels`.

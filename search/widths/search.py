@@ -39,7 +39,7 @@ from bnas_deploy.search.data.dataset import InMemoryDataSet, generator
 from bnas_deploy.search.models.registry import FAMILIES
 from bnas_deploy.search.models.width_layout import Layout, layout_of
 from bnas_deploy.search.nn.scheme_layer import regularisers, set_progress
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 from bnas_deploy.search.training.listener import Listener
 from bnas_deploy.search.training.memory import check_memory, training_need
 from bnas_deploy.search.training.place import Extent
@@ -185,7 +185,8 @@ class _WidthRun(Run[WidthEpoch]):
         )
         widest = ", ".join(map(str, self.channels[:, -1].tolist()))
         check_memory(f"a search for widths, now up to {widest},", need, self.config.batch_size, self.device)
-        self.network = WidthSupernet(self.layout, self.channels).to(self.device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = WidthSupernet(self.layout, self.channels)
+        self.network.to(self.device, memory_format=memory_format_of(self.network, self.device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.weights = list(self.network.parameters())
         self.weight_optimizer = torch.optim.SGD(
             self.weights,
@@ -248,7 +249,7 @@ class _WidthRun(Run[WidthEpoch]):
             group["lr"] = self.learning_rate()
         with torch.no_grad():
             pi = self.sample(self.distribution())
-        logits = self.network(images.contiguous(memory_format=LAYOUT), pi)
+        logits = self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)), pi)
         loss = nn.functional.cross_entropy(logits, labels)
         more = regularisers(self.network)
         self.weight_optimizer.zero_grad()
@@ -262,7 +263,7 @@ class _WidthRun(Run[WidthEpoch]):
         """Move mu, with the weights as they are: down the loss and Eq. 7's penalty of the expected cost."""
         p = self.distribution()
         pi = self.sample(p)
-        logits = self.network(images.contiguous(memory_format=LAYOUT), pi)
+        logits = self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)), pi)
         loss = nn.functional.cross_entropy(logits, labels)
         goal = self.config.goal
         penalty = goal.penalty * (self.expected_cost() - goal.target).clamp_min(0)

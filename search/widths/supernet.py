@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.models.width_layout import Channels, Layer, Layout
 from bnas_deploy.search.nn.layers import BinaryConv2d
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 
 Part = tuple[int, Tensor]
 """The number of a width, and which of its channels each candidate has: float32 (3, channels) of 0 and 1."""
@@ -44,7 +44,8 @@ class WidthSupernet(nn.Module):
     def __init__(self, layout: Layout, candidates: Tensor) -> None:
         super().__init__()
         widest = tuple(candidates[:, -1].tolist())
-        self.network = build_network(layout.base.with_widths(widest)).to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this
+        self.network = build_network(layout.base.with_widths(widest))
+        self.network.to(memory_format=memory_format_of(self.network, torch.device("cpu")))  # type: ignore[call-overload]  # torch's annotation lacks this
         self._pi: Tensor | None = None
         modules = dict(self.network.named_modules())
         for layer in layout.layers:

@@ -26,7 +26,7 @@ from bnas_deploy.search.data.augmentation import SMALL
 from bnas_deploy.search.data.dataset import DataDescription, DataSet, Images, InMemoryDataSet
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import build_network, configure, network_names
-from bnas_deploy.search.training.acceleration import LAYOUT, check_arithmetic, find_device, mixed, tf32
+from bnas_deploy.search.training.acceleration import check_arithmetic, find_device, memory_format_of, mixed, tf32
 from bnas_deploy.search.training.recipes import ARITHMETICS, RECIPES
 from bnas_deploy.search.training.train import train
 
@@ -38,7 +38,9 @@ class Steps:
 
     def __init__(self, config: ModelConfig, device: torch.device, arithmetic: str) -> None:
         torch.manual_seed(0)
-        self.network = build_network(config).train().to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.network = build_network(config).train()
+        self.layout = memory_format_of(self.network, device)
+        self.network.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.optimizer = RECIPES["cifar-standard"].optimiser.build(self.network.parameters())
         self.arithmetic = arithmetic
         self.scaler = torch.amp.GradScaler(device.type, enabled=arithmetic == "float16")
@@ -69,13 +71,12 @@ def step_times(
 ) -> list[tuple[float, float]]:
     """Return the median seconds of a step of the network and of its float twin, as `Steps.medians`."""
     images = torch.randn(batch_size, config.in_channels, *config.image_size, device=device)
-    images = images.contiguous(memory_format=LAYOUT)
     labels = torch.randint(0, CLASSES, (batch_size,), device=device)
     both = [Steps(each, device, arithmetic) for each in (config, config.float_twin())]
     with tf32(arithmetic == "tf32"):
         for _ in range(2 + steps):
             for each in both:
-                each.step(images, labels)
+                each.step(images.contiguous(memory_format=each.layout), labels)
     return [each.medians() for each in both]
 
 

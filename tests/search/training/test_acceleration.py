@@ -1,11 +1,14 @@
 """Arithmetic and compiled code: what they round, what they leave as it is, and what they need."""
 
+import subprocess
+import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from bnas_deploy.core.errors import BnasError
@@ -16,8 +19,9 @@ from bnas_deploy.search.cells.space import SearchSpace
 from bnas_deploy.search.cells.supernet import Mixture, Supernet
 from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDataSet
 from bnas_deploy.search.nn.estimators import sign_activation, sign_weight
+from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training import acceleration
-from bnas_deploy.search.training.acceleration import check_arithmetic, check_compiler, compiled, tf32
+from bnas_deploy.search.training.acceleration import check_arithmetic, check_compiler, compiled, memory_format_of, tf32
 
 # While it traces, torch.compile uses what PyTorch deprecates, and looks at attributes that warn.
 compiles = pytest.mark.filterwarnings("ignore")
@@ -245,3 +249,37 @@ def test_a_gpu_takes_the_step_of_the_cpu(code):
 def test_a_gpu_searches(tmp_path, arithmetic, code):
     config = replace(CONFIG, arithmetic=arithmetic, compiled=code)
     assert module.search(make_data(), config, tmp_path, device=CUDA).finished
+
+
+STRIDED = """
+import torch
+from torch import nn
+from bnas_deploy.search.training.acceleration import memory_format_of
+
+for channels in (2, 4, 6):
+    network = nn.Sequential(nn.Conv2d(3, channels, 1, bias=False), nn.Conv2d(channels, 8, 1, stride=2, bias=False))
+    layout = memory_format_of(network, torch.device("cpu"))
+    network.to(memory_format=layout)
+    for _ in range(30):
+        images = torch.randint(-8, 9, (4, 3, 16, 16)).float()
+        network(images.contiguous(memory_format=layout)).sum().backward()
+        seen = network[0](images)[:, :, ::2, ::2].sum((0, 2, 3))
+        assert torch.allclose(network[1].weight.grad[:, :, 0, 0], seen.expand(8, -1), rtol=1e-3, atol=1e-2)
+        network.zero_grad()
+"""
+
+
+def test_gradients_of_strided_1x1_convolutions_of_few_channels_are_right():
+    # In channels last the process ends with "corrupted double-linked list", or hangs, where a CPU has AVX2.
+    command = [sys.executable, "-P", "-c", STRIDED]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, BinaryConv2d])
+def test_only_networks_with_such_a_convolution_have_their_channels_first(kind):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), kind(4, 8, 1, stride=2))
+    assert memory_format_of(network, CPU) == torch.contiguous_format
+    assert memory_format_of(network, CUDA) == torch.channels_last
+    for other in (kind(4, 8, 1), kind(4, 8, 3, stride=2), kind(8, 8, 1, stride=2), nn.Linear(3, 4)):
+        assert memory_format_of(nn.Sequential(other), CPU) == torch.channels_last

@@ -20,7 +20,7 @@ from bnas_deploy.search.data import open_data
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.training import checks
 from bnas_deploy.search.training import training_run as module
-from bnas_deploy.search.training.acceleration import LAYOUT
+from bnas_deploy.search.training.acceleration import memory_format_of
 from bnas_deploy.search.training.checkpoint import load_checkpoint, read_tensors, write_tensors
 from bnas_deploy.search.training.checks import TrainError
 from bnas_deploy.search.training.evaluate import evaluate
@@ -365,9 +365,11 @@ def test_labels_are_smoothed_and_gradients_clipped_as_the_recipe_says(run, brigh
     )
     run(tmp_path, recipe=recipe)
     torch.manual_seed(0)
-    network = module.build_network(CONFIG).train().to(memory_format=LAYOUT)  # type: ignore[call-overload]  # torch's annotation lacks this pair
+    network = module.build_network(CONFIG).train()
+    layout = memory_format_of(network, torch.device("cpu"))
+    network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation lacks this pair
     ((images, labels),) = bright_rows().train_batches(36, Augmentation(), seed=0, epoch=0)
-    images = images.contiguous(memory_format=LAYOUT)  # a rounding elsewhere could turn a sign
+    images = images.contiguous(memory_format=layout)  # a rounding elsewhere could turn a sign
     smoothed = torch.nn.functional.one_hot(labels, 3) * 0.7 + 0.1
     (-(smoothed * network(images).log_softmax(dim=1)).sum(dim=1).mean()).backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
