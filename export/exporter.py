@@ -34,6 +34,7 @@ from bnas_deploy.export.compared import answers_to_feed, refuse, write_vectors
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, find_doubts, no_binary_layer
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.foreign.steps import sampled
 from bnas_deploy.export.foreign.translate import Translator
 from bnas_deploy.export.foreign.understood import Understood
 from bnas_deploy.export.given import (
@@ -219,7 +220,8 @@ def _export(
         _check_layers(module, translator)
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
-        log.notes += [note for note in (converted, labels_twice(description.labels)) if note]
+        said = converted, labels_twice(description.labels), sampled() if translator.recognised else None
+        log.notes += [note for note in said if note]
         doubts = replace(doubts, weights=description.doubt)
         progress("making its float twin")
         made = float_twin(before, translator, twin, feed)

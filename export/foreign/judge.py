@@ -118,8 +118,8 @@ def compare_behind(name: str, translation: Translation, x: Tensor, y: Tensor, fi
     got = translation(x)
     if got.numel() != y.numel():
         raise ExportError(
-            f"{REFUSED}: {name}: answers {tuple(y.shape)} in the module and {tuple(got.shape)} in its translation; "
-            "look at stride, padding, dilation and groups"
+            f"{REFUSED}: {name}: answers {tuple(y.shape)} in the module and {tuple(got.shape)} in its translation, by "
+            "its stride, padding, dilation and groups"
         )
     want = y.reshape(got.shape)
     difference = (got - want).abs().double()

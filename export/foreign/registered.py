@@ -117,6 +117,7 @@ def _compared(module: nn.Module, ruled: Ruled, feed: Feed, first_image: int) -> 
     """Run the user's module, compare its registered layers, and return its answers and what the layers made."""
     made: dict[str, list[Tensor]] = {path: [] for path in ruled.layers}
     read: dict[str, Tensor] = {}
+    kinds = {path: type(module.get_submodule(path)).__name__ for path in ruled.layers}
 
     def before(path: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
@@ -130,16 +131,18 @@ def _compared(module: nn.Module, ruled: Ruled, feed: Feed, first_image: int) -> 
         if not isinstance(y, Tensor):
             raise ExportError(f"{path}: answers {type(y).__name__}, and a layer with a rule answers one tensor")
         made[path].append(y.detach().clone())
+        name = f"{path} ({kinds[path]})" if path else kinds[path]
         x = pixels(read[path], dense=layer.weight.ndim == 2)
+        _check_channels(name, layer, x, read[path])
         try:
-            compare_behind(path, translation, x, y.detach(), first_image)
+            compare_behind(name, translation, x, y.detach(), first_image)
         except ExportError as error:
             zeros = int((x == 0).sum())
             hint = f"; {zeros:,} of {x.numel():,} values in front are exactly 0: is sign(0) 0 in it?" if zeros else ""
             raise ExportError(f"{error.message}; look at its rule{hint}") from None
         except RuntimeError as error:
             raise ExportError(
-                f"{REFUSED}: {path}: its rule gives weights {tuple(layer.weight.shape)}, which do not fit "
+                f"{REFUSED}: {name}: its rule gives weights {tuple(layer.weight.shape)}, which do not fit "
                 f"{tuple(read[path].shape)}: {str(error).splitlines()[0]}"
             ) from None
 
@@ -150,6 +153,19 @@ def _compared(module: nn.Module, ruled: Ruled, feed: Feed, first_image: int) -> 
         handles.append(layer.register_forward_hook(lambda layer, x, y, path=path: behind(path, x, y)))
     with _removed(handles), torch.no_grad():
         return module(*feed.tensors), made
+
+
+def _check_channels(name: str, layer: BinaryLayer, x: Tensor, read: Tensor) -> None:
+    """Refuse a rule whose weights read other channels than there are; x is what the layer reads, (N, C, H, W)."""
+    channels = layer.weight.shape[1] * layer.groups
+    if x.ndim == 4 and x.shape[1] == channels:
+        return
+    axes = f"(N, {channels})" if layer.weight.ndim == 2 else f"(N, {channels}, H, W)"
+    groups = f" in {layer.groups} groups" if layer.groups > 1 else ""
+    raise ExportError(
+        f"{REFUSED}: {name}: its rule gives weights {tuple(layer.weight.shape)}{groups}, which read {axes}, and the "
+        f"layer reads {tuple(read.shape)}; give weights (O, C/groups, KH, KW), or (O, C) of a dense layer"
+    )
 
 
 def _compare_whole(ruled: nn.Module, answers: Any, made: dict[str, list[Tensor]], feed: Feed) -> None:

@@ -242,6 +242,17 @@ def _magnitudes() -> Floats:
     return np.concatenate([positive, -positive]).astype(np.float32)
 
 
+def sampled() -> str:
+    """Say at which numbers a function is looked at, for the report: what lies between them is seen on images alone."""
+    numbers = _magnitudes()
+    least, most = numbers[numbers > 0].min(), numbers.max()
+    return (
+        f"recognised layers: what makes their activations was computed for {len(numbers):,} numbers of magnitudes from "
+        f"{least:.0e} to {most:.0e}, and for those around each threshold; what is otherwise for a few numbers between "
+        "them is seen only where the images have such"
+    )
+
+
 def _with_columns(values: Floats, channels: int) -> Floats:
     return np.repeat(values[:, None], channels, axis=1)
 

@@ -285,6 +285,10 @@ def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType,
         "binary layer 1.conv: activations -1 and +1; threshold 0 of the output of 0.3, from ge, where; scale 1, from "
         "1.conv.weight; padding +1" in text
     )
+    assert (
+        "note recognised layers: what makes their activations was computed for 1,086 numbers of magnitudes from "
+        in text
+    )
 
 
 def test_no_binary_layer(networks: ModuleType, tmp_path: Path) -> None:

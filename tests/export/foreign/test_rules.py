@@ -147,15 +147,18 @@ WRONG: dict[str, tuple[Callable[[nn.Conv2d], object], str]] = {
     ),
     "channels": (
         lambda layer: BinaryLayer(layer.weight[:, :4], scale=1.0, bias=layer.bias, padding=1),
-        r"layer: its rule gives weights \(8, 4, 3, 3\), which do not fit \(4, 8, 14, 14\)",
+        r"layer \(StoredSigns\): its rule gives weights \(8, 4, 3, 3\), which read \(N, 4, H, W\), and the layer reads "
+        r"\(4, 8, 14, 14\); give weights",
     ),
     "geometry": (
         lambda layer: BinaryLayer(layer.weight, scale=1.0, bias=layer.bias),
-        r"layer: answers \(4, 8, 14, 14\) in the module and \(4, 8, 12, 12\) in its translation; .*; look at its rule",
+        r"layer \(StoredSigns\): answers \(4, 8, 14, 14\) in the module and \(4, 8, 12, 12\) in its translation, by "
+        r"its stride, padding, dilation and groups; look at its rule$",
     ),
     "another scale": (
         lambda layer: BinaryLayer(layer.weight, scale=1.01, bias=layer.bias, padding=1),
-        r"nothing was written, .*: layer: the result of image 0, channel 0, row 0, column 0 is .*; look at its rule$",
+        r"nothing was written, .*: layer \(StoredSigns\): the result of image 0, channel 0, row 0, column 0 is .*; look at "
+        r"its rule$",
     ),
 }  # fmt: skip
 
