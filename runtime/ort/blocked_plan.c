@@ -22,12 +22,24 @@ static int64_t row_bytes_of(const BnasRun* run, const Axis* axes) {
     return row_bytes;
 }
 
+/* What gathering whole tiles saves where loads across two lines of the cache are slow, in the unit below: a ninth of
+ * counting, and for rows that the epilogue does not take one by one the copies that move their mismatches together. */
+static int64_t saved_by_alignment(const BnasRun* run, const KernelSpec* spec, int64_t vectors) {
+    const int64_t channels = group_channels(run->conv), width = run->out_size[1];
+    const int64_t copies = width < LONG_ROW ? run->out_size[0] * ceil_div(2 * width, 16) * channels : 0;
+    return vectors * weight_rows(run->conv, spec) / 9 + 2 * copies / steps_of(run->conv, spec);
+}
+
 /* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
 static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t lanes) {
     const int64_t vector_bytes = spec->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
-    const int64_t saved = run->batch * ceil_div(lanes, vector_bytes) - ceil_div(run->batch * pixels, vector_bytes);
+    const int64_t vectors = ceil_div(lanes, vector_bytes);
+    const int64_t fewer = run->batch * vectors - ceil_div(run->batch * pixels, vector_bytes);
     const int64_t copies = run->batch * run->out_size[0] * ceil_div(run->out_size[1], 16);
-    return saved * weight_rows(run->conv, spec) > 2 * copies;
+    const bool fits = steps_of(run->conv, spec) * tile_lanes(spec) <= GATHERED_BYTES;
+    const bool aligns = spec->in_place < spec->vectors && lanes > pixels && fits;
+    const int64_t aligned = aligns ? run->batch * saved_by_alignment(run, spec, vectors) : 0;
+    return fewer * weight_rows(run->conv, spec) + aligned > 2 * copies;
 }
 
 /* What look-ups cost for each pair: 4 for a vector, and where a tile has no other 1 or 2 more, so that each has to
