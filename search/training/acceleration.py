@@ -31,7 +31,7 @@ def memory_format_of(network: nn.Module, device: torch.device) -> torch.memory_f
     (tests/bench/train_speed.py).
 
     On CPUs oneDNN, as PyTorch 2.13 has it, writes past the end of its buffer where it computes the gradient of the
-    weights of a 1x1 convolution with a stride, in channels last and with AVX2, if there are less channels than floats
+    weights of a 1x1 convolution with a stride, in channels last and with AVX2, if there are fewer channels than floats
     in a vector. We met it with 2 to 6 input channels, and strides of 2, 3 and 4; padding, groups or a 3x3 kernel did
     no harm. A network that has such a convolution is computed with its channels first.
     """
