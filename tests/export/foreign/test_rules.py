@@ -157,8 +157,8 @@ WRONG: dict[str, tuple[Callable[[nn.Conv2d], object], str]] = {
     ),
     "another scale": (
         lambda layer: BinaryLayer(layer.weight, scale=1.01, bias=layer.bias, padding=1),
-        r"nothing was written, .*: layer \(StoredSigns\): the result of image 0, channel 0, row 0, column 0 is .*; look at "
-        r"its rule$",
+        r"nothing was written, .*: layer \(StoredSigns\): the result of image 0, channel 0, row 0, column 0 is .*; "
+        r"look at its rule$",
     ),
 }  # fmt: skip
 
