@@ -223,7 +223,7 @@ def _name_of(config: ModelConfig, geometry: "Geometry") -> str:
         return ""
     try:
         with torch.device("meta"):
-            network = FAMILIES[config.model].build(replace(config, scheme=DEFAULT, k_map=False))  # type: ignore[type-var]  # it is a dataclass, see above
+            network = FAMILIES[config.model].build(replace(config, scheme=DEFAULT, k_map=False))
     except (BnasError, ExcludedError):
         return ""
     named = (name for name, layer in network.named_modules() if isinstance(layer, BinaryConv2d) and layer.has(geometry))
