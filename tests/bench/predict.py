@@ -33,7 +33,7 @@ ITERATIONS = 100
 NEWEST_LLVM = 30
 
 # An instruction of a disassembly: its address, and what it does.
-_INSTRUCTION = re.compile(r"^\s*(?P<at>[0-9a-f]+):\s+(?P<text>\S.*?)\s*(?:#.*|// .*)?$")
+_INSTRUCTION = re.compile(r"^\s*(?P<at>[0-9a-f]+):\s+(?P<text>\S.*?)(?:\s+(?:#|//)\s.*)?$")
 _BRANCH = re.compile(r"^(?:j\w+|b\.\w+|cbn?z|tbn?z)\s+.*?0x(?P<to>[0-9a-f]+) <")
 _CYCLES = re.compile(r"^Total Cycles:\s+(\d+)$", re.MULTILINE)
 

@@ -17,7 +17,7 @@ AARCH64 = """
 0000000000000000 <bnas_neon_count>:
        0:      	mov	x9, xzr
        4:      	mov	x8, xzr
-       8:      	ldr	q0, [x0, x8]
+       8:      	usra	v0.16b, v4.16b, #0x4            // a comment
        c:      	cbz	x1, 0x14 <bnas_neon_count+0x14>
       10:      	eor	v1.16b, v0.16b, v2.16b
       14:      	cnt	v1.16b, v1.16b
@@ -45,17 +45,28 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "isa", "loop", "operations"),
     [
-        (AARCH64, "neon", "ldr cbz eor cnt add", 16 * 8),
-        (X86, "avx2", "vpshufb vpaddb", 32 * 4 * 2),
+        (
+            AARCH64,
+            "neon",
+            [
+                "usra v0.16b, v4.16b, #0x4",
+                "cbz x1, 0x14",
+                "eor v1.16b, v0.16b, v2.16b",
+                "cnt v1.16b, v1.16b",
+                "add v3.16b, v3.16b, v1.16b",
+            ],
+            16 * 8,
+        ),
+        (X86, "avx2", ["vpshufb (%rcx,%rdi), %ymm0, %ymm1", "vpaddb 0x10(%rip), %ymm1, %ymm2"], 32 * 4 * 2),
     ],
     ids=["aarch64", "x86"],
 )
-def test_innermost_loops_are_found(text: str, isa: str, loop: str, operations: int) -> None:
+def test_innermost_loops_are_found(text: str, isa: str, loop: list[str], operations: int) -> None:
     done = run(
         f"(loop,) = predict.inner_loops({text!r})\nrow = {{row.isa: row for row in predict.KERNEL_SPECS}}[{isa!r}]\n"
-        "print(*(each.split()[0] for each in loop))\nprint(predict.multiply_adds(loop, row))"
+        "print(*(' '.join(each.split()) for each in loop), predict.multiply_adds(loop, row), sep='\\n')"
     )
-    assert done.stdout.splitlines() == [loop, str(operations)], done.stderr
+    assert done.stdout.splitlines() == [*loop, str(operations)], done.stderr
 
 
 def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
