@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.memory import allocation_failure
 
 # Imports no framework.
 from bnas_deploy.search.training import torchrun
@@ -28,13 +29,21 @@ class Command(click.Command):
 
 @contextmanager
 def as_a_line() -> Iterator[None]:
-    """Turn a BnasError into the error of click that ends a command with a line, which one of several processes says."""
+    """Turn a BnasError into the error of click that ends a command with a line, which one of several processes says.
+
+    Memory that could not be had is an error of the user, too, wherever it is met.
+    """
     try:
         yield
     except BnasError as error:
         raise _once(click.ClickException(error.message)) from None
     except click.ClickException as error:
         raise _once(error) from None
+    except (MemoryError, RuntimeError) as error:
+        if (failure := allocation_failure(error)) is None:
+            raise
+        message = f"{failure}; end other programs, or ask for less: a smaller network, smaller images or batches"
+        raise _once(click.ClickException(message)) from None
 
 
 def _once(error: click.ClickException) -> click.ClickException | click.exceptions.Exit:

@@ -18,8 +18,8 @@ less for its weights. On a GPU, and for a search, they were not measured.
 """
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.memory import memory_bytes
+from bnas_deploy.core.memory import Limit, allocation_failure, bytes_text, memory_limit, resident_bytes
 
 WORKING = 1.29
 """Bytes that a process takes for each that autograd keeps."""
@@ -41,14 +41,13 @@ COPIES = 8
 MEASURED_SIDES = (64, 96)
 """The largest sides of the images that an estimate runs; multiples of 32, as every network takes them."""
 
-_GIGABYTE = 1e9
-
 
 @dataclass(frozen=True)
 class Need:
     """What training takes: `fixed` bytes whatever the batch, and `per_image` for each image of it.
 
-    `held` bytes are what the process has in use before; on a GPU they are elsewhere.
+    Of a network whose weights alone are more than there is, `per_image` is not known, and 0. `held` bytes are what the
+    process has in use before; on a GPU they are elsewhere.
     """
 
     fixed: float
@@ -58,14 +57,6 @@ class Need:
     def bytes(self, batch_size: int) -> float:
         """Return what a batch of so many images takes beyond what is held."""
         return self.fixed + self.per_image * batch_size
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The most that this process can have, and whose limit that is."""
-
-    bytes: int
-    whose: str
 
 
 def training_need(
@@ -86,7 +77,12 @@ def training_need(
         more_copies: of the weights that are kept besides their momentum: what other optimisers keep, a running average,
             a teacher.
     """
-    held = _resident_bytes()
+    held = resident_bytes()
+    copies = COPIES + more_copies
+    with torch.device("meta"):  # shapes without memory
+        alone = copies * _weight_bytes(build())
+    if (limit := memory_limit()) and held + alone > limit.bytes:  # then it cannot be run either
+        return Need(STARTING + alone, 0.0, held)
     with torch.random.fork_rng(devices=[]):  # its random initialisation must leave no trace
         network = build().train()
 
@@ -96,8 +92,11 @@ def training_need(
         return 3 * two - 2 * three, three - two
 
     batch, per_image = _at_size(kept, image_shape)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return Need(STARTING + (COPIES + more_copies) * weights + WORKING * batch, WORKING * per_image, held)
+    return Need(STARTING + copies * _weight_bytes(network) + WORKING * batch, WORKING * per_image, held)
+
+
+def _weight_bytes(network: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def _at_size(
@@ -154,65 +153,40 @@ def check_memory(what: str, need: Need, batch_size: int, device: torch.device, p
     wanted = held + need.bytes(math.ceil(batch_size / sharing))
     if limit is None or wanted <= limit.bytes:
         return
-    fits = math.floor((limit.bytes - held - need.fixed) / need.per_image) * sharing
+    left = limit.bytes - held - need.fixed
+    fits = math.floor(left / need.per_image) * sharing if need.per_image else 0
     smaller = f"--batch-size {fits} would fit" if fits >= 1 else "no --batch-size would fit: lower --image-size"
     other = "or choose a smaller network" if fits < 1 else "or lower --image-size, or choose a smaller network"
     shared = f" on {sharing} GPUs" if sharing > 1 else ""
     raise BnasError(
-        f"{what} with {batch_size} images a step{shared} takes about {_text(wanted)} of memory, and {limit.whose} "
-        f"{_text(limit.bytes)}; {smaller}, {other}"
+        f"{what} with {batch_size} images a step{shared} takes about {bytes_text(wanted)} of memory, and {limit.whose} "
+        f"{bytes_text(limit.bytes)}; {smaller}, {other}"
     )
 
 
-def _text(count: float) -> str:
-    return f"{count / _GIGABYTE:.1f} GB" if count >= _GIGABYTE else f"{count / 1e6:.0f} MB"
+@contextmanager
+def enough_memory(where: Callable[[], str], folder: Path, error: type[BnasError]) -> Iterator[None]:
+    """Turn memory that a run does not get into a sentence: an estimate knows nothing of what others take.
+
+    Args:
+        where: says how far the run is.
+        folder: of the run.
+        error: of the run.
+
+    Raises:
+        error: it did not get some.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as refused:
+        if (failure := allocation_failure(refused)) is None:
+            raise
+        raise error(
+            f"{where()}: {failure}; {folder} keeps what was saved last: end other programs and add --resume, or begin "
+            "elsewhere with a smaller --batch-size, network or --image-size"
+        ) from None
 
 
 def _gpu_limit(device: torch.device) -> Limit:
     free, _ = torch.cuda.mem_get_info(device)
     return Limit(free, f"{torch.cuda.get_device_name(device)} has free")
-
-
-def memory_limit(root: Path = Path("/")) -> Limit | None:
-    """Return the memory of this machine or of the control groups that this process is in, whichever is least.
-
-    None where the system does not tell. `root` is where /proc and /sys are. What others use is not taken off.
-    """
-    machine = memory_bytes(root)
-    limits = [*([] if machine is None else [Limit(machine, "this machine has")]), *_group_limits(root)]
-    return min(limits, key=lambda limit: limit.bytes, default=None)
-
-
-def _group_limits(root: Path) -> list[Limit]:
-    """Return those of every group from that of this process up; a container may see its own as the topmost one."""
-    limits = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            mount, file = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            text = _read(folder / file).strip()
-            if text.isdecimal():  # not "max"
-                limits.append(Limit(int(text), "this process may have (its control group)"))
-            if folder == mount:
-                break
-    return limits
-
-
-def _resident_bytes() -> int:
-    """Return what this process holds now, 0 where the system does not tell."""
-    found = re.search(r"^VmRSS:\s*(\d+) kB", _read(Path("/proc/self/status")), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
-
-
-def _read(path: Path) -> str:
-    """Return the text of a file of the system, "" where it is not there."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

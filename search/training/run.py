@@ -28,6 +28,7 @@ import bnas_deploy
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.search.training.checkpoint import check_format, read_tensors, write_tensors
 from bnas_deploy.search.training.listener import Listener, Silence
+from bnas_deploy.search.training.memory import enough_memory
 from bnas_deploy.search.training.not_finite import find_cause
 from bnas_deploy.search.training.place import Extent, Place
 from bnas_deploy.search.training.processes import ALONE, Processes
@@ -190,7 +191,7 @@ class Run(ABC, Generic[Record]):
         """Go on until the last epoch, or until `stop` answers True; return whether it was the last epoch."""
         self.listener.started(epochs=self.epochs, steps=self.steps, done=self.done)
         try:
-            with self.processes.watched(self.error):
+            with self.processes.watched(self.error), enough_memory(self.place_text, self.folder, self.error):
                 while self.place.epoch < self.epochs:
                     self.train_epoch(stop)
                     self.finish_epoch(stop)
@@ -198,6 +199,10 @@ class Run(ABC, Generic[Record]):
             self.save_place()
             return False
         return True
+
+    def place_text(self) -> str:
+        """Return where the run is."""
+        return f"epoch {self.place.epoch + 1}, step {self.place.step + 1}"
 
     @property
     def done(self) -> int:

@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from bnas_deploy.commands.runs import ProgressBar, resume_command
 from bnas_deploy.commands.train import command
+from bnas_deploy.core.memory import Limit
 from bnas_deploy.core.run_metrics import EpochRecord
 from bnas_deploy.export import export_checkpoint
 from bnas_deploy.export.images import verification_images
@@ -28,7 +29,6 @@ from bnas_deploy.runtime.session import open_bundle
 from bnas_deploy.search.data.kinds import training_defaults
 from bnas_deploy.search.models.bnas.config import NETWORKS
 from bnas_deploy.search.training.checkpoint import load_checkpoint
-from bnas_deploy.search.training.memory import Limit
 
 FILES = ["README.md", "best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 

@@ -1,14 +1,20 @@
 """What steps need and what there is; the docstring of `memory` has the estimate against real processes."""
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from torch import nn
 
+from bnas_deploy.commands.command import as_a_line
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES
+from bnas_deploy.core.memory import Limit, allocation_failure, memory_limit, resident_bytes
 from bnas_deploy.search.cells.config import SEARCH_RECIPES, SearchConfig, SupernetConfig
 from bnas_deploy.search.cells.search import search
 from bnas_deploy.search.cells.space import SPACES
@@ -16,9 +22,10 @@ from bnas_deploy.search.data.dataset import DataDescription, Images, InMemoryDat
 from bnas_deploy.search.models.bnas.config import NetworkConfig
 from bnas_deploy.search.models.bnas.network import build_network
 from bnas_deploy.search.training import checks, memory
-from bnas_deploy.search.training.memory import Limit, Need, check_memory, memory_limit, training_need
+from bnas_deploy.search.training.memory import Need, check_memory, training_need
 from bnas_deploy.search.training.recipes import RECIPES, Optimiser
 from bnas_deploy.search.training.train import train
+from bnas_deploy.search.training.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 GIGABYTE = 10**9
@@ -162,7 +169,7 @@ def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], limit: Li
 def test_this_machine_tells() -> None:
     limit = memory_limit()
     assert limit is not None
-    assert limit.bytes > memory._resident_bytes() > 10**6
+    assert limit.bytes > resident_bytes() > 10**6
 
 
 # ---- refusals
@@ -176,7 +183,7 @@ def two_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "memory_limit", lambda: Limit(5 * 10**8, "this process may have (its control group)"))
-    monkeypatch.setattr(memory, "_resident_bytes", lambda: 5 * 10**8)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 5 * 10**8)
 
 
 @pytest.mark.usefixtures("two_gigabytes")
@@ -242,3 +249,81 @@ def test_a_search_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, strate
     with pytest.raises(BnasError, match=r"^a search with 3 cells on images of 8x8 with 4 images a step takes about 6"):
         search(make_data(), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                "to allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "40.0 GB of memory",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"),
+            "21 MB of memory",
+        ),
+        (MemoryError("Unable to allocate 745. GiB for an array with shape (100000000000,)"), "799.9 GB of memory"),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 2000000000"), "2.0 GB of memory"),
+        (RuntimeError("std::bad_alloc"), "memory"),
+        (MemoryError(), "memory"),
+    ],
+    ids=["torch", "gpu", "numpy", "onnxruntime", "c++", "python"],
+)
+def test_memory_that_could_not_be_had_is_told_with_figures(error: Exception, asked: str) -> None:
+    said = allocation_failure(error)
+    assert said is not None
+    limit = memory_limit()
+    assert limit is not None
+    there = rf"; {re.escape(limit.whose)} [0-9.]+ [GM]B"
+    assert re.fullmatch(rf"{re.escape(asked)} could not be had beside [0-9.]+ [GM]B in use{there}", said)
+
+
+def test_another_error_is_none_of_memory() -> None:
+    assert allocation_failure(RuntimeError("shape '[2]' is invalid for input of size 3")) is None
+
+
+def test_a_run_that_gets_no_memory_says_where_it_is_and_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_step(*batch: object) -> None:
+        torch.empty(10**18)
+
+    recipe = replace(RECIPES["digits"], epochs=1, batch_size=8)
+    config = NetworkConfig("tiny", 3, 4, "cifar", GENOTYPES["imagenet"], classes=3, in_channels=1, image_size=(8, 8))
+    pixels, labels = torch.zeros(16, 1, 8, 8, dtype=torch.uint8), torch.arange(16) % 3
+    data = InMemoryDataSet(
+        DataDescription("zeros", ("a", "b", "c"), 1, (8, 8), (0.4,), (0.3,)), *[Images(pixels, labels)] * 2
+    )
+    message = rf"^epoch 1, step 1: 4000000000.0 GB of memory could not be had .*; {tmp_path} keeps what was saved last"
+    genuine = TrainingRun.train_step
+    monkeypatch.setattr(TrainingRun, "train_step", train_step)
+    with pytest.raises(BnasError, match=message):
+        train(data, config, recipe, tmp_path)
+    monkeypatch.setattr(TrainingRun, "train_step", genuine)
+    assert train(data, config, recipe, tmp_path, resume=True).finished
+
+
+def test_weights_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = training_need(lambda: nn.Linear(10**6, 10**6), lambda network, images: network(images), (1, 1, 10**6))
+    assert (need.fixed, need.per_image) == (memory.STARTING + memory.COPIES * 4 * (10**12 + 10**6), 0)
+    with pytest.raises(BnasError, match=r"this .* has [0-9.]+ GB; no --batch-size would fit: lower --image-size, or"):
+        check_memory("it", need, 1, CPU)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no ulimit")
+def test_what_the_shell_allows_is_a_limit() -> None:
+    code = "from bnas_deploy.core.memory import memory_limit; print(memory_limit())"
+    line = f"ulimit -v 500000; exec {sys.executable} -P -c '{code}'"
+    said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
+    found = re.fullmatch(r"Limit\(bytes=(\d+), whose='this process may have \(ulimit -v\)'\)\n", said)
+    assert found, said
+    assert 300_000_000 < int(found[1]) < 512_000_000
+
+
+def test_a_command_without_memory_ends_with_a_line() -> None:
+    line = r"^memory could not be had .*; end other programs, or ask for less"
+    with pytest.raises(click.ClickException, match=line), as_a_line():
+        raise MemoryError
