@@ -15,7 +15,7 @@ assert sys.platform == "win32"
 
 _GENERIC_READ, _GENERIC_WRITE, _DELETE = 0x80000000, 0x40000000, 0x00010000
 _SHARE_ALL = 1 | 2 | 4  # others may read, write, and rename or delete it
-_CREATE_NEW, _OPEN_EXISTING = 1, 3
+_CREATE_NEW, _OPEN_EXISTING, _OPEN_ALWAYS = 1, 3, 4
 _FILE_ATTRIBUTE_NORMAL, _OPEN_REPARSE_POINT = 0x80, 0x00200000
 _NO_HANDLE = ctypes.c_void_p(-1).value
 
@@ -69,8 +69,13 @@ def make_folder(path: Path) -> int:
 
 
 def open_to_lock(path: Path) -> int:
-    """Open what `create` or `make_folder` made, and no link to something else."""
-    return _open(path / _LOCK if path.is_dir() else path, _GENERIC_READ, _OPEN_EXISTING, _OPEN_REPARSE_POINT)
+    """Open what `create` or `make_folder` made, and no link to something else.
+
+    What another program has open cannot be removed, so a folder may have files and no lock any more: it gets a new one.
+    """
+    if path.is_dir():
+        return _open(path / _LOCK, _GENERIC_READ, _OPEN_ALWAYS, _OPEN_REPARSE_POINT)
+    return _open(path, _GENERIC_READ, _OPEN_EXISTING, _OPEN_REPARSE_POINT)
 
 
 def is_still(path: Path, descriptor: int) -> bool:

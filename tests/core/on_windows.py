@@ -88,6 +88,10 @@ def leftovers_are_removed_and_work_is_not() -> None:
         left = folder / work.name.replace(work.name[-16:], "1111.partial")
         left.mkdir()
         (left / ".lock").touch()
+        # Another program had a file of this one open when the rest was removed.
+        held = folder / work.name.replace(work.name[-16:], "2222.partial")
+        held.mkdir()
+        (held / "file").touch()
         remove_leftovers(folder)
         assert names(folder) == sorted((file.name, work.name))
     assert names(folder) == []
