@@ -21,9 +21,6 @@ from bnas_deploy.export.quantization import quantize_layers, with_origins
 from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.session import create_session
 
-BEFORE = "float_{}"
-"""Name of the array of what output {} was before quantisation."""
-
 
 def quantize_float_layers(
     bundle: Bundle,
@@ -54,7 +51,7 @@ def quantize_float_layers(
 
     after = [tensor.numpy() for tensor in answer(feed)]
     changed = dict(zip(outputs, after, strict=True))
-    kept = {BEFORE.format(name): array for name, array in zip(outputs, before, strict=True)}
+    kept = {files.BEFORE_QUANTIZATION.format(name): array for name, array in zip(outputs, before, strict=True)}
     write_arrays(bundle.file(files.IMAGES), {**examples, **changed, **kept})
     return replace(
         manifest,

@@ -47,6 +47,9 @@ IMAGES = "test_vectors/images.npz"
 RIGHT_CLASSES = "labels"
 """Name of the array of right classes among the images."""
 
+BEFORE_QUANTIZATION = "float_{}"
+"""Name of the array of answers before float layers were quantised, of an output."""
+
 PIECES = "test_vectors/pieces.npz"
 FILES = (MODEL, FLOAT_TWIN, IMAGES, PIECES)
 """Every bundle has these besides the manifest; those of formats 1 and 2 have no pieces."""

@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bnas_deploy.core.bundle import MANIFEST, Preprocessing
+from bnas_deploy.core.bundle import BEFORE_QUANTIZATION, IMAGES, MANIFEST, Bundle, Preprocessing
 from bnas_deploy.core.errors import BnasError, CheckpointError
 from bnas_deploy.evaluation.classifiers import image_classifier
+from bnas_deploy.runtime.examples import read_examples, read_vectors
 from bnas_deploy.runtime.session import Model, open_bundle
 from bnas_deploy.search.training.acceleration import tf32
 from bnas_deploy.search.training.checkpoint import Checkpoint, load_checkpoint
+
+_COMPARED = 16
+"""Images of a bundle that a checkpoint has to answer, of 64 at most."""
 
 LIBRARY, BODIES, PYTORCH = "operator library", "function bodies", "PyTorch"
 
@@ -29,12 +33,16 @@ class Engine:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and its engines; the others are compared with the first."""
+    """A network and its engines; the others are compared with the first.
+
+    `notes` are sentences on what may be wrong with the files.
+    """
 
     name: str
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     engines: tuple[Engine, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_subject(
@@ -70,6 +78,7 @@ def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, l
     models = {LIBRARY: open_bundle(path)}
     if not library_only:
         models[BODIES] = open_bundle(path, library=False)
+    notes: tuple[str, ...] = ()
     engines = [_onnxruntime(name, model) for name, model in models.items()]
     manifest = models[LIBRARY].bundle.manifest
     labels, preprocessing = image_classifier(models[LIBRARY].bundle)
@@ -81,8 +90,27 @@ def _open_bundle(path: Path, checkpoint: Path | None, device: torch.device, *, l
                 "give the checkpoint that the bundle was exported from"
             )
         engines.append(_pytorch(loaded, device))
+        notes = _other_answers(models[LIBRARY].bundle, checkpoint, engines[-1])
     name = str(manifest.network.get("name", path.resolve().name))
-    return Subject(name, labels, preprocessing, tuple(engines))
+    return Subject(name, labels, preprocessing, tuple(engines), notes)
+
+
+def _other_answers(bundle: Bundle, checkpoint: Path, pytorch: Engine) -> tuple[str, ...]:
+    """Return a note where a checkpoint does not answer the images of a bundle as PyTorch did at its export.
+
+    The bundle has no digest of its checkpoint. Answers tell as much, and older bundles have them, too.
+    """
+    (given,), (answer,) = bundle.manifest.inputs, bundle.manifest.outputs
+    examples, quantized = read_examples(bundle), BEFORE_QUANTIZATION.format(answer.name)
+    wanted = read_vectors(bundle.file(IMAGES)).get(quantized, examples.outputs[answer.name])[:_COMPARED]
+    found = pytorch.run(torch.from_numpy(examples.inputs[given.name][:_COMPARED]))
+    largest, explained = np.abs(found - wanted).max(), bundle.manifest.verification.output_tolerances[answer.name]
+    if largest <= explained:
+        return ()
+    return (
+        f"{checkpoint} answers the images in {bundle.path} otherwise than PyTorch did at export, by {largest:.2g}, of "
+        f"which rounding explains {explained:.2g}: the bundle was probably exported from another checkpoint.",
+    )
 
 
 def _onnxruntime(name: str, model: Model) -> Engine:

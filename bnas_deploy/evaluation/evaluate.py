@@ -34,7 +34,7 @@ class Difference:
 class Evaluation:
     """What `evaluate` found; `figures` are by engine, and differences are to the first of them.
 
-    `skipped` has the names of the images that were left out because they cannot be read.
+    `skipped` has the names of the images that were left out because they cannot be read, `notes` are the subject's.
     """
 
     network: str
@@ -43,6 +43,7 @@ class Evaluation:
     figures: dict[str, Figures]
     differences: tuple[Difference, ...]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,6 +105,7 @@ def evaluate(
         {run.engine.name: figures_of(joined(run.parts), subject.labels) for run in runs},
         _differences(runs),
         tuple(sorted(opened.skipped)),
+        subject.notes,
     )
 
 

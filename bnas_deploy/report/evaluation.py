@@ -69,7 +69,7 @@ def _class_table(classes: Sequence[ClassFigures], engine: str, *, several: bool)
 def evaluation_result(result: Evaluation) -> str:
     """Say which classes are taken for which most often, and whether the engines agree."""
     figures = next(iter(result.figures.values()))
-    lines = [_confused(figures, result.labels), *map(_difference, result.differences)]
+    lines = [_confused(figures, result.labels), *map(_difference, result.differences), *result.notes]
     if result.skipped:
         few = ", ".join(result.skipped[:FEW_IMAGES]) + (", ..." if len(result.skipped) > FEW_IMAGES else "")
         lines.append(f"Left out, since they cannot be read: {counted(len(result.skipped), 'image')} ({few}).")
@@ -113,6 +113,7 @@ def evaluation_json(result: Evaluation, about: dict[str, Any]) -> str:
         "engines": {name: _to_json(figures) for name, figures in result.figures.items()},
         "differences": [asdict(each) for each in result.differences],
         "skipped": result.skipped,
+        "notes": result.notes,
     }
     return json.dumps(data, indent=2) + "\n"
 

@@ -85,6 +85,22 @@ def test_a_bundle_is_compared_with_its_bodies_and_pytorch(folder: Path, tmp_path
     assert abs(flips) <= len(pytorch["images"])  # each image that changes sides is one that is named
 
 
+def test_the_checkpoint_of_another_run_is_told(folder: Path, tmp_path: Path) -> None:
+    words = ("eval", folder / "bundle", "--data", "digits", "--limit", 10, "--library-only", "--device", "cpu")
+    right = run(*words, "--checkpoint", folder / "net.safetensors", "--json", tmp_path / "right.json")
+    assert json.loads((tmp_path / "right.json").read_text())["notes"] == []
+    genuine = load_checkpoint(folder / "net.safetensors")
+    other = untrained_checkpoint(SMALL, seed=1)
+    other = replace(other, labels=genuine.labels, preprocessing=genuine.preprocessing)
+    save_checkpoint(tmp_path / "another.safetensors", other)
+    result = run(*words, "--checkpoint", tmp_path / "another.safetensors", "--json", tmp_path / "a.json")
+    assert (right.exit_code, result.exit_code) == (0, 0), result.output
+    said = f"{tmp_path / 'another.safetensors'} answers the images in {folder / 'bundle'} otherwise than PyTorch did at"
+    assert said in result.output
+    assert said not in right.output
+    assert json.loads((tmp_path / "a.json").read_text())["notes"][0].endswith("exported from another checkpoint.")
+
+
 def test_the_bodies_can_be_left_out(folder: Path) -> None:
     result = run("eval", folder / "bundle", "--data", "digits", "--library-only")
     assert result.exit_code == 0, result.output
