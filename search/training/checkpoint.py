@@ -175,6 +175,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def is_checkpoint(data: bytes) -> bool:
+    """Tell whether the bytes of a file are those of a checkpoint, by the metadata at their start."""
+    if data[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
+        return False
+    try:
+        header = parse(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_bytes(data)])
+        return METADATA_KEY in header["__metadata__"]
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def _advice(description: Mapping[str, Any]) -> str:
     """Say what to do with a file that cannot be understood: another version may have written what this one lacks."""
     version = description.get("bnas_deploy")

@@ -34,7 +34,7 @@ from bnas_deploy.core.files import read_bytes
 from bnas_deploy.search.models.family import Layout, ModelConfig
 from bnas_deploy.search.models.registry import build_network
 from bnas_deploy.search.nn.scheme_layer import binary_weights
-from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits
+from bnas_deploy.search.training.checkpoint import Checkpoint, check_values, find_misfits, is_checkpoint
 from bnas_deploy.search.training.keras_files import HDF5, placed, places, read_keras
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -70,12 +70,16 @@ def import_checkpoint(
         std: what they were divided by; likewise.
 
     Raises:
-        CheckpointError: the file cannot be read, or its tensors are not those of the network.
+        CheckpointError: the file cannot be read, its tensors are not those of the network, or it is a checkpoint.
         BnasError: mean or std are not those of as many channels.
     """
     mean = _of_channels("--mean", mean or layout.mean(config), config)
     std = _of_channels("--std", std or layout.std(config), config)
     data = _bytes_of(path)
+    if is_checkpoint(data):
+        raise CheckpointError(
+            f"{path}: a checkpoint of bnas-deploy already; eval, export and train --from take it as it is"
+        )
     with torch.device("meta"):  # shapes without memory
         network = build_network(config)
     wanted = network.state_dict()

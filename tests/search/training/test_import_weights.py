@@ -24,8 +24,8 @@ from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.search.models.bnas import config as configs
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
 from bnas_deploy.search.models.bnas.official import CIFAR_10, OFFICIAL_LAYOUTS
-from bnas_deploy.search.models.registry import layout_of
-from bnas_deploy.search.training.checkpoint import load_checkpoint
+from bnas_deploy.search.models.registry import configure, layout_of
+from bnas_deploy.search.training.checkpoint import load_checkpoint, save_checkpoint
 from bnas_deploy.search.training.import_weights import import_checkpoint, read_names, unpack_words
 from bnas_deploy.search.training.untrained import untrained_checkpoint
 
@@ -311,6 +311,14 @@ def test_two_tensors_of_one_name(tmp_path: Path) -> None:
     state["cells.0.edges.0.norm.weight"] = state["cells.0._ops.1.bn.weight"]
     state["cells.0._ops.0.bn.weight"] = state["cells.0._ops.1.bn.weight"]
     assert "two tensors are cells.0.edges.0.norm.weight here" in refusal(saved(tmp_path / "weights.pt", state))
+
+
+def test_a_checkpoint_is_not_imported_again(tmp_path: Path) -> None:
+    config = configure("BNAS-Mini", options={"cells": 3, "channels": 4})
+    save_checkpoint(tmp_path / "net", untrained_checkpoint(config, seed=0))
+    _, layout = layout_of("BNAS-Mini")
+    with pytest.raises(CheckpointError, match=r"net: a checkpoint of bnas-deploy already; eval, export and train --fr"):
+        import_checkpoint(tmp_path / "net", config, layout, None)
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
