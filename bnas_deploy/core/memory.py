@@ -1,6 +1,10 @@
 """How much memory there is and is used, and what an error says of memory that could not be had."""
 
+import ctypes
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,3 +124,39 @@ def allocation_failure(error: BaseException) -> str | None:
     limit = memory_limit()
     there = f"; {limit.whose} {bytes_text(limit.bytes)}" if limit else ""
     return f"{asked}memory could not be had beside {bytes_text(resident_bytes())} in use{there}"
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt, by the numbers that malloc.h of glibc gives them."""
+
+_LARGEST_MMAP_THRESHOLD = 2**25
+"""Bytes of a block from which on glibc maps it by itself, at most. The threshold rises to it with what is freed."""
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Have the C library keep memory that is freed, where it is glibc.
+
+    A step of training frees what the next one asks for again. In between, glibc hands the end of its heap back to the
+    system, which clears each page anew. The results have the same bits. Blocks of 32 MB and more are mapped by
+    themselves all the same: in the heap, aligned ones of that size find no place where one was freed, and it grows.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)  # which no longer rises once anything is set
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # never
+    try:
+        yield
+    finally:
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)  # as glibc has it then
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process where it is glibc, whose malloc has these settings."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

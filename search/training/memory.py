@@ -19,7 +19,7 @@ less for its weights. On a GPU, and for a search, they were not measured.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.memory import Limit, allocation_failure, bytes_text, memory_limit, resident_bytes
+from bnas_deploy.core.memory import (
+    Limit,
+    allocation_failure,
+    bytes_text,
+    freed_memory_kept,
+    memory_limit,
+    resident_bytes,
+)
 
 WORKING = 1.29
 """Bytes that a process takes for each that autograd keeps."""
@@ -165,19 +172,25 @@ def check_memory(what: str, need: Need, batch_size: int, device: torch.device, p
 
 
 @contextmanager
-def enough_memory(where: Callable[[], str], folder: Path, error: type[BnasError]) -> Iterator[None]:
-    """Turn memory that a run does not get into a sentence: an estimate knows nothing of what others take.
+def enough_memory(
+    where: Callable[[], str], folder: Path, error: type[BnasError], device: torch.device
+) -> Iterator[None]:
+    """Keep the memory that steps free for the next ones, and turn memory that a run does not get into a sentence.
+
+    An estimate knows nothing of what others take.
 
     Args:
         where: says how far the run is.
         folder: of the run.
         error: of the run.
+        device: of the steps.
 
     Raises:
         error: it did not get some.
     """
     try:
-        yield
+        with freed_memory_kept() if device.type == "cpu" else nullcontext():
+            yield
     except (MemoryError, RuntimeError) as refused:
         if (failure := allocation_failure(refused)) is None:
             raise

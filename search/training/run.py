@@ -191,7 +191,7 @@ class Run(ABC, Generic[Record]):
         """Go on until the last epoch, or until `stop` answers True; return whether it was the last epoch."""
         self.listener.started(epochs=self.epochs, steps=self.steps, done=self.done)
         try:
-            with self.processes.watched(self.error), enough_memory(self.place_text, self.folder, self.error):
+            with self.processes.watched(self.error), enough_memory(self.where, self.folder, self.error, self.device):
                 while self.place.epoch < self.epochs:
                     self.train_epoch(stop)
                     self.finish_epoch(stop)
@@ -200,7 +200,7 @@ class Run(ABC, Generic[Record]):
             return False
         return True
 
-    def place_text(self) -> str:
+    def where(self) -> str:
         """Return where the run is."""
         return f"epoch {self.place.epoch + 1}, step {self.place.step + 1}"
 

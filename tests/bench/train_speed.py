@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from bnas_deploy.core.memory import freed_memory_kept
 from bnas_deploy.search.data import open_data
 from bnas_deploy.search.data.augmentation import SMALL
 from bnas_deploy.search.data.dataset import DataDescription, DataSet, Images, InMemoryDataSet
@@ -73,7 +74,8 @@ def step_times(
     images = torch.randn(batch_size, config.in_channels, *config.image_size, device=device)
     labels = torch.randint(0, CLASSES, (batch_size,), device=device)
     both = [Steps(each, device, arithmetic) for each in (config, config.float_twin())]
-    with tf32(arithmetic == "tf32"):
+    # As in a run. Without it the one of two networks in a process pays for the other's pages.
+    with tf32(arithmetic == "tf32"), freed_memory_kept():
         for _ in range(2 + steps):
             for each in both:
                 each.step(images.contiguous(memory_format=each.layout), labels)

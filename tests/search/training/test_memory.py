@@ -1,8 +1,11 @@
 """What steps need and what there is; the docstring of `memory` has the estimate against real processes."""
 
+import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -327,3 +330,55 @@ def test_a_command_without_memory_ends_with_a_line() -> None:
     line = r"^memory could not be had .*; end other programs, or ask for less"
     with pytest.raises(click.ClickException, match=line), as_a_line():
         raise MemoryError
+
+
+_FAULTS = """
+import ctypes
+import resource
+from bnas_deploy.core.memory import freed_memory_kept
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(20_000_000))) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, ctypes.c_size_t(20_000_000))
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(), faults()
+before = faults()
+with freed_memory_kept():
+    faults(), faults()
+    kept = faults()
+faults()
+print(before, kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has no such settings")
+def test_what_steps_free_is_kept() -> None:
+    """Eight blocks of 20 MB are 39,063 pages; in a process of its own, for all of it has one setting."""
+    done = subprocess.run([sys.executable, "-P", "-c", _FAULTS], capture_output=True, text=True, check=True)
+    before, kept, after = map(int, done.stdout.split())
+    assert kept < min(before, after) / 10
+
+
+def test_steps_on_a_gpu_leave_the_memory_of_the_machine_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    @contextmanager
+    def keep() -> Iterator[None]:
+        kept.append(True)
+        yield
+
+    monkeypatch.setattr(memory, "freed_memory_kept", keep)
+    for device in ("cpu", "cuda"):
+        with memory.enough_memory(lambda: "", tmp_path, BnasError, torch.device(device)):
+            pass
+    assert len(kept) == 1
