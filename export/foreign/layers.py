@@ -152,6 +152,8 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
     if not isinstance(x, Node) or not isinstance(weight, Node):
         raise NotTranslated("what it multiplies is no tensor of the program")
     transposed = kind in {"matmul", "mm", "addmm"}
+    if transposed and weight in program.varying and x not in program.varying:
+        raise NotTranslated("its weights stand on the left of what they multiply", "write it as F.conv2d or F.linear")
     weights = weights_of(program, weight, transposed=transposed)
     axis = FEATURES if kind in _DENSE else IMAGES
     if len(shape_of(x)) < 2 or (axis == IMAGES and len(shape_of(x)) != 4):
@@ -253,8 +255,8 @@ _LISTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbin
 _KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
 MOVES = _KEEP_CHANNELS | _LISTS | {
     "channel_shuffle", "flatten", "flip", "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape",
-    "reshape_as", "roll", "select", "slice", "squeeze", "swapaxes", "swapdims", "transpose", "unflatten", "unsqueeze",
-    "view", "view_as",
+    "repeat", "repeat_interleave", "reshape_as", "roll", "select", "slice", "squeeze", "swapaxes", "swapdims", "tile",
+    "transpose", "unflatten", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 """Operations whose every result is one of the elements, and for a max pool that of the largest x."""
 
@@ -372,8 +374,8 @@ def _no_activation(program: Program, activations: Node, reason: str) -> NotTrans
     if not name or any(part in name for part in _MAKES_FLOATS):
         made = f"made by {name}" if name else "the images"
         return NotTranslated(f"its input is float: {reason}" if reason else f"its input is float, {made}")
-    if name in {"index", "index_select", "gather", "take", "take_along_dim"}:
-        return NotTranslated(f"its input is picked by {place_of(obstacle)}", "take the sign behind that")
+    if name in MOVES | {"index", "index_select", "gather", "take", "take_along_dim"}:
+        return NotTranslated(f"its input is moved by {place_of(obstacle)}", "take the sign behind that")
     return NotTranslated(
         f"its input is not recognised: {place_of(obstacle)} is no function of single numbers", REGISTER
     )

@@ -43,7 +43,7 @@ def _kept_origins(graph: ir.Graph) -> Iterator[None]:
     """Note what the values that a foreign pass puts in the place of others are in PyTorch.
 
     The chunks of a tensor, say, are made by SplitToSequence and SequenceAt; folding makes one Split of them, whose
-    results have names of their own.
+    results have names of their own. What is put in the place of another has its type and shape, too.
     """
     made = {value for node in graph for value in node.outputs}
     before = {(node, i): value for node in graph for i, value in enumerate(node.inputs) if value is not None}
@@ -53,5 +53,9 @@ def _kept_origins(graph: ir.Graph) -> Iterator[None]:
     for node in graph:
         for i, value in enumerate(node.inputs):
             old = before.get((node, i))
-            if value is not None and old is not None and not is_recorded(value) and is_recorded(old):
+            if value is None or old is None:
+                continue
+            if not is_recorded(value) and is_recorded(old):
                 value.meta["origin"] = origin_of(old)
+            if value.shape is None:
+                value.shape, value.type = old.shape, old.type

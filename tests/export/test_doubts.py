@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module
 from bnas_deploy.export.capture import capture
-from bnas_deploy.export.doubts import Doubts, LikelyBinary, find_doubts
+from bnas_deploy.export.doubts import Doubts, LikelyBinary, find_doubts, no_binary_layer
+from bnas_deploy.export.foreign.left_float import BINARISE, FLOAT_WEIGHTS, REGISTER, Left
 from bnas_deploy.export.ties import ZeroActivations
 from bnas_deploy.report.verification import describe_export
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d
@@ -155,3 +156,17 @@ def test_the_report_names_them(module: PartlyReplaced, images: Tensor, tmp_path:
         f"activations of exactly 0 {zeros.zeros:,} of {zeros.activations:,} before after_relu; sign(0) is +1 here, and "
         "0 in torch.sign" in text
     )
+
+
+def test_the_remedy_is_said_once() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3))
+    unread = no_binary_layer(module, [Left("0", "its input is not recognised: sort in 0", REGISTER)])
+    plain = no_binary_layer(module, [Left("0", FLOAT_WEIGHTS, BINARISE)])
+    assert [unread.count(REGISTER), plain.count(REGISTER)] == [1, 1]
+    assert plain.endswith("Float networks are for torch.onnx")
+    assert "Float networks" not in unread
+
+
+def test_a_layer_without_a_name_of_its_own_is_told_by_its_line() -> None:
+    assert Left("conv2d_1", "it is float", line="net.py:3").called == "conv2d_1 (net.py:3)"
+    assert Left("3.conv", "it is float").called == "3.conv"

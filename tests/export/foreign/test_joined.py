@@ -122,10 +122,25 @@ class Permuted(Base):
         return F.conv2d(_sign(x)[:, [3, 1, 0, 2]], self.narrow.sign())
 
 
+class Unfolded(Base):
+    def layers(self, x: Tensor) -> Tensor:
+        return self.same.sign().flatten(1) @ F.unfold(_sign(x), 3)
+
+
+class Sliced(Base):
+    def layers(self, x: Tensor) -> Tensor:
+        return F.conv2d(torch.cat([_sign(x)[:, :4], _sign(-x)[:, 4:]], 1), self.same.sign())
+
+
 LEFT = {
+    "unfolded": (Unfolded, "its weights stand on the left of what they multiply; write it as F.conv2d or F.linear$"),
+    "slices joined": (
+        Sliced,
+        r"for part 0 of it, its input is moved by slice, test_joined.py:\d+; take the sign behind",
+    ),
     "half of it float": (Halves, r"joined by cat, test_joined.py:\d+, and for part 1 of it, its input is float"),
     "scales of channels": (Scales, "its levels differ from channel to channel, and a packed convolution has one scale"),
-    "permuted": (Permuted, r"its input is picked by index, test_joined.py:\d+; take the sign behind that$"),
+    "permuted": (Permuted, r"its input is moved by index, test_joined.py:\d+; take the sign behind that$"),
 }
 
 

@@ -43,6 +43,19 @@ def test_merge_duplicates(load, listing, evaluate, rng: np.random.Generator) -> 
     assert (evaluate(model, feeds)["y"] == wanted).all()
 
 
+def test_merge_duplicates_keeps_shapes_that_one_of_them_has(load, listing) -> None:
+    split = "Split <axis = 1, num_outputs = 2> (x)"
+    model = load(f"(float[N,2,4,4] x) => (float[N,1,4,4] y) {{ a, b = {split} c, d = {split} y = Add (a, d) }}")
+    first, second, _ = model.graph
+    for value in (first.outputs[1], second.outputs[0]):  # which nobody read
+        value.shape = value.type = None
+
+    run([MergeDuplicates()], model)
+
+    assert listing(model) == ["a = Split(x)", "y = Add(a, b)"]
+    assert [str(value.shape) for value in first.outputs] == ["[N,1,4,4]", "[N,1,4,4]"]
+
+
 def test_merge_duplicates_keeps_the_names_of_outputs(load, listing) -> None:
     model = load(f"(float[N,2,4,4] x) => (float[N,2,4,4] y, float[N,2,4,4] z) {{ y = {POOL} (x) z = {POOL} (x) }}")
 
