@@ -12,15 +12,17 @@ import onnx
 import onnx.parser
 from numpy.typing import NDArray
 
-from bnas_deploy.core.bits import sign, unpack_signs
-from bnas_deploy.core.operators import DOMAIN, ONNX_OPSET, Activation, Operator, defaults, operator
+from bnas_deploy.core.bits import pack_signs, sign, unpack_signs
+from bnas_deploy.core.operators import BYTE, DOMAIN, ONNX_OPSET, Activation, Operator, defaults, operator
 
 # --------------------------------------------------------------------------------------------------------------------
 # The numpy meaning
 
 
-def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str, Any]) -> NDArray[np.float32]:
-    """What operator `name` computes, float32 (N, O, OH, OW): slow, and each line one line of docs/operators.md.
+def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str, Any]) -> NDArray[Any]:
+    """What operator `name` computes, float32 (N, O, OH, OW), or uint8 (N, R, OH, OW) where it writes bits.
+
+    It is slow, and each line one line of docs/operators.md.
 
     `inputs` are in the order of `Operator.inputs`; attributes left out have their defaults. Every float32 operation
     below is one rounding, in the documented order. K is summed in float64 and rounded once, so other implementations
@@ -31,15 +33,25 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     x = np.concatenate([named[part] for part in row.activations], axis=1)
     attributes = {**defaults(), **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
-    signs = sign(x, _per_channel(named["threshold"]))
+    signs = _signs_of_bits(x, named["place"]) if row.of_bits else sign(x, _per_channel(named["threshold"]))
     constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
     signs = np.concatenate([signs, constant], axis=1)
     accumulator = _convolve(signs, weights, attributes, named.get("pad")) + named["offset"]
+    if row.to_bits:
+        return _bits_of(accumulator, named["level"])
+    k = _k_map(x, weights, attributes) if row.k_map else None
+    return epilogue(row, accumulator, named, k)
+
+
+def epilogue(
+    row: Operator, accumulator: NDArray[Any], named: Mapping[str, NDArray[Any]], k: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """What operator `row` makes of its accumulator (N, O, OH, OW); `named` are its inputs, `k` is the map K."""
     # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
     with np.errstate(invalid="ignore", over="ignore"):
         y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
-        if row.k_map:
-            y = y * _k_map(x, weights, attributes)
+        if k is not None:
+            y = y * k
         if row.gate:
             y = y * named["gate"]
         y = y + _per_channel(named["bias"])
@@ -51,6 +63,20 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
         for name in row.added_inputs:
             y = y + named[name]
     return y
+
+
+def _signs_of_bits(x: NDArray[np.uint8], place: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sign of each channel, which is bit `place` of a pixel."""
+    bits = unpack_signs(np.moveaxis(x, 1, -1), BYTE * x.shape[1])
+    return np.moveaxis(bits[..., place.astype(int)], -1, 1)
+
+
+def _bits_of(accumulator: NDArray[np.float64], level: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Compare with the levels of each set of bytes; behind the last channel are bits of 0."""
+    channels = accumulator.shape[1]
+    sets = level.reshape(-1, -(-channels // BYTE) * BYTE)[:, :channels]
+    packed = [pack_signs(np.moveaxis(sign(accumulator, _per_channel(each)), 1, -1)) for each in sets]
+    return np.moveaxis(np.concatenate(packed, axis=-1), -1, 1)
 
 
 def _activated(row: Operator, y: NDArray[np.float32], named: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -115,8 +141,27 @@ _SIGNS = """
   plus = Constant <value = float {{1.0}}> ()
   minus = Constant <value = float {{-1.0}}> ()
   per_channel = Constant <value = int64[3] {{-1, 1, 1}}> ()
-{less_pad}  level = Reshape (threshold, per_channel)
-  positive = GreaterOrEqual (X, level)
+{less_pad}  threshold_per_channel = Reshape (threshold, per_channel)
+  positive = GreaterOrEqual (X, threshold_per_channel)
+  {signs} = Where (positive, {plus}, {minus})
+"""
+
+# Every channel's byte, and the bit in it.
+_SIGNS_OF_BITS = """
+  plus = Constant <value = float {{1.0}}> ()
+  minus = Constant <value = float {{-1.0}}> ()
+  per_channel = Constant <value = int64[3] {{-1, 1, 1}}> ()
+{less_pad}  bits_of_byte = Constant <value = int64 {{8}}> ()
+  channel_places = Cast <to = 7> (place)
+  byte_of_channel = Div (channel_places, bits_of_byte)
+  bit_of_channel = Mod (channel_places, bits_of_byte)
+  bytes_of_channels = Gather <axis = 1> (X, byte_of_channel)
+  bit = Cast <to = 2> (bit_of_channel)
+  single = Constant <value = uint8 {{1}}> ()
+  masks = BitShift <direction = "LEFT"> (single, bit)
+  mask_per_channel = Reshape (masks, per_channel)
+  masked = BitwiseAnd (bytes_of_channels, mask_per_channel)
+  positive = Cast <to = 9> (masked)
   {signs} = Where (positive, {plus}, {minus})
 """
 
@@ -187,6 +232,50 @@ _ACCUMULATOR = """
   products = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
     (signs, weights)
   accumulator = Sum (products, {offset})
+"""
+
+# Each bit takes its channel out of the accumulator, and those behind the last channel take the last one. Their numbers
+# are made of the levels, whose shape they have, because onnx infers from nothing else how many bytes there are.
+_BITS = """
+  no_number = IsNaN (level)
+  none = Cast <to = 7> (no_number)
+  zero_times = Constant <value = int64 {0}> ()
+  all_zero = Mul (none, zero_times)
+  step = Constant <value = int64 {1}> ()
+  all_one = Add (all_zero, step)
+  row_axis = Constant <value = int64 {0}> ()
+  bit_axis = Constant <value = int64 {1}> ()
+  row_number = CumSum <exclusive = 1> (all_one, row_axis)
+  bit_number = CumSum <exclusive = 1> (all_one, bit_axis)
+  eight = Constant <value = int64 {8}> ()
+  first_of_row = Mul (row_number, eight)
+  number = Add (first_of_row, bit_number)
+  output_shape = Constant <value_ints: ints = @weight_shape> ()
+  first_size = Constant <value = int64 {0}> ()
+  channels = Gather <axis = 0> (output_shape, first_size)
+  seven = Constant <value = int64 {7}> ()
+  past = Add (channels, seven)
+  bytes_of_channels_out = Div (past, eight)
+  bits_of_channels_out = Mul (bytes_of_channels_out, eight)
+  channel = Mod (number, bits_of_channels_out)
+  last_channel = Sub (channels, step)
+  there = Min (channel, last_channel)
+  is_there = LessOrEqual (channel, last_channel)
+  never = Constant <value = float {inf}> ()
+  level_of_bit = Where (is_there, level, never)
+  pixel_axes = Constant <value = int64[2] {2, 3}> ()
+  level_per_bit = Unsqueeze (level_of_bit, pixel_axes)
+  accumulators = Gather <axis = 1> (accumulator, there)
+  reaches = GreaterOrEqual (accumulators, level_per_bit)
+  weight_of_bit = Constant <value = float[8,1,1] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+  nothing = Constant <value = float {0}> ()
+  weighted = Where (reaches, weight_of_bit, nothing)
+  axis_of_bits = Constant <value = int64[1] {2}> ()
+  number_of_byte = ReduceSum <keepdims = 0> (weighted, axis_of_bits)
+  Y = Cast <to = 2> (number_of_byte)
+"""
+
+_SCALE = """
   scale_per_channel = Reshape (scale, per_channel)
   scaled = Mul (accumulator, scale_per_channel)
 """
@@ -256,7 +345,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
-    body = "".join((joined, *convolution, _epilogue(row)))
+    body = "".join((joined, *convolution, _BITS if row.to_bits else _SCALE + _epilogue(row)))
     declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
@@ -269,7 +358,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
 def _operands(row: Operator, constant_channels: bool) -> tuple[str, ...]:
     """Return the lines that make what Conv reads."""
     plus, minus = ("plus_less_pad", "minus_less_pad") if row.pads_signs else ("plus", "minus")
-    signs = _SIGNS.format(
+    signs = (_SIGNS_OF_BITS if row.of_bits else _SIGNS).format(
         less_pad=_LESS_PAD if row.pads_signs else "",
         signs="of_x" if constant_channels else "signs",
         plus=plus,

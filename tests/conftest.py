@@ -282,11 +282,12 @@ def _operator_model(
     from bnas_deploy.core import operators
     from bnas_deploy.export import opset
 
+    row = operators.operator(name)
     graph = helper.make_graph(
         [helper.make_node(name, ["X", *constants], ["Y"], domain=operators.DOMAIN, name="layer", **attributes)],
         "graph",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", *x_shape])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", *y_shape])],
+        [helper.make_tensor_value_info("X", TensorProto.UINT8 if row.of_bits else TensorProto.FLOAT, ["N", *x_shape])],
+        [helper.make_tensor_value_info("Y", TensorProto.UINT8 if row.to_bits else TensorProto.FLOAT, ["N", *y_shape])],
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     imports = [

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 DOMAIN = "bnas"
 VERSION = 1
@@ -50,14 +50,17 @@ Activation = Literal["", "Relu", "PRelu", "Clip"]
 
 ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu", "Clip")
 
-Piece = Literal["", "K", "Gate", "Pad", "Affine"] | Activation
+Piece = Literal["", "K", "Gate", "Pad", "Affine", "OfBits", "ToBits"] | Activation
 """What decides which inputs an operator has."""
 
-Size = Literal["O", "C", "KH", "KW", "packed C", 1]
+BYTE: Final = 8
+"""Bits of a byte: the channels of a pixel that one of a tensor of bits holds."""
+
+Size = Literal["O", "C", "KH", "KW", "packed C", "bytes of Y", 1, 8]
 """A dimension of an input.
 
 O, KH and KW are sizes of `weight_shape`; C are the channels of X, all groups together. "packed C" are the bytes of the
-channels of one group, with the constant ones.
+channels of one group, with the constant ones. "bytes of Y" are those of a pixel where Y is bits.
 """
 
 
@@ -71,6 +74,7 @@ class Constant:
         shape: its dimensions.
         neutral: a number that changes nothing where it is everywhere.
         only_with: the piece that it belongs to; "" is for all operators.
+        not_with: the piece in whose place it stands; "" where there is none.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Constant:
     shape: tuple[Size, ...]
     neutral: float = 0.0
     only_with: Piece = ""
+    not_with: Piece = ""
 
     def dimensions(self, sizes: Mapping[Size, int]) -> tuple[int, ...]:
         """Return its shape where the sizes that it names are these."""
@@ -86,11 +91,13 @@ class Constant:
 
 CONSTANTS = (
     Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
-    Constant("threshold", "float32", ("C",)),
+    Constant("threshold", "float32", ("C",), not_with="OfBits"),
+    Constant("place", "float32", ("C",), only_with="OfBits"),
     Constant("pad", "float32", ("C",), only_with="Pad"),
     Constant("offset", "float32", ("O", 1, 1)),
-    Constant("scale", "float32", ("O",), neutral=1.0),
-    Constant("bias", "float32", ("O",)),
+    Constant("level", "float32", ("bytes of Y", BYTE), only_with="ToBits"),
+    Constant("scale", "float32", ("O",), neutral=1.0, not_with="ToBits"),
+    Constant("bias", "float32", ("O",), not_with="ToBits"),
     Constant("slope", "float32", ("O",), neutral=1.0, only_with="PRelu"),
     Constant("low", "float32", ("O",), neutral=-inf, only_with="Clip"),
     Constant("high", "float32", ("O",), neutral=inf, only_with="Clip"),
@@ -141,20 +148,23 @@ A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) 
 class Operator:
     """A binary convolution, what is done to its result, and in how many parts X comes; the name says all of it.
 
-    Operators are of two kinds. Those of cells have what the nodes of searched cells need, and the layers of most other
-    networks. Those of blocks have a gate, sums before the activation, limits or a second scale and bias, which blocks
-    of published networks need; X comes in one part, and all have an input `pad`, which is 0 where padding is.
+    Operators are of three kinds. Those of cells have what the nodes of searched cells need, and the layers of most
+    other networks. Those of blocks have a gate, sums before the activation, limits or a second scale and bias, which
+    blocks of published networks need; X comes in one part. Those of bits read or write bits instead of floats. All of
+    blocks and of bits have an input `pad`, which is 0 where padding is.
 
     Attributes:
         k_map: the result is multiplied by K.
         gate: the scaled result is multiplied by a tensor: a number for each image and channel, or for each pixel.
         pads_signs: padded taps hold what `pad` says for each channel, +1 or -1, and 0 where it is 0 throughout. Not
-            with K, whose padding is 0. True of all operators of blocks.
+            with K, whose padding is 0. True of all operators of blocks and of bits.
         before: tensors that are added before the activation.
         activation: behind the bias and those sums.
         affine: a second scale and bias stand behind the activation.
         added: tensors that are added to the result.
         parts: tensors that X is the concatenation of.
+        of_bits: X are bits, eight channels to a byte, and no threshold is needed.
+        to_bits: Y are bits: whether the accumulator reaches levels. That is all the epilogue there is.
     """
 
     k_map: bool = False
@@ -165,6 +175,8 @@ class Operator:
     affine: bool = False
     added: int = 0
     parts: int = 1
+    of_bits: bool = False
+    to_bits: bool = False
 
     def __post_init__(self) -> None:
         if self.k_map and self.pads_signs:
@@ -173,13 +185,22 @@ class Operator:
             raise ValueError("no operator of blocks has K")
         if not self.activation and (self.before or self.affine):
             raise ValueError("nothing is before or behind an activation that is not there")
-        if self.is_of_blocks:
+        if (self.k_map or self.is_of_blocks) and self.has_bits:
+            raise ValueError("no operator with K or of blocks reads or writes bits")
+        if self.to_bits and (self.activation or self.added):
+            raise ValueError("bits are made of the accumulator, without an activation or a sum")
+        if self.is_of_blocks or self.has_bits:
             object.__setattr__(self, "pads_signs", True)
 
     @property
     def is_of_blocks(self) -> bool:
         """Tell whether it has something that cells do not need."""
         return self.gate or self.before > 0 or self.activation == "Clip" or self.affine
+
+    @property
+    def has_bits(self) -> bool:
+        """Tell whether it reads or writes bits."""
+        return self.of_bits or self.to_bits
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -190,6 +211,8 @@ class Operator:
             "Pad" if self.pads_signs else "",
             self.activation,
             "Affine" if self.affine else "",
+            "OfBits" if self.of_bits else "",
+            "ToBits" if self.to_bits else "",
         )
 
     @property
@@ -198,12 +221,13 @@ class Operator:
 
         From the factor to the sums its pieces stand in the order of computation. Concat, which is first, stands last.
         """
+        of_bits, to_bits = "OfBits" if self.of_bits else "", "ToBits" if self.to_bits else ""
         factor = "K" if self.k_map else "Gate" if self.gate else ""
-        pad = "Pad" if self.pads_signs and not self.is_of_blocks else ""
+        pad = "Pad" if self.pads_signs and not (self.is_of_blocks or self.has_bits) else ""
         before, added = "Add" * self.before, "Add" * self.added
         affine = "Affine" if self.affine else ""
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{factor}{pad}{before}{self.activation}{affine}{added}{concat}"
+        return f"BinaryConv2d{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{to_bits}{concat}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -213,7 +237,10 @@ class Operator:
     @property
     def constants(self) -> tuple[Constant, ...]:
         """The inputs that are no activations."""
-        return tuple(constant for constant in CONSTANTS if constant.only_with in ("", *self.pieces))
+        pieces = {*self.pieces, ""}
+        return tuple(
+            row for row in CONSTANTS if row.only_with in pieces and (not row.not_with or row.not_with not in pieces)
+        )
 
     @property
     def gate_inputs(self) -> tuple[str, ...]:
@@ -262,7 +289,15 @@ def _of_blocks() -> Iterator[Operator]:
                 yield row
 
 
-OPERATORS = (*_of_cells(), *_of_blocks())
+def _of_bits() -> Iterator[Operator]:
+    """Return those that make bits of any X, and those that read them in one part."""
+    yield from (Operator(to_bits=True, parts=parts) for parts in range(1, MOST_PARTS + 1))
+    yield Operator(of_bits=True, to_bits=True)
+    for activation, added in product(ACTIVATIONS[:3], range(MOST_ADDED + 1)):
+        yield Operator(of_bits=True, activation=activation, added=added)
+
+
+OPERATORS = (*_of_cells(), *_of_blocks(), *_of_bits())
 _BY_NAME = {row.name: row for row in OPERATORS}
 
 

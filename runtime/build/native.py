@@ -238,7 +238,7 @@ def write_headers(folder: Path) -> None:
     (folder / "kernel_prototypes.h").write_text(prototypes, encoding="utf-8")
 
 
-_LIMITS = ("MOST_PARTS", "MOST_BEFORE", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")
+_LIMITS = ("BYTE", "MOST_PARTS", "MOST_BEFORE", "MOST_ADDED", "LARGEST_SIZE", "MOST_TERMS")
 
 
 def _operator_table() -> str:
@@ -261,7 +261,7 @@ def _operator_table() -> str:
             "/* The inputs that are no activations: CONSTANT(name), in the order of the inputs. */",
             *_macro("BNAS_CONSTANTS", "CONSTANT", ((row.name,) for row in table.CONSTANTS)),
             "/* Those with a float32 per channel: VECTOR(name, rank, whether the channels are those of X, neutral) */",
-            *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if row.dtype == "float32")),
+            *_macro("BNAS_VECTORS", "VECTOR", (_vector(row) for row in table.CONSTANTS if _is_vector(row))),
             "/* The tensors that an operator may add before its activation, and to its result: TERM(index) */",
             *_macro("BNAS_BEFORE", "TERM", ((index,) for index in range(table.MOST_BEFORE))),
             *_macro("BNAS_ADDED", "TERM", ((index,) for index in range(table.MOST_ADDED))),
@@ -286,6 +286,11 @@ def _activation(name: str) -> str:
 def _attribute(row: Any) -> tuple[object, ...]:
     default = row.default if isinstance(row.default, tuple) else (row.default or 0,)
     return row.name, row.length, row.least, int(row.is_list), int(row.default is None), *default
+
+
+def _is_vector(row: Any) -> bool:
+    """Tell whether an input has a float per channel. The library reads the weights and the levels otherwise."""
+    return row.dtype == "float32" and row.shape[0] in ("C", "O")
 
 
 def _vector(row: Any) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.modules["bnas_deploy"] = package = ModuleType("bnas_deploy")
 package.__path__ = [str(ROOT), str(ROOT / "bnas_deploy")]
 
-from bnas_deploy.runtime.kernels import elementwise, epilogue, look_up, popcount  # noqa: E402  # the package was made above
+from bnas_deploy.runtime.kernels import bits, elementwise, epilogue, look_up, popcount  # noqa: E402  # the package was made above
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
@@ -30,7 +30,13 @@ from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
 
 Algorithm = Callable[[KernelSpec], Any]
 
-SHARED: tuple[Algorithm, ...] = (elementwise.pack, elementwise.halve, epilogue.epilogue, epilogue.block_epilogue)
+SHARED: tuple[Algorithm, ...] = (
+    elementwise.pack,
+    elementwise.halve,
+    epilogue.epilogue,
+    epilogue.block_epilogue,
+    bits.to_bits,
+)
 COUNTING: dict[str, tuple[Algorithm, ...]] = {
     LUT4X2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
     LUT6X2.name: (

@@ -10,7 +10,7 @@ from typing import Any
 import tvm_ffi
 from tvm import tirx
 
-C_TYPES = {"int32": "int32_t", "uint8": "uint8_t", "uint16": "uint16_t", "float32": "float"}
+C_TYPES = {"int32": "int32_t", "int16": "int16_t", "uint8": "uint8_t", "uint16": "uint16_t", "float32": "float"}
 
 
 def function_type(function: Any, name: str) -> str:

@@ -88,6 +88,7 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
                                     bnas_##name##_epilogue,                                                       \
                                     bnas_##name##_block_epilogue,                                                 \
                                     bnas_##name##_halve,                                                          \
+                                    bnas_##name##_to_bits,                                                        \
                                     BNAS_COUNTING_##counting(name)};                                              \
     static bool covers_##name(const BnasConv* conv) {                                                             \
         return bnas_covers_conv(conv, &name);                                                                     \

@@ -32,6 +32,7 @@ typedef struct KernelSpec {
     BnasEpilogue* epilogue;
     BnasBlockEpilogue* block_epilogue;
     BnasHalve* halve;
+    BnasToBits* to_bits;
     const uint8_t* tables;
     const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */
     BnasEncode* encode;
@@ -156,7 +157,7 @@ typedef struct Plan {
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each region begins, in bytes. */
-    size_t offsets, positions, taps, totals, row_constants, constants, correction_index, corrections, magnitudes, k,
+    size_t offsets, positions, taps, totals, short_totals, limits, row_constants, constants, correction_index, corrections, magnitudes, k,
         blocked, end;
 } Plan;
 
@@ -212,6 +213,15 @@ static inline Range pixels_of(const BnasRun* run, const Axis* axes, int axis, in
     return range;
 }
 
+/* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
+typedef struct Rows {
+    int64_t count, length, stride;
+    const uint8_t* from;
+    int64_t from_step;
+    uint8_t* to;
+    int64_t to_step;
+} Rows;
+
 /* ------------------------------------------------------------------------------------------------------------------
  * What the files of the stages do for one another */
 
@@ -239,6 +249,23 @@ void bnas_fill_codes(const KernelSpec* spec, uint16_t* codes, int64_t count);
 /* blocked_pack.c */
 int64_t bnas_pack_units(const BnasRun* run);
 void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch);
+
+/* blocked_bits.c */
+/* Takes the bits of some channels out of X, for rows of pixels from `pixel` on: bit j of a byte is channel first + j. */
+void bnas_unpack_bits(const BnasRun* run, int64_t image, int64_t first_channel, int64_t channels, int64_t pixel,
+                      Rows rows);
+/* Rows of fewer pixels are unpacked together, before they are spread over the plane. */
+enum { LEAST_UNPACKED = 8 };
+/* Whether as many signs are under the kernel at all pixels. */
+static inline bool bnas_totals_are_equal(const BnasConv* conv) {
+    return conv->pads_signs || (conv->pads[0] | conv->pads[1] | conv->pads[2] | conv->pads[3]) == 0;
+}
+/* Whether the sums of signs of a layer fit in 16 bits. */
+bool bnas_sums_are_short(const BnasConv* conv);
+void bnas_write_limits(const BnasRun* run);
+/* Writes the bits of some channels and pixels, whose first channel is a multiple of 8. */
+void bnas_write_bits(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, int64_t image,
+                     Range pixels, const uint16_t* mismatches);
 
 /* blocked_convolve.c */
 int64_t bnas_convolve_units(const BnasRun* run);

@@ -141,11 +141,15 @@ static void epilogue_of_pixels(const BnasRun* run, const KernelSpec* spec, Chann
                                int64_t pixel, int64_t count, uint16_t* mismatches, float* constants) {
     const BnasConv* conv = run->conv;
     const int64_t channel = channels.group * group_channels(conv) + channels.first;
-    const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
-    const Part part = {channel, channels.count, image, pixel, count, mismatches, offset};
     if (the_plan(run)->correction == BY_RUNS) {
         correct_runs(run, spec, channels, pixel, count, mismatches);
     }
+    if (conv->to_bits) {
+        bnas_write_bits(run, spec, channel, channels.count, image, (Range){pixel, pixel + count}, mismatches);
+        return;
+    }
+    const Offset offset = offset_at(run, spec, channel, channels.count, pixel, count, constants);
+    const Part part = {channel, channels.count, image, pixel, count, mismatches, offset};
     (conv->is_of_blocks ? epilogue_of_blocks : epilogue_of_cells)(run, spec, &part);
 }
 

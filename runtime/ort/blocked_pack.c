@@ -5,15 +5,6 @@ int64_t bnas_pack_units(const BnasRun* run) {
     return run->batch * run->conv->groups * the_plan(run)->group_units;
 }
 
-/* Some rows of the image, and the rows of a plane that take every `stride`th of their bytes. */
-typedef struct Rows {
-    int64_t count, length, stride;
-    const uint8_t* from;
-    int64_t from_step;
-    uint8_t* to;
-    int64_t to_step;
-} Rows;
-
 static void copy_rows(const KernelSpec* spec, Rows rows) {
     if (rows.stride == 2) {
         spec->halve((int32_t)rows.count, (int32_t)rows.length, (int32_t)rows.from_step, (int32_t)rows.to_step,
@@ -59,9 +50,18 @@ static void spread_rows(const BnasRun* run, const KernelSpec* spec, const uint8_
     }
 }
 
-static void pack_pixels(const KernelSpec* spec, int64_t channels, Range pixels, const float* const* x,
-                        const float* threshold, uint8_t* bits) {
+static void pack_pixels(const BnasRun* run, const KernelSpec* spec, int64_t image, int64_t first_channel,
+                        int64_t channels, Range pixels, uint8_t* bits) {
+    if (run->conv->of_bits) {
+        const Rows one = {.count = 1, .length = pixels.end - pixels.first, .to = bits};
+        bnas_unpack_bits(run, image, first_channel, channels, pixels.first, one);
+        return;
+    }
     const int64_t at = pixels.first;
+    const float *x[MOST_CHANNELS], *threshold = run->conv->threshold + first_channel;
+    for (int64_t i = 0; i < MOST_CHANNELS; ++i) {
+        x[i] = i < channels ? bnas_channel(run, image, first_channel + i) : x[0];
+    }
     spec->pack((int32_t)channels, (int32_t)(pixels.end - at), x[0] + at, x[1] + at, x[2] + at, x[3] + at, x[4] + at,
                x[5] + at, x[6] + at, x[7] + at, threshold, bits);
 }
@@ -72,24 +72,28 @@ static void pack_planes(const BnasRun* run, const KernelSpec* spec, int64_t imag
     const BnasConv* conv = run->conv;
     const Plan* plan = the_plan(run);
     const int64_t height = run->size[0], width = run->size[1], phases = plan->axes[0].phases * plan->axes[1].phases;
-    const float *x[MOST_CHANNELS], *threshold = conv->threshold + first_channel;
-    for (int64_t i = 0; i < MOST_CHANNELS; ++i) {
-        x[i] = i < channels ? bnas_channel(run, image, first_channel + i) : x[0];
-    }
     const int64_t pixels = height * width;
     if (phases == 1 && conv->strides[0] * conv->strides[1] == 1 && plan->plane == pixels && plan->row_bytes == width &&
         conv->pads[0] == 0 && conv->pads[1] == 0) {
-        pack_pixels(spec, channels, (Range){0, pixels}, x, threshold, planes);
+        pack_pixels(run, spec, image, first_channel, channels, (Range){0, pixels}, planes);
         return;
     }
     memset(planes, padding, (size_t)(phases * plan->plane));
     if (pixels == 0) {
         return; /* an empty image under enough padding has outputs too */
     }
+    if (conv->of_bits && phases == 1 && conv->strides[0] * conv->strides[1] == 1 && width >= LEAST_UNPACKED &&
+        pixels_of(run, plan->axes, 0, 0).end - conv->pads[0] == height &&
+        pixels_of(run, plan->axes, 1, 0).end - conv->pads[1] == width) {
+        uint8_t* first = planes + conv->pads[0] * plan->row_bytes + conv->pads[1];
+        const Rows all = {.count = height, .length = width, .to = first, .to_step = plan->row_bytes};
+        bnas_unpack_bits(run, image, first_channel, channels, 0, all);
+        return;
+    }
     const int64_t rows = larger(1, PACK_PIXELS / width);
     for (int64_t y = 0; y < height; y += rows) {
         const int64_t taken = smaller(rows, height - y);
-        pack_pixels(spec, channels, (Range){y * width, (y + taken) * width}, x, threshold, scratch);
+        pack_pixels(run, spec, image, first_channel, channels, (Range){y * width, (y + taken) * width}, scratch);
         spread_rows(run, spec, scratch, (Range){y, y + taken}, planes);
     }
 }

@@ -157,6 +157,8 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     plan.positions = place(&end, plan.layout == CODES ? ceil_div(pixels, 2) : 0, sizeof(int32_t));
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
+    plan.short_totals = place(&end, conv->to_bits ? pixels : 0, sizeof(int16_t));
+    plan.limits = place(&end, conv->to_bits ? conv->bytes_out * BNAS_BYTE : 0, sizeof(int16_t));
     const int64_t row_kinds = conv->constants ? distinct_taps(run, 0) : 0;
     plan.row_constants = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
     plan.constants = place(&end, row_kinds * conv->channels_out * run->out_size[1], sizeof(float));
@@ -259,6 +261,16 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
     }
 }
 
+/* short_totals: the same in 16 bits. Nobody reads them where they are equal. */
+static void write_short_totals(const BnasRun* run, const Plan* plan) {
+    const int32_t* totals = region(run, plan->totals);
+    int16_t* restrict short_totals = region(run, plan->short_totals);
+    const int64_t pixels = bnas_totals_are_equal(run->conv) ? 0 : run->out_size[0] * run->out_size[1];
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        short_totals[pixel] = (int16_t)totals[pixel];
+    }
+}
+
 /* Where the code of the first pixel of each pair lies, of those before which a tap is 0 elements away. */
 static void write_positions(const BnasRun* run, const Plan* plan) {
     const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
@@ -349,6 +361,10 @@ void bnas_prepare_run(const BnasRun* run, const KernelSpec* spec) {
     write_offsets(run, spec, plan);
     write_taps(run, plan);
     write_totals(run, plan);
+    if (run->conv->to_bits && bnas_sums_are_short(run->conv)) {
+        write_short_totals(run, plan);
+        bnas_write_limits(run);
+    }
     if (run->conv->constants) {
         write_constants(run, plan);
     }

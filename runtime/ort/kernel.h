@@ -51,6 +51,13 @@ typedef struct BnasConv {
 #undef VECTOR
         };
     };
+    /* Of operators that read bits: which bit of a pixel each channel of X is, (groups * channels_in). */
+    const int32_t* places;
+    int64_t bytes_in; /* of a pixel of X, at least: those that the places are in */
+    /* Of operators that write bits: the least sum of signs for which each bit is 1, (bytes_out, BNAS_BYTE). Where it is
+     * out of the reach of sums, the bit is always 1 or always 0. */
+    const int32_t* least;
+    int64_t bytes_out; /* of a pixel of Y */
     /* (channels_out, kernel height + 1, kernel width + 1): what the constant channels add under the taps above and to
      * the left of a corner between taps. NULL without constant channels. */
     const int32_t* constants;
@@ -76,7 +83,10 @@ static inline int64_t bnas_weight_bytes(const BnasConv* conv) {
 
 /* One of the tensors that X is the concatenation of. */
 typedef struct BnasInput {
-    const float* x; /* (batch, channels, height, width) */
+    union {
+        const float* x;      /* (batch, channels, height, width) */
+        const uint8_t* bits; /* the same, where operators read bits: the channels are bytes */
+    };
     int64_t channels;
 } BnasInput;
 
@@ -87,7 +97,7 @@ typedef struct BnasGate {
     int64_t image, channel;
 } BnasGate;
 
-enum { BNAS_PLAN_SIZE = 256 }; /* in bytes, enough for every kernel */
+enum { BNAS_PLAN_SIZE = 320 }; /* in bytes, enough for every kernel */
 
 /* One call of a node. */
 typedef struct BnasRun {
@@ -101,7 +111,10 @@ typedef struct BnasRun {
     BnasGate gate;
     const float* before[BNAS_MOST_BEFORE];          /* like y */
     const float* added[BNAS_MOST_ADDED];            /* like y */
-    float* y;                                       /* (batch, channels_out, output height, output width) */
+    union {
+        float* y;      /* (batch, channels_out, output height, output width) */
+        uint8_t* bits; /* (batch, bytes_out, output height, output width) */
+    };
     void* packed;                                   /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
@@ -118,16 +131,26 @@ static inline bool same_range(Range a, Range b) {
 /* The taps of one axis (0 for rows) that fall on the image, at one position of the output. They follow one another. */
 Range bnas_taps_inside(const BnasRun* run, int axis, int64_t position);
 
-/* What is added to the accumulator of an output channel where these taps fall on the image. */
-static inline float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns) {
+/* What constant channels add to the accumulator of an output channel where these taps fall on the image. */
+static inline int32_t bnas_constant_of(const BnasConv* conv, int64_t channel, Range rows, Range columns) {
     if (!conv->constants) {
-        return conv->offset[channel];
+        return 0;
     }
     const int64_t line = conv->kernel[1] + 1;
     const int32_t* corners = conv->constants + channel * (conv->kernel[0] + 1) * line;
     const int32_t *top = corners + rows.first * line, *bottom = corners + rows.end * line;
-    return conv->offset[channel] +
-           (float)(bottom[columns.end] - bottom[columns.first] - top[columns.end] + top[columns.first]);
+    return bottom[columns.end] - bottom[columns.first] - top[columns.end] + top[columns.first];
+}
+
+/* All that is added to it. */
+static inline float bnas_offset_of(const BnasConv* conv, int64_t channel, Range rows, Range columns) {
+    return conv->offset[channel] + (float)bnas_constant_of(conv, channel, rows, columns);
+}
+
+/* Returns the byte of X, (height, width), which has one bit of each pixel. */
+static inline const uint8_t* bnas_byte(const BnasRun* run, int64_t image, int64_t place) {
+    const int64_t byte = place / BNAS_BYTE;
+    return run->inputs->bits + (image * run->inputs->channels + byte) * run->size[0] * run->size[1];
 }
 
 /* Returns one channel of X, (height, width). */
@@ -137,6 +160,11 @@ static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64
         channel -= input->channels;
     }
     return input->x + (image * input->channels + channel) * run->size[0] * run->size[1];
+}
+
+/* The channel of Y that the first bit of byte `byte` is made of; the last byte of all channels may have fewer than 8. */
+static inline int64_t bnas_first_of_byte(const BnasConv* conv, int64_t byte) {
+    return byte % ((conv->channels_out + BNAS_BYTE - 1) / BNAS_BYTE) * BNAS_BYTE;
 }
 
 /* The gate of a channel, from one pixel of the output on. */

@@ -43,6 +43,8 @@ typedef struct Parameters {
     BnasConv conv; /* the node's, with its pointers set */
     void* weights; /* prepacked */
     int32_t* constants;
+    int32_t* places;
+    int32_t* least;
     float* numbers; /* the vectors of conv, in one piece */
 } Parameters;
 

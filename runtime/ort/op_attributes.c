@@ -125,5 +125,9 @@ OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
         return bnas_refuse(node, "group is %lld, but an operator with K has one group; use the operator without K",
                            (long long)conv->groups);
     }
+    if (conv->to_bits && conv->groups != 1) {
+        return bnas_refuse(node, "group is %lld, but an operator that writes bits has one group; export the model again",
+                           (long long)conv->groups);
+    }
     return check_constant_channels(node);
 }

@@ -188,14 +188,89 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
     return read_pad(node, conv);
 }
 
+/* Which bit of a pixel each channel of X is. */
+static OrtStatus* read_places(const Node* node, Parameters* parameters) {
+    BnasConv* conv = &parameters->conv;
+    const int64_t count = conv->groups * conv->channels_in;
+    if (!conv->of_bits) {
+        return NULL;
+    }
+    int32_t* places = parameters->places = malloc((size_t)count * sizeof *places);
+    if (!places) {
+        return bnas_out_of_memory(node, (size_t)count * sizeof *places);
+    }
+    conv->places = places;
+    for (int64_t i = 0; i < count; ++i) {
+        const float place = conv->place[i];
+        if (!(place >= 0 && place < (float)BNAS_MOST_TERMS) || (float)(int32_t)place != place) {
+            return bnas_refuse(node,
+                               "place is %g for channel %lld, wanted a whole number from 0 to 2^24 - 1; export the "
+                               "model again",
+                               (double)place, (long long)i);
+        }
+        places[i] = (int32_t)place;
+        const int64_t bytes = places[i] / BNAS_BYTE + 1;
+        conv->bytes_in = bytes > conv->bytes_in ? bytes : conv->bytes_in;
+    }
+    return NULL;
+}
+
+/* The accumulator is the sum of signs and the offset, and what constant channels add to it: whole numbers, all of them
+ * below 2^24. NaN is reached by none. */
+static int32_t least_of(float level, float offset) {
+    if (!(level <= BNAS_MOST_TERMS)) {
+        return 2 * BNAS_MOST_TERMS;
+    }
+    if (level < -BNAS_MOST_TERMS) {
+        return -2 * BNAS_MOST_TERMS;
+    }
+    const int32_t whole = (int32_t)level;
+    return whole + ((float)whole < level ? 1 : 0) - (int32_t)offset;
+}
+
+static OrtStatus* read_levels(const Node* node, InputSource source, Parameters* parameters) {
+    BnasConv* conv = &parameters->conv;
+    if (!conv->to_bits) {
+        return NULL;
+    }
+    Constant level;
+    TRY(read_constant(node, source, BNAS_INPUT_level, "level", &level));
+    const int64_t bytes = ceil_div(conv->channels_out, BNAS_BYTE);
+    if (level.rank != 2 || level.dims[1] != BNAS_BYTE || level.dims[0] < 1 || level.dims[0] % bytes != 0) {
+        char got[SHAPE_SIZE];
+        return bnas_refuse(node,
+                           "level has the shape %s, wanted rows of %d, as many as the %lld bytes of %lld output "
+                           "channels or a multiple; export the model again",
+                           bnas_shape_text(level.dims, level.rank, got), BNAS_BYTE, (long long)bytes,
+                           (long long)conv->channels_out);
+    }
+    const int64_t count = level.dims[0] * BNAS_BYTE;
+    int32_t* least = parameters->least = malloc((size_t)count * sizeof *least);
+    if (!least) {
+        return bnas_out_of_memory(node, (size_t)count * sizeof *least);
+    }
+    conv->least = least;
+    conv->bytes_out = level.dims[0];
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t channel = bnas_first_of_byte(conv, i / BNAS_BYTE) + i % BNAS_BYTE;
+        const bool is_there = channel < conv->channels_out; /* else its bit is 0, whatever its level */
+        least[i] = is_there ? least_of(((const float*)level.data)[i], conv->offset[channel]) : 2 * BNAS_MOST_TERMS;
+    }
+    return NULL;
+}
+
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters) {
     parameters->conv = node->conv;
     TRY(prepack_weights(node, source, parameters));
-    return copy_vectors(node, source, parameters);
+    TRY(copy_vectors(node, source, parameters));
+    TRY(read_places(node, parameters));
+    return read_levels(node, source, parameters);
 }
 
 void bnas_free_parameters(Parameters* parameters) {
     bnas_free_aligned(parameters->weights);
     free(parameters->constants);
+    free(parameters->places);
+    free(parameters->least);
     free(parameters->numbers);
 }

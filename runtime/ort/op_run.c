@@ -87,11 +87,20 @@ static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
                        bnas_shape_text(conv->pads, 4, pads));
 }
 
+static OrtStatus* refuse_bytes(const Node* node, const int64_t* dims, int64_t wanted) {
+    char got[SHAPE_SIZE];
+    return bnas_refuse(node, "X has the shape %s, wanted at least %lld bytes for each pixel; check the input's shape",
+                       bnas_shape_text(dims, RANK, got), (long long)wanted);
+}
+
 static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, BnasRun* run) {
-    const BnasConv* conv = &node->conv;
+    const BnasConv* conv = run->conv;
     int64_t dims[RANK];
     TRY(read_parts(node, context, run, dims));
-    if (dims[1] != conv->groups * conv->channels_in) {
+    if (conv->of_bits && dims[1] < conv->bytes_in) {
+        return refuse_bytes(node, dims, conv->bytes_in);
+    }
+    if (!conv->of_bits && dims[1] != conv->groups * conv->channels_in) {
         return refuse_channels(node, dims);
     }
     run->batch = dims[0];
@@ -106,7 +115,9 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
 }
 
 static void shape_of_y(const BnasRun* run, int64_t* dims) {
-    const int64_t shape[RANK] = {run->batch, run->conv->channels_out, run->out_size[0], run->out_size[1]};
+    const BnasConv* conv = run->conv;
+    const int64_t channels = conv->to_bits ? conv->bytes_out : conv->channels_out;
+    const int64_t shape[RANK] = {run->batch, channels, run->out_size[0], run->out_size[1]};
     memcpy(dims, shape, sizeof shape);
 }
 

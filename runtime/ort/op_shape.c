@@ -75,10 +75,31 @@ static void infer_length(const BnasConv* conv, int axis, Shape* shape) {
     }
 }
 
-static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, Shape* shape) {
+/* The channels of Y, and where it is bits their bytes: those of the levels. */
+static OrtStatus* infer_channels(const BnasDescriptor* descriptor, const OrtApi* api, OrtShapeInferContext* context,
+                                 const BnasConv* conv, Shape* shape) {
+    shape->dims[1] = conv->channels_out;
+    shape->names[1] = "";
+    if (!descriptor->to_bits) {
+        return NULL;
+    }
+    OrtTensorTypeAndShapeInfo* level = NULL; /* belongs to the context */
+    size_t rank = 0;
+    int64_t dims[RANK];
+    const size_t place = (size_t)descriptor->places[BNAS_INPUT_level];
+    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, place, &level));
+    TRY(BNAS_ORT(api, GetDimensionsCount)(level, &rank));
+    if (rank >= 1 && rank <= RANK) {
+        TRY(BNAS_ORT(api, GetDimensions)(level, dims, rank));
+        shape->dims[1] = dims[0];
+    }
+    return NULL;
+}
+
+static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, unsigned type, Shape* shape) {
     OrtTensorTypeAndShapeInfo* info = NULL;
     TRY(BNAS_ORT(api, CreateTensorTypeAndShapeInfo)(&info));
-    OrtStatus* status = BNAS_ORT(api, SetTensorElementType)(info, BNAS_ORT_FLOAT);
+    OrtStatus* status = BNAS_ORT(api, SetTensorElementType)(info, type);
     if (!status) {
         status = BNAS_ORT(api, SetDimensions)(info, shape->dims, RANK);
     }
@@ -94,6 +115,7 @@ static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, Sh
 
 OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
     const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
+    const BnasDescriptor* descriptor = ((const BnasOperator*)(const void*)op)->descriptor;
     OrtTensorTypeAndShapeInfo* x = NULL; /* belongs to the context */
     size_t rank = 0;
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
@@ -113,9 +135,8 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     if (shape.dims[0] < 0 && (!shape.names[0] || !*shape.names[0])) {
         return NULL;
     }
-    shape.dims[1] = conv.channels_out;
-    shape.names[1] = "";
+    TRY(infer_channels(descriptor, api, context, &conv, &shape));
     infer_length(&conv, 0, &shape);
     infer_length(&conv, 1, &shape);
-    return set_shape(api, context, &shape);
+    return set_shape(api, context, descriptor->to_bits ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT, &shape);
 }

@@ -21,7 +21,9 @@ static const char* on_the_cpu(const struct OrtCustomOp* op) {
 }
 
 static unsigned input_type(const struct OrtCustomOp* op, size_t index) {
-    return (int)index == descriptor_of(op)->places[BNAS_INPUT_W] ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
+    const BnasDescriptor* descriptor = descriptor_of(op);
+    const bool is_bits = descriptor->of_bits && (int64_t)index < descriptor->parts;
+    return is_bits || (int)index == descriptor->places[BNAS_INPUT_W] ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t input_count(const struct OrtCustomOp* op) {
@@ -29,8 +31,8 @@ static size_t input_count(const struct OrtCustomOp* op) {
 }
 
 static unsigned output_type(const struct OrtCustomOp* op, size_t index) {
-    (void)op, (void)index;
-    return BNAS_ORT_FLOAT;
+    (void)index;
+    return descriptor_of(op)->to_bits ? BNAS_ORT_UINT8 : BNAS_ORT_FLOAT;
 }
 
 static size_t output_count(const struct OrtCustomOp* op) {

@@ -108,7 +108,14 @@ static Pixels pixels_of(const int64_t size[2], int64_t tile, int64_t unit) {
  * pixels becomes vector compares and masks. */
 static void pack_half_word(const BnasRun* run, Pixels pixels, int64_t channel, int64_t channels, uint32_t* bits) {
     memset(bits, 0, PACK_TILE * sizeof *bits);
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c = 0; c < channels && run->conv->of_bits; ++c) {
+        const int64_t place = run->conv->places[channel + c];
+        const uint8_t* row = bnas_byte(run, pixels.image, place) + pixels.first;
+        for (int64_t i = 0; i < pixels.count; ++i) {
+            bits[i] |= (uint32_t)(row[i] >> place % BNAS_BYTE & 1) << c;
+        }
+    }
+    for (int64_t c = 0; c < channels && !run->conv->of_bits; ++c) {
         const float* row = bnas_channel(run, pixels.image, channel + c) + pixels.first;
         const float threshold = run->conv->threshold[channel + c];
         for (int64_t i = 0; i < pixels.count; ++i) {
@@ -318,6 +325,22 @@ static void add(const float* const* terms, int64_t number, int64_t at, int64_t c
     }
 }
 
+/* Sets the bits of one channel. The first channel of a byte also clears the others, and a unit has all channels. */
+static void write_bits(const BnasRun* run, const Tile* tile, int64_t image, int64_t channel, const int32_t* mismatches) {
+    const BnasConv* conv = run->conv;
+    const int64_t pixels = run->out_size[0] * run->out_size[1], bit = channel % BNAS_BYTE;
+    const int64_t step = ceil_div(conv->channels_out, BNAS_BYTE);
+    for (int64_t byte = channel / BNAS_BYTE; byte < conv->bytes_out; byte += step) {
+        uint8_t* bits = run->bits + (image * conv->bytes_out + byte) * pixels + tile->first;
+        const int32_t least = conv->least[byte * BNAS_BYTE + bit];
+        for (int64_t p = 0; p < tile->count; ++p) {
+            const int32_t sum = tile->total[p] - 2 * mismatches[p] +
+                                bnas_constant_of(conv, channel, tile->rows[p], tile->columns[p]);
+            bits[p] = (uint8_t)((bit == 0 ? 0 : bits[p]) | (sum >= least) << bit);
+        }
+    }
+}
+
 /* One loop per rounding, in the order of docs/operators.md. */
 static void epilogue(const BnasRun* run, const Tile* tile, int64_t image, int64_t channel, const int32_t* mismatches) {
     const BnasConv* conv = run->conv;
@@ -378,7 +401,7 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
             int32_t mismatches[CONVOLVE_TILE];
             count_mismatches(tile.patches, (const uint64_t*)run->weights + channel * words, words, lanes, mismatches);
             correct_padding(&tile, ones + channel * taps, mismatches);
-            epilogue(run, &tile, image, channel, mismatches);
+            (conv->to_bits ? write_bits : epilogue)(run, &tile, image, channel, mismatches);
         }
     }
 }

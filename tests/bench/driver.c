@@ -107,6 +107,10 @@ static uint64_t count_ticks, epilogue_ticks;
                  const float* added1, const float* added2, float* y),                                                  \
                 (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset,       \
                  scale, bias, slope, k, added1, added2, y))                                                            \
+            CLOCKED(BnasToBits, bnas_##isa##_to_bits, epilogue_ticks,                                                  \
+                    (int32_t channels, int32_t count, int32_t are_equal, const uint16_t* mismatches,                   \
+                     const int16_t* totals, const int16_t* limits, uint8_t* bits),                                     \
+                    (channels, count, are_equal, mismatches, totals, limits, bits))                                                \
             CLOCKED(                                                                                                   \
                 BnasBlockEpilogue, bnas_##isa##_block_epilogue, epilogue_ticks,                                        \
                 (int32_t channels, int32_t count, int32_t activation, int32_t affine, int32_t gate_stride,             \

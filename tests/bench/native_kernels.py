@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from bnas_deploy.core.bits import unpack_signs
-from bnas_deploy.core.operators import ACTIVATIONS, CONSTANTS, MOST_ADDED, MOST_BEFORE, MOST_PARTS, Operator
+from bnas_deploy.core.operators import (
+    ACTIVATIONS,
+    BYTE,
+    CONSTANTS,
+    MOST_ADDED,
+    MOST_BEFORE,
+    MOST_PARTS,
+    MOST_TERMS,
+    Operator,
+)
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name, specs_of
 
@@ -25,10 +34,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # As runtime/ort/kernel.h has them.
 ALIGNMENT = 64
-PLAN_SIZE = 256
+PLAN_SIZE = 320
 
 CHOICES = fields(Operator)
-VECTORS = [constant.name for constant in CONSTANTS if constant.dtype == "float32"]
+VECTORS = [row.name for row in CONSTANTS if row.dtype == "float32" and row.shape[0] in ("C", "O")]
 
 _i64 = ctypes.c_int64
 _pointer = ctypes.c_void_p
@@ -51,6 +60,10 @@ class Conv(ctypes.Structure):
         ("pads", _i64 * 4),
         ("dilations", _i64 * 2),
         *((name, _pointer) for name in VECTORS),
+        ("places", _pointer),
+        ("bytes_in", _i64),
+        ("least", _pointer),
+        ("bytes_out", _i64),
         ("constants", _pointer),
     )
 
@@ -164,9 +177,15 @@ class Call:
             table = _constants(inputs["W"], channels_in, constant_channels)
             self.memory["constants"] = _copy(table, allocate)
         batch, _, *size = inputs[row.activations[0]].shape
-        self.y = allocate(4 * batch * channels_out * out_size[0] * out_size[1], 4).view(np.float32)
+        made, numbers = (len(inputs["level"]), np.uint8) if row.to_bits else (channels_out, np.float32)
+        width = np.dtype(numbers).itemsize
+        self.y = allocate(width * batch * made * out_size[0] * out_size[1], width).view(numbers)
         self.memory["Y"] = self.y
-        self.y.shape = (batch, channels_out, *out_size)
+        self.y.shape = (batch, made, *out_size)
+        if row.of_bits:
+            self.memory["places"] = _copy(inputs["place"].astype(np.int32), allocate)
+        if row.to_bits:
+            self.memory["least"] = _copy(_least(inputs["level"], inputs["offset"]), allocate)
         choices = {field.name: getattr(row, field.name) for field in CHOICES} | {"is_of_blocks": row.is_of_blocks}
         choices |= {"activation": ACTIVATIONS.index(row.activation), "pads_signs": bool(np.any(inputs.get("pad", 0)))}
         self._conv = Conv(
@@ -177,6 +196,9 @@ class Call:
             constant_channels=constant_channels,
             groups=attributes["group"],
             kernel=tuple(kernel),
+            places=self._at("places") if row.of_bits else None,
+            least=self._at("least") if row.to_bits else None,
+            bytes_out=made,
             constants=self._at("constants") if constant_channels else None,
             **{name: tuple(attributes[name]) for name in ("strides", "pads", "dilations")},
             **{name: self._at(name) for name in VECTORS if name in inputs},
@@ -232,6 +254,15 @@ class Call:
             raise OutOfBoundsError(
                 f"accessed byte {address - self._at(nearest)} of {nearest}, which has {self.memory[nearest].nbytes}"
             )
+
+
+def _least(level: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Return the least sum of signs for each bit, int32 (bytes of Y, 8), as op_inputs.c has it."""
+    channels = len(offset)
+    channel = np.arange(level.size).reshape(level.shape) % (-(-channels // BYTE) * BYTE)
+    of_channel = offset.ravel()[np.minimum(channel, channels - 1)]
+    reached = np.where((channel < channels) & ~np.isnan(level), level, np.inf)
+    return (np.ceil(np.clip(reached, -MOST_TERMS, 2 * MOST_TERMS)) - of_channel).astype(np.int32)
 
 
 def _constants(weights: np.ndarray, channels: int, constant_channels: int) -> np.ndarray:
@@ -292,7 +323,7 @@ def _clocked(spec: KernelSpec) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
     of_look_ups = ("count_channels",) if spec.counting.name in (LUT4X2.name, LUT6X2.name) else ()
     of_padding = ("correct_padding",) if spec.counting.name == LUT6X2.name else ()
-    return ("count", "epilogue", "block_epilogue", *of_look_ups, *of_padding)
+    return ("count", "epilogue", "block_epilogue", "to_bits", *of_look_ups, *of_padding)
 
 
 def _compile_yardstick(native: ModuleType, spec: KernelSpec, folder: Path) -> Path:

@@ -60,6 +60,18 @@ def test_operators_of_blocks_have_a_pad_that_their_names_leave_out() -> None:
     assert all(each.parts == 1 and each.pads_signs for each in OPERATORS if each.is_of_blocks)
 
 
+def test_operators_of_bits_have_a_pad_and_nothing_that_bits_have_no_use_for() -> None:
+    assert Operator(to_bits=True).inputs == ("X", "W", "threshold", "pad", "offset", "level")
+    assert Operator(of_bits=True, added=1).inputs == ("X", "W", "place", "pad", "offset", "scale", "bias", "added1")
+    assert Operator(of_bits=True, to_bits=True).inputs == ("X", "W", "place", "pad", "offset", "level")
+    for other in ({"k_map": True}, {"gate": True}, {"activation": "Clip"}):
+        with pytest.raises(ValueError, match="no operator with K or of blocks reads or writes bits"):
+            Operator(of_bits=True, **other)
+    for other in ({"activation": "Relu"}, {"added": 1}):
+        with pytest.raises(ValueError, match="bits are made of the accumulator, without an activation or a sum"):
+            Operator(to_bits=True, **other)
+
+
 def test_attributes_have_as_many_defaults_as_values() -> None:
     for row in ATTRIBUTES:
         assert row.default is None or row.length == (len(row.default) if isinstance(row.default, tuple) else 1)

@@ -90,6 +90,7 @@ CASES = [
     for operator in PLAIN
     for name, geometry in GEOMETRIES.items()
     if (geometry.group == 1 and not geometry.constant_channels) or not operator.k_map
+    if geometry.group == 1 or not operator.to_bits
 ]
 each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
 
@@ -108,6 +109,9 @@ def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator)
         "high": rng.standard_normal(channels_out) + 2,
         "scale2": rng.standard_normal(channels_out),
         "bias2": rng.standard_normal(channels_out),
+        # Bits in any order, of as many bytes as there are and one more; two sets of levels of a few numbers.
+        "place": rng.choice(8 * _bytes(channels), channels, replace=False),
+        "level": rng.choice([-np.inf, -3, 0, 0.5, 1, 7, np.inf, np.nan], (2 * -(-channels_out // 8), 8)),
     }
     return {
         row.name: constants[row.name] if row.name == "W" else constants[row.name].astype(np.float32)
@@ -115,8 +119,20 @@ def _constants(operator: Operator, geometry: Geometry, rng: np.random.Generator)
     }
 
 
+def _bytes(channels: int) -> int:
+    """Return how many bytes a pixel of X has: more than its channels need."""
+    return 1 + -(-channels // 8)
+
+
+def _output_shape(operator: Operator, geometry: Geometry, constants: Inputs) -> tuple[int, ...]:
+    channels = len(constants["level"]) if operator.to_bits else geometry.channels_out
+    return (channels, *geometry.size_out)
+
+
 def _images(geometry: Geometry, constants: Inputs, rng: np.random.Generator) -> np.ndarray:
-    """Three images that hold, among others, values equal to the threshold of their channel."""
+    """Three images that hold, among others, values equal to the threshold of their channel; or of bits."""
+    if "place" in constants:
+        return rng.integers(0, 256, (3, _bytes(geometry.channels), *geometry.size), np.uint8)
     images = rng.standard_normal((3, geometry.channels, *geometry.size)).astype(np.float32)
     images[1, :, 0, 0] = constants["threshold"]
     return images
@@ -179,14 +195,15 @@ def test_every_engine_computes_the_reference(
 ) -> None:
     constants = _constants(operator, geometry, rng)
     images = _images(geometry, constants, rng)
-    model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
+    shape = _output_shape(operator, geometry, constants)
+    model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], shape)
     inputs = [images, *constants.values()]
     want = opset.reference(operator.name, inputs, geometry.attributes)
-    assert (want.dtype, want.shape) == (np.float32, (3, *geometry.output_shape))
+    assert (want.dtype, want.shape) == (np.uint8 if operator.to_bits else np.float32, (3, *shape))
     tolerance = np.broadcast_to(_tolerance(operator, geometry, inputs), want.shape)
     for batch in (1, 3):
         got = ENGINES[engine](model, {"X": images[:batch]})
-        assert got.shape == (batch, *geometry.output_shape)
+        assert got.shape == (batch, *shape)
         assert (np.abs(got - want[:batch]) <= tolerance[:batch]).all()
 
 
@@ -215,7 +232,8 @@ def test_onnxruntime_1_17_computes_the_reference(
         geometry = GEOMETRIES["every side differs" if operator.k_map else "constant channels on every side"]
         constants = _constants(operator, geometry, rng)
         images = _images(geometry, constants, rng)
-        model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], geometry.output_shape)
+        shape = _output_shape(operator, geometry, constants)
+        model = operator_model(operator.name, constants, geometry.attributes, images.shape[1:], shape)
         onnx.save(model, tmp_path / f"{operator.name}.onnx")
         np.save(tmp_path / f"{operator.name}.npy", images)
         inputs = [images, *constants.values()]
@@ -232,7 +250,7 @@ def test_onnxruntime_1_17_computes_the_reference(
 
 # K of an input that is not finite is not finite either; test_k_is_exact_where_its_sum_is has the zeros.
 @each_engine
-@pytest.mark.parametrize("operator", [row for row in PLAIN if not row.k_map], ids=lambda row: row.name)
+@pytest.mark.parametrize("operator", [row for row in PLAIN if not (row.k_map or row.of_bits)], ids=lambda row: row.name)
 def test_zeros_infinities_and_nan(
     operator: Operator, engine: str, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
@@ -240,7 +258,8 @@ def test_zeros_infinities_and_nan(
     constants = _constants(operator, geometry, rng)
     constants["threshold"][:4] = 0, -0.0, np.inf, -np.inf
     images = rng.choice(np.float32([0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45]), (3, 6, 3, 4))
-    model = operator_model(operator.name, constants, geometry.attributes, (6, 3, 4), geometry.output_shape)
+    shape = _output_shape(operator, geometry, constants)
+    model = operator_model(operator.name, constants, geometry.attributes, (6, 3, 4), shape)
     want = opset.reference(operator.name, [images, *constants.values()], geometry.attributes)
     np.testing.assert_array_equal(ENGINES[engine](model, {"X": images}), want)
 
@@ -266,6 +285,8 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
     geometry = Geometry(8, 5, (4, 5), (4, 5))
     constants = _constants(plain, geometry, rng)
     x = rng.integers(-99, 100, (2, 8, 4, 5)).astype(np.float32)  # integers: K is exact
+    if plain.of_bits:
+        x = _images(geometry, constants, rng)[:2]
     result = opset.reference(plain.name, [x, *constants.values()], geometry.attributes)
     for row in (row for row in OPERATORS if row != plain and replace(row, parts=1, added=0) == plain):
         parts = dict(zip(row.activations, np.split(x, sorted(rng.integers(1, 8, row.parts - 1)), axis=1), strict=True))
@@ -311,11 +332,19 @@ def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geom
         "graph",
         [
             onnx.helper.make_tensor_value_info(
-                name, onnx.TensorProto.FLOAT, ["N" if len(value) > 1 else 1, *value.shape[1:]]
+                name,
+                onnx.helper.np_dtype_to_tensor_dtype(value.dtype),
+                ["N" if len(value) > 1 else 1, *value.shape[1:]],
             )
             for name, value in feeds.items()
         ],
-        [onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["N", *geometry.output_shape])],
+        [
+            onnx.helper.make_tensor_value_info(
+                "Y",
+                onnx.TensorProto.UINT8 if row.to_bits else onnx.TensorProto.FLOAT,
+                ["N", *_output_shape(row, geometry, constants)],
+            )
+        ],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     imports = [
@@ -389,6 +418,26 @@ def test_limits_on_numbers_worked_out_by_hand() -> None:
     assert y.ravel().tolist() == [0.5, 2, -2]
 
 
+def test_bits_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1]], [[-1]], [[1]]]])
+    ones = np.ones(3, np.float32)
+    weights = np.uint8([[[[0b101]]], [[[0b111]]], [[[0b010]]]] * 3)  # sums of 3, 1 and -3, three times
+    nine = np.zeros((9, 1, 1), np.float32)
+    level = np.full((4, 8), np.inf, np.float32)
+    level[0], level[1, 0] = [3, 3.5, -np.inf, 3, 1, -3, 3, 2], -4
+    level[2], level[3] = np.nan, 0
+    constants = [weights, 0 * ones, 0 * ones, nine, level]
+    y = opset.reference("BinaryConv2dToBits", [x, *constants], {"weight_shape": [9, 1, 1, 3]})
+    # Two sets of two bytes, the second of which have one channel: its bits behind that are 0.
+    assert y.tolist() == [[[[0b01111101]], [[1]], [[0]], [[0]]]]
+    # The channels are bits 9, 0 and 11 of a pixel: +1, -1 and +1.
+    place = np.float32([9, 0, 11])
+    bits = np.uint8([[[[0b11111110]], [[0b00001010]]]])
+    constants = [weights, place, 0 * ones, nine, np.ones(9, np.float32), nine.ravel()]
+    y = opset.reference("BinaryConv2dOfBits", [bits, *constants], {"weight_shape": [9, 1, 1, 3]})
+    assert y.ravel().tolist() == [3, 1, -3] * 3
+
+
 def test_constant_channels_on_numbers_worked_out_by_hand() -> None:
     x = np.float32([[[[1, -1, 1]]]])
     one = np.ones(1, np.float32)
@@ -439,13 +488,14 @@ def test_files_are_valid_and_every_shape_is_inferred(
     operator: Operator, geometry: Geometry, operator_model: MakeModel, rng: np.random.Generator
 ) -> None:
     constants = _constants(operator, geometry, rng)
-    input_shape = (geometry.channels, *geometry.size)
-    model = operator_model(operator.name, constants, geometry.attributes, input_shape, geometry.output_shape)
+    channels = _bytes(geometry.channels) if operator.of_bits else geometry.channels
+    shape = _output_shape(operator, geometry, constants)
+    model = operator_model(operator.name, constants, geometry.attributes, (channels, *geometry.size), shape)
     onnx.checker.check_model(model, full_check=True)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
-    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", *geometry.output_shape]
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", *shape]
 
 
 @pytest.mark.parametrize(
@@ -476,12 +526,14 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 127
+    assert len({row.name for row in OPERATORS}) == 141
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
     assert Operator(pads_signs=True, activation="Relu", parts=2).name == "BinaryConv2dPadReluConcat2"
     assert Operator(gate=True, before=2, activation="PRelu", affine=True).name == "BinaryConv2dGateAddAddPReluAffine"
+    assert Operator(of_bits=True, activation="Relu", added=1).name == "BinaryConv2dOfBitsReluAdd"
+    assert Operator(to_bits=True, parts=2).name == "BinaryConv2dToBitsConcat2"
     assert Operator(k_map=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
 
@@ -495,17 +547,22 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
     introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
     assert f"domain `{operators.DOMAIN}`, version {operators.VERSION}" in introduction
-    of_cells, of_blocks = ([row for row in OPERATORS if row.is_of_blocks == kind] for kind in (False, True))
+    of_bits = [row for row in OPERATORS if row.has_bits]
+    of_cells, of_blocks = (
+        [row for row in OPERATORS if row.is_of_blocks == kind and row not in of_bits] for kind in (False, True)
+    )
     assert f"The domain has {len(OPERATORS)} operators" in introduction
     assert f"* {len(of_cells)} operators *of cells*" in introduction
     assert f"* {len(of_blocks)} operators *of blocks*" in introduction
+    assert f"* {len(of_bits)} operators *of bits*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
-    factor, pad, before, activation, affine, added, concat = (
+    bits_in, factor, pad, before, activation, affine, added, bits_out, concat = (
         ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
     )
     # A part of the name may be left out; of several, one is chosen.
     every = {
-        "BinaryConv2d" + "".join(pieces) for pieces in product(factor, pad, before, activation, affine, added, concat)
+        "BinaryConv2d" + "".join(pieces)
+        for pieces in product(bits_in, factor, pad, before, activation, affine, added, bits_out, concat)
     }
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)

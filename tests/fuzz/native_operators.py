@@ -82,6 +82,8 @@ def problem(seed: int) -> Problem:
     case = _case(rng)
     if row.k_map:
         case, odd = replace(case, group=1, constant_channels=0), False
+    if row.to_bits:
+        case = replace(case, group=1)
     if min(case.out_size) < 1:
         row = replace(row, added=0, before=0, gate=False)  # there is nothing to add to
     inputs = tests.random_inputs(row, case, seed, batch)
@@ -129,7 +131,7 @@ def _any_case(rng: np.random.Generator) -> Any:
 
 
 def _with_odd_numbers(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if name in ("W", "pad", "offset"):
+    if name in ("W", "pad", "offset", "place") or value.dtype == np.uint8:
         return value
     changed = value.copy()
     places = rng.random(value.shape) < 0.3

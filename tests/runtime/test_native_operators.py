@@ -24,7 +24,17 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from bnas_deploy.core.bits import pack_signs
-from bnas_deploy.core.operators import CONSTANTS, DOMAIN, IR_VERSION, ONNX_OPSET, OPERATORS, VERSION, Operator
+from bnas_deploy.core.operators import (
+    BYTE,
+    CONSTANTS,
+    DOMAIN,
+    IR_VERSION,
+    ONNX_OPSET,
+    OPERATORS,
+    VERSION,
+    Operator,
+    operator,
+)
 from bnas_deploy.export.opset import reference
 from bnas_deploy.runtime.bench.machine import cpu_flags
 from bnas_deploy.runtime.kernels.specs import specs_of
@@ -218,7 +228,8 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     """Make inputs on the edges: values equal to their threshold, both zeros, infinities and NaN.
 
     The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order. Parts of X end anywhere,
-    and may be empty. Operators of blocks are padded with zeros or with signs, and have all kinds of gates.
+    and may be empty. Operators of blocks and of bits are padded with zeros or with signs. Gates are of all kinds. Bits
+    of X are the channels in order, or in any; those of Y are made with one set of levels or two.
     """
     rng = np.random.default_rng(seed)
     channels, channels_out = case.channels, case.channels_out
@@ -235,6 +246,12 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     ]
     low = rng.normal(size=channels_out)
     np.put(low, rng.integers(0, channels_out, 1), -np.inf)
+    taps = case.kernel[0] * case.kernel[1] * case.weight_channels
+    level = rng.integers(-min(taps, 20), min(taps, 20) + 1, ((1 + seed % 2) * -(-channels_out // BYTE), BYTE)) / 2
+    np.put(level, rng.integers(0, level.size, 3), [np.inf, -np.inf, np.nan])
+    place = np.arange(channels) if seed % 4 < 3 else rng.choice(channels + 11, channels, replace=False)
+    if row.of_bits:
+        x = rng.integers(0, 256, (batch, int(place.max()) // BYTE + 1 + seed % 2, *case.size), np.uint8)
     ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
     inputs = {
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
@@ -245,7 +262,9 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         "bias": rng.normal(size=channels_out).astype(np.float32),
         "slope": rng.normal(size=channels_out).astype(np.float32),
         "pad": np.random.default_rng(seed).choice(np.float32([-1, 1]), channels)
-        * (not row.is_of_blocks or seed % 3 > 0),
+        * (not (row.is_of_blocks or row.has_bits) or seed % 3 > 0),
+        "place": place.astype(np.float32),
+        "level": level.astype(np.float32),
         "low": low.astype(np.float32),
         "high": (low + np.abs(rng.normal(size=channels_out))).astype(np.float32),
         "scale2": rng.normal(size=channels_out).astype(np.float32),
@@ -281,7 +300,7 @@ def one_node_model(
         [node],
         "g",
         [helper.make_tensor_value_info(key, types[key], shapes[key]) for key in fed],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("Y", TensorProto.UINT8 if operator(name).to_bits else TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, key) for key, value in inputs.items() if key not in fed],
     )
     opsets = [helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, VERSION)]
@@ -337,8 +356,8 @@ def problems_of_every_operator(name: str) -> tuple[Problem, ...]:
 
 
 def possible(row: Operator, case: Case) -> bool:
-    """Tell whether there is such an operator: none has K and groups, or K and constant channels."""
-    return not (row.k_map and (case.group > 1 or case.constant_channels))
+    """Tell whether there is such an operator: none has K and groups or constant channels, nor bits of groups."""
+    return not (row.k_map and (case.group > 1 or case.constant_channels)) and not (row.to_bits and case.group > 1)
 
 
 def in_one_model(problems: tuple[Problem, ...], inputs: list[Arrays]) -> tuple[bytes, Arrays]:
