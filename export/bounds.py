@@ -27,6 +27,7 @@ Anything else is measured: `measured_bounds.py`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod, sqrt
 
 import numpy as np
@@ -50,6 +51,7 @@ from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.passes.gated_norm import GATED_NORM, GatedNorm
 from bnas_deploy.export.passes.means import MEAN_OF_TERMS, MeanNote
 from bnas_deploy.export.pieces import QUANTIZATION, Piece, Recorded, weight_of
+from bnas_deploy.export.written_bits import bits_of
 
 ROUNDING = 2.0**-24
 """Half the distance of 1.0 to the next float32: the relative error of one rounding."""
@@ -85,10 +87,12 @@ AVERAGES = frozenset({
 def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound | None:
     """Return the bound of a piece; None if it has to be measured.
 
-    `worst` is for pieces whose roundings all go one way.
+    `worst` is for pieces whose roundings all go one way. Of bits it is the bound of the floats that they stand for.
     """
     if is_quantized(piece):
         return _quantized_bound(piece, recorded)
+    if (bits := bits_of(piece.output)) is not None:
+        return _Known(replace(piece, output=bits.value), recorded, worst).of_binary_convolution(bits.layer)
     rounding = [node for node in piece.nodes if not _rounds_nothing(node)]
     if not rounding:
         return np.zeros(())

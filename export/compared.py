@@ -53,6 +53,7 @@ def _compared(model: Path, vectors: Vectors) -> Vectors:
         vectors = vectors.with_worst(failed)
         found = compare_pieces(model, vectors.whole_checks(), vectors.arrays())
     refuse(found.failures)
+    refuse(vectors.bits_that_differ())
     if not found.alike:
         refuse(["the library and plain onnxruntime answer differently"])
     return vectors

@@ -71,12 +71,12 @@ def gates_of(node: ir.Node) -> list[ir.Value]:
     return [input_of(node, name) for name in operator(node.op_type).gate_inputs]
 
 
-def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> None:
+def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value], result: ir.Node) -> ir.Node:
     """Put operator `row` in the place of `node`, a binary convolution, and of `result`, which may be `node` too.
 
     The new node stands where `result` stood and makes its output. Inputs that `inputs` does not name are those of
     `node`, by their names in `Operator.inputs`, and constants that it has not are neutral; attributes, name and notes
-    are those of `node`.
+    are those of `node`. Returns the new node.
     """
     assert node.graph is not None
     old = operator(node.op_type)
@@ -95,15 +95,17 @@ def replace_operator(node: ir.Node, row: Operator, inputs: Mapping[str, ir.Value
     fused.outputs[0].meta.update(output.meta)
     replaced = [node] if result is node else [result, node]
     ir.convenience.replace_nodes_and_values(node.graph, result, replaced, [fused], [output], fused.outputs)
+    return fused
 
 
 def _neutral(node: ir.Node, row: Constant) -> ir.Value:
     """Return the neutral constant of a binary convolution."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
+    old = operator(node.op_type)
     sizes: dict[Size, int] = {
-        "C": len(constant_array(input_of(node, "threshold"))),
-        "O": len(constant_array(input_of(node, "scale"))),
+        "C": len(constant_array(input_of(node, "place" if old.of_bits else "threshold"))),
+        "O": len(constant_array(input_of(node, "offset"))),
     }
     return constant(graph, f"{node.name}.{row.name}", np.full(row.dimensions(sizes), row.neutral, np.float32))
 

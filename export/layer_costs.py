@@ -6,6 +6,7 @@ from math import prod
 import onnx_ir as ir
 
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import activations_of, array_of, constant_array, input_of, is_binary_conv
 
 Shape = tuple[int, int, int]
@@ -34,19 +35,30 @@ def layer_cost(node: ir.Node) -> LayerCost:
         # It does what the convolution from its output to its input does, backwards: as many weights and MACs.
         x, y = y, x
     binary = is_binary_conv(node)
-    channels = sum(shape_of(part)[0] for part in activations_of(node)) if binary else shape_of(x)[0]
+    channels = _channels_read(node) if binary else shape_of(x)[0]
     # Packed weights are (O, KH, KW, bytes), float ones (O, C/groups, KH, KW).
     kernel = constant_array(input_of(node, "W")).shape[1:3] if binary else constant_array(node.inputs[1]).shape[2:]
     return LayerCost(
         name=str(node.name),
         input=(channels, *shape_of(x)[1:]),
-        output=shape_of(y),
+        output=(_channels_made(node), *shape_of(y)[1:]) if binary else shape_of(y),
         kernel=_pair(kernel),
         stride=_pair(node.attributes.get_ints("strides", (1,) * len(kernel))),
         dilation=_pair(node.attributes.get_ints("dilations", (1,) * len(kernel))),
         groups=node.attributes.get_int("group", 1),
         weight_bits=1 if binary else 32,
     )
+
+
+def _channels_read(node: ir.Node) -> int:
+    """Return the channels of X of a binary convolution; a tensor of bits has eight in each of its own."""
+    if operator(node.op_type).of_bits:
+        return len(constant_array(input_of(node, "place")))
+    return sum(shape_of(part)[0] for part in activations_of(node))
+
+
+def _channels_made(node: ir.Node) -> int:
+    return node.attributes.get_ints("weight_shape")[0]
 
 
 def pair_of(node: ir.Node, name: str) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from bnas_deploy.export.graph import (
     is_recorded,
     origin_of,
 )
+from bnas_deploy.export.written_bits import bits_of, float_of
 from bnas_deploy.runtime.onnx_file.writer import ELEMENTS
 
 Array = NDArray[np.generic]
@@ -70,8 +71,8 @@ class Recorded:
 
     def __contains__(self, value: ir.Value) -> bool:
         """Tell whether `value` is recorded, with the type and the shape that the graph says."""
-        origin = origin_of(value)
-        if not is_recorded(value) or origin.name not in self._values:
+        stands_for = float_of(value)
+        if not is_recorded(stands_for) or origin_of(stands_for).name not in self._values:
             return False
         data = self[value]
         sizes = data.shape if value.shape is None else tuple(value.shape)
@@ -82,7 +83,10 @@ class Recorded:
         return alike and data.dtype.name in ELEMENTS and data.size > 0
 
     def __getitem__(self, value: ir.Value) -> Array:
-        """Return what `value` is for one image."""
+        """Return what `value` is for one image: of bits, those of PyTorch's floats."""
+        bits = bits_of(value)
+        if bits is not None:
+            return bits.of(np.asarray(self[bits.value], np.float32))
         origin = origin_of(value)
         data: Array = self._values[origin.name].detach().numpy()
         data = data if origin.channels is None else data[:, list(origin.channels)]
@@ -92,7 +96,7 @@ class Recorded:
 
     def rank(self, value: ir.Value) -> int:
         """Return how many axes `value` has in PyTorch."""
-        return self._values[origin_of(value).name].ndim
+        return self._values[origin_of(float_of(value)).name].ndim
 
     def of_pieces(self, pieces: Iterable[Piece]) -> dict[str, Array]:
         """Return what pieces read and make, by the names of the values."""

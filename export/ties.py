@@ -26,6 +26,7 @@ from bnas_deploy.export.graph import (
 )
 from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.pieces import Piece, Recorded
+from bnas_deploy.export.written_bits import bits_of, float_of
 
 BATCH = 8
 """Images that are run at once while zeros are counted."""
@@ -111,9 +112,9 @@ def ties_within_rounding(
     }
     counts = {}
     for node in (piece.nodes[-1] for piece in pieces if is_binary_conv(piece.nodes[-1])):
-        threshold, first, count = constant_array(input_of(node, "threshold")), 0, 0
+        threshold, first, count = _threshold_of(node), 0, 0
         for part in activations_of(node):
-            x = recorded[part] if part in recorded else np.zeros((1, 0, 1, 1))
+            x: NDArray[Any] = recorded[float_of(part)] if part in recorded else np.zeros((1, 0, 1, 1))
             distance = np.abs(x - threshold[first : first + x.shape[1]].reshape(-1, 1, 1))
             bound = np.broadcast_to(bound_of.get(part, np.zeros(())), x.shape)
             count += int(((distance <= bound) & (bound > 0)).sum())
@@ -121,3 +122,11 @@ def ties_within_rounding(
         if count:
             counts[str(node.name)] = count
     return counts
+
+
+def _threshold_of(node: ir.Node) -> NDArray[np.float32]:
+    """Return what a binary convolution compares its channels with, or what its bits were compared with."""
+    bits = bits_of(activations_of(node)[0])
+    if bits is None:
+        return constant_array(input_of(node, "threshold"))
+    return bits.thresholds_of(constant_array(input_of(node, "place")))

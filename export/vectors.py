@@ -23,6 +23,7 @@ from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.measured_bounds import measured_bounds
 from bnas_deploy.export.pieces import Array, Piece, Recorded, corner_check, pieces_of, whole_check
 from bnas_deploy.export.ties import ties_within_rounding
+from bnas_deploy.export.written_bits import bits_of, float_of
 from bnas_deploy.runtime.pieces import TOLERANCE, answers_of
 
 OWN = "{}|answer"
@@ -43,7 +44,9 @@ NOISE_IMAGES = 16
 class Vectors:
     """The pieces of a model, and for each the bound of every value that it makes of whole values.
 
-    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values.
+    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values. Bits have no
+    bounds: theirs are those of the floats that they stand for. They are the same everywhere, and are compared with what
+    they were when the model was exported, which is `own` too, and `bits_that_differ` compares that with PyTorch.
     """
 
     pieces: tuple[Piece, ...]
@@ -61,9 +64,9 @@ class Vectors:
             checks = [whole_check(piece, recorded) for piece in unknown]
             measured = measured_bounds(unknown, recorded, lambda arrays: answers_of(model, checks, arrays))
             bounds |= {piece.output: bound for piece, bound in zip(unknown, measured, strict=True)}
-        quantized = [piece for piece in pieces if is_quantized(piece)]
-        checks = [whole_check(piece, recorded) for piece in quantized]
-        answers = answers_of(model, checks, recorded.of_pieces(quantized))
+        not_pytorch = [piece for piece in pieces if is_quantized(piece) or bits_of(piece.output) is not None]
+        checks = [whole_check(piece, recorded) for piece in not_pytorch]
+        answers = answers_of(model, checks, recorded.of_pieces(not_pytorch))
         own = {check.output.value: answer for check, answer in zip(checks, answers, strict=True)}
         return cls(pieces, recorded, tuple(bound for bound in bounds.values() if bound is not None), own)
 
@@ -74,6 +77,23 @@ class Vectors:
             worst = bound_of(piece, self.recorded, worst=True) if piece.output.name in failed else None
             bounds[number] = bounds[number] if worst is None else worst
         return replace(self, bounds=tuple(bounds))
+
+    def bits_that_differ(self) -> list[str]:
+        """Say which pieces make other bits of PyTorch's values than its floats are, where no rounding explains it."""
+        failures = []
+        for piece, bound in zip(self.pieces, self.bounds, strict=True):
+            bits = bits_of(piece.output)
+            if bits is not None:
+                wanted, got = (
+                    np.asarray(each, np.uint8)
+                    for each in (self.recorded[piece.output], self.own[str(piece.output.name)])
+                )
+                ties = bits.ties(np.asarray(self.recorded[bits.value], np.float32), bound)
+                wrong = (got ^ wanted) & ~ties
+                if wrong.any():
+                    count = int(np.unpackbits(wrong).sum())
+                    failures.append(f"layer {piece.name} differs from PyTorch in {count} bits, none by rounding")
+        return failures
 
     def whole_checks(self) -> list[PieceCheck]:
         """Return how the pieces are compared on whole values."""
@@ -96,7 +116,7 @@ class Vectors:
         bounds = {}
         for piece, bound in zip(self.pieces, self.bounds, strict=True):
             name = str(piece.output.name)
-            if bound.any():
+            if bound.any() and bits_of(piece.output) is None:
                 bounds[TOLERANCE.format(OWN.format(name) if name in self.own else name)] = _rounded_up(bound)
         return {**self.recorded.of_pieces(self.pieces), **own, **bounds}
 
@@ -117,7 +137,8 @@ class Vectors:
         """Return the largest bound of each channel of PyTorch's own values, by their names."""
         slack = {}
         for piece, bound in zip(self.pieces, self.bounds, strict=True):
-            origin, shape = origin_of(piece.output), self.recorded[piece.output].shape
+            value = float_of(piece.output)
+            origin, shape = origin_of(value), self.recorded[value].shape
             if origin.channels is None and bound.any():
                 largest = _by_channel(bound, shape)
                 slack[origin.name] = largest.reshape(largest.shape[: self.recorded.rank(piece.output)])

@@ -78,7 +78,9 @@ def _workloads(node: ir.Node) -> tuple[Workload, ...]:
 def _layer(node: ir.Node) -> Workload:
     kind = node.op_type
     if is_binary_conv(node):
-        # What the padding holds takes no time: tables know no operator for that.
-        kind = replace(operator(kind), before=0, added=0, parts=1, pads_signs=False).name
+        # What the padding holds takes no time: tables know no operator for that, and none that reads or writes bits.
+        row = operator(kind)
+        floats = replace(row, of_bits=False, to_bits=False, activation="Relu" if row.to_bits else row.activation)
+        kind = replace(floats, before=0, added=0, parts=1, pads_signs=False).name
     cost = layer_cost(node)
     return Workload(kind, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)

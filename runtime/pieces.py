@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnas_deploy.core.bundle import Corner, PieceCheck
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.runtime.onnx_file.cut import Cut, Graph, cut_graph, left_over, model_of, named
-from bnas_deploy.runtime.onnx_file.reader import has_k_map, is_binary_convolution
+from bnas_deploy.runtime.onnx_file.reader import has_k_map, is_binary_convolution, writes_bits
 from bnas_deploy.runtime.onnx_file.writer import ELEMENTS
 from bnas_deploy.runtime.session import create_session, run_session, session_options
 
@@ -33,8 +33,9 @@ class PieceResult:
     """A piece against PyTorch: on `compared` values, the largest absolute difference.
 
     `allowed` is the largest that rounding explains; each value has a bound of its own, and `passed` tells whether all
-    are within theirs. `binary` tells whether the piece is a binary convolution. Of its `channels`, `silent` have 0 in
-    all compared values, behind a ReLU mostly: what scales or shifts them is not seen.
+    are within theirs. `binary` tells whether the piece is a binary convolution, and `bits` whether it writes bits. Of
+    its `channels`, `silent` have 0 in all compared values, behind a ReLU mostly: what scales or shifts them is not
+    seen. Bits have no such channels.
     """
 
     check: PieceCheck
@@ -45,6 +46,7 @@ class PieceResult:
     passed: bool
     channels: int = 0
     silent: int = 0
+    bits: bool = False
 
     @property
     def exact(self) -> bool:
@@ -53,14 +55,15 @@ class PieceResult:
 
     @property
     def in_8_bits(self) -> bool:
-        """Tell whether the piece is compared with what it answered when it was exported, and not with PyTorch."""
-        return self.check.output.array != self.check.output.value
+        """Tell whether the piece computes in 8 bits, and is compared with what it answered when it was exported."""
+        return self.check.output.array != self.check.output.value and not self.bits
 
     @property
     def failure(self) -> str:
         """Say what is wrong with the piece."""
         kind = "layer" if self.binary else "piece"
-        reference = "what it gave when it was exported" if self.in_8_bits else "PyTorch"
+        own = self.check.output.array != self.check.output.value
+        reference = "what it gave when it was exported" if own else "PyTorch"
         return (
             f"{kind} {self.check.name} differs from {reference} by {self.difference:.3g}, "
             f"rounding explains {self.allowed:.3g}"
@@ -112,9 +115,9 @@ def compare_pieces(
     for cut, left, right in zip(whole, native, plain, strict=True):
         operators = [graph.nodes[number].op_type for number in cut.nodes]
         tolerance = vectors.get(TOLERANCE.format(cut.check.output.array), np.zeros((), np.float32))
-        binary = any(map(is_binary_convolution, operators))
+        binary, bits = (any(map(each, operators)) for each in (is_binary_convolution, writes_bits))
         wanted = _array(cut.check.output, vectors, where)
-        results.append(_result(cut.check, binary, left, wanted, tolerance))
+        results.append(_result(cut.check, left, wanted, tolerance, binary=binary, bits=bits))
         alike &= _within(left, right, tolerance.max() if any(map(has_k_map, operators)) else np.float32(0))
     faults = (*(each.fault for each in cuts if each.fault is not None), *left_over(graph, cuts))
     return PiecesResult(tuple(results), faults, alike)
@@ -173,18 +176,24 @@ def _array(corner: Corner, vectors: Vectors, where: Path) -> NDArray[Any]:
 
 
 def _result(
-    check: PieceCheck, binary: bool, got: NDArray[Any], wanted: NDArray[Any], tolerance: NDArray[Any]
+    check: PieceCheck,
+    got: NDArray[Any],
+    wanted: NDArray[Any],
+    tolerance: NDArray[Any],
+    *,
+    binary: bool,
+    bits: bool,
 ) -> PieceResult:
     allowed = float(tolerance.max())
     channels = silent = 0
-    if binary:
+    if binary and not bits:
         seen = wanted.any(axis=tuple(axis for axis in range(wanted.ndim) if axis != 1))
         channels, silent = seen.size, int((~seen).sum())
     if got.shape != check.made or got.dtype != wanted.dtype:
-        return PieceResult(check, binary, wanted.size, float("inf"), allowed, False, channels, silent)
+        return PieceResult(check, binary, wanted.size, float("inf"), allowed, False, channels, silent, bits)
     got = got[tuple(slice(size) for size in check.output.shape)]
     passed = _within(got, wanted, tolerance)
-    return PieceResult(check, binary, wanted.size, _difference(got, wanted), allowed, passed, channels, silent)
+    return PieceResult(check, binary, wanted.size, _difference(got, wanted), allowed, passed, channels, silent, bits)
 
 
 def _within(left: NDArray[Any], right: NDArray[Any], tolerance: NDArray[Any] | np.float32) -> bool:

@@ -36,6 +36,7 @@ from bnas_deploy.export.passes.prelu import PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
+from bnas_deploy.export.passes.write_bits import WriteBits
 
 _SHARED = (
     FoldConstants(),
@@ -101,7 +102,8 @@ PIPELINE = (
     FuseConcat(),
     PReluToMaximum(),  # those that no convolution has taken
     DropUnused(),  # the concatenations that nobody else reads
-    PackWeights(),  # last: nothing after this can read float weights
+    PackWeights(),  # nothing after this can read float weights
+    WriteBits(),  # last: nothing else knows what is no float
     DropUnused(),
 )
 """From the captured network to the finished model."""

@@ -39,6 +39,11 @@ def is_binary_convolution(op_type: str) -> bool:
     return is_operator(op_type)
 
 
+def writes_bits(op_type: str) -> bool:
+    """Tell whether an operator writes bits instead of floats."""
+    return is_operator(op_type) and operator(op_type).to_bits
+
+
 def has_k_map(op_type: str) -> bool:
     """Tell whether an operator multiplies by K, whose sum has no defined order of roundings."""
     return is_operator(op_type) and operator(op_type).k_map

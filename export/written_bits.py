@@ -1,0 +1,74 @@
+"""What a value of bits stands for: the float result that its layer would have made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnas_deploy.core.bits import pack_signs, sign
+from bnas_deploy.core.operators import BYTE
+
+Floats = NDArray[np.float32]
+
+BITS = "bits"
+"""Key of a node's note: what the bits that it writes stand for, `Bits`."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What a layer made before it wrote bits.
+
+    Attributes:
+        layer: the node that it was, whose constants are as they were; what else it reads is left out.
+        thresholds: what its result is compared with, (sets, O) float32.
+    """
+
+    layer: ir.Node
+    thresholds: Floats
+
+    @property
+    def value(self) -> ir.Value:
+        """Return the float result, which no node of the graph makes any more."""
+        return self.layer.outputs[0]
+
+    def thresholds_of(self, places: Floats) -> Floats:
+        """Return the thresholds of the set that a reader of bits `places` reads."""
+        number = int(places[0]) // bits_of_channels(self.thresholds.shape[1])
+        found: Floats = self.thresholds[number]
+        return found
+
+    def of(self, floats: Floats) -> NDArray[np.uint8]:
+        """Return the bits of what the layer made, (N, O, H, W)."""
+        return _packed([sign(np.moveaxis(floats, 1, -1), threshold) for threshold in self.thresholds])
+
+    def ties(self, floats: Floats, bound: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Return 1 for every bit that may be another one, if each float is only known to within `bound`."""
+        allowed = np.moveaxis(np.broadcast_to(bound, floats.shape), 1, -1)
+        distances = [np.abs(np.moveaxis(floats, 1, -1) - threshold) for threshold in self.thresholds]
+        return _packed([np.where((each <= allowed) & (allowed > 0), 1, -1) for each in distances])
+
+
+def bits_of_channels(channels: int) -> int:
+    """Return the bits of a set, which are whole bytes."""
+    return -(-channels // BYTE) * BYTE
+
+
+def _packed(sets: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+    """Pack signs, (N, H, W, O) for each threshold, as the operators do: (N, R, H, W)."""
+    return np.moveaxis(np.concatenate([pack_signs(each) for each in sets], axis=-1), -1, 1)
+
+
+def bits_of(value: ir.Value) -> Bits | None:
+    """Return what a value stands for if it is bits, else None."""
+    maker = value.producer()
+    found = None if maker is None else maker.meta.get(BITS)
+    return found if isinstance(found, Bits) else None
+
+
+def float_of(value: ir.Value) -> ir.Value:
+    """Return the float result that a value of bits was made of, or the value itself."""
+    bits = bits_of(value)
+    return value if bits is None else bits.value
