@@ -32,6 +32,7 @@ def describe_export(result: "ExportResult") -> str:
         _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
         _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}"),
         _line("rewrites", passes),
+        *_bits(result),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),
         *(_line("note", note) for note in result.log.notes),
         *(_line("binary layer", str(layer)) for layer in result.layers),
@@ -40,6 +41,13 @@ def describe_export(result: "ExportResult") -> str:
         f"\n{result.bundle.path}: ready. Next: bnas-deploy bench {result.bundle.path}",
     ]
     return "\n".join(lines)
+
+
+def _bits(result: "ExportResult") -> list[str]:
+    """Name the layers that write bits instead of floats."""
+    pieces = result.verification.pieces
+    names = [piece.check.name for piece in pieces.pieces if piece.bits] if pieces else []
+    return [_line("write bits", f"{', '.join(names)}: no float result of theirs is made")] if names else []
 
 
 def _dropped(result: "ExportResult") -> list[str]:
@@ -113,7 +121,7 @@ def _piece(piece: "PieceResult") -> str:
     found = "bit-exact"
     if not piece.exact:
         found = f"differs by {piece.difference:.2g}, rounding explains {piece.allowed:.2g}"
-    return f"{piece.check.name}: {found} on {piece.compared} values"
+    return f"{piece.check.name}: {found} on {piece.compared} {'bytes of bits' if piece.bits else 'values'}"
 
 
 def _ties(manifest: Manifest) -> list[str]:

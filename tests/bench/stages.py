@@ -13,31 +13,44 @@ from native_kernels import Call, NativeKernels, Ticks, aligned, build, runnable_
 
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.core.operators import Operator
+from bnas_deploy.core.operators import BYTE, Operator
 from bnas_deploy.runtime.bench.layer_problems import LAYERS, problem, same_padding
 from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS
 
 ROUNDS = 300
-OPERATOR = Operator(activation="Relu")
+OPERATORS = (
+    Operator(activation="Relu"),
+    Operator(to_bits=True),
+    Operator(of_bits=True, activation="Relu"),
+    Operator(of_bits=True, to_bits=True),
+)
 
 
-def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
-    """Make the call of `OPERATOR` that `bnas-deploy bench-layers` times, after it gave the right result once.
+def call(kernels: NativeKernels, isa: str, layer: LayerCost, operator: Operator = OPERATORS[0]) -> Call:
+    """Make the call of an operator that `bnas-deploy bench-layers` times, after it gave the right result once.
+
+    Those that write bits compare with 0, and those that read bits read the signs of the same image.
 
     Raises:
         SystemExit: the result is wrong.
     """
     given = problem(layer, batch=1)
     channels_in, channels_out = layer.input[0], layer.output[0]
+    levels = np.full(-(-channels_out // BYTE) * BYTE, np.inf, np.float32)
+    levels[:channels_out] = np.nextafter(-given.bias / given.scale, np.float32(np.inf))
     inputs = {
-        "X": given.x,
+        "X": packed(given.x) if operator.of_bits else given.x,
         "W": pack_signs(given.signs.transpose(0, 2, 3, 1)),
         "threshold": np.zeros(channels_in, np.float32),
+        "place": np.arange(channels_in, dtype=np.float32),
+        "pad": np.zeros(channels_in, np.float32),
         "offset": np.zeros((channels_out, 1, 1), np.float32),
         "scale": given.scale,
         "bias": given.bias,
+        "level": levels.reshape(-1, BYTE),
     }
+    inputs = {name: inputs[name] for name in operator.inputs}
     attributes = {
         "weight_shape": (channels_out, *layer.kernel, channels_in),
         "strides": layer.stride,
@@ -45,11 +58,17 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost) -> Call:
         "dilations": layer.dilation,
         "group": 1,
     }
-    made = Call(kernels, isa, OPERATOR, inputs, attributes, layer.output[1:], allocate=aligned)
+    made = Call(kernels, isa, operator, inputs, attributes, layer.output[1:], allocate=aligned)
     made.run()
-    if not np.array_equal(made.y, given.binary_answer):
+    answer = given.binary_answer
+    if not np.array_equal(made.y, packed(np.where(answer > 0, 1, -1)) if operator.to_bits else answer):
         raise SystemExit(f"{isa}: wrong result on {layer.name}")
     return made
+
+
+def packed(signs: np.ndarray) -> np.ndarray:
+    """Pack the channels of images."""
+    return np.ascontiguousarray(np.moveaxis(pack_signs(np.moveaxis(signs, 1, -1)), -1, 1))
 
 
 def row(made: Call, layer: LayerCost, rounds: int) -> str:
@@ -75,15 +94,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each layer that count")
     parser.add_argument("--isa", nargs="+", choices=[spec.isa for spec in KERNEL_SPECS], help="only these")
+    names = {operator.name: operator for operator in OPERATORS}
+    parser.add_argument("--operator", choices=names, default=OPERATORS[0].name)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kernels = build(Path(folder))
         for spec in runnable_specs(options.isa):
-            print(f"\n{spec.isa}, one thread: percent of the time (medians).\n")
+            print(f"\n{options.operator}, {spec.isa}, one thread: percent of the time (medians).\n")
             print("| layer | us | pack | gather and the rest | count | epilogue | all but count |")
             print("|---|---|---|---|---|---|---|")
             for layer in LAYERS:
-                print(row(call(kernels, spec.isa, layer), layer, options.rounds), flush=True)
+                print(row(call(kernels, spec.isa, layer, names[options.operator]), layer, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

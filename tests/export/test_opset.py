@@ -90,7 +90,7 @@ CASES = [
     for operator in PLAIN
     for name, geometry in GEOMETRIES.items()
     if (geometry.group == 1 and not geometry.constant_channels) or not operator.k_map
-    if geometry.group == 1 or not operator.to_bits
+    if (geometry.group == 1 or not operator.to_bits) and not (operator.of_bits and operator.activation)
 ]
 each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
 

@@ -179,17 +179,18 @@ static void add(Bytes* bytes, const void* data, size_t size) {
 
 static OrtValue* take_tensor(const char** at, const OrtMemoryInfo* memory) {
     int64_t dims[8];
-    size_t count = 1;
+    size_t size = take_number(at); /* of a number: 4 for floats, 1 for bits */
+    const ONNXTensorElementDataType type =
+        size == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     const uint32_t rank = take_number(at);
     memcpy(dims, take(at, rank * sizeof *dims), rank * sizeof *dims);
     for (uint32_t i = 0; i < rank; ++i) {
-        count *= (size_t)dims[i];
+        size *= (size_t)dims[i];
     }
-    float* data = malloc(count * sizeof *data + 1);
-    memcpy(data, take(at, count * sizeof *data), count * sizeof *data);
+    char* data = malloc(size + 1);
+    memcpy(data, take(at, size), size);
     OrtValue* value;
-    check(ort->CreateTensorWithDataAsOrtValue(memory, data, count * sizeof *data, dims, rank,
-                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &value));
+    check(ort->CreateTensorWithDataAsOrtValue(memory, data, size, dims, rank, type, &value));
     return value;
 }
 
@@ -220,16 +221,18 @@ static void add_tensor(Bytes* bytes, OrtValue* value) {
     size_t rank, count;
     int64_t dims[8];
     void* data;
+    ONNXTensorElementDataType type;
     check(ort->GetTensorTypeAndShape(value, &shape));
     check(ort->GetDimensionsCount(shape, &rank));
     check(ort->GetDimensions(shape, dims, rank));
     check(ort->GetTensorShapeElementCount(shape, &count));
+    check(ort->GetTensorElementType(shape, &type));
     check(ort->GetTensorMutableData(value, &data));
     ort->ReleaseTensorTypeAndShapeInfo(shape);
     const uint32_t number = (uint32_t)rank;
     add(bytes, &number, sizeof number);
     add(bytes, dims, rank * sizeof *dims);
-    add(bytes, data, count * sizeof(float));
+    add(bytes, data, count * (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 ? 1 : sizeof(float)));
 }
 
 static Bytes run_once(const Work* work) {

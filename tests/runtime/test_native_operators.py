@@ -55,7 +55,12 @@ ISAS = [
     *PORTABLE_ISAS,
 ]
 CONSTANT_NAMES = [constant.name for constant in CONSTANTS]
-WITH_ALL_CONSTANTS = (Operator(activation="PRelu", affine=True), Operator(activation="Clip"))
+WITH_ALL_CONSTANTS = (
+    Operator(activation="PRelu", affine=True),
+    Operator(activation="Clip"),
+    Operator(of_bits=True),
+    Operator(to_bits=True),
+)
 """Each constant is an input of one of these."""
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
 
@@ -213,9 +218,11 @@ def counter(name: str) -> int:
 
 
 # What X is made of and what is added does not change what lies between: these have all edges, the others a few. Of the
-# operators of blocks, these are computed in loops of their own.
+# operators of blocks, these are computed in loops of their own; those that read bits have the epilogues of others.
 PLAIN = [
-    *(row for row in OPERATORS if (row.parts, row.added) == (1, 0) and not row.is_of_blocks),
+    *(row for row in OPERATORS if (row.parts, row.added) == (1, 0) and not (row.is_of_blocks or row.has_bits)),
+    Operator(to_bits=True),
+    Operator(of_bits=True, to_bits=True),
     Operator(before=1, activation="PRelu", affine=True),
     Operator(before=1, activation="Clip"),
     Operator(gate=True),
@@ -422,6 +429,20 @@ def test_edges_of_every_operator_agree_with_the_reference(name: str, isa: str) -
     check_side_by_side(problems_of_every_operator(name), 2, threads=2)
 
 
+def test_edges_of_bits_agree_with_the_reference(isa: str) -> None:
+    cases = [
+        (Case(channels=channels, channels_out=channels, size=(3, width), strides=(stride, stride)), f"{channels}")
+        for channels in (1, 7, 8, 9, 63, 64, 65)
+        for width, stride in ((1, 1), (15, 1), (16, 2), (17, 1))
+    ]
+    problems = tuple(
+        (f"{row.name} {name} {case.size}", row, case, seed)
+        for seed, (case, name) in enumerate(cases)
+        for row in (Operator(to_bits=True), Operator(of_bits=True), Operator(of_bits=True, to_bits=True))
+    )
+    check_side_by_side(problems, 2, threads=1)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Memory. The objects that TVM makes have no checks of AddressSanitizer, so what they access is told by the processor:
 # whatever a kernel is given ends, or begins, at a page that nobody may touch.
@@ -598,7 +619,7 @@ def with_constant(name: str) -> Operator:
 def test_edges_of_constants_that_are_inputs_too(name: str, isa: str) -> None:
     row, case = with_constant(name), Case(channels=36, channels_out=18)
     names = [constant.name for constant in row.constants] if name == "all" else [name]
-    (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 1))
+    (inputs, want), (other, _) = (problem(row, case, seed, 2) for seed in (0, 2))  # as many sets of levels
     model = as_inputs_too(one_node_model(row.name, inputs, case.attributes), names)
     session = native_session(model, threads=2)
     before = native_calls()
@@ -705,6 +726,13 @@ def test_shape_inference_keeps_what_is_symbolic(
     inputs = random_inputs(OPERATORS[0], case, 0)
     session = native_session(one_node_model(OPERATORS[0].name, inputs, case.attributes, x_shape=x_shape))
     assert session.get_outputs()[0].shape == want
+
+
+def test_the_shape_of_bits_is_inferred() -> None:
+    row, case = Operator(to_bits=True), Case(channels_out=9)
+    inputs = random_inputs(row, case, 1)  # two sets of two bytes
+    output = native_session(one_node_model(row.name, inputs, case.attributes, x_shape=("N", 5, 7, 5))).get_outputs()[0]
+    assert (output.type, output.shape) == ("tensor(uint8)", ["N", 4, 7, 5])
 
 
 def test_unnamed_lengths_get_names_of_their_own() -> None:
@@ -843,6 +871,46 @@ def test_edges_of_a_malformed_node_are_refused_when_the_session_is_created(chang
 def test_edges_of_a_pad_that_is_no_sign_are_refused(change: Change, reason: str) -> None:
     message = refusal_at_creation("BinaryConv2dPadRelu", change)
     assert f"bnas.BinaryConv2dPadRelu (node 'conv'): {reason}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        (
+            "BinaryConv2dOfBits",
+            lambda inputs, attributes: np.put(inputs["place"], 3, 0.5),
+            "place is 0.5 for channel 3, wanted a whole number from 0 to 2^24 - 1" + AGAIN,
+        ),
+        (
+            "BinaryConv2dOfBits",
+            lambda inputs, attributes: np.put(inputs["place"], 3, np.nan),
+            "place is nan for channel 3, wanted a whole number from 0 to 2^24 - 1" + AGAIN,
+        ),
+        (
+            "BinaryConv2dToBits",
+            resized("level", (1, 9)),
+            "level has the shape [1, 9], wanted rows of 8, as many as the 1 bytes of 3 output channels or a multiple"
+            + AGAIN,
+        ),
+        (
+            "BinaryConv2dToBits",
+            lambda inputs, attributes: attributes.update(weight_shape=[3, 3, 3, 5], group=3),
+            "group is 3, but an operator that writes bits has one group" + AGAIN,
+        ),
+    ],
+    ids=["half", "nan", "level", "groups"],
+)
+def test_edges_of_bits_that_cannot_be_are_refused(name: str, change: Change, reason: str) -> None:
+    assert f"bnas.{name} (node 'conv'): {reason}" in refusal_at_creation(name, change)
+
+
+def test_bits_of_too_few_bytes_are_refused_when_they_come() -> None:
+    row, case = Operator(of_bits=True), Case(channels=9)
+    session = native_session(one_node_model(row.name, random_inputs(row, case, 0), case.attributes))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, {"X": np.zeros((1, 1, 7, 5), np.uint8)})
+    reason = "X has the shape [1, 1, 7, 5], wanted at least 2 bytes for each pixel; check the input's shape"
+    assert f"bnas.{row.name} (node 'conv'): {reason}" in str(refused.value)
 
 
 def test_k_with_groups_is_refused() -> None:

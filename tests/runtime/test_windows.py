@@ -96,7 +96,8 @@ def named(name: str) -> bytes:
 
 
 def tensor(array: np.ndarray) -> bytes:
-    return struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape) + np.ascontiguousarray(array, "<f4").tobytes()
+    head = struct.pack(f"<II{array.ndim}q", array.itemsize, array.ndim, *array.shape)
+    return head + np.ascontiguousarray(array, "<u1" if array.dtype == np.uint8 else "<f4").tobytes()
 
 
 def case(model: bytes, fed: dict[str, np.ndarray], outputs: list[str]) -> bytes:
