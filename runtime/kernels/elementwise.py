@@ -14,13 +14,14 @@ from bnas_deploy.runtime.kernels.specs import (
     LUT4X2,
     LUT6X2,
     MOST_CHANNELS,
+    POPCOUNT8,
     SQUARE,
     KernelSpec,
     function_name,
 )
 from bnas_deploy.runtime.kernels.tir import ANY_SIZE, WIDTHS, cast, in_vectors, integer, load, parameters, spread, store
 
-PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256)}
+PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256), POPCOUNT8: (1, 256)}
 """What the first and the second pixel of a pair are multiplied with: LUT4X2's code is where their row begins."""
 
 MERGED = [i // 2 + i % 2 * SQUARE for i in range(2 * SQUARE)]  # lanes of two rows, in turns

@@ -46,7 +46,7 @@ COUNTING: dict[str, tuple[Algorithm, ...]] = {
         elementwise.transpose,
         elementwise.correct_padding,
     ),
-    POPCOUNT8.name: (popcount.count,),
+    POPCOUNT8.name: (popcount.count, elementwise.encode, popcount.count_channels, elementwise.transpose),
 }
 
 

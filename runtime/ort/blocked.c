@@ -73,13 +73,13 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     return floats / 16 + k + multiply_adds / (14 * spec->vector_bytes) + outputs / 10;
 }
 
-/* What depends on the way of counting. Only look-ups have lanes that are channels. */
-#define LOOK_UPS(name, tables, pair_tables) \
+/* What depends on the way of counting. */
+#define WITH_TABLES(name, tables, pair_tables) \
     tables, pair_tables, bnas_##name##_encode, bnas_##name##_count_channels, bnas_##name##_transpose
-#define BNAS_COUNTING_lut4x2(name) LOOK_UPS(name, bnas_lut4x2_tables, bnas_lut4x2_pair_tables), NULL
+#define BNAS_COUNTING_lut4x2(name) WITH_TABLES(name, bnas_lut4x2_tables, bnas_lut4x2_pair_tables), NULL
 #define BNAS_COUNTING_lut6x2(name) \
-    LOOK_UPS(name, bnas_lut6x2_tables[0][0], bnas_lut6x2_tables[0][0]), bnas_##name##_correct_padding
-#define BNAS_COUNTING_popcount8(name) NULL, NULL, NULL, NULL, NULL, NULL
+    WITH_TABLES(name, bnas_lut6x2_tables[0][0], bnas_lut6x2_tables[0][0]), bnas_##name##_correct_padding
+#define BNAS_COUNTING_popcount8(name) WITH_TABLES(name, NULL, NULL), NULL
 
 #define BNAS_KERNEL_SPEC(name, cpu_check, suits_check, counting, ...)                                             \
     static const KernelSpec name = {__VA_ARGS__,                                                                  \

@@ -34,7 +34,7 @@ typedef struct KernelSpec {
     BnasHalve* halve;
     BnasToBits* to_bits;
     const uint8_t* tables;
-    const uint8_t* pair_tables; /* of two pixels; this and the next three are NULL where lanes are always pixels */
+    const uint8_t* pair_tables; /* of two pixels */
     BnasEncode* encode;
     BnasCountChannels* count_channels;
     BnasTranspose* transpose;

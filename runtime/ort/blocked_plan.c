@@ -52,13 +52,16 @@ static int64_t cost_of(const KernelSpec* spec, int64_t lanes) {
 /* Mismatches are transposed after lanes that were channels, and the epilogue takes a few pixels at a time. For one
  * output that takes as long, on a Zen 4, as a cost of 1 for one step. */
 static bool channels_pay(const BnasRun* run, const KernelSpec* spec, int64_t lanes, bool gathers) {
-    if (!spec->count_channels) {
+    const BnasConv* conv = run->conv;
+    /* Where 8 channels fill a byte there is no code for padding. */
+    const bool pads = conv->pads[0] + conv->pads[1] + conv->pads[2] + conv->pads[3] > 0 && !conv->pads_signs;
+    if (pads && padded_pixel(spec) > UINT8_MAX) {
         return false;
     }
-    const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
     const int64_t by_pixels = gathers ? cost_of(spec, run->batch * pixels) : run->batch * cost_of(spec, lanes);
-    const int64_t by_channels = run->batch * cost_of(spec, channels);
+    /* A look-up is for both pixels of a pair. */
+    const int64_t by_channels = run->batch * cost_of(spec, channels) * 2 / spec->outputs;
     const int64_t saved = by_pixels * weight_rows(conv, spec) - by_channels * ceil_div(pixels, 2);
     return saved * steps_of(conv, spec) > run->batch * pixels * channels;
 }

@@ -1,13 +1,13 @@
 /* Packed weights: uint8 (groups, rows, steps, step_bytes), a row for each output channel, or for two, which share a
- * byte where they fit in one. Before them, where lanes can be channels, uint8 (groups, steps, lanes), a channel in a
- * byte, where each full tile of lanes is an array of its own. Behind them, where padding counts, sums of the weights'
- * ones. Step k is tap k % taps of the channels in byte k / taps. */
+ * byte where they fit in one. Before them uint8 (groups, steps, lanes), a channel in a byte, where each full tile of
+ * lanes is an array of its own. Behind them, where padding counts, sums of the weights' ones. Step k is tap k % taps of
+ * the channels in byte k / taps. */
 #include "blocked.h"
 #include "look_up_tables.h"
 
 /* Of one group. */
 static int64_t channel_lanes(const BnasConv* conv, const KernelSpec* spec) {
-    return spec->count_channels ? ceil_div(group_channels(conv), spec->vector_bytes) * spec->vector_bytes : 0;
+    return ceil_div(group_channels(conv), spec->vector_bytes) * spec->vector_bytes;
 }
 
 static size_t channel_weights_size(const BnasConv* conv, const KernelSpec* spec) {
@@ -128,9 +128,7 @@ void bnas_prepack_weights(const BnasConv* conv, const KernelSpec* spec, const ui
                 } else {
                     row[step] |= (uint8_t)(bits << (place * spec->channels));
                 }
-                if (spec->count_channels) {
-                    column[step * width] = (uint8_t)bits;
-                }
+                column[step * width] = (uint8_t)bits;
             }
         }
     }

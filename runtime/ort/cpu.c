@@ -81,8 +81,9 @@ bool bnas_cpu_neon(void) {
     return true; /* part of every 64-bit ARM */
 }
 
-/* Kinds of cores: all have the same instructions, and are fastest with different rows. The rest is OTHER_CORE: those
- * that nobody predicted, and those that popcounts suit, such as the Cortex-A72, the X1 and the Neoverse V1. */
+/* Kinds of cores: all have the same instructions, and are fastest with different rows. The A53, A55, N1 and N2 were
+ * predicted (docs/kernels.md); the others in the list are built like them. The rest is OTHER_CORE: those that nobody
+ * knows, and those that popcounts suit, such as the Cortex-A72, the X1 and the Neoverse V1. */
 enum { FAST_SHUFFLES = 1, IN_ORDER = 2, OTHER_CORE = 4 };
 
 enum { MAKER_ARM = 0x41, MAKER_QUALCOMM = 0x51 };

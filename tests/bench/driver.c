@@ -81,18 +81,14 @@ static uint64_t count_ticks, epilogue_ticks;
         return 0;                                       \
     }
 
-/* What only some ways of counting have. */
+/* What only one way of counting has. */
+#define CLOCKED_lut4x2(isa)
 #define CLOCKED_popcount8(isa)
-#define CLOCKED_lut6x2(isa)                                                                           \
-    CLOCKED_lut4x2(isa) CLOCKED(BnasCorrectPadding, bnas_##isa##_correct_padding, count_ticks,        \
-                                (int32_t channels, int32_t vectors, const uint16_t* correction_index, \
-                                 const uint16_t* corrections, uint16_t* mismatches),                  \
-                                (channels, vectors, correction_index, corrections, mismatches))
-#define CLOCKED_lut4x2(isa)                                                                                  \
-    CLOCKED(BnasCountChannels, bnas_##isa##_count_channels, count_ticks,                                     \
-            (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,   \
-             const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches), \
-            (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))
+#define CLOCKED_lut6x2(isa)                                                                                    \
+    CLOCKED(BnasCorrectPadding, bnas_##isa##_correct_padding, count_ticks,                                     \
+            (int32_t channels, int32_t vectors, const uint16_t* correction_index, const uint16_t* corrections, \
+             uint16_t* mismatches),                                                                            \
+            (channels, vectors, correction_index, corrections, mismatches))
 
 #define BNAS_KERNEL_SPEC(isa, cpu_check, suits, counting, ...)                                                         \
     CLOCKED_##counting(isa) CLOCKED(BnasCount, bnas_##isa##_count, count_ticks,                                        \
@@ -100,26 +96,31 @@ static uint64_t count_ticks, epilogue_ticks;
                                      const int32_t* offsets, const uint8_t* weights, const uint8_t* tables,            \
                                      uint16_t* mismatches),                                                            \
                                     (vectors, pairs, steps, blocked, offsets, weights, tables, mismatches))            \
-        CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                                   \
-                (int32_t channels, int32_t count, int32_t activation, int32_t k_map, int32_t offset_stride,            \
-                 int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,                   \
-                 const float* offset, const float* scale, const float* bias, const float* slope, const float* k,       \
-                 const float* added1, const float* added2, float* y),                                                  \
-                (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset,       \
-                 scale, bias, slope, k, added1, added2, y))                                                            \
-            CLOCKED(BnasToBits, bnas_##isa##_to_bits, epilogue_ticks,                                                  \
-                    (int32_t channels, int32_t count, int32_t are_equal, const uint16_t* mismatches,                   \
-                     const int16_t* totals, const int16_t* limits, uint8_t* bits),                                     \
-                    (channels, count, are_equal, mismatches, totals, limits, bits))                                                \
-            CLOCKED(                                                                                                   \
-                BnasBlockEpilogue, bnas_##isa##_block_epilogue, epilogue_ticks,                                        \
-                (int32_t channels, int32_t count, int32_t activation, int32_t affine, int32_t gate_stride,             \
-                 int32_t offset_stride, int32_t before, int32_t added, int32_t y_stride, const uint16_t* mismatches,   \
-                 const int32_t* totals, const float* offset, const float* scale, const float* bias,                    \
-                 const float* slope, const float* low, const float* high, const float* scale2, const float* bias2,     \
-                 const float* gate, const float* before1, const float* added1, const float* added2, float* y),         \
-                (channels, count, activation, affine, gate_stride, offset_stride, before, added, y_stride, mismatches, \
-                 totals, offset, scale, bias, slope, low, high, scale2, bias2, gate, before1, added1, added2, y))
+        CLOCKED(BnasCountChannels, bnas_##isa##_count_channels, count_ticks,                                           \
+                (int32_t vectors, int32_t pairs, int32_t steps, const uint8_t* weights, const uint16_t* codes,         \
+                 const int32_t* offsets, const int32_t* positions, const uint8_t* tables, uint16_t* mismatches),       \
+                (vectors, pairs, steps, weights, codes, offsets, positions, tables, mismatches))                       \
+            CLOCKED(BnasEpilogue, bnas_##isa##_epilogue, epilogue_ticks,                                               \
+                    (int32_t channels, int32_t count, int32_t activation, int32_t k_map, int32_t offset_stride,        \
+                     int32_t added, int32_t y_stride, const uint16_t* mismatches, const int32_t* totals,               \
+                     const float* offset, const float* scale, const float* bias, const float* slope, const float* k,   \
+                     const float* added1, const float* added2, float* y),                                              \
+                    (channels, count, activation, k_map, offset_stride, added, y_stride, mismatches, totals, offset,   \
+                     scale, bias, slope, k, added1, added2, y))                                                        \
+                CLOCKED(BnasToBits, bnas_##isa##_to_bits, epilogue_ticks,                                              \
+                        (int32_t channels, int32_t count, int32_t are_equal, const uint16_t* mismatches,               \
+                         const int16_t* totals, const int16_t* limits, uint8_t* bits),                                 \
+                        (channels, count, are_equal, mismatches, totals, limits, bits))                                \
+                    CLOCKED(BnasBlockEpilogue, bnas_##isa##_block_epilogue, epilogue_ticks,                            \
+                            (int32_t channels, int32_t count, int32_t activation, int32_t affine, int32_t gate_stride, \
+                             int32_t offset_stride, int32_t before, int32_t added, int32_t y_stride,                   \
+                             const uint16_t* mismatches, const int32_t* totals, const float* offset,                   \
+                             const float* scale, const float* bias, const float* slope, const float* low,              \
+                             const float* high, const float* scale2, const float* bias2, const float* gate,            \
+                             const float* before1, const float* added1, const float* added2, float* y),                \
+                            (channels, count, activation, affine, gate_stride, offset_stride, before, added, y_stride, \
+                             mismatches, totals, offset, scale, bias, slope, low, high, scale2, bias2, gate, before1,  \
+                             added1, added2, y))
 #include "kernel_specs.h"
 #undef BNAS_KERNEL_SPEC
 

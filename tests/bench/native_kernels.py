@@ -28,7 +28,7 @@ from bnas_deploy.core.operators import (
     Operator,
 )
 from bnas_deploy.runtime.bench.machine import cpu_flags
-from bnas_deploy.runtime.kernels.specs import LUT4X2, LUT6X2, KernelSpec, function_name, specs_of
+from bnas_deploy.runtime.kernels.specs import LUT6X2, KernelSpec, function_name, specs_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -321,9 +321,8 @@ def build(folder: Path) -> NativeKernels:
 
 def _clocked(spec: KernelSpec) -> tuple[str, ...]:
     """Return the generated functions that driver.c puts a clock around."""
-    of_look_ups = ("count_channels",) if spec.counting.name in (LUT4X2.name, LUT6X2.name) else ()
     of_padding = ("correct_padding",) if spec.counting.name == LUT6X2.name else ()
-    return ("count", "epilogue", "block_epilogue", "to_bits", *of_look_ups, *of_padding)
+    return ("count", "count_channels", "epilogue", "block_epilogue", "to_bits", *of_padding)
 
 
 def _compile_yardstick(native: ModuleType, spec: KernelSpec, folder: Path) -> Path:

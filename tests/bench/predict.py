@@ -125,8 +125,6 @@ def table(row: KernelSpec, path: Path, tools: Tools) -> Iterator[str]:
     yield f"| {row.isa} | multiply-adds in a turn | instructions | {' | '.join(models)} |"
     yield "|---" * (3 + len(models)) + "|"
     for function in FUNCTIONS:
-        if function == "count_channels" and row.counting == POPCOUNT8:
-            continue
         done: list[list[str]] = []
         for loop in tools.loops(path, function_name(row, function)):
             operations = multiply_adds(loop, row)

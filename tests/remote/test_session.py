@@ -193,6 +193,10 @@ def installed(sshd: Sshd, wheel: Path, bundle: Path) -> Sshd:
     return sshd
 
 
+EM_AARCH64 = 183
+"""The processor that an ELF file is for, in its byte 18."""
+
+
 def bench(sshd: Sshd, *arguments: object) -> Result:
     options = ["--host", HOST, "--port", sshd.port, "--min-seconds", 0, *arguments]
     return CliRunner().invoke(command, [str(option) for option in options])
@@ -290,7 +294,8 @@ def test_a_device_whose_python_is_for_arm(
         pytest.skip(result.stderr)
     assert f"Error: {HOST}: failed there: " in result.stderr
     assert "does not agree with PyTorch: piece classifier differs from PyTorch by 1" in result.stderr
-    assert any("aarch64" in path.name for path in (sshd.cache / "site").iterdir())
+    libraries = (sshd.cache / "site").glob("*/bnas_deploy/runtime/libbnas_ort.so")
+    assert EM_AARCH64 in [path.read_bytes()[18] for path in libraries]
     assert not sshd.work_folders()
 
 

@@ -129,6 +129,12 @@ EDGES = {
     "padding at the right, stride 2": Case(channels=29, size=(9, 8), strides=(2, 2), pads=(0, 0, 1, 4)),
     "padding at the right, gathered": Case(size=(8, 8), channels=40, channels_out=150, pads=(0, 0, 2, 3)),
     "padding at the right, channel lanes": Case(size=(7, 7), channels=66, channels_out=509, pads=(0, 0, 1, 2)),
+    # On ARM padding of zeros has no code.
+    "a dense layer": Case(size=(1, 1), kernel=(1, 1), pads=(0, 0, 0, 0), channels=141, channels_out=300),
+    "no padding, channel lanes": Case(size=(5, 6), pads=(0, 0, 0, 0), channels=66, channels_out=150),
+    "no padding, channel lanes, stride 2": Case(
+        size=(9, 9), pads=(0, 0, 0, 0), strides=(2, 2), channels=41, channels_out=133
+    ),
     "padding far larger than the image": Case(size=(1, 2), channels=29, channels_out=18, pads=(9, 8, 7, 12)),
     "padding of steps alone": Case(channels=1, channels_out=18, kernel=(1, 1), size=(3, 17), pads=(1, 2, 1, 2)),
     # With AVX-512 VBMI up to 32 classes of pixels, which have the same taps in the padding, are looked up.
