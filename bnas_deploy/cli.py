@@ -1,6 +1,8 @@
 """Command line entry point: gathers the commands, holds no logic of its own."""
 
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pkgutil import iter_modules
 from typing import Any
 
@@ -19,6 +21,12 @@ class Commands(click.Group):
     A package that is not installed becomes advice: a plain install has what a device needs, not PyTorch. Ctrl-C becomes
     one line and the exit code that shells know; where there is a place to go on from, the command itself saves it.
     """
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run the command line; a letter that the output's encoding lacks, as Windows' pipes do, is escaped."""
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return super().main(*args, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

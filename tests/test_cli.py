@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -92,3 +93,11 @@ def test_a_name_that_is_too_long_is_a_sentence(words: str) -> None:
     assert done.exit_code == 1, done.output
     assert done.stderr.startswith(f"Error: {TOO_LONG}")
     assert done.stderr.count("\n") == 1
+
+
+def test_letters_that_the_output_lacks_are_escaped(tmp_path: Path) -> None:
+    name = str(tmp_path / "二値.so")
+    result = CliRunner(charset="cp1252").invoke(main, ["ops-library", "-o", name])
+    assert result.exit_code == 0, result.output
+    assert "\\u4e8c\\u5024.so" in result.output
+    assert Path(name).is_file()
