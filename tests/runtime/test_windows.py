@@ -24,9 +24,6 @@ from bnas_deploy.runtime.library import library_path
 
 HERE = Path(__file__).parent
 RUNNER = HERE / "run_cases.c"
-FEW = 3
-"""Models of every operator that are run in several sessions: so many keep these tests below a minute."""
-
 Zig = Callable[..., subprocess.CompletedProcess[str]]
 
 ISAS = [
@@ -132,8 +129,9 @@ def linux_runner(header_folder: Path, onnxruntime_for_c: Path, tmp_path_factory:
 def cases(linux_runner: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Cases, Cases]:
     """All models, and a few that have an edge for each operator."""
     folder = tmp_path_factory.mktemp("cases")
-    models = list(operator_tests().all_models())
-    return _cases(folder / "all", models, linux_runner), _cases(folder / "few", models[-FEW:], linux_runner)
+    tests = operator_tests()
+    every, few = list(tests.all_models()), list(tests.few_models())
+    return _cases(folder / "all", every, linux_runner), _cases(folder / "few", few, linux_runner)
 
 
 def _cases(path: Path, models: list[Any], linux_runner: list[str]) -> Cases:
