@@ -158,7 +158,7 @@ def _only_elsewhere() -> Iterator[Finding]:
     else:
         yield Finding("training packages", True, ", ".join(f"{name} {found}" for name, found in versions.items()))
     ssh = shutil.which("ssh")
-    advice = "" if ssh else "only to measure on another machine: sudo apt install openssh-client"
+    advice = "" if ssh else "only to measure on another machine: install OpenSSH's client (Debian: openssh-client)"
     yield Finding("ssh", True if ssh else None, ssh or "not installed; bench --host needs it, models do not", advice)
     tvm = _version("apache-tvm")
     state = f"{tvm}; " if tvm else "not installed; "

@@ -39,6 +39,7 @@ def main() -> None:
 
 def _install(tools: Path) -> None:
     """Have pip fetch the tools once for all wheels: each would fetch them again for itself."""
+    tools.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tools.absolute().parent, prefix=".bnas-tools-") as fresh:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(Path(fresh) / "tools")]
         _run([*pip, *BUILD_TOOLS])

@@ -197,6 +197,6 @@ def test_ssh_is_needed_for_one_thing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     diagnosis = diagnose()
     assert diagnosis.works
-    advice = "only to measure on another machine: sudo apt install openssh-client"
+    advice = "only to measure on another machine: install OpenSSH's client (Debian: openssh-client)"
     text = "not installed; bench --host needs it, models do not"
     assert found("ssh", diagnosis) == Finding("ssh", None, text, advice)
