@@ -46,16 +46,25 @@ def _kept_origins(graph: ir.Graph) -> Iterator[None]:
     results have names of their own. What is put in the place of another has its type and shape, too.
     """
     made = {value for node in graph for value in node.outputs}
-    before = {(node, i): value for node in graph for i, value in enumerate(node.inputs) if value is not None}
+    before = _places(graph)
+    known = {value: (origin_of(value), is_recorded(value)) for value in before.values()}
     yield
     for fresh in (value for node in graph for value in node.outputs if value not in made):
         fresh.meta[UNRECORDED] = True
+    for place, value in _places(graph).items():
+        old = before.get(place)
+        if old is None or old is value:
+            continue
+        origin, recorded = known[old]
+        if not is_recorded(value) and recorded:
+            value.meta["origin"] = origin
+        if value.shape is None:
+            value.shape, value.type = old.shape, old.type
+
+
+def _places(graph: ir.Graph) -> dict[tuple[ir.Node | None, int], ir.Value]:
+    """Return what each node reads in each place, and what each output of the graph is."""
+    places: dict[tuple[ir.Node | None, int], ir.Value] = {(None, i): value for i, value in enumerate(graph.outputs)}
     for node in graph:
-        for i, value in enumerate(node.inputs):
-            old = before.get((node, i))
-            if value is None or old is None:
-                continue
-            if not is_recorded(value) and is_recorded(old):
-                value.meta["origin"] = origin_of(old)
-            if value.shape is None:
-                value.shape, value.type = old.shape, old.type
+        places |= {(node, i): value for i, value in enumerate(node.inputs) if value is not None}
+    return places

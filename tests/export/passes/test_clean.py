@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bnas_deploy.export.graph import UNRECORDED, is_recorded, origin_of
 from bnas_deploy.export.passes import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.rewrite import run
 
@@ -54,6 +55,24 @@ def test_merge_duplicates_keeps_shapes_that_one_of_them_has(load, listing) -> No
 
     assert listing(model) == ["a = Split(x)", "y = Add(a, b)"]
     assert [str(value.shape) for value in first.outputs] == ["[N,1,4,4]", "[N,1,4,4]"]
+
+
+def test_merge_duplicates_keeps_what_outputs_of_the_graph_are_in_pytorch(load, listing) -> None:
+    # As `x.topk(2).values` and `x.topk(2).indices`: the first one's numbers are no value of PyTorch's program.
+    split = "Split <axis = 1, num_outputs = 2> (x)"
+    model = load(
+        f"(float[N,2,4,4] x) => (float[N,1,4,4] v, float[N,1,4,4] i) {{ v, other = {split} another, i = {split} }}"
+    )
+    first, second = model.graph
+    for value in (first.outputs[1], second.outputs[0]):
+        value.meta[UNRECORDED] = True
+
+    run([MergeDuplicates()], model)
+
+    assert listing(model) == ["v = Split(x)"]
+    assert [str(value.name) for value in model.graph.outputs] == ["v", "i"]
+    assert all(is_recorded(value) for value in model.graph.outputs)
+    assert origin_of(model.graph.outputs[1]).name == "i"
 
 
 def test_merge_duplicates_keeps_the_names_of_outputs(load, listing) -> None:
