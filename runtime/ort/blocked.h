@@ -157,8 +157,8 @@ typedef struct Plan {
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each region begins, in bytes. */
-    size_t offsets, positions, taps, totals, short_totals, limits, row_constants, constants, correction_index, corrections, magnitudes, k,
-        blocked, end;
+    size_t offsets, positions, taps, totals, short_totals, limits, row_constants, constants, correction_index,
+        corrections, magnitudes, k, blocked, end;
 } Plan;
 
 static inline const Plan* the_plan(const BnasRun* run) {
@@ -251,7 +251,8 @@ int64_t bnas_pack_units(const BnasRun* run);
 void bnas_pack_unit(const BnasRun* run, const KernelSpec* spec, int64_t unit, void* scratch);
 
 /* blocked_bits.c */
-/* Takes the bits of some channels out of X, for rows of pixels from `pixel` on: bit j of a byte is channel first + j. */
+/* Takes the bits of some channels out of X, for rows of pixels from `pixel` on: bit j of a byte is channel first + j.
+ */
 void bnas_unpack_bits(const BnasRun* run, int64_t image, int64_t first_channel, int64_t channels, int64_t pixel,
                       Rows rows);
 /* Rows of fewer pixels are unpacked together, before they are spread over the plane. */

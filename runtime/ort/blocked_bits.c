@@ -95,7 +95,8 @@ static void write_long(const BnasRun* run, const KernelSpec* spec, int64_t chann
         const int64_t i = pixel - pixels.first;
         unsigned byte = 0;
         for (int64_t j = 0; j < channels; ++j) {
-            const int32_t constant = bnas_constant_of(run->conv, channel + j, rows[pixel / width], columns[pixel % width]);
+            const int32_t constant =
+                bnas_constant_of(run->conv, channel + j, rows[pixel / width], columns[pixel % width]);
             const int32_t sum = totals[pixel] - 2 * mismatches[j * tile_lanes(spec) + i] + constant;
             byte |= (unsigned)(sum >= least[j]) << j;
         }

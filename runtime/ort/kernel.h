@@ -109,8 +109,8 @@ typedef struct BnasRun {
     /* The parts of X, (batch, groups * channels_in, height, width), along the channels. */
     BnasInput inputs[BNAS_MOST_PARTS];
     BnasGate gate;
-    const float* before[BNAS_MOST_BEFORE];          /* like y */
-    const float* added[BNAS_MOST_ADDED];            /* like y */
+    const float* before[BNAS_MOST_BEFORE]; /* like y */
+    const float* added[BNAS_MOST_ADDED];   /* like y */
     union {
         float* y;      /* (batch, channels_out, output height, output width) */
         uint8_t* bits; /* (batch, bytes_out, output height, output width) */
@@ -162,7 +162,8 @@ static inline const float* bnas_channel(const BnasRun* run, int64_t image, int64
     return input->x + (image * input->channels + channel) * run->size[0] * run->size[1];
 }
 
-/* The channel of Y that the first bit of byte `byte` is made of; the last byte of all channels may have fewer than 8. */
+/* The channel of Y that the first bit of byte `byte` is made of; the last byte of all channels may have fewer than 8.
+ */
 static inline int64_t bnas_first_of_byte(const BnasConv* conv, int64_t byte) {
     return byte % ((conv->channels_out + BNAS_BYTE - 1) / BNAS_BYTE) * BNAS_BYTE;
 }

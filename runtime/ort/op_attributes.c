@@ -126,7 +126,8 @@ OrtStatus* bnas_read_attributes(Node* node, const OrtKernelInfo* info) {
                            (long long)conv->groups);
     }
     if (conv->to_bits && conv->groups != 1) {
-        return bnas_refuse(node, "group is %lld, but an operator that writes bits has one group; export the model again",
+        return bnas_refuse(node,
+                           "group is %lld, but an operator that writes bits has one group; export the model again",
                            (long long)conv->groups);
     }
     return check_constant_channels(node);

@@ -326,7 +326,8 @@ static void add(const float* const* terms, int64_t number, int64_t at, int64_t c
 }
 
 /* Sets the bits of one channel. The first channel of a byte also clears the others, and a unit has all channels. */
-static void write_bits(const BnasRun* run, const Tile* tile, int64_t image, int64_t channel, const int32_t* mismatches) {
+static void write_bits(const BnasRun* run, const Tile* tile, int64_t image, int64_t channel,
+                       const int32_t* mismatches) {
     const BnasConv* conv = run->conv;
     const int64_t pixels = run->out_size[0] * run->out_size[1], bit = channel % BNAS_BYTE;
     const int64_t step = ceil_div(conv->channels_out, BNAS_BYTE);
@@ -334,8 +335,8 @@ static void write_bits(const BnasRun* run, const Tile* tile, int64_t image, int6
         uint8_t* bits = run->bits + (image * conv->bytes_out + byte) * pixels + tile->first;
         const int32_t least = conv->least[byte * BNAS_BYTE + bit];
         for (int64_t p = 0; p < tile->count; ++p) {
-            const int32_t sum = tile->total[p] - 2 * mismatches[p] +
-                                bnas_constant_of(conv, channel, tile->rows[p], tile->columns[p]);
+            const int32_t sum =
+                tile->total[p] - 2 * mismatches[p] + bnas_constant_of(conv, channel, tile->rows[p], tile->columns[p]);
             bits[p] = (uint8_t)((bit == 0 ? 0 : bits[p]) | (sum >= least) << bit);
         }
     }
