@@ -44,9 +44,9 @@ NOISE_IMAGES = 16
 class Vectors:
     """The pieces of a model, and for each the bound of every value that it makes of whole values.
 
-    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values. Bits have no
-    bounds: theirs are those of the floats that they stand for. They are the same everywhere, and are compared with what
-    they were when the model was exported, which is `own` too, and `bits_that_differ` compares that with PyTorch.
+    What a piece in 8 bits makes is not PyTorch's: `own` are its answers, by the names of the values. The bound of bits
+    is that of the floats that they stand for. Bits are the same everywhere, so where rounding made some that are not
+    PyTorch's, they are `own`, too; `bits_that_differ` tells whether it was rounding.
     """
 
     pieces: tuple[Piece, ...]
@@ -64,10 +64,14 @@ class Vectors:
             checks = [whole_check(piece, recorded) for piece in unknown]
             measured = measured_bounds(unknown, recorded, lambda arrays: answers_of(model, checks, arrays))
             bounds |= {piece.output: bound for piece, bound in zip(unknown, measured, strict=True)}
-        not_pytorch = [piece for piece in pieces if is_quantized(piece) or bits_of(piece.output) is not None]
-        checks = [whole_check(piece, recorded) for piece in not_pytorch]
-        answers = answers_of(model, checks, recorded.of_pieces(not_pytorch))
-        own = {check.output.value: answer for check, answer in zip(checks, answers, strict=True)}
+        found = [piece for piece in pieces if is_quantized(piece) or bits_of(piece.output) is not None]
+        checks = [whole_check(piece, recorded) for piece in found]
+        answers = zip(found, answers_of(model, checks, recorded.of_pieces(found)), strict=True)
+        own = {
+            str(piece.output.name): answer
+            for piece, answer in answers
+            if is_quantized(piece) or not np.array_equal(answer, recorded[piece.output])
+        }
         return cls(pieces, recorded, tuple(bound for bound in bounds.values() if bound is not None), own)
 
     def with_worst(self, failed: set[str]) -> "Vectors":
@@ -83,7 +87,7 @@ class Vectors:
         failures = []
         for piece, bound in zip(self.pieces, self.bounds, strict=True):
             bits = bits_of(piece.output)
-            if bits is not None:
+            if bits is not None and piece.output.name in self.own:
                 wanted, got = (
                     np.asarray(each, np.uint8)
                     for each in (self.recorded[piece.output], self.own[str(piece.output.name)])

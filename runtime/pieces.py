@@ -54,16 +54,20 @@ class PieceResult:
         return self.difference == 0
 
     @property
+    def repeats(self) -> bool:
+        """Tell whether the piece is compared with what it answered when it was exported, and not with PyTorch."""
+        return self.check.output.array != self.check.output.value
+
+    @property
     def in_8_bits(self) -> bool:
-        """Tell whether the piece computes in 8 bits, and is compared with what it answered when it was exported."""
-        return self.check.output.array != self.check.output.value and not self.bits
+        """Tell whether it is so because it computes in 8 bits."""
+        return self.repeats and not self.bits
 
     @property
     def failure(self) -> str:
         """Say what is wrong with the piece."""
         kind = "layer" if self.binary else "piece"
-        own = self.check.output.array != self.check.output.value
-        reference = "what it gave when it was exported" if own else "PyTorch"
+        reference = "what it gave when it was exported" if self.repeats else "PyTorch"
         return (
             f"{kind} {self.check.name} differs from {reference} by {self.difference:.3g}, "
             f"rounding explains {self.allowed:.3g}"

@@ -89,8 +89,12 @@ def _pieces(bundle: Bundle, result: "VerifyResult", *, every_layer: bool) -> lis
         return [_line("pieces", f"{reason}; export the model again")]
     pieces = result.pieces.pieces
     groups = {
-        "binary convolutions": ([piece for piece in pieces if piece.binary and not piece.bits], "PyTorch", TAKEN_IN),
-        "layers that write bits": ([piece for piece in pieces if piece.bits], "the exported model", TAKEN_IN),
+        "binary convolutions": ([piece for piece in pieces if piece.binary and not piece.repeats], "PyTorch", TAKEN_IN),
+        "bits beside a tie": (
+            [piece for piece in pieces if piece.bits and piece.repeats],
+            "the exported model",
+            TAKEN_IN,
+        ),
         "everything else": ([piece for piece in pieces if not (piece.binary or piece.in_8_bits)], "PyTorch", OWN),
         "layers in 8 bits": ([piece for piece in pieces if piece.in_8_bits], "the exported model", OWN),
     }

@@ -33,7 +33,11 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export three binary convolutions, `0` and `3` of one shape."""
+    """Export three binary convolutions, `0` and `3` of one shape; no layer of groups writes bits."""
+    return _export(tmp_path_factory.mktemp("exported") / "bundle", groups=2)
+
+
+def _export(path: Path, groups: int) -> Path:
     import torch
     from torch import nn
 
@@ -44,12 +48,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)
     nn.init.constant_(norm.bias, -0.5)
-    binary = (BinaryConv2d(4, 4, 3, padding=1), nn.ReLU(), norm, BinaryConv2d(4, 4, 3, padding=1), nn.PReLU(4))
+    first, second = (BinaryConv2d(4, 4, 3, padding=1, groups=groups) for _ in range(2))
+    binary = (first, nn.ReLU(), norm, second, nn.PReLU(4))
     module = nn.Sequential(*binary, BinaryConv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     twin = nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     images = Images(torch.randn(5, 4, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
     description = Description({"name": "tiny"}, ("a", "b", "c"), Preprocessing(8, 8, (0.0,) * 4, (1.0,) * 4), {})
-    path = tmp_path_factory.mktemp("exported") / "bundle"
     export_module(module, twin, path, images, description)
     return path
 
@@ -114,6 +118,20 @@ def test_an_untouched_bundle_passes(bundle: Path) -> None:
     assert "everything else          " in result.output
     assert "0: bit-exact on 144 values" in result.output
     assert "5 of 5 images" in result.output
+
+
+def test_bits_are_compared_with_those_of_pytorch(tmp_path: Path) -> None:
+    bundle = _export(tmp_path / "bundle", groups=1)
+    result = _verify(bundle)
+    assert result.exit_code == 0, result.output
+    assert "binary convolutions      3 of 3 agree with PyTorch, bit-exact" in result.output
+    assert "0: bit-exact on 36 bytes of bits" in result.output
+    assert "3: bit-exact on 36 bytes of bits" in result.output
+    assert "5: bit-exact on 216 values" in result.output
+
+    _change_constant(bundle / MODEL, "3", 1, lambda data: np.bitwise_not(data, out=data))
+    _accept(bundle)
+    _assert_refused(bundle, "does not agree with PyTorch", "layer 3 differs from PyTorch by", "rounding explains 0")
 
 
 def test_what_verification_returns(bundle: Path) -> None:
@@ -439,6 +457,7 @@ def test_channels_that_are_zero_in_every_value_are_not_seen(shape: tuple[int, ..
     check = PieceCheck("conv", (), Corner("y", "y", shape), shape)
     exact = np.zeros((), np.float32)
     for got, passed in ((wanted, True), (wanted + 1, False)):
-        result = pieces._result(check, True, got, wanted, exact)
+        result = pieces._result(check, got, wanted, exact, binary=True, bits=False)
         assert (result.channels, result.silent, result.passed) == (4, 2, passed)
-    assert pieces._result(check, False, wanted, wanted, exact).channels == 0
+    assert pieces._result(check, wanted, wanted, exact, binary=False, bits=False).channels == 0
+    assert pieces._result(check, wanted, wanted, exact, binary=True, bits=True).channels == 0
