@@ -242,3 +242,20 @@ def test_options_have_the_defaults_of_python(command, functions):
                 assert options[name] == parameter.default, name
                 compared += 1
     assert compared >= 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "there"), "there: already holds a search (genotype.json), which was left alone"),
+        (("--arithmetic", "tf32"), "--arithmetic tf32: a CPU has no TF32"),
+        (("--latency-target", "nothing.json", "--latency-weight", "1"), "nothing.json: cannot be read"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_they_are_read(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there/genotype.json").touch()
+    result = CliRunner().invoke(main, ["search", "--data", "idx:not-looked-for", "--device", "cpu", *words])
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+    assert "not-looked-for" not in result.output
