@@ -151,13 +151,21 @@ def _merged(base: Table, top: Table) -> Table:
 
 
 def _in_order(changes: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """Return keys and values of `--set`, those first that replace a whole table."""
+    """Return keys and values of `--set`, those first that replace a whole table.
+
+    Raises:
+        RecipeError: one is no key and value, or a key is there twice.
+    """
 
     def rank(pair: tuple[list[str], Any]) -> tuple[bool, bool]:
         key, value = pair
         return not (key[-1] == "kind" or isinstance(value, dict)), "optimiser" not in key  # which changes the schedule
 
-    return sorted((_change(text) for text in changes), key=rank)
+    pairs = [_change(text) for text in changes]
+    keys = [key for key, _ in pairs]
+    if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+        raise RecipeError(f"--set {'.'.join(twice)}: given twice; leave one of them out")
+    return sorted(pairs, key=rank)
 
 
 def _change(text: str) -> tuple[list[str], Any]:

@@ -351,6 +351,11 @@ REFUSALS = {
 }
 
 
+def test_a_key_is_changed_once():
+    with pytest.raises(BnasError, match=r"^--set schedule\.kind: given twice; leave one of them out$"):
+        find_recipe("small", ["epochs=3", 'schedule.kind="linear"', 'schedule . kind = "cosine"'])
+
+
 @pytest.mark.parametrize(("change", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_a_change_that_no_recipe_has_is_refused(change, message):
     with pytest.raises(BnasError, match=message):
