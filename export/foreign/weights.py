@@ -94,6 +94,8 @@ def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Wei
     parted = _two_of(magnitudes)
     if bool((parted.of_each == magnitudes).all()):
         return _made(value, parted, torch.zeros_like(parted.high), names)
+    # Roundings move a magnitude, and the one that it is compared with, this much; no float64 is needed to tell more.
+    _check_spread(magnitudes, parted, 4 * ESTIMATOR_ROUNDINGS * ROUNDING * float(largest.max()))
     return _rounded(program, node, value, largest, names, transposed=transposed)
 
 
@@ -117,13 +119,25 @@ def _two_of(magnitudes: Tensor) -> _Magnitudes:
     return _Magnitudes(high, low, magnitudes >= ((high.double() + low.double()) / 2)[:, None])
 
 
+def _check_spread(magnitudes: Tensor, found: _Magnitudes, allowed: float) -> None:
+    """Refuse magnitudes (O, n) that are others than two in some channel by more than is allowed."""
+    spread = (magnitudes - found.of_each).abs().amax(dim=1)
+    if bool((spread <= allowed).all()):
+        return
+    channel = int((spread > allowed).int().argmax())
+    low, high = float(magnitudes[channel].min()), float(magnitudes[channel].max())
+    reason = f"those of output channel {channel} have more than two magnitudes, from {low:.3g} to {high:.3g}"
+    raise NotTranslated(f"{FLOAT_WEIGHTS}: {reason}", BINARISE)
+
+
 def _made(value: Tensor, found: _Magnitudes, rounding: Tensor, names: tuple[str, ...]) -> Weights:
     """Return the weights of these magnitudes; those of one are no sum."""
     signs, high, low = _signs(value), found.high.double(), found.low.double()
     if bool((high == low).all()):
         return Weights(signs, found.high.float(), rounding, value, names)
     if value[0].numel() < FEWEST_TAPS:
-        raise NotTranslated(f"its weights are {value[0].numel()} for each output channel, too few to tell binary ones")
+        count = value[0].numel()
+        raise NotTranslated(f"{FLOAT_WEIGHTS}: two magnitudes say nothing of {count} for each output channel", BINARISE)
     second = torch.where(found.is_high.reshape(value.shape), signs, -signs)
     made = Weights(signs, ((high + low) / 2).float(), rounding, value, names, (second, ((high - low) / 2).float()))
     # Half of a sum of two floats may be none.
@@ -152,15 +166,7 @@ def _rounded(
     )
     low = torch.where(apart, low.masked_fill(low <= alike, 0.0), high)
     found = _Magnitudes(high, low, found.is_high)
-    spread = (magnitudes - found.of_each).abs()
-    if not bool((spread <= alike).all()):
-        channel = int((spread.amax(dim=1) > alike).int().argmax())
-        row = magnitudes[channel]
-        raise NotTranslated(
-            f"{FLOAT_WEIGHTS}: those of output channel {channel} have more than two magnitudes, from {row.min():.3g} "
-            f"to {row.max():.3g}",
-            BINARISE,
-        )
+    _check_spread(magnitudes, found, float(alike))
     rounding = (ESTIMATOR_ROUNDINGS * ROUNDING * largest).flatten(1).amax(dim=1).float()
     made = _made(value, found, rounding, names)
     difference = made.error.abs().flatten(1).amax(dim=1)
