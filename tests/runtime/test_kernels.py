@@ -98,7 +98,8 @@ def inner_loops(assembly: str) -> Iterator[list[str]]:
 def test_arm_counts_in_registers(row: KernelSpec, tmp_path: Path) -> None:
     assembly = arm_assembly(row.isa, tmp_path)
     counts, beside = ("cnt", "eor") if row.counting == POPCOUNT8 else ("tbl", "usra")
-    loops = [loop for loop in inner_loops(assembly) if counts in loop]
+    count = assembly.split(f"\n{function_name(row, 'count')}:")[1].split("\n.Lfunc_end")[0]
+    loops = [loop for loop in inner_loops(count) if counts in loop]
     for vectors, together in enumerate(row.tiles, 1):
         # LLVM may have written the loop several times over.
         counted = row.counting.multiple * vectors * together
@@ -107,6 +108,8 @@ def test_arm_counts_in_registers(row: KernelSpec, tmp_path: Path) -> None:
             loop.count(counts) % counted == 0 and loop.count(beside) * counted == loop.count(counts) * accumulated
             for loop in loops
         ), f"no inner loop of {together} rows of weights by {vectors} vectors"
-    for loop in loops:
+    # For cores that run in order LLVM writes two turns of smaller tiles beside one another, and keeps a few in memory.
+    largest = [loop for loop in loops if loop.count(counts) % counted == 0]
+    for loop in loops if row.side_by_side == 1 else largest:
         assert not {"str", "stp", "st1"} & set(loop), "sums leave their registers"
     assert not FUSED.findall(assembly)
