@@ -27,6 +27,7 @@ from bnas_deploy.export.passes import (
 )
 from bnas_deploy.export.passes.constant_channels import _Evaluation
 from bnas_deploy.export.rewrite import Rewrite, Sweep, run
+from bnas_deploy.export.written_bits import float_of
 
 Floats = NDArray[np.float32]
 
@@ -502,4 +503,4 @@ def _assert_origins(model: ir.Model, values: dict[str, Floats], captured: dict[s
                 assert tuple(value.shape)[1:] == wanted.shape[1:]
         if is_binary_conv(node):  # of these the test vectors are taken
             used = (*activations_of(node), *added_to(node), node.outputs[0])
-            assert all(origin_of(value).name in captured for value in used)
+            assert all(origin_of(float_of(value)).name in captured for value in used)

@@ -135,7 +135,7 @@ def test_a_bn_on_either_side_becomes_a_threshold(evaluate) -> None:
     captured = capture(module, images.shape[1:])
     run(PIPELINE, captured.model)
     kinds = [node.op_type for node in captured.model.graph]
-    assert kinds[:2] == ["BinaryConv2dPad", "BinaryConv2dPad"]
+    assert kinds[:2] == ["BinaryConv2dToBits", "BinaryConv2dOfBits"]  # which have a pad, as all operators of bits
     assert not {"Pad", "BatchNormalization", "Mul"} & set(kinds)
     # Of +1 in front of the signs, in channels whose comparison is flipped and in others.
     assert set(constant_array(input_of(captured.model.graph[0], "pad")).tolist()) == {-1.0, 1.0}
