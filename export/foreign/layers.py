@@ -164,7 +164,7 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
         raise NotTranslated("it has factors alpha and beta", "write it as F.linear, and multiply behind it")
     bias = _bias(program, bias_node, len(weights.scale))
     window = Window() if axis == FEATURES else _window(node, weights.value)
-    padded, window, pad_value = _padded(x, window)
+    padded, window, pad_value = (x, window, 0.0) if axis == FEATURES else _padded(x, window)
     activations, moves = _moved(padded)
     source_axis = _axis_behind(moves, axis, activations)
     source, source_steps = _activation(program, activations, source_axis)

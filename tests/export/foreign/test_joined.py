@@ -117,6 +117,13 @@ class Scales(Base):
         return F.conv2d(_sign(x) * self.shift.abs(), self.same.sign())
 
 
+class PaddedRows(Base):
+    """A dense layer whose rows are filled up with zeros, as kernels of whole words want it."""
+
+    def layers(self, x: Tensor) -> Tensor:
+        return F.linear(F.pad(_sign(x.mean((2, 3))), (0, 8)), _sign(self.wide.mean((2, 3))))
+
+
 class Permuted(Base):
     def layers(self, x: Tensor) -> Tensor:
         return F.conv2d(_sign(x)[:, [3, 1, 0, 2]], self.narrow.sign())
@@ -140,6 +147,7 @@ LEFT = {
     ),
     "half of it float": (Halves, r"joined by cat, test_joined.py:\d+, and for part 1 of it, its input is float"),
     "scales of channels": (Scales, "its levels differ from channel to channel, and a packed convolution has one scale"),
+    "padded": (PaddedRows, r"its input is moved by pad, test_joined.py:\d+; take the sign behind that$"),
     "permuted": (Permuted, r"its input is moved by index, test_joined.py:\d+; take the sign behind that$"),
 }
 
