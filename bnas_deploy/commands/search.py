@@ -29,7 +29,6 @@ from bnas_deploy.commands.runs import (
 
 # These import no framework.
 from bnas_deploy.core.genotype import BATS_GROUPS, Genotype, is_grouped
-from bnas_deploy.core.latency_table import read_latency_table
 from bnas_deploy.search.cells.config import (
     FOLDER_IMAGES,
     PRECISIONS,
@@ -164,7 +163,7 @@ def command(
     # Imported here so that --help does not wait for PyTorch.
     from bnas_deploy.drawing.pictures import check_library
     from bnas_deploy.drawing.search import draw_search
-    from bnas_deploy.search.cells.expected_latency import latency_objectives
+    from bnas_deploy.search.cells.expected_latency import latency_objectives, read_target
     from bnas_deploy.search.cells.search import search
     from bnas_deploy.search.cells.search_run import SearchRun
     from bnas_deploy.search.data import open_in_memory
@@ -172,7 +171,7 @@ def command(
     check_library()
     check_means(context, SearchRun.check_folder)
     if latency_target is not None:
-        read_latency_table(latency_target)
+        read_target(latency_target, k_map=options["k_map"])
     kind = kind_of(data)
     image_size = image_size or (FOLDER_IMAGES if kind.resizes else None)
     images = open_in_memory(data, image_size=image_size, in_channels=in_channels, limit=limit, skip_bad=skip_bad)

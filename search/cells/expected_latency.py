@@ -121,6 +121,17 @@ def _us(table: LatencyTable, operation: str, source: int, position: CellPosition
     return table.us(operation_workload(operation, position.channels, image, stride))
 
 
+def read_target(target: Path, *, k_map: bool) -> LatencyTable:
+    """Return the latency table that a search aims at.
+
+    Raises:
+        BnasError: it cannot be read, or has no times of what is searched, which is `k_map`: convolutions with K.
+    """
+    if k_map:
+        raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")
+    return read_latency_table(target)
+
+
 def latency_objectives(
     target: Path | None, weight: float | None, supernet: SupernetConfig, warn: Callable[[str], object]
 ) -> dict[str, Objective]:
@@ -137,9 +148,7 @@ def latency_objectives(
     """
     if target is None or weight is None:
         return {}
-    if supernet.k_map:
-        raise BnasError(f"--k-map: {target} has no times of convolutions with K; search without it")
-    table = read_latency_table(target)
+    table = read_target(target, k_map=supernet.k_map)
     network = NetworkConfig.from_json(table.network, f"{target}: network")
     if warning := _other_size(target, network, supernet):
         warn(warning)

@@ -146,13 +146,13 @@ def _as_many(x: Tensor) -> Tensor:
 
 
 MOVED = {
-    "read elsewhere": (_shifted, r"roll in 2, test_masks\.py:\d+ is no function of single numbers"),
+    "read elsewhere": (_shifted, r"its input is moved by roll in 2, test_masks\.py:\d+"),
     "scattered in order": (
         _scattered,
         r"masked_scatter in 2, test_masks\.py:\d+ moves numbers",
     ),
     "a part": (_first_channel, r"select_scatter in 2, test_masks\.py:\d+ is no function of single numbers"),
-    "another mask": (_as_many, r"flip in 2, test_masks\.py:\d+ is no function of single numbers"),
+    "another mask": (_as_many, r"its input is moved by flip in 2, test_masks\.py:\d+"),
 }
 
 
