@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas_deploy.core.bundle import MODEL, Preprocessing
-from bnas_deploy.core.operators import DOMAIN
+from bnas_deploy.core.operators import DOMAIN, operator
 from bnas_deploy.export import Description, ExportResult, Images, export_module
 from bnas_deploy.export.workloads import network_workloads
 from bnas_deploy.search.nn.estimators import sign_activation
@@ -92,13 +92,18 @@ def test_every_layer_is_exact_and_pads_by_itself(case: str, tmp_path: Path) -> N
     assert all(piece.passed and piece.difference == 0 for piece in binary)
     model = onnx.load(tmp_path / "bundle" / MODEL)
     kinds = Counter(node.op_type for node in model.graph.node)
-    assert (kinds["BinaryConv2dPad"], kinds["BinaryConv2dPadRelu"]) == (0, 4)
+    binary_kinds = {node.op_type: operator(node.op_type) for node in model.graph.node if node.domain == DOMAIN}
+    assert sum(kinds[kind] for kind in binary_kinds) == 4
+    assert all(row.pads_signs and (row.to_bits or row.activation == "Relu") for row in binary_kinds.values())
     assert not {"Pad", "BatchNormalization", "Relu"} & set(kinds)
-    assert [(function.domain, function.name) for function in model.functions] == [(DOMAIN, "BinaryConv2dPadRelu")]
+    assert {(function.domain, function.name) for function in model.functions} == {
+        (DOMAIN, kind) for kind in binary_kinds
+    }
     pads = {array.name: onnx.numpy_helper.to_array(array) for array in model.graph.initializer}
     for node in model.graph.node:
         if node.domain == DOMAIN:  # the slopes of the BN in front have both signs
-            assert set(pads[node.input[3]].tolist()) == {-1.0, 1.0}
+            place = binary_kinds[node.op_type].inputs.index("pad")
+            assert set(pads[node.input[place]].tolist()) == {-1.0, 1.0}
 
 
 def test_without_padding_the_plain_operators_are_used(tmp_path: Path) -> None:
