@@ -132,7 +132,8 @@ def test_a_module_of_somebody_else(accuracy: object, tmp_path: Path) -> None:
     description = Description(
         {"name": "a|b\n# c"}, ("<b>", "`"), Preprocessing(8, 12, (0.5,) * 3, (0.5,) * 3), {"test_accuracy": accuracy}
     )
-    export_module(network(BinaryConv2d), network(nn.Conv2d), tmp_path / "bundle", IMAGES, description)
+    images = Images(IMAGES.pixels, torch.tensor([0, 1, 1, 0]))
+    export_module(network(BinaryConv2d), network(nn.Conv2d), tmp_path / "bundle", images, description)
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "# a\\|b \\# c\n" in card
     assert r"* 2 classes: \<b\>, \`" in card
