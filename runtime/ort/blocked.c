@@ -50,7 +50,7 @@ static size_t scratch_bytes(const BnasRun* run, const KernelSpec* spec) {
     return (size_t)larger((int64_t)convolving, (int64_t)packing);
 }
 
-static int64_t first_units(const BnasRun* run, const KernelSpec* spec) {
+static int64_t first_units(const BnasRun* run) {
     return bnas_pack_units(run) + run->batch * magnitude_tiles(run);
 }
 
@@ -81,57 +81,54 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     WITH_TABLES(name, bnas_lut6x2_tables[0][0], bnas_lut6x2_tables[0][0]), bnas_##name##_correct_padding
 #define BNAS_COUNTING_popcount8(name) WITH_TABLES(name, NULL, NULL), NULL
 
-#define BNAS_KERNEL_SPEC(name, cpu_check, suits_check, counting, ...)                                             \
-    static const KernelSpec name = {__VA_ARGS__,                                                                  \
-                                    bnas_##name##_pack,                                                           \
-                                    bnas_##name##_count,                                                          \
-                                    bnas_##name##_epilogue,                                                       \
-                                    bnas_##name##_block_epilogue,                                                 \
-                                    bnas_##name##_halve,                                                          \
-                                    bnas_##name##_to_bits,                                                        \
-                                    BNAS_COUNTING_##counting(name)};                                              \
-    static bool covers_##name(const BnasConv* conv) {                                                             \
-        return bnas_covers_conv(conv, &name);                                                                     \
-    }                                                                                                             \
-    static size_t weights_size_##name(const BnasConv* conv) {                                                     \
-        return bnas_weights_bytes(conv, &name);                                                                   \
-    }                                                                                                             \
-    static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {                   \
-        bnas_prepack_weights(conv, &name, weights, prepacked);                                                    \
-    }                                                                                                             \
-    static void plan_##name(BnasRun* run) {                                                                       \
-        bnas_plan_run(run, &name);                                                                                \
-    }                                                                                                             \
-    static size_t scratch_size_##name(const BnasRun* run) {                                                       \
-        return scratch_bytes(run, &name);                                                                         \
-    }                                                                                                             \
-    static void prepare_##name(const BnasRun* run) {                                                              \
-        bnas_prepare_run(run, &name);                                                                             \
-    }                                                                                                             \
-    static int64_t first_units_##name(const BnasRun* run) {                                                       \
-        return first_units(run, &name);                                                                           \
-    }                                                                                                             \
-    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) {                                   \
-        first_stage(run, &name, unit, scratch);                                                                   \
-    }                                                                                                             \
-    static int64_t nanoseconds_##name(const BnasRun* run) {                                                       \
-        return nanoseconds(run, &name);                                                                           \
-    }                                                                                                             \
-    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) {                                    \
-        bnas_convolve_unit(run, &name, unit, scratch);                                                            \
-    }                                                                                                             \
-    const BnasKernel bnas_##name##_kernel = {                                                                     \
-        .isa = #name,                                                                                             \
-        .runs_here = bnas_cpu_##cpu_check,                                                                        \
-        .suits = bnas_suits_##suits_check,                                                                        \
-        .covers = covers_##name,                                                                                  \
-        .weights_size = weights_size_##name,                                                                      \
-        .prepack = prepack_##name,                                                                                \
-        .plan = plan_##name,                                                                                      \
-        .packed_size = packed_bytes,                                                                              \
-        .scratch_size = scratch_size_##name,                                                                      \
-        .prepare = prepare_##name,                                                                                \
-        .nanoseconds = nanoseconds_##name,                                                                        \
-        .stages = {{first_units_##name, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}}, \
+#define BNAS_KERNEL_SPEC(name, cpu_check, suits_check, counting, ...)                                      \
+    static const KernelSpec name = {__VA_ARGS__,                                                           \
+                                    bnas_##name##_pack,                                                    \
+                                    bnas_##name##_count,                                                   \
+                                    bnas_##name##_epilogue,                                                \
+                                    bnas_##name##_block_epilogue,                                          \
+                                    bnas_##name##_halve,                                                   \
+                                    bnas_##name##_to_bits,                                                 \
+                                    BNAS_COUNTING_##counting(name)};                                       \
+    static bool covers_##name(const BnasConv* conv) {                                                      \
+        return bnas_covers_conv(conv, &name);                                                              \
+    }                                                                                                      \
+    static size_t weights_size_##name(const BnasConv* conv) {                                              \
+        return bnas_weights_bytes(conv, &name);                                                            \
+    }                                                                                                      \
+    static void prepack_##name(const BnasConv* conv, const uint8_t* weights, void* prepacked) {            \
+        bnas_prepack_weights(conv, &name, weights, prepacked);                                             \
+    }                                                                                                      \
+    static void plan_##name(BnasRun* run) {                                                                \
+        bnas_plan_run(run, &name);                                                                         \
+    }                                                                                                      \
+    static size_t scratch_size_##name(const BnasRun* run) {                                                \
+        return scratch_bytes(run, &name);                                                                  \
+    }                                                                                                      \
+    static void prepare_##name(const BnasRun* run) {                                                       \
+        bnas_prepare_run(run, &name);                                                                      \
+    }                                                                                                      \
+    static void first_##name(const BnasRun* run, int64_t unit, void* scratch) {                            \
+        first_stage(run, &name, unit, scratch);                                                            \
+    }                                                                                                      \
+    static int64_t nanoseconds_##name(const BnasRun* run) {                                                \
+        return nanoseconds(run, &name);                                                                    \
+    }                                                                                                      \
+    static void last_##name(const BnasRun* run, int64_t unit, void* scratch) {                             \
+        bnas_convolve_unit(run, &name, unit, scratch);                                                     \
+    }                                                                                                      \
+    const BnasKernel bnas_##name##_kernel = {                                                              \
+        .isa = #name,                                                                                      \
+        .runs_here = bnas_cpu_##cpu_check,                                                                 \
+        .suits = bnas_suits_##suits_check,                                                                 \
+        .covers = covers_##name,                                                                           \
+        .weights_size = weights_size_##name,                                                               \
+        .prepack = prepack_##name,                                                                         \
+        .plan = plan_##name,                                                                               \
+        .packed_size = packed_bytes,                                                                       \
+        .scratch_size = scratch_size_##name,                                                               \
+        .prepare = prepare_##name,                                                                         \
+        .nanoseconds = nanoseconds_##name,                                                                 \
+        .stages = {{first_units, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}}, \
     };
 #include "kernel_specs.h"

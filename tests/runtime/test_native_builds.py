@@ -122,7 +122,7 @@ def test_the_library_is_built_with_the_table_of_operators(
     vectors = re.findall(r"^    VECTOR\((\w+), \d, [01], (.*)\)", text, re.MULTILINE)
     infinite = {"__builtin_inff()": "inf", "-__builtin_inff()": "-inf"}
     assert {name: float(infinite.get(neutral, neutral.removesuffix("f"))) for name, neutral in vectors} == {
-        each.name: each.neutral for each in CONSTANTS if each.dtype == "float32"
+        each.name: each.neutral for each in CONSTANTS if each.dtype == "float32" and each.name != "level"
     }
     rows = re.findall(r'OPERATOR\("(\w+)", .*\.inputs = (\d+), \.places = \{(.*)\}\)', text)
     assert [(name, int(inputs)) for name, inputs, _ in rows] == [(row.name, len(row.inputs)) for row in OPERATORS]
