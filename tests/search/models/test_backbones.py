@@ -130,7 +130,9 @@ def test_any_scheme_runs_on_any_backbone_or_is_refused(network, scheme) -> None:
 @pytest.mark.parametrize("scheme", ["zero-alpha", "dorefa", "binary-duo"])
 def test_activations_of_0_and_1_have_no_sign_at_the_padding(scheme) -> None:
     config = configure("QuickNet", image_size=(32, 32), options={"width_factor": 0.1, "scheme": scheme})
-    said = r"QuickNet-0.1x: blocks\.0\.0\.branch\.0: its padding holds the sign \+1, and the scheme's activations are 0 and 1"
+    said = (
+        r"QuickNet-0.1x: blocks.0.0.branch.0: its padding holds the sign \+1, and the scheme's activations are 0 and 1"
+    )
     with pytest.raises(BnasError, match=said):
         build_network(config)
 
