@@ -7,11 +7,13 @@ if sys.platform == "win32":
 else:
     from bnas_deploy.core import posix as _system
 
+address_space_limit = _system.address_space_limit
 context_switches = _system.context_switches
 create = _system.create
 end_with_parent = _system.end_with_parent
 ended_by = _system.ended_by
 exchange = _system.exchange
+glibc = _system.glibc
 go_on = _system.go_on
 is_mine = _system.is_mine
 is_still = _system.is_still

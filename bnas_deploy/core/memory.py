@@ -1,8 +1,6 @@
 """How much memory there is and is used, and what an error says of memory that could not be had."""
 
-import ctypes
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,12 +73,8 @@ def _own_limit() -> Limit | None:
 
     What is reserved and not in memory counts against it, too.
     """
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return None
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most == resource.RLIM_INFINITY:
+    most = host.address_space_limit()
+    if most is None:
         return None
     return Limit(max(most - _status("VmSize") + resident_bytes(), 0), "this process may have (ulimit -v)")
 
@@ -141,7 +135,7 @@ def freed_memory_kept() -> Iterator[None]:
     system, which clears each page anew. The results have the same bits. Blocks of 32 MB and more are mapped by
     themselves all the same: in the heap, aligned ones of that size find no place where one was freed, and it grows.
     """
-    libc = _glibc()
+    libc = host.glibc()
     if libc is None:
         yield
         return
@@ -152,11 +146,3 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)  # as glibc has it then
         libc.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    """Return the C library of this process where it is glibc, whose malloc has these settings."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None

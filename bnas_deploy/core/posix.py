@@ -137,6 +137,18 @@ def memory_bytes() -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def address_space_limit() -> int | None:
+    """Return the bytes of addresses that this process may have (`ulimit -v`), None for no limit."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if most == resource.RLIM_INFINITY else most
+
+
+def glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process where it is glibc, whose malloc has settings of its own."""
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
+
+
 def load_average() -> tuple[float, float, float] | None:
     """Return how many processes were ready to run, over 1, 5 and 15 minutes."""
     return os.getloadavg()

@@ -189,6 +189,16 @@ def memory_bytes() -> int | None:
     return int(status.total) if _kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
+def address_space_limit() -> int | None:
+    """Return None: a process has no such limit here."""
+    return None
+
+
+def glibc() -> ctypes.CDLL | None:
+    """Return None: it is on Linux."""
+    return None
+
+
 def load_average() -> tuple[float, float, float] | None:
     """Return None: Windows keeps no such figures."""
     return None
