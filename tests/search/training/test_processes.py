@@ -109,7 +109,7 @@ def test_stages_follow_each_other_and_one_process_writes(
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    words = ["train", "--cells", "3", "--channels", "4", "--limit", "300", "--batch-size", "30", "--float-twin"]
+    words = ["train", "--cells", "3", "--channels", "4", "--limit", "120", "--batch-size", "30", "--float-twin"]
     return [*TORCHRUN, "-m", "bnas_deploy", *words, "-o", str(folder), *more]
 
 
@@ -134,7 +134,7 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
 def test_two_processes_stop_and_go_on_exactly(tmp_path: Path) -> None:
     whole = run_to_end(*command(tmp_path / "whole", "--epochs", "8"))
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("digits, limited to 300:") == whole.stdout.count("epoch 8/8") == 1
+    assert whole.stdout.count("digits, limited to 120:") == whole.stdout.count("epoch 8/8") == 1
     # Ctrl-C, which a terminal sends to all of them, and torchrun once more.
     words = command(tmp_path / "parts", "--epochs", "8")
     with subprocess.Popen(
