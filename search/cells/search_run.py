@@ -72,7 +72,8 @@ class SearchRun(Run[Epoch]):
         self.terms = terms
         self.train_half, self.held_out_half = data.halves(seed)
         self.network = Supernet(config.network)
-        self.network.to(device=device, memory_format=memory_format_of(self.network, device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.memory_format = memory_format_of(self.network, device)
+        self.network.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.compiled = compiled(self.network, device) if config.compiled else self.network
         self.strategy = build_strategy(config)
         self.weights = self.network.weight_parameters()
@@ -177,9 +178,8 @@ class SearchRun(Run[Epoch]):
         """Return the logits of a step, float32 (N, classes)."""
         # Code is made for one shape, so the last batch of an epoch, if it is smaller, runs without.
         network = self.compiled if len(images) == self.recipe.batch_size else self.network
-        layout = memory_format_of(self.network, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.arithmetic == "bfloat16"):
-            logits: Tensor = network(images.contiguous(memory_format=layout), mixture)
+            logits: Tensor = network(images.contiguous(memory_format=self.memory_format), mixture)
         return logits.float()
 
     def mixture(self, turn: int | None) -> Mixture:

@@ -108,7 +108,8 @@ class TrainingRun(Run[EpochRecord]):
         self.class_weights = torch.tensor(class_weights, device=device) if class_weights else None
         self.learning_rate = 0.0  # of the last step
         self.network = build_network(config)
-        self.network.to(device=device, memory_format=memory_format_of(self.network, device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.memory_format = memory_format_of(self.network, device)
+        self.network.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         check_recipe(recipe, self.network, config.name, alone=not stage.whole.stages)
         teacher = stage.teacher(recipe, device)
         if stage.before is not None and recipe.weights_from_before:
@@ -202,7 +203,7 @@ class TrainingRun(Run[EpochRecord]):
             self.schedule.step()
             return
         with mixed(self.arithmetic, self.device):
-            logits = self.parallel(images.contiguous(memory_format=memory_format_of(self.network, self.device)))
+            logits = self.parallel(images.contiguous(memory_format=self.memory_format))
             loss = self.loss(images, logits, labels, self.place.epoch / self.epochs, batch.class_weight)
         self.check_loss("loss", loss, self.network, images, lambda: self._again(images))
         # Gradients are averaged over processes, see `processes`.
@@ -225,7 +226,7 @@ class TrainingRun(Run[EpochRecord]):
     def _again(self, images: Tensor) -> None:
         """Run the network as a step does."""
         with mixed(self.arithmetic, self.device):
-            self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)))
+            self.network(images.contiguous(memory_format=self.memory_format))
 
     def _whole(self, labels: Tensor) -> "_Batch":
         """Count a batch over all processes, of which this one has the images of `labels`.

@@ -186,7 +186,8 @@ class _WidthRun(Run[WidthEpoch]):
         widest = ", ".join(map(str, self.channels[:, -1].tolist()))
         check_memory(f"a search for widths, now up to {widest},", need, self.config.batch_size, self.device)
         self.network = WidthSupernet(self.layout, self.channels)
-        self.network.to(self.device, memory_format=memory_format_of(self.network, self.device))  # type: ignore[call-overload]  # torch's annotation lacks this pair
+        self.memory_format = memory_format_of(self.network, self.device)
+        self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's annotation lacks this pair
         self.weights = list(self.network.parameters())
         self.weight_optimizer = torch.optim.SGD(
             self.weights,
@@ -249,7 +250,7 @@ class _WidthRun(Run[WidthEpoch]):
             group["lr"] = self.learning_rate()
         with torch.no_grad():
             pi = self.sample(self.distribution())
-        logits = self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)), pi)
+        logits = self.network(images.contiguous(memory_format=self.memory_format), pi)
         loss = nn.functional.cross_entropy(logits, labels)
         more = regularisers(self.network)
         self.weight_optimizer.zero_grad()
@@ -263,7 +264,7 @@ class _WidthRun(Run[WidthEpoch]):
         """Move mu, with the weights as they are: down the loss and Eq. 7's penalty of the expected cost."""
         p = self.distribution()
         pi = self.sample(p)
-        logits = self.network(images.contiguous(memory_format=memory_format_of(self.network, self.device)), pi)
+        logits = self.network(images.contiguous(memory_format=self.memory_format), pi)
         loss = nn.functional.cross_entropy(logits, labels)
         goal = self.config.goal
         penalty = goal.penalty * (self.expected_cost() - goal.target).clamp_min(0)
