@@ -19,7 +19,6 @@ NAMED_FOR_A_SYSTEM = {
 
 ALLOWED = {
     ("runtime/bench/waiting.py", "os.pread"): "of files of /proc, where there are some",
-    ("runtime/bench/memory.py", "ctypes.CDLL(None)"): "behind a question for the system",
 }
 
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}

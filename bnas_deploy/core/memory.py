@@ -120,7 +120,7 @@ def allocation_failure(error: BaseException) -> str | None:
     return f"{asked}memory could not be had beside {bytes_text(resident_bytes())} in use{there}"
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, by the numbers that malloc.h of glibc gives them."""
 
 _LARGEST_MMAP_THRESHOLD = 2**25
@@ -139,7 +139,7 @@ def freed_memory_kept() -> Iterator[None]:
     if libc is None:
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)  # which no longer rises once anything is set
+    libc.mallopt(MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)  # which no longer rises once anything is set
     libc.mallopt(_TRIM_THRESHOLD, -1)  # never
     try:
         yield

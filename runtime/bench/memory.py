@@ -4,7 +4,6 @@ The figures are from VmHWM of /proc/self/status: the most physical memory that t
 getrusage, which a new process inherits from the one that started it on Linux. macOS has that alone, Windows a counter.
 """
 
-import ctypes
 import importlib
 import json
 import re
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas_deploy.core import host
+from bnas_deploy.core.memory import MMAP_THRESHOLD
 from bnas_deploy.runtime.bench.engines import ENGINES, Engine, Runner
 
 
@@ -104,15 +104,11 @@ GROWTHS = 5
 SMALLEST_BLOCK = 4096
 """Bytes of a page: what is smaller cannot go back to the system by itself."""
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
-
 
 def _return_freed_blocks() -> bool:
     """Make malloc map each block by itself, from a page up; tell whether it does so."""
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, SMALLEST_BLOCK))
+    libc = host.glibc()
+    return bool(libc and libc.mallopt(MMAP_THRESHOLD, SMALLEST_BLOCK))
 
 
 def _forget_peak() -> bool:
