@@ -13,7 +13,16 @@ import onnx.parser
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import pack_signs, sign, unpack_signs
-from bnas_deploy.core.operators import BYTE, DOMAIN, ONNX_OPSET, Activation, Operator, defaults, operator
+from bnas_deploy.core.operators import (
+    BYTE,
+    DOMAIN,
+    ONNX_OPSET,
+    Activation,
+    Operator,
+    bits_of_channels,
+    defaults,
+    operator,
+)
 
 # --------------------------------------------------------------------------------------------------------------------
 # The numpy meaning
@@ -74,7 +83,7 @@ def _signs_of_bits(x: NDArray[np.uint8], place: NDArray[np.float32]) -> NDArray[
 def _bits_of(accumulator: NDArray[np.float64], level: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Compare with the levels of each set of bytes; behind the last channel are bits of 0."""
     channels = accumulator.shape[1]
-    sets = level.reshape(-1, -(-channels // BYTE) * BYTE)[:, :channels]
+    sets = level.reshape(-1, bits_of_channels(channels))[:, :channels]
     packed = [pack_signs(np.moveaxis(sign(accumulator, _per_channel(each)), 1, -1)) for each in sets]
     return np.moveaxis(np.concatenate(packed, axis=-1), -1, 1)
 

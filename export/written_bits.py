@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import pack_signs, sign
-from bnas_deploy.core.operators import BYTE
+from bnas_deploy.core.operators import bits_of_channels
 
 Floats = NDArray[np.float32]
 
@@ -49,11 +49,6 @@ class Bits:
         allowed = np.moveaxis(np.broadcast_to(bound, floats.shape), 1, -1)
         distances = [np.abs(np.moveaxis(floats, 1, -1) - threshold) for threshold in self.thresholds]
         return _packed([np.where((each <= allowed) & (allowed > 0), 1, -1) for each in distances])
-
-
-def bits_of_channels(channels: int) -> int:
-    """Return the bits of a set, which are whole bytes."""
-    return -(-channels // BYTE) * BYTE
 
 
 def _packed(sets: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:

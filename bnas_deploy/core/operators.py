@@ -56,6 +56,12 @@ Piece = Literal["", "K", "Gate", "Pad", "Affine", "OfBits", "ToBits"] | Activati
 BYTE: Final = 8
 """Bits of a byte: the channels of a pixel that one of a tensor of bits holds."""
 
+
+def bits_of_channels(channels: int) -> int:
+    """Return the bits that a tensor of bits has for so many channels: whole bytes."""
+    return -(-channels // BYTE) * BYTE
+
+
 Size = Literal["O", "C", "KH", "KW", "packed C", "bytes of Y", 1, 8]
 """A dimension of an input.
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import pack_signs, unpack_signs
-from bnas_deploy.core.operators import BYTE, Operator, operator, with_changes
+from bnas_deploy.core.operators import BYTE, Operator, bits_of_channels, operator, with_changes
 from bnas_deploy.export.graph import (
     activations_of,
     array_of,
@@ -21,7 +21,7 @@ from bnas_deploy.export.graph import (
     replace_operator,
 )
 from bnas_deploy.export.opset import epilogue
-from bnas_deploy.export.written_bits import BITS, Bits, bits_of_channels
+from bnas_deploy.export.written_bits import BITS, Bits
 
 Floats = NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from bnas_deploy.runtime.kernels.specs import KernelSpec, function_name
-from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, in_vectors, load, parameters, spread, store
+from bnas_deploy.core.operators import BYTE
+from bnas_deploy.runtime.kernels.specs import KernelSpec
+from bnas_deploy.runtime.kernels.tir import ANY_SIZE, begin, cast, in_vectors, load, parameters, spread, store
 
-BYTE = 8
 HALF = 4  # channels for which there is a shorter loop
 WIDTHS = (64, 32, 16, 8)
 """Pixels at once, each of 16 bits while the channels are compared: no more than two vectors of them."""
@@ -27,9 +27,7 @@ def to_bits(spec: KernelSpec) -> Any:
     does the difference, which is right again.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "to_bits")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "to_bits")
         channels, count, are_equal = parameters("channels", "count", "are_equal")
         mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=2))
         totals = T.arg("totals", T.buffer((ANY_SIZE,), "int16", align=2))

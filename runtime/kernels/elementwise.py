@@ -17,9 +17,19 @@ from bnas_deploy.runtime.kernels.specs import (
     POPCOUNT8,
     SQUARE,
     KernelSpec,
-    function_name,
 )
-from bnas_deploy.runtime.kernels.tir import ANY_SIZE, WIDTHS, cast, in_vectors, integer, load, parameters, spread, store
+from bnas_deploy.runtime.kernels.tir import (
+    ANY_SIZE,
+    WIDTHS,
+    begin,
+    cast,
+    in_vectors,
+    integer,
+    load,
+    parameters,
+    spread,
+    store,
+)
 
 PAIR_CODES = {LUT4X2: (16, 16 * 17), LUT6X2: (1, 256), POPCOUNT8: (1, 256)}
 """What the first and the second pixel of a pair are multiplied with: LUT4X2's code is where their row begins."""
@@ -33,9 +43,7 @@ def pack(spec: KernelSpec) -> Any:
     x[j] (count) are the channels, which may lie anywhere; those past `channels` are not read.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "pack")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "pack")
         channels, count = parameters("channels", "count")
         x = [T.arg(f"x{j}", T.buffer((ANY_SIZE,), "float32", align=4)) for j in range(MOST_CHANNELS)]
         threshold = T.arg("threshold", T.buffer((MOST_CHANNELS,), "float32", align=4))
@@ -90,9 +98,7 @@ def halve(spec: KernelSpec) -> Any:
     The steps are the bytes from one row to the next. Reads one byte more than it needs.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "halve")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "halve")
         rows, count, bytes_step, halved_step = parameters("rows", "count", "bytes_step", "halved_step")
         whole = T.arg("bytes", T.buffer((ANY_SIZE,), "uint8", align=1))
         halved = T.arg("halved", T.buffer((ANY_SIZE,), "uint8", align=1))
@@ -111,9 +117,7 @@ def halve(spec: KernelSpec) -> Any:
 def encode(spec: KernelSpec) -> Any:
     """Pair pixels: codes[i] is made of pixels[i] and pixels[i + distance], times PAIR_CODES."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "encode")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "encode")
         count, distance = parameters("count", "distance")
         pixels = T.arg("pixels", T.buffer((ANY_SIZE,), "uint8", align=1))
         codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
@@ -136,9 +140,7 @@ def correct_padding(spec: KernelSpec) -> Any:
     CORRECTIONS): pixels with the same taps in the padding share one.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "correct_padding")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "correct_padding")
         channels, vectors = parameters("channels", "vectors")
         correction_index = T.arg("correction_index", T.buffer((ANY_SIZE,), "uint16", align=2))
         corrections = T.arg("corrections", T.buffer((ANY_SIZE,), "uint16", align=64))
@@ -160,9 +162,7 @@ def transpose(spec: KernelSpec) -> Any:
     There are `stride` elements from one row to the next in both.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        name = function_name(spec, "transpose")
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "global_symbol": name})
+        begin(spec, "transpose")
         rows, columns, stride = parameters("rows", "columns", "stride")
         mismatches = T.arg("mismatches", T.buffer((ANY_SIZE,), "uint16", align=16))
         transposed = T.arg("transposed", T.buffer((ANY_SIZE,), "uint16", align=16))

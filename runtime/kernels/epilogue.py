@@ -11,10 +11,11 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from bnas_deploy.core.operators import ACTIVATIONS, MOST_ADDED, MOST_BEFORE, constant
-from bnas_deploy.runtime.kernels.specs import KernelSpec, function_name
+from bnas_deploy.runtime.kernels.specs import KernelSpec
 from bnas_deploy.runtime.kernels.tir import (
     ANY_SIZE,
     WIDTHS,
+    begin,
     cast,
     in_vectors,
     integer,
@@ -178,9 +179,7 @@ def _kernel(
 ) -> Any:
     """Return a kernel `without` some parameters, which has a loop for each kind."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        symbol = function_name(spec, name)
-        T.func_name(symbol)
-        T.func_attr({"tirx.noalias": True, "global_symbol": symbol})
+        begin(spec, name)
         given = _arguments(without)
         asked = T.Bind(extent_of(given))
         for activation, extent in kinds:

@@ -40,8 +40,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
-from bnas_deploy.runtime.kernels.specs import LUT6X2, KernelSpec, function_name
-from bnas_deploy.runtime.kernels.tir import ANY_SIZE, integer, parameters
+from bnas_deploy.runtime.kernels.specs import LUT6X2, KernelSpec
+from bnas_deploy.runtime.kernels.tir import ANY_SIZE, begin, integer, parameters
 
 Expression = Any
 """TIR's expressions, buffers and functions: TVM has no types for them."""
@@ -170,7 +170,7 @@ def count(spec: KernelSpec) -> Expression:
     is (2 * pairs, spec.tile_lanes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(spec, "count")
+        begin(spec, "count")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
         blocked = T.arg("blocked", T.buffer((ANY_SIZE,), "uint8", align=1))
         offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
@@ -209,7 +209,7 @@ def count_channels(spec: KernelSpec) -> Expression:
     next one: it stays in the first-level cache.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(spec, "count_channels")
+        begin(spec, "count_channels")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
         weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=64))
         codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
@@ -242,12 +242,6 @@ def count_channels(spec: KernelSpec) -> Expression:
 
 Step = tuple[Callable[[int], Expression], Callable[[int], Expression]]
 """The table row of a pair, and a vector of indices."""
-
-
-def _begin(spec: KernelSpec, function: str) -> None:
-    name = function_name(spec, function)
-    T.func_name(name)
-    T.func_attr({"tirx.noalias": True, "global_symbol": name})
 
 
 def _rows(spec: KernelSpec, lanes: _Bytes, tables: Expression) -> Tables:

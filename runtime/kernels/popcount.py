@@ -15,8 +15,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from bnas_deploy.runtime.kernels.specs import POPCOUNT8, KernelSpec, function_name
-from bnas_deploy.runtime.kernels.tir import ANY_SIZE, cast, integer, load, parameters, spread, store
+from bnas_deploy.runtime.kernels.specs import POPCOUNT8, KernelSpec
+from bnas_deploy.runtime.kernels.tir import ANY_SIZE, begin, cast, integer, load, parameters, spread, store
 
 UNROLLED = POPCOUNT8.multiple  # steps in one turn of the loop: one alone is predicted to be 10 % slower
 CHUNK = 30  # steps of 8 channels are counted in a byte: 30 * 8 <= 255
@@ -38,7 +38,7 @@ def count(spec: KernelSpec) -> Any:
     weights of a channel are `steps` bytes. mismatches is (channels, spec.tile_lanes).
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(spec, "count")
+        begin(spec, "count")
         vectors, channels, steps = parameters("vectors", "channels", "steps")
         blocked = T.arg("blocked", T.buffer((ANY_SIZE,), "uint8", align=1))
         offsets = T.arg("offsets", T.buffer((ANY_SIZE,), "int32", align=4))
@@ -73,7 +73,7 @@ def count_channels(spec: KernelSpec) -> Any:
     A chunk of the weights is used for all pairs before the next one: it stays in the first-level cache.
     """
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        _begin(spec, "count_channels")
+        begin(spec, "count_channels")
         vectors, pairs, steps = parameters("vectors", "pairs", "steps")
         weights = T.arg("weights", T.buffer((ANY_SIZE,), "uint8", align=64))
         codes = T.arg("codes", T.buffer((ANY_SIZE,), "uint16", align=2))
@@ -100,12 +100,6 @@ def count_channels(spec: KernelSpec) -> Any:
             with T.If(vectors == wide), T.Then(), _chunks(steps) as chunk:
                 _in_blocks(pairs, max(1, rows // 2), partial(count_block, wide, chunk=chunk))
     return builder.get()
-
-
-def _begin(spec: KernelSpec, function: str) -> None:
-    name = function_name(spec, function)
-    T.func_name(name)
-    T.func_attr({"tirx.noalias": True, "global_symbol": name})
 
 
 def _new_sums(spec: KernelSpec, rows: int, vectors: int) -> Sums:

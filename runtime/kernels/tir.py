@@ -6,6 +6,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from bnas_deploy.runtime.kernels.specs import KernelSpec, function_name
+
 ANY_SIZE = 1 << 30
 """The length that buffers are declared with: they come as pointers, and nothing checks against it."""
 
@@ -17,6 +19,13 @@ WIDTHS = (16, 8, 4)
 def integer(value: int) -> Any:
     """Return a constant int."""
     return tirx.const(value, "int32")
+
+
+def begin(spec: KernelSpec, function: str) -> None:
+    """Give the function that is being built its symbol. Its buffers do not overlap."""
+    name = function_name(spec, function)
+    T.func_name(name)
+    T.func_attr({"tirx.noalias": True, "global_symbol": name})
 
 
 def parameters(*names: str) -> tuple[Any, ...]:
