@@ -27,7 +27,7 @@ from bnas_deploy.export.passes import (
 )
 from bnas_deploy.export.passes.constant_channels import _Evaluation
 from bnas_deploy.export.rewrite import Rewrite, Sweep, run
-from bnas_deploy.export.written_bits import float_of
+from bnas_deploy.export.written_bits import bits_of, float_of
 
 Floats = NDArray[np.float32]
 
@@ -495,10 +495,11 @@ def _assert_tidy(model: ir.Model) -> None:
 def _assert_origins(model: ir.Model, values: dict[str, Floats], captured: dict[str, Floats]) -> None:
     for node in model.graph:
         for value in (*node.inputs[:1], *node.outputs):
-            origin = origin_of(value)
+            bits, origin = bits_of(value), origin_of(float_of(value))
             if origin.name in captured:
                 whole = captured[origin.name]
                 wanted = whole if origin.channels is None else whole[:, list(origin.channels)]
+                wanted = wanted if bits is None else bits.of(wanted)
                 assert np.array_equal(values[value.name], wanted), f"{value.name} is not {origin}"
                 assert tuple(value.shape)[1:] == wanted.shape[1:]
         if is_binary_conv(node):  # of these the test vectors are taken
