@@ -17,7 +17,7 @@ from bnas_deploy.core.json_records import from_json, parse
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.given import TWIN, Images
 from bnas_deploy.export.inputs import Inputs
-from bnas_deploy.export.module_checks import check_module
+from bnas_deploy.export.module_checks import check_module, kind_of
 
 FLOAT_LAYERS = ("float", "int8")
 
@@ -40,18 +40,18 @@ def check_arguments(
     if twin is not None:
         check_module(twin, TWIN)
     if not isinstance(path, str | os.PathLike):
-        raise ExportError(f"path: {_kind(path)}, wanted the folder to write, as text or a pathlib.Path")
+        raise ExportError(f"path: {kind_of(path)}, wanted the folder to write, as text or a pathlib.Path")
     _check_examples(images)
     if not isinstance(description, Description):
         raise ExportError(
-            f"description: {_kind(description)}, wanted a bnas_deploy.export.Description; "
+            f"description: {kind_of(description)}, wanted a bnas_deploy.export.Description; "
             'give Description({"name": "what it is called"})'
         )
     _check_description(description)
     if float_layers not in FLOAT_LAYERS:
         raise ExportError(f"float_layers: {float_layers!r}, wanted {' or '.join(map(repr, FLOAT_LAYERS))}")
     if not callable(progress):
-        raise ExportError(f"progress: {_kind(progress)}, wanted a function of one text; leave it out for silence")
+        raise ExportError(f"progress: {kind_of(progress)}, wanted a function of one text; leave it out for silence")
 
 
 def labels_twice(labels: tuple[str, ...] | None) -> str | None:
@@ -70,7 +70,7 @@ def _check_examples(images: object) -> None:
     if isinstance(images, Mapping | tuple | list):
         what = "Inputs(...) around it"
     raise ExportError(
-        f"images: {_kind(images)}, wanted bnas_deploy.export.Images or Inputs; give {what}"
+        f"images: {kind_of(images)}, wanted bnas_deploy.export.Images or Inputs; give {what}"
         f"{'' if isinstance(images, Tensor | Mapping | tuple | list) else ', of tensors'}"
     )
 
@@ -79,14 +79,14 @@ def _check_description(description: Description) -> None:
     """Refuse a description that cannot be written, or that no bundle could be read with."""
     labels, preprocessing = description.labels, description.preprocessing
     if labels is not None and not (isinstance(labels, tuple | list) and all(isinstance(each, str) for each in labels)):
-        raise ExportError(f"description: labels are {_kind(labels)}, wanted a tuple of texts, a name for each class")
+        raise ExportError(f"description: labels are {kind_of(labels)}, wanted a tuple of texts, a name for each class")
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ExportError(
-            f"description: preprocessing is {_kind(preprocessing)}, wanted a bnas_deploy.core.bundle.Preprocessing"
+            f"description: preprocessing is {kind_of(preprocessing)}, wanted a bnas_deploy.core.bundle.Preprocessing"
         )
     for name in ("network", "metrics"):
         if not isinstance(value := getattr(description, name), Mapping):
-            raise ExportError(f'description: {name} is {_kind(value)}, wanted a dict, such as {{"name": "MyNet"}}')
+            raise ExportError(f'description: {name} is {kind_of(value)}, wanted a dict, such as {{"name": "MyNet"}}')
     for name in ("network", "labels", "metrics"):
         _check_written(name, getattr(description, name))
     if preprocessing is not None:
@@ -106,8 +106,3 @@ def _check_written(name: str, value: Any) -> Any:
         raise ExportError(
             f"description: {name} cannot be written as JSON: {error}; give texts, Python's own numbers, lists and dicts"
         ) from None
-
-
-def _kind(value: object) -> str:
-    """Say what a value is, for messages."""
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

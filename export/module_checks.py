@@ -63,6 +63,11 @@ def prepared(module: nn.Module, role: str, *, copied: bool = True) -> nn.Module:
     return ours
 
 
+def kind_of(value: object) -> str:
+    """Say what a value is, for messages."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def check_module(module: object, role: str) -> None:
     """Refuse what is no module, such as the class of one, or a function.
 
@@ -72,8 +77,9 @@ def check_module(module: object, role: str) -> None:
     if isinstance(module, type) and issubclass(module, nn.Module):
         raise ExportError(f"{role}: the class {module.__name__}, wanted a module; make one: {module.__name__}(...)")
     if not isinstance(module, nn.Module):
-        kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        raise ExportError(f"{role}: {kind} is no torch.nn.Module; put what it computes into the forward of one")
+        raise ExportError(
+            f"{role}: {kind_of(module)} is no torch.nn.Module; put what it computes into the forward of one"
+        )
 
 
 def other_floats(module: nn.Module) -> str | None:
