@@ -78,7 +78,8 @@ def _workloads(node: ir.Node) -> tuple[Workload, ...]:
 def _layer(node: ir.Node) -> Workload:
     kind = node.op_type
     if is_binary_conv(node):
-        # What the padding holds takes no time: tables know no operator for that, and none that reads or writes bits.
+        # What the padding holds takes no time: tables know no operator for that, and none that reads or writes bits. A
+        # file does not say what stood in front of bits; in searched cells that is a ReLU.
         row = operator(kind)
         floats = replace(row, of_bits=False, to_bits=False, activation="Relu" if row.to_bits else row.activation)
         kind = replace(floats, before=0, added=0, parts=1, pads_signs=False).name
