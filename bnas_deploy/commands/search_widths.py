@@ -204,6 +204,7 @@ def command(
         **{name: options[name] for name in WIDTH_OPTIONS},
     )
     latency = None if latency_table is None else read_latency(latency_table, config.network)
+    evaluation = evaluation_options(preset, kind, base.model)
     with attended() as (stop, bar):
         result = search_widths(
             images,
@@ -216,8 +217,9 @@ def command(
             stop=stop,
             listener=bar,
             command=published_command(context, preset=preset_name(preset, kind)),
+            evaluation=evaluation,
         )
-    train = [*train_words(context, config.network, image_size), *evaluation_options(preset, kind, base.model)]
+    train = [*train_words(context, config.network, image_size), *evaluation]
     tell_end(context, result.summary(train), images.skipped_note, finished=result.finished)
     if result.history.epochs:
         draw_width_search(result.folder, result.history)

@@ -22,6 +22,7 @@ class Searched:
         uniform_cost: of the network of one ratio, in the unit of the goal.
         seed: of the search.
         command: the command line that searches so, None where there was none.
+        evaluation: options of `train` for what was found.
     """
 
     history: WidthHistory
@@ -29,6 +30,7 @@ class Searched:
     uniform_cost: float
     seed: int
     command: str | None
+    evaluation: tuple[str, ...] = ()
 
 
 def width_search_card(searched: Searched, data: DataSet) -> str:
@@ -58,7 +60,7 @@ def width_search_card(searched: Searched, data: DataSet) -> str:
             *([] if data.limit is None else [f"limited to {data.limit:,} training images, the first of each class"]),
         ]),
         "## Search",
-        bullets([f"method: DMS, differentiable dimension search\n* seed: {searched.seed}"]),
+        bullets(["method: DMS, differentiable dimension search", f"seed: {searched.seed}"]),
         numbers_table("setting", numbers),
         f"To search again:\n\n{fenced(searched.command, 'sh')}" if searched.command else "",
         "## Figures",
@@ -85,6 +87,6 @@ def _commands(searched: Searched, data: DataSet) -> str:
     sized = ["--image-size", size] if data.named and kind_of(data.named).resizes else []
     limit = [] if data.limit is None else ["--limit", str(data.limit)]
     return (
-        f"{shlex.join([*words, '--widths', WIDTHS_FILE, *named, *sized, *limit, '-o', 'RUN'])}\n"
+        f"{shlex.join([*words, '--widths', WIDTHS_FILE, *named, *sized, *limit, *searched.evaluation, '-o', 'RUN'])}\n"
         "bnas-deploy export RUN/best.safetensors -o BUNDLE"
     )

@@ -16,7 +16,7 @@ smaller, and the network is as wide as the new candidates. Its weights begin wit
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -71,6 +71,7 @@ def search_widths(
     stop: Callable[[], bool] = never,
     listener: Listener | None = None,
     command: str | None = None,
+    evaluation: Sequence[str] = (),
 ) -> WidthSearchResult:
     """Search for the widths of a network from the start, or go on with the search in `folder`.
 
@@ -85,6 +86,7 @@ def search_widths(
         stop: asked after every step; once it answers True, the search saves its place and returns.
         listener: is told how it goes.
         command: the command line that searches so, for the model card.
+        evaluation: options of `train` for what is found, for that card.
 
     Raises:
         WidthSearchError: the goal cannot be met, or the network not be built; a loss or mu is not finite; or `folder`
@@ -104,7 +106,16 @@ def search_widths(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         run = _WidthRun(
-            data, config, layout, named, folder, seed=seed, device=device, listener=listener, command=command
+            data,
+            config,
+            layout,
+            named,
+            folder,
+            seed=seed,
+            device=device,
+            listener=listener,
+            command=command,
+            evaluation=evaluation,
         )
         if resume:
             run.restore()
@@ -135,6 +146,7 @@ class _WidthRun(Run[WidthEpoch]):
         device: torch.device,
         listener: Listener | None,
         command: str | None,
+        evaluation: Sequence[str],
     ) -> None:
         self.data = data
         self.config = config
@@ -142,6 +154,7 @@ class _WidthRun(Run[WidthEpoch]):
         self.cost = cost
         self.seed = seed
         self.command = command
+        self.evaluation = tuple(evaluation)
         self.halves = _equal_halves(data, seed)
         self.distribution = WidthDistribution(len(layout.multiples), config.first_ratio, config.sigma(0)).to(device)
         self.base = torch.tensor(config.network.widths, dtype=torch.float64, device=device)
@@ -368,7 +381,8 @@ class _WidthRun(Run[WidthEpoch]):
         """Write widths.json, uniform.json, width-history.jsonl and the model card."""
         history = self.results_so_far()
         uniform_cost = self.cost.of(history.heading.uniform)
-        write_folder(self.folder, Searched(history, self.config, uniform_cost, self.seed, self.command), self.data)
+        searched = Searched(history, self.config, uniform_cost, self.seed, self.command, self.evaluation)
+        write_folder(self.folder, searched, self.data)
 
     def restore(self) -> None:
         """Go to where the search in the folder was saved."""

@@ -107,6 +107,14 @@ def test_a_search_leaves_widths_and_a_history(finished):
     configure("VGG-11", image_size=(8, 8), options={"widths": widths})
 
 
+def test_the_card_trains_what_was_found_as_dms_does(run, tmp_path):
+    options = ("--recipe", "dms", "--set", "optimiser.weight_decay=2e-4")
+    run(tmp_path / "one", config=replace(CONFIG, epochs=1), evaluation=options)
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert " --widths widths.json --data DATA --recipe dms --set optimiser.weight_decay=2e-4 -o RUN\n" in card
+    assert "* method: DMS, differentiable dimension search\n* seed: 0\n" in card
+
+
 def test_mu_moves_in_passes_for_widths_only(finished):
     _, result, _ = finished
     before = (1.5,) * 8
