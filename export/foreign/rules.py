@@ -123,7 +123,7 @@ def binary_layer(path: str, layer: nn.Module) -> BinaryLayer:
     try:
         with torch.no_grad():
             given = rule(layer)
-    except Exception as error:  # a rule is the user's code
+    except (Exception, SystemExit) as error:  # a rule is the user's code
         raise ExportError(f"{place} raises {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(given, BinaryLayer):
         raise ExportError(f"{place} returns {type(given).__name__}, wanted a bnas_deploy.export.BinaryLayer")
@@ -135,6 +135,11 @@ def _checked(place: str, given: BinaryLayer) -> BinaryLayer:
     if not isinstance(weight, Tensor) or weight.ndim not in (2, 4) or 0 in weight.shape:
         got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
         raise ExportError(f"{place} gives weights {got}, wanted (O, C/groups, KH, KW), or (O, C) of a dense layer")
+    if weight.is_meta or weight.layout != torch.strided or weight.is_complex():
+        kind = "without values" if weight.is_meta else f"of {weight.dtype}, {weight.layout}"
+        raise ExportError(
+            f"{place} gives weights {kind}, wanted real numbers in a dense tensor; give weight.to_dense()"
+        )
     weight = weight.detach().cpu().float()
     groups = _whole(place, "groups", given.groups)
     outputs, channels = len(weight), weight.shape[1] * groups
