@@ -126,9 +126,9 @@ def _with(**fields: Any) -> Callable[[nn.Conv2d], BinaryLayer]:
 WRONG: dict[str, tuple[Callable[[nn.Conv2d], object], str]] = {
     "raises": (lambda layer: 1 / 0, r"layer \(StoredSigns\): its rule raises ZeroDivisionError: division by zero"),
     "leaves": (lambda layer: sys.exit(3), r"layer \(StoredSigns\): its rule raises SystemExit: 3"),
-    "sparse": (lambda layer: BinaryLayer(layer.weight.to_sparse()), r"weights of torch.float32, torch.sparse_coo, wanted"),
-    "meta": (lambda layer: BinaryLayer(layer.weight.to("meta")), "gives weights without values, wanted real numbers in"),
-    "complex": (lambda layer: BinaryLayer(layer.weight + 1j), "gives weights of torch.complex64, torch.strided, wanted"),
+    "sparse": (lambda layer: BinaryLayer(layer.weight.to_sparse()), "torch.float32, torch.sparse_coo, wanted"),
+    "meta": (lambda layer: BinaryLayer(layer.weight.to("meta")), "gives weights without values, wanted real"),
+    "complex": (lambda layer: BinaryLayer(layer.weight + 1j), "torch.complex64, torch.strided, wanted"),
     "nothing": (lambda layer: None, "its rule returns NoneType, wanted a bnas_deploy.export.BinaryLayer"),
     "shape": (lambda layer: BinaryLayer(_ones(8, 72)[None]), r"weights \(1, 8, 72\), wanted \(O, C/groups, KH, KW\)"),
     "no tensor": (lambda layer: BinaryLayer([1.0]), "gives weights list, wanted"),  # type: ignore[arg-type]
