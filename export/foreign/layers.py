@@ -162,7 +162,7 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
         raise NotTranslated(f"its weights have {weights.value.ndim} axes")
     if factors != (1, 1):
         raise NotTranslated("it has factors alpha and beta", "write it as F.linear, and multiply behind it")
-    bias = _bias(program, bias_node, len(weights.scale))
+    bias = _bias(program, bias_node, len(weights.value))
     window = Window() if axis == FEATURES else _window(node, weights.value)
     padded, window, pad_value = (x, window, 0.0) if axis == FEATURES else _padded(x, window)
     activations, moves = _moved(padded)

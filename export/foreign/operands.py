@@ -81,7 +81,7 @@ def translation_of(found: Found, *, meets_zero: bool) -> Translation:
     of it; else one does, with the note that no x may be 0.
 
     Raises:
-        NotTranslated: no operator has the number at its padding, or they would be many.
+        NotTranslated: no operator has the number at its padding.
     """
     weights, steps = found.weights, found.steps
     one_sign = steps.is_sign and not meets_zero
@@ -90,15 +90,31 @@ def translation_of(found: Found, *, meets_zero: bool) -> Translation:
     for signs, scale in weights.terms:
         bias = None if rows else found.bias
         rows += operands(steps, signs, scale, bias, found.window, found.pad_value)
-    if len(rows) > MOST_CONVOLUTIONS:
-        raise NotTranslated(
-            f"its {len(steps.levels)} levels of activations and two magnitudes of weights are a sum of {len(rows)} "
-            f"packed convolutions, and more than {MOST_CONVOLUTIONS} are no faster than a float one"
-        )
     if one_sign:
         rows = [replace(row, sign_of_zero=True) for row in rows]
     return Translation(tuple(rows), found.window, found.steps, weights.magnitude)
 
+
+def check_translatable(found: Found) -> None:
+    """Refuse a layer that packed convolutions compute no faster than a float one, or not at all.
+
+    They are counted for numbers that are never 0: where torch.sign meets one, the layer is exact all the same, with
+    twice as many.
+
+    Raises:
+        NotTranslated: that, with the reason.
+    """
+    count = len(translation_of(found, meets_zero=False).operands)
+    if count > MOST_CONVOLUTIONS:
+        parts = f"{len(found.steps.levels)} levels of activations and {_KINDS[len(found.weights.terms)]} of weights"
+        raise NotTranslated(
+            f"its {parts} are a sum of {count} packed convolutions, and more than {MOST_CONVOLUTIONS} are no faster "
+            "than a float one"
+        )
+
+
+_KINDS = {1: "one magnitude", 2: "two magnitudes", 3: "three values"}
+"""What weights are, by how many terms they are a sum of."""
 
 MOST_CONVOLUTIONS = 4
 """Packed ones that may stand for one layer."""

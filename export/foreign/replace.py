@@ -128,7 +128,7 @@ class _Writer:
         if not self.found.is_dense:
             return x
         if len(shape_of(self.found.node)) != 2:
-            x = self._call(torch.ops.aten.reshape.default, x, [-1, self.found.weights.signs.shape[1]])
+            x = self._call(torch.ops.aten.reshape.default, x, [-1, self.found.weights.value.shape[1]])
         return self._call(torch.ops.aten.unsqueeze.default, self._call(torch.ops.aten.unsqueeze.default, x, -1), -1)
 
     def _like_result(self, y: Node) -> Node:

@@ -11,7 +11,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
 from bnas_deploy.export.foreign.layers import MOVES, Found, binary_layers, left_float
 from bnas_deploy.export.foreign.left_float import Left, NotTranslated
-from bnas_deploy.export.foreign.operands import translation_of
+from bnas_deploy.export.foreign.operands import check_translatable, translation_of
 from bnas_deploy.export.foreign.operations import IDENTITIES, operation, values_read
 from bnas_deploy.export.foreign.program import Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
@@ -92,7 +92,7 @@ class Translator:
         kept = []
         for each in found:
             try:
-                translation_of(each, meets_zero=True)
+                check_translatable(each)
             except NotTranslated as why:
                 left.append(left_float(each.name, each.node, why))
             else:

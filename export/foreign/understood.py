@@ -129,11 +129,12 @@ def _scale(found: Found) -> str:
     weights = found.weights
     text = " and ".join(_range(scale) for _, scale in weights.terms)
     text += f", from {', '.join(weights.names)}" if weights.names else ""
-    if weights.second is not None:
-        zeros = int((weights.translated == 0).sum())
-        few = 0 < zeros <= FEW_ZEROS * weights.value.numel()
-        what = f"{zeros:,} of {weights.value.numel():,} weights are 0" if zeros else "two magnitudes of weights"
-        text += f" ({what}: a sum of 2 packed convolutions{_SPARE if few else ''})"
+    if (count := len(weights.terms)) > 1:
+        zeros = int((weights.value == 0).sum())
+        few = count == 2 and 0 < zeros <= FEW_ZEROS * weights.value.numel()
+        what = "two magnitudes of weights" if count == 2 else "three values of weights"
+        what = f"{zeros:,} of {weights.value.numel():,} weights are 0" if zeros else what
+        text += f" ({what}: a sum of {count} packed convolutions{_SPARE if few else ''})"
     return text if weights.is_exact else f"{text}, roundings of the estimator left out"
 
 

@@ -1,4 +1,4 @@
-"""Weights with one magnitude for each output channel, and their signs; with two, they are a sum of two such.
+"""Weights with one magnitude for each output channel, and their signs; with two, or three values, a sum of such.
 
 Let a channel have the magnitudes p >= q, and s be the sign of its weights. With t = s where the magnitude is p, else
 -s,
@@ -7,6 +7,12 @@ Let a channel have the magnitudes p >= q, and s be the sign of its weights. With
 
 since s and t add up to p s in the one case, and to q s in the other. So ternary weights (q = 0), weights of 0 and 1,
 two other values, and two bases on each other are two packed convolutions of the same activations, exactly.
+
+Three values a > b > c with other magnitudes, as trained ternary weights have (TTQ: p, 0 and -n), are three:
+
+    w = (a - b) / 2 * s + (b - c) / 2 * t + (a + c) / 2,   s = +1 where w = a, else -1;   t = -1 where w = c, else +1
+
+whose last is a convolution with weights of one sign.
 """
 
 from dataclasses import dataclass, replace
@@ -26,29 +32,20 @@ ALIKE = 2.0**-40
 
 @dataclass(frozen=True)
 class Weights:
-    """w = signs * scale, and `second` in the same way if there is one, within the roundings of what computes them.
+    """w = sum of signs * scale over the terms, within the roundings of what computes them.
 
     Attributes:
-        signs: ±1 float32, of the shape of the weights, output channels first.
-        scale: (O) float32, not negative.
-        second: signs and scale that are added; None for none.
+        terms: signs, ±1 float32 of the shape of the weights, output channels first; and their scale, (O) float32, not
+            negative.
         rounding: (O), how far w may be from that: 0, or what the code that computes it rounds.
         value: w as PyTorch computes it.
         names: the parameters that it is computed of.
     """
 
-    signs: Tensor
-    scale: Tensor
+    terms: tuple[tuple[Tensor, Tensor], ...]
     rounding: Tensor
     value: Tensor
     names: tuple[str, ...]
-    second: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def terms(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Signs and scales that are added."""
-        first = self.signs, self.scale
-        return (first,) if self.second is None else (first, self.second)
 
     @property
     def magnitude(self) -> Tensor:
@@ -63,7 +60,7 @@ class Weights:
 
     @property
     def is_exact(self) -> bool:
-        """Tell whether w is signs * scale to the bit."""
+        """Tell whether w is the sum of its terms to the bit."""
         return not bool(self.rounding.any())
 
     @property
@@ -94,6 +91,8 @@ def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Wei
     parted = _two_of(magnitudes)
     if bool((parted.of_each == magnitudes).all()):
         return _made(value, parted, torch.zeros_like(parted.high), names)
+    if three := _three_of(value):
+        return _summed(value, three, torch.zeros_like(parted.high), names)
     # Roundings move a magnitude, and the one that it is compared with, this much; no float64 is needed to tell more.
     _check_spread(magnitudes, parted, 4 * ESTIMATOR_ROUNDINGS * ROUNDING * float(largest.max()))
     return _rounded(program, node, value, largest, names, transposed=transposed)
@@ -127,6 +126,7 @@ def _check_spread(magnitudes: Tensor, found: _Magnitudes, allowed: float) -> Non
     channel = int((spread > allowed).int().argmax())
     low, high = float(magnitudes[channel].min()), float(magnitudes[channel].max())
     reason = f"those of output channel {channel} have more than two magnitudes, from {low:.3g} to {high:.3g}"
+    reason += ", and more than three values"
     raise NotTranslated(f"{FLOAT_WEIGHTS}: {reason}", BINARISE)
 
 
@@ -134,19 +134,48 @@ def _made(value: Tensor, found: _Magnitudes, rounding: Tensor, names: tuple[str,
     """Return the weights of these magnitudes; those of one are no sum."""
     signs, high, low = _signs(value), found.high.double(), found.low.double()
     if bool((high == low).all()):
-        return Weights(signs, found.high.float(), rounding, value, names)
+        return Weights(((signs, found.high.float()),), rounding, value, names)
+    _check_taps(value, "two magnitudes")
+    second = torch.where(found.is_high.reshape(value.shape), signs, -signs)
+    return _summed(value, ((signs, (high + low) / 2), (second, (high - low) / 2)), rounding, names)
+
+
+def _three_of(value: Tensor) -> tuple[tuple[Tensor, Tensor], ...] | None:
+    """Return signs and scales (O) float64 of weights of at most three values in each output channel; None of others."""
+    flat = value.double().flatten(1)
+    high, low = flat.amax(dim=1, keepdim=True), flat.amin(dim=1, keepdim=True)
+    is_high, is_low = flat == high, flat == low
+    middle = flat.masked_fill(is_high | is_low, -torch.inf).amax(dim=1, keepdim=True)
+    middle = torch.where(middle.isinf(), low, middle)
+    if not bool((is_high | is_low | (flat == middle)).all()):
+        return None
+    _check_taps(value, "three values")
+    added = (high + low)[:, 0] / 2
+    last = torch.where(added < 0, -1.0, 1.0).float()[:, None].expand(flat.shape)
+    first, second = torch.where(is_high, 1.0, -1.0), torch.where(is_low & ~is_high, -1.0, 1.0)
+    signs = (each.reshape(value.shape) for each in (first, second, last))
+    scales = (high - middle)[:, 0] / 2, (middle - low)[:, 0] / 2, added.abs()
+    return tuple(zip(signs, scales, strict=True))
+
+
+def _check_taps(value: Tensor, what: str) -> None:
+    """Refuse to see binary weights in a few float ones."""
     if value[0].numel() < FEWEST_TAPS:
         count = value[0].numel()
-        raise NotTranslated(f"{FLOAT_WEIGHTS}: two magnitudes say nothing of {count} for each output channel", BINARISE)
-    second = torch.where(found.is_high.reshape(value.shape), signs, -signs)
-    made = Weights(signs, ((high + low) / 2).float(), rounding, value, names, (second, ((high - low) / 2).float()))
-    # Half of a sum of two floats may be none.
+        raise NotTranslated(f"{FLOAT_WEIGHTS}: {what} say nothing of {count} for each output channel", BINARISE)
+
+
+def _summed(
+    value: Tensor, terms: tuple[tuple[Tensor, Tensor], ...], rounding: Tensor, names: tuple[str, ...]
+) -> Weights:
+    """Return weights of several terms, whose scales are float64 and are rounded: half of a sum may be no float."""
+    made = Weights(tuple((signs, scale.float()) for signs, scale in terms), rounding, value, names)
     rounded = made.error.abs().flatten(1).amax(dim=1)
     return replace(made, rounding=torch.maximum(rounding, 2 * rounded))
 
 
 FEWEST_TAPS = 4
-"""Of fewer float weights in an output channel, two magnitudes say nothing."""
+"""Of fewer float weights in an output channel, two magnitudes or three values say nothing."""
 
 
 def _rounded(

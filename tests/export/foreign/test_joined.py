@@ -75,6 +75,17 @@ class TwoMagnitudes(Base):
         return exact, F.conv2d(a, (ternary * 0.01).detach() - w.detach() + w)
 
 
+class ThreeValues(Base):
+    """Trained ternary weights, with zeros and without; the channels of the last have three, two values and one."""
+
+    def layers(self, x: Tensor) -> Tensor:
+        w, a = self.same, _sign(x)
+        trained = torch.where(w > 0.25, 0.75, 0.0) - torch.where(w < -0.25, 0.5, 0.0)
+        mixed = torch.where(w > 0.25, 2.0, torch.where(w < -0.25, 1.0, -0.5))
+        mixed = torch.cat([mixed[:4], mixed[4:7].clamp(min=1), torch.full_like(mixed[7:], -3)])
+        return F.conv2d(a, trained, padding=1) + F.conv2d(a, mixed, padding=1)
+
+
 PARTS = "-1 and +1"
 FOUND: dict[str, tuple[type[Base], list[str]]] = {
     "joined": (Duo, ["-1 and +1 (0 at 0, which none of", "-1, 0 and +1 (a sum of 2 packed convolutions)"]),
@@ -197,3 +208,15 @@ def test_weights_of_two_magnitudes(networks: ModuleType, images: Tensor, transla
     assert torch.equal(exact, want)  # multiples of a quarter
     # 72 products, of weights that are 0.01 and rounded twice beside one below 2. A wrong sign makes 0.02.
     assert (near - estimated).abs().max() < 72 * 2 * 2 * 2**-24 + 72 * 72 * 0.01 * 2**-24
+
+
+def test_weights_of_three_values(networks: ModuleType, images: Tensor, translate: Translate) -> None:
+    module = networks.settled(ThreeValues())
+    translator, translated = translate(module, images)
+    assert [layer.scale.partition(", from")[0] for layer in translator.layers] == [
+        "0.375 and 0.25 and 0.125", "0 to 0.5 and 0 to 0.75 and 0.75 to 3"
+    ]  # fmt: skip
+    assert re.search(r"\(\d+ of 576 weights are 0: a sum of 3 packed convolutions\)$", translator.layers[0].scale)
+    assert translator.layers[1].scale.endswith("(three values of weights: a sum of 3 packed convolutions)")
+    with torch.no_grad():
+        assert torch.equal(translated(images), module(images))  # multiples of an eighth

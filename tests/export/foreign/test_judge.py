@@ -32,13 +32,15 @@ def original(
 
 
 def _one_sign(found: Found) -> Found:
-    signs = found.weights.signs.clone()
+    ((signs, scale),) = found.weights.terms
+    signs = signs.clone()
     signs[3, 2, 1, 0] *= -1
-    return replace(found, weights=replace(found.weights, signs=signs))
+    return replace(found, weights=replace(found.weights, terms=((signs, scale),)))
 
 
 def _scaled(found: Found) -> Found:
-    return replace(found, weights=replace(found.weights, scale=found.weights.scale * 1.0001))
+    ((signs, scale),) = found.weights.terms
+    return replace(found, weights=replace(found.weights, terms=((signs, scale * 1.0001),)))
 
 
 def _biased(found: Found) -> Found:
