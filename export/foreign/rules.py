@@ -172,7 +172,10 @@ def _checked(place: str, given: BinaryLayer) -> BinaryLayer:
 def _vector(place: str, name: str, value: Any, count: int, what: str) -> Tensor:
     wanted = f"wanted one number for each of {count} {what}s, or one for all"
     try:
-        given = torch.as_tensor(value).detach().cpu().float()
+        given = torch.as_tensor(value).detach().cpu()
+        if given.dtype == torch.bool or given.is_complex():  # True is no scale of 1
+            raise TypeError
+        given = given.float()
     except (TypeError, ValueError, RuntimeError):  # what torch makes no tensor of
         raise ExportError(f"{place} gives {name}={value!r}, {wanted}") from None
     vector = given.reshape(-1)
@@ -187,7 +190,7 @@ def _number(place: str, name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
         number = math.nan
-    if isinstance(value, str) or not math.isfinite(number):
+    if isinstance(value, str | bool) or not math.isfinite(number):
         raise ExportError(f"{place} gives {name}={value!r}, wanted a finite number")
     return number
 

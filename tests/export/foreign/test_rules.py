@@ -133,6 +133,9 @@ WRONG: dict[str, tuple[Callable[[nn.Conv2d], object], str]] = {
     "shape": (lambda layer: BinaryLayer(_ones(8, 72)[None]), r"weights \(1, 8, 72\), wanted \(O, C/groups, KH, KW\)"),
     "no tensor": (lambda layer: BinaryLayer([1.0]), "gives weights list, wanted"),  # type: ignore[arg-type]
     "groups": (_with(groups=3), "gives 3 groups, which do not divide 8 output channels"),
+    "scale of truth": (_with(scale=True), "gives scale=True, wanted one number for each of 8 output channels, or one"),
+    "complex bias": (_with(bias=_ones(8) + 1j), "gives bias=tensor.*, wanted one number for each of 8 output channels"),
+    "low of truth": (_with(low=False), "gives low=False, wanted a finite number"),
     "scale": (_with(scale=_ones(7)), r"a scale of \(7,\), wanted one number for each of 8"),
     "bias": (_with(bias=_ones(2)), r"a bias of \(2,\), wanted one number for each of 8 out"),
     "threshold": (_with(threshold=_ones(3)), r"threshold of \(3,\), .* of 8 input channels"),
