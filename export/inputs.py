@@ -120,8 +120,10 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str, source: Source = OF_I
     try:
         bound = _bound(parameters, inputs.values)
     except TypeError as error:
+        given = f" {', '.join(map(str, inputs.values))}" if isinstance(inputs.values, Mapping) else ""
         raise ExportError(
-            f"{role}: its forward takes {_listed(parameters)}, and the inputs do not fit: {error}; {source.names}"
+            f"{role}: its forward takes {_listed(parameters)}, and the inputs{given} do not fit: {error}; "
+            f"{source.names}"
         ) from None
     named = list(leaves_of("inputs", dict(bound.arguments)))
     if not named:

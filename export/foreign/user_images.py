@@ -86,12 +86,16 @@ def images_for(module: nn.Module, name: str, said: UserImages) -> tuple[Images |
 def _source(said: UserImages, made: Preprocessing) -> Source:
     """Say which options decide how many channels the images have, and how large they are."""
     data = f"--data {said.data}" if said.data is not None else ""
-    listed = next((f"{option} {_listed(given)}" for option, given in _numbers(said) if given), "nothing said")
+    option, numbers = next((each for each in _numbers(said) if each[1]), ("", ()))
+    listed = f"{option} {_listed(numbers)}" if option else "nothing said"
     channels = f"--in-channels {said.in_channels}" if said.in_channels else data or listed
     size = "--image-size" if said.image_size else data
+    remedy = "give --in-channels and --image-size, or other --data, as the network takes them"
+    if option and channels == listed:
+        remedy = f"give {option} a number for each channel that the network takes, and its --image-size"
     return Source(
         f"its {counted(len(made.mean), 'channel')} by {channels}, its {made.height}x{made.width} by {size}",
-        "give --in-channels and --image-size, or other --data, as the network takes them",
+        remedy,
         "give --inputs FILE.npz with an array of examples for each",
     )
 

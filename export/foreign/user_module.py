@@ -16,6 +16,7 @@ from types import ModuleType, TracebackType
 
 from torch import Tensor, nn
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import CheckpointError, ExportError
 from bnas_deploy.core.files import read_bytes
 from bnas_deploy.core.names import did_you_mean, python_name
@@ -103,8 +104,8 @@ def _made(path: Path, file: ModuleType, name: str) -> nn.Module:
 def load_weights(module: nn.Module, path: Path) -> str | None:
     """Give a module the weights in a file of safetensors or `torch.save`; nothing in it is executed.
 
-    Where all names begin otherwise in the file, such as with "backbone.", and that alone differs, it is passed over,
-    and what is returned says so.
+    Where all names begin otherwise in the file, such as with "backbone.", and that alone differs, it is passed over;
+    floats of another size become those of the module. What is returned says so.
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors are not those of the module.
@@ -117,14 +118,29 @@ def load_weights(module: nn.Module, path: Path) -> str | None:
         ) from None
     state, wanted = state_in(path, data), module.state_dict()
     renamed, note = _with_other_beginnings(state, wanted)
-    state = state if renamed is None else renamed
+    state, converted = _of_its_types(state if renamed is None else renamed, wanted)
     for name in wanted.keys() - state.keys():
         if name.endswith(_COUNT):
             state[name] = wanted[name]
     if misfits := find_misfits(state, wanted):
         raise CheckpointError(f"{path}: its tensors are not those of {type(module).__name__}: {'; '.join(misfits)}")
     module.load_state_dict(state)
-    return None if renamed is None else f"{path}: {note}"
+    notes = [each for each in (note, converted) if each]
+    return f"{path}: {'; '.join(notes)}" if notes else None
+
+
+def _of_its_types(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return a state whose floats have the types of `wanted`, as PyTorch itself would load them, and what was done."""
+    other = {
+        name: value
+        for name, value in state.items()
+        if name in wanted and value.dtype != wanted[name].dtype
+        if value.is_floating_point() and wanted[name].is_floating_point()
+    }
+    changed = {(str(value.dtype), str(wanted[name].dtype)) for name, value in other.items()}
+    kinds = ", ".join(" to ".join(each.removeprefix("torch.") for each in pair) for pair in sorted(changed))
+    note = f"{counted(len(other), 'tensor')} converted, {kinds}" if other else ""
+    return {**state, **{name: value.to(wanted[name].dtype) for name, value in other.items()}}, note
 
 
 _COUNT = ".num_batches_tracked"

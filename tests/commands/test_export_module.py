@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from bnas_deploy.cli import main
 from bnas_deploy.core.bundle import read_bundle
+from bnas_deploy.core.errors import CheckpointError
 from bnas_deploy.export.foreign.user_module import build_user_module, importable, load_weights
 
 NETWORK = """
@@ -174,7 +175,7 @@ REFUSED = {
     "other inputs": (
         "{file}:Pair",
         ["--inputs", "{folder}/x.npz"],
-        "Pair: its forward takes images, table, and the inputs do not fit: missing a required argument: 'table'; write",
+        "Pair: its forward takes images, table, and the inputs images do not fit: missing a required argument: 'table'",
     ),
     "images of several": (
         "{file}:Pair",
@@ -196,7 +197,7 @@ REFUSED = {
     "channels of a mean": (
         "{file}:ready",
         ["--image-size", "8", "--mean", "0.5,0.5,0.5"],
-        "(1, 3, 8, 8), its 3 channels by --mean 0.5,0.5,0.5, its 8x8 by --image-size: give",
+        "(1, 3, 8, 8), its 3 channels by --mean 0.5,0.5,0.5, its 8x8 by --image-size: give --mean a number",
     ),
     "channels of nothing": ("{file}:ready", ["--image-size", "8"], "its 3 channels by nothing said, its 8x8 by"),
     "channels of data": ("{file}:colour", ["--data", "digits"], "(1, 1, 8, 8), its 1 channel by --data digits, its 8x"),
@@ -350,6 +351,19 @@ def test_weights_of_a_network_inside_of_another(tmp_path: Path) -> None:
     around = torch.nn.ModuleDict({"net": module})
     assert "with '', those of the module with 'net.'" in str(load_weights(around, tmp_path / "w.safetensors"))
     assert load_weights(module, tmp_path / "w.safetensors") is None
+
+
+def test_weights_of_other_types(tmp_path: Path) -> None:
+    module, path = torch.nn.Linear(2, 3), tmp_path / "w.safetensors"
+    half, double = module.weight.detach().half(), module.bias.detach().double()
+    safetensors.torch.save_file({"weight": half, "bias": double}, path)
+    said = load_weights(module, path)
+    assert said == f"{path}: 2 tensors converted, float16 to float32, float64 to float32"
+    assert module.weight.dtype == torch.float32
+    assert torch.equal(module.weight, half.float())
+    safetensors.torch.save_file({"weight": torch.ones(3, 2, dtype=torch.int64), "bias": double}, path)
+    with pytest.raises(CheckpointError, match=r"type: weight is int64 \[3, 2\], expected float32 \[3, 2\]"):
+        load_weights(module, path)
 
 
 @pytest.mark.parametrize(
