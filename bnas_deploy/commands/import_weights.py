@@ -64,6 +64,8 @@ def command(
     checkpoint = import_checkpoint(weights, config, foreign, names, mean=mean, std=std)
     save_checkpoint(output, checkpoint)
     click.echo(f"{output}: {config.name} with the weights of {weights} (layout {layout})")
+    if kinds := checkpoint.metrics["imported"].get("converted from"):
+        click.echo(f"  converted to float32 from {kinds}")
     if deviations := given.get("deviations"):
         click.echo(f"  deviates from the paper: {', '.join(deviations)}")
     if foreign.sign_of_zero and (zeros := zero_weights(checkpoint)):

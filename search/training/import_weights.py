@@ -16,7 +16,8 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ def import_checkpoint(
         CheckpointError: the file cannot be read, its tensors are not those of the network, or it is a checkpoint.
         BnasError: mean or std are not those of as many channels.
     """
-    mean = _of_channels("--mean", mean or layout.mean(config), config)
-    std = _of_channels("--std", std or layout.std(config), config)
+    mean = _of_channels("--mean", mean, layout.mean(config), config)
+    std = _of_channels("--std", std, layout.std(config), config)
+    if min(std) <= 0:
+        raise BnasError(f"--std: {_listed(std)}, wanted numbers above 0: the images were divided by them")
     data = _bytes_of(path)
     if is_checkpoint(data):
         raise CheckpointError(
@@ -84,7 +87,8 @@ def import_checkpoint(
         network = build_network(config)
     wanted = network.state_dict()
     state, theirs = _stored(path, data, config, network, layout)
-    state = {name: _float32(tensor) for name, tensor in state.items()}
+    converted = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if _is_other_float(each)})
+    state = {name: tensor.float() if _is_other_float(tensor) else tensor for name, tensor in state.items()}
     for name in wanted.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):  # old versions of PyTorch have no such count, and no answer needs it
             state[name] = torch.zeros((), dtype=torch.int64)
@@ -97,18 +101,31 @@ def import_checkpoint(
         preprocessing=Preprocessing(*config.image_size, mean=mean, std=std),
         labels=tuple((names or layout.names(config))[index] for index in layout.order(config)),
         data=layout.data(config),
-        metrics={"imported": {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}},
+        metrics={"imported": _source(path, data, converted)},
     )
 
 
-def _of_channels(option: str, numbers: tuple[float, ...], config: ModelConfig) -> tuple[float, ...]:
+def _source(path: Path, data: bytes, converted: Sequence[str]) -> dict[str, str]:
+    """Return what a checkpoint says of the file, and of the types of its floats that became float32."""
+    source = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+    return {**source, "converted from": ", ".join(converted)} if converted else source
+
+
+def _of_channels(
+    option: str, given: tuple[float, ...], usual: tuple[float, ...], config: ModelConfig
+) -> tuple[float, ...]:
+    numbers = given or usual
     if len(numbers) != config.in_channels:
-        given = ", ".join(f"{each:g}" for each in numbers)
+        whose = "" if given else " by the layout"
         raise BnasError(
-            f"{option}: {counted(len(numbers), 'number')} ({given}), and the images of {config.name} have "
-            f"{counted(config.in_channels, 'channel')}; give {option} as it was in training"
+            f"{option}: {counted(len(numbers), 'number')}{whose} ({_listed(numbers)}), and the images of {config.name} "
+            f"have {counted(config.in_channels, 'channel')}; give {option} as it was in training"
         )
     return numbers
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{each:g}" for each in numbers)
 
 
 def _misfit(path: Path, config: ModelConfig, reason: str) -> CheckpointError:
@@ -152,9 +169,26 @@ def state_in(path: Path, data: bytes) -> dict[str, Tensor]:
         CheckpointError: they are damaged, or hold no state dict.
     """
     found = _state_dict_in(path, _loaded(path, data))
+    for name, tensor in found.items():
+        _check_plain(path, name, tensor)
     while prefix := next((each for each in WRAPPERS if all(name.startswith(each) for name in found)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse tensors that are no dense numbers in memory."""
+    kind, remedy = "", "save it as a dense tensor: tensor.to_dense()"
+    if tensor.is_quantized:
+        kind, remedy = str(tensor.dtype), "save the weights before they were quantised, or tensor.dequantize()"
+    elif tensor.is_meta:
+        kind, remedy = "without values (on the device meta)", "save it from a network that was loaded"
+    elif tensor.is_complex():
+        kind, remedy = str(tensor.dtype), "save real numbers"
+    elif tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+    if kind:
+        raise CheckpointError(f"{path}: tensor {name} is {kind.removeprefix('torch.')}, wanted dense numbers; {remedy}")
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -168,7 +202,9 @@ def _loaded(path: Path, data: bytes) -> Any:
     if not data:
         raise CheckpointError(f"{path}: empty; copy it again")
     if data.startswith(HDF5):
-        raise CheckpointError(f"{path}: a file of HDF5, as Keras writes it; give --layout larq and a network of larq's")
+        raise CheckpointError(f"{path}: a file of HDF5, as Keras writes it; {_LARQ}")
+    if _is_npz(data):
+        raise CheckpointError(f"{path}: arrays of numpy (.npz), as Keras's are kept; {_LARQ}")
     try:
         if data[8:9] == b"{":  # a safetensors file has it behind a length of 8 bytes
             return safetensors.torch.load(data)
@@ -178,6 +214,19 @@ def _loaded(path: Path, data: bytes) -> Any:
         raise CheckpointError(f"{path}: damaged ({error}); copy it again") from None
     except Exception as error:  # torch's reader raises whatever the damage leads to
         raise CheckpointError(f"{path}: {_reason(data, error)}") from None
+
+
+_LARQ = "give --layout larq and a network of larq's, or save a state dict with torch.save"
+
+
+def _is_npz(data: bytes) -> bool:
+    """Tell whether a file is one of numpy's arrays; those of `torch.save` are zip archives as well."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _reason(data: bytes, error: Exception) -> str:
@@ -192,7 +241,9 @@ def _reason(data: bytes, error: Exception) -> str:
         return f"a TorchScript program, which would have to be executed to be read; nothing is. {anew}"
     if isinstance(error, pickle.UnpicklingError) and data.startswith(b"\x80"):
         return f"a pickle that is no state dict of torch.save, or a damaged one; nothing in it is executed. {anew}"
-    return f"no file of torch.save that can be read ({type(error).__name__}); copy it again, or save it anew"
+    if data.startswith((b"PK", b"\x80")):
+        return "a damaged file of torch.save: a part of it is missing or was changed; copy it again, or save it anew"
+    return f"neither a file of torch.save nor safetensors: it begins with {data[:8]!r}; {_WANTED}"
 
 
 def _state_dict_in(path: Path, read: Any) -> dict[str, Tensor]:
@@ -227,9 +278,8 @@ def _adapted(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], layout: La
     return layout.adapt(name, tensor, tuple(wanted[name].shape)) if name in wanted else tensor
 
 
-def _float32(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 if it has fewer bits, which is exact."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _is_other_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != torch.float32
 
 
 # --- packed weights -------------------------------------------------------------------------------------------------
@@ -261,6 +311,8 @@ def _unpacked(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tens
         layer, _, kind = name.rpartition(".")
         scale_here = f"{layer}.learned_scale"
         if kind != "weight" or words.is_floating_point() or name not in wanted:
+            continue
+        if words.shape == wanted[name].shape:  # words are fewer than weights
             continue
         if scale_here not in wanted:
             raise CheckpointError(

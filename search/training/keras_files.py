@@ -37,6 +37,7 @@ def read_keras(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         CheckpointError: it cannot be read, or is neither HDF5 nor .npz as Keras and numpy write them; h5py is missing.
     """
+    start = b""
     try:
         with open_regular(path) as file:
             start = file.read(len(HDF5))
@@ -45,6 +46,10 @@ def read_keras(path: Path) -> dict[str, NDArray[Any]]:
         reason = error.strerror or "damaged"
         raise CheckpointError(f"{path}: cannot be read: {reason}; give a file of Keras: .h5, or .npz") from None
     except ValueError as error:
+        if not start.startswith((HDF5, b"PK")):
+            raise CheckpointError(
+                f"{path}: neither HDF5 nor .npz: it begins with {start!r}; give a file of Keras: .h5, or .npz"
+            ) from None
         raise CheckpointError(
             f"{path}: no file of Keras that can be read ({error}); give one of model.save_weights('FILE.h5') or of "
             "numpy.savez('FILE.npz', *model.get_weights())"

@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -251,6 +251,12 @@ def test_what_is_no_state_dict(data: Any, message: str, tmp_path: Path) -> None:
     assert message in refusal(saved(tmp_path / "weights.pt", data))
 
 
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, arr_0=np.zeros(3))
+    return file.getvalue()
+
+
 def foreign_files(folder: Path) -> dict[str, bytes]:
     """Files that are no state dict, by what they are; torch has advice of its own for most."""
     linear = torch.nn.Linear(2, 2)
@@ -262,7 +268,8 @@ def foreign_files(folder: Path) -> dict[str, bytes]:
         "a pickle that is no": pickle.dumps({"a": 1}),
         "a TorchScript program": script.getvalue(),
         "empty; copy it again": b"",
-        "no file of torch.save that can be read": b"ustar" + bytes(1000),
+        "neither a file of torch.save nor safetensors: it begins with b'ustar": b"ustar" + bytes(1000),
+        "arrays of numpy (.npz), as Keras's are kept; give --layout larq": _npz(),
     }
 
 
@@ -280,9 +287,53 @@ def test_no_advice_of_torch_is_passed_on(tmp_path: Path, recwarn: pytest.Warning
 def test_a_damaged_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "weights.pt", official_state(CIFAR))
     whole = path.read_bytes()
-    for damaged in (whole[:1000], b"text", whole[:5] + b"\xff" * 40):
+    for damaged in (whole[:1000], whole[:5] + b"\xff" * 40):
         path.write_bytes(damaged)
-        assert "no file of torch.save that can be read" in refusal(path)
+        assert "a damaged file of torch.save: a part of it is missing or was changed; copy it again" in refusal(path)
+    path.write_bytes(b"text")
+    assert "it begins with b'text'; give a file of safetensors, of torch.save or of Keras" in refusal(path)
+
+
+UNUSUAL: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "sparse": (torch.Tensor.to_sparse, "is sparse_coo, wanted dense numbers; save it as a dense tensor: tensor.to_d"),
+    "rows": (lambda each: each.flatten(1).to_sparse_csr(), "is sparse_csr, wanted dense numbers; save it as a dense"),
+    "complex": (lambda each: each + 1j, "is complex64, wanted dense numbers; save real numbers"),
+    "meta": (lambda each: each.to("meta"), "is without values (on the device meta), wanted dense numbers; save it fr"),
+    "quantised": (
+        lambda each: torch.quantize_per_tensor(each, 0.1, 0, torch.qint8),
+        "is qint8, wanted dense numbers; save the weights before they were quantised",
+    ),
+    "whole": (lambda each: each.int(), "int32 ["),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:TypedStorage", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(("change", "message"), UNUSUAL.values(), ids=UNUSUAL)
+def test_tensors_that_are_no_dense_floats(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    state = official_state(CIFAR)
+    name = next(name for name, each in state.items() if each.ndim == 4 and each.shape[2:] == (3, 3))
+    assert message in refusal(saved(tmp_path / "weights.pt", {**state, name: change(state[name])}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_floats_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {name: each.to(dtype) if each.is_floating_point() else each for name, each in official_state(CIFAR).items()}
+    path, output = saved(tmp_path / "weights.pt", state), tmp_path / "imported.safetensors"
+    words = ["import", str(path), "--network", "BNAS-Mini", "--cells", "3", "--channels", "4", "--image-size", "8"]
+    result = CliRunner().invoke(main, [*words, "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    assert f"\n  converted to float32 from {str(dtype).removeprefix('torch.')}\n" in result.output
+    assert load_checkpoint(output).metrics["imported"]["converted from"] == str(dtype).removeprefix("torch.")
+
+
+def test_mean_and_std(tmp_path: Path) -> None:
+    path = saved(tmp_path / "weights.pt", official_state(CIFAR))
+    with pytest.raises(BnasError, match=r"--std: 0, 1, 1, wanted numbers above 0: the images were divided by them"):
+        import_checkpoint(path, CIFAR, OFFICIAL, None, std=(0.0, 1.0, 1.0))
+    with pytest.raises(BnasError, match=r"--mean: 3 numbers by the layout \(0\.\d+, .*\), and .* have 1 channel; give"):
+        import_checkpoint(path, replace(CIFAR, in_channels=1), OFFICIAL, None)
 
 
 def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -399,6 +450,6 @@ def test_a_network_for_grey_images_is_imported(tmp_path: Path) -> None:
     assert found.preprocessing.mean == (0.1307,)
     assert found.preprocessing.std == (0.3081,)
     with pytest.raises(
-        BnasError, match=r"--mean: 3 numbers \(0\.49\d*, .*images of tiny have 1 channel; give --mean as"
+        BnasError, match=r"--mean: 3 numbers by the layout \(0\.49\d*, .*images of tiny have 1 channel; give --mean as"
     ):
         import_checkpoint(path, config, OFFICIAL, None)
