@@ -1,4 +1,4 @@
-"""A lock on a file, which ends with the process that holds it, however that ends."""
+"""Locks on files and folders, which end with the process that holds them, however that ends."""
 
 import os
 import time
@@ -29,5 +29,25 @@ def locked(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[boo
                 return
             time.sleep(_LOOK_EVERY_S)
         yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; gives False where another process has it.
+
+    Where folders have no locks, as on Windows and some network drives, it is as if nobody held it.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        yield True
+        return
+    try:
+        yield host.lock(descriptor) is not False
     finally:
         os.close(descriptor)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import bnas_deploy
 from bnas_deploy.core.errors import BnasError, CheckpointError
+from bnas_deploy.core.locks import locked_folder
 from bnas_deploy.search.training.checkpoint import check_format, read_tensors, write_tensors
 from bnas_deploy.search.training.listener import Listener, Silence
 from bnas_deploy.search.training.memory import enough_memory
@@ -48,6 +49,12 @@ Record = TypeVar("Record")
 """What one finished epoch measured."""
 
 
+AT_WORK = (
+    "{folder}: another process is at work on this {what}, which was left alone; wait until it has ended, or choose "
+    "another output folder"
+)
+
+
 def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasError]) -> None:
     """Make sure that there is nothing of a run, which the user calls `what`, in a folder that one is begun in.
 
@@ -56,6 +63,9 @@ def check_free(folder: Path, files: Iterable[str], what: str, error: type[BnasEr
     """
     there = [name for name in files if os.path.lexists(folder / name)]
     if there:
+        with locked_folder(folder) as alone:
+            if not alone:
+                raise error(AT_WORK.format(folder=folder, what=what))
         raise error(
             f"{folder}: already holds a {what} ({', '.join(there)}), which was left alone; "
             "add --resume to go on with it, or choose another output folder"
@@ -188,7 +198,19 @@ class Run(ABC, Generic[Record]):
         self.write_start()
 
     def go_on(self, stop: Callable[[], bool]) -> bool:
-        """Go on until the last epoch, or until `stop` answers True; return whether it was the last epoch."""
+        """Go on until the last epoch, or until `stop` answers True; return whether it was the last epoch.
+
+        Raises:
+            BnasError: another process is at work in the folder.
+        """
+        if not self.processes.writes:
+            return self._go_on(stop)
+        with locked_folder(self.folder) as alone:
+            if not alone:
+                raise self.error(AT_WORK.format(folder=self.folder, what=self.what))
+            return self._go_on(stop)
+
+    def _go_on(self, stop: Callable[[], bool]) -> bool:
         self.listener.started(epochs=self.epochs, steps=self.steps, done=self.done)
         try:
             with self.processes.watched(self.error), enough_memory(self.where, self.folder, self.error, self.device):

@@ -250,6 +250,27 @@ def test_a_folder_with_a_run_is_left_alone(run, tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("best.safetensors", "mine")]
 
 
+def test_another_process_at_work_is_told(run, tmp_path):
+    run(tmp_path, stop_after=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code = "import sys; from pathlib import Path; from bnas_deploy.core.locks import locked_folder\n"
+    code += "with locked_folder(Path(sys.argv[1])) as alone: print(alone, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"True\n"
+        for resume in (False, True):
+            with pytest.raises(TrainError) as refusal:
+                run(tmp_path, resume=resume)
+            assert refusal.value.message == (
+                f"{tmp_path}: another process is at work on this run, which was left alone; wait until it has ended, "
+                "or choose another output folder"
+            )
+        other.stdin.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run(tmp_path, resume=True)[0].finished
+
+
 def test_other_files_in_the_folder_stay(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     run(tmp_path)
