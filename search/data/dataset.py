@@ -143,7 +143,8 @@ class DataSet(ABC):
     def limited(self, most: int) -> "DataSet":
         """Return `most` training and `most` test images, evenly from the classes: of each class the first ones.
 
-        A part that has no more images is kept as it is. Name and notes tell of the limit, and so does a checkpoint.
+        A part that has no more images is kept as it is, and a data set whose parts have none is the same. Otherwise
+        name and notes tell of the limit, and so does a checkpoint.
 
         Raises:
             DataError: `most` is less than the number of classes.
@@ -153,6 +154,8 @@ class DataSet(ABC):
             raise DataError(
                 f"{about.name}: a limit of {most} images for {about.classes} classes; at least one of each is needed"
             )
+        if most >= max(self.train_size, self.test_size):
+            return self
         parts = [_first_of_each_class(labels, most) for labels in self.labels()]
         kept = self.selected(replace(about, name=f"{about.name}{LIMITED}{most:,}"), *parts)
         kept.named, kept.limit = self.named, most

@@ -8,7 +8,7 @@ from PIL import Image
 
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.listing import list_folders, list_images
-from bnas_deploy.search.data.photos import LARGE, PhotoDataSet, describe
+from bnas_deploy.search.data.photos import LARGE, PhotoDataSet, describe, with_skipping
 from bnas_deploy.search.data.pixels import describe_image, read_image
 
 _EXPECTED = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
@@ -26,6 +26,11 @@ class ImageFile:
     def name(self) -> str:
         """Return its path."""
         return str(self.path)
+
+    @property
+    def known_label(self) -> int:
+        """Return the label: the folder says it."""
+        return self.label
 
     def load(self) -> tuple[Image.Image, int]:
         """Return the image and its label.
@@ -61,17 +66,24 @@ def open_image_folder(
     passed_over: list[str] = []
     train_classes, test_classes = (_classes(folder / part, passed_over) for part in ("train", "val"))
     if train_classes != test_classes:
-        alone = sorted(set(train_classes) ^ set(test_classes))
-        where = "train" if alone[0] in train_classes else "val"
+        parts = {"train": train_classes, "val": test_classes}
+        alone = {part: sorted({*train_classes, *test_classes} - {*others}) for part, others in parts.items()}
         raise DataError(
-            f"{folder}: train has {len(train_classes)} classes, val has {len(test_classes)}; {alone[0]} is in {where} "
-            "only; both must have a folder for every class"
+            f"{folder}: train has {len(train_classes)} classes, val has {len(test_classes)}; "
+            + "; ".join(f"{part} lacks {_few(names)}" for part, names in alone.items() if names)
+            + "; both must have a folder for every class"
+        )
+    if len(train_classes) == 1:
+        raise DataError(
+            f"{folder}: has one class, {train_classes[0]}, so there is nothing to tell apart; wanted a folder for each "
+            "of at least two in train and val"
         )
     train, test = (_photos(folder / part, train_classes, passed_over) for part in ("train", "val"))
-    found = _described((*train, *test), skip_bad=skip_bad)
+    # With the channels said, an image that cannot be read matters where it is needed: `eval` reads no training images.
+    found = _described((*train, *test), skip_bad=skip_bad or in_channels is not None)
     first_size, grey = next(found)
     # The first coloured image answers, so that only folders of grey ones are looked at to the end.
-    all_grey = grey and all(grey for _, grey in found)
+    all_grey = in_channels is None and grey and all(grey for _, grey in found)
     size, channels = image_size or LARGE, in_channels or (1 if all_grey else 3)
     description = describe(f"image folder {folder.resolve().name}", train_classes, channels, size)
     notes = [_size_note(size, first_size, asked_for=image_size is not None)]
@@ -79,9 +91,12 @@ def open_image_folder(
         notes.append("every image is grey, so there is 1 channel" if channels == 1 else "there are coloured images")
         notes[-1] += "; --in-channels 1 or 3 decides otherwise"
     if passed_over:
-        few = ", ".join(passed_over[:_FEW]) + (", ..." if len(passed_over) > _FEW else "")
-        notes.append(f"passed over, not an image by its name: {len(passed_over):,} ({few})")
+        notes.append(f"passed over, not an image by its name: {len(passed_over):,} ({_few(passed_over)})")
     return PhotoDataSet(description, train, test, tuple(notes), skip_bad=skip_bad)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
 def _described(photos: Sequence[ImageFile], *, skip_bad: bool) -> Iterator[tuple[tuple[int, int], bool]]:
@@ -94,8 +109,10 @@ def _described(photos: Sequence[ImageFile], *, skip_bad: bool) -> Iterator[tuple
     for number, photo in enumerate(photos, start=1):
         try:
             described = describe_image(photo.path)
-        except DataError:
-            if not skip_bad or (number == len(photos) and not readable):
+        except DataError as error:
+            if not skip_bad:
+                raise with_skipping(error) from None
+            if number == len(photos) and not readable:
                 raise
             continue
         readable += 1

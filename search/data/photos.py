@@ -49,12 +49,21 @@ class Photo(Protocol):
     def label(self) -> int:
         """Return its label."""
 
+    @property
+    def known_label(self) -> int | None:
+        """Return its label if that is known without reading the image."""
+
     def load(self) -> tuple[Image.Image, int]:
         """Return the image, in mode "L" or "RGB", and its label.
 
         Raises:
             DataError: it cannot be read.
         """
+
+
+def with_skipping(error: DataError) -> DataError:
+    """Return an error about an image with the option that leaves such images out."""
+    return DataError(f"{error.message}, or leave such images out with --skip-bad")
 
 
 Draw = Callable[[Image.Image], Image.Image]
@@ -91,6 +100,26 @@ class PhotoDataSet(DataSet):
         self.train = train
         self.test = test
         self.skip_bad = skip_bad
+        if skip_bad:
+            self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Make sure that a training image of each class can be read: the others may be left out, not a class.
+
+        Raises:
+            DataError: there is a class without one.
+        """
+        photos: dict[int, list[Photo]] = {}
+        for photo in self.train:
+            if photo.known_label is not None:
+                photos.setdefault(photo.known_label, []).append(photo)
+        for label, ours in sorted(photos.items()):
+            if not any(map(_is_readable, ours)):
+                about = self.description
+                raise DataError(
+                    f"{about.name}: of the class {about.class_names[label]!r} no training image can be read, out of "
+                    f"{len(ours):,} such as {ours[0].name}; replace them, or leave the class out"
+                )
 
     def refusal(self, augmentation: Augmentation) -> str | None:
         """A shift by pixels is for small images; larger ones are cropped."""
@@ -187,14 +216,22 @@ class PhotoDataSet(DataSet):
         for each in decoding:
             try:
                 image, label = each.result.result()
-            except DataError:
+            except DataError as error:
                 if not self.skip_bad:
-                    raise
+                    raise with_skipping(error) from None
                 self.skipped.add(each.photo.name)
             else:
                 pixels.append(image[None])
                 labels.append(label)
         return Batch(torch.cat(pixels), torch.tensor(labels, dtype=torch.int64))
+
+
+def _is_readable(photo: Photo) -> bool:
+    try:
+        photo.load()
+    except DataError:
+        return False
+    return True
 
 
 class _Decoding(NamedTuple):

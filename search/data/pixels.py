@@ -101,6 +101,8 @@ def unreadable(path: Path, error: Exception) -> DataError:
     """Return the error for a file that is no image."""
     # Pillow names the open file where it does not know the format.
     reason = "no format that is read here" if isinstance(error, UnidentifiedImageError) else str(error)
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: no such file; give the path of an image")
     return DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it")
 
 

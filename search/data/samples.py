@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bnas_deploy.core.errors import DataError
-from bnas_deploy.search.data.photos import LARGE, PhotoDataSet, describe
+from bnas_deploy.search.data.photos import LARGE, PhotoDataSet, describe, with_skipping
 from bnas_deploy.search.data.pixels import plain_image
 
 Sample = tuple[Any, Any]
@@ -60,6 +60,11 @@ class SamplePhoto:
     def label(self) -> int:
         """Return its label; where that was not given apart, the image is read for it."""
         return self.load()[1] if self.given_label is None else self.given_label
+
+    @property
+    def known_label(self) -> int | None:
+        """Return the label if it was given apart."""
+        return self.given_label
 
     def load(self) -> tuple[Image.Image, int]:
         """Return the image and its label.
@@ -142,9 +147,9 @@ def _look(photos: Sequence[SamplePhoto], *, skip_bad: bool) -> tuple[tuple[int, 
     for photo in photos[:_LOOKED_AT]:
         try:
             image, _ = photo.load()
-        except DataError:
+        except DataError as error:
             if not skip_bad:
-                raise
+                raise with_skipping(error) from None
             continue
         sizes.add((image.height, image.width))
         modes.add(image.mode)

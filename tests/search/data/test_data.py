@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import struct
 import zlib
 
@@ -322,8 +323,17 @@ def test_an_unreadable_photo_is_named(photos):
 def test_a_photo_that_is_no_image_is_named(photos):
     (photos / "val" / "dog" / "3.png").write_text("<html>not found</html>")
     data = open_data(f"imagefolder:{photos}")
-    with pytest.raises(DataError, match=r"val/dog/3\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"val/dog/3\.png: cannot .*, or leave such images out with --skip-bad"):
         all_batches(data.test_batches(4))
+
+
+def test_test_images_need_no_training_images_where_the_channels_are_known(photos):
+    for path in (photos / "train").rglob("*.*"):
+        path.write_text("<html>not found</html>")
+    data = open_data(f"imagefolder:{photos}", in_channels=3)
+    assert sum(len(batch.labels) for batch in data.test_batches(4)) == data.test_size
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        all_batches(data.train_batches(4, PLAIN, seed=0, epoch=0))
 
 
 def test_a_class_without_images_is_named(photos):
@@ -341,7 +351,14 @@ def test_a_class_without_images_is_named(photos):
 
 def test_classes_that_differ_are_refused(photos):
     (photos / "val" / "dog").rename(photos / "val" / "horse")
-    with pytest.raises(DataError, match="train has 2 classes, val has 2; dog is in train only"):
+    with pytest.raises(DataError, match="train has 2 classes, val has 2; train lacks horse; val lacks dog; both must"):
+        open_data(f"imagefolder:{photos}")
+
+
+def test_one_class_is_refused(photos):
+    for part in ("train", "val"):
+        shutil.rmtree(photos / part / "dog")
+    with pytest.raises(DataError, match=r"has one class, cat, so there is nothing to tell apart; wanted a folder for"):
         open_data(f"imagefolder:{photos}")
 
 

@@ -47,6 +47,11 @@ def test_the_first_images_of_each_class_are_kept_evenly_in_order(most: int) -> N
     assert limited.train_size == len(limited.train.labels) == min(most, 10)
 
 
+def test_a_limit_that_leaves_nothing_out_is_none() -> None:
+    whole = numbered([0, 1, 1], [0, 1], 2)
+    assert whole.limited(3) is whole
+
+
 def test_a_class_without_images_is_passed_over() -> None:
     limited = numbered([2, 2, 0, 2], [0, 2], 3).limited(3).in_memory()
     assert numbers_of(limited.train) == [0, 1, 2]

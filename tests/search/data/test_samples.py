@@ -171,7 +171,10 @@ def test_a_bad_image_is_an_error_or_left_out(grey: NDArray[np.uint8]) -> None:
     good = list(zip(grey, [0, 1, 2] * 2, strict=True))
     with pytest.raises(DataError) as refusal:
         seen_of(from_samples(good, samples, class_names=NAMES))
-    wanted = "samples: test image 2: cannot be read (image file is truncated); replace or remove it"
+    wanted = (
+        "samples: test image 2: cannot be read (image file is truncated); replace or remove it, or leave such images "
+        "out with --skip-bad"
+    )
     assert refusal.value.message == wanted
     data = from_samples(samples, samples, class_names=NAMES, skip_bad=True)
     assert seen_of(data)[1] == [0, 1, 0, 1, 2]

@@ -71,7 +71,8 @@ def test_without_the_option_it_is_an_error_with_its_name(tmp_path: Path, samples
     with pytest.raises(DataError) as refusal:
         run(tmp_path, data, 4)
     assert refusal.value.message == (
-        "samples: test image 3: cannot be read (broken data stream when reading image file); replace or remove it"
+        "samples: test image 3: cannot be read (broken data stream when reading image file); replace or remove it, or "
+        "leave such images out with --skip-bad"
     )
 
 
@@ -119,6 +120,16 @@ def test_no_image_that_can_be_read_is_an_error(tmp_path: Path, samples: Damaged)
     photos.test = [photos.test[i] for i in BAD]
     with pytest.raises(DataError, match="samples: no test image can be read; see that the folder is what it should be"):
         run(tmp_path / "test", photos, 5)
+
+
+def test_a_class_without_a_readable_image_is_refused(samples: Damaged) -> None:
+    labels = [2 if i in BAD else i % 2 for i in range(12)]
+    message = (
+        r"samples: of the class 'c' no training image can be read, out of 2 such as samples: training image 3; replace "
+        "them, or leave the class out"
+    )
+    with pytest.raises(DataError, match=message):
+        from_samples(samples, samples[:2], class_names="abc", image_size=(8, 8), train_labels=labels, skip_bad=True)
 
 
 @pytest.fixture
