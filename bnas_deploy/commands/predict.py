@@ -42,7 +42,7 @@ def command(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> 
             failed += 1
             click.echo(f"Error: {prediction.error}", err=True)
     if failed:
-        raise DataError(f"{failed} of {done} images could not be read; the lines above say why")
+        raise DataError(f"{failed} of {done} could not be read; the lines above say why")
 
 
 def _json(prediction: "Prediction") -> str:

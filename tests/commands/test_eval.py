@@ -212,7 +212,7 @@ def test_a_folder_gives_its_images_by_name_and_a_bad_one_stops_nothing(folder: P
     assert ["error" in line for line in lines] == [False, False, True]
     assert all(len(line["classes"]) == 3 for line in lines[:2])
     assert f"Error: {pictures / 'c.png'}: cannot be read as an image" in result.stderr
-    assert result.stderr.endswith("Error: 1 of 3 images could not be read; the lines above say why\n")
+    assert result.stderr.endswith("Error: 1 of 3 could not be read; the lines above say why\n")
 
 
 def test_standard_input_is_one_image(folder: Path, pictures: Path) -> None:
@@ -230,7 +230,7 @@ def test_what_is_missing_or_has_no_images_is_named(folder: Path, pictures: Path,
     result = run("predict", folder / "bundle", tmp_path / "none.png", tmp_path, pictures / "b.png")
     assert result.exit_code == 1
     assert result.stdout.startswith(f"{pictures / 'b.png'}: ")
-    assert f"Error: {tmp_path / 'none.png'}: cannot be read as an image" in result.stderr
+    assert f"Error: {tmp_path / 'none.png'}: no such file; give the path of an image" in result.stderr
     assert f"Error: {tmp_path}: no images in it; expected files that end in .jpg" in result.stderr
 
 

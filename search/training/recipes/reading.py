@@ -210,7 +210,7 @@ def _recipe(table: Table, name: str) -> Recipe:
     last = {key: value for key, value in table.items() if key != "stages"}
     recipe: Recipe = _built(Recipe, {"name": name, **last}, "")
     if not isinstance(stages, dict):
-        raise RecipeError(f"stages: got {stages!r}, wanted a table of stages")
+        raise RecipeError(f"stages: got {_as_toml(stages)}, wanted a table of stages")
     return replace(recipe, stages=tuple(_stage(stage, each, last) for stage, each in stages.items()))
 
 
@@ -218,7 +218,7 @@ def _stage(name: str, table: Any, last: Table) -> Recipe:
     """Return a stage: the last one with what the table has in its place."""
     path = f"stages.{name}"
     if not isinstance(table, dict):
-        raise RecipeError(f"{path}: got {table!r}, wanted a table of keys")
+        raise RecipeError(f"{path}: got {_as_toml(table)}, wanted a table of keys")
     if not _NAME_OF_STAGE.fullmatch(name) or name == LAST_STAGE:
         raise RecipeError(
             f"{path}: the name of a stage has at most 40 letters, digits and dashes, for a folder is called so, and is "
@@ -239,7 +239,8 @@ _NAME_OF_STAGE = re.compile(r"[A-Za-z0-9-]{1,40}")
 def _built(kind: Any, table: Any, where: str) -> Any:
     """Build a dataclass of a table; `where` names the table."""
     if not isinstance(table, dict):
-        raise RecipeError(f"{where}: got {table!r}, wanted a table of keys")
+        keys = ", ".join(f"{where}.{each.name}" for each in fields(kind))
+        raise RecipeError(f"{where}: got {_as_toml(table)}, wanted a table of keys; set its keys one by one: {keys}")
     hints = {each.name: get_type_hints(kind)[each.name] for each in fields(kind)}
     dot = f"{where}." if where else ""
     for key in table:
@@ -279,6 +280,11 @@ def _schedule(table: Any, where: str) -> Any:
         near = did_you_mean(kind, SCHEDULES) if isinstance(kind, str) else ""
         raise RecipeError(f"{where}.kind: got {kind!r}, wanted one of {', '.join(SCHEDULES)}{near}")
     return _built(SCHEDULES[kind], table, where)
+
+
+def _as_toml(value: Any) -> str:
+    """Return a value as its file has it, where that is no table."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -339,7 +339,11 @@ REFUSALS = {
     "part": ("augmentation.jitter.hue=0.1", "augmentation.jitter.brightness: missing; give it in the file or by --set"),
     "kind": ('schedule.kind="cosin"', r"schedule.kind: got 'cosin', wanted one of .*; did you mean cosine\?"),
     "number": ("schedule.kind=1", "schedule.kind: got 1, wanted one of one-cycle, cosine"),
-    "table": ("optimiser=1", "optimiser: got 1, wanted a table of keys"),
+    "table": (
+        "loss=false",
+        "loss: got false, wanted a table of keys; set its keys one by one: loss.label_smoothing, ",
+    ),
+    "no table": ("optimiser=1", "optimiser: got 1, wanted a table of keys; set its keys one by one: optimiser.kind, "),
     "no-table": ("epochs.many=1", "--set epochs.many: epochs is no table of keys"),
     "no-value": ("epochs", "--set epochs: wanted KEY=VALUE, such as optimiser.learning_rate=0.01"),
     "no-key": ("=1", "--set =1: wanted KEY=VALUE"),
