@@ -78,6 +78,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def package_tree(tmp_path: Path) -> Path:
+    """The package as a wheel has it: mypy does not follow the mapping of the folders in pyproject.toml."""
+    package = shutil.copytree(ROOT / "bnas_deploy", tmp_path / "bnas_deploy")
+    for stage in ("search", "export", "runtime"):
+        # runtime/build makes the wheel and is not in it; setuptools, which it is written for, has no types.
+        shutil.copytree(ROOT / stage, package / stage, ignore=shutil.ignore_patterns("build"))
+    return package
+
+
 @pytest.fixture(scope="session")
 def native() -> ModuleType:
     """runtime/build/native.py, which is no part of the package."""

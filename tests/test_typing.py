@@ -21,12 +21,7 @@ def test_ruff(command: tuple[str, ...]) -> None:
     _run("ruff", *command, "--no-cache", *FOLDERS)
 
 
-def test_mypy_strict(tmp_path: Path) -> None:
-    # mypy does not follow the mapping of the folders in pyproject.toml, so it gets the tree that a wheel has.
-    package = shutil.copytree(ROOT / "bnas_deploy", tmp_path / "bnas_deploy")
-    for stage in ("search", "export", "runtime"):
-        # runtime/build makes the wheel and is not in it; setuptools, which it is written for, has no types.
-        shutil.copytree(ROOT / stage, package / stage, ignore=shutil.ignore_patterns("build"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+def test_mypy_strict(package_tree: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", package_tree.parent)
     # The cache stays in the repository, because reading torch's types takes a minute.
-    _run("mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "-p", "bnas_deploy", cwd=tmp_path)
+    _run("mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "-p", package_tree.name, cwd=package_tree.parent)
