@@ -82,12 +82,12 @@ def put_folder(fresh: Path, path: Path, work: Path) -> None:
         OSError: it cannot be renamed; `path` is as before when `work` has been removed.
     """
     if not os.path.lexists(path):
-        fresh.rename(path)
+        host.replace(fresh, path)
     elif not host.exchange(fresh, path):
         old = work / _REPLACED / path.name
         old.parent.mkdir()
-        path.rename(old)
-        fresh.rename(path)
+        host.replace(path, old)
+        host.replace(fresh, path)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -81,7 +81,7 @@ def publish(descriptor: int) -> None:
 
 
 def replace(fresh: Path, path: Path) -> None:
-    """Rename a file to `path`; what was there is gone, and whoever has it open keeps it."""
+    """Rename a file, or a folder to a name that is free; a file that was there stays with whoever has it open."""
     fresh.replace(path)
 
 

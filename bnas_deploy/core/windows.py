@@ -26,7 +26,7 @@ _FAR = 1 << 40
 """The byte of a file that is locked, which nobody reads or writes: a lock keeps others from its bytes."""
 
 _REPLACING_S = 2.0
-"""For so long another program may have the old file open: scanners for viruses look at each new file for a moment."""
+"""For so long another program may have a file open: scanners for viruses look at each new file for a moment."""
 
 _EXTENDED_LIMITS, _KILL_ON_CLOSE = 9, 0x2000  # JobObjectExtendedLimitInformation, JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
 _FROM_NTSTATUS = 0xC0000000
@@ -112,10 +112,10 @@ def publish(descriptor: int) -> None:
 
 
 def replace(fresh: Path, path: Path) -> None:
-    """Rename a file to `path`; what was there is gone.
+    """Rename a file, or a folder to a name that is free; a file that was there is gone.
 
     Raises:
-        PermissionError: another program has the old file open, and goes on.
+        PermissionError: another program has the old file or a file in the folder open, and goes on.
     """
     until = time.monotonic() + _REPLACING_S
     while True:
@@ -123,7 +123,8 @@ def replace(fresh: Path, path: Path) -> None:
             fresh.replace(path)
         except PermissionError:
             if time.monotonic() > until:
-                reason = "another program has it open; close that"
+                held = "a file in it" if fresh.is_dir() else "it"
+                reason = f"another program has {held} open; close that"
                 raise PermissionError(errno.EACCES, reason, str(path)) from None
             time.sleep(0.05)
         else:
