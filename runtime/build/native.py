@@ -54,7 +54,7 @@ class BuildError(Exception):
 
 
 def target() -> str | None:
-    """Return the target to cross-compile for, None for this Linux.
+    """Return the target to cross-compile for, None for this machine where it is a Linux with kernels.
 
     Raises:
         BuildError: this machine has no library of its own, and no other is asked for.
@@ -62,10 +62,8 @@ def target() -> str | None:
     if given := os.environ.get(TARGET_VARIABLE):
         return given
     table = targets()
-    if table.this_system() == "linux":
-        return None
     if own := table.TARGETS.get(table.this_machine()):
-        return str(own.zig)
+        return None if own.system == "linux" else str(own.zig)
     raise BuildError(
         f"{table.this_machine()}: there is no operator library for this machine, only for {', '.join(table.TARGETS)}; "
         "run model.onnx of a bundle with onnxruntime alone, which computes the operators by their function bodies: the "

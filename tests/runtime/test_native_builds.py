@@ -266,13 +266,22 @@ def test_other_systems_than_linux_build_for_themselves(
     assert native.system() == name
 
 
-def test_a_system_without_a_library_is_told_what_to_do(native: ModuleType, bare: pytest.MonkeyPatch) -> None:
-    bare.setattr(platform, "system", lambda: "FreeBSD")
-    bare.setattr(platform, "machine", lambda: "amd64")
+@pytest.mark.parametrize(
+    ("system", "machine", "name"),
+    [
+        ("FreeBSD", "amd64", "x86_64-freebsd"),
+        *(("Linux", machine, f"{machine}-linux") for machine in ("riscv64", "armv7l", "ppc64le", "i686")),
+    ],
+)
+def test_a_machine_without_a_library_is_told_what_to_do(
+    native: ModuleType, bare: pytest.MonkeyPatch, system: str, machine: str, name: str
+) -> None:
+    bare.setattr(platform, "system", lambda: system)
+    bare.setattr(platform, "machine", lambda: machine)
     with pytest.raises(native.BuildError) as error:
         native.platform_tag()
     assert str(error.value) == (
-        "x86_64-freebsd: there is no operator library for this machine, only for x86_64-linux, aarch64-linux, "
+        f"{name}: there is no operator library for this machine, only for x86_64-linux, aarch64-linux, "
         "x86_64-windows, aarch64-macos, aarch64-android; run model.onnx of a bundle with onnxruntime alone, which "
         "computes the operators by their function bodies: the same answers, slower"
     )
@@ -302,14 +311,19 @@ def test_a_failing_compiler_is_quoted(
     assert not list(tmp_path.iterdir())
 
 
-def test_pip_says_in_one_sentence_that_there_is_no_library_for_a_system(native: ModuleType) -> None:
+@pytest.mark.parametrize(("asked", "name"), [("system", "FreeBSD"), ("machine", "riscv64")])
+@pytest.mark.parametrize("hook", ["get_requires_for_build_wheel", "get_requires_for_build_editable"])
+def test_pip_says_in_one_sentence_that_there_is_no_library(
+    native: ModuleType, asked: str, name: str, hook: str
+) -> None:
     code = (
-        "import platform, sys; platform.system = lambda: 'FreeBSD'; sys.path.insert(0, sys.argv[1]); "
-        "import backend; backend.get_requires_for_build_wheel()"
+        f"import platform, sys; platform.{asked} = lambda: {name!r}; sys.path.insert(0, sys.argv[1]); "
+        f"import backend; backend.{hook}()"
     )
     command = [sys.executable, "-P", "-c", code, str(Path(native.__file__ or "").parent)]
     environment = {name: value for name, value in os.environ.items() if name != "BNAS_TARGET"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     (said,) = run.stderr.strip().splitlines()[-1:]
-    assert said.startswith(f"bnas-deploy: {platform.machine()}-freebsd: there is no operator library for this machine")
+    machine = f"{platform.machine()}-freebsd" if asked == "system" else "riscv64-linux"
+    assert said.startswith(f"bnas-deploy: {machine}: there is no operator library for this machine")
