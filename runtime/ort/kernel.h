@@ -4,6 +4,10 @@
  * mean. All functions may run in several threads at once. They change only the memory that they are given to fill. */
 #pragma once
 
+#if !defined(__GNUC__) /* as clang and zig define it, too */
+#error "bnas needs gcc, clang or zig, for their attributes and built-in functions: runtime/build/wheels.py fetches zig"
+#endif
+
 #include "operator_table.h"
 
 #include <stdbool.h>

@@ -111,6 +111,17 @@ def test_the_library_compiles_without_warnings(
     native.build_library(tmp_path / "libbnas_ort.so", [f"-W{name}" for name in warnings])
 
 
+@needs_gcc
+def test_another_compiler_is_told_which_ones_there_are(native: ModuleType) -> None:
+    command = ["gcc", "-E", "-U__GNUC__", str(native.SOURCES / "kernel.h")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    said = (
+        "bnas needs gcc, clang or zig, for their attributes and built-in functions: runtime/build/wheels.py fetches zig"
+    )
+    assert said in run.stderr
+
+
 def test_the_library_is_built_with_the_table_of_operators(
     native: ModuleType, generated_kernels: None, tmp_path: Path
 ) -> None:
