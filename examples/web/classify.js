@@ -20,9 +20,15 @@ async function fetched(url) {
   return response;
 }
 
-// Opens the bundle in the folder at `url`.
+// Opens the bundle in the folder at `url`: of a network that classifies images.
 export async function openBundle(url) {
   const manifest = await (await fetched(`${url}/manifest.json`)).json();
+  if (!manifest.labels) {
+    throw new Error("it has no labels, so its network is no classifier; export one that has labels");
+  }
+  if (!manifest.preprocessing) {
+    throw new Error("it has no preprocessing, so nothing says how a drawing becomes its input; export it with one");
+  }
   const model = new Uint8Array(await (await fetched(`${url}/model.onnx`)).arrayBuffer());
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   return new Bundle(manifest, session);

@@ -189,6 +189,49 @@ def test_logits_are_those_of_the_desktop(page: Browser, bundle: Path) -> None:
     assert np.abs(want[0] - want[1]).max() > 1e-3  # other images have other answers, which would be noticed
 
 
+MODULE = """
+export const env = { wasm: {} };
+export class InferenceSession { static create() { return Promise.resolve("opened"); } }
+"""
+OPEN = """
+globalThis.fetch = async () => ({
+  ok: true,
+  json: async () => JSON.parse(process.argv[2]),
+  arrayBuffer: async () => new ArrayBuffer(0),
+});
+const { openBundle } = await import("./classify.js");
+openBundle("bundle").then((bundle) => console.log(bundle.session), (error) => console.log(error.message));
+"""
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ((), "opened"),
+        (("labels",), "it has no labels, so its network is no classifier; export one that has labels"),
+        (
+            ("preprocessing",),
+            "it has no preprocessing, so nothing says how a drawing becomes its input; export it with one",
+        ),
+    ],
+    ids=["nothing", "labels", "preprocessing"],
+)
+def test_a_bundle_that_lacks_something_is_told(lacks: tuple[str, ...], said: str, bundle: Path, tmp_path: Path) -> None:
+    if (node := shutil.which("node")) is None:
+        pytest.skip("needs node")
+    manifest = json.loads((bundle / "manifest.json").read_text()) | dict.fromkeys(lacks)
+    shutil.copy(EXAMPLE / "classify.js", tmp_path)
+    package = tmp_path / "node_modules" / PACKAGE / "dist"
+    package.mkdir(parents=True)
+    (package / "ort.wasm.bundle.min.mjs").write_text(MODULE)  # nothing is computed here
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "open.js").write_text(OPEN)
+    done = subprocess.run(
+        [node, "open.js", json.dumps(manifest)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == said
+
+
 def test_what_cannot_be_opened_is_told(page: Browser) -> None:
     url = page.evaluate("location.origin")
     page.ask("Page.navigate", url=f"{url}/index.html?bundle=nowhere")
