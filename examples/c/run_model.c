@@ -35,9 +35,21 @@ static void stop(const char* what, const char* why) {
 }
 
 #if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
 #include <wchar.h>
-#define PATH_FORMAT "%ls"
+#include <windows.h>
 #define MAIN wmain
+
+/* A path for a message. "%ls" would end the message at the first letter that the console's code page lacks; what
+ * onnxruntime says is UTF-8, too. */
+static const char* printable(const ORTCHAR_T* path) {
+    static char text[3 * PATH_MAX];
+    return WideCharToMultiByte(CP_UTF8, 0, path, -1, text, sizeof text, NULL, NULL) ? text : "a path";
+}
+
+static void set_up_console(void) {
+    SetConsoleOutputCP(CP_UTF8);
+}
 
 static FILE* open_file(const ORTCHAR_T* path) {
     return _wfopen(path, L"rb");
@@ -47,8 +59,14 @@ static int make_absolute(const ORTCHAR_T* path, ORTCHAR_T* absolute) {
     return _wfullpath(absolute, path, PATH_MAX) != NULL;
 }
 #else
-#define PATH_FORMAT "%s"
 #define MAIN main
+
+static const char* printable(const ORTCHAR_T* path) {
+    return path;
+}
+
+static void set_up_console(void) {
+}
 
 static FILE* open_file(const ORTCHAR_T* path) {
     return fopen(path, "rb");
@@ -58,11 +76,6 @@ static int make_absolute(const ORTCHAR_T* path, ORTCHAR_T* absolute) {
     return realpath(path, absolute) != NULL;
 }
 #endif
-
-static void stop_at(const ORTCHAR_T* path, const char* why) {
-    fprintf(stderr, PATH_FORMAT ": %s\n", path, why);
-    exit(1);
-}
 
 static void check(OrtStatus* status) {
     if (status) {
@@ -74,13 +87,13 @@ static void check(OrtStatus* status) {
 static float* read_floats(const ORTCHAR_T* path, size_t* count) {
     FILE* file = open_file(path);
     if (!file || fseek(file, 0, SEEK_END) != 0) {
-        stop_at(path, "cannot be read");
+        stop(printable(path), "cannot be read");
     }
     *count = (size_t)ftell(file) / sizeof(float);
     rewind(file);
     float* values = malloc(*count * sizeof *values);
     if (!values || fread(values, sizeof *values, *count, file) != *count) {
-        stop_at(path, "cannot be read");
+        stop(printable(path), "cannot be read");
     }
     fclose(file);
     return values;
@@ -126,6 +139,7 @@ static void print_floats(OrtValue* tensor) {
 }
 
 int MAIN(int argc, ORTCHAR_T** argv) {
+    set_up_console();
     if (argc != 4) {
         stop("usage", "run_model MODEL.onnx LIBRARY INPUT.f32");
     }
@@ -136,7 +150,7 @@ int MAIN(int argc, ORTCHAR_T** argv) {
     /* onnxruntime would look for a name without a slash in the system's folders, and not in this one. */
     ORTCHAR_T library[PATH_MAX];
     if (!make_absolute(argv[2], library)) {
-        stop_at(argv[2], "the operator library cannot be read");
+        stop(printable(argv[2]), "the operator library cannot be read");
     }
     OrtEnv* environment;
     OrtSessionOptions* options;

@@ -22,12 +22,24 @@
 #include <string>
 #include <vector>
 
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
+
 namespace {
+
+// A path for a message, as UTF-8: what onnxruntime says is, too. string() throws on Windows at a letter that the code
+// page lacks.
+std::string printable(const std::filesystem::path& path) {
+    const auto text = path.u8string();
+    return {text.begin(), text.end()};
+}
 
 std::vector<float> read_floats(const std::filesystem::path& path) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
     if (!file) {
-        throw std::runtime_error(path.string() + ": cannot be read");
+        throw std::runtime_error(printable(path) + ": cannot be read");
     }
     std::vector<float> values(static_cast<std::size_t>(file.tellg()) / sizeof(float));
     file.seekg(0);
@@ -81,6 +93,9 @@ void run(const std::filesystem::path& model, const std::filesystem::path& librar
 int wmain(int argc, wchar_t** argv) { // MinGW takes it with -municode
 #else
 int main(int argc, char** argv) {
+#endif
+#if defined(_WIN32)
+    SetConsoleOutputCP(CP_UTF8);
 #endif
     if (argc != 4) {
         std::cerr << "usage: run_model MODEL.onnx LIBRARY INPUT.f32\n";

@@ -24,6 +24,8 @@ from bnas_deploy.runtime.library import library_path
 
 HERE = Path(__file__).parent
 RUNNER = HERE / "run_cases.c"
+C_LIBRARIES = ("filesystem", "heap", "private", "runtime", "stdio", "string")
+"""Parts of Windows' own C run-time library."""
 Zig = Callable[..., subprocess.CompletedProcess[str]]
 
 ISAS = [
@@ -153,7 +155,7 @@ def runner(header_folder: Path, zig: Zig, tmp_path_factory: pytest.TempPathFacto
     # A mark in onnxruntime's header that Microsoft's compiler knows, and MinGW's headers do not.
     flags = ["-std=c11", "-O1", "-D_Return_type_success_(x)=", "-isystem", header_folder]
     zig(*cc, *flags, "-c", RUNNER, "-o", folder / "run_cases.o")
-    parts = [f"-lapi-ms-win-crt-{part}-l1-1-0" for part in ("heap", "private", "runtime", "stdio", "string")]
+    parts = [f"-lapi-ms-win-crt-{part}-l1-1-0" for part in C_LIBRARIES]
     start = ["-Wl,--subsystem,console", "-Wl,-e,mainCRTStartup"]
     program = folder / "run_cases.exe"
     zig(*cc, "-nostdlib", *start, "-o", program, folder / "run_cases.o", *parts, "-lkernel32", "-lshell32")
@@ -225,3 +227,64 @@ def test_the_examples_compile_with_wide_paths(source: str, header_folder: Path, 
     path = HERE.parents[1] / "examples" / source
     zig(*compiler, "-target", "x86_64-windows-gnu", *flags, "-c", path, "-o", tmp_path / "example.o")
     assert (tmp_path / "example.o").read_bytes()[:2] == b"\x64\x86"
+
+
+START = """
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <windows.h>
+
+#include <shellapi.h>
+
+int wmain(int argc, wchar_t** argv);
+
+#define PRINT(name, file, ...)                                              \\
+    int name(__VA_ARGS__, ...) {                                            \\
+        va_list values;                                                     \\
+        va_start(values, format);                                           \\
+        return __stdio_common_vfprintf(0, file, format, NULL, values);      \\
+    }
+PRINT(fprintf, file, FILE* file, const char* format)
+PRINT(printf, stdout, const char* format)
+
+void mainCRTStartup(void) {
+    int argc;
+    wchar_t** argv = CommandLineToArgvW(GetCommandLineW(), &argc);
+    exit(wmain(argc, argv));
+}
+"""
+
+
+def test_the_example_names_a_path_that_no_code_page_has(
+    windows: Windows, header_folder: Path, zig: Zig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ein Ordner, 二値, ż"
+    folder.mkdir()
+    program = linked_example(header_folder, zig, folder)
+    shutil.copy(windows.onnxruntime, folder)
+    model, _, _ = next(iter(operator_tests().few_models()))
+    (folder / "model.onnx").write_bytes(model)
+    paths = [windows.wine.path(path) for path in (folder / "model.onnx", windows.library, folder / "nichts, 二値.f32")]
+    done = windows.wine.run(program, *paths)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"{paths[-1]}: cannot be read"  # Wine may say something before
+
+
+def linked_example(header_folder: Path, zig: Zig, folder: Path) -> Path:
+    """Link the C example as run_cases.c is, without the minute that MinGW's own start takes."""
+    cc = ("cc", "-target", "x86_64-windows-gnu")
+    # printf of Windows, and not MinGW's own.
+    flags = ("-std=c11", "-O1", "-D_Return_type_success_(x)=", "-D__USE_MINGW_ANSI_STDIO=0", "-isystem", header_folder)
+    (folder / "start.c").write_text(START, encoding="utf-8")
+    (folder / "onnxruntime.def").write_text("LIBRARY onnxruntime.dll\nEXPORTS\nOrtGetApiBase\n", encoding="utf-8")
+    imported = folder / "onnxruntime.lib"
+    zig("dlltool", "-m", "i386:x86-64", "-d", folder / "onnxruntime.def", "-l", imported)
+    objects = [folder / "example.o", folder / "start.o"]
+    for source, output in zip((HERE.parents[1] / "examples/c/run_model.c", folder / "start.c"), objects, strict=True):
+        zig(*cc, *flags, "-c", source, "-o", output)
+    parts = [f"-lapi-ms-win-crt-{part}-l1-1-0" for part in C_LIBRARIES]
+    start = ("-nostdlib", "-Wl,--subsystem,console", "-Wl,-e,mainCRTStartup")
+    program = folder / "run_model.exe"
+    zig(*cc, *start, "-o", program, *objects, imported, *parts, "-lkernel32", "-lshell32")
+    return program
