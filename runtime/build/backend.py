@@ -14,6 +14,7 @@ import native
 from setuptools import Command, build_meta
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
+from setuptools.command.build_py import build_py
 from setuptools.command.install import install
 from setuptools.errors import CompileError
 
@@ -39,6 +40,10 @@ __all__ = [
 ]
 
 SOURCE_SUFFIXES = {".c", ".h", ".map", ".py"}
+
+GENERATOR_PACKAGE = "bnas_deploy.runtime.kernels"
+INSTALLED_OF_GENERATOR = {"__init__", "specs"}
+"""Its modules that the installed package reads."""
 
 Settings = Mapping[str, str | list[str] | None] | None
 
@@ -110,6 +115,15 @@ class BuildNative(Command):
 
     def _root(self) -> Path:
         return native.SOURCES.parents[1]
+
+
+class BuildPy(build_py):
+    """Leaves out of the wheel what generates the kernels: it needs TVM, and there is nothing to link them with."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Return the modules of a package, with its name and their files."""
+        modules = super().find_package_modules(package, package_dir)
+        return [each for each in modules if package != GENERATOR_PACKAGE or each[1] in INSTALLED_OF_GENERATOR]
 
 
 class Build(build):
