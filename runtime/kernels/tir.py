@@ -33,23 +33,33 @@ def parameters(*names: str) -> tuple[Any, ...]:
     return tuple(T.arg(name, T.int32()) for name in names)
 
 
-def in_vectors(count: Any, widths: tuple[int, ...], body: Callable[[Any, int], None]) -> None:
+def in_vectors(
+    count: Any, widths: tuple[int, ...], body: Callable[[Any, int], None], *, fills_one: bool = False
+) -> None:
     """Call body(first, lanes) until all of `count` elements are done, in the widest vectors that they fill.
 
     The last vector overlaps the one before it when `count` is no multiple: nothing past the end is touched, and the
     body, which must not read what it writes, finds the same values again. Where not even the last of `widths` is
-    filled, the elements are done one by one.
+    filled, the elements are done one by one; `fills_one` promises that it always is.
     """
     if not widths:
         with T.serial(0, count) as i:
             body(i, 1)
         return
     lanes, *narrower = widths
+    if fills_one and not narrower:
+        _in_vectors_of(lanes, count, body)
+        return
     with T.If(count >= lanes):
-        with T.Then(), T.serial(0, tirx.floordiv(count + (lanes - 1), integer(lanes))) as i:
-            body(T.Bind(T.min(i * lanes, count - lanes)), lanes)
+        with T.Then():
+            _in_vectors_of(lanes, count, body)
         with T.Else():
-            in_vectors(count, tuple(narrower), body)
+            in_vectors(count, tuple(narrower), body, fills_one=fills_one)
+
+
+def _in_vectors_of(lanes: int, count: Any, body: Callable[[Any, int], None]) -> None:
+    with T.serial(0, tirx.floordiv(count + (lanes - 1), integer(lanes))) as i:
+        body(T.Bind(T.min(i * lanes, count - lanes)), lanes)
 
 
 def spread(value: Any, lanes: int) -> Any:
