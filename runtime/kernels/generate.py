@@ -26,6 +26,7 @@ from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
     POPCOUNT8,
     KernelSpec,
     function_name,
+    owner,
 )
 
 Algorithm = Callable[[KernelSpec], Any]
@@ -54,7 +55,7 @@ def main(isa: str, triple: str, output: str) -> None:
     """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
     (spec,) = (spec for spec in KERNEL_SPECS if spec.isa == isa)
     functions = {algorithm.__name__: algorithm(spec) for algorithm in _algorithms(spec)}
-    symbols = {function_name(spec, name): function for name, function in functions.items()}
+    symbols = {function_name(spec, name): function for name, function in functions.items() if owner(spec, name) == spec}
     write_object(symbols, spec, triple, Path(output))
     Path(output).with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n", encoding="utf-8")
 
@@ -70,7 +71,11 @@ def _header(spec: KernelSpec, functions: Mapping[str, Any]) -> Iterator[str]:
     yield "/* Kernels of other rows: the code around the kernels calls them where there are some. */"
     others = {algorithm.__name__: algorithm(row) for row in reversed(KERNEL_SPECS) for algorithm in _algorithms(row)}
     yield from (function_type(function, name) for name, function in others.items() if name not in functions)
-    yield from (f"{type_name(name)} {function_name(spec, name)};" for name in functions)
+    for name in functions:
+        if owner(spec, name) == spec:
+            yield f"{type_name(name)} {function_name(spec, name)};"
+        else:
+            yield f"#define bnas_{spec.isa}_{name} {function_name(spec, name)}"
 
 
 if __name__ == "__main__":

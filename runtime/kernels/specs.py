@@ -150,6 +150,23 @@ def specs_of(architecture: str) -> tuple[KernelSpec, ...]:
     return tuple(spec for spec in KERNEL_SPECS if spec.architecture == architecture)
 
 
+WITHOUT_COUNTING = frozenset({"halve", "transpose", "epilogue", "block_epilogue", "to_bits"})
+"""Functions that the way of counting, and what `features` adds, play no part in."""
+
+
+def owner(spec: KernelSpec, function: str) -> KernelSpec:
+    """Return the row whose function a row has: another's with the same vectors, tiles and processor, if it can.
+
+    The code would be the same, byte for byte, and much of the library.
+    """
+
+    def kind(row: KernelSpec) -> tuple[object, ...]:
+        return row.architecture, row.cpu, row.vector_bytes, row.tiles
+
+    # The last, since a row that needs more stands before one that needs less.
+    return [row for row in KERNEL_SPECS if kind(row) == kind(spec)][-1] if function in WITHOUT_COUNTING else spec
+
+
 def function_name(spec: KernelSpec, function: str) -> str:
     """Return the symbol of one function of plain C; prototypes.py declares it."""
-    return f"bnas_{spec.isa}_{function}"
+    return f"bnas_{owner(spec, function).isa}_{function}"

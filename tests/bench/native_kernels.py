@@ -311,7 +311,7 @@ def build(folder: Path) -> NativeKernels:
     native.write_headers(folder)
     specs = native.specs()
     yardsticks = [_compile_yardstick(native, row, folder) for row in specs if row.architecture == "x86_64"]
-    wraps = [f"-Wl,--wrap={function_name(spec, name)}" for spec in specs for name in _clocked(spec)]
+    wraps = sorted({f"-Wl,--wrap={function_name(spec, name)}" for spec in specs for name in _clocked(spec)})
     library = folder / "libbnas_kernels.so"
     sources = [*native.sources(), HERE / "driver.c"]
     flags = ["-fvisibility=default", f"-I{folder}", f"-I{native.SOURCES}", "-shared", *wraps, "-o", str(library)]

@@ -17,8 +17,10 @@ from bnas_deploy.runtime.kernels.specs import (
     KERNEL_SPECS,
     LUT6X2,
     POPCOUNT8,
+    WITHOUT_COUNTING,
     KernelSpec,
     function_name,
+    owner,
     specs_of,
 )
 from bnas_deploy.runtime.library import library_path
@@ -47,6 +49,17 @@ def test_wider_rows_come_first() -> None:
     assert [row.vector_bytes for row in rows] == sorted((row.vector_bytes for row in rows), reverse=True)
 
 
+def test_rows_share_what_does_not_depend_on_the_way_of_counting() -> None:
+    shared = {(row.isa, owner(row, "epilogue").isa) for row in KERNEL_SPECS if owner(row, "epilogue") != row}
+    assert shared == {("avx512vbmi", "avx512bw")}
+    for row in KERNEL_SPECS:
+        assert owner(row, "count") == row
+        for function in WITHOUT_COUNTING:
+            # Whatever runs the row can run the function, which is written with the same vectors and tiles.
+            assert owner(row, function).cpu_flags <= row.cpu_flags
+            assert (owner(row, function).vector_bytes, owner(row, function).tiles) == (row.vector_bytes, row.tiles)
+
+
 def test_the_first_row_that_the_cpu_can_run_is_picked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BNAS_ISA", raising=False)
     select = ctypes.CDLL(str(library_path())).bnas_isa
@@ -69,14 +82,15 @@ def test_an_object_has_its_functions_and_calls_only_libc(kernel_object: tuple[Ke
     defined = {row[-1] for row in rows if row[-2] == "T"}
     functions = {"pack", "halve", "encode", "count", "count_channels", "transpose", "epilogue", "block_epilogue"}
     functions |= {"to_bits"} | ({"correct_padding"} if spec.counting == LUT6X2 else set())
-    assert defined == {function_name(spec, name) for name in functions}
+    assert defined == {function_name(spec, name) for name in functions if owner(spec, name) == spec}
     assert {row[-1] for row in rows if row[-2] == "U"} <= CALLED
 
 
 @needs_binutils
 def test_no_multiplication_is_fused_with_an_addition(kernel_object: tuple[KernelSpec, Path]) -> None:
-    code = subprocess.check_output(["objdump", "--disassemble", "--no-show-raw-insn", str(kernel_object[1])], text=True)
-    assert "mulps" in code
+    spec, path = kernel_object
+    code = subprocess.check_output(["objdump", "--disassemble", "--no-show-raw-insn", str(path)], text=True)
+    assert ("mulps" in code) == (owner(spec, "epilogue") == spec)
     assert not FUSED.findall(code)
 
 
