@@ -23,6 +23,8 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.files import temporary_folder
+from bnas_deploy.core.memory import give_back
 from bnas_deploy.core.model_card import write_card
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.npz import write_arrays
@@ -57,7 +59,7 @@ from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
-from bnas_deploy.export.twins import float_twin, write_twins
+from bnas_deploy.export.twins import file_to_quantize, float_twin, write_float_twin, write_int8_twin
 from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -198,7 +200,7 @@ def _export(
 ) -> ExportResult:
     """Export without a word, for callers who show the result; those who made the modules need no copy of them."""
     check_arguments(module, twin, path, images, description, float_layers, progress)
-    path = Path(path)
+    path, progress = Path(path), _with_memory_back(progress)
     converted = other_floats(module)
     module = prepared(module, type(module).__name__, copied=copied)
     twin = None if twin is None else prepared(twin, TWIN, copied=copied)
@@ -220,6 +222,7 @@ def _export(
         _check_layers(module, translator)
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
+        values = values if float_layers == "int8" else {}
         said = converted, labels_twice(description.labels), sampled() if translator.recognised else None
         log.notes += [note for note in said if note]
         doubts = replace(doubts, weights=description.doubt)
@@ -227,8 +230,14 @@ def _export(
         made = float_twin(before, translator, twin, feed)
         graph = captured.model
         del captured, before  # with their program they hold a float for every sign
-        twin_difference, int8_difference = write_twins(made, network.outputs, folder, feed[:TWIN_IMAGES], progress)
-        del made
+        outputs, some = network.outputs, feed[:TWIN_IMAGES]
+        answers_of_twin, twin_difference = write_float_twin(made, outputs, folder, some)
+        progress("quantising its int8 twin")
+        with temporary_folder() as scratch:
+            source = file_to_quantize(made, scratch)
+            del made
+            give_back()
+            int8_difference = write_int8_twin(source, outputs, folder, some, answers_of_twin)
         manifest = _manifest(graph, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         progress("verifying the bundle")
@@ -244,6 +253,16 @@ def _export(
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     layers = tuple(translator.layers)
     return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts, layers)
+
+
+def _with_memory_back(progress: Progress) -> Progress:
+    """Return a `progress` that first hands back what the step before has freed: gigabytes of a large network."""
+
+    def step(doing: str) -> None:
+        give_back()
+        progress(doing)
+
+    return step
 
 
 def _write_model(

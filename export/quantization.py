@@ -57,8 +57,11 @@ FEWEST_CHANNELS = 16
 channels takes 1.7 times as long as its float one, at 224x224, and changes the answer for nothing."""
 
 
-def quantize(model: onnx.ModelProto, images: Examples) -> onnx.ModelProto:
-    """Return `model` with everything in 8 bits that onnxruntime has in 8 bits, calibrated on `images` (N, C, H, W).
+def quantize(model: "FloatFile", images: Examples) -> onnx.ModelProto:
+    """Return a model with everything in 8 bits that onnxruntime has in 8 bits, calibrated on `images` (N, C, H, W).
+
+    The int8 file lies beside the float one for the while: onnxruntime has several copies of the weights at once, so
+    that nobody should have another one.
 
     Each quantised tensor passes a QuantizeLinear and a DequantizeLinear, which onnxruntime and other engines merge
     with the operators around them into operators on integers when they load the file. Inputs and outputs stay as they
@@ -68,10 +71,7 @@ def quantize(model: onnx.ModelProto, images: Examples) -> onnx.ModelProto:
         model: of a float network.
         images: or an array for each input by name, where it takes something else.
     """
-    with temporary_folder() as folder:
-        source = _Source.of(model, folder)
-        del model  # onnxruntime reads the file, and has several copies of its weights at once
-        return _quantize_static(source, images)
+    return _quantize_static(model, images)
 
 
 def quantize_layers(model: onnx.ModelProto, images: Examples) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -86,7 +86,7 @@ def quantize_layers(model: onnx.ModelProto, images: Examples) -> tuple[onnx.Mode
         return model, names
     settings = {"nodes_to_quantize": list(names), "op_types_to_quantize": list(_LAYERS)}
     with temporary_folder() as folder:
-        quantized = _quantize_static(_Source.of(model, folder), images, **settings)
+        quantized = _quantize_static(FloatFile.of(model, folder), images, **settings)
     _read_unrounded(quantized.graph, names)
     return quantized, names
 
@@ -169,7 +169,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 @dataclass(frozen=True)
-class _Source:
+class FloatFile:
     """The file of a float model: the names of its inputs, of those with an axis N, and of nodes that stay float."""
 
     path: Path
@@ -178,7 +178,7 @@ class _Source:
     excluded: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, folder: Path) -> "_Source":
+    def of(cls, model: onnx.ModelProto, folder: Path) -> "FloatFile":
         """Write the file into `folder`."""
         # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
         add_pre_process_metadata(model)
@@ -202,7 +202,7 @@ def _is_batched(value: onnx.ValueInfoProto) -> bool:
     return len(sizes) > 0 and sizes[0].dim_param == BATCH
 
 
-def _quantize_static(source: _Source, images: Examples, **settings: object) -> onnx.ModelProto:
+def _quantize_static(source: FloatFile, images: Examples, **settings: object) -> onnx.ModelProto:
     target = source.path.with_name("int8.onnx")
     with _quiet():
         quantization.quantize_static(

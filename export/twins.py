@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from bnas_deploy.core import bundle as files
@@ -12,10 +14,9 @@ from bnas_deploy.export.capture import CapturedModel, capture
 from bnas_deploy.export.compared import answers_of_file, answers_to_feed, refuse
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.foreign.translate import Translator
-from bnas_deploy.export.given import Progress
 from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
-from bnas_deploy.export.quantization import quantize
+from bnas_deploy.export.quantization import FloatFile, quantize
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.separate_twin import needs_own_capture, with_float_layers
 from bnas_deploy.export.twin import FloatTwin, derived_twin
@@ -36,13 +37,10 @@ def float_twin(captured: CapturedModel, translator: Translator, given: nn.Module
     return derived_twin(again, swapped, feed)
 
 
-def write_twins(
-    twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed, progress: Progress
-) -> tuple[float, float]:
-    """Export the float twin and the int8 twin.
-
-    Returns the largest difference of the float twin's outputs to PyTorch, and of the int8 twin's to the float twin's.
-    """
+def write_float_twin(
+    twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed
+) -> tuple[tuple[NDArray[Any], ...], float]:
+    """Export the float twin; return what it answers, and the largest difference to PyTorch."""
     run(FLOAT_PIPELINE, twin.model)
     path = folder / files.FLOAT_TWIN
     onnx.save(finish(twin.model), path)
@@ -57,9 +55,19 @@ def write_twins(
             if answer.dtype.kind == "f" and not difference <= tolerance
         ]
     )
-    progress("quantising its int8 twin")
+    return answers, max(differences)
+
+
+def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile:
+    """Write what the int8 twin is made of, so that its weights need not lie in memory as well."""
     run(INT8_PIPELINE, twin.model)
-    int8 = folder / files.INT8_TWIN
-    onnx.save(quantize(finish(twin.model), feed.arrays()), int8)
-    quantized = answers_of_file(int8, outputs, feed, library=False)
-    return max(differences), max(map(largest_difference, quantized, answers))
+    return FloatFile.of(finish(twin.model), folder)
+
+
+def write_int8_twin(
+    source: FloatFile, outputs: Sequence[str], folder: Path, feed: Feed, answers: Sequence[NDArray[Any]]
+) -> float:
+    """Export the int8 twin; return the largest difference to `answers`, those of the float twin."""
+    path = folder / files.INT8_TWIN
+    onnx.save(quantize(source, feed.arrays()), path)
+    return max(map(largest_difference, answers_of_file(path, outputs, feed, library=False), answers))

@@ -113,7 +113,8 @@ def compare_pieces(
     where = where or model
     feeds = _feeds([each.check for each in whole], vectors, where)
     native, plain = (
-        run_pieces(data, model, graph, whole, feeds, session_options(library=library)) for library in (True, False)
+        run_pieces(data, model, graph, whole, feeds, session_options(library=library, once=True))
+        for library in (True, False)
     )
     results, alike = [], True
     for cut, left, right in zip(whole, native, plain, strict=True):
@@ -134,7 +135,7 @@ def answers_of(model: Path, checks: Sequence[PieceCheck], vectors: Vectors) -> l
     cuts = cut_graph(graph, checks)
     faults = [each.fault for each in cuts if each.fault is not None]
     assert not faults, faults
-    return run_pieces(data, model, graph, cuts, _feeds(checks, vectors, model), session_options())
+    return run_pieces(data, model, graph, cuts, _feeds(checks, vectors, model), session_options(once=True))
 
 
 def run_pieces(

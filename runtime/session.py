@@ -38,13 +38,17 @@ OLDEST_ONNXRUNTIME = (1, 17)
 """The first version with the C API that the operator library is written against."""
 
 
-def session_options(*, threads: int | None = None, library: bool = True) -> "onnxruntime.SessionOptions":
+def session_options(
+    *, threads: int | None = None, library: bool = True, once: bool = False
+) -> "onnxruntime.SessionOptions":
     """Return options for `create_session`, to be used as they are or changed further.
 
     Args:
         threads: threads that share the work of one operator; None is onnxruntime's choice, one per core.
         library: register the operator library. Without it onnxruntime runs the function bodies in the file, which
             is slower and gives the same answers.
+        once: the session is for a run or two. Without the library onnxruntime would unpack the weights when the session
+            is made, and keep three copies of 32 bits for each bit; so it unpacks them in each run.
 
     Raises:
         BnasError: fewer than 1 thread, or more than 1024.
@@ -57,6 +61,8 @@ def session_options(*, threads: int | None = None, library: bool = True) -> "onn
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
+    if once:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
     if library:
         _register(options, library_path())
     return options

@@ -77,7 +77,7 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
     examples = read_examples(bundle)
     model, manifest = bundle.file(files.MODEL), bundle.manifest
     native, plain = (
-        Model(bundle, create_session(model, session_options(library=library))).run(examples.inputs)
+        Model(bundle, create_session(model, session_options(library=library, once=True))).run(examples.inputs)
         for library in (True, False)
     )
     for name, wanted in examples.outputs.items():

@@ -1,5 +1,6 @@
 """How much memory there is and is used, and what an error says of memory that could not be had."""
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,20 @@ def allocation_failure(error: BaseException) -> str | None:
     there = f"; {limit.whose} {bytes_text(limit.bytes)}" if limit else ""
     return f"{asked}memory could not be had beside {bytes_text(resident_bytes())} in use{there}"
 
+
+def give_back() -> None:
+    """Hand the memory that is freed back to the system, where the C library is glibc, which keeps most of it.
+
+    Between two steps that need much and share little: together they would need what each of them needs.
+    """
+    if resident_bytes() > _MUCH:
+        gc.collect()  # a graph that was captured is a ring of objects, and holds its weights until somebody looks
+    if libc := host.glibc():
+        libc.malloc_trim(0)
+
+
+_MUCH = 2e9
+"""Bytes in use from which on rings of objects are looked for, which takes a few tenths of a second."""
 
 _TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, by the numbers that malloc.h of glibc gives them."""

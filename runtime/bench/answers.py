@@ -153,7 +153,7 @@ def _relative_difference(answer: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 
 def _run(bundle: Bundle, examples: Examples, *, threads: int, library: bool) -> dict[str, NDArray[Any]]:
-    session = create_session(bundle.file(MODEL), session_options(threads=threads, library=library))
+    session = create_session(bundle.file(MODEL), session_options(threads=threads, library=library, once=True))
     return Model(bundle, session).run(examples.inputs)
 
 

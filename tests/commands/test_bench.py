@@ -34,12 +34,13 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import BundleError
+from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
 from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.export.opset import function
-from bnas_deploy.export.quantization import quantize
+from bnas_deploy.export.quantization import FloatFile, quantize
 from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.bench import engines, layers, samples
 from bnas_deploy.runtime.bench.answers import check_answers
@@ -132,7 +133,8 @@ def write_bundle(path: Path, model: onnx.ModelProto) -> Path:
         onnx.save(model, folder / MODEL)
         images = np.random.default_rng(1).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
         onnx.save(Network(binary=False).model(), folder / FLOAT_TWIN)
-        onnx.save(quantize(Network(binary=False).model(), images), folder / INT8_TWIN)
+        with temporary_folder() as scratch:
+            onnx.save(quantize(FloatFile.of(Network(binary=False).model(), scratch), images), folder / INT8_TWIN)
         logits = create_session(folder / MODEL, session_options(threads=1, library=False)).run(
             None, {"images": images}
         )[0]

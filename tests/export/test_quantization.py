@@ -14,12 +14,13 @@ from torch import nn
 
 from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.finish import finish, finish_proto
 from bnas_deploy.export.inputs import INPUT
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
-from bnas_deploy.export.quantization import CALIBRATION_BATCH, FEWEST_CHANNELS, quantize, quantize_layers
+from bnas_deploy.export.quantization import CALIBRATION_BATCH, FEWEST_CHANNELS, FloatFile, quantize, quantize_layers
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.models.bnas.config import NetworkConfig
@@ -46,7 +47,8 @@ def _float_twin(stem: str) -> nn.Module:
 def _quantized(twin: nn.Module) -> onnx.ModelProto:
     captured = capture(twin, IMAGE)
     run([*FLOAT_PIPELINE, *INT8_PIPELINE], captured.model)
-    return quantize(finish(captured.model), _images())
+    with temporary_folder() as folder:
+        return quantize(FloatFile.of(finish(captured.model), folder), _images())
 
 
 def _answers(model: onnx.ModelProto, folder: Path) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import channel_slopes
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE, PIPELINE
-from bnas_deploy.export.quantization import quantize
+from bnas_deploy.export.quantization import FloatFile, quantize
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -124,7 +124,7 @@ def test_every_pair_is_folded_right_or_left_alone(binary: bool, tmp_path: Path) 
     }
     if not binary:
         run(INT8_PIPELINE, model)
-        onnx.save(quantize(finish(model), images.numpy()), tmp_path / "int8.onnx")
+        onnx.save(quantize(FloatFile.of(finish(model), tmp_path), images.numpy()), tmp_path / "int8.onnx")
         session = create_session(tmp_path / "int8.onnx", session_options(library=False))
         assert np.isfinite(session.run(None, {"images": images.numpy()})[0]).all()
 

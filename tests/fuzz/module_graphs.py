@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +30,8 @@ from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
-from bnas_deploy.export.given import Progress
 from bnas_deploy.export.inputs import Feed
+from bnas_deploy.export.quantization import FloatFile
 from bnas_deploy.export.twin import FloatTwin
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
@@ -461,21 +463,37 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
 def one_twin() -> Iterator[None]:
     """Export the float twin and the int8 twin once for all networks: here they are not what is looked at."""
     with tempfile.TemporaryDirectory() as kept:
-        write = exporter.write_twins
+        float_twin, source, int8_twin = exporter.write_float_twin, exporter.file_to_quantize, exporter.write_int8_twin
 
-        def write_once(
-            twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed, progress: Progress
-        ) -> tuple[float, float]:
-            names = (files.FLOAT_TWIN, files.INT8_TWIN)
-            if not (Path(kept) / names[0]).exists():
-                write(twin, outputs, folder, feed, progress)
-                for name in names:
-                    shutil.copy(folder / name, Path(kept) / name)
-            for name in names:
-                shutil.copy(Path(kept) / name, folder / name)
-            return 0.0, 0.0
+        def copied(name: str, folder: Path) -> bool:
+            if not (Path(kept) / name).exists():
+                return False
+            shutil.copy(Path(kept) / name, folder / name)
+            return True
 
-        with mock.patch.object(exporter, "write_twins", write_once):
+        def write_float_twin(
+            twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed
+        ) -> tuple[tuple[NDArray[Any], ...], float]:
+            answers: tuple[NDArray[Any], ...] = ()
+            if not copied(files.FLOAT_TWIN, folder):
+                answers, _ = float_twin(twin, outputs, folder, feed)
+                shutil.copy(folder / files.FLOAT_TWIN, kept)
+            return answers, 0.0
+
+        def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile | None:
+            return None if (Path(kept) / files.INT8_TWIN).exists() else source(twin, folder)
+
+        def write_int8_twin(
+            file: FloatFile | None, outputs: Sequence[str], folder: Path, feed: Feed, answers: Sequence[NDArray[Any]]
+        ) -> float:
+            if not copied(files.INT8_TWIN, folder):
+                assert file is not None
+                int8_twin(file, outputs, folder, feed, answers)
+                shutil.copy(folder / files.INT8_TWIN, kept)
+            return 0.0
+
+        once = {"write_float_twin": write_float_twin, "file_to_quantize": file_to_quantize}
+        with mock.patch.multiple(exporter, **once, write_int8_twin=write_int8_twin):
             yield
 
 

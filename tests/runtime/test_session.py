@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.bundle import FILES, MANIFEST, MODEL, Manifest, Preprocessing, Verification, describe_files
 from bnas_deploy.core.errors import BnasError, BundleError, RuntimeLibraryError
+from bnas_deploy.core.operators import Operator
 from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.export import opset
 from bnas_deploy.runtime import session
@@ -210,6 +212,41 @@ def test_threads_are_those_of_one_operator() -> None:
     options = session_options(threads=2, library=False)
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert session_options(library=False).intra_op_num_threads == 0  # onnxruntime's choice
+
+
+_ONCE = """
+import sys
+from bnas_deploy.core.memory import resident_bytes
+from bnas_deploy.runtime.session import create_session, session_options
+
+before = resident_bytes()
+session = create_session(sys.argv[1], session_options(threads=1, library=False, once=sys.argv[2] == "once"))
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory in use is Linux's")
+def test_function_bodies_that_run_once_do_not_unpack_the_weights_before(operator_model: Any, tmp_path: Path) -> None:
+    """2,048 x 2,048 x 9 weights are 4.7 MB of bits, and 151 MB of floats, of which a session has several copies."""
+    channels = 2048
+    constants = {row.name: np.zeros(channels, np.float32) for row in Operator().constants}
+    constants["W"] = np.zeros((channels, 3, 3, channels // 8), np.uint8)
+    constants |= {"offset": np.zeros((channels, 1, 1), np.float32), "scale": np.ones(channels, np.float32)}
+    attributes = {"weight_shape": [channels, 3, 3, channels], "pads": [1, 1, 1, 1]}
+    model = operator_model("BinaryConv2d", constants, attributes, (channels, 3, 3), (channels, 3, 3))
+    onnx.save(model, tmp_path / "model.onnx")
+    command = [sys.executable, "-P", "-c", _ONCE, str(tmp_path / "model.onnx")]
+    once, usual = (
+        int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("once", "usual")
+    )
+    assert once < 50e6 < 151e6 < usual
+    x = np.random.default_rng(0).normal(size=(1, channels, 3, 3)).astype(np.float32)
+    answers = [
+        create_session(tmp_path / "model.onnx", session_options(library=False, once=once)).run(None, {"X": x})[0]
+        for once in (False, True)
+    ]
+    assert answers[0].tobytes() == answers[1].tobytes()
 
 
 @pytest.mark.parametrize("threads", [-1, 0, 1025, 2**40])

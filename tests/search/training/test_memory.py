@@ -1,9 +1,11 @@
 """What steps need and what there is; the docstring of `memory` has the estimate against real processes."""
 
+import gc
 import platform
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from bnas_deploy.commands.command import as_a_line
+from bnas_deploy.core import memory as common
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.memory import Limit, allocation_failure, memory_limit, resident_bytes
@@ -365,6 +368,46 @@ def test_what_steps_free_is_kept() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", _FAULTS], capture_output=True, text=True, check=True)
     before, kept, after = map(int, done.stdout.split())
     assert kept < min(before, after) / 10
+
+
+_GIVEN_BACK = """
+import ctypes
+from bnas_deploy.core import memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(100_000))) for _ in range(4_000)]
+for block in blocks:
+    libc.memset(block, 1, ctypes.c_size_t(100_000))
+for block in blocks[:-1]:
+    libc.free(block)
+kept = memory.resident_bytes()
+memory.give_back()
+print(kept - memory.resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has no such settings")
+def test_freed_memory_is_given_back() -> None:
+    """The last of 4,000 blocks of 100 kB stays, and with it all that glibc has below it."""
+    done = subprocess.run([sys.executable, "-P", "-c", _GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 350e6
+
+
+def test_rings_of_objects_are_looked_for_where_much_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.itself = self
+
+    gc.disable()
+    try:
+        for much, found in ((True, True), (False, False)):
+            ring = weakref.ref(Ring())
+            monkeypatch.setattr(common, "resident_bytes", lambda much=much: 3e9 if much else 1e9)
+            common.give_back()
+            assert (ring() is None) == found
+    finally:
+        gc.enable()
 
 
 def test_steps_on_a_gpu_leave_the_memory_of_the_machine_as_it_is(
