@@ -46,6 +46,8 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     constant = np.ones((len(x), *attributes["constant_channels"], *x.shape[2:]), signs.dtype)
     signs = np.concatenate([signs, constant], axis=1)
     accumulator = _convolve(signs, weights, attributes, named.get("pad")) + named["offset"]
+    if row.max_pool:
+        accumulator = max_pool(accumulator)
     if row.to_bits:
         return _bits_of(accumulator, named["level"])
     k = _k_map(x, weights, attributes) if row.k_map else None
@@ -86,6 +88,15 @@ def _bits_of(accumulator: NDArray[np.float64], level: NDArray[np.float32]) -> ND
     sets = level.reshape(-1, bits_of_channels(channels))[:, :channels]
     packed = [pack_signs(np.moveaxis(sign(accumulator, _per_channel(each)), 1, -1)) for each in sets]
     return np.moveaxis(np.concatenate(packed, axis=-1), -1, 1)
+
+
+def max_pool(y: NDArray[Any]) -> NDArray[Any]:
+    """Return the largest of each 2x2 pixels of (N, O, H, W); a last row or column of its own is left out."""
+    images, channels, height, width = y.shape
+    rows, columns = height // 2, width // 2
+    windows = y[:, :, : 2 * rows, : 2 * columns].reshape(images, channels, rows, 2, columns, 2)
+    largest: NDArray[Any] = windows.max(axis=(3, 5))
+    return largest
 
 
 def _activated(row: Operator, y: NDArray[np.float32], named: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -243,6 +254,11 @@ _ACCUMULATOR = """
   accumulator = Sum (products, {offset})
 """
 
+# Of accumulators, which are whole numbers, and not of bits: four axes, and one set of them for any number of levels.
+_MAX_POOL = """
+  largest = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (accumulator)
+"""
+
 # Each bit takes its channel out of the accumulator, and those behind the last channel take the last one. Their numbers
 # are made of the levels, whose shape they have, because onnx infers from nothing else how many bytes there are.
 _BITS = """
@@ -274,7 +290,7 @@ _BITS = """
   level_of_bit = Where (is_there, level, never)
   pixel_axes = Constant <value = int64[2] {2, 3}> ()
   level_per_bit = Unsqueeze (level_of_bit, pixel_axes)
-  accumulators = Gather <axis = 1> (accumulator, there)
+  accumulators = Gather <axis = 1> ({accumulator}, there)
   reaches = GreaterOrEqual (accumulators, level_per_bit)
   weight_of_bit = Constant <value = float[8,1,1] {1, 2, 4, 8, 16, 32, 64, 128}> ()
   nothing = Constant <value = float {0}> ()
@@ -354,7 +370,7 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     row = operator(name)
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
-    body = "".join((joined, *convolution, _BITS if row.to_bits else _SCALE + _epilogue(row)))
+    body = "".join((joined, *convolution, _bits(row) if row.to_bits else _SCALE + _epilogue(row)))
     declared = defaults(constant_channels=constant_channels)
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
@@ -381,6 +397,13 @@ def _accumulation(row: Operator, constant_channels: bool) -> tuple[str, ...]:
     if not row.pads_signs:
         return (_ACCUMULATOR.format(offset="offset"),)
     return _PAD_SUM.format(pad_pixel=_PAD_PIXEL[constant_channels]), _ACCUMULATOR.format(offset="shifted_offset")
+
+
+def _bits(row: Operator) -> str:
+    """Return the lines from the accumulator to Y where that is bits."""
+    if row.max_pool:
+        return _MAX_POOL + _BITS.replace("{accumulator}", "largest")
+    return _BITS.replace("{accumulator}", "accumulator")
 
 
 def _epilogue(row: Operator) -> str:

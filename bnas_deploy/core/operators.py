@@ -170,6 +170,8 @@ class Operator:
         added: tensors that are added to the result.
         parts: tensors that X is the concatenation of.
         of_bits: X are bits, eight channels to a byte, and no threshold is needed.
+        max_pool: the accumulator is the largest of 2x2 pixels, with stride 2 and without padding. Only where Y is bits:
+            a bit is 1 where any of the four would be, so nothing but bits has to be written before it.
         to_bits: Y are bits: whether the accumulator reaches levels. That is all the epilogue there is.
     """
 
@@ -182,6 +184,7 @@ class Operator:
     added: int = 0
     parts: int = 1
     of_bits: bool = False
+    max_pool: bool = False
     to_bits: bool = False
 
     def __post_init__(self) -> None:
@@ -195,6 +198,8 @@ class Operator:
             raise ValueError("no operator with K or of blocks reads or writes bits")
         if self.to_bits and (self.activation or self.added):
             raise ValueError("bits are made of the accumulator, without an activation or a sum")
+        if self.max_pool and not self.to_bits:
+            raise ValueError("no operator has MaxPool and writes floats")
         if self.is_of_blocks or self.has_bits:
             object.__setattr__(self, "pads_signs", True)
 
@@ -225,15 +230,16 @@ class Operator:
     def name(self) -> str:
         """The operator's name, such as BinaryConv2dReluAddConcat4.
 
-        From the factor to the sums its pieces stand in the order of computation. Concat, which is first, stands last.
+        From the factor to the bits its pieces stand in the order of computation. Concat, which is first, stands last.
         """
         of_bits, to_bits = "OfBits" if self.of_bits else "", "ToBits" if self.to_bits else ""
         factor = "K" if self.k_map else "Gate" if self.gate else ""
         pad = "Pad" if self.pads_signs and not (self.is_of_blocks or self.has_bits) else ""
         before, added = "Add" * self.before, "Add" * self.added
         affine = "Affine" if self.affine else ""
+        made = f"{'MaxPool' if self.max_pool else ''}{to_bits}"
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{to_bits}{concat}"
+        return f"BinaryConv2d{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{made}{concat}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -296,9 +302,10 @@ def _of_blocks() -> Iterator[Operator]:
 
 
 def _of_bits() -> Iterator[Operator]:
-    """Return those that make bits of any X, and those that read them in one part."""
+    """Return those that make bits of any X, and those that read them in one part. A maximum stands in chains."""
     yield from (Operator(to_bits=True, parts=parts) for parts in range(1, MOST_PARTS + 1))
     yield Operator(of_bits=True, to_bits=True)
+    yield from (Operator(of_bits=of_bits, max_pool=True, to_bits=True) for of_bits in (False, True))
     for activation, added in product(ACTIVATIONS[:3], range(MOST_ADDED + 1)):
         yield Operator(of_bits=True, activation=activation, added=added)
 

@@ -68,6 +68,9 @@ static OrtStatus* work(const Node* node, const OrtKernelContext* context, Jobs* 
     return BNAS_ORT(node->api, KernelContext_ParallelFor)(context, do_job, (size_t)jobs->count, 0, jobs);
 }
 
+/* Those of the kernel, and the one that pools bits. */
+enum { ALL_STAGES = BNAS_STAGES + 1 };
+
 OrtStatus* bnas_run_stages(const Node* node, const OrtKernelContext* context, BnasRun* run) {
     const BnasKernel* kernel = node->kernel;
     if (kernel->plan) {
@@ -75,24 +78,30 @@ OrtStatus* bnas_run_stages(const Node* node, const OrtKernelContext* context, Bn
     }
     const size_t scratch_size = bnas_aligned(kernel->scratch_size(run));
     const size_t packed_size = bnas_aligned(kernel->packed_size(run));
-    Jobs stages[BNAS_STAGES];
+    const size_t bits_size = bnas_aligned(bnas_unpooled_size(run));
+    Jobs stages[ALL_STAGES];
     int64_t most = 0;
-    for (int i = 0; i < BNAS_STAGES; ++i) {
-        stages[i] = jobs_of(run, &kernel->stages[i], most_jobs(kernel, run));
+    for (int i = 0; i < ALL_STAGES; ++i) {
+        const BnasStage* stage = i < BNAS_STAGES ? &kernel->stages[i] : &bnas_pool_stage;
+        stages[i] = jobs_of(run, stage, most_jobs(kernel, run));
         most = stages[i].count > most ? stages[i].count : most;
     }
-    const size_t size = bnas_sum(packed_size, bnas_product((size_t)most, scratch_size));
+    const size_t kept_size = bnas_sum(packed_size, bits_size);
+    const size_t size = bnas_sum(kept_size, bnas_product((size_t)most, scratch_size));
     const BnasBlock block = bnas_take_block(size);
     if (!block.memory) {
         return bnas_out_of_memory(node, size);
     }
     run->packed = block.memory;
+    if (run->conv->max_pool) {
+        run->bits = (uint8_t*)block.memory + packed_size;
+    }
     if (kernel->prepare) {
         kernel->prepare(run);
     }
     OrtStatus* status = NULL;
-    for (int i = 0; !status && i < BNAS_STAGES; ++i) {
-        stages[i].scratch = (char*)block.memory + packed_size;
+    for (int i = 0; !status && i < ALL_STAGES; ++i) {
+        stages[i].scratch = (char*)block.memory + kept_size;
         stages[i].scratch_size = scratch_size;
         status = work(node, context, &stages[i]);
     }

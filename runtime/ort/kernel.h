@@ -109,7 +109,7 @@ typedef struct BnasRun {
     const void* weights; /* what `prepack` wrote */
     int64_t batch;
     int64_t size[2];     /* height, width of x */
-    int64_t out_size[2]; /* height, width of y */
+    int64_t out_size[2]; /* height, width of y, before bits are pooled */
     /* The parts of X, (batch, groups * channels_in, height, width), along the channels. */
     BnasInput inputs[BNAS_MOST_PARTS];
     BnasGate gate;
@@ -117,9 +117,10 @@ typedef struct BnasRun {
     const float* added[BNAS_MOST_ADDED];   /* like y */
     union {
         float* y;      /* (batch, channels_out, output height, output width) */
-        uint8_t* bits; /* (batch, bytes_out, output height, output width) */
+        uint8_t* bits; /* (batch, bytes_out, output height, output width); where they are pooled, memory of the run */
     };
-    void* packed;                                   /* what the stages hand on, aligned to BNAS_ALIGNMENT */
+    uint8_t* pooled; /* only where bits are pooled: (batch, bytes_out, half the output's height, half its width) */
+    void* packed;    /* what the stages hand on, aligned to BNAS_ALIGNMENT */
     _Alignas(8) unsigned char plan[BNAS_PLAN_SIZE]; /* what the kernel's `plan` worked out */
 } BnasRun;
 
@@ -203,6 +204,17 @@ typedef struct BnasKernel {
     int64_t (*nanoseconds)(const BnasRun*); /* that one thread takes, about; NULL: so many that others always help */
     BnasStage stages[BNAS_STAGES];
 } BnasKernel;
+
+/* pool_bits.c: what stands behind the stages of every kernel, without units where nothing is pooled. */
+extern const BnasStage bnas_pool_stage;
+
+/* Bytes of the bits that are pooled; 0 where none are. */
+size_t bnas_unpooled_size(const BnasRun* run);
+
+/* Rows or columns that 2x2 pixels leave; a last one of its own is left out. */
+static inline int64_t bnas_pooled(int64_t length) {
+    return length / 2;
+}
 
 /* The rows of the dispatch table in dispatch.c, and the checks in cpu.c that a processor and its operating system have
  * what a row needs. Levels are those of the x86-64 ABI. */

@@ -87,6 +87,14 @@ static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
                        bnas_shape_text(conv->pads, 4, pads));
 }
 
+static OrtStatus* refuse_to_pool(const Node* node, const int64_t* dims, const int64_t* made) {
+    char got[SHAPE_SIZE];
+    return bnas_refuse(node,
+                       "X has the shape %s, of which %lld x %lld pixels are made, too few for a maximum of 2 x 2; "
+                       "use a larger image",
+                       bnas_shape_text(dims, RANK, got), (long long)made[0], (long long)made[1]);
+}
+
 static OrtStatus* refuse_bytes(const Node* node, const int64_t* dims, int64_t wanted) {
     char got[SHAPE_SIZE];
     return bnas_refuse(node, "X has the shape %s, wanted at least %lld bytes for each pixel; check the input's shape",
@@ -111,7 +119,8 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
             return refuse_small(node, dims);
         }
     }
-    return NULL;
+    const bool pools = !conv->max_pool || (bnas_pooled(run->out_size[0]) > 0 && bnas_pooled(run->out_size[1]) > 0);
+    return pools ? NULL : refuse_to_pool(node, dims, run->out_size);
 }
 
 static void shape_of_y(const BnasRun* run, int64_t* dims) {
@@ -119,6 +128,9 @@ static void shape_of_y(const BnasRun* run, int64_t* dims) {
     const int64_t channels = conv->to_bits ? conv->bytes_out : conv->channels_out;
     const int64_t shape[RANK] = {run->batch, channels, run->out_size[0], run->out_size[1]};
     memcpy(dims, shape, sizeof shape);
+    for (int axis = 0; axis < 2 && conv->max_pool; ++axis) {
+        dims[2 + axis] = bnas_pooled(dims[2 + axis]);
+    }
 }
 
 /* The gate is for each image, or one for all, and has one number for each channel, or one for each pixel, too. */
@@ -175,7 +187,11 @@ static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* ru
     void* data = NULL;
     TRY(BNAS_ORT(node->api, KernelContext_GetOutput)(context, 0, dims, RANK, &y));
     TRY(BNAS_ORT(node->api, GetTensorMutableData)(y, &data));
-    run->y = data;
+    if (run->conv->max_pool) {
+        run->pooled = data;
+    } else {
+        run->y = data;
+    }
     return NULL;
 }
 

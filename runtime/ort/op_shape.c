@@ -65,13 +65,23 @@ static void name_length(const BnasConv* conv, int axis, const char* name, char* 
     }
 }
 
+/* The same where 2x2 pixels become one. */
+static void name_pooled(const BnasConv* conv, int axis, const char* name, char* symbol) {
+    char unpooled[SYMBOL_SIZE];
+    name_length(conv, axis, name, unpooled);
+    if (snprintf(symbol, SYMBOL_SIZE, "(%s)/2", unpooled) >= SYMBOL_SIZE) {
+        name_length(conv, axis, "", symbol);
+    }
+}
+
 static void infer_length(const BnasConv* conv, int axis, Shape* shape) {
     int64_t* length = &shape->dims[2 + axis];
     if (*length < 0) {
-        name_length(conv, axis, shape->names[2 + axis], shape->symbols[2 + axis]);
+        (conv->max_pool ? name_pooled : name_length)(conv, axis, shape->names[2 + axis], shape->symbols[2 + axis]);
         shape->names[2 + axis] = shape->symbols[2 + axis];
     } else {
         *length = bnas_out_length(conv, axis, *length);
+        *length = conv->max_pool ? bnas_pooled(*length) : *length;
     }
 }
 
@@ -121,7 +131,7 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
-    BnasConv conv = {0};
+    BnasConv conv = {.max_pool = descriptor->max_pool};
     if (rank != RANK || !infer_attributes(api, context, &attributes)) {
         return NULL;
     }

@@ -16,7 +16,7 @@ const size_t driver_layout[] = {sizeof(BnasConv), offsetof(BnasConv, constants),
                                 offsetof(BnasRun, packed)};
 
 typedef struct DriverTicks {
-    uint64_t prepare, stages[BNAS_STAGES], count, epilogue;
+    uint64_t prepare, stages[BNAS_STAGES], pool, count, epilogue;
 } DriverTicks;
 
 /* So often that a call from Python costs nothing beside it. */
@@ -129,14 +129,15 @@ static uint64_t count_ticks, epilogue_ticks;
 /* ------------------------------------------------------------------------------------------------------------------
  * A whole operator */
 
-/* In bytes: prepacked weights, what the stages hand on, one thread's scratch. */
-void driver_sizes(const BnasKernel* kernel, BnasRun* run, size_t sizes[3]) {
+/* In bytes: prepacked weights, what the stages hand on, one thread's scratch, bits that are pooled. */
+void driver_sizes(const BnasKernel* kernel, BnasRun* run, size_t sizes[4]) {
     if (kernel->plan) {
         kernel->plan(run);
     }
     sizes[0] = kernel->weights_size(run->conv);
     sizes[1] = kernel->packed_size(run);
     sizes[2] = kernel->scratch_size(run);
+    sizes[3] = bnas_unpooled_size(run);
 }
 
 /* Both return whether there was an access to a page that is not there. */
@@ -150,27 +151,29 @@ int driver_prepack(const BnasKernel* kernel, BnasRun* run, const uint8_t* weight
     return fault;
 }
 
+static uint64_t run_stage(const BnasStage* stage, const BnasRun* run, void* scratch) {
+    const uint64_t before = ticks();
+    const int64_t units = stage->units ? stage->units(run) : 0;
+    for (int64_t unit = 0; unit < units; ++unit) {
+        stage->work(run, unit, scratch);
+    }
+    return ticks() - before;
+}
+
 static void run_all(const BnasKernel* kernel, BnasRun* run, void* scratch, DriverTicks* parts) {
     count_ticks = epilogue_ticks = 0;
-    uint64_t before = ticks(), now;
+    const uint64_t before = ticks();
     if (kernel->plan) {
         kernel->plan(run);
     }
     if (kernel->prepare) {
         kernel->prepare(run);
     }
-    now = ticks();
-    parts->prepare = now - before;
+    parts->prepare = ticks() - before;
     for (int i = 0; i < BNAS_STAGES; ++i) {
-        before = now;
-        const BnasStage* stage = &kernel->stages[i];
-        const int64_t units = stage->units ? stage->units(run) : 0;
-        for (int64_t unit = 0; unit < units; ++unit) {
-            stage->work(run, unit, scratch);
-        }
-        now = ticks();
-        parts->stages[i] = now - before;
+        parts->stages[i] = run_stage(&kernel->stages[i], run, scratch);
     }
+    parts->pool = run_stage(&bnas_pool_stage, run, scratch);
     parts->count = count_ticks;
     parts->epilogue = epilogue_ticks;
 }

@@ -94,6 +94,7 @@ class Run(ctypes.Structure):
         ("before", _pointer * MOST_BEFORE),
         ("added", _pointer * MOST_ADDED),
         ("y", _pointer),
+        ("pooled", _pointer),
         ("packed", _pointer),
         ("plan", ctypes.c_uint8 * PLAN_SIZE),
     )
@@ -102,13 +103,16 @@ class Run(ctypes.Structure):
 LAYOUT = (ctypes.sizeof(Conv), Conv.constants.offset, ctypes.sizeof(Run), Run.packed.offset)
 
 
+_PARTS = ("prepare", "pack", "k_map", "convolve", "pool", "count", "epilogue")
+
+
 class Ticks(ctypes.Structure):
     """Where the time of a run went, in ticks of one clock; DriverTicks of driver.c.
 
     `count` and `epilogue` are inside `convolve`, as is what gathers the pixels. `count` has both ways of counting.
     """
 
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("prepare", "pack", "k_map", "convolve", "count", "epilogue"))
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _PARTS)
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,10 @@ class Call:
         batch, _, *size = inputs[row.activations[0]].shape
         made, numbers = (len(inputs["level"]), np.uint8) if row.to_bits else (channels_out, np.float32)
         width = np.dtype(numbers).itemsize
-        self.y = allocate(width * batch * made * out_size[0] * out_size[1], width).view(numbers)
+        size_of_y = tuple(length // 2 for length in out_size) if row.max_pool else out_size
+        self.y = allocate(width * batch * made * size_of_y[0] * size_of_y[1], width).view(numbers)
         self.memory["Y"] = self.y
-        self.y.shape = (batch, made, *out_size)
+        self.y.shape = (batch, made, *size_of_y)
         if row.of_bits:
             self.memory["places"] = _copy(inputs["place"].astype(np.int32), allocate)
         if row.to_bits:
@@ -212,15 +217,19 @@ class Call:
             gate=self._gate(inputs["gate"].shape) if row.gate else Gate(),
             before=tuple(map(self._at, row.before_inputs)),
             added=tuple(map(self._at, row.added_inputs)),
-            y=self._at("Y"),
+            y=None if row.max_pool else self._at("Y"),
+            pooled=self._at("Y") if row.max_pool else None,
         )
-        row = ctypes.byref(ctypes.c_char.in_dll(self._library, f"bnas_{isa}_kernel"))
-        self._kernel = _pointer(self._library.bnas_covering_kernel(row, ctypes.byref(self._conv)))
-        sizes = (ctypes.c_size_t * 3)()
+        kernel = ctypes.byref(ctypes.c_char.in_dll(self._library, f"bnas_{isa}_kernel"))
+        self._kernel = _pointer(self._library.bnas_covering_kernel(kernel, ctypes.byref(self._conv)))
+        sizes = (ctypes.c_size_t * 4)()
         self._library.driver_sizes(self._kernel, ctypes.byref(self.run_of_c), sizes)
         # As op_run.c has them: what `malloc` gives is aligned for any number, the rest for vectors.
         self.memory["prepacked"] = allocate(sizes[0], 8)
-        self.memory["packed"], self.memory["scratch"] = (allocate(size, ALIGNMENT) for size in sizes[1:])
+        self.memory["packed"], self.memory["scratch"] = (allocate(size, ALIGNMENT) for size in sizes[1:3])
+        if row.max_pool:
+            self.memory["unpooled"] = allocate(sizes[3], 1)
+            self.run_of_c.y = self._at("unpooled")
         self.run_of_c.weights, self.run_of_c.packed = self._at("prepacked"), self._at("packed")
         self._check(self._library.driver_prepack(self._kernel, ctypes.byref(self.run_of_c), _pointer(self._at("W"))))
 

@@ -67,6 +67,10 @@ def test_operators_of_bits_have_a_pad_and_nothing_that_bits_have_no_use_for() ->
     for other in ({"k_map": True}, {"gate": True}, {"activation": "Clip"}):
         with pytest.raises(ValueError, match="no operator with K or of blocks reads or writes bits"):
             Operator(of_bits=True, **other)
+    assert Operator(max_pool=True, to_bits=True).inputs == Operator(to_bits=True).inputs
+    for other in ({}, {"of_bits": True}):
+        with pytest.raises(ValueError, match="no operator has MaxPool and writes floats"):
+            Operator(max_pool=True, **other)
     for other in ({"activation": "Relu"}, {"added": 1}):
         with pytest.raises(ValueError, match="bits are made of the accumulator, without an activation or a sum"):
             Operator(to_bits=True, **other)

@@ -91,6 +91,7 @@ CASES = [
     for name, geometry in GEOMETRIES.items()
     if (geometry.group == 1 and not geometry.constant_channels) or not operator.k_map
     if (geometry.group == 1 or not operator.to_bits) and not (operator.of_bits and operator.activation)
+    if min(geometry.size_out) > 1 or not operator.max_pool
 ]
 each_case = pytest.mark.parametrize(("operator", "geometry"), CASES)
 
@@ -126,7 +127,7 @@ def _bytes(channels: int) -> int:
 
 def _output_shape(operator: Operator, geometry: Geometry, constants: Inputs) -> tuple[int, ...]:
     channels = len(constants["level"]) if operator.to_bits else geometry.channels_out
-    return (channels, *geometry.size_out)
+    return (channels, *(length // 2 if operator.max_pool else length for length in geometry.size_out))
 
 
 def _images(geometry: Geometry, constants: Inputs, rng: np.random.Generator) -> np.ndarray:
@@ -430,6 +431,12 @@ def test_bits_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("BinaryConv2dToBits", [x, *constants], {"weight_shape": [9, 1, 1, 3]})
     # Two sets of two bytes, the second of which have one channel: its bits behind that are 0.
     assert y.tolist() == [[[[0b01111101]], [[1]], [[0]], [[0]]]]
+    pixels = np.float32([[[[1, 1, 9], [-1, 1, 9], [9, 9, 9]], [[-1, 1, 9], [-1, -1, 9], [9, 9, 9]], [[-1] * 3] * 3]])
+    # Sums of -1, 1, -3 and -1 in the first channel, 1, 3, -1 and 1 in the second, in the third 1, -1, 3 and 1.
+    three, level = np.uint8([[[[0b111]]], [[[0b011]]], [[[0b000]]]]), np.float32([[1, 3.5, 3, *[np.inf] * 5]])
+    constants = [three, 0 * ones, 0 * ones, 0 * ones.reshape(3, 1, 1), level]
+    y = opset.reference("BinaryConv2dMaxPoolToBits", [pixels, *constants], {"weight_shape": [3, 1, 1, 3]})
+    assert y.tolist() == [[[[0b101]]]]
     # The channels are bits 9, 0 and 11 of a pixel: +1, -1 and +1.
     place = np.float32([9, 0, 11])
     bits = np.uint8([[[[0b11111110]], [[0b00001010]]]])
@@ -526,13 +533,14 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 141
+    assert len({row.name for row in OPERATORS}) == 143
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
     assert Operator(pads_signs=True, activation="Relu", parts=2).name == "BinaryConv2dPadReluConcat2"
     assert Operator(gate=True, before=2, activation="PRelu", affine=True).name == "BinaryConv2dGateAddAddPReluAffine"
     assert Operator(of_bits=True, activation="Relu", added=1).name == "BinaryConv2dOfBitsReluAdd"
+    assert Operator(of_bits=True, max_pool=True, to_bits=True).name == "BinaryConv2dOfBitsMaxPoolToBits"
     assert Operator(to_bits=True, parts=2).name == "BinaryConv2dToBitsConcat2"
     assert Operator(k_map=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
 
@@ -556,13 +564,13 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert f"* {len(of_blocks)} operators *of blocks*" in introduction
     assert f"* {len(of_bits)} operators *of bits*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
-    bits_in, factor, pad, before, activation, affine, added, bits_out, concat = (
+    bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat = (
         ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
     )
     # A part of the name may be left out; of several, one is chosen.
     every = {
         "BinaryConv2d" + "".join(pieces)
-        for pieces in product(bits_in, factor, pad, before, activation, affine, added, bits_out, concat)
+        for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
     }
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)

@@ -229,6 +229,7 @@ PLAIN = [
     *(row for row in OPERATORS if (row.parts, row.added) == (1, 0) and not (row.is_of_blocks or row.has_bits)),
     Operator(to_bits=True),
     Operator(of_bits=True, to_bits=True),
+    Operator(max_pool=True, to_bits=True),
     Operator(before=1, activation="PRelu", affine=True),
     Operator(before=1, activation="Clip"),
     Operator(gate=True),
@@ -382,7 +383,12 @@ def problems_of_every_operator(name: str) -> tuple[Problem, ...]:
 
 
 def possible(row: Operator, case: Case) -> bool:
-    """Tell whether there is such an operator: none has K and groups or constant channels, nor bits of groups."""
+    """Tell whether there is such an operator: none has K and groups or constant channels, nor bits of groups.
+
+    The maximum of 2x2 pixels needs as many.
+    """
+    if row.max_pool and min(case.out_size) < 2:
+        return False
     return not (row.k_map and (case.group > 1 or case.constant_channels)) and not (row.to_bits and case.group > 1)
 
 
@@ -460,6 +466,22 @@ def test_edges_of_bits_agree_with_the_reference(isa: str) -> None:
         for row in (Operator(to_bits=True), Operator(of_bits=True), Operator(of_bits=True, to_bits=True))
     )
     check_side_by_side(problems, 2, threads=1)
+
+
+POOLED = [(2, 2), (3, 2), (2, 3), (3, 3), (5, 17), (17, 5), (2, 16), (4, 31), (3, 33), (5, 67), (2, 130), (16, 16)]
+"""Sizes of what is pooled: a last row or column may be left out, and pairs fill words of any width, or not."""
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (3, 2)])
+def test_edges_of_pooled_bits_agree_with_the_reference(batch: int, threads: int, isa: str) -> None:
+    kernels = {"plain": {}, "one tap": {"kernel": (1, 1), "pads": (0, 0, 0, 0)}, "constant": {"constant_channels": 5}}
+    problems = tuple(
+        (f"{row.name} {size} {about}", row, Case(channels=9, channels_out=channels_out, size=size, **kernel), seed)
+        for seed, (size, channels_out) in enumerate(zip(POOLED, 4 * (1, 9, 24), strict=True))
+        for about, kernel in kernels.items()
+        for row in (Operator(max_pool=True, to_bits=True), Operator(of_bits=True, max_pool=True, to_bits=True))
+    )
+    check_side_by_side(problems, batch, threads)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -754,6 +776,34 @@ def test_the_shape_of_bits_is_inferred() -> None:
     assert (output.type, output.shape) == ("tensor(uint8)", ["N", 4, 7, 5])
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "case", "want"),
+    [
+        (("N", 5, 7, 5), Case(), ["N", 2, 3, 2]),
+        (("N", 5, "H", "W"), Case(), ["N", 2, "(H)/2", "(W)/2"]),
+        (("N", 5, "H", 5), Case(strides=(2, 3), pads=(0, 1, 0, 1)), ["N", 2, "((H-3)/2+1)/2", 1]),
+    ],
+    ids=["fixed", "same", "strided"],
+)
+def test_the_shape_of_pooled_bits_is_inferred(
+    x_shape: tuple[int | str, ...], case: Case, want: list[int | str]
+) -> None:
+    row = Operator(max_pool=True, to_bits=True)
+    inputs = random_inputs(row, case, 1)  # two sets of a byte
+    session = native_session(one_node_model(row.name, inputs, case.attributes, x_shape=x_shape))
+    assert session.get_outputs()[0].shape == want
+
+
+def test_a_name_that_is_too_long_for_a_length_that_is_pooled_is_another_one() -> None:
+    row, case = Operator(max_pool=True, to_bits=True), Case()
+    for length, start in ((251, "(HHH"), (252, "bnas_unknown_"), (300, "(bnas_unknown_")):
+        model = one_node_model(
+            row.name, random_inputs(row, case, 1), case.attributes, x_shape=("N", 5, length * "H", 5)
+        )
+        (name,) = native_session(model).get_outputs()[0].shape[2:3]
+        assert name.startswith(start)
+
+
 def test_unnamed_lengths_get_names_of_their_own() -> None:
     # With one name for both, onnxruntime would take them for equal and give them one piece of memory.
     inputs = random_inputs(OPERATORS[0], Case(), 0)
@@ -911,13 +961,16 @@ def test_edges_of_a_pad_that_is_no_sign_are_refused(change: Change, reason: str)
             "level has the shape [1, 9], wanted rows of 8, as many as the 1 bytes of 3 output channels or a multiple"
             + AGAIN,
         ),
-        (
-            "BinaryConv2dToBits",
-            lambda inputs, attributes: attributes.update(weight_shape=[3, 3, 3, 5], group=3),
-            "group is 3, but an operator that writes bits has one group" + AGAIN,
+        *(
+            (
+                name,
+                lambda inputs, attributes: attributes.update(weight_shape=[3, 3, 3, 5], group=3),
+                "group is 3, but an operator that writes bits has one group" + AGAIN,
+            )
+            for name in ("BinaryConv2dToBits", "BinaryConv2dMaxPoolToBits", "BinaryConv2dOfBitsMaxPoolToBits")
         ),
     ],
-    ids=["half", "nan", "level", "groups"],
+    ids=["half", "nan", "level", "groups", "groups that are pooled", "groups of bits that are pooled"],
 )
 def test_edges_of_bits_that_cannot_be_are_refused(name: str, change: Change, reason: str) -> None:
     assert f"bnas.{name} (node 'conv'): {reason}" in refusal_at_creation(name, change)
@@ -930,6 +983,22 @@ def test_bits_of_too_few_bytes_are_refused_when_they_come() -> None:
         session.run(None, {"X": np.zeros((1, 1, 7, 5), np.uint8)})
     reason = "X has the shape [1, 1, 7, 5], wanted at least 2 bytes for each pixel; check the input's shape"
     assert f"bnas.{row.name} (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize("of_bits", [False, True])
+@pytest.mark.parametrize(("size", "made"), [((1, 5), "1 x 5"), ((6, 1), "6 x 1"), ((1, 1), "1 x 1")])
+def test_edges_of_too_few_pixels_to_pool_are_refused_when_they_come(
+    size: tuple[int, int], made: str, of_bits: bool
+) -> None:
+    row, case = Operator(of_bits=of_bits, max_pool=True, to_bits=True), Case(size=size, channels=8)
+    inputs = random_inputs(row, case, 0)
+    session = native_session(one_node_model(row.name, inputs, case.attributes))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs))
+    reason = (
+        f"X has the shape [1, {inputs['X'].shape[1]}, {size[0]}, {size[1]}], of which {made} pixels are made, too few"
+    )
+    assert f"bnas.{row.name} (node 'conv'): {reason} for a maximum of 2 x 2; use a larger image" in str(refused.value)
 
 
 def test_k_with_groups_is_refused() -> None:
