@@ -41,7 +41,7 @@ def layer_cost(node: ir.Node) -> LayerCost:
     return LayerCost(
         name=str(node.name),
         input=(channels, *shape_of(x)[1:]),
-        output=(_channels_made(node), *shape_of(y)[1:]) if binary else shape_of(y),
+        output=(_channels_made(node), *_size_made(node)) if binary else shape_of(y),
         kernel=_pair(kernel),
         stride=_pair(node.attributes.get_ints("strides", (1,) * len(kernel))),
         dilation=_pair(node.attributes.get_ints("dilations", (1,) * len(kernel))),
@@ -59,6 +59,21 @@ def _channels_read(node: ir.Node) -> int:
 
 def _channels_made(node: ir.Node) -> int:
     return node.attributes.get_ints("weight_shape")[0]
+
+
+def _size_made(node: ir.Node) -> tuple[int, int]:
+    """Return the rows and columns of the accumulators of a binary convolution, all of which are computed."""
+    (_, *size), made = shape_of(activations_of(node)[0]), shape_of(node.outputs[0])
+    if not operator(node.op_type).max_pool:
+        return made[1:]
+    _, *kernel, _ = node.attributes.get_ints("weight_shape")
+    strides, dilations = pair_of(node, "strides"), pair_of(node, "dilations")
+    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
+    rows, columns = (
+        (size[axis] + pads[axis] + pads[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
+        for axis in (0, 1)
+    )
+    return rows, columns
 
 
 def pair_of(node: ir.Node, name: str) -> tuple[int, int]:

@@ -272,6 +272,10 @@ class _Window:
         """Return how many outputs so many inputs give."""
         return (inputs + self.before + self.after - self.extent) // self.stride + 1
 
+    def pooled(self) -> "_Window":
+        """Return that of pairs of outputs."""
+        return _Window(2 * self.stride, self.extent + self.stride, self.before, self.after)
+
 
 def _window(node: ir.Node, axis: int) -> _Window | None:
     """Return the window of rows (axis 0) or columns (axis 1); None if the node has none that is known."""
@@ -297,7 +301,8 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
         return None  # the last windows are unlike the first ones
     if binary and operator(node.op_type).pads_signs and around[axis] == 0 < around[2 + axis]:
         return None  # as for Pad
-    return _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
+    window = _Window(stride, dilation * (_kernel(node, axis) - 1) + 1, around[axis], around[2 + axis])
+    return window.pooled() if binary and operator(node.op_type).max_pool else window
 
 
 def _window_of_slice(node: ir.Node, axis: int) -> _Window | None:

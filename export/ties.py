@@ -26,7 +26,7 @@ from bnas_deploy.export.graph import (
 )
 from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.pieces import Piece, Recorded
-from bnas_deploy.export.written_bits import bits_of, float_of
+from bnas_deploy.export.written_bits import bits_of, may_tie
 
 BATCH = 8
 """Images that are run at once while zeros are counted."""
@@ -114,14 +114,25 @@ def ties_within_rounding(
     for node in (piece.nodes[-1] for piece in pieces if is_binary_conv(piece.nodes[-1])):
         threshold, first, count = _threshold_of(node), 0, 0
         for part in activations_of(node):
-            x: NDArray[Any] = recorded[float_of(part)] if part in recorded else np.zeros((1, 0, 1, 1))
-            distance = np.abs(x - threshold[first : first + x.shape[1]].reshape(-1, 1, 1))
-            bound = np.broadcast_to(bound_of.get(part, np.zeros(())), x.shape)
-            count += int(((distance <= bound) & (bound > 0)).sum())
-            first += x.shape[1]
+            if part in recorded:
+                least, most = _range_of(part, recorded, bound_of.get(part, np.zeros(())))
+                channels = threshold[first : first + least.shape[1]].reshape(-1, 1, 1)
+                count += int(may_tie(least, most, channels).sum())
+                first += least.shape[1]
         if count:
             counts[str(node.name)] = count
     return counts
+
+
+def _range_of(
+    value: ir.Value, recorded: Recorded, bound: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the most that is compared, of floats or of those that bits stand for."""
+    bits = bits_of(value)
+    if bits is not None:
+        return bits.range_of(np.asarray(recorded[bits.value], np.float32), bound)
+    x = np.asarray(recorded[value], np.float64)
+    return x - bound, x + bound
 
 
 def _threshold_of(node: ir.Node) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """What a network spends time on, read from its exported graph: any network, not only those of a search.
 
-    binary convolution   BinaryConv2d, with K and the activation in its name, and a FusedAdd for each sum that it takes;
-                         the parts of a concatenation are read where they lie, which costs nothing
+    binary convolution   BinaryConv2d, with K and the activation in its name, a FusedAdd for each sum that it takes, and
+                         a MaxPool where it pools its bits; the parts of a concatenation are read where they lie, which
+                         costs nothing
     Conv                 with the Relu behind it, since onnxruntime runs both at once
     any other node       its operator, as it is
 
@@ -66,7 +67,7 @@ def _workloads(node: ir.Node) -> tuple[Workload, ...]:
     output = shape_of(node.outputs[0])
     if has_weights(node):
         added = len(added_to(node)) if is_binary_conv(node) else 0
-        return _layer(node), *([Workload("FusedAdd", output, output)] * added)
+        return _layer(node), *([Workload("FusedAdd", output, output)] * added), *_pool(node)
     # Add and Mul may read a constant first; a Concat counts as the tensor that it makes.
     x = node.inputs[0]
     source = shape_of(x) if x is not None and x.const_value is None and node.op_type != "Concat" else output
@@ -75,13 +76,22 @@ def _workloads(node: ir.Node) -> tuple[Workload, ...]:
     return (Workload(node.op_type, source, output, kernel, stride, dilation, parts=parts),)
 
 
+def _pool(node: ir.Node) -> tuple[Workload, ...]:
+    """Return the maximum that a binary convolution takes: of floats, as tables have it. It is faster of bits."""
+    if not is_binary_conv(node) or not operator(node.op_type).max_pool:
+        return ()
+    made = layer_cost(node).output
+    return (Workload("MaxPool", made, (made[0], *shape_of(node.outputs[0])[1:]), kernel=(2, 2), stride=(2, 2)),)
+
+
 def _layer(node: ir.Node) -> Workload:
     kind = node.op_type
     if is_binary_conv(node):
         # What the padding holds takes no time: tables know no operator for that, and none that reads or writes bits. A
         # file does not say what stood in front of bits; in searched cells that is a ReLU.
         row = operator(kind)
-        floats = replace(row, of_bits=False, to_bits=False, activation="Relu" if row.to_bits else row.activation)
+        bare = {"of_bits": False, "max_pool": False, "to_bits": False}
+        floats = replace(row, **bare, activation="Relu" if row.to_bits else row.activation)
         kind = replace(floats, before=0, added=0, parts=1, pads_signs=False).name
     cost = layer_cost(node)
     return Workload(kind, cost.input, cost.output, cost.kernel, cost.stride, cost.dilation, cost.groups)

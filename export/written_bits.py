@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.bits import pack_signs, sign
 from bnas_deploy.core.operators import bits_of_channels
+from bnas_deploy.export.opset import max_pool
 
 Floats = NDArray[np.float32]
 
@@ -24,14 +25,17 @@ class Bits:
     Attributes:
         layer: the node that it was, whose constants are as they were; what else it reads is left out.
         thresholds: what its result is compared with, (sets, O) float32.
+        max_pool: whether it is the largest of 2x2 pixels of the result that is compared. PyTorch may have no value for
+            that: it may have scaled the pixels before it took their maximum.
     """
 
     layer: ir.Node
     thresholds: Floats
+    max_pool: bool = False
 
     @property
     def value(self) -> ir.Value:
-        """Return the float result, which no node of the graph makes any more."""
+        """Return the float result, which no node of the graph makes any more; with `max_pool` before the maximum."""
         return self.layer.outputs[0]
 
     def thresholds_of(self, places: Floats) -> Floats:
@@ -42,13 +46,30 @@ class Bits:
 
     def of(self, floats: Floats) -> NDArray[np.uint8]:
         """Return the bits of what the layer made, (N, O, H, W)."""
-        return _packed([sign(np.moveaxis(floats, 1, -1), threshold) for threshold in self.thresholds])
+        compared = self._compared(floats)
+        return _packed([sign(np.moveaxis(compared, 1, -1), threshold) for threshold in self.thresholds])
 
     def ties(self, floats: Floats, bound: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Return 1 for every bit that may be another one, if each float is only known to within `bound`."""
-        allowed = np.moveaxis(np.broadcast_to(bound, floats.shape), 1, -1)
-        distances = [np.abs(np.moveaxis(floats, 1, -1) - threshold) for threshold in self.thresholds]
-        return _packed([np.where((each <= allowed) & (allowed > 0), 1, -1) for each in distances])
+        least, most = (np.moveaxis(end, 1, -1) for end in self.range_of(floats, bound))
+        return _packed([np.where(may_tie(least, most, threshold), 1, -1) for threshold in self.thresholds])
+
+    def range_of(self, floats: Floats, bound: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the least and the most that is compared, if each float is only known to within `bound`.
+
+        A maximum is known where one pixel decides it: those below it may be anything.
+        """
+        known, allowed = floats.astype(np.float64), np.broadcast_to(bound, floats.shape)
+        return self._compared(known - allowed), self._compared(known + allowed)
+
+    def _compared(self, result: NDArray[Any]) -> NDArray[Any]:
+        return max_pool(result) if self.max_pool else result
+
+
+def may_tie(least: NDArray[Any], most: NDArray[Any], threshold: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell whether numbers from `least` to `most` may be on either side of a threshold."""
+    found: NDArray[np.bool_] = (least <= threshold) & (threshold <= most) & (least < most)
+    return found
 
 
 def _packed(sets: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
@@ -64,6 +85,9 @@ def bits_of(value: ir.Value) -> Bits | None:
 
 
 def float_of(value: ir.Value) -> ir.Value:
-    """Return the float result that a value of bits was made of, or the value itself."""
+    """Return the float result that a value of bits was made of, or the value itself.
+
+    Where bits are pooled it is what is before the maximum, with four times the pixels.
+    """
     bits = bits_of(value)
     return value if bits is None else bits.value

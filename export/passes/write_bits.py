@@ -19,6 +19,7 @@ from bnas_deploy.export.graph import (
     is_binary_conv,
     is_recorded,
     replace_operator,
+    sole_consumer,
 )
 from bnas_deploy.export.opset import epilogue
 from bnas_deploy.export.written_bits import BITS, Bits
@@ -47,6 +48,9 @@ class WriteBits:
 
     It needs packed weights. What the float formula makes of every accumulator that there can be is computed and
     compared with the threshold of the reader, so the comparison of the accumulator is exact for all of them.
+
+    A MaxPool of 2x2 pixels between both becomes a part of it: some of four numbers is at least t where their maximum
+    is, so the bits are pooled instead.
     """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
@@ -54,17 +58,20 @@ class WriteBits:
 
         The last comes first: a reader that was replaced would be no site any more.
         """
-        nodes = [node for node in model.graph if is_binary_conv(node) and _signs_alone_read(node.outputs[0])]
+        nodes = [node for node in model.graph if is_binary_conv(node) and _signs_alone_read(_compared(node))]
         return reversed(nodes)
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why the result stays float."""
-        row, readers = operator(node.op_type), _readers(node)
+        row, readers, pool = operator(node.op_type), _readers(node), _pool_behind(node)
         if row.k_map or row.gate or row.before or row.added:
             return f"{node.op_type} computes more than its accumulator says"
-        if with_changes(_bare(row), to_bits=True) is None:
-            return f"no operator does what {node.op_type} does and writes bits"
-        if not all(map(is_recorded, activations_of(node))):
+        if pool is not None and not _takes_pairs(pool):
+            return f"{pool.name} takes another maximum than that of 2x2 pixels with stride 2, without padding"
+        if with_changes(_bare(row), max_pool=pool is not None, to_bits=True) is None:
+            pools = ", pools" if pool is not None else ""
+            return f"no operator does what {node.op_type} does{pools} and writes bits"
+        if not all(map(_is_known, activations_of(node))):
             return "PyTorch's program has no value of its own for what it reads"
         if node.attributes.get_int("group", 1) != 1:
             return "no operator of groups writes bits"
@@ -130,6 +137,43 @@ def _levels_of_some(
     return Levels(level.astype(np.float32), falls)
 
 
+def _pool_behind(node: ir.Node) -> ir.Node | None:
+    """Return the maximum that is all that reads the result of a binary convolution, if there is one."""
+    reader = sole_consumer(node.outputs[0])
+    return reader if reader is not None and _is_pool(reader) else None
+
+
+def _is_pool(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type == "MaxPool" and len(node.outputs) == 1
+
+
+_PAIRS = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
+_DEFAULTS = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
+
+
+def _takes_pairs(pool: ir.Node) -> bool:
+    """Tell whether a maximum is of 2x2 pixels side by side, and leaves out a last row or column of its own."""
+    found = {name: list(pool.attributes.get_ints(name, _DEFAULTS.get(name, ()))) for name in _PAIRS}
+    if found != _PAIRS or pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return False
+    x = pool.inputs[0]
+    sizes = [] if x is None or x.shape is None else list(x.shape)[2:]
+    even = len(sizes) == 2 and all(isinstance(size, int) and size % 2 == 0 for size in sizes)
+    return even or not pool.attributes.get_int("ceil_mode", 0)
+
+
+def _compared(node: ir.Node) -> ir.Value:
+    """Return what readers of a binary convolution compare with their thresholds: its result, or the maximum of it."""
+    return (_pool_behind(node) or node).outputs[0]
+
+
+def _is_known(value: ir.Value) -> bool:
+    """Tell whether PyTorch has a value, or one that a maximum is taken of, which rounds nothing."""
+    maker = value.producer()
+    x = maker.inputs[0] if maker is not None and _is_pool(maker) else None
+    return is_recorded(value) or (x is not None and is_recorded(x))
+
+
 def _signs_alone_read(value: ir.Value) -> bool:
     uses = list(value.uses())
     return bool(uses) and not value.is_graph_output() and all(_reads_signs(node, place) for node, place in uses)
@@ -140,7 +184,7 @@ def _reads_signs(node: ir.Node, place: int) -> bool:
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:
-    return list(node.outputs[0].consumers())
+    return list(_compared(node).consumers())
 
 
 def _threshold(reader: ir.Node) -> Floats:
@@ -159,7 +203,8 @@ def _bare(row: Operator) -> Operator:
 
 def _write(model: ir.Model, node: ir.Node, levels: Levels, thresholds: Floats) -> None:
     """Put what writes bits in the place of a node."""
-    row = with_changes(_bare(operator(node.op_type)), to_bits=True)
+    pool = _pool_behind(node)
+    row = with_changes(_bare(operator(node.op_type)), max_pool=pool is not None, to_bits=True)
     assert row is not None
     sets, channels = thresholds.shape
     signs = unpack_signs(constant_array(input_of(node, "W")), node.attributes.get_ints("weight_shape")[3])
@@ -172,10 +217,11 @@ def _write(model: ir.Model, node: ir.Node, levels: Levels, thresholds: Floats) -
         "offset": constant(model.graph, f"{node.name}.offset", offset.astype(np.float32)),
         "level": constant(model.graph, f"{node.name}.level", level.reshape(-1, BYTE)),
     }
-    note = Bits(_alone(node), thresholds)
-    bits = replace_operator(node, row, inputs, node)
+    note = Bits(_alone(node), thresholds, row.max_pool)
+    shape = _compared(node).shape
+    bits = replace_operator(node, row, inputs, pool or node)
     bits.meta[BITS] = note
-    value, shape = bits.outputs[0], note.value.shape
+    value = bits.outputs[0]
     assert shape is not None
     value.name = f"{value.name}.bits"
     value.type = ir.TensorType(ir.DataType.UINT8)

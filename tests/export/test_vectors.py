@@ -29,6 +29,7 @@ from bnas_deploy.export.passes import (
     FuseGate,
     FuseShift,
     PackWeights,
+    WriteBits,
 )
 from bnas_deploy.export.pieces import CORNER, Piece, Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
@@ -88,6 +89,41 @@ def test_a_corner_is_all_that_its_outputs_read(
     found = compare_pieces(path, [check], kept)
     assert (found.failures, found.alike) == ([], True)
     assert found.pieces[0].exact or not binary
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("pad", [0, 1, 2])
+@pytest.mark.parametrize("size", [9, 33])
+def test_a_corner_of_pooled_bits_is_all_that_its_outputs_read(
+    load, evaluate, binary_conv, rng, tmp_path, stride: int, dilation: int, pad: int, size: int
+) -> None:
+    around = f"dilations = [{dilation}, 1], pads = [{pad}, {pad}, {pad}, {pad}], group = 1"
+    model = load(
+        f"(float[N,5,{size},{size}] x) => (float[N,3,H,W] y) {{ "
+        f"c = bnas.BinaryConv2d <strides = [{stride}, 1], {around}> (x, {INPUTS}) "
+        "p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c) "
+        f"y = bnas.BinaryConv2d (p, second, none, offset, scale, bias) }}",
+        second=rng.choice(np.float32([-1, 1]), (3, 3, 1, 1)),
+        none=np.zeros(3, np.float32),
+        **binary_conv(5, 3, kernel=3),
+    )
+    values = _values(evaluate, model, rng.normal(size=(1, 5, size, size)).astype(np.float32))
+    del values["p"]  # as where PyTorch has a BN before the maximum
+    run([PackWeights(), WriteBits(), DropUnused()], model)
+    assert [node.op_type for node in model.graph] == ["BinaryConv2dMaxPoolToBits", "BinaryConv2dOfBits"]
+
+    vectors, path = _vectors(model, values, tmp_path)
+    checks = vectors.corner_checks(path)
+    kept = vectors.kept(checks)
+
+    rows, columns = (min(CORNER, side // 2) for side in values["c"].shape[2:])
+    assert checks[0].output.shape == (1, 1, rows, columns)
+    assert kept["x"].shape[2] <= (2 * rows - 1) * stride + 2 * dilation + 1
+    found = compare_pieces(path, checks, kept)
+    assert (found.failures, found.alike) == ([], True)
+    assert all(piece.exact for piece in found.pieces)
+    assert (vectors.own, vectors.bits_that_differ()) == ({}, [])
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -522,6 +558,32 @@ def test_ties_are_counted(load, evaluate, binary_conv, tmp_path) -> None:
     vectors, _ = _vectors(model, values, tmp_path)
 
     assert vectors.ties() == {"y": 4}
+
+
+def test_ties_of_what_is_pooled_are_counted(load, evaluate, binary_conv, tmp_path) -> None:
+    """A BN in front of the maximum is folded, and may round otherwise; of each window one pixel decides."""
+    constants = binary_conv(1, 1) | {"ones": np.ones(1, np.float32), "none": np.zeros(1, np.float32)}
+    constants |= {"scale": np.float32([0.3]), "mean": np.float32([0.1]), "level": np.float32([0])}
+    model = load(
+        f"(float[N,1,4,4] x) => (float[N,1,2,2] y) {{ b = bnas.BinaryConv2d (x, {INPUTS}) "
+        "c = BatchNormalization (b, ones, none, mean, ones) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c) "
+        "y = bnas.BinaryConv2d (p, W, level, offset, scale, bias) }",
+        **constants,
+    )
+    x = -np.sign(constants["W"].ravel())[0] * np.ones((1, 1, 4, 4), np.float32)
+    x[:, :, 0, 0] *= -1  # the first window has one pixel above, three below
+    values = _values(evaluate, model, x)
+    (above, below) = (values["c"].max(), values["c"].min())
+    counts = []
+    for level in (float(above), float(below), 0.0):
+        changed = model.clone()
+        set_input(changed.graph[3], "threshold", constant(changed.graph, "moved", np.float32([level])))
+        run([FoldBatchNormAfterBinaryConv(), PackWeights(), WriteBits(), DropUnused()], changed)
+        assert changed.graph[0].op_type == "BinaryConv2dMaxPoolToBits"
+        vectors, _ = _vectors(changed, values, tmp_path)
+        counts.append(vectors.ties())
+    # At the upper value the first window ties; at the lower one the others do, since its upper pixel decides the first.
+    assert counts == [{"y": 1}, {"y": 3}, {}]
 
 
 def test_values_that_nothing_rounded_are_no_ties(load, evaluate, binary_conv, tmp_path) -> None:

@@ -16,6 +16,7 @@ from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS, Cell, Edge, Genotyp
 from bnas_deploy.core.latency_table import Workload
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.finish import finish
+from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.workloads import network_workloads, node_workloads, workloads
@@ -158,6 +159,32 @@ def test_a_network_of_no_search_has_its_own_workloads(tmp_path: Path) -> None:
             Workload("Gemm", (8, 1, 1), (5, 1, 1)),
         ]
     )
+
+
+def test_pooled_bits_count_as_a_layer_of_all_pixels_and_a_maximum(tmp_path: Path) -> None:
+    layers = (BinaryConv2d(8, 16, 3, padding=1), nn.MaxPool2d(2), BinaryConv2d(16, 4, 3, stride=2, padding=1))
+    second = (nn.MaxPool2d(2), BinaryConv2d(4, 4, 1))
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, *second)
+    model = exported(module, (3, 37, 33), tmp_path / "model.onnx")
+    assert [node.op_type for node in model.graph if node.domain] == [
+        "BinaryConv2dMaxPoolToBits",
+        "BinaryConv2dOfBitsMaxPoolToBits",
+        "BinaryConv2dOfBits",
+    ]
+    halves = {"kernel": (2, 2), "stride": (2, 2)}
+    assert workloads(model) == Counter(
+        [
+            Workload("Conv", (3, 37, 33), (8, 37, 33)),
+            Workload("BinaryConv2dRelu", (8, 37, 33), (16, 37, 33), kernel=(3, 3)),
+            Workload("MaxPool", (16, 37, 33), (16, 18, 16), **halves),
+            Workload("BinaryConv2dRelu", (16, 18, 16), (4, 9, 8), kernel=(3, 3), stride=(2, 2)),
+            Workload("MaxPool", (4, 9, 8), (4, 4, 4), **halves),
+            Workload("BinaryConv2d", (4, 4, 4), (4, 4, 4)),
+        ]
+    )
+    # As many as without: every pixel is convolved, those of a last row or column that is left out, too.
+    macs = [cost.macs for cost in layer_costs(model)]
+    assert macs == [37 * 33 * 8 * 3, 37 * 33 * 16 * 8 * 9, 9 * 8 * 4 * 16 * 9, 4 * 4 * 4 * 4]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from bnas_deploy.core.bundle import (
     read_bundle,
 )
 from bnas_deploy.core.errors import BundleError
+from bnas_deploy.core.operators import operator
 from bnas_deploy.runtime import pieces
 from bnas_deploy.runtime.verify import verify_bundle
 
@@ -37,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _export(tmp_path_factory.mktemp("exported") / "bundle", groups=2)
 
 
-def _export(path: Path, groups: int) -> Path:
+def _export(path: Path, groups: int, *, pools: bool = False) -> Path:
     import torch
     from torch import nn
 
@@ -50,6 +51,8 @@ def _export(path: Path, groups: int) -> Path:
     nn.init.constant_(norm.bias, -0.5)
     first, second = (BinaryConv2d(4, 4, 3, padding=1, groups=groups) for _ in range(2))
     binary = (first, nn.ReLU(), norm, second, nn.PReLU(4))
+    if pools:
+        binary = (first, nn.ReLU(), norm, nn.MaxPool2d(2), second, nn.PReLU(4), nn.MaxPool2d(2))
     module = nn.Sequential(*binary, BinaryConv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     twin = nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     images = Images(torch.randn(5, 4, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
@@ -132,6 +135,23 @@ def test_bits_are_compared_with_those_of_pytorch(tmp_path: Path) -> None:
     _change_constant(bundle / MODEL, "3", 1, lambda data: np.bitwise_not(data, out=data))
     _accept(bundle)
     _assert_refused(bundle, "does not agree with PyTorch", "layer 3 differs from PyTorch by", "rounding explains 0")
+
+
+def test_pooled_bits_are_compared_with_those_of_pytorch(tmp_path: Path) -> None:
+    bundle = _export(tmp_path / "bundle", groups=1, pools=True)
+    kinds = [node.op_type for node in onnx.load(bundle / MODEL).graph.node]
+    wanted = ["BinaryConv2dMaxPoolToBits", "BinaryConv2dOfBitsMaxPoolToBits", "BinaryConv2dOfBits"]
+    assert kinds[:3] == wanted
+    result = _verify(bundle)
+    assert result.exit_code == 0, result.output
+    assert "binary convolutions      3 of 3 agree with PyTorch, bit-exact" in result.output
+    assert "0: bit-exact on 16 bytes of bits" in result.output
+    assert "4: bit-exact on 4 bytes of bits" in result.output
+
+    level = operator(wanted[0]).inputs.index("level")
+    _change_constant(bundle / MODEL, "0", level, lambda data: np.subtract(data, 4, out=data))
+    _accept(bundle)
+    _assert_refused(bundle, "does not agree with PyTorch", "layer 0 differs from PyTorch by", "rounding explains 0")
 
 
 def test_what_verification_returns(bundle: Path) -> None:

@@ -63,6 +63,131 @@ def test_two_layers_answer_as_before(load, listing, evaluate, layers, rng: np.ra
     assert float_of(model.graph[0].outputs[0]).name == "c"
 
 
+POOL = "MaxPool <kernel_shape = [2, 2], strides = [2, 2]>"
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (6, 7), (5, 4)])
+def test_a_maximum_between_two_layers_is_one_of_bits(
+    load, listing, evaluate, layers, rng: np.random.Generator, height: int, width: int
+) -> None:
+    model = load(
+        f"(float[N,5,{height},{width}] x) => (float[N,3,H,W] y) {{ "
+        f"c = bnas.BinaryConv2dRelu <pads = [1, 1, 1, 1]> (x, {CONSTANTS}) p = {POOL} (c) "
+        f"y = bnas.BinaryConv2d <pads = [1, 1, 1, 1]> (p, {READER}) }}",
+        **layers(9, kernel=3),
+    )
+    feeds = {"x": rng.normal(size=(2, 5, height, width)).astype(np.float32)}
+    floats = evaluate(model, feeds)
+
+    assert _write(model) == ""
+
+    assert listing(model) == ["p.bits = BinaryConv2dMaxPoolToBits(x)", "y = BinaryConv2dOfBits(p.bits)"]
+    values = evaluate(model, feeds)
+    assert (values["y"] == floats["y"]).all()
+    assert values["p.bits"].shape == (2, 2, height // 2, width // 2)
+    assert list(model.graph[0].outputs[0].shape)[1:] == [2, height // 2, width // 2]
+    note = bits_of(model.graph[0].outputs[0])
+    assert note is not None
+    assert (note.of(floats["c"]) == values["p.bits"]).all()
+    assert float_of(model.graph[0].outputs[0]).name == "c"
+
+
+def test_a_chain_of_maxima_and_a_set_for_each_threshold(
+    load, listing, evaluate, layers, rng: np.random.Generator
+) -> None:
+    even = POOL.replace("[2, 2]>", "[2, 2], ceil_mode = 1>")  # as of even sizes, rounding up is rounding down
+    model = load(
+        f"(float[N,5,8,12] x) => (float[N,3,2,3] y) {{ c = bnas.BinaryConv2d (x, {CONSTANTS}) p = {even} (c) "
+        f"d = bnas.BinaryConv2dPRelu <pads = [1, 1, 1, 1]> (p, W2, level, offset, scale, bias, slope) q = {POOL} (d) "
+        f"a = bnas.BinaryConv2dRelu <pads = [1, 1, 1, 1]> (q, {READER}) "
+        f"y = bnas.BinaryConv2dReluAdd <pads = [1, 1, 1, 1]> (q, {READER.replace('level', 'other')}, a) }}",
+        W2=rng.choice(np.float32([-1, 1]), (9, 9, 3, 3)),
+        slope=np.abs(rng.normal(size=9)).astype(np.float32),
+        other=rng.normal(size=9).astype(np.float32),
+        **layers(9),
+    )
+    feeds = {"x": rng.normal(size=(2, 5, 8, 12)).astype(np.float32)}
+    wanted = evaluate(model, feeds)["y"]
+
+    assert _write(model) == ""
+
+    assert listing(model) == [
+        "p.bits = BinaryConv2dMaxPoolToBits(x)",
+        "q.bits = BinaryConv2dOfBitsMaxPoolToBits(p.bits)",
+        "a = BinaryConv2dOfBitsRelu(q.bits)",
+        "y = BinaryConv2dOfBitsReluAdd(q.bits, a)",
+    ]
+    values = evaluate(model, feeds)
+    assert (values["y"] == wanted).all()
+    assert values["q.bits"].shape == (2, 4, 2, 3)
+
+
+def test_a_maximum_ties_only_where_no_pixel_decides_it(load, layers) -> None:
+    model = load(
+        f"(float[N,5,2,2] x) => (float[N,3,1,1] y) {{ c = bnas.BinaryConv2d (x, {CONSTANTS}) p = {POOL} (c) "
+        f"y = bnas.BinaryConv2d <pads = [1, 1, 1, 1]> (p, {READER}) }}",
+        **layers(6) | {"level": np.zeros(6, np.float32)},
+    )
+    _write(model)
+    note = bits_of(model.graph[0].outputs[0])
+    assert note is not None
+    floats = np.float32(
+        [
+            [0.25, -9, -9, -9],  # may be below 0, as all others are
+            [0.25, 9, 0.25, -9],  # 9 is not
+            [-0.25, -0.25, -9, -9],  # one of them may be above
+            [-2, -9, -9, -9],
+            [2, -9, -9, -9],
+            [-2, 0.5, -0.5, -3],
+        ]
+    ).reshape(1, 6, 2, 2)
+    assert note.ties(floats, np.full((), 0.5)).ravel().tolist() == [0b100101]
+    assert not note.ties(floats, np.zeros(())).any()
+    of_pixels = np.full((1, 6, 2, 2), 0.5)
+    of_pixels[:, :, 0, 0] = 0  # exact: 0.25 is above
+    assert note.ties(floats, of_pixels).ravel().tolist() == [0b100100]
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (f"p = {POOL.replace('kernel_shape = [2, 2]', 'kernel_shape = [3, 3]')} (c)", "another maximum"),
+        (f"p = {POOL.replace('strides = [2, 2]', 'strides = [1, 1]')} (c)", "another maximum"),
+        (f"p = {POOL.replace('>', ', pads = [1, 1, 1, 1]>')} (c)", "another maximum"),
+        (f"p = {POOL.replace('>', ', ceil_mode = 1>')} (c)", "another maximum"),
+        (f"q = {POOL} (c) r = Relu (c) s = {POOL} (r) p = Add (q, s)", ""),
+        (f"q = {POOL} (c) p = Relu (q)", ""),
+    ],
+    ids=["3x3", "stride 1", "padding", "rounded up", "others read the pixels", "others read the maximum"],
+)
+def test_a_maximum_is_left_alone_because(load, listing, layers, between: str, reason: str) -> None:
+    model = load(
+        f"(float[N,5,6,7] x) => (float[N,3,H,W] y) {{ c = bnas.BinaryConv2d (x, {CONSTANTS}) {between} "
+        f"y = bnas.BinaryConv2d <pads = [1, 1, 1, 1]> (p, {READER}) }}",
+        **layers(9),
+    )
+    before = listing(model)
+
+    refusals = _write(model)
+
+    wanted = "WriteBits: c: p takes another maximum than that of 2x2 pixels with stride 2, without padding"
+    assert refusals == (wanted if reason else "")
+    assert listing(model) == before
+
+
+def test_a_maximum_of_several_parts_is_left_alone(load, listing, layers) -> None:
+    model = load(
+        f"(float[N,2,6,6] x, float[N,3,6,6] z) => (float[N,3,3,3] y) {{ "
+        f"c = bnas.BinaryConv2dConcat2 (x, z, {CONSTANTS}) p = {POOL} (c) "
+        f"y = bnas.BinaryConv2d <pads = [1, 1, 1, 1]> (p, {READER}) }}",
+        **layers(9),
+    )
+    before = listing(model)
+    reason = "WriteBits: c: no operator does what BinaryConv2dConcat2 does, pools and writes bits"
+    assert _write(model) == reason
+    assert listing(model) == before
+
+
 def test_what_may_tie_is_noted_for_each_bit(load, layers) -> None:
     model = load(
         f"(float[N,5,1,1] x) => (float[N,3,1,1] y) {{ c = bnas.BinaryConv2d (x, {CONSTANTS}) "
