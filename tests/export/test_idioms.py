@@ -169,19 +169,21 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "binarynet": BinaryNet,
 }
 
-# A pool works on floats. Reshapes move no data: one before a dense layer, one behind.
+# A pool works on floats, but for one of 2x2 between binary convolutions. Reshapes move no data: one before a dense
+# layer, one behind.
 LEFT = {
     # onnxruntime runs the ReLU of a float stem with its convolution.
     "lenet": {"Relu": 1, "MaxPool": 2, "Reshape": 2},
-    # Average pools stay.
-    "vgg": {"Relu": 1, "MaxPool": 2, "AveragePool": 1, "Reshape": 1},
+    # Average pools stay. Both maxima are of bits.
+    "vgg": {"Relu": 1, "AveragePool": 1, "Reshape": 1},
     # The Hardtanh behind the float convolution, which the shortcut reads; the shortcut that halves the resolution.
     "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 1, "ReduceMean": 1, "Reshape": 1},
     # A ReLU behind a shortcut and a second one behind a BN, which no operator has.
     "quicknet": {"Relu": 2, "MaxPool": 1, "ReduceMean": 1, "Reshape": 1},
     # The shifts behind the last concatenation are added to the mean.
     "reactnet": {"Add": 1, "AveragePool": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
-    "binarynet": {"MaxPool": 3, "Reshape": 2},
+    # The pool behind the float convolution, and the one in front of the dense layers.
+    "binarynet": {"MaxPool": 2, "Reshape": 2},
 }
 """Nodes that neither convolve nor multiply matrices."""
 

@@ -172,8 +172,8 @@ def check(seed: int, ways: Sequence[str]) -> str:
             if want is None:
                 continue
             raise AssertionError(f"{way} refuses {about}\n{error}") from error
-        if want is None and way == BODY and given.row.max_pool and y.size == 0:
-            continue  # onnxruntime's MaxPool makes nothing of a single row, where the library says what is wrong
+        if want is None and way == BODY and given.row.max_pool and min(given.case.out_size) == 1:
+            continue  # onnxruntime's MaxPool takes one row for two, where the library says what is wrong
         assert want is not None, f"{way} answers {about}"
         tolerance = _tolerance(given) if way == BODY else 0
         np.testing.assert_allclose(y, want, rtol=0, atol=tolerance, err_msg=f"{way} is wrong: {about}")
