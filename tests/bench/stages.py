@@ -14,6 +14,7 @@ from native_kernels import Call, NativeKernels, Ticks, aligned, build, runnable_
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.operators import BYTE, Operator
+from bnas_deploy.export.opset import max_pool
 from bnas_deploy.runtime.bench.layer_problems import LAYERS, problem, same_padding
 from bnas_deploy.runtime.bench.samples import interleave, timed
 from bnas_deploy.runtime.kernels.specs import KERNEL_SPECS
@@ -24,6 +25,8 @@ OPERATORS = (
     Operator(to_bits=True),
     Operator(of_bits=True, activation="Relu"),
     Operator(of_bits=True, to_bits=True),
+    Operator(max_pool=True, to_bits=True),
+    Operator(of_bits=True, max_pool=True, to_bits=True),
 )
 
 
@@ -60,7 +63,7 @@ def call(kernels: NativeKernels, isa: str, layer: LayerCost, operator: Operator 
     }
     made = Call(kernels, isa, operator, inputs, attributes, layer.output[1:], allocate=aligned)
     made.run()
-    answer = given.binary_answer
+    answer = max_pool(given.binary_answer) if operator.max_pool else given.binary_answer
     if not np.array_equal(made.y, packed(np.where(answer > 0, 1, -1)) if operator.to_bits else answer):
         raise SystemExit(f"{isa}: wrong result on {layer.name}")
     return made
@@ -77,12 +80,12 @@ def row(made: Call, layer: LayerCost, rounds: int) -> str:
     interleave(timed([made.run], threads=1), min_rounds=3)
     times = interleave(timed([lambda: runs.append(made.run())], threads=1), min_rounds=rounds)
     ticks = {name: np.array([getattr(run, name) for run in runs], float) for name, _ in Ticks._fields_}
-    whole = ticks["prepare"] + ticks["pack"] + ticks["k_map"] + ticks["convolve"]
+    whole = ticks["prepare"] + ticks["pack"] + ticks["k_map"] + ticks["convolve"] + ticks["pool"]
     shares = (
         ticks["prepare"] + ticks["pack"] + ticks["k_map"],  # of a layer without K it is a call, or a preemption
         ticks["convolve"] - ticks["count"] - ticks["epilogue"],
         ticks["count"],
-        ticks["epilogue"],
+        ticks["epilogue"] + ticks["pool"],
         whole - ticks["count"],
     )
     cells = (f"{100 * np.median(share / whole):.1f}" for share in shares)

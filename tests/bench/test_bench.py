@@ -76,11 +76,12 @@ def test_the_stages_of_every_layer_are_measured(kernels: Any) -> None:
         assert float(pack) + float(rest) + float(finish) == pytest.approx(float(all_but_count), abs=0.201)
 
 
-def test_the_stages_of_layers_of_bits_are_measured(kernels: Any) -> None:
-    asked = ("--rounds", "1", "--isa", RUNNABLE[0], "--operator", "BinaryConv2dOfBitsToBits")
+@pytest.mark.parametrize("operator", ["BinaryConv2dOfBitsToBits", "BinaryConv2dOfBitsMaxPoolToBits"])
+def test_the_stages_of_layers_of_bits_are_measured(operator: str, kernels: Any) -> None:
+    asked = ("--rounds", "1", "--isa", RUNNABLE[0], "--operator", operator)
     done = run("import stages; stages.main()", *asked, built=kernels.path)
     assert done.returncode == 0, done.stderr  # the results are right
-    assert f"BinaryConv2dOfBitsToBits, {RUNNABLE[0]}, one thread" in done.stdout
+    assert f"{operator}, {RUNNABLE[0]}, one thread" in done.stdout
 
 
 def test_a_wrong_result_ends_the_measuring_of_stages(kernels: Any) -> None:
