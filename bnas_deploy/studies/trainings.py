@@ -114,6 +114,9 @@ TRAINING = Study(
         "hundred steps and not hundreds of thousands. Restarts come every two epochs. Nothing is cropped, mirrored or "
         "jittered.",
         "Training accuracy is measured while the weights change, on shifted images.",
+        "As in the paper, minimal regularisation also has another optimiser and schedule, Adam and one cosine instead "
+        "of SGD with restarts, so not all of a difference is of regularisation. Multi-stage trains four networks one "
+        "after the other, each about as long as the other rows, and so takes four times as many steps.",
     ),
 )
 
@@ -176,8 +179,10 @@ WIDTHS = Study(
     },
     rule="dms",
     notes=(
-        "The network is VGG-11; with the budget small it has half of the channels, and the targets are a quarter of "
-        "the published ones.",
+        "The network is VGG-11; with the budget small it has half of the channels, and the targets are 0.03 and 0.25 "
+        "MB, a quarter of the published 0.12 and 1. A search ends where its widths leave it, at most at the target: "
+        "the column MB says where, and rows of other MB are not of one memory.",
+        "Rows of one ratio have the search error of the search that their memory is of.",
         "DMS-B is trained with the weight decay of DMS-A. The paper's B.1 has best-effort initialisation on "
         "ResNet-18: 89.30 % with and 87.74 % without.",
     ),
@@ -191,8 +196,8 @@ _KINDS = (
     ("separable 3x3", "bin_sep_conv_3x3"),
     ("separable 5x5", "bin_sep_conv_5x5"),
 )
-_ABOVE = "above 1 for every seed: Zeroise would have the smaller error"
-_BELOW = "below 1 for every seed: the binary layer has a smaller error than Zeroise"
+_ABOVE = "above 1 for every seed: in the mean over its layers Zeroise would have the smaller error"
+_BELOW = "below 1 for every seed: in the mean over its layers a binary one has a smaller error than Zeroise"
 
 QUANTISATION = Study(
     name="quantisation-error",
@@ -223,7 +228,11 @@ QUANTISATION = Study(
         "The paper argues and does not measure. Here float networks are trained, and each layer's float output is "
         "compared with what Eq. 3 puts in its place: |Y - Y_binary|^2 / |Y|^2, on 200 test images. Weights and "
         "activations are those of the float network: nothing is trained after signs are taken.",
+        "The relative error is that of beta (B * I), with beta for each output channel the mean magnitude of its "
+        "weights; with K it is that of Eq. 3 as printed. It is of squares: its root is what is lost of the output's "
+        "size.",
         "Zeroise puts 0 in the place of an output, which is a relative error of 1. So it has the smaller error exactly "
-        "where the relative error is above 1.",
+        "where a layer's relative error is above 1. Both errors are means over the layers; the share of layers above 1 "
+        "has its own column, and the picture shows each.",
     ),
 )
