@@ -74,11 +74,15 @@ def read_result(folder: Path) -> TrialResult | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    data = read_json(path, "the result of a trial")
+    advice = f"remove {folder}, and run the study again"
+    try:
+        data = read_json(path, "the result of a trial")
+    except BnasError as error:
+        raise BnasError(f"{error.message}; {advice}") from None
     try:
         result: TrialResult = from_json(TrialResult, data["result"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BnasError(f"{path}: damaged ({error}); remove {folder}, and run the study again") from None
+        raise BnasError(f"{path}: damaged ({error}); {advice}") from None
     return result
 
 

@@ -160,6 +160,9 @@ def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text('{"result": {"figures": 3}}', encoding="utf-8")
     with pytest.raises(BnasError, match=r"damaged \(the field 'series' is missing\); remove "):
         read_result(tmp_path)
+    (tmp_path / RESULT).write_text('{"result"', encoding="utf-8")
+    with pytest.raises(BnasError, match=rf"not the result of a trial \(.*\); remove {tmp_path}, and run the"):
+        read_result(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_told(pair: Study, tmp_path: Path) -> None:
