@@ -42,8 +42,10 @@ def megabytes(value: float | None) -> str:
 
 
 def millions(value: float | None) -> str:
-    """Return a count in millions, or a dash."""
-    return "-" if value is None else f"{value / 1e6:,.1f}"
+    """Return a count in millions, or a dash; of less than one the first three digits."""
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.3g}" if 0 < value < 1e6 else f"{value / 1e6:,.1f}"
 
 
 def gigabytes(value: int | None) -> str:

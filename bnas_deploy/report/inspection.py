@@ -1,7 +1,7 @@
 """What is in a file, or behind the name of a network, and how papers count it: as text or as JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from bnas_deploy.core.genotype import GENOTYPES, Genotype, read_genotype
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.report.counting import Counted, Measured, counted_record, counted_text
+from bnas_deploy.report.figures import millions
 from bnas_deploy.report.saved import Report, measured_network, read_report, size_text
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.runtime.bench.engines import BASELINE
@@ -94,7 +95,7 @@ def inspect_json(path: Path, question: Question = Question()) -> str:
 
 
 def _text(subject: Subject, path: Path, question: Question) -> str:
-    layers = layer_table(subject.network.layers, energy=question.energy)
+    layers = layer_table(subject.network, energy=question.energy)
     text = "\n".join(subject.heading) + "\n\n" + layers
     found = _counted(subject, path, question)
     if not subject.network.is_binary:
@@ -331,8 +332,9 @@ def _summary(report: Report, subject: Subject, file: Path) -> Summary:
 # --- layers ---------------------------------------------------------------------------------------------------------
 
 
-def layer_table(layers: Sequence[LayerCost], *, energy: bool = False) -> str:
+def layer_table(network: Network, *, energy: bool = False) -> str:
     """Return a line per layer, and the totals."""
+    layers = network.layers
     width = max(map(len, ["layer", *(layer.name for layer in layers)]))
     header = (
         f"{'layer':<{width}}  {'bits':>4}  {'input':>12}  {'output':>12}  {'kernel':>14}  {'weights':>11}  {'MMAC':>8}"
@@ -345,11 +347,12 @@ def layer_table(layers: Sequence[LayerCost], *, energy: bool = False) -> str:
     ]
     costs = total(layers)
     totals = [
-        f"1-bit weights {costs.binary_weights:,}, {costs.binary_macs / 1e6:,.1f} MMAC",
-        *([f"8-bit weights {costs.int8_weights:,}, {costs.int8_macs / 1e6:,.1f} MMAC"] if costs.int8_weights else []),
-        f"32-bit weights {costs.float_weights:,}, {costs.float_macs / 1e6:,.1f} MMAC",
-        f"weights take {costs.weight_bytes / 1000:,.1f} kB, in float32 {costs.float_twin_bytes / 1000:,.1f} kB "
-        f"({costs.float_twin_bytes / max(1, costs.weight_bytes):.1f} times as much)",
+        f"1-bit weights {costs.binary_weights:,}, {millions(costs.binary_macs)} MMAC",
+        *([f"8-bit weights {costs.int8_weights:,}, {millions(costs.int8_macs)} MMAC"] if costs.int8_weights else []),
+        f"32-bit weights {costs.float_weights:,}, {millions(costs.float_macs)} MMAC",
+        *([f"32-bit others {network.other_parameters:,}: BN, biases, slopes"] if network.other_parameters else []),
+        f"weights alone take {costs.weight_bytes / 1000:,.1f} kB, in float32 {costs.float_twin_bytes / 1000:,.1f} kB "
+        f"({costs.float_twin_bytes / max(1, costs.weight_bytes):.2f} times as much)",
     ]
     return "\n".join([header + (f"  {'uJ':>8}" if energy else ""), *rows, "", *totals]) + "\n"
 

@@ -81,7 +81,8 @@ def study_page(result: StudyResult, pictures: Mapping[str, str]) -> str:
             result.command,
             "```",
             "",
-            f"{result.data}. {counted(trials, 'trial')}, which took {result.seconds:.0f} s added up.",
+            f"{result.data}. {result.trained} {counted(trials, 'trial')}; their epochs took {result.seconds:.0f} s, "
+            "added up.",
             "".join(f"\nOn {machine}.\n" for machine in result.machines),
         ]
     )

@@ -24,7 +24,7 @@ from bnas_deploy.core.bundle import (
     describe_files,
 )
 from bnas_deploy.core.counting.energy import SOURCE
-from bnas_deploy.core.counting.rules import EXECUTED, EXECUTED_WEIGHTS, RULES
+from bnas_deploy.core.counting.rules import EXECUTED, EXECUTED_WEIGHTS, RULES, Network
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
@@ -63,9 +63,9 @@ stem          32         3x8x8        16x8x8          3x3 s1          432      0
 conv           1        16x8x8        32x4x4    3x3 s2 d2 g2        2,304      0.04
 classifier    32        32x1x1        10x1x1          1x1 s1          320      0.00
 
-1-bit weights 2,304, 0.0 MMAC
-32-bit weights 752, 0.0 MMAC
-weights take 3.3 kB, in float32 12.2 kB (3.7 times as much)
+1-bit weights 2,304, 0.0369 MMAC
+32-bit weights 752, 0.028 MMAC
+weights alone take 3.3 kB, in float32 12.2 kB (3.71 times as much)
 """
 
 
@@ -76,8 +76,8 @@ COUNTED = """\
 memory, kB                 -       3.3      12.3
   of the float twin        -      12.2      12.3
   times as small           -      3.71      1.00
-operations, 1e6          0.0       0.0         -
-  of the float twin      0.1       0.1         -
+operations, 1e6       0.0285    0.0285         -
+  of the float twin   0.0648    0.0648         -
   times fewer           2.27      2.27         -
 
 """
@@ -146,17 +146,17 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_layer_table() -> None:
-    assert layer_table(LAYERS) == TABLE
+    assert layer_table(Network(LAYERS)) == TABLE
 
 
 def test_layer_table_of_nothing_lines_up() -> None:
-    header, blank, *totals = layer_table([]).splitlines()
+    header, blank, *totals = layer_table(Network(())).splitlines()
     assert header.startswith("layer  bits  ")
     assert blank == ""
     assert totals == [
         "1-bit weights 0, 0.0 MMAC",
         "32-bit weights 0, 0.0 MMAC",
-        "weights take 0.0 kB, in float32 0.0 kB (0.0 times as much)",
+        "weights alone take 0.0 kB, in float32 0.0 kB (0.00 times as much)",
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_bundle(bundle: Path) -> None:
         f"  memory: {RULES['bi-real'].memory}\n"
         "  not told: an exported file has BN folded into thresholds; inspect the checkpoint or the network\n"
         f"  operations: {RULES['bi-real'].operations}\n"
-        f"executed: {EXECUTED.source}\n"
+        f"executed: {EXECUTED_WEIGHTS.source}\n"
         f"  memory: {EXECUTED_WEIGHTS.memory}\n"
         f"  operations: {EXECUTED.operations}\n"
         "  3,056 weights, 64,832 MACs\n"
@@ -194,12 +194,13 @@ def test_a_checkpoint_of_a_published_network(tmp_path: Path) -> None:
     assert layers.endswith(
         "\n1-bit weights 1,089,216, 156.3 MMAC\n"
         "32-bit weights 374,424, 39.7 MMAC\n"
-        "weights take 1,633.8 kB, in float32 5,854.6 kB (3.6 times as much)\n"
+        "32-bit others 10,144: BN, biases, slopes\n"
+        "weights alone take 1,633.8 kB, in float32 5,854.6 kB (3.58 times as much)\n"
     )
     (line,) = [line for line in text.splitlines() if line.startswith("cells.4.edges.1.conv ")]
     assert line.split() == ["cells.4.edges.1.conv", "1", "48x16x16", "48x16x16", "3x3", "s1", "d2", "20,736", "5.31"]
     lines = layers_of(rest).splitlines()
-    assert len(lines) == len(CIFAR_CELLS.splitlines()) + 1 + 1 + 40 + 4
+    assert len(lines) == len(CIFAR_CELLS.splitlines()) + 1 + 1 + 40 + 5
 
 
 def test_a_checkpoint_of_a_float_twin_has_no_bit(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ EXECUTED = Rule(
 
 EXECUTED_WEIGHTS = replace(
     EXECUTED,
+    source="all that is in the file and runs; layers that nothing reads, which the export drops, count nowhere",
     memory="1 bit for each binary weight, 32 or 8 for every other one; BN is folded into thresholds and not counted",
     counts_others=False,
 )
