@@ -12,6 +12,8 @@ from bnas_deploy.commands.options import Name, output_folder_option
 from bnas_deploy.commands.runs import device_option, leave, same_options, training_data_option
 
 # These import no framework.
+from bnas_deploy.core.counts import counted
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.search.data.kinds import without_folders
 from bnas_deploy.studies.catalogue import STUDIES
 from bnas_deploy.studies.study import PAPER, SMALL, Picture, Study
@@ -67,7 +69,7 @@ def command(
     """Repeat studies of the papers by their NAMEs; without any, list them.
 
     A study is a table: each row is trained with several seeds, each a trial in a process of its own. The same command
-    goes on after Ctrl-C or a kill, and runs no trial twice.
+    goes on after Ctrl-C or a kill, and runs no trial twice. The exit code is 1 where a trial failed, 130 after Ctrl-C.
     """
     from bnas_deploy.report.study import study_list, study_table
     from bnas_deploy.report.text import print_tables
@@ -106,6 +108,8 @@ def command(
     if not finished:
         click.echo("Stopped; the places of the trials are saved. The same command goes on with them.")
     leave(context, finished=finished)
+    if failed := sum(result.failed for result in results):
+        raise BnasError(f"{counted(failed, 'trial')} failed; the tables say why, and the same command tries them again")
 
 
 def _command(context: click.Context, study: Study, data: str) -> str:

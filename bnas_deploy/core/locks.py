@@ -12,22 +12,26 @@ _LOOK_EVERY_S = 0.1
 
 
 @contextmanager
-def locked(path: Path, stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+def locked(
+    path: Path, stop: Callable[[], bool] = lambda: False, waits: Callable[[], object] = lambda: None
+) -> Iterator[bool]:
     """Hold the lock of a file, which is made if it is not there; wait while another process has it.
 
-    Gives True with the lock, and False if `stop` answered True first. Where a file system has no locks, it is as if
-    nobody held it.
+    Gives True with the lock, and False if `stop` answered True first. `waits` is called once, before waiting. Where a
+    file system has no locks, it is as if nobody held it.
 
     Raises:
         OSError: the file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        while host.lock(descriptor) is False:
-            if stop():
-                yield False
-                return
-            time.sleep(_LOOK_EVERY_S)
+        if host.lock(descriptor) is False:
+            waits()
+            while host.lock(descriptor) is False:
+                if stop():
+                    yield False
+                    return
+                time.sleep(_LOOK_EVERY_S)
         yield True
     finally:
         os.close(descriptor)

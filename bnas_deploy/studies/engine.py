@@ -1,8 +1,8 @@
 """Runs trials: each once, each in a process of its own, as many at a time as are asked for.
 
 A trial that is finished is not run again. One that was interrupted, by Ctrl-C or a kill, goes on at its place. One that
-fails says why in its folder, and the others go on; the next call tries it again. A process whose parent is gone stops
-after its step, and a lock on its folder lets nobody else work there until then.
+fails says why in its folder, and the others go on; the next call tries it again. So does one whose folder is damaged. A
+process whose parent is gone stops after its step, and a lock on its folder lets nobody else work there until then.
 """
 
 import multiprocessing
@@ -11,12 +11,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
+from bnas_deploy.core.counts import counted
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.locks import locked
@@ -51,13 +53,16 @@ class Outcome:
         """Tell whether the search that a trial follows is finished."""
         return trial.after is None or trial.after.key in self.results
 
-    def take(self, trial: Trial, root: Path, why: str) -> None:
-        """Take over what a trial left in its folder; `why` is said where it left nothing."""
-        result = read_result(root / trial.key)
-        if result is not None:
-            self.results[trial.key] = result
-        else:
-            self.failures[trial.key] = read_failure(root / trial.key) or why
+    def take(self, trial: Trial, root: Path, why: str = "") -> None:
+        """Take over what a trial left in its folder; `why` is said where it left nothing, unless that is expected."""
+        folder = root / trial.key
+        try:
+            if result := read_result(folder):
+                self.results[trial.key] = result
+            elif reason := read_failure(folder) or why:
+                self.failures[trial.key] = reason
+        except BnasError as error:
+            self.failures[trial.key] = error.message
 
 
 def run_trials(
@@ -82,7 +87,7 @@ def run_trials(
         stop: once it answers True, the trials save their places.
 
     Raises:
-        BnasError: the folder cannot be made, or a result is damaged.
+        BnasError: the folder cannot be made.
     """
     find_device(device)  # before anything is started: there may be no GPU
     try:
@@ -91,10 +96,10 @@ def run_trials(
         raise BnasError(f"{root}: cannot be made: {error.strerror}; choose another output folder") from None
     outcome = Outcome()
     for trial in trials:
-        (root / trial.key / FAILURE).unlink(missing_ok=True)
-        if result := read_result(root / trial.key):
-            outcome.results[trial.key] = result
+        _take_up(trial, root, outcome)
     said = _Said(trials, outcome, names or {}, say)
+    say(f"{counted(len(trials), 'trial')}, {max(1, processes)} at a time; the progress of each is in {root}/*/{LOG}")
+    said.before()
     if processes == 0:
         _run_here(trials, root, device, outcome, said, stop)
     else:
@@ -102,14 +107,31 @@ def run_trials(
     return outcome
 
 
+def _take_up(trial: Trial, root: Path, outcome: Outcome) -> None:
+    """Take over the result of a trial that is finished; forget why it failed before."""
+    folder = root / trial.key
+    if folder.exists() and not folder.is_dir():
+        outcome.failures[trial.key] = f"{folder}: not a folder, and a trial is kept there; move it away"
+        return
+    (folder / FAILURE).unlink(missing_ok=True)
+    outcome.take(trial, root)
+
+
 class _Said:
     """Tells how far the trials are."""
 
     def __init__(self, trials: Sequence[Trial], outcome: Outcome, names: Mapping[str, str], say: Say) -> None:
-        self.count, self.done = len(trials), len(outcome.results)
+        self.trials, self.count, self.done = trials, len(trials), 0
         self.outcome, self.names, self.say = outcome, names, say
+
+    def before(self) -> None:
+        """Tell what is settled before anything is run."""
+        self.done = len(self.outcome.results)
         if self.done:
-            say(f"{self.done} of {self.count} trials were finished before")
+            self.say(f"{self.done} of {self.count} trials were finished before")
+        for trial in self.trials:
+            if trial.key in self.outcome.failures:
+                self(trial)
 
     def __call__(self, trial: Trial) -> None:
         self.done += 1
@@ -220,7 +242,10 @@ def _work(trial: Trial, root: Path, device: str, threads: int) -> None:
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     with stop_on_signals(patient=True) as asked:
-        finished = _attempt(trial, root, device, lambda: asked() or (parent is not None and not parent.is_alive()))
+        try:
+            finished = _attempt(trial, root, device, lambda: asked() or (parent is not None and not parent.is_alive()))
+        except BnasError as error:
+            raise SystemExit(f"Error: {error.message}") from None  # said on stderr; the trial has no place of its own
     if not finished:
         raise SystemExit(_STOPPED)
 
@@ -231,8 +256,9 @@ def _attempt(trial: Trial, root: Path, device: str, stop: Callable[[], bool]) ->
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise BnasError(f"{folder}: cannot be made: {error.strerror}; make room") from None
-    with locked(folder / "lock", stop) as ours, (folder / LOG).open("a", encoding="utf-8") as log:
+        raise BnasError(f"{folder}: cannot be made: {error.strerror}; make room, or choose another folder") from None
+    waits = partial(print, f"{folder} is at work in another process: waiting for it", flush=True)
+    with locked(folder / "lock", stop, waits) as ours, (folder / LOG).open("a", encoding="utf-8") as log:
         if not ours:
             return False
         print(time.strftime("begun %Y-%m-%d %H:%M:%S", time.gmtime()), file=log, flush=True)

@@ -146,7 +146,8 @@ class StudyResult:
         data: the summary of the images, in a line.
         command: the command line, without folders.
         machines: where the trials ran.
-        seconds: of all trials, added up.
+        seconds: of the epochs of all trials, added up.
+        trained: which networks, and how, in a sentence.
     """
 
     study: Study
@@ -156,6 +157,12 @@ class StudyResult:
     command: str
     machines: tuple[str, ...]
     seconds: float
+    trained: str
+
+    @property
+    def failed(self) -> int:
+        """Return how many trials failed."""
+        return sum(len(each.failures) for each in self.rows)
 
     def row(self, name: str) -> RowResult | None:
         """Return a row by name; None where the budget does not have it."""
@@ -173,6 +180,7 @@ class StudyResult:
             "command": self.command,
             "machines": list(self.machines),
             "seconds": self.seconds,
+            "trained": self.trained,
             "rows": [_row_json(each, self.study.measures) for each in self.rows],
         }
 

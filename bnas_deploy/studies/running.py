@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bnas_deploy.core.counts import counted
+from bnas_deploy.search.cells.config import SearchConfig
 from bnas_deploy.search.data import open_data
 from bnas_deploy.studies.engine import Outcome, run_trials
 from bnas_deploy.studies.plan import Plan, PlannedRow, Sizes, plan, sized
 from bnas_deploy.studies.results import RowResult, StudyResult, TrialResult
 from bnas_deploy.studies.study import Study
-from bnas_deploy.studies.trials import Training, Trial, each_once, with_searches
+from bnas_deploy.studies.trials import SearchTrial, Training, Trial, each_once, with_searches
 
 TRIALS = "trials"
 """The folder of all trials inside that of the studies."""
@@ -95,7 +97,24 @@ def _result(plan: Plan, outcome: Outcome, about: str, commands: Mapping[str, str
         commands.get(plan.study.name, ""),
         tuple(dict.fromkeys(each.machine for each in used.values())),
         sum(each.seconds for each in used.values()),
+        trained(plan),
     )
+
+
+def trained(plan: Plan) -> str:
+    """Return what was trained how, and what was searched before, in a sentence or two."""
+    networks = dict.fromkeys(each.network.name for each in plan.trainings)
+    recipes = dict.fromkeys(f"{each.recipe.name} ({counted(each.recipe.epochs, 'epoch')})" for each in plan.trainings)
+    searches = dict.fromkeys(_searched(each.after) for each in plan.trainings if each.after)
+    before = f" Searched before it: {', '.join(searches)}." if searches else ""
+    return f"Trained: {', '.join(networks)}, by the recipe {', '.join(recipes)}.{before}"
+
+
+def _searched(search: SearchTrial) -> str:
+    config = search.config
+    if isinstance(config, SearchConfig):
+        return f"cells by {config.strategy} ({counted(config.recipe.epochs, 'epoch')})"
+    return f"widths ({counted(config.epochs, 'epoch')})"
 
 
 def _trials_of(planned: PlannedRow, outcome: Outcome, seeds: int) -> tuple[dict[int, TrialResult], dict[int, str]]:

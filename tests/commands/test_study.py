@@ -54,6 +54,18 @@ def test_a_command_in_a_page_has_what_decides_and_no_folders(toys: None, tmp_pat
     assert "\nbnas-deploy study transfer --seeds 1 --epochs 1\n" in (tmp_path / "transfer.md").read_text("utf-8")
 
 
+def test_trials_that_fail_end_the_command_with_1(toys: None, tmp_path: Path) -> None:
+    assert run("transfer", "--seeds", 1, "-o", tmp_path, "--device", "cpu").exit_code == 0
+    damaged, *_ = (tmp_path / "trials").glob("training-*/result.json")
+    damaged.write_text("{", encoding="utf-8")
+    result = run("transfer", "--seeds", 1, "-o", tmp_path, "--device", "cpu")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == (
+        "Error: 1 trial failed; the tables say why, and the same command tries them again"
+    )
+    assert (tmp_path / "transfer.md").read_text(encoding="utf-8").count("failed") >= 1
+
+
 def test_an_unknown_study_gets_the_nearest_name() -> None:
     result = run("zeroize")
     assert result.exit_code == 2

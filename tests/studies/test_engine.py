@@ -1,6 +1,7 @@
 """Trials: run once, resumed where they were left, and one that fails leaves the others alone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from bnas_deploy.report.findings import findings
 from bnas_deploy.report.study import study_csv, study_json, study_page
 from bnas_deploy.search.data import open_data
 from bnas_deploy.studies import engine
+from bnas_deploy.studies.catalogue import STUDIES
 from bnas_deploy.studies.plan import Plan, Sizes, plan, sized
 from bnas_deploy.studies.results import RESULT, StudyResult, read_result
-from bnas_deploy.studies.running import TRIALS, run_studies
+from bnas_deploy.studies.running import TRIALS, run_studies, trained
 from bnas_deploy.studies.study import TEST, TOY, OfOneOperation, Row, Study
 
 
@@ -42,8 +44,10 @@ def test_a_trial_that_fails_says_why_and_the_others_go_on(failing_pair: Study, t
     assert other.spread(TEST) is None
     (why,) = other.failures.values()
     assert why.startswith("the training loss is nan in epoch 1, step 2, ")
-    assert [line.split(":")[0] for line in said] == ["1/2  pair", "2/2  pair"]
-    assert said[1].startswith("2/2  pair: other, seed 0: failed: the training loss is nan")
+    assert said[0] == f"2 trials, 1 at a time; the progress of each is in {tmp_path / TRIALS}/*/log.txt"
+    assert [line.split(":")[0] for line in said[1:]] == ["1/2  pair", "2/2  pair"]
+    assert said[2].startswith("2/2  pair: other, seed 0: failed: the training loss is nan")
+    assert result.failed == 1
     page = study_page(result, {})
     assert "| other | failed | failed |" in page
     assert f"Failed: other: {why}" in page
@@ -59,8 +63,8 @@ def test_a_finished_trial_is_not_run_again_and_a_failed_one_is(failing_pair: Stu
     run(failing_pair, tmp_path)
     said: list[str] = []
     again = run(failing_pair, tmp_path, say=said.append)
-    assert said[0] == "1 of 2 trials were finished before"
-    assert [line.split(":")[1] for line in said[1:]] == [" other, seed 0"]
+    assert said[1] == "1 of 2 trials were finished before"
+    assert [line.split(":")[1] for line in said[2:]] == [" other, seed 0"]
     assert again.rows[0].spread(TEST)
 
 
@@ -111,6 +115,7 @@ def test_a_killed_study_goes_on_where_it_was(pair: Study, tmp_path: Path) -> Non
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
+        process.stdout.readline()  # how many there are
         first = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
     assert first.startswith("1/2  pair: ")
@@ -165,6 +170,33 @@ def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
+def test_a_damaged_folder_of_a_trial_fails_alone(pair: Study, tmp_path: Path) -> None:
+    run(pair, tmp_path)
+    one, other = (tmp_path / TRIALS / each.key for each in planned(pair).trainings)
+    (one / RESULT).write_text('{"result"', encoding="utf-8")
+    shutil.rmtree(other)
+    other.write_text("", encoding="utf-8")
+    said: list[str] = []
+    result = run(pair, tmp_path, say=said.append)
+    damaged, not_a_folder = (why for row in result.rows for why in row.failures.values())
+    assert damaged.startswith(f"{one / RESULT}: not the result of a trial (")
+    assert damaged.endswith(f"; remove {one}, and run the study again")
+    assert not_a_folder == f"{other}: not a folder, and a trial is kept there; move it away"
+    assert [line.split(": failed")[0] for line in said[1:]] == [
+        "1/2  pair: plain, seed 0",
+        "2/2  pair: other, seed 0",
+    ]
+
+
+def test_a_page_says_what_was_trained(pair: Study) -> None:
+    assert trained(planned(pair)) == (
+        "Trained: three bin_conv_3x3, three bin_conv_5x5, by the recipe digits (1 epoch)."
+    )
+    transfer, widths = (trained(planned(STUDIES[name])) for name in ("transfer", "widths"))
+    assert transfer.endswith(" Searched before it: cells by bnas (1 epoch).")
+    assert widths.endswith(" Searched before it: widths (1 epoch).")
+
+
 def test_a_folder_that_cannot_be_made_is_told(pair: Study, tmp_path: Path) -> None:
     (tmp_path / TRIALS).write_text("", encoding="utf-8")
     with pytest.raises(BnasError, match=r"trials: cannot be made: File exists; choose another output folder"):
@@ -172,10 +204,22 @@ def test_a_folder_that_cannot_be_made_is_told(pair: Study, tmp_path: Path) -> No
 
 
 def test_a_lock_is_waited_for_and_given_up(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock") as mine:
+    said: list[str] = []
+    with locked(tmp_path / "lock", waits=lambda: said.append("mine")) as mine:
         assert mine
         began = time.monotonic()
-        with locked(tmp_path / "lock", lambda: time.monotonic() - began > 0.15) as other:
+        with locked(
+            tmp_path / "lock", lambda: time.monotonic() - began > 0.25, lambda: said.append("other's")
+        ) as other:
             assert not other
     with locked(tmp_path / "lock") as mine:
         assert mine
+    assert said == ["other's"]
+
+
+def test_a_trial_that_another_process_has_is_told(pair: Study, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    trial, _ = planned(pair).trainings
+    (tmp_path / trial.key).mkdir()
+    with locked(tmp_path / trial.key / "lock"):
+        assert not engine._attempt(trial, tmp_path, "cpu", lambda: True)
+    assert capfd.readouterr().out == f"{tmp_path / trial.key} is at work in another process: waiting for it\n"

@@ -38,6 +38,7 @@ def result(
         "bnas-deploy study pair",
         ("a machine",),
         1.0,
+        "Trained: a network.",
     )
 
 
