@@ -100,8 +100,16 @@ class PhotoDataSet(DataSet):
         self.train = train
         self.test = test
         self.skip_bad = skip_bad
-        if skip_bad:
-            self._check_classes()
+        self._classes_are_checked = not skip_bad
+
+    def check(self, augmentation: Augmentation) -> None:
+        """Make sure that these images can be trained with: also that none of their classes is left out.
+
+        Raises:
+            DataError: they cannot.
+        """
+        super().check(augmentation)
+        self._check_classes()
 
     def _check_classes(self) -> None:
         """Make sure that a training image of each class can be read: the others may be left out, not a class.
@@ -109,6 +117,9 @@ class PhotoDataSet(DataSet):
         Raises:
             DataError: there is a class without one.
         """
+        if self._classes_are_checked:
+            return
+        self._classes_are_checked = True
         photos: dict[int, list[Photo]] = {}
         for photo in self.train:
             if photo.known_label is not None:
@@ -157,6 +168,7 @@ class PhotoDataSet(DataSet):
         Raises:
             DataError: an image cannot be read.
         """
+        self._check_classes()
         train, test = (
             Images(*(torch.cat(parts) for parts in zip(*self._as_they_are(photos, _AT_ONCE), strict=True)))
             for photos in (self.train, self.test)

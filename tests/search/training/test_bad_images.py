@@ -122,14 +122,20 @@ def test_no_image_that_can_be_read_is_an_error(tmp_path: Path, samples: Damaged)
         run(tmp_path / "test", photos, 5)
 
 
-def test_a_class_without_a_readable_image_is_refused(samples: Damaged) -> None:
+def test_a_class_without_a_readable_image_cannot_be_trained(samples: Damaged, tmp_path: Path) -> None:
     labels = [2 if i in BAD else i % 2 for i in range(12)]
     message = (
         r"samples: of the class 'c' no training image can be read, out of 2 such as samples: training image 3; replace "
         "them, or leave the class out"
     )
+    options: dict[str, Any] = {"class_names": "abc", "image_size": (8, 8), "train_labels": labels, "skip_bad": True}
     with pytest.raises(DataError, match=message):
-        from_samples(samples, samples[:2], class_names="abc", image_size=(8, 8), train_labels=labels, skip_bad=True)
+        run(tmp_path, from_samples(samples, samples[:2], **options), 5)
+    with pytest.raises(DataError, match=message):
+        from_samples(samples, samples[:2], **options).in_memory()
+    # What only tests needs no training image.
+    (batch,) = from_samples(samples, samples[:2], **options).test_batches(4)
+    assert len(batch.labels) == 2
 
 
 @pytest.fixture
