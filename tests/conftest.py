@@ -1,6 +1,8 @@
 """What tests of several folders share."""
 
 import contextlib
+import copy
+import functools
 import hashlib
 import importlib.util
 import os
@@ -71,6 +73,31 @@ def _seeds() -> None:
     """Start every test from the same state, whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _translations_are_read_once() -> Iterator[None]:
+    """Keep torch.onnx's list of translations, which it makes anew for each export: a third of the time of a small one.
+
+    That is for speed alone. Where PyTorch has moved its function, nothing is kept.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        made = functools.cache(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def copied(*arguments: Any, **keywords: Any) -> Any:
+        whole = made(*arguments, **keywords)
+        own = copy.copy(whole)
+        own.functions = {target: list(translations) for target, translations in whole.functions.items()}
+        return own
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
+        yield
 
 
 @pytest.fixture
