@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -251,9 +252,10 @@ def import_onnxruntime() -> ModuleType:
         RuntimeLibraryError: it is missing, older than 1.17, or cannot be imported.
     """
     # Asked before the import, because onnxruntime 1.16 beside numpy 2 does not get through it. Builds under other
-    # names, such as onnxruntime-gpu, are asked after it.
-    with suppress(importlib.metadata.PackageNotFoundError):
-        _check_version(importlib.metadata.version("onnxruntime"))
+    # names, such as onnxruntime-gpu, are asked after it. It takes a millisecond, which the first session alone pays.
+    if "onnxruntime" not in sys.modules:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            _check_version(importlib.metadata.version("onnxruntime"))
     try:
         runtime = importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:

@@ -72,7 +72,9 @@ def _plain_terminal() -> Iterator[None]:
 def _seeds() -> None:
     """Start every test from the same state, whatever ran before it."""
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        torch = sys.modules["torch"]
+        # torch.manual_seed also notes a seed for each kind of device that is not there, with where it was called from.
+        (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -396,6 +396,7 @@ def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"^onnxruntime 1\.16\.3 is too old: bnas-deploy needs 1\.17 or newer; pip install --upgrade onnxruntime$"
     with monkeypatch.context() as patch:
         patch.setattr(importlib.metadata, "version", lambda name: "1.16.3")
+        patch.delitem(sys.modules, "onnxruntime")  # as before the first import, which has to be prevented
         with pytest.raises(RuntimeLibraryError, match=message):
             open_bundle("nowhere")
 
@@ -404,6 +405,8 @@ def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # A build under another name, such as onnxruntime-gpu.
     monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(importlib, "import_module", lambda name: onnxruntime)
     monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
     with pytest.raises(RuntimeLibraryError, match=message):
         open_bundle("nowhere")
