@@ -16,8 +16,11 @@ from bnas_deploy.core.bundle import Bundle, Manifest, Quantization, describe_fil
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.npz import write_arrays
 from bnas_deploy.export.compared import answers_of_file, write_vectors
+from bnas_deploy.export.finish import finish
 from bnas_deploy.export.inputs import Feed
+from bnas_deploy.export.passes import ISLAND_PIPELINE
 from bnas_deploy.export.quantization import quantize_layers, with_origins
+from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.session import create_session
 
@@ -37,7 +40,8 @@ def quantize_float_layers(
     path, manifest = bundle.file(files.MODEL), bundle.manifest
     outputs = [each.name for each in manifest.outputs]
     before = answers_of_file(path, outputs, feed, library=True)
-    model, names = quantize_layers(onnx.load(path), feed.arrays())
+    run(ISLAND_PIPELINE, graph)
+    model, names = quantize_layers(finish(graph), feed.arrays())
     if not names:
         raise ExportError(
             "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
