@@ -22,8 +22,10 @@ def describe(table: FloatLayerTable) -> list[str]:
     lines = [f"measured {source(table)}", *map(_part, table.parts)]
     if not table.layers:
         return [*lines, "no float layer has enough channels to gain from 8 bits: all stay in float32"]
-    if table.network_us is None:
+    if not table.chosen:
         return [*lines, "nothing is faster in 8 bits: all float layers stay in float32"]
+    if table.network_us is None:
+        return lines
     floats, mixed = table.network_us
     whole = f"the whole network, batch {table.batch}: {mixed / 1000:,.3f} ms, {floats / 1000:,.3f} with float layers"
     return [*lines, f"{whole}: {floats / mixed:.2f} times as fast"]

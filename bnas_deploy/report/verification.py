@@ -192,7 +192,7 @@ def _quantized(manifest: Manifest, result: "VerifyResult") -> list[str]:
     if change.agreement is not None:
         text += f"; same class for {change.agreement} of {counted(change.images, 'image')}"
     if result.correct_before is not None:
-        text += f", of which float layers classified {result.correct_before} correctly"
+        text += f"; {result.correct} classified correctly, {result.correct_before} with float layers"
     return [_line("in 8 bits", _float_layers(manifest.in_8_bits)), _line("change by 8 bits", text)]
 
 
