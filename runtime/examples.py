@@ -1,7 +1,7 @@
 """The examples in a bundle: what its network was run on at export, and what PyTorch answered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class Examples:
     """Arrays by the names of inputs and outputs; what has the axis N has `count` entries there.
 
     `labels` (N) int64 are the right classes, None where they are unknown or the network is no classifier. `before` are
-    the outputs that a classifier gave before float layers were put into 8 bits, None where none were.
+    the outputs that a classifier gave before float layers were put into 8 bits, None where they are not kept.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -79,9 +79,9 @@ def _before(manifest: Manifest, arrays: Mapping[str, NDArray[Any]], where: Path)
     """Return the logits that a classifier gave before its float layers were put into 8 bits; None of any other."""
     if manifest.quantization is None or manifest.labels is None:
         return None
-    names = {each.name: BEFORE_QUANTIZATION.format(each.name) for each in manifest.outputs}
-    renamed = {name: arrays[kept] for name, kept in names.items() if kept in arrays}
-    return {each.name: _required(renamed, each, where) for each in manifest.outputs}
+    (logits,) = manifest.outputs
+    kept = BEFORE_QUANTIZATION.format(logits.name)
+    return {kept: _required(arrays, replace(logits, name=kept), where)} if kept in arrays else None
 
 
 def _required(arrays: Mapping[str, NDArray[Any]], wanted: TensorSpec, where: Path) -> NDArray[Any]:

@@ -104,9 +104,14 @@ def read_float_layers(path: Path) -> FloatLayerTable:
     return table
 
 
+_SHOWN = {"cpu": str, "isa_flags": tuple[str, ...], "load_average": tuple[float, float, float] | None}
+"""What is shown of a machine, and what it is."""
+
+
 def _check_values(table: FloatLayerTable) -> None:
     """Raise ValueError where a value is of the right kind and impossible."""
-    value_of(str, table.machine.get("cpu"), "machine.cpu")
+    for name, kind in _SHOWN.items():
+        value_of(kind, table.machine.get(name), f"machine.{name}")
     for name in ("threads", "batch"):
         wanted(getattr(table, name) > 0, getattr(table, name), name, "at least 1")
     names = [layer.name for layer in table.layers]

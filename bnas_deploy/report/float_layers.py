@@ -36,7 +36,7 @@ def source(table: FloatLayerTable) -> str:
     machine = table.machine
     threads = "1 thread" if table.threads == 1 else f"{table.threads} threads"
     load = machine.get("load_average")
-    busy = f", load {load[0]:.1f} before it" if isinstance(load, list | tuple) and load else ""
+    busy = f", load {load[0]:.1f} before it" if load else ""
     return (
         f"by {machine['cpu']}, {threads}, kernels {table.isa}, of onnxruntime {machine.get('onnxruntime')} "
         f"{table.float_isa}{_vnni(table)}, {machine.get('date')}{busy}"
@@ -45,9 +45,7 @@ def source(table: FloatLayerTable) -> str:
 
 def _vnni(table: FloatLayerTable) -> str:
     """Name what multiplies 8-bit numbers, where the processor has that."""
-    found = [
-        flag for flag in ("avx512_vnni", "avx_vnni", "asimddp", "i8mm") if flag in table.machine.get("isa_flags", ())
-    ]
+    found = [flag for flag in ("avx512_vnni", "avx_vnni", "asimddp", "i8mm") if flag in table.machine["isa_flags"]]
     return f" with {' and '.join(found)}" if found else ""
 
 

@@ -36,7 +36,15 @@ CHAIN = PartTimes(
 )
 ALONE = PartTimes(("classifier",), (), 10.0, (form(1.02, 0.99, "classifier"),))
 TABLE = FloatLayerTable(
-    {"cpu": "Cortex-A72"}, "neon", "neon", "BNAS-A", 1, 1, (STEM, SKIP, CLASSIFIER), (CHAIN, ALONE), (20.0, 17.0)
+    {"cpu": "Cortex-A72", "isa_flags": ["asimd"]},
+    "neon",
+    "neon",
+    "BNAS-A",
+    1,
+    1,
+    (STEM, SKIP, CLASSIFIER),
+    (CHAIN, ALONE),
+    (20.0, 17.0),
 )
 
 
@@ -73,6 +81,10 @@ WRONG = {
         "pi.json: format 9, this bnas-deploy reads 1; measure the device again with this version",
     ),
     "no machine": (_changed(machine={}), "(machine.cpu: got null, wanted text); measure the device again"),
+    "a load of text": (
+        _changed(machine={**json.loads(TABLE.to_json())["machine"], "load_average": "high"}),
+        '(machine.load_average: got "high", wanted ',
+    ),
     "no threads": (_changed(threads=0), "(threads: got 0, wanted at least 1); measure the device again"),
     "a part missing": (
         _changed(parts=PARTS[:1]),
