@@ -114,6 +114,8 @@ def _check_values(table: FloatLayerTable) -> None:
         value_of(kind, table.machine.get(name), f"machine.{name}")
     for name in ("threads", "batch"):
         wanted(getattr(table, name) > 0, getattr(table, name), name, "at least 1")
+    if table.network_us is not None:
+        wanted(min(table.network_us) > 0, table.network_us, "network_us", "more than 0 each")
     names = [layer.name for layer in table.layers]
     measured = [name for part in table.parts for name in part.layers]
     wanted(sorted(measured) == sorted(names), measured, "parts: layers", f"each of {json.dumps(names)} once")

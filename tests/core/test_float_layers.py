@@ -85,6 +85,10 @@ WRONG = {
         _changed(machine={**json.loads(TABLE.to_json())["machine"], "load_average": "high"}),
         '(machine.load_average: got "high", wanted ',
     ),
+    "no time of the network": (
+        _changed(network_us=[20, 0]),
+        "(network_us: got [20.0, 0.0], wanted more than 0 each); measure the device again",
+    ),
     "no threads": (_changed(threads=0), "(threads: got 0, wanted at least 1); measure the device again"),
     "a part missing": (
         _changed(parts=PARTS[:1]),
