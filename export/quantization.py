@@ -89,8 +89,26 @@ def quantize_layers(model: onnx.ModelProto, images: Examples, names: Sequence[st
     settings = {"nodes_to_quantize": list(names), "op_types_to_quantize": list(_LAYERS)}
     with temporary_folder() as folder:
         quantized = _quantize_static(FloatFile.of(model, folder), images, **settings)
+    _give_unrounded(quantized.graph, names)
     _read_unrounded(quantized.graph, names)
     return quantized
+
+
+def _give_unrounded(graph: onnx.GraphProto, layers: Container[str]) -> None:
+    """Let the network answer unrounded what others than `layers` give, where a layer reads an output of the network.
+
+    onnxruntime's quantisation leaves the name of such an output to what is rounded for the layer.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    renamed: dict[str, str] = {}
+    for output in graph.output:
+        quantize = makers[maker.input[0]] if (maker := makers[output.name]).op_type == "DequantizeLinear" else None
+        if quantize is not None and makers[raw := quantize.input[0]].name not in layers:
+            renamed |= {raw: output.name, output.name: f"{output.name}_DequantizeLinear_Output"}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renamed.get(name, name)
 
 
 def _read_unrounded(graph: onnx.GraphProto, layers: Container[str]) -> None:

@@ -171,7 +171,7 @@ def _values(forms: Forms, feeds: Feeds, names: Collection[str], folder: Path) ->
     """Compute the values that parts read, as the network with float layers makes them."""
     computed = sorted(set(names) - feeds.keys())
     path = folder / "values.onnx"
-    path.write_bytes(forms.model(forms.nodes(()), feeds, [*computed, *forms.outputs]))
+    path.write_bytes(forms.model(forms.nodes(()), feeds, computed or forms.outputs))
     outputs = OrtRunner(path, feeds, threads=1, library=True).outputs
     return {**feeds, **dict(zip(computed, outputs, strict=False))}
 

@@ -20,7 +20,7 @@ from bnas_deploy.runtime.session import create_session, session_options
 
 CHANNELS, SIZE = FEWEST_CHANNELS, 4
 LAYERS = ("first", "second", "left", "right", "classifier")
-"""Two behind one another, two that read one value, of which one is an output of the network, and one by itself."""
+"""Two behind one another; two that read one value, which is an output of the network as what one gives; one alone."""
 
 
 def _float_model() -> onnx.ModelProto:
@@ -58,7 +58,10 @@ def _float_model() -> onnx.ModelProto:
         nodes,
         "network",
         [onnx.helper.make_tensor_value_info("x", floats, shape)],
-        [onnx.helper.make_tensor_value_info(name, floats, size) for name, size in (("b", shape), ("y", ["N", 3]))],
+        [
+            onnx.helper.make_tensor_value_info(name, floats, size)
+            for name, size in (("b", shape), ("sum", shape), ("y", ["N", 3]))
+        ],
         [onnx.numpy_helper.from_array(data, name) for name, data in constants.items()]
         + [onnx.numpy_helper.from_array(np.int64([2, 3]), "axes")],
     )
