@@ -19,7 +19,7 @@ from bnas_deploy.export.given import TWIN, Images
 from bnas_deploy.export.inputs import Inputs
 from bnas_deploy.export.module_checks import check_module, kind_of
 
-FLOAT_LAYERS = ("float", "int8")
+FLOAT_LAYERS = ("float", "int8", "auto")
 
 
 def check_arguments(
@@ -29,6 +29,7 @@ def check_arguments(
     images: object,
     description: object,
     float_layers: object,
+    latency_table: object,
     progress: object,
 ) -> None:
     """Refuse what no export can begin with.
@@ -49,7 +50,17 @@ def check_arguments(
         )
     _check_description(description)
     if float_layers not in FLOAT_LAYERS:
-        raise ExportError(f"float_layers: {float_layers!r}, wanted {' or '.join(map(repr, FLOAT_LAYERS))}")
+        *some, last = map(repr, FLOAT_LAYERS)
+        raise ExportError(f"float_layers: {float_layers!r}, wanted {', '.join(some)} or {last}")
+    if latency_table is not None and float_layers != "auto":
+        raise ExportError(
+            f'latency_table: given with float_layers={float_layers!r}, wanted "auto", which alone chooses by it; '
+            "leave one of both out"
+        )
+    if latency_table is not None and not isinstance(latency_table, str | os.PathLike):
+        raise ExportError(
+            f"latency_table: {kind_of(latency_table)}, wanted the file of a table, as text or a pathlib.Path"
+        )
     if not callable(progress):
         raise ExportError(f"progress: {kind_of(progress)}, wanted a function of one text; leave it out for silence")
 

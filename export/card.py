@@ -1,6 +1,6 @@
 """The model card of a bundle."""
 
-from bnas_deploy.core.bundle import FLOAT_TWIN, INT8_TWIN, MODEL, Bundle, Manifest
+from bnas_deploy.core.bundle import FLOAT_LAYERS, FLOAT_TWIN, INT8_TWIN, MODEL, Bundle, Manifest
 from bnas_deploy.core.model_card import blocks, bullets, fenced, plain, table
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.doubts import Doubts
@@ -20,6 +20,7 @@ _FILES = {
     MODEL: "the network",
     FLOAT_TWIN: "its float twin: the same architecture with float weights and no sign, to compare with",
     INT8_TWIN: "the float twin in 8 bits, to compare with",
+    FLOAT_LAYERS: "what was measured of float layers in 8 bits, and so which are",
 }
 
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,14 @@ from bnas_deploy.core.bundle import (
 )
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.files import temporary_folder
+from bnas_deploy.core.float_layers import check_network, network_name, read_float_layers
 from bnas_deploy.core.memory import give_back
 from bnas_deploy.core.model_card import write_card
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.npz import write_arrays
 from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.export.arguments import check_arguments, labels_twice
+from bnas_deploy.export.auto_layers import choose_layers
 from bnas_deploy.export.capture import CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
 from bnas_deploy.export.compared import answers_to_feed, refuse, write_vectors
@@ -51,7 +54,7 @@ from bnas_deploy.export.given import (
     silent,
 )
 from bnas_deploy.export.inputs import Feed, Inputs
-from bnas_deploy.export.int8_layers import quantize_float_layers
+from bnas_deploy.export.int8_layers import Choose, all_of_them, quantize_float_layers
 from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.module_checks import other_floats, own_doing, prepared
 from bnas_deploy.export.passes import PIPELINE
@@ -86,8 +89,8 @@ class ExportResult:
     layers: tuple[Understood, ...]
 
 
-FloatLayers = Literal["float", "int8"]
-"""How a binary network computes what is not binary."""
+FloatLayers = Literal["float", "int8", "auto"]
+"""How a binary network computes what is not binary; auto: each layer as it is faster."""
 
 
 def export_checkpoint(
@@ -96,6 +99,7 @@ def export_checkpoint(
     images: Images,
     *,
     float_layers: FloatLayers = "float",
+    latency_table: Path | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
     """Export the network of a checkpoint and its float twin to a bundle at `path`; see `export_module`.
@@ -130,7 +134,7 @@ def export_checkpoint(
         config=checkpoint.network,
         training=checkpoint.training,
     )
-    return _export(network, twin, path, images, description, float_layers, progress, copied=False)
+    return _export(network, twin, path, images, description, float_layers, latency_table, progress, copied=False)
 
 
 @contextmanager
@@ -152,6 +156,7 @@ def export_module(
     description: Description | None = None,
     *,
     float_layers: FloatLayers = "float",
+    latency_table: str | Path | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
     """Export a module with binary layers, the package's or others that compute the same, and its twins to a bundle.
@@ -166,7 +171,9 @@ def export_module(
         description: for the manifest and the model card; needed. Without labels it is of a network that is no
             classifier.
         float_layers: "int8" quantises what stays float in `module`, after the export was verified without it, and
-            puts down in the manifest what that changed on `images`.
+            puts down in the manifest what that changed on `images`. "auto" quantises what is faster so.
+        latency_table: of "auto": the table of `bnas-deploy bench-ops --float-layers` that says what is faster. None
+            measures that here, with one thread.
         progress: is told what is being done, in a few words, each time that changes.
 
     A `LooksBinaryWarning` names float layers that look binary and were not recognised; `register` mends that.
@@ -180,7 +187,7 @@ def export_module(
     given = {"path": path, "images": images, "description": description}
     if path is None or images is None or description is None:
         raise TypeError(f"export_module needs {', '.join(name for name, value in given.items() if value is None)}")
-    result = _export(module, twin, path, images, description, float_layers, progress)
+    result = _export(module, twin, path, images, description, float_layers, latency_table, progress)
     if left_float := result.doubts.sentences().get(LOOKS_BINARY):
         warnings.warn(left_float, LooksBinaryWarning, stacklevel=2)
     return result
@@ -194,12 +201,16 @@ def _export(
     images: Images | Inputs,
     description: Description,
     float_layers: FloatLayers,
+    latency_table: str | Path | None,
     progress: Progress,
     *,
     copied: bool = True,
 ) -> ExportResult:
     """Export without a word, for callers who show the result; those who made the modules need no copy of them."""
-    check_arguments(module, twin, path, images, description, float_layers, progress)
+    check_arguments(module, twin, path, images, description, float_layers, latency_table, progress)
+    table = None if latency_table is None else Path(latency_table)
+    if table is not None:  # minutes before it is needed
+        check_network(read_float_layers(table), table, network_name(description.network))
     path, progress = Path(path), _with_memory_back(progress)
     converted = other_floats(module)
     module = prepared(module, type(module).__name__, copied=copied)
@@ -222,7 +233,7 @@ def _export(
         _check_layers(module, translator)
         before = captured.copy()
         values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
-        values = values if float_layers == "int8" else {}
+        values = {} if float_layers == "float" else values
         said = converted, labels_twice(description.labels), sampled() if translator.recognised else None
         log.notes += [note for note in said if note]
         doubts = replace(doubts, weights=description.doubt)
@@ -243,9 +254,12 @@ def _export(
         progress("verifying the bundle")
         result = verify_bundle(Bundle(folder, manifest))
         refuse(result.failures)
-        if float_layers == "int8":
+        if float_layers != "float":
             progress("quantising its float layers")
-            manifest = quantize_float_layers(Bundle(folder, manifest), feed, examples, graph, values)
+            choose: Choose = all_of_them
+            if float_layers == "auto":
+                choose = partial(choose_layers, Bundle(folder, manifest), feed, table, progress)
+            manifest = quantize_float_layers(Bundle(folder, manifest), feed, examples, graph, values, choose)
             (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             progress("verifying the bundle with int8 layers")
             result = verify_bundle(Bundle(folder, manifest))

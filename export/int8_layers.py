@@ -1,6 +1,6 @@
-"""A verified model whose float layers are then put into 8 bits."""
+"""A verified model whose float layers, all or those that are faster so, are then put into 8 bits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,29 @@ from bnas_deploy.core.bundle import Bundle, Manifest, Quantization, describe_fil
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.npz import write_arrays
 from bnas_deploy.export.compared import answers_of_file, write_vectors
+from bnas_deploy.export.finish import finish
 from bnas_deploy.export.inputs import Feed
-from bnas_deploy.export.quantization import quantize_layers, with_origins
+from bnas_deploy.export.passes import ISLAND_PIPELINE
+from bnas_deploy.export.quantization import layers_worth_8_bits, quantize_layers, with_origins
+from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.session import create_session
+
+Choose = Callable[[onnx.ModelProto, tuple[str, ...]], tuple[str, ...]]
+"""(model, the names of the layers that can gain from 8 bits) -> the names of those that shall be."""
+
+
+def all_of_them(model: onnx.ModelProto, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return all layers that can gain from 8 bits, at least one.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if not names:
+        raise ExportError(
+            "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
+        )
+    return names
 
 
 def quantize_float_layers(
@@ -28,8 +47,11 @@ def quantize_float_layers(
     examples: Mapping[str, NDArray[Any]],
     graph: ir.Model,
     values: Mapping[str, Tensor],
+    choose: Choose,
 ) -> Manifest:
     """Replace the verified model, made of `graph`, by one whose float layers are in 8 bits; return its manifest.
+
+    Of the layers that can gain from 8 bits `choose` says which. Where it chooses none, the model stays as it is.
 
     Other machines must then reproduce this model's answers, for the whole network and for each 8-bit layer. The other
     pieces are compared with PyTorch's `values` as before. `examples` are the arrays that the bundle keeps.
@@ -37,11 +59,12 @@ def quantize_float_layers(
     path, manifest = bundle.file(files.MODEL), bundle.manifest
     outputs = [each.name for each in manifest.outputs]
     before = answers_of_file(path, outputs, feed, library=True)
-    model, names = quantize_layers(onnx.load(path), feed.arrays())
+    run(ISLAND_PIPELINE, graph)
+    finished = finish(graph)
+    names = choose(finished, layers_worth_8_bits(finished))
     if not names:
-        raise ExportError(
-            "--float-layers int8: no float layer has enough channels to gain from 8 bits; export with float layers"
-        )
+        return replace(manifest, files=describe_files(bundle.path))
+    model = quantize_layers(finished, feed.arrays(), names)
     onnx.save(model, path)
     _, checks = write_vectors(with_origins(ir.from_proto(model), graph, names), values, bundle.path)
     session = create_session(path)

@@ -9,7 +9,7 @@ there.
 
 import contextlib
 import logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,41 @@ def quantize(model: "FloatFile", images: Examples) -> onnx.ModelProto:
     return _quantize_static(model, images)
 
 
-def quantize_layers(model: onnx.ModelProto, images: Examples) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return `model` with its float convolutions and classifiers in 8 bits, and their names.
+def layers_worth_8_bits(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of the float convolutions and classifiers that can gain from 8 bits."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    return tuple(node.name for node in model.graph.node if _is_worth_8_bits(node, weights))
+
+
+def quantize_layers(model: onnx.ModelProto, images: Examples, names: Sequence[str]) -> onnx.ModelProto:
+    """Return `model` with the float convolutions and classifiers `names`, at least one, in 8 bits.
 
     They become islands: what each reads is quantised for it alone, so that a binary convolution that reads the same
     compares the unrounded values; and what each gives is float32 again. The classifier's logits are not rounded.
     """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = tuple(node.name for node in model.graph.node if _is_worth_8_bits(node, weights))
-    if not names:
-        return model, names
     settings = {"nodes_to_quantize": list(names), "op_types_to_quantize": list(_LAYERS)}
     with temporary_folder() as folder:
         quantized = _quantize_static(FloatFile.of(model, folder), images, **settings)
+    _give_unrounded(quantized.graph, names)
     _read_unrounded(quantized.graph, names)
-    return quantized, names
+    return quantized
+
+
+def _give_unrounded(graph: onnx.GraphProto, layers: Container[str]) -> None:
+    """Let the network answer unrounded what others than `layers` give, where a layer reads an output of the network.
+
+    onnxruntime's quantisation leaves the name of such an output to what is rounded for the layer.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    renamed: dict[str, str] = {}
+    for output in graph.output:
+        quantize = makers[maker.input[0]] if (maker := makers[output.name]).op_type == "DequantizeLinear" else None
+        if quantize is not None and makers[raw := quantize.input[0]].name not in layers:
+            renamed |= {raw: output.name, output.name: f"{output.name}_DequantizeLinear_Output"}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renamed.get(name, name)
 
 
 def _read_unrounded(graph: onnx.GraphProto, layers: Container[str]) -> None:

@@ -1,14 +1,14 @@
 """The examples in a bundle: what its network was run on at export, and what PyTorch answered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas_deploy.core.bundle import IMAGES, RIGHT_CLASSES, Bundle
+from bnas_deploy.core.bundle import BEFORE_QUANTIZATION, IMAGES, RIGHT_CLASSES, Bundle, Manifest
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.npz import read_arrays
 from bnas_deploy.core.tensor_spec import TensorSpec
@@ -18,13 +18,15 @@ from bnas_deploy.core.tensor_spec import TensorSpec
 class Examples:
     """Arrays by the names of inputs and outputs; what has the axis N has `count` entries there.
 
-    `labels` (N) int64 are the right classes, None where they are unknown or the network is no classifier.
+    `labels` (N) int64 are the right classes, None where they are unknown or the network is no classifier. `before` are
+    the outputs that a classifier gave before float layers were put into 8 bits, None where they are not kept.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     outputs: Mapping[str, NDArray[Any]]
     count: int
     labels: NDArray[np.int64] | None = None
+    before: Mapping[str, NDArray[Any]] | None = None
 
 
 def read_examples(bundle: Bundle) -> Examples:
@@ -46,7 +48,7 @@ def read_examples(bundle: Bundle) -> Examples:
     labels = arrays.get(RIGHT_CLASSES) if manifest.labels is not None else None
     if labels is not None and labels.shape != (count,):
         raise BundleError(f"{path}: labels of shape {labels.shape} for {count} images; export the model again")
-    return Examples(inputs, outputs, count, labels)
+    return Examples(inputs, outputs, count, labels, _before(manifest, arrays, path))
 
 
 def read_vectors(path: Path) -> dict[str, NDArray[Any]]:
@@ -71,6 +73,15 @@ def feeds_of(bundle: Bundle, inputs: Mapping[str, NDArray[Any]], count: int) -> 
         else array
         for each, array in ((each, inputs[each.name]) for each in bundle.manifest.inputs)
     }
+
+
+def _before(manifest: Manifest, arrays: Mapping[str, NDArray[Any]], where: Path) -> Mapping[str, NDArray[Any]] | None:
+    """Return the logits that a classifier gave before its float layers were put into 8 bits; None of any other."""
+    if manifest.quantization is None or manifest.labels is None:
+        return None
+    (logits,) = manifest.outputs
+    kept = BEFORE_QUANTIZATION.format(logits.name)
+    return {kept: _required(arrays, replace(logits, name=kept), where)} if kept in arrays else None
 
 
 def _required(arrays: Mapping[str, NDArray[Any]], wanted: TensorSpec, where: Path) -> NDArray[Any]:

@@ -47,7 +47,8 @@ class VerifyResult:
     `outputs` say how far each is from what `reference` gave, and `faults` are sentences on outputs that are wrong.
     `agreement` of `images` images have the reference's most likely class, None if the network is no classifier.
     `correct` of the images have the right class, None where labels are unknown. Where float layers are in 8 bits,
-    `reference` is the model as it answered when it was exported, and stands for PyTorch.
+    `reference` is the model as it answered when it was exported, and stands for PyTorch; `correct_before` of the images
+    had the right class with float layers.
     """
 
     pieces: PiecesResult | None
@@ -58,6 +59,7 @@ class VerifyResult:
     agreement: int | None
     correct: int | None
     reference: str = "PyTorch"
+    correct_before: int | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -98,8 +100,9 @@ def verify_bundle(bundle: Bundle) -> VerifyResult:
         faults=tuple(output_faults(bundle, native, examples.outputs)),
         images=examples.count,
         agreement=None if classes is None else int((classes[0] == classes[1]).sum()),
-        correct=None if classes is None or examples.labels is None else int((classes[0] == examples.labels).sum()),
+        correct=None if classes is None else _correct(native, examples.labels),
         reference=manifest.reference,
+        correct_before=None if examples.before is None else _correct(examples.before, examples.labels),
     )
 
 
@@ -108,6 +111,10 @@ def _classes(outputs: Outputs) -> NDArray[np.int64]:
     (logits,) = outputs.values()
     classes: NDArray[np.int64] = logits.argmax(axis=1)
     return classes
+
+
+def _correct(outputs: Outputs, labels: NDArray[np.int64] | None) -> int | None:
+    return None if labels is None else int((_classes(outputs) == labels).sum())
 
 
 def _output(name: str, answer: NDArray[Any], wanted: NDArray[Any], tolerance: float) -> OutputResult:

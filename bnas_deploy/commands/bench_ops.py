@@ -1,5 +1,6 @@
 """`bnas-deploy bench-ops`: the table of a device that a latency-aware search aims at."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def target_config(
 
 @click.command("bench-ops", cls=Command)
 @target_options
+@click.option(
+    "--float-layers",
+    nargs=2,
+    metavar="FLOAT INT8",
+    type=click.Path(path_type=Path),
+    help="Measure these two bundles instead, of one network: its float layers as such and in 8 bits.",
+)
 @effort_options("1", "all operations together")
 @json_option
 def command(
@@ -64,6 +72,7 @@ def command(
     batches: tuple[int, ...],
     min_seconds: float,
     json_path: Path | None,
+    float_layers: tuple[Path, Path] | None = None,
     **target: Any,
 ) -> None:
     """Measure every operation that a network of a size can have, as it is in an exported network.
@@ -71,6 +80,9 @@ def command(
     It is measured on the device itself, with one number of threads and of images. The file of --json is the table that
     a latency-aware search needs of a device. Of a network whose widths are searched, every layer is measured with a
     quarter to four times its channels; that needs PyTorch.
+
+    With --float-layers the file of --json is the table that `export --float-layers auto --latency-table` chooses by.
+    The bundles are exported with --float-layers float and int8.
     """
     counts = threads or (1,)
     for what, numbers in (("threads", counts), ("images", batches)):
@@ -79,14 +91,40 @@ def command(
                 f"bench-ops measures with one number of {what}, got {','.join(map(str, numbers))}; give one"
             )
     check_outputs({"--json": json_path})
+    effort: dict[str, Any] = {"threads": counts[0], "batch": batches[0], "min_seconds": min_seconds}
+    if float_layers:
+        _refuse_targets(target)
+        _measure_float_layers(*float_layers, json_path, effort)
+        return
     # Imported here so that --help does not wait for numpy.
     from bnas_deploy.core.files import write_whole
     from bnas_deploy.report.latency import describe
     from bnas_deploy.report.measuring import measure_operations
 
     config = target_config(**target)
-    table = measure_operations(config, threads=counts[0], batch=batches[0], min_seconds=min_seconds, on_step=say)
+    table = measure_operations(config, **effort, on_step=say)
     click.echo(describe(table))
     if json_path:
         write_whole(json_path, table.to_json().encode())
         click.echo(f"{json_path}: {_PURPOSES[FAMILIES[config.model].width_names is not None]}")
+
+
+def _refuse_targets(target: Mapping[str, Any]) -> None:
+    given = [name for name, value in target.items() if value not in (None, False, ())]
+    if given:
+        raise click.UsageError(
+            f"--{given[0].replace('_', '-')} names a network, and --float-layers measures two bundles; leave one out"
+        )
+
+
+def _measure_float_layers(floats: Path, int8: Path, json_path: Path | None, effort: Mapping[str, Any]) -> None:
+    from bnas_deploy.core.bundle import read_bundle
+    from bnas_deploy.core.files import write_whole
+    from bnas_deploy.report.float_layers import describe
+    from bnas_deploy.report.measuring import measure_layers_in_8_bits
+
+    table = measure_layers_in_8_bits(read_bundle(floats), read_bundle(int8), **effort, on_step=say)
+    click.echo("\n".join(describe(table)))
+    if json_path:
+        write_whole(json_path, table.to_json().encode())
+        click.echo(f"{json_path}: for `bnas-deploy export --float-layers auto --latency-table`")

@@ -2,7 +2,7 @@
 
 import os.path
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from bnas_deploy.commands.options import (
 )
 from bnas_deploy.core.errors import CheckpointError
 from bnas_deploy.core.names import python_name
+
+FloatLayers = Literal["float", "int8", "auto"]
 
 _of_modules: Decorator = all_of(
     click.option(
@@ -55,10 +57,18 @@ _of_modules: Decorator = all_of(
 )
 @click.option(
     "--float-layers",
-    type=Name(["float", "int8"]),
+    type=Name(["float", "int8", "auto"]),
     default="float",
     show_default=True,
-    help="Arithmetic of float layers. int8 is faster and changes the outputs slightly; the report says by how much.",
+    help="Arithmetic of float layers. int8 is mostly faster and changes the outputs slightly; auto takes int8 where it "
+    "is measured to be faster. The report says by how much.",
+)
+@click.option(
+    "--latency-table",
+    metavar="DEVICE.json",
+    type=click.Path(path_type=Path),
+    help="Of --float-layers auto: what a device measured, by `bnas-deploy bench-ops --float-layers --json`. [default: "
+    "it is measured here]",
 )
 @_of_modules
 def command(
@@ -66,7 +76,8 @@ def command(
     output: Path,
     data: str | None,
     images: int | None,
-    float_layers: Literal["float", "int8"],
+    float_layers: FloatLayers,
+    latency_table: Path | None,
     **of_module: Any,
 ) -> None:
     """Turn CHECKPOINT into a bundle that runs without PyTorch, and check it against PyTorch.
@@ -78,8 +89,11 @@ def command(
     The images to check with are test images of --data; without it, of the embedded digits if the network was trained
     on them, else random ones. They stay in the bundle, so that `bnas-deploy verify` can repeat the check anywhere.
     """
+    if latency_table is not None and float_layers != "auto":
+        raise click.UsageError("--latency-table says what --float-layers auto chooses; give both or neither")
+    choice: dict[str, Any] = {"float_layers": float_layers, "latency_table": latency_table}
     if python_name(str(checkpoint)) is not None:
-        _export_user_module(str(checkpoint), output, data, images, float_layers, **of_module)
+        _export_user_module(str(checkpoint), output, data, images, choice, **of_module)
         return
     if advice := _advice(checkpoint):
         raise CheckpointError(f"{checkpoint}: {advice}")
@@ -95,7 +109,7 @@ def command(
     loaded = load_checkpoint(checkpoint)
     chosen = verification_images(loaded, data, images)
     with _progress(loaded.network.name) as progress:
-        result = export_checkpoint(loaded, output, chosen, float_layers=float_layers, progress=progress)
+        result = export_checkpoint(loaded, output, chosen, **choice, progress=progress)
     click.echo(verification.describe_export(result))
 
 
@@ -107,7 +121,7 @@ def _export_user_module(
     output: Path,
     data: str | None,
     count: int | None,
-    float_layers: Literal["float", "int8"],
+    choice: Mapping[str, Any],
     *,
     weights: Path | None,
     labels: Path | None,
@@ -133,9 +147,7 @@ def _export_user_module(
             description = replace(description, doubt=_NO_WEIGHTS.format(given))
         with _progress(name) as progress, warnings.catch_warnings():
             warnings.simplefilter("ignore", LooksBinaryWarning)  # the report says it
-            result = export_module(
-                module, None, output, chosen, description, float_layers=float_layers, progress=progress
-            )
+            result = export_module(module, None, output, chosen, description, **choice, progress=progress)
     click.echo(verification.describe_export(result))
 
 

@@ -12,6 +12,7 @@ It holds
                              mostly `logits`, and, if known, the right classes, `labels`; where float layers were
                              quantised, the answers are those of model.onnx at export, and `float_NAME` are its answers
                              before quantisation
+    float_layers.json        what was measured of float layers in 8 bits; where `export --float-layers auto` chose
     test_vectors/pieces.npz  values that PyTorch computed for one image, or corners of them, by their names in
                              model.onnx, and the tolerance of each by channel (`NAME|tolerance`)
 """
@@ -43,6 +44,7 @@ MODEL = "model.onnx"
 FLOAT_TWIN = "float.onnx"
 INT8_TWIN = "int8.onnx"
 MANIFEST = "manifest.json"
+FLOAT_LAYERS = "float_layers.json"
 IMAGES = "test_vectors/images.npz"
 RIGHT_CLASSES = "labels"
 """Name of the array of right classes among the images."""

@@ -16,6 +16,7 @@ from bnas_deploy.core.files import open_regular
 from bnas_deploy.core.genotype import GENOTYPES, Genotype, read_genotype
 from bnas_deploy.core.layer_cost import LayerCost, total
 from bnas_deploy.core.names import did_you_mean, known_name
+from bnas_deploy.report import float_layers
 from bnas_deploy.report.counting import Counted, Measured, counted_record, counted_text
 from bnas_deploy.report.figures import millions
 from bnas_deploy.report.saved import Report, measured_network, read_report, size_text
@@ -174,7 +175,8 @@ def _refuse_network(path: Path, question: Question) -> None:
 
 
 def _bundle(path: Path, question: Question) -> Subject:
-    manifest = read_bundle(path).manifest
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
     _refuse_network(path, question)
     heading = (
         f"bundle of {_name(manifest)}, written by bnas-deploy {manifest.bnas_deploy}",
@@ -182,6 +184,7 @@ def _bundle(path: Path, question: Question) -> Subject:
         *(f"output {each.name}: {each.size} {each.dtype}" for each in manifest.outputs),
         *(f"{name}: {record.bytes:,} bytes" for name, record in manifest.files.items()),
         *_metrics(manifest.metrics),
+        *(f"float layers: {line}" for line in float_layers.of_bundle(bundle)),
     )
     files = (manifest.files[MODEL].bytes, manifest.files[FLOAT_TWIN].bytes)
     # As `bench` calls it.

@@ -1,20 +1,27 @@
 """Measurements from start to end: a machine, what runs on it, and the report that comes of it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from bnas_deploy.core.bundle import Bundle
+from bnas_deploy.core.bundle import MODEL, Bundle
+from bnas_deploy.core.counts import counted
+from bnas_deploy.core.errors import BnasError
+from bnas_deploy.core.float_layers import FloatLayerTable, network_name
 from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.latency_table import LatencyTable
+from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.report.saved import Report, measured_network, size_text
 from bnas_deploy.report.text import answer, twin_answer
 from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
 from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
+from bnas_deploy.runtime.bench.float_layers import measure_float_layers
 from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine
 from bnas_deploy.runtime.bench.networks import measure_bundle as measure_networks
 from bnas_deploy.runtime.bench.operations import measure_workloads
 from bnas_deploy.runtime.bench.records import Record
+from bnas_deploy.runtime.examples import feeds_of, read_examples
+from bnas_deploy.runtime.onnx_file.forms import Forms
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.registry import candidate_workloads
 
@@ -85,6 +92,47 @@ def measure_single_layers(
         records += measured
         left_out |= dict.fromkeys(missing)
     return Report(after_measuring(machine), tuple(records), tuple(left_out))
+
+
+def measure_layers_in_8_bits(
+    floats: Bundle, int8: Bundle, *, threads: int, batch: int, min_seconds: float, on_step: Say
+) -> FloatLayerTable:
+    """Measure the layers that are float in one bundle and in 8 bits in another one of the same network.
+
+    Raises:
+        BnasError: they are no such pair.
+    """
+    layers = _layers_in_8_bits(floats, int8)
+    names = tuple(layer.name for layer in layers)
+    forms = Forms(floats.file(MODEL).read_bytes(), int8.file(MODEL).read_bytes(), names)
+    feeds = feeds_of(floats, read_examples(floats).inputs, batch)
+    name = network_name(floats.manifest.network)
+    return measure_float_layers(
+        forms, name, layers, feeds, threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step
+    )
+
+
+def _layers_in_8_bits(floats: Bundle, int8: Bundle) -> list[LayerCost]:
+    """Return the layers, as they are in float32.
+
+    Raises:
+        BnasError: the bundles are not the same network with float layers and with some of them in 8 bits.
+    """
+    if floats.manifest.quantization is not None:
+        raise BnasError(
+            f"{floats.path}: has layers in 8 bits, wanted float ones; export it with --float-layers float, and give it "
+            "first"
+        )
+    if int8.manifest.quantization is None:
+        raise BnasError(f"{int8.path}: has no layers in 8 bits; export it with --float-layers int8, and give it second")
+    named = [network_name(each.manifest.network) for each in (floats, int8)]
+    as_floats = [replace(layer, weight_bits=32) if layer.weight_bits == 8 else layer for layer in int8.manifest.layers]
+    if named[0] != named[1] or list(floats.manifest.layers) != as_floats:
+        raise BnasError(
+            f"{int8.path}: {named[1]}, {counted(len(as_floats), 'layer')}; wanted the same as in {floats.path}, "
+            f"{named[0]}, {counted(len(floats.manifest.layers), 'layer')}; export both of one checkpoint"
+        )
+    return [replace(layer, weight_bits=32) for layer in int8.manifest.in_8_bits]
 
 
 def measure_operations(

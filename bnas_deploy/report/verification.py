@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from bnas_deploy.core.bundle import Bundle, Manifest
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.layer_cost import LayerCost
+from bnas_deploy.report import float_layers
 
 if TYPE_CHECKING:
     from bnas_deploy.export import ExportResult
@@ -77,7 +78,8 @@ def describe(bundle: Bundle, result: "VerifyResult", *, every_layer: bool = Fals
         *_outputs(result, ties=bool(bundle.manifest.verification.ties)),
         *_classes(result),
         _line("still float", _float_layers(bundle.manifest.still_float)),
-        *_quantized(bundle.manifest),
+        *_choice(bundle),
+        *_quantized(bundle.manifest, result),
         *_sizes(bundle),
     ]
     return "\n".join(lines)
@@ -172,14 +174,25 @@ def _correct(result: "VerifyResult") -> str:
     return " (random, not real ones)" if result.correct is None else f"; {result.correct} classified correctly"
 
 
-def _quantized(manifest: Manifest) -> list[str]:
+def _choice(bundle: Bundle) -> list[str]:
+    """Say why float layers have 8 bits or have not, where that was measured."""
+    return [_line("" if i else "float layers", line) for i, line in enumerate(float_layers.of_bundle(bundle))]
+
+
+def _quantized(manifest: Manifest, result: "VerifyResult") -> list[str]:
     change = manifest.quantization
     if change is None:
         return []
     text = f"outputs differ from those with float layers by at most {change.largest_difference:.2g}, in the mean by "
     text += f"{change.mean_difference:.2g}"
+    spreads = [each.spread for each in result.outputs]
+    if len(spreads) == 1 and spreads[0] > 0:  # several outputs have no common scale
+        parts = (difference / spreads[0] for difference in (change.largest_difference, change.mean_difference))
+        text += f", {' and '.join(f'{part:.2%}' for part in parts)} of their spread"
     if change.agreement is not None:
         text += f"; same class for {change.agreement} of {counted(change.images, 'image')}"
+    if result.correct_before is not None:
+        text += f"; {result.correct} classified correctly, {result.correct_before} with float layers"
     return [_line("in 8 bits", _float_layers(manifest.in_8_bits)), _line("change by 8 bits", text)]
 
 

@@ -36,6 +36,7 @@ from bnas_deploy.export.passes.prelu import PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
+from bnas_deploy.export.passes.split_once import SlicesToSplit
 from bnas_deploy.export.passes.write_bits import WriteBits
 
 _SHARED = (
@@ -131,3 +132,9 @@ INT8_PIPELINE = (
     DropUnused(),
 )
 """From the float twin to what onnxruntime can quantise throughout."""
+
+ISLAND_PIPELINE = (
+    SlicesToSplit(),
+    DropUnused(),
+)
+"""From the finished model to one whose float layers can be put into 8 bits by themselves."""

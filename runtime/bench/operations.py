@@ -91,11 +91,11 @@ def measure_workloads(
             _open(workload, batch, threads, folder) for workload in (RUN, *(each for each in workloads if each != RUN))
         ]
         on_step(f"measuring {len(workloads)} operations in turns")
-        samples = _samples([each.runner for each in running], threads, min_seconds)
+        samples = samples_in_turns([each.runner for each in running], threads, min_seconds)
     return _times(running, samples)
 
 
-def _samples(runners: Sequence[OrtRunner], threads: int, min_seconds: float) -> Samples:
+def samples_in_turns(runners: Sequence[OrtRunner], threads: int, min_seconds: float) -> Samples:
     """Run all in turns, each twice, and return the samples of the second runs.
 
     The first finds the caches full of what ran before it. All are of one engine, whose threads sleep between runs; so
@@ -112,7 +112,7 @@ def time_models(
 ) -> list[float]:
     """Return the median milliseconds of a run of each model on `images` (N, C, H, W), in turns as the workloads are."""
     runners = [OrtRunner(model, images, threads=threads, library=True) for model in models]
-    samples = _samples(runners, threads, min_seconds)
+    samples = samples_in_turns(runners, threads, min_seconds)
     return [float(np.median(samples.of(i).kept_ns()) / 1e6) for i in range(len(models))]
 
 

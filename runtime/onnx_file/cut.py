@@ -163,7 +163,7 @@ def _renamed(graph: Graph, node: int, piece: int) -> bytes:
     """Write a node with the names that it and its values have in the piece; two pieces may share it."""
     kept = graph.initializers | {""}
     name = write_text(NODE_NAME, named(piece, graph.nodes[node].name))
-    return name + _node_with(
+    return name + node_with(
         graph.raw[node], lambda value: value if value in kept else named(piece, value), (NODE_NAME,)
     )
 
@@ -171,8 +171,8 @@ def _renamed(graph: Graph, node: int, piece: int) -> bytes:
 Rename = Callable[[str], str]
 
 
-def _node_with(raw: memoryview, rename: Rename, without: tuple[int, ...] = ()) -> bytes:
-    """Write a node with other names of values."""
+def node_with(raw: memoryview, rename: Rename, without: tuple[int, ...] = ()) -> bytes:
+    """Write a node with other names of values, and without some fields."""
     parts: list[bytes | memoryview] = []
     for field in fields(raw):
         if field.number in (NODE_INPUT, NODE_OUTPUT) and field.payload is not None:
@@ -197,7 +197,7 @@ def _attribute_with(raw: memoryview, rename: Rename) -> bytes:
             return value if value in own else rename(value)
 
         nodes = [
-            write_bytes(GRAPH_NODE, _node_with(each.payload, outer))
+            write_bytes(GRAPH_NODE, node_with(each.payload, outer))
             if each.number == GRAPH_NODE and each.payload is not None
             else each.whole
             for each in fields(field.payload)

@@ -82,8 +82,9 @@ def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: 
     bundle = read_bundle(quantized)
     change = bundle.manifest.quantization
     assert change is not None
-    told = f"at most {change.largest_difference:.2g}, in the mean by {change.mean_difference:.2g}; "
-    assert told + f"same class for {change.agreement} of 5 images" in lines["change by 8 bits"]
+    told = f"at most {change.largest_difference:.2g}, in the mean by {change.mean_difference:.2g}, "
+    assert told in lines["change by 8 bits"]
+    assert lines["change by 8 bits"].endswith(f" of their spread; same class for {change.agreement} of 5 images")
 
     # What is told is what an app gets, on the same images.
     images = {path: np.load(path / IMAGES) for path in (plain, quantized)}

@@ -173,8 +173,9 @@ def _unsqueeze(node: ir.Node, x: torch.Tensor, axes: torch.Tensor) -> torch.Tens
     return x
 
 
-def _split(node: ir.Node, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return x.chunk(node.attributes.get_int("num_outputs"), node.attributes.get_int("axis"))
+def _split(node: ir.Node, x: torch.Tensor, sizes: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    axis = node.attributes.get_int("axis")
+    return x.chunk(node.attributes.get_int("num_outputs"), axis) if sizes is None else x.split(sizes.tolist(), axis)
 
 
 def _clip(node: ir.Node, x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None):

@@ -91,7 +91,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         _described(preprocessing=Preprocessing(8, 8, ("0",) * 3, (1.0,) * 3)),  # type: ignore[arg-type]  # as above
         'preprocessing.mean[0]: got "0", wanted a number that float32 can hold; mend the preprocessing',
     ),
-    "float layers": ({"float_layers": "int4"}, "float_layers: 'int4', wanted 'float' or 'int8'"),
+    "float layers": ({"float_layers": "int4"}, "float_layers: 'int4', wanted 'float', 'int8' or 'auto'"),
+    "a table for nothing": (
+        {"float_layers": "int8", "latency_table": "pi.json"},
+        """latency_table: given with float_layers='int8', wanted "auto", which alone chooses by it; leave one of""",
+    ),
+    "a table of numbers": (
+        {"float_layers": "auto", "latency_table": 3},
+        "latency_table: int, wanted the file of a table, as text or a pathlib.Path",
+    ),
     "progress": ({"progress": None}, "progress: NoneType, wanted a function of one text; leave it out for silence"),
     "a twin of other shapes": (
         {"twin": nn.Conv2d(3, 8, 3), "description": Description({})},

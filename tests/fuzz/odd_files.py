@@ -45,12 +45,15 @@ from bnas_deploy.core.bundle import (
     describe_files,
 )
 from bnas_deploy.core.errors import LONGEST_MESSAGE, BnasError
+from bnas_deploy.core.float_layers import FloatLayerTable, FormTime, PartTimes, check_network, read_float_layers
 from bnas_deploy.core.genotype import GENOTYPES, OPERATIONS
 from bnas_deploy.core.history import Epoch, History, Tables
 from bnas_deploy.core.latency_table import LatencyTable, WorkloadTime, read_latency_table
+from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.export import Images, export_checkpoint
 from bnas_deploy.remote.wheels import LIBRARY_IN_WHEEL
 from bnas_deploy.report import Report
+from bnas_deploy.report.float_layers import describe as describe_float_layers
 from bnas_deploy.runtime.bench.engines import LeftOut
 from bnas_deploy.runtime.bench.machine import read_machine
 from bnas_deploy.runtime.bench.memory import PeakMemory
@@ -93,6 +96,7 @@ def make_world(world: Path) -> None:
     export_checkpoint(checkpoint, world / "bundle", Images(pixels, torch.tensor([1, 2])))
     times = tuple(WorkloadTime(each, 10.0, 9.0, 11.0, 10) for each in candidate_workloads(TINY))
     (world / "device.json").write_text(LatencyTable({"cpu": "none"}, "generic", TINY.to_json(), 1, 1, times).to_json())
+    (world / "floats.json").write_text(_float_layers().to_json())
     (world / "run").mkdir()
     (world / "run/genotype.json").write_text(json.dumps(GENOTYPES["cifar"].to_json()))
     (world / "run/history.json").write_text(json.dumps(_history().to_json()))
@@ -109,6 +113,13 @@ def make_world(world: Path) -> None:
             Image.fromarray(np.full((9, 9, 3), 128, np.uint8)).save(world / "images" / part / label / "x.png")
     _train(world)
     _search(world)
+
+
+def _float_layers() -> FloatLayerTable:
+    layer = LayerCost("skip", (16, 8, 8), (16, 4, 4), (2, 2), (2, 2), (1, 1), 1, 32)
+    parts = (PartTimes(("skip",), ("Split",), 10.0, (FormTime(("skip",), 5.0, 2.0, 1.9),)),)
+    machine = {"cpu": "none", "isa_flags": [], "load_average": [0.5, 0.5, 0.5]}
+    return FloatLayerTable(machine, "generic", "scalar", "tiny", 1, 1, (layer,), parts, (20.0, 15.0))
 
 
 def _history() -> History:
@@ -171,6 +182,13 @@ def _expected_latency(world: Path) -> None:
     ExpectedLatency(table, network, OPERATIONS, EDGES, 0.1)
 
 
+def _chosen_layers(world: Path) -> None:
+    """Do what an export does with the table of a device."""
+    table = read_float_layers(world / "floats.json")
+    check_network(table, world / "floats.json", "tiny")
+    assert describe_float_layers(table)
+
+
 FUNCTIONS: Mapping[str, Callable[[Path], object]] = {
     "begin to train": lambda world: _train(world, "out/training"),
     "begin to search": lambda world: _search(world, "out/search"),
@@ -178,6 +196,7 @@ FUNCTIONS: Mapping[str, Callable[[Path], object]] = {
     "resume a search": lambda world: _search(world, resume=True),
     "read images": _images,
     "expect a latency": _expected_latency,
+    "choose float layers": _chosen_layers,
 }
 """What a command would do for long where the file is right; here it stops at once."""
 
@@ -229,6 +248,7 @@ PLACES = (
         "device.json",
         (PARETO, "expect a latency"),
     ),
+    Place("floats.json", ("choose float layers",)),
     Place("run/genotype.json", (PARETO, "draw {}/run/genotype.json -o {}/out/x.png")),
     Place("run/history.json", (PARETO, "draw {}/run -o {}/out/x.svg")),
     Place(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bnas_deploy.core.bundle import Bundle, Corner, Manifest, PieceCheck, Preprocessing, Verification
+from bnas_deploy.core.bundle import Bundle, Corner, Manifest, PieceCheck, Preprocessing, Quantization, Verification
 from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.report import verification
 from bnas_deploy.runtime.pieces import PieceResult, PiecesResult
@@ -121,3 +121,17 @@ def test_a_bundle_without_pieces_says_so() -> None:
         "pieces                   not compared, since bundles of format 2 hold no values of them; export the model "
         "again\n"
     )
+
+
+def test_what_8_bits_changed_is_told_of_outputs_and_of_classes() -> None:
+    manifest = replace(MANIFEST, quantization=Quantization(0.05, 0.01, 4, 3))
+    start = "change by 8 bits         outputs differ from those with float layers by at most 0.05, in the mean by 0.01"
+
+    with_labels = _said(replace(RESULT, correct=2, correct_before=3), manifest)
+    of_two = _said(replace(RESULT, outputs=(*RESULT.outputs, OutputResult("z", 0.0, 0.1, 9.0))), manifest)
+
+    assert f"{start}; same class for 3 of 4 images\n" in f"{of_two}\n"
+    assert (
+        f"{start}, 2.50% and 0.50% of their spread; same class for 3 of 4 images; 2 classified correctly, 3 with float "
+        "layers\n"
+    ) in f"{with_labels}\n"
