@@ -109,7 +109,9 @@ def command(
         click.echo("Stopped; the places of the trials are saved. The same command goes on with them.")
     leave(context, finished=finished)
     if failed := sum(result.failed for result in results):
-        raise BnasError(f"{counted(failed, 'trial')} failed; the tables say why, and the same command tries them again")
+        raise BnasError(
+            f"{counted(failed, 'trial')} failed; the tables say why and what to do, and the same command tries again"
+        )
 
 
 def _command(context: click.Context, study: Study, data: str) -> str:

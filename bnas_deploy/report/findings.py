@@ -111,6 +111,8 @@ def _level(row: RowResult, finding: Level) -> str:
     if spread is None:
         return f"{row.row.name} has no result."
     said = f"{row.row.name}: {finding.measure.title} {figure(spread, finding.measure)}"
+    if spread.seeds < 2:
+        return f"{said}; with one seed nothing is told apart."
     if spread.least > finding.level:
         return f"{said}, {finding.above}."
     if spread.most < finding.level:

@@ -19,7 +19,7 @@ from bnas_deploy.core.names import did_you_mean, known_name
 from bnas_deploy.report import float_layers
 from bnas_deploy.report.counting import Counted, Measured, counted_record, counted_text
 from bnas_deploy.report.figures import millions
-from bnas_deploy.report.saved import Report, measured_network, read_report, size_text
+from bnas_deploy.report.saved import Report, digest_of, measured_network, read_report, size_text
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.runtime.bench.engines import BASELINE
 
@@ -53,6 +53,7 @@ class Subject:
     Attributes:
         name: of the network.
         measured_as: its name in reports.
+        settings: what reports tell it from others of that name by.
         heading: lines that say what it is.
         network: its layers.
         rule: of its own paper.
@@ -62,6 +63,7 @@ class Subject:
 
     name: str
     measured_as: str
+    settings: str
     heading: tuple[str, ...]
     network: Network
     rule: Rule
@@ -192,7 +194,13 @@ def _bundle(path: Path, question: Question) -> Subject:
         manifest.network.get("name", path.resolve().name), size_text(manifest), manifest.layers
     )
     return Subject(
-        _name(manifest), measured_as, heading, Network(manifest.layers), _rule_of_bundle(manifest), files=files
+        _name(manifest),
+        measured_as,
+        digest_of(manifest.network),
+        heading,
+        Network(manifest.layers),
+        _rule_of_bundle(manifest),
+        files=files,
     )
 
 
@@ -235,7 +243,7 @@ def _network(config: "ModelConfig") -> Subject:
     )
     network = network_size(config).counted
     measured_as = measured_network(config.name, f"{height}x{width}", network.layers)
-    return Subject(config.name, measured_as, heading, network, rule_of(config), config)
+    return Subject(config.name, measured_as, digest_of(config.to_json()), heading, network, rule_of(config), config)
 
 
 def _metrics(metrics: object) -> list[str]:
@@ -328,6 +336,11 @@ def _summary(report: Report, subject: Subject, file: Path) -> Summary:
         raise BnasError(
             f"{file}: measured {report.network}, and this is {subject.measured_as}; give the report of the one that "
             "you inspect"
+        )
+    if report.settings not in (None, subject.settings):
+        raise BnasError(
+            f"{file}: measured another {report.network}, with other cells, widths, scheme or classes than this; give "
+            "the report of the one that you inspect"
         )
     return min(report.summaries, key=lambda each: (each.threads, each.batch))
 

@@ -10,7 +10,7 @@ from bnas_deploy.core.float_layers import FloatLayerTable, network_name
 from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.latency_table import LatencyTable
 from bnas_deploy.core.layer_cost import LayerCost
-from bnas_deploy.report.saved import Report, measured_network, size_text
+from bnas_deploy.report.saved import Report, digest_of, measured_network, size_text
 from bnas_deploy.report.text import answer, twin_answer
 from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
@@ -64,7 +64,13 @@ def measure_bundle(
     records = measure_networks(
         bundle, engines, threads=counts, batches=batches, min_seconds=min_seconds, on_step=on_step
     )
-    return Report(after_measuring(machine), tuple(records), tuple(left_out), network=_network_of(bundle))
+    return Report(
+        after_measuring(machine),
+        tuple(records),
+        tuple(left_out),
+        _network_of(bundle),
+        digest_of(bundle.manifest.network),
+    )
 
 
 def _network_of(bundle: Bundle) -> str:

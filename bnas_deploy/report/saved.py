@@ -1,7 +1,8 @@
 """What a measurement leaves on disk: the file of `bnas-deploy bench --json`, written and read."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ class Report:
     """What `bench --json` writes: one machine, what was measured on it, and what was not.
 
     `network` is the name of the network that was measured, None for single layers, or in a file of an older version.
+    `settings` tells it from others of that name; see `digest_of`.
     """
 
     machine: Machine
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...] = ()
     network: str | None = None
+    settings: str | None = None
 
     @property
     def summaries(self) -> list[Summary]:
@@ -40,7 +43,8 @@ class Report:
 
         `summary` is made of the records, for those who read the file; `read_report` makes it again.
         """
-        data: dict[str, Any] = {} if self.network is None else {"network": self.network}
+        named = {"network": self.network, "settings": self.settings}
+        data: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
         data["machine"] = asdict(self.machine)
         if summary := self.summaries:
             data["summary"] = _without_nones(summary)
@@ -54,6 +58,11 @@ def measured_network(name: object, size: str, layers: Iterable[LayerCost]) -> st
     """Name a network in a report: what else than its name decides how fast it is; `size` is as of `size_text`."""
     int8 = any(layer.weight_bits == 8 for layer in layers)
     return f"{name}, {size}{', int8 layers' if int8 else ''}"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """Tell networks of one name apart: cells, widths, scheme and classes are in the settings of a manifest."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def size_text(manifest: Manifest) -> str:

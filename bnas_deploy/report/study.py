@@ -60,7 +60,6 @@ def _printed(row: RowResult, measure: Measure) -> str:
 def study_page(result: StudyResult, pictures: Mapping[str, str]) -> str:
     """Return the page as Markdown; `pictures` has the file of each by what it shows, the first above the findings."""
     study = result.study
-    trials = sum(len(row.trials) + len(row.failures) for row in result.rows)
     shown = [f"![{what}]({file})\n" for what, file in pictures.items()]
     notes = [f"* {note}" for note in study.notes]
     return "\n".join(
@@ -81,11 +80,15 @@ def study_page(result: StudyResult, pictures: Mapping[str, str]) -> str:
             result.command,
             "```",
             "",
-            f"{result.data}. {result.trained} {counted(trials, 'trial')}; their epochs took {result.seconds:.0f} s, "
-            "added up.",
+            f"{result.data}. {result.trained} {_run(result)}; their epochs took {result.seconds:.0f} s, added up.",
             "".join(f"\nOn {machine}.\n" for machine in result.machines),
         ]
     )
+
+
+def _run(result: StudyResult) -> str:
+    trainings = counted(sum(len(row.trials) + len(row.failures) for row in result.rows), "training")
+    return f"{trainings} and {counted(result.searches, 'search', 'searches')}" if result.searches else trainings
 
 
 def study_csv(result: StudyResult) -> str:

@@ -156,6 +156,8 @@ SCHEMES = Study(
         "All schemes are trained by one recipe, not each by its own, without pretraining and stages. The paper copied "
         "most of its rows from others, on other backbones.",
         "ABC-Net makes nine convolutions of one. The backbone is the same, the operations are not: with the budget "
-        "small a width factor makes each network's operations equal.",
+        "small a width factor brings each network's operations near those of BNAS; CBCN's channels are multiples of "
+        "four, so it has more.",
+        "The paper's figures are those of CIFAR-10; its rows of ImageNet are left out.",
     ),
 )

@@ -200,7 +200,8 @@ def _run_in_processes(
                 assert isinstance(sentinel, int)
                 process, trial = running.pop(sentinel)
                 process.join()
-                if process.exitcode == _STOPPED:
+                # Signals to the whole group also end the server that knows the exit codes: any other may be read then.
+                if process.exitcode == _STOPPED or (process.exitcode and stop()):
                     outcome.finished = False
                     continue
                 outcome.take(trial, root, _how_it_ended(process.exitcode))

@@ -148,6 +148,7 @@ class StudyResult:
         machines: where the trials ran.
         seconds: of the epochs of all trials, added up.
         trained: which networks, and how, in a sentence.
+        searches: how many were run before the trainings.
     """
 
     study: Study
@@ -158,6 +159,7 @@ class StudyResult:
     machines: tuple[str, ...]
     seconds: float
     trained: str
+    searches: int
 
     @property
     def failed(self) -> int:

@@ -98,6 +98,7 @@ def _result(plan: Plan, outcome: Outcome, about: str, commands: Mapping[str, str
         tuple(dict.fromkeys(each.machine for each in used.values())),
         sum(each.seconds for each in used.values()),
         trained(plan),
+        len({each.after.key for each in plan.trainings if each.after}),
     )
 
 

@@ -22,6 +22,7 @@ from bnas_deploy.core.bundle import (
     Preprocessing,
     Verification,
     describe_files,
+    read_bundle,
 )
 from bnas_deploy.core.counting.energy import SOURCE
 from bnas_deploy.core.counting.rules import EXECUTED, EXECUTED_WEIGHTS, RULES, Network
@@ -30,7 +31,7 @@ from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.tensor_spec import TensorSpec
 from bnas_deploy.report.inspection import layer_table
-from bnas_deploy.report.saved import Report
+from bnas_deploy.report.saved import Report, digest_of
 from bnas_deploy.runtime.bench.machine import Machine, read_machine
 from bnas_deploy.runtime.bench.records import Ratio, Record
 from bnas_deploy.search.models.bnas.config import NetworkConfig, published_config
@@ -373,13 +374,18 @@ def machine() -> Machine:
 
 
 def write_report(
-    path: Path, *, network: str | None = "tiny, 8x8", bytes_: int = 12345, disturbed: bool = False
+    path: Path,
+    *,
+    network: str | None = "tiny, 8x8",
+    bytes_: int = 12345,
+    disturbed: bool = False,
+    settings: str | None = None,
 ) -> Path:
     ratio = Ratio("ort-fp32", 4.0, 5.0, 6.0, 20, disturbed=disturbed)
     own = Record("network", "bnas", "avx2", 1, 1, 20, 2.0, 2.1, 2.2, ratio=ratio, file_bytes=bytes_)
     twin = Record("network", "ort-fp32", "avx2", 1, 1, 20, 11.0, 12.0, 13.0, file_bytes=61725)
     more = (replace(own, threads=2, median_ms=1.0), replace(twin, threads=2, median_ms=6.0))
-    path.write_text(Report(machine(), (*more, own, twin), network=network).to_json())
+    path.write_text(Report(machine(), (*more, own, twin), network=network, settings=settings).to_json())
     return path
 
 
@@ -399,6 +405,17 @@ def test_a_network_by_its_name_takes_its_report(tmp_path: Path) -> None:
     record = json_of(Path("BNAS-Mini"), "--report", write_report(tmp_path / "mini.json", network="BNAS-Mini, 32x32"))
     measured = record["measured"]
     assert (measured["bytes"], measured["ms"], measured["times_as_fast"], measured["memory_saving"]) == (12345, 2, 5, 5)
+
+
+def test_a_report_of_another_network_of_the_same_name_is_refused(bundle: Path, tmp_path: Path) -> None:
+    settings = read_bundle(bundle).manifest.network
+    for known in (digest_of(settings), None):  # None: of an older version
+        assert text_of(bundle, "--report", write_report(tmp_path / "own.json", settings=known))
+    other = write_report(tmp_path / "other.json", settings=digest_of({**settings, "genotype": "another"}))
+    assert refusal_of(bundle, "--report", other) == (
+        f"{other}: measured another tiny, 8x8, with other cells, widths, scheme or classes than this; give the "
+        "report of the one that you inspect"
+    )
 
 
 def test_a_disturbed_measurement_has_no_ratio(bundle: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_trials_that_fail_end_the_command_with_1(toys: None, tmp_path: Path) -> 
     result = run("transfer", "--seeds", 1, "-o", tmp_path, "--device", "cpu")
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == (
-        "Error: 1 trial failed; the tables say why, and the same command tries them again"
+        "Error: 1 trial failed; the tables say why and what to do, and the same command tries again"
     )
     assert (tmp_path / "transfer.md").read_text(encoding="utf-8").count("failed") >= 1
 

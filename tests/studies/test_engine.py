@@ -128,6 +128,39 @@ def test_a_killed_study_goes_on_where_it_was(pair: Study, tmp_path: Path) -> Non
     assert again.stdout.splitlines()[-1] == repr(figures)
 
 
+STOPPED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from bnas_deploy.search.training.resume import stop_on_signals
+from bnas_deploy.studies.running import run_studies
+from conftest import make_pair
+from bnas_deploy.studies.plan import Sizes
+if __name__ == "__main__":
+    with stop_on_signals() as stop:
+        print(*run_studies([make_pair(failing=False)], "toy", "digits", Path(sys.argv[1]), sizes=Sizes(epochs=3000),
+                           processes=2, device="cpu", say=print, stop=stop))
+"""
+
+
+def test_sigterm_to_the_whole_group_saves_the_places(tmp_path: Path) -> None:
+    """As `timeout` and batch systems send it: the server that knows the exit codes of the trials ends, too."""
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED.format(folder=str(Path(__file__).parent)), encoding="utf-8")
+    command = [sys.executable, "-P", str(script), str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        assert process.stdout
+        while len(list((tmp_path / "out").rglob("metrics.jsonl"))) < 2:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.stdout.read()
+    assert said.splitlines()[-1] == "[] False"
+    assert "failed" not in said
+
+
 def test_a_process_that_was_killed_is_told_from_one_that_ended() -> None:
     assert engine._how_it_ended(-9) == (
         "its process was killed by signal 9; its place is saved, and the same command goes on"

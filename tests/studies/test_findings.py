@@ -39,6 +39,7 @@ def result(
         ("a machine",),
         1.0,
         "Trained: a network.",
+        0,
     )
 
 
@@ -89,7 +90,12 @@ def test_a_row_is_ranked_and_told_apart_from_some(pair: Study) -> None:
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [((1.2, 1.4), ", too much."), ((0.2, 0.4), ", little."), ((0.9, 1.1), ", seeds on both sides of 1.")],
+    [
+        ((1.2, 1.4), ", too much."),
+        ((0.2, 0.4), ", little."),
+        ((0.9, 1.1), ", seeds on both sides of 1."),
+        ((1.2,), "; with one seed nothing is told apart."),
+    ],
 )
 def test_a_level_is_told_where_every_seed_is_on_one_side(pair: Study, values: tuple[float, ...], said: str) -> None:
     level = Level("plain", ERROR, 1.0, "too much", "little")
