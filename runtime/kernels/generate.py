@@ -18,14 +18,12 @@ package.__path__ = [str(ROOT), str(ROOT / "bnas_deploy")]
 # TVM imports PyTorch where it finds it, for tensors that nobody has here: a fifth of the time that this takes.
 sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is how Python is told that there is none
 
-from bnas_deploy.runtime.kernels import bits, elementwise, epilogue, look_up, popcount  # noqa: E402  # the package was made above
+from bnas_deploy.runtime.kernels import bits, count, elementwise, epilogue  # noqa: E402  # the package was made above
 from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
     KERNEL_SPECS,
-    LUT4X2,
     LUT6X2,
-    POPCOUNT8,
     KernelSpec,
     function_name,
     owner,
@@ -33,24 +31,17 @@ from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
 
 Algorithm = Callable[[KernelSpec], Any]
 
-SHARED: tuple[Algorithm, ...] = (
+ALGORITHMS: tuple[Algorithm, ...] = (
     elementwise.pack,
     elementwise.halve,
+    elementwise.encode,
+    count.count,
+    count.count_channels,
+    elementwise.transpose,
     epilogue.epilogue,
     epilogue.block_epilogue,
     bits.to_bits,
 )
-COUNTING: dict[str, tuple[Algorithm, ...]] = {
-    LUT4X2.name: (look_up.count, elementwise.encode, look_up.count_channels, elementwise.transpose),
-    LUT6X2.name: (
-        look_up.count,
-        elementwise.encode,
-        look_up.count_channels,
-        elementwise.transpose,
-        elementwise.correct_padding,
-    ),
-    POPCOUNT8.name: (popcount.count, elementwise.encode, popcount.count_channels, elementwise.transpose),
-}
 
 
 def main(isa: str, triple: str, output: str) -> None:
@@ -63,7 +54,7 @@ def main(isa: str, triple: str, output: str) -> None:
 
 
 def _algorithms(spec: KernelSpec) -> tuple[Algorithm, ...]:
-    return (*SHARED, *COUNTING[spec.counting.name])
+    return (*ALGORITHMS, elementwise.correct_padding) if spec.counting == LUT6X2 else ALGORITHMS
 
 
 def _header(spec: KernelSpec, functions: Mapping[str, Any]) -> Iterator[str]:

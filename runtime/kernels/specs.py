@@ -50,7 +50,6 @@ class KernelSpec:
     shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT4X2 an index of 0x80 gives 0
     features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
     in_place: int = 0  # vectors counted at once where they are read across lines of the cache; 0: a whole tile
-    side_by_side: int = 1  # with popcounts: how many are written beside one another, for cores that run in order
 
     @property
     def tile_lanes(self) -> int:
@@ -128,7 +127,6 @@ KERNEL_SPECS = (
         vector_bytes=16,
         counting=POPCOUNT8,
         tiles=(4, 4, 4, 4, 4),  # 32 registers: 20 accumulators, 4 rows of weights, 8 for what is on its way
-        side_by_side=4,
     ),
     KernelSpec(
         isa="neon",

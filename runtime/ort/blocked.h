@@ -20,7 +20,7 @@
 
 #include <string.h>
 
-/* A row of runtime/kernels/specs.py, which says what the numbers mean. look_up.py, popcount.py, elementwise.py and
+/* A row of runtime/kernels/specs.py, which says what the numbers mean. count.py, elementwise.py and
  * epilogue.py there say what the kernels do. */
 typedef struct KernelSpec {
     int64_t vector_bytes;

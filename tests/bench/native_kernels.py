@@ -117,7 +117,7 @@ class Ticks(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Counting:
-    """Arguments of `count`, as runtime/kernels/look_up.py describes them."""
+    """Arguments of `count`, as runtime/kernels/count.py describes them."""
 
     vectors: int
     pairs: int

@@ -124,6 +124,6 @@ def test_arm_counts_in_registers(row: KernelSpec, tmp_path: Path) -> None:
         ), f"no inner loop of {together} rows of weights by {vectors} vectors"
     # For cores that run in order LLVM writes two turns of smaller tiles beside one another, and keeps a few in memory.
     largest = [loop for loop in loops if loop.count(counts) % counted == 0]
-    for loop in loops if row.side_by_side == 1 else largest:
+    for loop in largest if row.suits == "in_order" else loops:
         assert not {"str", "stp", "st1"} & set(loop), "sums leave their registers"
     assert not FUSED.findall(assembly)
