@@ -26,7 +26,7 @@ SERIES = {
         "operator set": 1,
         # A report of `bench --json` has no number: what a version does not know in it is passed over.
         "bench report": (
-            "machine records left_out network",
+            "machine records left_out network settings",
             "cpu architecture isa_flags cores cpus virtual governor clock_mhz max_clock_mhz load_average "
             "memory_bytes os kernel python numpy onnxruntime bnas_deploy date temperature_c throttling "
             "clock_mhz_after temperature_c_after throttling_after",
