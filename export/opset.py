@@ -139,13 +139,12 @@ def _convolve(
     groups = x.shape[1] // group_channels
     rows = (padded.shape[2] - row_step * (height - 1) - 1) // row_stride + 1
     columns = (padded.shape[3] - column_step * (width - 1) - 1) // column_stride + 1
-    y = np.zeros((len(x), groups, channels_out // groups, rows, columns))
+    y = np.zeros((len(x), groups, channels_out // groups, rows * columns))
     for tap_row, tap_column in np.ndindex(height, width):
         tap = padded[:, :, tap_row * row_step :, tap_column * column_step :]
         tap = tap[:, :, ::row_stride, ::column_stride][:, :, :rows, :columns]
-        tap = tap.reshape(len(x), groups, group_channels, rows, columns)
-        tap_weights = weights[:, tap_row, tap_column].reshape(groups, -1, group_channels)
-        y += np.einsum("ngchw,goc->ngohw", tap, tap_weights)
+        tap = tap.reshape(len(x), groups, group_channels, rows * columns)
+        y += weights[:, tap_row, tap_column].reshape(groups, -1, group_channels).astype(np.float64) @ tap
     return y.reshape(len(x), channels_out, rows, columns)
 
 
