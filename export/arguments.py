@@ -13,13 +13,12 @@ from torch import Tensor
 
 from bnas_deploy.core.bundle import Preprocessing, check_normalisation
 from bnas_deploy.core.errors import ExportError
+from bnas_deploy.core.float_layers import CHOICES
 from bnas_deploy.core.json_records import from_json, parse
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.given import TWIN, Images
 from bnas_deploy.export.inputs import Inputs
 from bnas_deploy.export.module_checks import check_module, kind_of
-
-FLOAT_LAYERS = ("float", "int8", "auto")
 
 
 def check_arguments(
@@ -49,8 +48,8 @@ def check_arguments(
             'give Description({"name": "what it is called"})'
         )
     _check_description(description)
-    if float_layers not in FLOAT_LAYERS:
-        *some, last = map(repr, FLOAT_LAYERS)
+    if float_layers not in CHOICES:
+        *some, last = map(repr, CHOICES)
         raise ExportError(f"float_layers: {float_layers!r}, wanted {', '.join(some)} or {last}")
     if latency_table is not None and float_layers != "auto":
         raise ExportError(

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -25,7 +24,7 @@ from bnas_deploy.core.bundle import (
 )
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.core.float_layers import check_network, network_name, read_float_layers
+from bnas_deploy.core.float_layers import FloatLayers, check_network, network_name, read_float_layers
 from bnas_deploy.core.memory import give_back
 from bnas_deploy.core.model_card import write_card
 from bnas_deploy.core.new_bundle import new_bundle
@@ -87,10 +86,6 @@ class ExportResult:
     int8_difference: float
     doubts: Doubts
     layers: tuple[Understood, ...]
-
-
-FloatLayers = Literal["float", "int8", "auto"]
-"""How a binary network computes what is not binary; auto: each layer as it is faster."""
 
 
 def export_checkpoint(

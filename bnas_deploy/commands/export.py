@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -22,9 +22,8 @@ from bnas_deploy.commands.options import (
     output_option,
 )
 from bnas_deploy.core.errors import CheckpointError
+from bnas_deploy.core.float_layers import CHOICES, FloatLayers
 from bnas_deploy.core.names import python_name
-
-FloatLayers = Literal["float", "int8", "auto"]
 
 _of_modules: Decorator = all_of(
     click.option(
@@ -57,7 +56,7 @@ _of_modules: Decorator = all_of(
 )
 @click.option(
     "--float-layers",
-    type=Name(["float", "int8", "auto"]),
+    type=Name(CHOICES),
     default="float",
     show_default=True,
     help="Arithmetic of float layers. int8 is mostly faster and changes the outputs slightly; auto takes int8 where it "

@@ -4,12 +4,16 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.json_records import from_json, read_json, shown, value_of, wanted
 from bnas_deploy.core.layer_cost import LayerCost
 
+FloatLayers = Literal["float", "int8", "auto"]
+"""How a binary network computes what is not binary; auto: each layer as it is faster."""
+
+CHOICES: tuple[FloatLayers, ...] = get_args(FloatLayers)
 FORMAT_VERSION = 1
 EXPECTED = "a table of `bnas-deploy bench-ops --float-layers FLOAT INT8 --json`"
 AGAIN = "measure this network there: bnas-deploy bench-ops --float-layers FLOAT INT8 --json FILE"
