@@ -81,8 +81,11 @@ def _seeds() -> None:
 def _translations_are_read_once() -> Iterator[None]:
     """Keep torch.onnx's list of translations, which it makes anew for each export: a third of the time of a small one.
 
-    That is for speed alone. Where PyTorch has moved its function, nothing is kept.
+    That is for speed alone. Where no chosen test imports PyTorch, or PyTorch has moved its function, nothing is kept.
     """
+    if "torch" not in sys.modules:
+        yield
+        return
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 

@@ -154,6 +154,7 @@ def test_sigterm_to_the_whole_group_saves_the_places(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout
         while len(list((tmp_path / "out").rglob("metrics.jsonl"))) < 2:
+            assert process.poll() is None, "it ended before its trials had an epoch"
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGTERM)
         said = process.stdout.read()
@@ -228,6 +229,15 @@ def test_a_page_says_what_was_trained(pair: Study) -> None:
     transfer, widths = (trained(planned(STUDIES[name])) for name in ("transfer", "widths"))
     assert transfer.endswith(" Searched before it: cells by bnas (1 epoch).")
     assert widths.endswith(" Searched before it: widths (1 epoch).")
+
+
+def test_a_trial_without_room_is_a_sentence(pair: Study, tmp_path: Path) -> None:
+    trial, _ = planned(pair).trainings
+    said = r"cannot be made: No such file or directory; make room, or choose another folder"
+    with pytest.raises(BnasError, match=said):
+        engine._attempt(trial, tmp_path / "gone", "cpu", lambda: True)
+    with pytest.raises(SystemExit, match=f"^Error: .*{said}"):
+        engine._work(trial, tmp_path / "gone", "cpu", 1)
 
 
 def test_a_folder_that_cannot_be_made_is_told(pair: Study, tmp_path: Path) -> None:
