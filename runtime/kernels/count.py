@@ -51,7 +51,7 @@ def count(spec: KernelSpec) -> Any:
                 lambda group, member, lane: ((first + group) * counting.outputs + member) * spec.tile_lanes + lane,
             )
 
-        tiles = [Tile(wide, weights) for wide, weights in enumerate(spec.tiles, 1)]
+        tiles = [Tile(wide, bytes_) for wide, bytes_ in enumerate(spec.tiles, 1)]
         _count_in_tiles(spec, tiles, vectors, groups, operands)
     return schedule(builder.get(), spec, tiles, WEIGHT_CODES[counting])
 
