@@ -49,6 +49,7 @@ from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.passes.gated_norm import GATED_NORM, GatedNorm
+from bnas_deploy.export.passes.mean_before_gemm import MEAN_IN_GEMM, MeanInGemm
 from bnas_deploy.export.passes.means import MEAN_OF_TERMS, MeanNote
 from bnas_deploy.export.pieces import QUANTIZATION, Piece, Recorded, weight_of
 from bnas_deploy.export.written_bits import bits_of
@@ -102,7 +103,9 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
     known = _Known(piece, recorded, worst)
     if GATED_NORM in last.meta:
         return known.of_gated_norm(last.meta[GATED_NORM])
-    if MEAN_OF_TERMS in last.meta:
+    if MEAN_IN_GEMM in last.meta:
+        bound = known.of_mean_in_gemm(rounding)
+    elif MEAN_OF_TERMS in last.meta:
         bound = known.of_mean_of_terms(rounding)
     else:
         is_norm = BIAS_TERMS in last.meta and last.op_type == "Add"
@@ -287,6 +290,25 @@ class _Known:
             count, means = max(count, prod(x.shape[2:])), means + 1
         number = roundings(count, worst=self.worst) + note.roundings + FEW * means
         bound: Bound = number * ROUNDING * largest.reshape(-1, *(1,) * (self.y.ndim - 2))
+        return bound
+
+    def of_mean_in_gemm(self, rounding: Sequence[ir.Node]) -> Bound | None:
+        """Return the bound of (W s) mean(x) + (b + W c) for W mean(s x + c) + b, as FoldMeanIntoGemm writes it.
+
+        The mean differs by some roundings of M, the largest that a pixel can be, |s| |x| and what c is summed from. So
+        does the sum of products, by |W| times that; and it has the roundings of its own terms, |W| M and |b|, and those
+        of the folded numbers.
+        """
+        mean, product = rounding if len(rounding) == 2 else (None, rounding[-1])
+        x = None if mean is None or mean.op_type != "ReduceMean" else self.magnitude(mean.inputs[0])
+        if x is None:
+            return None
+        note: MeanInGemm = product.meta[MEAN_IN_GEMM]
+        largest = note.slope * x.numpy().max(axis=(0, 2, 3)) + note.mean.terms
+        of_mean = roundings(prod(x.shape[2:]), worst=self.worst) + note.mean.roundings + FEW
+        of_product = roundings(len(largest), worst=self.worst) + FOLD
+        products = note.weight @ largest
+        bound: Bound = ROUNDING * ((of_mean + of_product) * products + of_product * note.bias_terms)
         return bound
 
     def of_batch_norm(self, rounding: Sequence[ir.Node]) -> Bound | None:

@@ -27,6 +27,7 @@ from bnas_deploy.export.passes.fuse_k import FuseK
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.gated_norm import GatedNormToOnePass
+from bnas_deploy.export.passes.mean_before_gemm import FoldMeanIntoGemm
 from bnas_deploy.export.passes.means import MeanOfTerms
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.parts import FlattenConcat, SliceOfConcat
@@ -83,6 +84,7 @@ PIPELINE = (
     FoldBatchNormBeforeGemm(),
     PoolBeforeRising(),  # what no convolution has taken in
     PixelConvToGemm(),  # with its BN
+    FoldMeanIntoGemm(),
     DropUnused(),  # the BNs that were folded
     FoldOrderIntoProducer(),  # with its BN
     FoldOrderIntoReader(),
@@ -116,6 +118,7 @@ FLOAT_PIPELINE = (
     FoldBatchNormBeforeGemm(),
     PoolBeforeRising(),
     PixelConvToGemm(),
+    FoldMeanIntoGemm(),
     DropUnused(),
     FoldOrderIntoProducer(),
     FoldOrderIntoReader(),

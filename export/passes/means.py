@@ -74,7 +74,7 @@ class MeanOfTerms:
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
         """Return the means over rows and columns of what can be taken apart."""
-        means = (node for node in model.graph if _averages_pixels(node))
+        means = (node for node in model.graph if averages_pixels(node))
         return (node for node in means if set(_sum_of(node).values) != {node.inputs[0]})
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
@@ -119,7 +119,7 @@ class MeanOfTerms:
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, [y], [last.outputs[0]])
 
 
-def _averages_pixels(node: ir.Node) -> bool:
+def averages_pixels(node: ir.Node) -> bool:
     """Tell whether `node` is the mean of each channel of an image, (N, C, H, W) to (N, C, 1, 1) or (N, C)."""
     x = node.inputs[0] if node.inputs else None
     if node.domain != "" or x is None or x.shape is None or len(x.shape) != 4 or not isinstance(x.shape[1], int):
