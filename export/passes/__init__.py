@@ -17,6 +17,7 @@ from bnas_deploy.export.passes.channel_order import (
 from bnas_deploy.export.passes.classifier import FoldBatchNormBeforeGemm
 from bnas_deploy.export.passes.clean import DropUnused, FoldConstants, MergeDuplicates
 from bnas_deploy.export.passes.constant_channels import DropConstantChannels
+from bnas_deploy.export.passes.flatten_into_kernel import FlattenIntoKernel
 from bnas_deploy.export.passes.fold_threshold import FoldIntoThreshold
 from bnas_deploy.export.passes.fuse_activation import FuseActivation
 from bnas_deploy.export.passes.fuse_addition import DistributeAddition, FuseAddition
@@ -105,6 +106,8 @@ PIPELINE = (
     FuseConcat(),
     PReluToMaximum(),  # those that no convolution has taken
     DropUnused(),  # the concatenations that nobody else reads
+    FlattenIntoKernel(),  # behind what moves past a Reshape
+    DropUnused(),
     PackWeights(),  # nothing after this can read float weights
     WriteBits(),  # last: nothing else knows what is no float
     DropUnused(),
