@@ -43,12 +43,13 @@ from bnas_deploy.export.graph import (
     gates_of,
     input_of,
     is_binary_conv,
+    is_fused,
 )
 from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
-from bnas_deploy.export.passes.gated_norm import GATED_NORM, GatedNorm
+from bnas_deploy.export.passes.gate_images import GATED_NORM, GatedNorm
 from bnas_deploy.export.passes.mean_before_gemm import MEAN_IN_GEMM, MeanInGemm
 from bnas_deploy.export.passes.means import MEAN_OF_TERMS, MeanNote
 from bnas_deploy.export.pieces import QUANTIZATION, Piece, Recorded, weight_of
@@ -102,7 +103,7 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
         return None
     known = _Known(piece, recorded, worst)
     if GATED_NORM in last.meta:
-        return known.of_gated_norm(last.meta[GATED_NORM])
+        return known.of_gated_norm(last, last.meta[GATED_NORM])
     if MEAN_IN_GEMM in last.meta:
         bound = known.of_mean_in_gemm(rounding)
     elif MEAN_OF_TERMS in last.meta:
@@ -180,6 +181,8 @@ class _Known:
             return None
         if is_binary_conv(node):
             return self.of_binary_convolution(node)
+        if is_fused(node):
+            return np.zeros(())  # an operator of images rounds as PyTorch does, unless a BN was folded
         if node.domain != "":
             return None
         if node.op_type in ROUNDED_ONCE:
@@ -255,17 +258,27 @@ class _Known:
             return (number * largest).numpy()
         return np.full((), number * float(x.max()))
 
-    def of_gated_norm(self, note: GatedNorm) -> Bound | None:
-        """Return the bound of a BN behind a product, as GatedNormToOnePass writes it: a fold, and each product."""
-        factors = [self.magnitude(value) for value in self.piece.inputs]
+    def of_gated_norm(self, node: ir.Node, note: GatedNorm) -> Bound | None:
+        """Return the bound of a BN behind a product, as GateImages writes it: a fold, each product, and each sum."""
+        factors = [self.magnitude(value) for value in self._factors(input_of(node, "X"))]
+        factors.append(self.magnitude(input_of(node, "gate")))
         products = np.abs(note.slope).reshape(-1, 1, 1)
         for factor in factors:
             if factor is None:
                 return None
             products = products * factor.numpy()
-        roundings_of_products = 2 * len(factors)
-        bound: Bound = ROUNDING * ((FOLD + roundings_of_products) * products + FOLD * note.terms.reshape(-1, 1, 1))
+        names = operator(node.op_type).added_inputs
+        sums = 2 * len(names) * (self.y + self._sum_of(node, names))
+        roundings_of_products, terms = 2 * len(factors), note.terms.reshape(-1, 1, 1)
+        bound: Bound = ROUNDING * ((FOLD + roundings_of_products) * products + FOLD * terms + sums)
         return bound
+
+    def _factors(self, value: ir.Value) -> list[ir.Value]:
+        """Return `value`, or where it is a product within the piece its factors."""
+        maker = value.producer()
+        if value in self.piece.inputs or maker is None or maker.op_type != "Mul":
+            return [value]
+        return [factor for each in maker.inputs if each is not None for factor in self._factors(each)]
 
     def of_mean_of_terms(self, rounding: Sequence[ir.Node]) -> Bound | None:
         """Return the bound of s mean(x) + t mean(y) + c for mean(s x + t y + c), as MeanOfTerms writes it.

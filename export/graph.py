@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -52,6 +52,11 @@ def is_recorded(value: ir.Value) -> bool:
 
 def is_binary_conv(node: ir.Node | None) -> bool:
     """Tell whether `node` is an operator of the domain `bnas` that convolves."""
+    return is_fused(node) and operator(node.op_type).convolves
+
+
+def is_fused(node: ir.Node | None) -> TypeGuard[ir.Node]:
+    """Tell whether `node` is an operator of the domain `bnas`: a binary convolution, or one of images."""
     return node is not None and node.domain == DOMAIN and is_operator(node.op_type)
 
 

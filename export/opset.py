@@ -39,6 +39,8 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     """
     row = operator(name)
     named = dict(zip(row.inputs, inputs, strict=True))
+    if not row.convolves:
+        return finished(row, named["X"], named)
     x = np.concatenate([named[part] for part in row.activations], axis=1)
     attributes = {**defaults(), **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
@@ -58,14 +60,23 @@ def epilogue(
     row: Operator, accumulator: NDArray[Any], named: Mapping[str, NDArray[Any]], k: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """What operator `row` makes of its accumulator (N, O, OH, OW); `named` are its inputs, `k` is the map K."""
+    with np.errstate(invalid="ignore", over="ignore"):  # as below
+        scaled: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
+    return finished(row, scaled, named, k)
+
+
+def finished(
+    row: Operator, y: NDArray[np.float32], named: Mapping[str, NDArray[Any]], k: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """What operator `row` makes of its scaled accumulator, or where it does not convolve of X."""
     # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
     with np.errstate(invalid="ignore", over="ignore"):
-        y: NDArray[np.float32] = accumulator.astype(np.float32) * _per_channel(named["scale"])
         if k is not None:
             y = y * k
         if row.gate:
             y = y * named["gate"]
-        y = y + _per_channel(named["bias"])
+        if row.convolves:
+            y = y + _per_channel(named["bias"])
         for name in row.before_inputs:
             y = y + named[name]
         y = _activated(row, y, named)
@@ -299,6 +310,10 @@ _BITS = """
   Y = Cast <to = 2> (number_of_byte)
 """
 
+_PER_CHANNEL = """
+  per_channel = Constant <value = int64[3] {-1, 1, 1}> ()
+"""
+
 _SCALE = """
   scale_per_channel = Reshape (scale, per_channel)
   scaled = Mul (accumulator, scale_per_channel)
@@ -321,7 +336,7 @@ _K = """
 """
 
 _GATE = """
-  multiplied = Mul (scaled, gate)
+  multiplied = Mul ({x}, gate)
 """
 
 _BIAS = """
@@ -347,6 +362,15 @@ _ACTIVATION: dict[Activation, str] = {
 """,
 }
 
+# Not ONNX's PRelu, for which onnxruntime has no vectors: of images it would take half of all time.
+_PRELU_OF_IMAGES = """
+  slope_per_channel = Reshape (slope, per_channel)
+  nothing = Constant <value = float {{0}}> ()
+  is_negative = Less ({x}, nothing)
+  sloped = Mul ({x}, slope_per_channel)
+  {y} = Where (is_negative, sloped, {x})
+"""
+
 _AFFINE = """
   scale2_per_channel = Reshape (scale2, per_channel)
   bias2_per_channel = Reshape (bias2, per_channel)
@@ -367,14 +391,19 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     Without `constant_channels` the function has no such attribute.
     """
     row = operator(name)
+    if not row.convolves:
+        return _parsed(row, {}, _PER_CHANNEL + _epilogue(row))
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
     body = "".join((joined, *convolution, _bits(row) if row.to_bits else _SCALE + _epilogue(row)))
-    declared = defaults(constant_channels=constant_channels)
+    return _parsed(row, defaults(constant_channels=constant_channels), body)
+
+
+def _parsed(row: Operator, declared: Mapping[str, int | list[int] | None], body: str) -> onnx.FunctionProto:
     attributes = ", ".join(_attribute_text(*item) for item in declared.items())
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
-        f"{name} <{attributes}> ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"
+        f"{row.name}{f' <{attributes}>' if attributes else ''} ({', '.join(row.inputs)}) => (Y)\n{{{body}}}"
     )
     return onnx.parser.parse_function(text)
 
@@ -406,17 +435,18 @@ def _bits(row: Operator) -> str:
 
 
 def _epilogue(row: Operator) -> str:
-    """Return the lines from the scaled accumulator to Y, the result of whichever comes last."""
+    """Return the lines from the scaled accumulator, or X, to Y, the result of whichever comes last."""
     steps = [
-        _BIAS,
+        _BIAS if row.convolves else "",
         *(_ADDITION.replace("{added}", name) for name in row.before_inputs),
-        _ACTIVATION[row.activation],
+        _ACTIVATION[row.activation] if row.convolves or row.activation != "PRelu" else _PRELU_OF_IMAGES,
         _AFFINE if row.affine else "",
         *(_ADDITION.replace("{added}", name) for name in row.added_inputs),
     ]
     steps = [step for step in steps if step]
-    factor = _K if row.k_map else _GATE if row.gate else ""
-    results = ["multiplied" if factor else "scaled", *(f"result{i}" for i in range(1, len(steps))), "Y"]
+    scaled = "scaled" if row.convolves else "X"
+    factor = _K if row.k_map else _GATE.replace("{x}", scaled) if row.gate else ""
+    results = ["multiplied" if factor else scaled, *(f"result{i}" for i in range(1, len(steps))), "Y"]
     return factor + "".join(step.format(x=x, y=y) for step, (x, y) in zip(steps, pairwise(results), strict=True))
 
 

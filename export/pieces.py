@@ -22,6 +22,7 @@ from bnas_deploy.export.graph import (
     constant_array,
     gates_of,
     is_binary_conv,
+    is_fused,
     is_recorded,
     origin_of,
 )
@@ -214,7 +215,7 @@ def _is_pixelwise(node: ir.Node) -> bool:
     """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
     if node.op_type == "Reshape":
         return _keeps_pixels(node)
-    if node.op_type == "BatchNormalization":
+    if node.op_type == "BatchNormalization" or (is_fused(node) and not is_binary_conv(node)):
         return True
     constants = [array_of(value) for value in node.inputs if value is not None]
     shapes = [data.shape for data in constants if data is not None]

@@ -50,7 +50,7 @@ Activation = Literal["", "Relu", "PRelu", "Clip"]
 
 ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu", "Clip")
 
-Piece = Literal["", "K", "Gate", "Pad", "Affine", "OfBits", "ToBits"] | Activation
+Piece = Literal["", "BinaryConv2d", "K", "Gate", "Pad", "Affine", "OfBits", "ToBits"] | Activation
 """What decides which inputs an operator has."""
 
 BYTE: Final = 8
@@ -96,14 +96,14 @@ class Constant:
 
 
 CONSTANTS = (
-    Constant("W", "uint8", ("O", "KH", "KW", "packed C")),
-    Constant("threshold", "float32", ("C",), not_with="OfBits"),
+    Constant("W", "uint8", ("O", "KH", "KW", "packed C"), only_with="BinaryConv2d"),
+    Constant("threshold", "float32", ("C",), only_with="BinaryConv2d", not_with="OfBits"),
     Constant("place", "float32", ("C",), only_with="OfBits"),
     Constant("pad", "float32", ("C",), only_with="Pad"),
-    Constant("offset", "float32", ("O", 1, 1)),
+    Constant("offset", "float32", ("O", 1, 1), only_with="BinaryConv2d"),
     Constant("level", "float32", ("bytes of Y", BYTE), only_with="ToBits"),
-    Constant("scale", "float32", ("O",), neutral=1.0, not_with="ToBits"),
-    Constant("bias", "float32", ("O",), not_with="ToBits"),
+    Constant("scale", "float32", ("O",), neutral=1.0, only_with="BinaryConv2d", not_with="ToBits"),
+    Constant("bias", "float32", ("O",), only_with="BinaryConv2d", not_with="ToBits"),
     Constant("slope", "float32", ("O",), neutral=1.0, only_with="PRelu"),
     Constant("low", "float32", ("O",), neutral=-inf, only_with="Clip"),
     Constant("high", "float32", ("O",), neutral=inf, only_with="Clip"),
@@ -154,12 +154,14 @@ A node should carry all that its function has: onnx's ReferenceEvaluator (1.23) 
 class Operator:
     """A binary convolution, what is done to its result, and in how many parts X comes; the name says all of it.
 
-    Operators are of three kinds. Those of cells have what the nodes of searched cells need, and the layers of most
+    Operators are of four kinds. Those of cells have what the nodes of searched cells need, and the layers of most
     other networks. Those of blocks have a gate, sums before the activation, limits or a second scale and bias, which
     blocks of published networks need; X comes in one part. Those of bits read or write bits instead of floats. All of
-    blocks and of bits have an input `pad`, which is 0 where padding is.
+    blocks and of bits have an input `pad`, which is 0 where padding is. Those of images do not convolve: what is done
+    to a result they do to X. They have at least one constant, whose length is the number of channels.
 
     Attributes:
+        convolves: X is convolved first.
         k_map: the result is multiplied by K.
         gate: the scaled result is multiplied by a tensor: a number for each image and channel, or for each pixel.
         pads_signs: padded taps hold what `pad` says for each channel, +1 or -1, and 0 where it is 0 throughout. Not
@@ -175,6 +177,7 @@ class Operator:
         to_bits: Y are bits: whether the accumulator reaches levels. That is all the epilogue there is.
     """
 
+    convolves: bool = True
     k_map: bool = False
     gate: bool = False
     pads_signs: bool = False
@@ -192,6 +195,12 @@ class Operator:
             raise ValueError("no operator has both K and Pad: K is a mean of |X|, which is 0 at the padding")
         if self.k_map and self.is_of_blocks:
             raise ValueError("no operator of blocks has K")
+        if not self.convolves:
+            if self.k_map or self.pads_signs or self.before or self.has_bits or self.parts > 1:
+                raise ValueError("an operator of images reads X and gives Y as they are")
+            if not self.constants:
+                raise ValueError("an operator of images has numbers of its channels")
+            return
         if not self.activation and (self.before or self.affine):
             raise ValueError("nothing is before or behind an activation that is not there")
         if (self.k_map or self.is_of_blocks) and self.has_bits:
@@ -206,7 +215,7 @@ class Operator:
     @property
     def is_of_blocks(self) -> bool:
         """Tell whether it has something that cells do not need."""
-        return self.gate or self.before > 0 or self.activation == "Clip" or self.affine
+        return self.convolves and (self.gate or self.before > 0 or self.activation == "Clip" or self.affine)
 
     @property
     def has_bits(self) -> bool:
@@ -217,6 +226,7 @@ class Operator:
     def pieces(self) -> tuple[Piece, ...]:
         """What decides about its constants."""
         return (
+            "BinaryConv2d" if self.convolves else "",
             "K" if self.k_map else "",
             "Gate" if self.gate else "",
             "Pad" if self.pads_signs else "",
@@ -228,7 +238,7 @@ class Operator:
 
     @property
     def name(self) -> str:
-        """The operator's name, such as BinaryConv2dReluAddConcat4.
+        """The operator's name, such as BinaryConv2dReluAddConcat4, and of images GateAffineAdd.
 
         From the factor to the bits its pieces stand in the order of computation. Concat, which is first, stands last.
         """
@@ -239,7 +249,8 @@ class Operator:
         affine = "Affine" if self.affine else ""
         made = f"{'MaxPool' if self.max_pool else ''}{to_bits}"
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
-        return f"BinaryConv2d{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{made}{concat}"
+        convolution = "BinaryConv2d" if self.convolves else ""
+        return f"{convolution}{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{made}{concat}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -310,7 +321,15 @@ def _of_bits() -> Iterator[Operator]:
         yield Operator(of_bits=True, activation=activation, added=added)
 
 
-OPERATORS = (*_of_cells(), *_of_blocks(), *_of_bits())
+def _of_images() -> Iterator[Operator]:
+    """Return those for what no convolution takes in: a gate that reads what it scales, and a PReLU between others."""
+    yield from (Operator(convolves=False, gate=True, affine=True, added=added) for added in (0, 1))
+    yield Operator(convolves=False, activation="PRelu")
+
+
+CONVOLUTIONS = (*_of_cells(), *_of_blocks(), *_of_bits())
+IMAGES = tuple(_of_images())
+OPERATORS = (*CONVOLUTIONS, *IMAGES)
 _BY_NAME = {row.name: row for row in OPERATORS}
 
 

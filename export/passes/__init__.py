@@ -27,14 +27,14 @@ from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_k import FuseK
 from bnas_deploy.export.passes.fuse_padding import FusePadding
 from bnas_deploy.export.passes.fuse_shift import FuseShift
-from bnas_deploy.export.passes.gated_norm import GatedNormToOnePass
+from bnas_deploy.export.passes.gate_images import GateImages
 from bnas_deploy.export.passes.mean_before_gemm import FoldMeanIntoGemm
 from bnas_deploy.export.passes.means import MeanOfTerms
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.parts import FlattenConcat, SliceOfConcat
 from bnas_deploy.export.passes.pixel_products import PixelConvToGemm
 from bnas_deploy.export.passes.pool_first import PoolBeforeRising
-from bnas_deploy.export.passes.prelu import PReluToMaximum
+from bnas_deploy.export.passes.prelu import PReluOfImages, PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
 from bnas_deploy.export.passes.sign_of_zero import TakeSignOfZero
@@ -89,7 +89,7 @@ PIPELINE = (
     DropUnused(),  # the BNs that were folded
     FoldOrderIntoProducer(),  # with its BN
     FoldOrderIntoReader(),
-    GatedNormToOnePass(),  # not in the twins: a hundredth of their time, and in 8 bits a product is better
+    GateImages(),  # before FuseAddition, which has it add
     BatchNormToConstants(),
     FuseActivation(),  # after FoldBatchNormAfterBinaryConv, which needs to see the convolution bare
     FuseAffine(),  # before FuseAddition, whose sums are behind it
@@ -104,7 +104,8 @@ PIPELINE = (
     StaticReshape(),  # what functions have moved out from between
     StridedSliceToPool(),
     FuseConcat(),
-    PReluToMaximum(),  # those that no convolution has taken
+    PReluOfImages(),  # those that no convolution has taken
+    PReluToMaximum(),  # and those of vectors
     DropUnused(),  # the concatenations that nobody else reads
     FlattenIntoKernel(),  # behind what moves past a Reshape
     DropUnused(),

@@ -12,7 +12,7 @@ from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     array_of,
     channels_of,
-    is_binary_conv,
+    is_fused,
     is_recorded,
     new_value,
     origin_of,
@@ -30,7 +30,7 @@ def _is_addition(node: ir.Node) -> bool:
 def _takes_addition(value: ir.Value | None) -> ir.Node | None:
     """Return the binary convolution that makes `value` for one reader alone and can add once more, or None."""
     node = None if value is None else value.producer()
-    if value is None or node is None or not is_binary_conv(node) or sole_consumer(value) is None:
+    if value is None or node is None or not is_fused(node) or sole_consumer(value) is None:
         return None
     return node if _with_one_more(node) is not None else None
 
@@ -49,7 +49,7 @@ class FuseAddition:
         made = set()
         for node in model.graph:
             is_site = _is_addition(node) and any(value in made for value in node.inputs)
-            if is_site or is_binary_conv(node):
+            if is_site or is_fused(node):
                 made.add(node.outputs[0])
             if is_site:
                 yield node

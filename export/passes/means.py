@@ -103,7 +103,8 @@ class MeanOfTerms:
 
         sums = []
         for value, slope in total.values.items():
-            mean = add(node.op_type, [value, *node.inputs[1:]], node)
+            known = _known_mean(value, node) if len(total.values) > 1 else None
+            mean = known or add(node.op_type, [value, *node.inputs[1:]], node)
             sums.append(mean if (slope == 1).all() else add("Mul", [mean, number(slope)]))
         result = sums[0]
         for other in sums[1:]:
@@ -117,6 +118,20 @@ class MeanOfTerms:
         last.outputs[0].meta.clear()
         last.outputs[0].meta.update(y.meta)
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, [y], [last.outputs[0]])
+
+
+def _known_mean(value: ir.Value, like: ir.Node) -> ir.Value | None:
+    """Return the mean of `value` that has been made for another sum, of branches side by side."""
+    for use in value.uses():
+        node = use.node
+        y = node.outputs[0]
+        if averages_pixels(node) and UNRECORDED in y.meta and node.op_type == like.op_type:
+            axes = [
+                [data.tolist() for data in map(array_of, each.inputs[1:]) if data is not None] for each in (node, like)
+            ]
+            if axes[0] == axes[1] and y.shape == like.outputs[0].shape:
+                return y
+    return None
 
 
 def averages_pixels(node: ir.Node) -> bool:

@@ -5,7 +5,36 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from bnas_deploy.export.graph import array_of
+from bnas_deploy.core.operators import DOMAIN, Operator
+from bnas_deploy.export.graph import array_of, channel_slopes, constant
+
+
+class PReluOfImages:
+    """PRelu of images with a slope for each channel becomes an operator, which passes over them once."""
+
+    def sites(self, model: ir.Model) -> Iterable[ir.Node]:
+        """Return every PRelu that has several slopes."""
+        prelus = (node for node in model.graph if node.op_type == "PRelu" and node.domain == "")
+        return (node for node in prelus if (slope := array_of(node.inputs[1])) is None or slope.size > 1)
+
+    def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
+        """Return why it stays for PReluToMaximum."""
+        shape = node.outputs[0].shape
+        if array_of(node.inputs[1]) is None:
+            return "its slope is computed from the input"
+        if shape is None or len(shape) != 4:
+            return "what it reads are no images"
+        return None if channel_slopes(node) is not None else "its slopes are not one for each channel"
+
+    def apply(self, model: ir.Model, node: ir.Node) -> None:
+        """Replace the node."""
+        y, slopes, row = node.outputs[0], channel_slopes(node), Operator(convolves=False, activation="PRelu")
+        assert slopes is not None
+        result = ir.Value(name=y.name, shape=y.shape, type=y.type)
+        result.meta.update(y.meta)
+        given = {"X": node.inputs[0], "slope": constant(model.graph, f"{node.name}.slope", slopes)}
+        fused = ir.Node(DOMAIN, row.name, [given[name] for name in row.inputs], outputs=[result], name=node.name)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [fused], [y], [result])
 
 
 class PReluToMaximum:

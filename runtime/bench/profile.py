@@ -58,6 +58,8 @@ KINDS = {
     "QLinearReduceMean": "pool",
     "ReduceMean": "pool",
     "BatchNormalization": SCALE,
+    "GateAffine": SCALE,
+    "GateAffineAdd": SCALE,
     "Mul": SCALE,
     "QLinearMul": SCALE,
     "DequantizeLinear": "quantise",

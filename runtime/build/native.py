@@ -267,6 +267,8 @@ def _operator_table() -> str:
             *_macro("BNAS_CHOICES", "CHOICE", (*map(_choice, fields(table.Operator)), ("bool", _OF_BLOCKS))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
             *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
+            "/* Those of images: OPERATOR(gate, activation, affine, added) */",
+            *_macro("BNAS_IMAGE_OPERATORS", "OPERATOR", map(_image_operator, table.IMAGES)),
             "",
         ]
     )
@@ -317,6 +319,10 @@ def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
     ]
     places = [row.inputs.index(each.name) if each in row.constants else -1 for each in constants]
     return [f'"{row.name}"', *choices, f".inputs = {len(row.inputs)}", f".places = {{{', '.join(map(str, places))}}}"]
+
+
+def _image_operator(row: Any) -> tuple[object, ...]:
+    return int(row.gate), _activation(row.activation), int(row.affine), row.added
 
 
 def _kernel_specs() -> str:

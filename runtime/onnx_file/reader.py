@@ -35,8 +35,8 @@ class Node:
 
 
 def is_binary_convolution(op_type: str) -> bool:
-    """Tell whether an operator is one of the domain `bnas`; no other domain has one of such a name."""
-    return is_operator(op_type)
+    """Tell whether an operator is one of the domain `bnas` that convolves; no other domain has one of such a name."""
+    return is_operator(op_type) and operator(op_type).convolves
 
 
 def writes_bits(op_type: str) -> bool:

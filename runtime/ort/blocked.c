@@ -117,6 +117,10 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
     static void last_##name(const BnasRun* run, int64_t unit, void* scratch) {                             \
         bnas_convolve_unit(run, &name, unit, scratch);                                                     \
     }                                                                                                      \
+    static void image_##name(const BnasRun* run, int64_t unit, void* scratch) {                            \
+        (void)scratch;                                                                                     \
+        bnas_image_unit(run, unit, name.vector_bytes);                                                     \
+    }                                                                                                      \
     const BnasKernel bnas_##name##_kernel = {                                                              \
         .isa = #name,                                                                                      \
         .runs_here = bnas_cpu_##cpu_check,                                                                 \
@@ -130,5 +134,6 @@ static int64_t nanoseconds(const BnasRun* run, const KernelSpec* spec) {
         .prepare = prepare_##name,                                                                         \
         .nanoseconds = nanoseconds_##name,                                                                 \
         .stages = {{first_units, first_##name}, {k_units, compute_k}, {bnas_convolve_units, last_##name}}, \
+        .image = image_##name,                                                                             \
     };
 #include "kernel_specs.h"

@@ -56,6 +56,14 @@ static Jobs jobs_of(const BnasRun* run, const BnasStage* stage, int64_t most) {
     return jobs;
 }
 
+/* What lies in the memory between the processor and its farther caches goes through at about so many floats. */
+enum { FLOATS_OF_NANOSECOND = 2 };
+
+static Jobs image_jobs(const BnasRun* run, const BnasStage* stage) {
+    const int64_t floats = bnas_image_units(run) * run->size[0] * run->size[1];
+    return jobs_of(run, stage, floats / FLOATS_OF_NANOSECOND < LEAST_SHARED_NANOSECONDS ? 1 : MOST_JOBS);
+}
+
 /* Works on onnxruntime's own threads, or in this one alone. */
 static OrtStatus* work(const Node* node, const OrtKernelContext* context, Jobs* jobs) {
     if (jobs->count <= 1) {
@@ -73,6 +81,11 @@ enum { ALL_STAGES = BNAS_STAGES + 1 };
 
 OrtStatus* bnas_run_stages(const Node* node, const OrtKernelContext* context, BnasRun* run) {
     const BnasKernel* kernel = node->kernel;
+    if (!run->conv->convolves) {
+        const BnasStage stage = {bnas_image_units, kernel->image};
+        Jobs jobs = image_jobs(run, &stage);
+        return work(node, context, &jobs);
+    }
     if (kernel->plan) {
         kernel->plan(run);
     }

@@ -203,7 +203,12 @@ typedef struct BnasKernel {
     void (*prepare)(const BnasRun*);
     int64_t (*nanoseconds)(const BnasRun*); /* that one thread takes, about; NULL: so many that others always help */
     BnasStage stages[BNAS_STAGES];
+    void (*image)(const BnasRun*, int64_t unit, void* scratch); /* the one stage where nothing is convolved */
 } BnasKernel;
+
+/* images.c: a unit is a channel of an image; `vector_bytes` are those of a vector of the CPU. */
+int64_t bnas_image_units(const BnasRun* run);
+void bnas_image_unit(const BnasRun* run, int64_t unit, int64_t vector_bytes);
 
 /* pool_bits.c: what stands behind the stages of every kernel, without units where nothing is pooled. */
 extern const BnasStage bnas_pool_stage;

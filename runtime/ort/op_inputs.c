@@ -160,9 +160,24 @@ static OrtStatus* read_pad(const Node* node, BnasConv* conv) {
     return NULL;
 }
 
+/* An operator of images has as many channels as its first vector has numbers. */
+static OrtStatus* count_channels(const Node* node, InputSource source, BnasConv* conv) {
+    for (size_t i = 0; i < BNAS_VECTOR_COUNT && !conv->convolves; ++i) {
+        const VectorDescriptor* descriptor = &vector_descriptors[i];
+        Constant vector;
+        if (node->descriptor->places[descriptor->input] >= 0) {
+            TRY(read_constant(node, source, descriptor->input, descriptor->name, &vector));
+            conv->channels_out = vector.rank > 0 ? vector.dims[0] : 1;
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
 /* Copies all vectors to one piece of memory. */
 static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters* parameters) {
     BnasConv* conv = &parameters->conv;
+    TRY(count_channels(node, source, conv));
     Constant vectors[BNAS_VECTOR_COUNT];
     size_t counts[BNAS_VECTOR_COUNT] = {0}, total = 0; /* of numbers; these lie in memory already: no overflow */
     for (size_t i = 0; i < BNAS_VECTOR_COUNT; ++i) {
@@ -184,7 +199,7 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
             end += counts[i];
         }
     }
-    conv->has_offset = any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
+    conv->has_offset = conv->offset && any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
     return read_pad(node, conv);
 }
 
@@ -261,7 +276,9 @@ static OrtStatus* read_levels(const Node* node, InputSource source, Parameters* 
 
 OrtStatus* bnas_read_parameters(const Node* node, InputSource source, Parameters* parameters) {
     parameters->conv = node->conv;
-    TRY(prepack_weights(node, source, parameters));
+    if (node->conv.convolves) {
+        TRY(prepack_weights(node, source, parameters));
+    }
     TRY(copy_vectors(node, source, parameters));
     TRY(read_places(node, parameters));
     return read_levels(node, source, parameters);

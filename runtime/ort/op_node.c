@@ -72,8 +72,10 @@ static OrtStatus* fill(Node* node, const OrtKernelInfo* info) {
         strcpy(node->name, "?");
     }
     TRY(select_kernel(node));
-    TRY(bnas_read_attributes(node, info));
-    node->kernel = bnas_covering_kernel(node->kernel, &node->conv);
+    if (node->conv.convolves) {
+        TRY(bnas_read_attributes(node, info));
+        node->kernel = bnas_covering_kernel(node->kernel, &node->conv);
+    }
     TRY(bnas_find_constants(node, info));
     return node->is_constant ? bnas_read_parameters(node, (InputSource){.info = info}, &node->parameters) : NULL;
 }

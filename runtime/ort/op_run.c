@@ -69,11 +69,10 @@ static OrtStatus* read_parts(const Node* node, const OrtKernelContext* context, 
     return NULL;
 }
 
-static OrtStatus* refuse_channels(const Node* node, const int64_t* dims) {
+static OrtStatus* refuse_channels(const Node* node, const int64_t* dims, int64_t wanted) {
     char got[SHAPE_SIZE];
     return bnas_refuse(node, "X has the shape %s, that is %lld channels, wanted %lld; check the input's shape",
-                       bnas_shape_text(dims, RANK, got), (long long)dims[1],
-                       (long long)(node->conv.groups * node->conv.channels_in));
+                       bnas_shape_text(dims, RANK, got), (long long)dims[1], (long long)wanted);
 }
 
 static OrtStatus* refuse_small(const Node* node, const int64_t* dims) {
@@ -108,10 +107,16 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     if (conv->of_bits && dims[1] < conv->bytes_in) {
         return refuse_bytes(node, dims, conv->bytes_in);
     }
-    if (!conv->of_bits && dims[1] != conv->groups * conv->channels_in) {
-        return refuse_channels(node, dims);
+    const int64_t channels = conv->convolves ? conv->groups * conv->channels_in : conv->channels_out;
+    if (!conv->of_bits && dims[1] != channels) {
+        return refuse_channels(node, dims, channels);
     }
     run->batch = dims[0];
+    if (!conv->convolves) {
+        memcpy(run->size, dims + 2, sizeof run->size);
+        memcpy(run->out_size, dims + 2, sizeof run->out_size);
+        return NULL;
+    }
     for (int axis = 0; axis < 2; ++axis) {
         run->size[axis] = dims[2 + axis];
         run->out_size[axis] = bnas_out_length(conv, axis, dims[2 + axis]);

@@ -123,6 +123,11 @@ static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, un
     return status;
 }
 
+/* An operator of images leaves the shape as it is. */
+static OrtStatus* infer_same(const OrtApi* api, OrtShapeInferContext* context, OrtTensorTypeAndShapeInfo* x) {
+    return BNAS_ORT(api, ShapeInferContext_SetOutputTypeShape)(context, 0, x);
+}
+
 OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
     const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
     const BnasDescriptor* descriptor = ((const BnasOperator*)(const void*)op)->descriptor;
@@ -131,6 +136,9 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
+    if (rank == RANK && !descriptor->convolves) {
+        return infer_same(api, context, x);
+    }
     BnasConv conv = {.max_pool = descriptor->max_pool};
     if (rank != RANK || !infer_attributes(api, context, &attributes)) {
         return NULL;

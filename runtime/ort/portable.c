@@ -412,7 +412,13 @@ static inline __attribute__((always_inline)) void convolve(const BnasRun* run, i
 
 #define PORTABLE                                                                                       \
     .covers = all_nodes, .weights_size = weights_size, .prepack = prepack, .packed_size = packed_size, \
-    .scratch_size = scratch_size, .prepare = write_padding
+    .scratch_size = scratch_size, .prepare = write_padding, .image = image
+
+/* Vectors of any CPU of the architecture. */
+static void image(const BnasRun* run, int64_t unit, void* scratch) {
+    (void)scratch;
+    bnas_image_unit(run, unit, 0);
+}
 
 static bool all_nodes(const BnasConv* conv) {
     (void)conv;

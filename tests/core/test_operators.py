@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bnas_deploy.core import operators
-from bnas_deploy.core.operators import ATTRIBUTES, CONSTANTS, OPERATORS, Operator
+from bnas_deploy.core.operators import ATTRIBUTES, CONSTANTS, IMAGES, OPERATORS, Operator
 
 
 def test_a_build_can_read_the_table_where_nothing_is_installed() -> None:
@@ -74,6 +74,18 @@ def test_operators_of_bits_have_a_pad_and_nothing_that_bits_have_no_use_for() ->
     for other in ({"activation": "Relu"}, {"added": 1}):
         with pytest.raises(ValueError, match="bits are made of the accumulator, without an activation or a sum"):
             Operator(to_bits=True, **other)
+
+
+def test_operators_of_images_have_numbers_of_their_channels_and_leave_x_as_it_is() -> None:
+    row = Operator(convolves=False, gate=True, affine=True, added=1)
+    assert (row.name, row.inputs) == ("GateAffineAdd", ("X", "scale2", "bias2", "gate", "added1"))
+    assert Operator(convolves=False, activation="PRelu").inputs == ("X", "slope")
+    assert not any(each.pads_signs or each.is_of_blocks for each in IMAGES)
+    for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}, {"parts": 2}, {"before": 1}):
+        with pytest.raises(ValueError, match="an operator of images reads X and gives Y as they are"):
+            Operator(convolves=False, activation="PRelu", **other)
+    with pytest.raises(ValueError, match="an operator of images has numbers of its channels"):
+        Operator(convolves=False, gate=True, added=1)
 
 
 def test_attributes_have_as_many_defaults_as_values() -> None:

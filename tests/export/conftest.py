@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.export import opset
-from bnas_deploy.export.graph import array_of, is_binary_conv
+from bnas_deploy.export.graph import array_of, is_binary_conv, is_fused
 
 Arrays = Mapping[str, NDArray]
 
@@ -105,6 +105,8 @@ def _evaluate(model: ir.Model, feeds: Arrays) -> dict[str, NDArray]:
 def _results(node: ir.Node, inputs: list[NDArray]) -> list[NDArray]:
     if is_binary_conv(node):
         return [_binary_conv(node, inputs)]
+    if is_fused(node):
+        return [opset.reference(node.op_type, inputs, {})]
     tensors = [None if data is None else torch.from_numpy(np.array(data)) for data in inputs]
     made = _OPERATIONS[node.op_type](node, *tensors)
     return [each.numpy() for each in (made if isinstance(made, tuple) else (made,))]

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.errors import RuntimeLibraryError
-from bnas_deploy.core.operators import OPERATORS, Operator
+from bnas_deploy.core.operators import CONVOLUTIONS, IMAGES, OPERATORS, Operator
 from bnas_deploy.export import opset
 from bnas_deploy.runtime.session import session_options
 
@@ -84,7 +84,7 @@ GEOMETRIES = {
     "depthwise": Geometry(6, 6, (5, 6), (3, 3), strides=(2, 2), group=6),
 }
 # Those that read one tensor; what the others do is made of these, below.
-PLAIN = [row for row in OPERATORS if row.parts == 1 and not row.computed_inputs]
+PLAIN = [row for row in CONVOLUTIONS if row.parts == 1 and not row.computed_inputs]
 CASES = [
     pytest.param(operator, geometry, id=f"{operator.name}, {name}")
     for operator in PLAIN
@@ -289,7 +289,7 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
     if plain.of_bits:
         x = _images(geometry, constants, rng)[:2]
     result = opset.reference(plain.name, [x, *constants.values()], geometry.attributes)
-    for row in (row for row in OPERATORS if row != plain and replace(row, parts=1, added=0) == plain):
+    for row in (row for row in CONVOLUTIONS if row != plain and replace(row, parts=1, added=0) == plain):
         parts = dict(zip(row.activations, np.split(x, sorted(rng.integers(1, 8, row.parts - 1)), axis=1), strict=True))
         added = {name: rng.standard_normal(result.shape).astype(np.float32) for name in row.added_inputs}
         want = sum(added.values(), start=result)  # from left to right
@@ -301,7 +301,7 @@ def test_parts_are_joined_first_and_additions_come_last(plain: Operator, engine:
         np.testing.assert_array_equal(ENGINES[engine](model, feeds), want, row.name)
 
 
-BEHIND_A_SUM = [row for row in OPERATORS if row.gate or row.before]
+BEHIND_A_SUM = [row for row in CONVOLUTIONS if row.gate or row.before]
 GATES = {"per image and channel": (2, 1, 1), "per channel": (1, 1, 1), "per pixel": (1, 6, 7), "of all": (2, 6, 7)}
 
 
@@ -326,6 +326,71 @@ def test_gates_and_sums_before_the_activation(operator: Operator, engine: str, r
             np.testing.assert_array_equal(got, want)
 
 
+IMAGE_SIZES = {"planes of some vectors": (5, 6, 7), "one pixel": (3, 1, 1), "blocks of channels": (16, 3, 4)}
+
+
+@each_engine
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+@pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
+def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np.random.Generator) -> None:
+    channels, *pixels = IMAGE_SIZES[size]
+    shape = (2, channels, *pixels)
+    constants = {row.name: rng.standard_normal(channels).astype(np.float32) for row in operator.constants}
+    for images, rows, columns in GATES.values() if operator.gate else [(0, 0, 0)]:
+        gate = (images, channels, *(pixels if (rows, columns) != (1, 1) else (1, 1)))
+        sizes = dict.fromkeys(("X", *operator.added_inputs), shape) | dict.fromkeys(operator.gate_inputs, gate)
+        feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+        np.put(feeds["X"], range(6), [np.nan, np.inf, -np.inf, 0, -0.0, -1e-45])
+        model = _images_model(operator, feeds, constants)
+        onnx.checker.check_model(model, full_check=True)
+        want = opset.reference(operator.name, [(feeds | constants)[name] for name in operator.inputs], {})
+        np.testing.assert_array_equal(ENGINES[engine](model, feeds), want)
+
+
+@pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
+def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Operator) -> None:
+    sizes = {"X": (2, 3, 6, 7), "gate": (2, 3, 1, 1)} | dict.fromkeys(operator.added_inputs, (2, 3, 6, 7))
+    feeds = {name: np.ones(sizes[name], np.float32) for name in operator.inputs if name in sizes}
+    model = _images_model(operator, feeds, {row.name: np.ones(3, np.float32) for row in operator.constants})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", 3, 6, 7]
+
+
+def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
+    x = np.float32([[[[1, -2]], [[3, 4]]]])
+    scale, bias, gate = np.float32([2, -1]), np.float32([0.5, 0]), np.float32([[[[10]], [[0.5]]]])
+    y = opset.reference("GateAffineAdd", [x, scale, bias, gate, 100 * np.ones_like(x)], {})
+    assert y.tolist() == [[[[120.5, 60.5]], [[98.5, 98]]]]
+    assert opset.reference("PRelu", [x, np.float32([0.25, 7])], {}).tolist() == [[[[1, -0.5]], [[3, 4]]]]
+
+
+def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.ModelProto:
+    def described(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+        size = ["N" if shape[0] > 1 else 1, *shape[1:]]
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
+
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN)],
+        "graph",
+        [described(name, value.shape) for name, value in feeds.items()],
+        [described("Y", feeds["X"].shape)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _with_body(graph, row)
+
+
+def _with_body(graph: onnx.GraphProto, row: Operator) -> onnx.ModelProto:
+    imports = [
+        onnx.helper.make_opsetid("", operators.ONNX_OPSET),
+        onnx.helper.make_opsetid(operators.DOMAIN, operators.VERSION),
+    ]
+    return onnx.helper.make_model(
+        graph, opset_imports=imports, functions=[opset.function(row.name)], ir_version=operators.IR_VERSION
+    )
+
+
 def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geometry: Geometry) -> onnx.ModelProto:
     node = onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN, **geometry.attributes)
     graph = onnx.helper.make_graph(
@@ -348,13 +413,7 @@ def _computed_inputs_model(row: Operator, feeds: Inputs, constants: Inputs, geom
         ],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    imports = [
-        onnx.helper.make_opsetid("", operators.ONNX_OPSET),
-        onnx.helper.make_opsetid(operators.DOMAIN, operators.VERSION),
-    ]
-    return onnx.helper.make_model(
-        graph, opset_imports=imports, functions=[opset.function(row.name)], ir_version=operators.IR_VERSION
-    )
+    return _with_body(graph, row)
 
 
 def test_a_library_leaves_an_operator_that_it_does_not_know_to_the_function_body(
@@ -533,7 +592,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 143
+    assert len({row.name for row in OPERATORS}) == 146
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
@@ -543,6 +602,7 @@ def test_the_name_of_an_operator_says_what_it_does() -> None:
     assert Operator(of_bits=True, max_pool=True, to_bits=True).name == "BinaryConv2dOfBitsMaxPoolToBits"
     assert Operator(to_bits=True, parts=2).name == "BinaryConv2dToBitsConcat2"
     assert Operator(k_map=True, activation="PRelu", added=2, parts=3).name == "BinaryConv2dKPReluAddAddConcat3"
+    assert Operator(convolves=False, gate=True, affine=True, added=1).name == "GateAffineAdd"
 
 
 def _table(text: str, columns: int) -> list[list[str]]:
@@ -555,21 +615,24 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     document = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
     introduction, inputs, attributes, _ = re.split(r"^## .*$", document, flags=re.MULTILINE)
     assert f"domain `{operators.DOMAIN}`, version {operators.VERSION}" in introduction
-    of_bits = [row for row in OPERATORS if row.has_bits]
+    of_bits = [row for row in CONVOLUTIONS if row.has_bits]
     of_cells, of_blocks = (
-        [row for row in OPERATORS if row.is_of_blocks == kind and row not in of_bits] for kind in (False, True)
+        [row for row in CONVOLUTIONS if row.is_of_blocks == kind and row not in of_bits] for kind in (False, True)
     )
     assert f"The domain has {len(OPERATORS)} operators" in introduction
     assert f"* {len(of_cells)} operators *of cells*" in introduction
     assert f"* {len(of_blocks)} operators *of blocks*" in introduction
     assert f"* {len(of_bits)} operators *of bits*" in introduction
+    assert f"* {len(IMAGES)} operators *of images*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
+    blocks, _, images = blocks.partition("| operators of images")
     bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat = (
         ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
     )
     # A part of the name may be left out; of several, one is chosen.
     every = {
-        "BinaryConv2d" + "".join(pieces)
+        convolution + "".join(pieces)
+        for convolution in ("BinaryConv2d", "")
         for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
     }
     assert {row.name for row in OPERATORS} <= every
@@ -577,6 +640,8 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert {row.name for row in of_cells} == {"BinaryConv2d" + "".join(pieces) for pieces in cells}
     listed = re.findall(r"`(\w+)`", "".join(row[0] for row in _table(f"| {blocks}", 2)))
     assert sorted(f"BinaryConv2d{name}" for name in listed) == sorted(row.name for row in of_blocks)
+    listed = re.findall(r"`(\w+)`", "".join(row[0] for row in _table(f"| {images}", 2)))
+    assert sorted(listed) == sorted(row.name for row in IMAGES)
     computed = [
         ", ".join(f"`{name}`" for name in max((getattr(row, kind) for row in OPERATORS), key=len))
         for kind in ("gate_inputs", "before_inputs", "added_inputs")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,9 @@ from bnas_deploy.core.bits import pack_signs
 from bnas_deploy.core.operators import (
     BYTE,
     CONSTANTS,
+    CONVOLUTIONS,
     DOMAIN,
+    IMAGES,
     IR_VERSION,
     ONNX_OPSET,
     OPERATORS,
@@ -226,7 +229,7 @@ def counter(name: str) -> int:
 # What X is made of and what is added does not change what lies between: these have all edges, the others a few. Of the
 # operators of blocks, these are computed in loops of their own; those that read bits have the epilogues of others.
 PLAIN = [
-    *(row for row in OPERATORS if (row.parts, row.added) == (1, 0) and not (row.is_of_blocks or row.has_bits)),
+    *(row for row in CONVOLUTIONS if (row.parts, row.added) == (1, 0) and not (row.is_of_blocks or row.has_bits)),
     Operator(to_bits=True),
     Operator(of_bits=True, to_bits=True),
     Operator(max_pool=True, to_bits=True),
@@ -235,6 +238,7 @@ PLAIN = [
     Operator(gate=True),
     Operator(activation="Relu", affine=True),
     Operator(gate=True, before=1, activation="PRelu"),
+    *IMAGES,
 ]
 
 
@@ -243,7 +247,8 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
 
     The values are multiples of 1/8 below 64, so that K's sum over |X| is exact in any order. Parts of X end anywhere,
     and may be empty. Operators of blocks and of bits are padded with zeros or with signs. Gates are of all kinds. Bits
-    of X are the channels in order, or in any; those of Y are made with one set of levels or two.
+    of X are the channels in order, or in any; those of Y are made with one set of levels or two. Where nothing is
+    convolved, X is like what the case makes.
     """
     rng = np.random.default_rng(seed)
     channels, channels_out = case.channels, case.channels_out
@@ -266,6 +271,9 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
     place = np.arange(channels) if seed % 4 < 3 else rng.choice(channels + 11, channels, replace=False)
     if row.of_bits:
         x = rng.integers(0, 256, (batch, int(place.max()) // BYTE + 1 + seed % 2, *case.size), np.uint8)
+    if not row.convolves:
+        x = rng.normal(size=like_y).astype(np.float32)
+        np.put(x, rng.choice(x.size, min(len(odd), x.size), replace=False), odd)
     ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
     inputs = {
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
@@ -306,6 +314,7 @@ def one_node_model(
     x_shape: tuple[int | str | None, ...] = ("N", "C", "H", "W"),
 ) -> bytes:
     """Serialise a model of one node called `conv`; what is computed and `also_fed` come from outside."""
+    attributes = attributes if operator(name).convolves else {}
     node = helper.make_node(name, list(inputs), ["Y"], name="conv", domain=DOMAIN, **attributes)
     fed = (*feeds(dict(inputs)), *also_fed)
     shapes = {key: x_shape if key == "X" else [None] * value.ndim for key, value in inputs.items()}
@@ -523,7 +532,7 @@ def guarded_call(
     )
 
 
-@pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in PLAIN if row.convolves], ids=lambda row: row.name)
 def test_kernels_stay_in_their_memory(row: Operator, isa: str, native_kernels: ModuleType, kernels: Any) -> None:
     for name, _, case, seed in plain_problems(row):
         for batch in (1, 3):
@@ -728,9 +737,8 @@ def test_only_much_work_is_shared_out(case: Case, stages: int, isa: str) -> None
 def test_three_sessions_stay_exact_under_eight_threads(isa: str, own_threads: int) -> None:
     cases_here = [Case(channels=n, size=(9, 11), strides=(s, 1)) for n, s in ((36, 1), (65, 2))]
     cases_here.append(SHARED)
-    row = OPERATORS[-1]
     work = []
-    for seed, case in enumerate(cases_here):
+    for seed, (row, case) in enumerate(product((CONVOLUTIONS[-1], IMAGES[-1]), cases_here)):
         inputs = random_inputs(row, case, seed, batch=2)
         session = native_session(one_node_model(row.name, inputs, case.attributes), own_threads)
         work.append((session, feeds(inputs), expected(row, inputs, case)))
@@ -813,6 +821,92 @@ def test_unnamed_lengths_get_names_of_their_own() -> None:
     rows, columns = native_session(model.SerializeToString()).get_outputs()[0].shape[2:]
     assert rows.startswith("bnas_unknown_")
     assert rows != columns
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Images
+
+EMPTY = [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (2, 3, 0, 0)]
+
+
+def image_inputs(row: Operator, shape: tuple[int, ...]) -> Arrays:
+    """Return inputs of an operator of images for X of this shape, with a gate for each image and channel."""
+    rng = np.random.default_rng(len(row.name))
+    sizes = {"X": shape, "gate": (*shape[:2], 1, 1)} | dict.fromkeys(row.added_inputs, shape)
+    return {name: rng.normal(size=sizes.get(name, shape[1:2])).astype(np.float32) for name in row.inputs}
+
+
+@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
+@pytest.mark.parametrize("shape", EMPTY)
+def test_edges_of_images_without_pixels_stay_empty(row: Operator, shape: tuple[int, ...]) -> None:
+    inputs = image_inputs(row, shape)
+    (y,) = native_session(one_node_model(row.name, inputs, {}, x_shape=(None,) * 4)).run(None, feeds(inputs))
+    assert (y.shape, y.dtype) == (shape, np.float32)
+
+
+@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
+@pytest.mark.parametrize("x_shape", [(2, 3, 7, 5), ("N", 3, "H", "W"), ("N", 3, "H", 5)])
+def test_the_shape_of_images_stays(row: Operator, x_shape: tuple[int | str, ...]) -> None:
+    inputs = image_inputs(row, (2, 3, 7, 5))
+    session = native_session(one_node_model(row.name, inputs, {}, x_shape=x_shape))
+    assert session.get_outputs()[0].shape == list(x_shape)
+
+
+@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
+def test_numbers_of_images_may_be_computed_while_the_model_runs(row: Operator) -> None:
+    inputs = image_inputs(row, (2, 3, 7, 5))
+    names = tuple(constant.name for constant in row.constants)
+    session = native_session(one_node_model(row.name, inputs, {}, also_fed=names))
+    (y,) = session.run(None, inputs)
+    np.testing.assert_array_equal(y, reference(row.name, list(inputs.values()), {}))
+
+
+@pytest.mark.parametrize(("shape", "stages"), [((2, 64, 40, 40), 1), ((2, 64, 8, 8), 0)])
+def test_only_large_images_are_shared_out(shape: tuple[int, ...], stages: int, isa: str) -> None:
+    row = IMAGES[0]
+    inputs = image_inputs(row, shape)
+    session = native_session(one_node_model(row.name, inputs, {}), threads=2)
+    before = counter("bnas_shared_stages")
+    (y,) = session.run(None, feeds(inputs))
+    np.testing.assert_array_equal(y, reference(row.name, list(inputs.values()), {}))
+    assert counter("bnas_shared_stages") == before + stages
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("X", (1, 4, 7, 5), "X has the shape [1, 4, 7, 5], that is 4 channels, wanted 3; check the input's shape"),
+        ("X", (3, 7, 5), "X has 3 dimensions, wanted 4: batch, channels, height, width; check the input's shape"),
+        ("X", (0, 3, 7, 2**31), "X has the shape [0, 3, 7, 2147483648], wanted channels and sides up to 2147483647"),
+        ("gate", (1, 3), "gate has 2 dimensions, wanted 4: batch, channels, height, width; check the input's shape"),
+        ("gate", (1, 3, 7, 1), "gate has the shape [1, 3, 7, 1], the output [1, 3, 7, 5]; it must have its channels"),
+        ("added1", (1, 3, 7, 1), "an added input has the shape [1, 3, 7, 1], the output [1, 3, 7, 5]; they must be"),
+    ],
+)
+def test_edges_of_wrong_images_are_refused_when_they_come(name: str, shape: tuple[int, ...], reason: str) -> None:
+    row = Operator(convolves=False, gate=True, affine=True, added=1)
+    inputs = image_inputs(row, (1, 3, 7, 5)) | {name: np.zeros(shape, np.float32)}
+    session = native_session(one_node_model(row.name, inputs, {}, x_shape=(None,) * inputs["X"].ndim))
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs))
+    assert f"bnas.{row.name} (node 'conv'): {reason}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("bias2", (4,), "bias2 has the shape [4], wanted [3], one value per output channel; export the model again"),
+        ("bias2", (), "bias2 has the shape [], wanted [3], one value per output channel; export the model again"),
+        ("scale2", (), "scale2 has the shape [], wanted [1], one value per output channel; export the model again"),
+        ("scale2", (3, 1), "scale2 has the shape [3, 1], wanted [3], one value per output channel"),
+    ],
+)
+def test_edges_of_wrong_numbers_of_images_are_refused(name: str, shape: tuple[int, ...], reason: str) -> None:
+    row = Operator(convolves=False, gate=True, affine=True)
+    inputs = image_inputs(row, (1, 3, 7, 5)) | {name: np.zeros(shape, np.float32)}
+    with pytest.raises(REFUSED) as refused:
+        native_session(one_node_model(row.name, inputs, {}))
+    assert f"bnas.{row.name} (node 'conv'): {reason}" in str(refused.value)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,24 @@ def test_a_mean_of_a_sum(load, listing, evaluate, rng, nodes: str, wanted: list[
     np.testing.assert_allclose(evaluate(model, feeds)["y"], answer, rtol=1e-4, atol=1e-4)
 
 
+def test_branches_side_by_side_share_the_mean_of_what_they_read(load, listing, evaluate, rng) -> None:
+    """As those of BNext do. The axes are constants of their own, so that nobody else would merge the means."""
+    nodes = f"{MIXTURE} y = ReduceMean (m, axes) v = Abs (a) "
+    nodes += "o = Mul (s, x) r = Mul (t, v) l = Add (o, r) z = ReduceMean (l, same)"
+    model = load(
+        f"{HEADER} => (float[N,3,1,1] y, float[N,3,1,1] z) {{ {nodes} }}", same=np.array([2, -1]), **_constants(rng)
+    )
+    feeds = _feeds(rng)
+    answers = evaluate(model, feeds)
+
+    run([MeanOfTerms(), DropUnused()], model)
+
+    means = [line for line in listing(model) if "ReduceMean" in line]
+    assert means == ["y.0 = ReduceMean(x)", "y.2 = ReduceMean(a)", "z.1 = ReduceMean(v)"]
+    for name in "yz":  # as above
+        np.testing.assert_allclose(evaluate(model, feeds)[name], answers[name], rtol=1e-4, atol=1e-4)
+
+
 def test_what_a_sign_reads_besides_is_taken_apart(load, listing, binary_conv, rng) -> None:
     """The BN of Real-to-Binary's block, which becomes a threshold afterwards."""
     text = f"{HEADER} => (float[N,3,1,1] y, float[N,3,4,6] c) {{ {NORM} {CONV} y = ReduceMean (n, axes) }}"

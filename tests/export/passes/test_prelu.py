@@ -1,4 +1,4 @@
-"""A PRelu that is left becomes operators that onnxruntime computes in vectors, with the same bits."""
+"""A PRelu that is left becomes operators that are computed in vectors, with the same bits."""
 
 import numpy as np
 import onnx
@@ -7,7 +7,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bnas_deploy.export.finish import finish
 from bnas_deploy.export.graph import Origin, origin_of
-from bnas_deploy.export.passes import PReluToMaximum
+from bnas_deploy.export.passes import PReluOfImages, PReluToMaximum
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.runtime.session import create_session, session_options
 
@@ -66,3 +66,51 @@ def test_left_alone_because(load, listing, nodes: str, reason: str) -> None:
 
     assert list(map(str, log.refusals)) == [f"PReluToMaximum: y: {reason}"]
     assert listing(model) == before
+
+
+@pytest.mark.parametrize("library", [False, True])
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 1, 1)])
+def test_images_are_passed_over_once(load, listing, evaluate, rng, tmp_path, shape, library: bool) -> None:
+    model = load(
+        "(float[N,3,4,4] x) => (float[N,3,4,4] y) { y = PRelu (x, slope) }",
+        slope=np.float32([0.3, 1.5, -2]).reshape(shape),
+    )
+    model.graph[0].outputs[0].meta["origin"] = Origin("prelu", (2, 3, 4))
+    x = np.concatenate([np.resize(VALUES, (1, 3, 4, 4)), rng.normal(size=(2, 3, 4, 4)).astype(np.float32)])
+    answer = evaluate(model, {"x": x})["y"]
+
+    log = run([PReluOfImages(), PReluToMaximum()], model)
+
+    assert log.applied == {"PReluOfImages": 1, "PReluToMaximum": 0}
+    assert [(node.domain, node.op_type) for node in model.graph] == [("bnas", "PRelu")]
+    assert origin_of(model.graph[-1].outputs[0]) == Origin("prelu", (2, 3, 4))
+    np.testing.assert_array_equal(evaluate(model, {"x": x})["y"], answer)
+    path = tmp_path / "model.onnx"
+    onnx.save(finish(model), path)
+    (found,) = create_session(path, session_options(threads=1, library=library)).run(None, {"x": x})
+    np.testing.assert_array_equal(found, answer)
+
+
+@pytest.mark.parametrize(
+    ("shape", "nodes", "reason"),
+    [
+        ("N,3,4,4", "s = Abs (x) y = PRelu (x, s)", "its slope is computed from the input"),
+        ("N,3,4", "y = PRelu (x, slope)", "what it reads are no images"),
+        ("N,3,4,3", "y = PRelu (x, of_columns)", "its slopes are not one for each channel"),
+    ],
+)
+def test_images_are_left_to_the_next_pass_because(load, listing, shape: str, nodes: str, reason: str) -> None:
+    slopes = {"slope": np.float32([1, 2, 3]).reshape(3, 1), "of_columns": np.float32([1, 2, 3])}
+    model = load(f"(float[{shape}] x) => (float[{shape}] y) {{ {nodes} }}", **slopes)
+    before = listing(model)
+
+    log = run([PReluOfImages()], model)
+
+    assert list(map(str, log.refusals)) == [f"PReluOfImages: y: {reason}"]
+    assert listing(model) == before
+
+
+def test_one_slope_is_left_to_the_next_pass(load) -> None:
+    model = load("(float[N,3,4,4] x) => (float[N,3,4,4] y) { y = PRelu (x, slope) }", slope=np.float32([0.3]))
+    log = run([PReluOfImages()], model)
+    assert (log.applied, log.refusals) == ({"PReluOfImages": 0}, [])

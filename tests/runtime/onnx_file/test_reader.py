@@ -73,6 +73,6 @@ def test_what_is_no_protocol_buffer(data: bytes, message: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("row", OPERATORS, ids=lambda row: row.name)
 def test_operators_are_told_by_their_names(row: Operator) -> None:
-    assert is_binary_convolution(row.name)
+    assert is_binary_convolution(row.name) == row.convolves
     assert has_k_map(row.name) == row.k_map
     assert not is_binary_convolution("Conv")
