@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from bnas_deploy.core.operators import Operator, operator
 from bnas_deploy.export.graph import (
+    activations_of,
     array_of,
     constant_array,
     gates_of,
@@ -45,13 +46,15 @@ from bnas_deploy.export.graph import (
     is_binary_conv,
     is_fused,
 )
-from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS
+from bnas_deploy.export.opset import max_pool
+from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS, Affine
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.passes.gate_images import GATED_NORM, GatedNorm
 from bnas_deploy.export.passes.mean_before_gemm import MEAN_IN_GEMM, MeanInGemm
 from bnas_deploy.export.passes.means import MEAN_OF_TERMS, MeanNote
+from bnas_deploy.export.passes.pool_of_norm import POOLED_NORM
 from bnas_deploy.export.pieces import QUANTIZATION, Piece, Recorded, weight_of
 from bnas_deploy.export.written_bits import bits_of
 
@@ -102,6 +105,8 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
     if any(node.op_type in CHOICES and node.domain == "" and not _is_integer(node) for node in piece.nodes):
         return None
     known = _Known(piece, recorded, worst)
+    if POOLED_NORM in last.meta:
+        return known.of_pooled_norm(last, last.meta[POOLED_NORM])
     if GATED_NORM in last.meta:
         return known.of_gated_norm(last, last.meta[GATED_NORM])
     if MEAN_IN_GEMM in last.meta:
@@ -272,6 +277,15 @@ class _Known:
         roundings_of_products, terms = 2 * len(factors), note.terms.reshape(-1, 1, 1)
         bound: Bound = ROUNDING * ((FOLD + roundings_of_products) * products + FOLD * terms + sums)
         return bound
+
+    def of_pooled_norm(self, node: ir.Node, note: Affine) -> Bound | None:
+        """Return the bound of a BN in front of a maximum, as PoolOfNorm writes it: the largest of 2x2 pixels."""
+        parts = [self.magnitude(value) for value in activations_of(node)]
+        known = [part.numpy() for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        slope, terms = (np.abs(numbers).reshape(-1, 1, 1) for numbers in (note.slope, note.terms))
+        return max_pool(note.roundings * ROUNDING * (np.concatenate(known, axis=1) * slope + terms))
 
     def _factors(self, value: ir.Value) -> list[ir.Value]:
         """Return `value`, or where it is a product within the piece its factors."""

@@ -39,9 +39,10 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     """
     row = operator(name)
     named = dict(zip(row.inputs, inputs, strict=True))
-    if not row.convolves:
-        return finished(row, named["X"], named)
     x = np.concatenate([named[part] for part in row.activations], axis=1)
+    if not row.convolves:
+        y = finished(row, x, named)
+        return max_pool(y) if row.max_pool else y
     attributes = {**defaults(), **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
     signs = _signs_of_bits(x, named["place"]) if row.of_bits else sign(x, _per_channel(named["threshold"]))
@@ -266,7 +267,7 @@ _ACCUMULATOR = """
 
 # Of accumulators, which are whole numbers, and not of bits: four axes, and one set of them for any number of levels.
 _MAX_POOL = """
-  largest = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (accumulator)
+  {y} = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> ({x})
 """
 
 # Each bit takes its channel out of the accumulator, and those behind the last channel take the last one. Their numbers
@@ -391,9 +392,9 @@ def function(name: str, *, constant_channels: bool = False) -> onnx.FunctionProt
     Without `constant_channels` the function has no such attribute.
     """
     row = operator(name)
-    if not row.convolves:
-        return _parsed(row, {}, _PER_CHANNEL + _epilogue(row))
     joined = f"  X = Concat <axis = 1> ({', '.join(row.activations)})\n" if row.parts > 1 else ""
+    if not row.convolves:
+        return _parsed(row, {}, joined + _PER_CHANNEL + _epilogue(row))
     convolution = (*_operands(row, constant_channels), *_accumulation(row, constant_channels))
     body = "".join((joined, *convolution, _bits(row) if row.to_bits else _SCALE + _epilogue(row)))
     return _parsed(row, defaults(constant_channels=constant_channels), body)
@@ -430,7 +431,7 @@ def _accumulation(row: Operator, constant_channels: bool) -> tuple[str, ...]:
 def _bits(row: Operator) -> str:
     """Return the lines from the accumulator to Y where that is bits."""
     if row.max_pool:
-        return _MAX_POOL + _BITS.replace("{accumulator}", "largest")
+        return _MAX_POOL.format(x="accumulator", y="largest") + _BITS.replace("{accumulator}", "largest")
     return _BITS.replace("{accumulator}", "accumulator")
 
 
@@ -442,6 +443,7 @@ def _epilogue(row: Operator) -> str:
         _ACTIVATION[row.activation] if row.convolves or row.activation != "PRelu" else _PRELU_OF_IMAGES,
         _AFFINE if row.affine else "",
         *(_ADDITION.replace("{added}", name) for name in row.added_inputs),
+        _MAX_POOL if row.max_pool else "",
     ]
     steps = [step for step in steps if step]
     scaled = "scaled" if row.convolves else "X"

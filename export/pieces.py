@@ -215,7 +215,9 @@ def _is_pixelwise(node: ir.Node) -> bool:
     """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
     if node.op_type == "Reshape":
         return _keeps_pixels(node)
-    if node.op_type == "BatchNormalization" or (is_fused(node) and not is_binary_conv(node)):
+    if is_fused(node) and not is_binary_conv(node):
+        return not operator(node.op_type).max_pool
+    if node.op_type == "BatchNormalization":
         return True
     constants = [array_of(value) for value in node.inputs if value is not None]
     shapes = [data.shape for data in constants if data is not None]
@@ -290,6 +292,8 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
         before, after = int(pads[2 + axis]), int(pads[6 + axis])
         # A corner shows what is padded with only if some of it is there.
         return _Window(1, 1, before) if before > 0 or after <= 0 else None
+    if is_fused(node) and not is_binary_conv(node):
+        return _Window(1, 1, 0).pooled()  # the others treat every pixel by itself
     binary = is_binary_conv(node)
     if not (binary or node.op_type in WINDOWS) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None

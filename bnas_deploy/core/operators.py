@@ -158,7 +158,8 @@ class Operator:
     other networks. Those of blocks have a gate, sums before the activation, limits or a second scale and bias, which
     blocks of published networks need; X comes in one part. Those of bits read or write bits instead of floats. All of
     blocks and of bits have an input `pad`, which is 0 where padding is. Those of images do not convolve: what is done
-    to a result they do to X. They have at least one constant, whose length is the number of channels.
+    to a result they do to X. They have at least one constant, whose length is the number of channels. X may come in
+    parts, and the result may be the largest of 2x2 pixels.
 
     Attributes:
         convolves: X is convolved first.
@@ -172,8 +173,9 @@ class Operator:
         added: tensors that are added to the result.
         parts: tensors that X is the concatenation of.
         of_bits: X are bits, eight channels to a byte, and no threshold is needed.
-        max_pool: the accumulator is the largest of 2x2 pixels, with stride 2 and without padding. Only where Y is bits:
-            a bit is 1 where any of the four would be, so nothing but bits has to be written before it.
+        max_pool: the accumulator is the largest of 2x2 pixels, with stride 2 and without padding; where nothing is
+            convolved the result is. Of convolutions only where Y is bits: a bit is 1 where any of the four would be, so
+            nothing but bits has to be written before it.
         to_bits: Y are bits: whether the accumulator reaches levels. That is all the epilogue there is.
     """
 
@@ -196,8 +198,8 @@ class Operator:
         if self.k_map and self.is_of_blocks:
             raise ValueError("no operator of blocks has K")
         if not self.convolves:
-            if self.k_map or self.pads_signs or self.before or self.has_bits or self.parts > 1:
-                raise ValueError("an operator of images reads X and gives Y as they are")
+            if self.k_map or self.pads_signs or self.before or self.has_bits:
+                raise ValueError("an operator of images neither pads nor has bits, nor adds before an activation")
             if not self.constants:
                 raise ValueError("an operator of images has numbers of its channels")
             return
@@ -322,9 +324,14 @@ def _of_bits() -> Iterator[Operator]:
 
 
 def _of_images() -> Iterator[Operator]:
-    """Return those for what no convolution takes in: a gate that reads what it scales, and a PReLU between others."""
+    """Return those for what no convolution takes in.
+
+    A gate that reads what it scales, a PReLU between others, a BN of joined features and the maximum of it.
+    """
     yield from (Operator(convolves=False, gate=True, affine=True, added=added) for added in (0, 1))
     yield Operator(convolves=False, activation="PRelu")
+    for parts in range(1, MOST_PARTS + 1):
+        yield Operator(convolves=False, affine=True, max_pool=True, parts=parts)
 
 
 CONVOLUTIONS = (*_of_cells(), *_of_blocks(), *_of_bits())

@@ -34,6 +34,7 @@ from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.parts import FlattenConcat, SliceOfConcat
 from bnas_deploy.export.passes.pixel_products import PixelConvToGemm
 from bnas_deploy.export.passes.pool_first import PoolBeforeRising
+from bnas_deploy.export.passes.pool_of_norm import PoolOfNorm
 from bnas_deploy.export.passes.prelu import PReluOfImages, PReluToMaximum
 from bnas_deploy.export.passes.reorder import DistributeOverConcat, MoveReshapeBehind
 from bnas_deploy.export.passes.shapes import DropExpand, MeanOfOnePixel, OneSlice, StaticReshape, StridedSliceToPool
@@ -83,7 +84,8 @@ PIPELINE = (
     FoldConstantsAfterBinaryConv(),
     FoldBatchNormBeforeConv(),
     FoldBatchNormBeforeGemm(),
-    PoolBeforeRising(),  # what no convolution has taken in
+    PoolOfNorm(),  # what no convolution has taken in
+    PoolBeforeRising(),  # and other functions
     PixelConvToGemm(),  # with its BN
     FoldMeanIntoGemm(),
     DropUnused(),  # the BNs that were folded

@@ -1,4 +1,4 @@
-"""A binary convolution reads the parts of a concatenation where they lie."""
+"""An operator of the domain `bnas` reads the parts of a concatenation where they lie."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,7 @@ from bnas_deploy.export.graph import (
     CHANNEL_AXIS,
     activations_of,
     is_binary_conv,
+    is_fused,
     is_recorded,
     node_before,
     replace_operator,
@@ -16,14 +17,17 @@ from bnas_deploy.export.graph import (
 
 
 class FuseConcat:
-    """Concat -> BinaryConv2d becomes BinaryConv2dConcat2, 3 or 4; other readers keep the Concat."""
+    """Concat -> BinaryConv2d becomes BinaryConv2dConcat2, 3 or 4; other readers keep the Concat.
+
+    So does Concat -> AffineMaxPool. The other operators of images have no parts.
+    """
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return every binary convolution that reads a Concat."""
-        return (node for node in model.graph if is_binary_conv(node) and _concat_before(node) is not None)
+        """Return every binary convolution and every maximum of images that reads a Concat."""
+        return (node for node in model.graph if _may_have_parts(node) and _concat_before(node) is not None)
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
-        """Return why the convolution goes on reading the concatenation."""
+        """Return why the operator goes on reading the concatenation."""
         concat = _concat_before(node)
         assert concat is not None
         if concat.attributes.get_int("axis") != CHANNEL_AXIS:
@@ -44,6 +48,12 @@ class FuseConcat:
         row = with_changes(operator(node.op_type), parts=len(parts))
         assert row is not None
         replace_operator(node, row, dict(zip(row.activations, parts, strict=True)), node)
+
+
+def _may_have_parts(node: ir.Node) -> bool:
+    if is_binary_conv(node):
+        return True
+    return is_fused(node) and with_changes(operator(node.op_type), parts=MOST_PARTS) is not None
 
 
 def _concat_before(node: ir.Node) -> ir.Node | None:

@@ -66,7 +66,7 @@ class WriteBits:
         row, readers, pool = operator(node.op_type), _readers(node), _pool_behind(node)
         if row.k_map or row.gate or row.before or row.added:
             return f"{node.op_type} computes more than its accumulator says"
-        if pool is not None and not _takes_pairs(pool):
+        if pool is not None and not takes_pairs(pool):
             return f"{pool.name} takes another maximum than that of 2x2 pixels with stride 2, without padding"
         if with_changes(_bare(row), max_pool=pool is not None, to_bits=True) is None:
             pools = ", pools" if pool is not None else ""
@@ -151,7 +151,7 @@ _PAIRS = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0], "dila
 _DEFAULTS = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
 
 
-def _takes_pairs(pool: ir.Node) -> bool:
+def takes_pairs(pool: ir.Node) -> bool:
     """Tell whether a maximum is of 2x2 pixels side by side, and leaves out a last row or column of its own."""
     found = {name: list(pool.attributes.get_ints(name, _DEFAULTS.get(name, ()))) for name in _PAIRS}
     if found != _PAIRS or pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":

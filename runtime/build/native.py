@@ -267,8 +267,10 @@ def _operator_table() -> str:
             *_macro("BNAS_CHOICES", "CHOICE", (*map(_choice, fields(table.Operator)), ("bool", _OF_BLOCKS))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
             *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
-            "/* Those of images: OPERATOR(gate, activation, affine, added) */",
-            *_macro("BNAS_IMAGE_OPERATORS", "OPERATOR", map(_image_operator, table.IMAGES)),
+            "/* Those of images without a maximum: OPERATOR(gate, activation, affine, added) */",
+            *_macro(
+                "BNAS_IMAGE_OPERATORS", "OPERATOR", (_image_operator(row) for row in table.IMAGES if not row.max_pool)
+            ),
             "",
         ]
     )

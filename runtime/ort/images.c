@@ -25,12 +25,16 @@ static inline __attribute__((always_inline)) float activated(const Steps steps, 
     return value;
 }
 
+static inline __attribute__((always_inline)) float larger(float a, float b) {
+    return a < b ? b : a;
+}
+
 /* One channel of one image. */
 static inline __attribute__((always_inline)) void compute(const BnasRun* run, int64_t unit, const Steps steps) {
     const BnasConv* conv = run->conv;
     const int64_t image = unit / conv->channels_out, channel = unit % conv->channels_out;
     const int64_t pixels = run->size[0] * run->size[1], at = unit * pixels;
-    const float* restrict x = run->inputs->x + at;
+    const float* restrict x = bnas_channel(run, image, channel);
     const float* restrict gate = steps.gate ? bnas_gate_at(run, image, channel, 0) : NULL;
     const float* restrict added1 = steps.added > 0 ? run->added[0] + at : NULL;
     const float* restrict added2 = steps.added > 1 ? run->added[1] + at : NULL;
@@ -59,8 +63,30 @@ static inline __attribute__((always_inline)) void compute(const BnasRun* run, in
     }
 }
 
+/* The largest of 2x2 pixels of one channel of one image; a last row or column of its own is left out. */
+static inline __attribute__((always_inline)) void pool_affine(const BnasRun* run, int64_t unit) {
+    const BnasConv* conv = run->conv;
+    const int64_t image = unit / conv->channels_out, channel = unit % conv->channels_out;
+    const int64_t width = run->size[1], rows = bnas_pooled(run->size[0]), columns = bnas_pooled(width);
+    const float scale2 = conv->scale2[channel], bias2 = conv->bias2[channel];
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* restrict top = bnas_channel(run, image, channel) + 2 * row * width;
+        const float* restrict bottom = top + width;
+        float* restrict y = run->y + (unit * rows + row) * columns;
+        for (int64_t i = 0; i < columns; ++i) {
+            const float left = larger(top[2 * i] * scale2 + bias2, bottom[2 * i] * scale2 + bias2);
+            const float right = larger(top[2 * i + 1] * scale2 + bias2, bottom[2 * i + 1] * scale2 + bias2);
+            y[i] = larger(left, right);
+        }
+    }
+}
+
 static inline __attribute__((always_inline)) void choose(const BnasRun* run, int64_t unit) {
     const BnasConv* conv = run->conv;
+    if (conv->max_pool) {
+        pool_affine(run, unit);
+        return;
+    }
     const bool has_map = conv->gate && run->gate.channel > 1;
 #define OPERATOR(with_gate, with_activation, with_affine, terms)                                           \
     if (conv->gate == with_gate && conv->activation == with_activation && conv->affine == with_affine &&   \

@@ -112,15 +112,10 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
         return refuse_channels(node, dims, channels);
     }
     run->batch = dims[0];
-    if (!conv->convolves) {
-        memcpy(run->size, dims + 2, sizeof run->size);
-        memcpy(run->out_size, dims + 2, sizeof run->out_size);
-        return NULL;
-    }
     for (int axis = 0; axis < 2; ++axis) {
         run->size[axis] = dims[2 + axis];
-        run->out_size[axis] = bnas_out_length(conv, axis, dims[2 + axis]);
-        if (run->out_size[axis] < 1) {
+        run->out_size[axis] = conv->convolves ? bnas_out_length(conv, axis, dims[2 + axis]) : dims[2 + axis];
+        if (conv->convolves && run->out_size[axis] < 1) {
             return refuse_small(node, dims);
         }
     }
@@ -192,7 +187,7 @@ static OrtStatus* get_y(const Node* node, OrtKernelContext* context, BnasRun* ru
     void* data = NULL;
     TRY(BNAS_ORT(node->api, KernelContext_GetOutput)(context, 0, dims, RANK, &y));
     TRY(BNAS_ORT(node->api, GetTensorMutableData)(y, &data));
-    if (run->conv->max_pool) {
+    if (run->conv->max_pool && run->conv->to_bits) {
         run->pooled = data;
     } else {
         run->y = data;

@@ -85,22 +85,24 @@ static void infer_length(const BnasConv* conv, int axis, Shape* shape) {
     }
 }
 
-/* The channels of Y, and where it is bits their bytes: those of the levels. */
+/* The channels of Y: those of the constant that has a number, or where it is bits eight levels, for each of them; or
+ * those of the weights. */
 static OrtStatus* infer_channels(const BnasDescriptor* descriptor, const OrtApi* api, OrtShapeInferContext* context,
                                  const BnasConv* conv, Shape* shape) {
     shape->dims[1] = conv->channels_out;
     shape->names[1] = "";
-    if (!descriptor->to_bits) {
+    if (!descriptor->to_bits && descriptor->convolves) {
         return NULL;
     }
-    OrtTensorTypeAndShapeInfo* level = NULL; /* belongs to the context */
+    OrtTensorTypeAndShapeInfo* numbers = NULL; /* belongs to the context */
     size_t rank = 0;
     int64_t dims[RANK];
-    const size_t place = (size_t)descriptor->places[BNAS_INPUT_level];
-    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, place, &level));
-    TRY(BNAS_ORT(api, GetDimensionsCount)(level, &rank));
+    /* Of images the constants come behind the parts of X. */
+    const int64_t place = descriptor->to_bits ? descriptor->places[BNAS_INPUT_level] : descriptor->parts;
+    TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, (size_t)place, &numbers));
+    TRY(BNAS_ORT(api, GetDimensionsCount)(numbers, &rank));
     if (rank >= 1 && rank <= RANK) {
-        TRY(BNAS_ORT(api, GetDimensions)(level, dims, rank));
+        TRY(BNAS_ORT(api, GetDimensions)(numbers, dims, rank));
         shape->dims[1] = dims[0];
     }
     return NULL;
@@ -123,11 +125,6 @@ static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, un
     return status;
 }
 
-/* An operator of images leaves the shape as it is. */
-static OrtStatus* infer_same(const OrtApi* api, OrtShapeInferContext* context, OrtTensorTypeAndShapeInfo* x) {
-    return BNAS_ORT(api, ShapeInferContext_SetOutputTypeShape)(context, 0, x);
-}
-
 OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
     const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
     const BnasDescriptor* descriptor = ((const BnasOperator*)(const void*)op)->descriptor;
@@ -136,14 +133,14 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
-    if (rank == RANK && !descriptor->convolves) {
-        return infer_same(api, context, x);
-    }
     BnasConv conv = {.max_pool = descriptor->max_pool};
-    if (rank != RANK || !infer_attributes(api, context, &attributes)) {
+    if (rank != RANK || (descriptor->convolves && !infer_attributes(api, context, &attributes))) {
         return NULL;
     }
     bnas_set_attributes(&conv, &attributes);
+    for (int axis = 0; axis < 2 && !descriptor->convolves; ++axis) {
+        conv.kernel[axis] = 1; /* what each pixel depends on */
+    }
     Shape shape = {.names = {"", "", "", ""}};
     TRY(BNAS_ORT(api, GetDimensions)(x, shape.dims, RANK));
     TRY(BNAS_ORT(api, GetSymbolicDimensions)(x, shape.names, RANK));

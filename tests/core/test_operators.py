@@ -76,13 +76,15 @@ def test_operators_of_bits_have_a_pad_and_nothing_that_bits_have_no_use_for() ->
             Operator(to_bits=True, **other)
 
 
-def test_operators_of_images_have_numbers_of_their_channels_and_leave_x_as_it_is() -> None:
+def test_operators_of_images_have_numbers_of_their_channels_and_may_pool() -> None:
     row = Operator(convolves=False, gate=True, affine=True, added=1)
     assert (row.name, row.inputs) == ("GateAffineAdd", ("X", "scale2", "bias2", "gate", "added1"))
     assert Operator(convolves=False, activation="PRelu").inputs == ("X", "slope")
     assert not any(each.pads_signs or each.is_of_blocks for each in IMAGES)
-    for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}, {"parts": 2}, {"before": 1}):
-        with pytest.raises(ValueError, match="an operator of images reads X and gives Y as they are"):
+    row = Operator(convolves=False, affine=True, max_pool=True, parts=2)
+    assert (row.name, row.inputs) == ("AffineMaxPoolConcat2", ("X1", "X2", "scale2", "bias2"))
+    for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}, {"before": 1}):
+        with pytest.raises(ValueError, match="an operator of images neither pads nor has bits"):
             Operator(convolves=False, activation="PRelu", **other)
     with pytest.raises(ValueError, match="an operator of images has numbers of its channels"):
         Operator(convolves=False, gate=True, added=1)

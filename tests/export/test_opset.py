@@ -334,13 +334,17 @@ IMAGE_SIZES = {"planes of some vectors": (5, 6, 7), "one pixel": (3, 1, 1), "blo
 @pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
 def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np.random.Generator) -> None:
     channels, *pixels = IMAGE_SIZES[size]
+    if operator.max_pool and min(pixels) < 2:
+        pytest.skip("a maximum needs 2x2 pixels")
     shape = (2, channels, *pixels)
     constants = {row.name: rng.standard_normal(channels).astype(np.float32) for row in operator.constants}
     for images, rows, columns in GATES.values() if operator.gate else [(0, 0, 0)]:
         gate = (images, channels, *(pixels if (rows, columns) != (1, 1) else (1, 1)))
         sizes = dict.fromkeys(("X", *operator.added_inputs), shape) | dict.fromkeys(operator.gate_inputs, gate)
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
-        np.put(feeds["X"], range(6), [np.nan, np.inf, -np.inf, 0, -0.0, -1e-45])
+        # The maximum of a NaN is not defined.
+        np.put(feeds["X"], range(6), [1 if operator.max_pool else np.nan, np.inf, -np.inf, 0, -0.0, -1e-45])
+        feeds |= _in_parts(operator, feeds.pop("X"))
         model = _images_model(operator, feeds, constants)
         onnx.checker.check_model(model, full_check=True)
         want = opset.reference(operator.name, [(feeds | constants)[name] for name in operator.inputs], {})
@@ -350,12 +354,14 @@ def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np
 @pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
 def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Operator) -> None:
     sizes = {"X": (2, 3, 6, 7), "gate": (2, 3, 1, 1)} | dict.fromkeys(operator.added_inputs, (2, 3, 6, 7))
-    feeds = {name: np.ones(sizes[name], np.float32) for name in operator.inputs if name in sizes}
+    feeds = {name: np.ones(sizes[name], np.float32) for name in ("X", *operator.computed_inputs)}
+    feeds |= _in_parts(operator, feeds.pop("X"))
     model = _images_model(operator, feeds, {row.name: np.ones(3, np.float32) for row in operator.constants})
     model.graph.output[0].type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
-    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", 3, 6, 7]
+    size = [3, 3] if operator.max_pool else [6, 7]
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", 3, *size]
 
 
 def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
@@ -364,6 +370,15 @@ def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("GateAffineAdd", [x, scale, bias, gate, 100 * np.ones_like(x)], {})
     assert y.tolist() == [[[[120.5, 60.5]], [[98.5, 98]]]]
     assert opset.reference("PRelu", [x, np.float32([0.25, 7])], {}).tolist() == [[[[1, -0.5]], [[3, 4]]]]
+    first, second = np.float32([[[[1, 2, 9], [3, 4, 9]]]]), np.float32([[[[5, 6, 9], [7, 8, 9]]]])
+    y = opset.reference("AffineMaxPoolConcat2", [first, second, scale, bias], {})
+    assert y.tolist() == [[[[8.5]], [[-5]]]]  # the least is the largest where the slope is negative
+
+
+def _in_parts(row: Operator, x: np.ndarray) -> Inputs:
+    """Return X in its parts, the first of which is the largest."""
+    ends = [x.shape[1] - row.parts + 1 + i for i in range(row.parts - 1)]
+    return dict(zip(row.activations, np.split(x, ends, axis=1), strict=True))
 
 
 def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.ModelProto:
@@ -371,11 +386,14 @@ def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.Model
         size = ["N" if shape[0] > 1 else 1, *shape[1:]]
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
 
+    batch, _, *size = feeds[row.activations[0]].shape
+    channels = sum(feeds[name].shape[1] for name in row.activations)
+    y = (batch, channels, *(length // 2 if row.max_pool else length for length in size))
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN)],
         "graph",
         [described(name, value.shape) for name, value in feeds.items()],
-        [described("Y", feeds["X"].shape)],
+        [described("Y", y)],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return _with_body(graph, row)
@@ -592,7 +610,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 146
+    assert len({row.name for row in OPERATORS}) == 150
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"

@@ -273,8 +273,9 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         x = rng.integers(0, 256, (batch, int(place.max()) // BYTE + 1 + seed % 2, *case.size), np.uint8)
     if not row.convolves:
         x = rng.normal(size=like_y).astype(np.float32)
+        odd = odd[row.max_pool :]  # the maximum of a NaN is not defined
         np.put(x, rng.choice(x.size, min(len(odd), x.size), replace=False), odd)
-    ends = np.sort(rng.integers(0, channels + 1, row.parts - 1))
+    ends = np.sort(rng.integers(0, x.shape[1] + 1, row.parts - 1))
     inputs = {
         **dict(zip(row.activations, np.split(x, ends, axis=1), strict=True)),
         "W": pack_signs(signs),
@@ -317,7 +318,7 @@ def one_node_model(
     attributes = attributes if operator(name).convolves else {}
     node = helper.make_node(name, list(inputs), ["Y"], name="conv", domain=DOMAIN, **attributes)
     fed = (*feeds(dict(inputs)), *also_fed)
-    shapes = {key: x_shape if key == "X" else [None] * value.ndim for key, value in inputs.items()}
+    shapes = {key: x_shape if key in ("X", "X1") else [None] * value.ndim for key, value in inputs.items()}
     types = {key: helper.np_dtype_to_tensor_dtype(value.dtype) for key, value in inputs.items()}
     graph = helper.make_graph(
         [node],
@@ -833,10 +834,13 @@ def image_inputs(row: Operator, shape: tuple[int, ...]) -> Arrays:
     """Return inputs of an operator of images for X of this shape, with a gate for each image and channel."""
     rng = np.random.default_rng(len(row.name))
     sizes = {"X": shape, "gate": (*shape[:2], 1, 1)} | dict.fromkeys(row.added_inputs, shape)
-    return {name: rng.normal(size=sizes.get(name, shape[1:2])).astype(np.float32) for name in row.inputs}
+    names = ("X", *row.inputs[row.parts :])
+    inputs = {name: rng.normal(size=sizes.get(name, shape[1:2])).astype(np.float32) for name in names}
+    parts = np.split(inputs.pop("X"), np.arange(1, row.parts), axis=1)
+    return {**dict(zip(row.activations, parts, strict=True)), **inputs}
 
 
-@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in IMAGES if not row.max_pool], ids=lambda row: row.name)
 @pytest.mark.parametrize("shape", EMPTY)
 def test_edges_of_images_without_pixels_stay_empty(row: Operator, shape: tuple[int, ...]) -> None:
     inputs = image_inputs(row, shape)
@@ -844,12 +848,41 @@ def test_edges_of_images_without_pixels_stay_empty(row: Operator, shape: tuple[i
     assert (y.shape, y.dtype) == (shape, np.float32)
 
 
+@pytest.mark.parametrize("shape", EMPTY)
+def test_edges_of_pooled_images_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
+    """As those of bits are: no maximum is of nothing. No images, or none of their channels, are as good as any."""
+    row = Operator(convolves=False, affine=True, max_pool=True)
+    inputs = image_inputs(row, shape)
+    session = native_session(one_node_model(row.name, inputs, {}, x_shape=(None,) * 4))
+    if min(shape[2:]) >= 2:
+        assert session.run(None, feeds(inputs))[0].shape == (*shape[:2], shape[2] // 2, shape[3] // 2)
+        return
+    with pytest.raises(REFUSED) as refused:
+        session.run(None, feeds(inputs))
+    assert f"X has the shape {list(shape)}, of which {shape[2]} x {shape[3]} pixels are made, too few for a" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (3, 2)])
+def test_edges_of_pooled_images_agree_with_the_reference(batch: int, threads: int, isa: str) -> None:
+    rows = [row for row in IMAGES if row.max_pool]
+    plain = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
+    problems = tuple(
+        (f"{row.name} {size}", row, Case(channels=channels, channels_out=channels, size=size, **plain), seed)
+        for seed, (size, channels) in enumerate(zip(POOLED, 4 * (4, 9, 24), strict=True))
+        for row in rows
+    )
+    check_side_by_side(problems, batch, threads)
+
+
 @pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
 @pytest.mark.parametrize("x_shape", [(2, 3, 7, 5), ("N", 3, "H", "W"), ("N", 3, "H", 5)])
-def test_the_shape_of_images_stays(row: Operator, x_shape: tuple[int | str, ...]) -> None:
+def test_the_shape_of_images_is_known(row: Operator, x_shape: tuple[int | str, ...]) -> None:
     inputs = image_inputs(row, (2, 3, 7, 5))
     session = native_session(one_node_model(row.name, inputs, {}, x_shape=x_shape))
-    assert session.get_outputs()[0].shape == list(x_shape)
+    size = [(f"({each})/2" if isinstance(each, str) else each // 2) if row.max_pool else each for each in x_shape[2:]]
+    assert session.get_outputs()[0].shape == [*x_shape[:2], *size]
 
 
 @pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.name)
