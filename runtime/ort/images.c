@@ -4,73 +4,105 @@
  * one in each line. */
 #include "kernel.h"
 
+#include <math.h>
+
 /* What one operator does; constants at every call. A gate is a number of the channel, or one for each pixel. */
 typedef struct Steps {
-    bool gate;
-    BnasActivation activation;
-    bool affine;
-    int64_t added;
-    bool gate_map;
+#define STEP(type, name) type name;
+    BNAS_IMAGE_STEPS(STEP)
+#undef STEP
 } Steps;
 
-static inline __attribute__((always_inline)) float activated(const Steps steps, float value, float slope, float low,
-                                                             float high) {
-    const float sloped = value * slope; /* outside of the choice: the compiler need not ask whether it may compute it */
-    switch (steps.activation) {
+/* The numbers of one channel; 0 where the operator has none. */
+typedef struct Numbers {
+#define VECTOR(name, ...) float name;
+    BNAS_VECTORS(VECTOR)
+#undef VECTOR
+} Numbers;
+
+static Numbers numbers_of(const BnasConv* conv, int64_t channel) {
+    return (Numbers){
+#define VECTOR(name, ...) .name = conv->name ? conv->name[channel] : 0,
+        BNAS_VECTORS(VECTOR)
+#undef VECTOR
+    };
+}
+
+static inline __attribute__((always_inline)) float activated(BnasActivation activation, float value,
+                                                             const Numbers* numbers) {
+    switch (activation) {
         case BNAS_NO_ACTIVATION: return value;
         case BNAS_RELU: return value < 0 ? 0 : value;
-        case BNAS_PRELU: return value < 0 ? sloped : value;
-        case BNAS_CLIP: value = value < low ? low : value; return value > high ? high : value;
+        case BNAS_PRELU: return value < 0 ? numbers->slope * value : value;
+        case BNAS_CLIP: value = value < numbers->low ? numbers->low : value; break;
     }
-    return value;
+    return value > numbers->high ? numbers->high : value;
 }
 
 /* One channel of one image. */
-static inline __attribute__((always_inline)) void compute(const BnasRun* run, int64_t unit, const Steps steps) {
+static inline __attribute__((always_inline)) void compute(const BnasRun* run, int64_t unit, const Steps steps,
+                                                          bool gate_map) {
     const BnasConv* conv = run->conv;
     const int64_t image = unit / conv->channels_out, channel = unit % conv->channels_out;
     const int64_t pixels = run->size[0] * run->size[1], at = unit * pixels;
+    const Numbers numbers = numbers_of(conv, channel);
     const float* restrict x = run->inputs->x + at;
     const float* restrict gate = steps.gate ? bnas_gate_at(run, image, channel, 0) : NULL;
+    const float* restrict before1 = steps.before > 0 ? run->before[0] + at : NULL;
     const float* restrict added1 = steps.added > 0 ? run->added[0] + at : NULL;
-    const float* restrict added2 = steps.added > 1 ? run->added[1] + at : NULL;
     float* restrict y = run->y + at;
-    const float slope = steps.activation == BNAS_PRELU ? conv->slope[channel] : 0;
-    const float low = steps.activation == BNAS_CLIP ? conv->low[channel] : 0;
-    const float high = steps.activation == BNAS_CLIP ? conv->high[channel] : 0;
-    const float scale2 = steps.affine ? conv->scale2[channel] : 1, bias2 = steps.affine ? conv->bias2[channel] : 0;
     for (int64_t p = 0; p < pixels; ++p) {
         float value = x[p];
-        if (steps.gate) {
-            value *= gate[steps.gate_map ? p : 0];
+        if (steps.second_bit) {
+            value *= numbers.step - fabsf(value);
         }
-        value = activated(steps, value, slope, low, high);
+        if (steps.reaches) {
+            value = before1[p] >= numbers.reach ? value : 0;
+        }
+        if (steps.gate) {
+            value *= gate[gate_map ? p : 0];
+        }
+        if (steps.before > 0) {
+            value += before1[p];
+        }
+        if (steps.scaled) {
+            value *= numbers.scale;
+            value += numbers.bias;
+        }
+        value = activated(steps.activation, value, &numbers);
         if (steps.affine) {
-            value *= scale2;
-            value += bias2;
+            value *= numbers.scale2;
+            value += numbers.bias2;
         }
         if (steps.added > 0) {
             value += added1[p];
         }
-        if (steps.added > 1) {
-            value += added2[p];
+        if (steps.scaled_last) {
+            value *= numbers.scale3;
+            value += numbers.bias3;
         }
         y[p] = value;
     }
 }
 
+static inline __attribute__((always_inline)) bool does(const BnasConv* conv, const Steps steps) {
+#define STEP(type, name) &&conv->name == steps.name
+    return true BNAS_IMAGE_STEPS(STEP);
+#undef STEP
+}
+
 static inline __attribute__((always_inline)) void choose(const BnasRun* run, int64_t unit) {
-    const BnasConv* conv = run->conv;
-    const bool has_map = conv->gate && run->gate.channel > 1;
-#define OPERATOR(with_gate, with_activation, with_affine, terms)                                           \
-    if (conv->gate == with_gate && conv->activation == with_activation && conv->affine == with_affine &&   \
-        conv->added == terms) {                                                                            \
-        if (has_map) {                                                                                     \
-            compute(run, unit, (Steps){with_gate, with_activation, with_affine, terms, .gate_map = true}); \
-        } else {                                                                                           \
-            compute(run, unit, (Steps){with_gate, with_activation, with_affine, terms});                   \
-        }                                                                                                  \
-        return;                                                                                            \
+#define OPERATOR(...)                                                        \
+    {                                                                        \
+        const Steps steps = {__VA_ARGS__};                                   \
+        if (does(run->conv, steps) && steps.gate && run->gate.channel > 1) { \
+            compute(run, unit, steps, true);                                 \
+            return;                                                          \
+        }                                                                    \
+        if (does(run->conv, steps)) {                                        \
+            compute(run, unit, steps, false);                                \
+            return;                                                          \
+        }                                                                    \
     }
     BNAS_IMAGE_OPERATORS(OPERATOR)
 #undef OPERATOR

@@ -338,7 +338,8 @@ def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np
     constants = {row.name: rng.standard_normal(channels).astype(np.float32) for row in operator.constants}
     for images, rows, columns in GATES.values() if operator.gate else [(0, 0, 0)]:
         gate = (images, channels, *(pixels if (rows, columns) != (1, 1) else (1, 1)))
-        sizes = dict.fromkeys(("X", *operator.added_inputs), shape) | dict.fromkeys(operator.gate_inputs, gate)
+        sizes = dict.fromkeys(("X", *operator.before_inputs, *operator.added_inputs), shape)
+        sizes |= dict.fromkeys(operator.gate_inputs, gate)
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
         np.put(feeds["X"], range(6), [np.nan, np.inf, -np.inf, 0, -0.0, -1e-45])
         model = _images_model(operator, feeds, constants)
@@ -349,7 +350,8 @@ def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np
 
 @pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
 def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Operator) -> None:
-    sizes = {"X": (2, 3, 6, 7), "gate": (2, 3, 1, 1)} | dict.fromkeys(operator.added_inputs, (2, 3, 6, 7))
+    like_x = ("X", *operator.before_inputs, *operator.added_inputs)
+    sizes = {"gate": (2, 3, 1, 1)} | dict.fromkeys(like_x, (2, 3, 6, 7))
     feeds = {name: np.ones(sizes[name], np.float32) for name in operator.inputs if name in sizes}
     model = _images_model(operator, feeds, {row.name: np.ones(3, np.float32) for row in operator.constants})
     model.graph.output[0].type.tensor_type.ClearField("shape")
@@ -364,6 +366,12 @@ def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("GateAffineAdd", [x, scale, bias, gate, 100 * np.ones_like(x)], {})
     assert y.tolist() == [[[[120.5, 60.5]], [[98.5, 98]]]]
     assert opset.reference("PRelu", [x, np.float32([0.25, 7])], {}).tolist() == [[[[1, -0.5]], [[3, 4]]]]
+    assert opset.reference("SecondBit", [x, np.float32([1.5, 3])], {}).tolist() == [[[[0.5, 1]], [[0, -4]]]]
+    before, added = np.float32([[[[2, 1]], [[-1, 0]]]]), np.float32([[[[1, 1]], [[0, 2]]]])
+    numbers = [[2, -0.5], [1, -2], [0, 1], [0.5, 0.5], [1, 2], [3, 0], [1, -1], [0, 10]]
+    # Behind the reach and the sum 3 1, -1 4; scaled 3 1, 3 -7; activated and shifted 6 4, 6 -7; with the sum 7 5, 6 -5.
+    y = opset.reference("ReachAddAffinePReluAffineAddAffine", [x, *map(np.float32, numbers), before, added], {})
+    assert y.tolist() == [[[[7, 5]], [[4, 15]]]]
 
 
 def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.ModelProto:
@@ -592,7 +600,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 146
+    assert len({row.name for row in OPERATORS}) == 148
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
@@ -626,15 +634,14 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert f"* {len(IMAGES)} operators *of images*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
     blocks, _, images = blocks.partition("| operators of images")
-    bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat = (
+    of_images, bits_in, factor, pad, before, first, activation, affine, added, last, max_pool, bits_out, concat = (
         ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
     )
     # A part of the name may be left out; of several, one is chosen.
     every = {
-        convolution + "".join(pieces)
-        for convolution in ("BinaryConv2d", "")
+        "BinaryConv2d" + "".join(pieces)
         for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
-    }
+    } | set(map("".join, product(of_images, factor, before, first, activation, affine, added, last)))
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)
     assert {row.name for row in of_cells} == {"BinaryConv2d" + "".join(pieces) for pieces in cells}
