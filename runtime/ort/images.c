@@ -20,7 +20,8 @@ typedef struct Numbers {
 #undef VECTOR
 } Numbers;
 
-static Numbers numbers_of(const BnasConv* conv, int64_t channel) {
+/* In line, so that what the operator does not have is not even looked at. */
+static inline __attribute__((always_inline)) Numbers numbers_of(const BnasConv* conv, int64_t channel) {
     return (Numbers){
 #define VECTOR(name, ...) .name = conv->name ? conv->name[channel] : 0,
         BNAS_VECTORS(VECTOR)
@@ -40,11 +41,10 @@ static inline __attribute__((always_inline)) float activated(BnasActivation acti
 }
 
 /* One channel of one image. */
-static inline __attribute__((always_inline)) void compute(const BnasRun* run, int64_t unit, const Steps steps,
-                                                          bool gate_map) {
+static inline __attribute__((always_inline)) void compute(const BnasRun* run, int64_t image, int64_t channel,
+                                                          const Steps steps, bool gate_map) {
     const BnasConv* conv = run->conv;
-    const int64_t image = unit / conv->channels_out, channel = unit % conv->channels_out;
-    const int64_t pixels = run->size[0] * run->size[1], at = unit * pixels;
+    const int64_t pixels = run->size[0] * run->size[1], at = (image * conv->channels_out + channel) * pixels;
     const Numbers numbers = numbers_of(conv, channel);
     const float* restrict x = run->inputs->x + at;
     const float* restrict gate = steps.gate ? bnas_gate_at(run, image, channel, 0) : NULL;
@@ -91,16 +91,32 @@ static inline __attribute__((always_inline)) bool does(const BnasConv* conv, con
 #undef STEP
 }
 
+enum { TOGETHER = 8 }; /* channels of a unit: to find the loop of a small one takes as long as the loop */
+
+static int64_t units_of_image(const BnasConv* conv) {
+    return ceil_div(conv->channels_out, TOGETHER);
+}
+
+static inline __attribute__((always_inline)) void compute_unit(const BnasRun* run, int64_t unit, const Steps steps,
+                                                               bool gate_map) {
+    const int64_t units = units_of_image(run->conv), channels = run->conv->channels_out;
+    const int64_t image = unit / units, first = unit % units * TOGETHER;
+    const int64_t end = first + TOGETHER < channels ? first + TOGETHER : channels;
+    for (int64_t channel = first; channel < end; ++channel) {
+        compute(run, image, channel, steps, gate_map);
+    }
+}
+
 static inline __attribute__((always_inline)) void choose(const BnasRun* run, int64_t unit) {
 #define OPERATOR(...)                                                        \
     {                                                                        \
         const Steps steps = {__VA_ARGS__};                                   \
         if (does(run->conv, steps) && steps.gate && run->gate.channel > 1) { \
-            compute(run, unit, steps, true);                                 \
+            compute_unit(run, unit, steps, true);                            \
             return;                                                          \
         }                                                                    \
         if (does(run->conv, steps)) {                                        \
-            compute(run, unit, steps, false);                                \
+            compute_unit(run, unit, steps, false);                           \
             return;                                                          \
         }                                                                    \
     }
@@ -117,7 +133,7 @@ enum { AVX2_BYTES = 32 };
 #endif
 
 int64_t bnas_image_units(const BnasRun* run) {
-    return run->batch * run->conv->channels_out;
+    return run->batch * units_of_image(run->conv);
 }
 
 void bnas_image_unit(const BnasRun* run, int64_t unit, int64_t vector_bytes) {
