@@ -50,6 +50,7 @@ from bnas_deploy.export.opset import max_pool
 from bnas_deploy.export.passes.folding import BIAS_TERMS, FOLD, FOLD_ROUNDINGS, Affine
 from bnas_deploy.export.passes.fuse_affine import AFFINE_TERMS
 from bnas_deploy.export.passes.fuse_k import K_ROUNDINGS
+from bnas_deploy.export.passes.fuse_reach import REACHED, Reached
 from bnas_deploy.export.passes.fuse_shift import SHIFTS
 from bnas_deploy.export.passes.gate_images import GATED_NORM, GatedNorm
 from bnas_deploy.export.passes.mean_before_gemm import MEAN_IN_GEMM, MeanInGemm
@@ -109,6 +110,8 @@ def bound_of(piece: Piece, recorded: Recorded, *, worst: bool = False) -> Bound 
         return known.of_pooled_norm(last, last.meta[POOLED_NORM])
     if GATED_NORM in last.meta:
         return known.of_gated_norm(last, last.meta[GATED_NORM])
+    if REACHED in last.meta:
+        return known.of_reached(last, last.meta[REACHED])
     if MEAN_IN_GEMM in last.meta:
         bound = known.of_mean_in_gemm(rounding)
     elif MEAN_OF_TERMS in last.meta:
@@ -286,6 +289,26 @@ class _Known:
             return None
         slope, terms = (np.abs(numbers).reshape(-1, 1, 1) for numbers in (note.slope, note.terms))
         return max_pool(note.roundings * ROUNDING * (np.concatenate(known, axis=1) * slope + terms))
+
+    def of_reached(self, node: ir.Node, note: Reached) -> Bound:
+        """Return the bound of what FuseReach has put together, from front to back.
+
+        The comparison and the first sum are PyTorch's own. Each scale and bias has the roundings of what was folded,
+        relative to all its terms; the product of a PReLU and a sum are rounded once in each.
+        """
+        terms = self._sum_of(node, ("X", "before1"))
+        error = np.zeros(())
+        steepest = np.maximum(1, _per_channel(node, "slope"))
+        for affine, name in ((note.first, "slope"), (note.second, "added1"), (note.last, "")):
+            slope, shift = (np.abs(part).reshape(-1, 1, 1) for part in (affine.slope, affine.terms))
+            terms = slope * terms + shift
+            error = slope * error + affine.roundings * terms
+            if name == "slope":
+                terms, error = steepest * terms, steepest * error + 2 * steepest * terms
+            elif name:
+                terms = terms + self._sum_of(node, (name,))
+                error = error + 2 * terms
+        return ROUNDING * error
 
     def _factors(self, value: ir.Value) -> list[ir.Value]:
         """Return `value`, or where it is a product within the piece its factors."""

@@ -72,6 +72,10 @@ def finished(
     """What operator `row` makes of its scaled accumulator, or where it does not convolve of X."""
     # A K of inf times an accumulator of 0 is NaN, and 3e38 + 3e38 is inf, as IEEE 754 has it; numpy need not warn.
     with np.errstate(invalid="ignore", over="ignore"):
+        if row.second_bit:
+            y = y * (_per_channel(named["step"]) - np.abs(y))
+        if row.reaches:
+            y = np.where(named["before1"] >= _per_channel(named["reach"]), y, np.float32(0))
         if k is not None:
             y = y * k
         if row.gate:
@@ -80,11 +84,15 @@ def finished(
             y = y + _per_channel(named["bias"])
         for name in row.before_inputs:
             y = y + named[name]
+        if row.scaled and not row.convolves:
+            y = y * _per_channel(named["scale"]) + _per_channel(named["bias"])
         y = _activated(row, y, named)
         if row.affine:
             y = y * _per_channel(named["scale2"]) + _per_channel(named["bias2"])
         for name in row.added_inputs:
             y = y + named[name]
+        if row.scaled_last:
+            y = y * _per_channel(named["scale3"]) + _per_channel(named["bias3"])
     return y
 
 
@@ -373,10 +381,24 @@ _PRELU_OF_IMAGES = """
 """
 
 _AFFINE = """
-  scale2_per_channel = Reshape (scale2, per_channel)
-  bias2_per_channel = Reshape (bias2, per_channel)
-  scaled_again = Mul ({x}, scale2_per_channel)
-  {y} = Add (scaled_again, bias2_per_channel)
+  scale{number}_per_channel = Reshape (scale{number}, per_channel)
+  bias{number}_per_channel = Reshape (bias{number}, per_channel)
+  scaled{number} = Mul ({x}, scale{number}_per_channel)
+  {y} = Add (scaled{number}, bias{number}_per_channel)
+"""
+
+_SECOND_BIT = """
+  step_per_channel = Reshape (step, per_channel)
+  magnitude = Abs ({x})
+  lacking = Sub (step_per_channel, magnitude)
+  {y} = Mul ({x}, lacking)
+"""
+
+_REACH = """
+  reach_per_channel = Reshape (reach, per_channel)
+  is_reached = GreaterOrEqual (before1, reach_per_channel)
+  not_counted = Constant <value = float {{0}}> ()
+  {y} = Where (is_reached, {x}, not_counted)
 """
 
 # Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
@@ -438,11 +460,15 @@ def _bits(row: Operator) -> str:
 def _epilogue(row: Operator) -> str:
     """Return the lines from the scaled accumulator, or X, to Y, the result of whichever comes last."""
     steps = [
+        _SECOND_BIT if row.second_bit else "",
+        _REACH if row.reaches else "",
         _BIAS if row.convolves else "",
         *(_ADDITION.replace("{added}", name) for name in row.before_inputs),
+        _AFFINE.replace("{number}", "") if row.scaled and not row.convolves else "",
         _ACTIVATION[row.activation] if row.convolves or row.activation != "PRelu" else _PRELU_OF_IMAGES,
-        _AFFINE if row.affine else "",
+        _AFFINE.replace("{number}", "2") if row.affine else "",
         *(_ADDITION.replace("{added}", name) for name in row.added_inputs),
+        _AFFINE.replace("{number}", "3") if row.scaled_last else "",
         _MAX_POOL if row.max_pool else "",
     ]
     steps = [step for step in steps if step]

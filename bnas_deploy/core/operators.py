@@ -50,7 +50,23 @@ Activation = Literal["", "Relu", "PRelu", "Clip"]
 
 ACTIVATIONS: tuple[Activation, ...] = ("", "Relu", "PRelu", "Clip")
 
-Piece = Literal["", "BinaryConv2d", "K", "Gate", "Pad", "Affine", "OfBits", "ToBits"] | Activation
+Piece = (
+    Literal[
+        "",
+        "BinaryConv2d",
+        "SecondBit",
+        "Reach",
+        "K",
+        "Gate",
+        "Pad",
+        "Scale",
+        "Affine",
+        "LastAffine",
+        "OfBits",
+        "ToBits",
+    ]
+    | Activation
+)
 """What decides which inputs an operator has."""
 
 BYTE: Final = 8
@@ -101,14 +117,18 @@ CONSTANTS = (
     Constant("place", "float32", ("C",), only_with="OfBits"),
     Constant("pad", "float32", ("C",), only_with="Pad"),
     Constant("offset", "float32", ("O", 1, 1), only_with="BinaryConv2d"),
+    Constant("step", "float32", ("O",), only_with="SecondBit"),
+    Constant("reach", "float32", ("O",), neutral=inf, only_with="Reach"),
     Constant("level", "float32", ("bytes of Y", BYTE), only_with="ToBits"),
-    Constant("scale", "float32", ("O",), neutral=1.0, only_with="BinaryConv2d", not_with="ToBits"),
-    Constant("bias", "float32", ("O",), only_with="BinaryConv2d", not_with="ToBits"),
+    Constant("scale", "float32", ("O",), neutral=1.0, only_with="Scale"),
+    Constant("bias", "float32", ("O",), only_with="Scale"),
     Constant("slope", "float32", ("O",), neutral=1.0, only_with="PRelu"),
     Constant("low", "float32", ("O",), neutral=-inf, only_with="Clip"),
     Constant("high", "float32", ("O",), neutral=inf, only_with="Clip"),
     Constant("scale2", "float32", ("O",), neutral=1.0, only_with="Affine"),
     Constant("bias2", "float32", ("O",), only_with="Affine"),
+    Constant("scale3", "float32", ("O",), neutral=1.0, only_with="LastAffine"),
+    Constant("bias3", "float32", ("O",), only_with="LastAffine"),
 )
 """In the order of an operator's inputs. They stand behind the parts of X and before the tensors that are added."""
 
@@ -163,14 +183,19 @@ class Operator:
 
     Attributes:
         convolves: X is convolved first.
+        second_bit: X is multiplied by what its magnitude lacks to `step`. Only of images.
+        reaches: X counts only where `before1` reaches `reach`. Only of images.
         k_map: the result is multiplied by K.
         gate: the scaled result is multiplied by a tensor: a number for each image and channel, or for each pixel.
         pads_signs: padded taps hold what `pad` says for each channel, +1 or -1, and 0 where it is 0 throughout. Not
             with K, whose padding is 0. True of all operators of blocks and of bits.
         before: tensors that are added before the activation.
+        scaled: a scale and a bias stand in front of the activation, and of images behind those sums. True of all that
+            convolve but those that write bits.
         activation: behind the bias and those sums.
         affine: a second scale and bias stand behind the activation.
         added: tensors that are added to the result.
+        scaled_last: a third scale and bias stand behind all of it. Only of images.
         parts: tensors that X is the concatenation of.
         of_bits: X are bits, eight channels to a byte, and no threshold is needed.
         max_pool: the accumulator is the largest of 2x2 pixels, with stride 2 and without padding; where nothing is
@@ -180,13 +205,17 @@ class Operator:
     """
 
     convolves: bool = True
+    second_bit: bool = False
+    reaches: bool = False
     k_map: bool = False
     gate: bool = False
     pads_signs: bool = False
     before: int = 0
+    scaled: bool = False
     activation: Activation = ""
     affine: bool = False
     added: int = 0
+    scaled_last: bool = False
     parts: int = 1
     of_bits: bool = False
     max_pool: bool = False
@@ -198,11 +227,16 @@ class Operator:
         if self.k_map and self.is_of_blocks:
             raise ValueError("no operator of blocks has K")
         if not self.convolves:
-            if self.k_map or self.pads_signs or self.before or self.has_bits:
-                raise ValueError("an operator of images neither pads nor has bits, nor adds before an activation")
+            if self.k_map or self.pads_signs or self.has_bits:
+                raise ValueError("an operator of images neither pads nor has bits")
+            if self.reaches and not self.before:
+                raise ValueError("what reaches something is added, too")
             if not self.constants:
                 raise ValueError("an operator of images has numbers of its channels")
             return
+        if self.second_bit or self.reaches or self.scaled_last:
+            raise ValueError("no operator that convolves has a second bit, a reach or a third scale")
+        object.__setattr__(self, "scaled", not self.to_bits)
         if not self.activation and (self.before or self.affine):
             raise ValueError("nothing is before or behind an activation that is not there")
         if (self.k_map or self.is_of_blocks) and self.has_bits:
@@ -229,11 +263,15 @@ class Operator:
         """What decides about its constants."""
         return (
             "BinaryConv2d" if self.convolves else "",
+            "SecondBit" if self.second_bit else "",
+            "Reach" if self.reaches else "",
             "K" if self.k_map else "",
             "Gate" if self.gate else "",
             "Pad" if self.pads_signs else "",
+            "Scale" if self.scaled else "",
             self.activation,
             "Affine" if self.affine else "",
+            "LastAffine" if self.scaled_last else "",
             "OfBits" if self.of_bits else "",
             "ToBits" if self.to_bits else "",
         )
@@ -248,11 +286,15 @@ class Operator:
         factor = "K" if self.k_map else "Gate" if self.gate else ""
         pad = "Pad" if self.pads_signs and not (self.is_of_blocks or self.has_bits) else ""
         before, added = "Add" * self.before, "Add" * self.added
-        affine = "Affine" if self.affine else ""
+        first, affine, last = (
+            "Affine" if there else "" for there in (self.scaled and not self.convolves, self.affine, self.scaled_last)
+        )
         made = f"{'MaxPool' if self.max_pool else ''}{to_bits}"
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
         convolution = "BinaryConv2d" if self.convolves else ""
-        return f"{convolution}{of_bits}{factor}{pad}{before}{self.activation}{affine}{added}{made}{concat}"
+        of_images = f"{'SecondBit' if self.second_bit else ''}{'Reach' if self.reaches else ''}"
+        behind = f"{before}{first}{self.activation}{affine}{added}{last}{made}{concat}"
+        return f"{convolution}{of_images}{of_bits}{factor}{pad}{behind}"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -326,12 +368,24 @@ def _of_bits() -> Iterator[Operator]:
 def _of_images() -> Iterator[Operator]:
     """Return those for what no convolution takes in.
 
-    A gate that reads what it scales, a PReLU between others, a BN of joined features and the maximum of it.
+    A gate that reads what it scales (BNext, SENet), a PReLU between others, a BN of joined features and the maximum of
+    it (BinaryDenseNet), and activations of two bits (FracBNN).
     """
     yield from (Operator(convolves=False, gate=True, affine=True, added=added) for added in (0, 1))
     yield Operator(convolves=False, activation="PRelu")
     for parts in range(1, MOST_PARTS + 1):
         yield Operator(convolves=False, affine=True, max_pool=True, parts=parts)
+    yield Operator(convolves=False, second_bit=True)
+    yield Operator(
+        convolves=False,
+        reaches=True,
+        before=1,
+        scaled=True,
+        activation="PRelu",
+        affine=True,
+        added=1,
+        scaled_last=True,
+    )
 
 
 CONVOLUTIONS = (*_of_cells(), *_of_blocks(), *_of_bits())

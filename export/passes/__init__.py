@@ -26,6 +26,7 @@ from bnas_deploy.export.passes.fuse_concat import FuseConcat
 from bnas_deploy.export.passes.fuse_gate import FuseGate
 from bnas_deploy.export.passes.fuse_k import FuseK
 from bnas_deploy.export.passes.fuse_padding import FusePadding
+from bnas_deploy.export.passes.fuse_reach import FuseReach, FuseSecondBit
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.gate_images import GateImages
 from bnas_deploy.export.passes.mean_before_gemm import FoldMeanIntoGemm
@@ -75,6 +76,9 @@ PIPELINE = (
     FoldIntoThreshold(),  # before every other fold of a BN: this one is exact
     FusePadding(),  # those with a BN behind
     DropUnused(),  # the BNs that were folded, which would look like readers to the next folds
+    FuseSecondBit(),
+    FuseReach(),  # before FuseGate, which would take its product, and while BNs are whole
+    DropUnused(),
     MoveReshapeBehind(),
     DistributeOverConcat(),
     FuseGate(),  # a BN behind the gate can be folded then

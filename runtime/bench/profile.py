@@ -60,6 +60,8 @@ KINDS = {
     "BatchNormalization": SCALE,
     "GateAffine": SCALE,
     "GateAffineAdd": SCALE,
+    "ReachAddAffinePReluAffineAddAffine": SCALE,
+    "SecondBit": SCALE,
     "Mul": SCALE,
     "QLinearMul": SCALE,
     "DequantizeLinear": "quantise",

@@ -17,6 +17,9 @@ _ALL_FLAGS = (
     # The order of roundings is part of the operators' meaning. Without this flag a compiler whose CPU has fused
     # multiply-add may skip the rounding between `* scale` and `+ bias`: gcc does so on ARM outside of strict -std=c11.
     "-ffp-contract=off",
+    # No one asks which operations overflowed. Else gcc does not multiply in a lane that does not need the product, and
+    # makes no vectors of a PReLU.
+    "-fno-trapping-math",
     # Else the time of a loop depends on the code before it: `generic` took up to a fifth longer after a change
     # elsewhere in its file (gcc 12, Intel Xeon with AVX-512).
     "-falign-loops=64",

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import Field, fields
 from functools import cache
@@ -267,10 +267,9 @@ def _operator_table() -> str:
             *_macro("BNAS_CHOICES", "CHOICE", (*map(_choice, fields(table.Operator)), ("bool", _OF_BLOCKS))),
             "/* OPERATOR(name, the choices and .inputs, how many, and .places, where each constant stands, or -1) */",
             *_macro("BNAS_OPERATORS", "OPERATOR", (_operator(row, table.CONSTANTS) for row in table.OPERATORS)),
-            "/* Those of images without a maximum: OPERATOR(gate, activation, affine, added) */",
-            *_macro(
-                "BNAS_IMAGE_OPERATORS", "OPERATOR", (_image_operator(row) for row in table.IMAGES if not row.max_pool)
-            ),
+            "/* The choices of those of images: STEP(type, name); and those that there are: OPERATOR(choices) */",
+            *_macro("BNAS_IMAGE_STEPS", "STEP", (_choice(row) for row in fields(table.Operator) if row.name in _STEPS)),
+            *_macro("BNAS_IMAGE_OPERATORS", "OPERATOR", dict.fromkeys(map(_image_operator, table.IMAGES))),
             "",
         ]
     )
@@ -316,15 +315,30 @@ def _choice(field: Field[Any]) -> tuple[str, str]:
 
 def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
     chosen = {name: getattr(row, name) for name in (*(field.name for field in fields(row)), _OF_BLOCKS)}
-    choices = [
-        f".{name} = {_activation(value) if isinstance(value, str) else int(value)}" for name, value in chosen.items()
-    ]
     places = [row.inputs.index(each.name) if each in row.constants else -1 for each in constants]
-    return [f'"{row.name}"', *choices, f".inputs = {len(row.inputs)}", f".places = {{{', '.join(map(str, places))}}}"]
+    return [
+        f'"{row.name}"',
+        *_chosen(chosen),
+        f".inputs = {len(row.inputs)}",
+        f".places = {{{', '.join(map(str, places))}}}",
+    ]
 
 
-def _image_operator(row: Any) -> tuple[object, ...]:
-    return int(row.gate), _activation(row.activation), int(row.affine), row.added
+_STEPS = (
+    *("second_bit", "reaches", "gate", "before", "scaled", "activation", "affine", "added", "scaled_last", "max_pool"),
+)
+"""What operators of images may choose."""
+
+
+def _image_operator(row: Any) -> tuple[str, ...]:
+    return tuple(_chosen({name: getattr(row, name) for name in _STEPS}))
+
+
+def _chosen(choices: Mapping[str, object]) -> list[str]:
+    """Return the choices of an operator as C initialises them."""
+    return [
+        f".{name} = {_activation(value) if isinstance(value, str) else int(value)}" for name, value in choices.items()
+    ]
 
 
 def _kernel_specs() -> str:

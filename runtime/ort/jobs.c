@@ -60,7 +60,7 @@ static Jobs jobs_of(const BnasRun* run, const BnasStage* stage, int64_t most) {
 enum { FLOATS_OF_NANOSECOND = 2 };
 
 static Jobs image_jobs(const BnasRun* run, const BnasStage* stage) {
-    const int64_t floats = bnas_image_units(run) * run->size[0] * run->size[1];
+    const int64_t floats = run->batch * run->conv->channels_out * run->size[0] * run->size[1];
     return jobs_of(run, stage, floats / FLOATS_OF_NANOSECOND < LEAST_SHARED_NANOSECONDS ? 1 : MOST_JOBS);
 }
 

@@ -206,7 +206,7 @@ typedef struct BnasKernel {
     void (*image)(const BnasRun*, int64_t unit, void* scratch); /* the one stage where nothing is convolved */
 } BnasKernel;
 
-/* images.c: a unit is a channel of an image; `vector_bytes` are those of a vector of the CPU. */
+/* images.c: a unit is some channels of an image; `vector_bytes` are those of a vector of the CPU. */
 int64_t bnas_image_units(const BnasRun* run);
 void bnas_image_unit(const BnasRun* run, int64_t unit, int64_t vector_bytes);
 

@@ -199,7 +199,8 @@ static OrtStatus* copy_vectors(const Node* node, InputSource source, Parameters*
             end += counts[i];
         }
     }
-    conv->has_offset = conv->offset && any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
+    conv->has_offset =
+        conv->offset && any_but(vector_descriptors[BNAS_VECTOR_offset].neutral, conv->offset, conv->channels_out);
     return read_pad(node, conv);
 }
 

@@ -80,12 +80,22 @@ def test_operators_of_images_have_numbers_of_their_channels_and_may_pool() -> No
     row = Operator(convolves=False, gate=True, affine=True, added=1)
     assert (row.name, row.inputs) == ("GateAffineAdd", ("X", "scale2", "bias2", "gate", "added1"))
     assert Operator(convolves=False, activation="PRelu").inputs == ("X", "slope")
+    assert IMAGES[-1].inputs == (
+        *("X", "reach", "scale", "bias", "slope", "scale2", "bias2", "scale3", "bias3"),
+        *("before1", "added1"),
+    )
+    assert IMAGES[-1].name == "ReachAddAffinePReluAffineAddAffine"
     assert not any(each.pads_signs or each.is_of_blocks for each in IMAGES)
     row = Operator(convolves=False, affine=True, max_pool=True, parts=2)
     assert (row.name, row.inputs) == ("AffineMaxPoolConcat2", ("X1", "X2", "scale2", "bias2"))
-    for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}, {"before": 1}):
+    for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}):
         with pytest.raises(ValueError, match="an operator of images neither pads nor has bits"):
             Operator(convolves=False, activation="PRelu", **other)
+    with pytest.raises(ValueError, match="what reaches something is added, too"):
+        Operator(convolves=False, reaches=True)
+    for other in ({"second_bit": True}, {"reaches": True, "before": 1}, {"scaled_last": True}):
+        with pytest.raises(ValueError, match="no operator that convolves has a second bit, a reach or a third scale"):
+            Operator(**other)
     with pytest.raises(ValueError, match="an operator of images has numbers of its channels"):
         Operator(convolves=False, gate=True, added=1)
 

@@ -203,6 +203,8 @@ _OPERATIONS = {
     "Gemm": _gemm,
     "Sigmoid": lambda node, x: torch.sigmoid(x),
     "Clip": _clip,
+    "GreaterOrEqual": lambda node, x, y: x >= y,
+    "Cast": lambda node, x: x.to({onnx.TensorProto.FLOAT: torch.float32}[node.attributes.get_int("to")]),
     "Abs": lambda node, x: x.abs(),
     "Pad": _pad,
     "ReduceMax": lambda node, x, axes: x.amax(axes.tolist(), keepdim=node.attributes.get_int("keepdims", 1) == 1),

@@ -340,7 +340,8 @@ def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np
     constants = {row.name: rng.standard_normal(channels).astype(np.float32) for row in operator.constants}
     for images, rows, columns in GATES.values() if operator.gate else [(0, 0, 0)]:
         gate = (images, channels, *(pixels if (rows, columns) != (1, 1) else (1, 1)))
-        sizes = dict.fromkeys(("X", *operator.added_inputs), shape) | dict.fromkeys(operator.gate_inputs, gate)
+        sizes = dict.fromkeys(("X", *operator.before_inputs, *operator.added_inputs), shape)
+        sizes |= dict.fromkeys(operator.gate_inputs, gate)
         feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
         # The maximum of a NaN is not defined.
         np.put(feeds["X"], range(6), [1 if operator.max_pool else np.nan, np.inf, -np.inf, 0, -0.0, -1e-45])
@@ -353,7 +354,8 @@ def test_operators_of_images(operator: Operator, size: str, engine: str, rng: np
 
 @pytest.mark.parametrize("operator", IMAGES, ids=lambda row: row.name)
 def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Operator) -> None:
-    sizes = {"X": (2, 3, 6, 7), "gate": (2, 3, 1, 1)} | dict.fromkeys(operator.added_inputs, (2, 3, 6, 7))
+    like_x = ("X", *operator.before_inputs, *operator.added_inputs)
+    sizes = {"gate": (2, 3, 1, 1)} | dict.fromkeys(like_x, (2, 3, 6, 7))
     feeds = {name: np.ones(sizes[name], np.float32) for name in ("X", *operator.computed_inputs)}
     feeds |= _in_parts(operator, feeds.pop("X"))
     model = _images_model(operator, feeds, {row.name: np.ones(3, np.float32) for row in operator.constants})
@@ -373,6 +375,12 @@ def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
     first, second = np.float32([[[[1, 2, 9], [3, 4, 9]]]]), np.float32([[[[5, 6, 9], [7, 8, 9]]]])
     y = opset.reference("AffineMaxPoolConcat2", [first, second, scale, bias], {})
     assert y.tolist() == [[[[8.5]], [[-5]]]]  # the least is the largest where the slope is negative
+    assert opset.reference("SecondBit", [x, np.float32([1.5, 3])], {}).tolist() == [[[[0.5, 1]], [[0, -4]]]]
+    before, added = np.float32([[[[2, 1]], [[-1, 0]]]]), np.float32([[[[1, 1]], [[0, 2]]]])
+    numbers = [[2, -0.5], [1, -2], [0, 1], [0.5, 0.5], [1, 2], [3, 0], [1, -1], [0, 10]]
+    # Behind the reach and the sum 3 1, -1 4; scaled 3 1, 3 -7; activated and shifted 6 4, 6 -7; with the sum 7 5, 6 -5.
+    y = opset.reference("ReachAddAffinePReluAffineAddAffine", [x, *map(np.float32, numbers), before, added], {})
+    assert y.tolist() == [[[[7, 5]], [[4, 15]]]]
 
 
 def _in_parts(row: Operator, x: np.ndarray) -> Inputs:
@@ -610,7 +618,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 150
+    assert len({row.name for row in OPERATORS}) == 152
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
@@ -644,15 +652,16 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert f"* {len(IMAGES)} operators *of images*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
     blocks, _, images = blocks.partition("| operators of images")
-    bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat = (
+    of_images, bits_in, factor, pad, before, first, activation, affine, added, last, max_pool, bits_out, concat = (
         ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
     )
     # A part of the name may be left out; of several, one is chosen.
     every = {
-        convolution + "".join(pieces)
-        for convolution in ("BinaryConv2d", "")
+        "BinaryConv2d" + "".join(pieces)
         for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
     }
+    steps = (of_images, factor, before, first, activation, affine, added, last, max_pool, concat)
+    every |= set(map("".join, product(*steps)))
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)
     assert {row.name for row in of_cells} == {"BinaryConv2d" + "".join(pieces) for pieces in cells}

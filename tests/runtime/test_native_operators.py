@@ -63,6 +63,7 @@ WITH_ALL_CONSTANTS = (
     Operator(activation="Clip"),
     Operator(of_bits=True),
     Operator(to_bits=True),
+    *(row for row in IMAGES if row.second_bit or row.reaches),
 )
 """Each constant is an input of one of these."""
 REFUSED = (onnxruntime_errors.InvalidArgument, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException)
@@ -292,6 +293,10 @@ def random_inputs(row: Operator, case: Case, seed: int, batch: int = 1) -> Array
         "high": (low + np.abs(rng.normal(size=channels_out))).astype(np.float32),
         "scale2": rng.normal(size=channels_out).astype(np.float32),
         "bias2": rng.normal(size=channels_out).astype(np.float32),
+        "scale3": rng.normal(size=channels_out).astype(np.float32),
+        "bias3": rng.normal(size=channels_out).astype(np.float32),
+        "step": rng.random(channels_out, np.float32),
+        "reach": rng.normal(size=channels_out).astype(np.float32),
         **{name: rng.normal(size=(gate[0], channels_out, *gate[1:])).astype(np.float32) for name in row.gate_inputs},
         **{name: rng.normal(size=like_y).astype(np.float32) for name in (*row.before_inputs, *row.added_inputs)},
     }
@@ -704,7 +709,12 @@ def test_constants_may_be_computed_while_the_model_runs(name: str, isa: str) -> 
     np.testing.assert_array_equal(y, want)
     with pytest.raises(REFUSED) as refused:
         session.run(None, feeds(inputs) | {name: np.resize(inputs[name], (2,) * inputs[name].ndim)})
-    assert f"bnas.{row.name} (node 'conv'): {name} has the shape [2" in str(refused.value)
+    wrong = {
+        # Of images the first vector says how many channels there are.
+        "step": "X has the shape [1, 3, 7, 5], that is 3 channels, wanted 2",
+        "reach": "scale has the shape [3], wanted [2], one value per output channel",
+    }.get(name, f"{name} has the shape [2")
+    assert f"bnas.{row.name} (node 'conv'): {wrong}" in str(refused.value)
 
 
 def test_an_empty_batch_gives_an_empty_answer() -> None:
@@ -833,7 +843,7 @@ EMPTY = [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (2, 3, 0, 0)]
 def image_inputs(row: Operator, shape: tuple[int, ...]) -> Arrays:
     """Return inputs of an operator of images for X of this shape, with a gate for each image and channel."""
     rng = np.random.default_rng(len(row.name))
-    sizes = {"X": shape, "gate": (*shape[:2], 1, 1)} | dict.fromkeys(row.added_inputs, shape)
+    sizes = {"gate": (*shape[:2], 1, 1)} | dict.fromkeys(("X", *row.before_inputs, *row.added_inputs), shape)
     names = ("X", *row.inputs[row.parts :])
     inputs = {name: rng.normal(size=sizes.get(name, shape[1:2])).astype(np.float32) for name in names}
     parts = np.split(inputs.pop("X"), np.arange(1, row.parts), axis=1)
