@@ -324,7 +324,18 @@ def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
     ]
 
 
-_STEPS = ("second_bit", "reaches", "gate", "before", "scaled", "activation", "affine", "added", "scaled_last")
+_STEPS = (
+    "second_bit",
+    "reaches",
+    "gate",
+    "before",
+    "scaled",
+    "activation",
+    "affine",
+    "added",
+    "scaled_last",
+    "mean_pool",
+)
 """What operators of images may choose."""
 
 

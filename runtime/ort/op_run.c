@@ -114,7 +114,9 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     run->batch = dims[0];
     if (!conv->convolves) {
         memcpy(run->size, dims + 2, sizeof run->size);
-        memcpy(run->out_size, dims + 2, sizeof run->out_size);
+        for (int axis = 0; axis < 2; ++axis) {
+            run->out_size[axis] = conv->mean_pool ? bnas_pooled(run->size[axis]) : run->size[axis];
+        }
         return NULL;
     }
     for (int axis = 0; axis < 2; ++axis) {

@@ -123,9 +123,30 @@ static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, un
     return status;
 }
 
-/* An operator of images leaves the shape as it is. */
-static OrtStatus* infer_same(const OrtApi* api, OrtShapeInferContext* context, OrtTensorTypeAndShapeInfo* x) {
-    return BNAS_ORT(api, ShapeInferContext_SetOutputTypeShape)(context, 0, x);
+static bool read_x_shape(const OrtApi* api, const OrtTensorTypeAndShapeInfo* x, Shape* shape, OrtStatus** status) {
+    *status = BNAS_ORT(api, GetDimensions)(x, shape->dims, RANK);
+    if (!*status) {
+        *status = BNAS_ORT(api, GetSymbolicDimensions)(x, shape->names, RANK);
+    }
+    const bool is_small = !*status && shape->dims[2] <= BNAS_LARGEST_SIZE && shape->dims[3] <= BNAS_LARGEST_SIZE;
+    return is_small && (shape->dims[0] >= 0 || (shape->names[0] && *shape->names[0]));
+}
+
+/* An operator of images leaves the shape as it is, or halves the sides. */
+static OrtStatus* infer_images(const BnasDescriptor* descriptor, const OrtApi* api, OrtShapeInferContext* context,
+                               OrtTensorTypeAndShapeInfo* x) {
+    const BnasConv pool = {.kernel = {1, 1}, .strides = {1, 1}, .dilations = {1, 1}, .max_pool = true};
+    Shape shape = {.names = {"", "", "", ""}};
+    OrtStatus* status = NULL;
+    if (!descriptor->mean_pool) {
+        return BNAS_ORT(api, ShapeInferContext_SetOutputTypeShape)(context, 0, x);
+    }
+    if (!read_x_shape(api, x, &shape, &status)) {
+        return status;
+    }
+    infer_length(&pool, 0, &shape);
+    infer_length(&pool, 1, &shape);
+    return set_shape(api, context, BNAS_ORT_FLOAT, &shape);
 }
 
 OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
@@ -137,7 +158,7 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
     if (rank == RANK && !descriptor->convolves) {
-        return infer_same(api, context, x);
+        return infer_images(descriptor, api, context, x);
     }
     BnasConv conv = {.max_pool = descriptor->max_pool};
     if (rank != RANK || !infer_attributes(api, context, &attributes)) {
@@ -145,13 +166,9 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     }
     bnas_set_attributes(&conv, &attributes);
     Shape shape = {.names = {"", "", "", ""}};
-    TRY(BNAS_ORT(api, GetDimensions)(x, shape.dims, RANK));
-    TRY(BNAS_ORT(api, GetSymbolicDimensions)(x, shape.names, RANK));
-    if (shape.dims[2] > BNAS_LARGEST_SIZE || shape.dims[3] > BNAS_LARGEST_SIZE) {
-        return NULL;
-    }
-    if (shape.dims[0] < 0 && (!shape.names[0] || !*shape.names[0])) {
-        return NULL;
+    OrtStatus* status = NULL;
+    if (!read_x_shape(api, x, &shape, &status)) {
+        return status;
     }
     TRY(infer_channels(descriptor, api, context, &conv, &shape));
     infer_length(&conv, 0, &shape);

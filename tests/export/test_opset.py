@@ -357,7 +357,11 @@ def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Opera
     model.graph.output[0].type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
-    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", 3, 6, 7]
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == [
+        "N",
+        3,
+        *((3, 3) if operator.mean_pool else (6, 7)),
+    ]
 
 
 def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
@@ -367,11 +371,17 @@ def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
     assert y.tolist() == [[[[120.5, 60.5]], [[98.5, 98]]]]
     assert opset.reference("PRelu", [x, np.float32([0.25, 7])], {}).tolist() == [[[[1, -0.5]], [[3, 4]]]]
     assert opset.reference("SecondBit", [x, np.float32([1.5, 3])], {}).tolist() == [[[[0.5, 1]], [[0, -4]]]]
+    pixels = np.float32([[[[1, -2, 9], [3, 4, 9], [9, 9, 9]]]])
+    assert opset.reference("PReluMeanPool", [pixels, np.float32([0.5])], {}).tolist() == [[[[1.75]]]]
     before, added = np.float32([[[[2, 1]], [[-1, 0]]]]), np.float32([[[[1, 1]], [[0, 2]]]])
     numbers = [[2, -0.5], [1, -2], [0, 1], [0.5, 0.5], [1, 2], [3, 0], [1, -1], [0, 10]]
     # Behind the reach and the sum 3 1, -1 4; scaled 3 1, 3 -7; activated and shifted 6 4, 6 -7; with the sum 7 5, 6 -5.
     y = opset.reference("ReachAddAffinePReluAffineAddAffine", [x, *map(np.float32, numbers), before, added], {})
     assert y.tolist() == [[[[7, 5]], [[4, 15]]]]
+
+
+def _shape_of_images(row: Operator, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:2], *(side // 2 for side in shape[2:])) if row.mean_pool else shape
 
 
 def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.ModelProto:
@@ -383,7 +393,7 @@ def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.Model
         [onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN)],
         "graph",
         [described(name, value.shape) for name, value in feeds.items()],
-        [described("Y", feeds["X"].shape)],
+        [described("Y", _shape_of_images(row, feeds["X"].shape))],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return _with_body(graph, row)
@@ -600,7 +610,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 148
+    assert len({row.name for row in OPERATORS}) == 149
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
@@ -634,14 +644,27 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert f"* {len(IMAGES)} operators *of images*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
     blocks, _, images = blocks.partition("| operators of images")
-    of_images, bits_in, factor, pad, before, first, activation, affine, added, last, max_pool, bits_out, concat = (
-        ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
-    )
+    (
+        of_images,
+        bits_in,
+        factor,
+        pad,
+        before,
+        first,
+        activation,
+        affine,
+        added,
+        last,
+        max_pool,
+        mean_pool,
+        bits_out,
+        concat,
+    ) = (["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:])
     # A part of the name may be left out; of several, one is chosen.
     every = {
         "BinaryConv2d" + "".join(pieces)
         for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
-    } | set(map("".join, product(of_images, factor, before, first, activation, affine, added, last)))
+    } | set(map("".join, product(of_images, factor, before, first, activation, affine, added, last, mean_pool)))
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)
     assert {row.name for row in of_cells} == {"BinaryConv2d" + "".join(pieces) for pieces in cells}
