@@ -29,7 +29,12 @@ class FuseMeanPool:
         plain = not any(node.attributes.get_ints("pads", (0,))) and set(
             node.attributes.get_ints("dilations", (1,))
         ) == {1}
-        if tuple(kernel) != (2, 2) or tuple(strides) != (2, 2) or not plain or "auto_pad" in node.attributes:
+        if (
+            tuple(kernel) != (2, 2)
+            or tuple(strides) != (2, 2)
+            or not plain
+            or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+        ):
             return "it is no mean of 2x2 pixels with a stride of 2 and without padding"
         x = node.inputs[0]
         assert x is not None

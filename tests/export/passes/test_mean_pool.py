@@ -11,7 +11,7 @@ from bnas_deploy.export.pieces import Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
 
 HEADER = "(float[N,3,{0}] x) => (float[N,3,{1}] y, float[N,3,{0}] z)"
-POOL = "y = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> ({})"
+POOL = 'y = AveragePool <auto_pad = "NOTSET", ceil_mode = 1, kernel_shape = [2, 2], strides = [2, 2]> ({})'
 CONV = "c = bnas.BinaryConv2d (x, W, threshold, offset, scale, bias)"
 SLOPES = np.float32([0.25, -1, 3]).reshape(3, 1, 1)
 PASSES = [PReluOfImages(), FuseMeanPool(), DropUnused()]
@@ -50,10 +50,11 @@ OTHER = "it is no mean of 2x2 pixels with a stride of 2 and without padding"
     [
         (("4,6", "3,5"), "kernel_shape = [2, 2]", OTHER),
         (("4,6", "2,3"), "kernel_shape = [1, 1], strides = [2, 2]", OTHER),
+        (("4,6", "2,3"), 'kernel_shape = [2, 2], strides = [2, 2], auto_pad = "VALID"', OTHER),
         (("4,6", "3,4"), "kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1]", OTHER),
         (("5,6", "2,3"), "kernel_shape = [2, 2], strides = [2, 2]", "the sides of p are not known to be even"),
     ],
-    ids=["stride 1", "one pixel", "padding", "odd"],
+    ids=["stride 1", "one pixel", "automatic padding", "padding", "odd"],
 )
 def test_it_stays(load, listing, sizes: tuple[str, str], pool: str, reason: str) -> None:
     nodes = f"p = PRelu (x, slope) y = AveragePool <{pool}> (p) z = Abs (x)"
