@@ -190,7 +190,7 @@ class _Known:
         if is_binary_conv(node):
             return self.of_binary_convolution(node)
         if is_fused(node):
-            return np.zeros(())  # an operator of images rounds as PyTorch does, unless a BN was folded
+            return self.of_images(node)
         if node.domain != "":
             return None
         if node.op_type in ROUNDED_ONCE:
@@ -207,6 +207,17 @@ class _Known:
                 return None
             data = self.recorded[value]
         return torch.from_numpy(np.abs(data.astype(np.float64)))
+
+    def of_images(self, node: ir.Node) -> Bound | None:
+        """Return 0: they round as PyTorch does, unless a BN was folded. A mean may be summed in another order."""
+        if not operator(node.op_type).mean_pool:
+            return np.zeros(())
+        x = self.magnitude(input_of(node, "X"))
+        if x is None:
+            return None
+        largest = x.numpy().max(axis=(2, 3), keepdims=True) * np.maximum(1, _per_channel(node, "slope"))
+        bound: Bound = roundings(4, worst=self.worst) * ROUNDING * largest
+        return bound
 
     def of_products(self, node: ir.Node) -> Bound | None:
         """(roundings of n terms + those of a fold) u (|W| * |x| + what the bias was summed from)."""

@@ -93,6 +93,8 @@ def finished(
             y = y + named[name]
         if row.scaled_last:
             y = y * _per_channel(named["scale3"]) + _per_channel(named["bias3"])
+        if row.mean_pool:
+            y = mean_pool(y)
     return y
 
 
@@ -117,6 +119,14 @@ def max_pool(y: NDArray[Any]) -> NDArray[Any]:
     windows = y[:, :, : 2 * rows, : 2 * columns].reshape(images, channels, rows, 2, columns, 2)
     largest: NDArray[Any] = windows.max(axis=(3, 5))
     return largest
+
+
+def mean_pool(y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean of each 2x2 pixels of (N, C, H, W), summed row by row; a last row or column is left out."""
+    rows, columns = y.shape[2] // 2 * 2, y.shape[3] // 2 * 2
+    top_left, top_right, left, right = (y[:, :, row:rows:2, column:columns:2] for row in (0, 1) for column in (0, 1))
+    mean: NDArray[np.float32] = (((top_left + top_right) + left) + right) * np.float32(0.25)
+    return mean
 
 
 def _activated(row: Operator, y: NDArray[np.float32], named: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -401,6 +411,30 @@ _REACH = """
   {y} = Where (is_reached, {x}, not_counted)
 """
 
+# Not AveragePool, for whose sum ONNX defines no order. The first of each two rows end before the last row: an odd one
+# is left out.
+_MEAN_POOL = """
+  sides = Constant <value = int64[2] {{2, 3}}> ()
+  by_two = Constant <value = int64[2] {{2, 2}}> ()
+  at_00 = Constant <value = int64[2] {{0, 0}}> ()
+  at_01 = Constant <value = int64[2] {{0, 1}}> ()
+  at_10 = Constant <value = int64[2] {{1, 0}}> ()
+  at_11 = Constant <value = int64[2] {{1, 1}}> ()
+  to_00 = Constant <value = int64[2] {{-1, -1}}> ()
+  to_01 = Constant <value = int64[2] {{-1, 2147483647}}> ()
+  to_10 = Constant <value = int64[2] {{2147483647, -1}}> ()
+  to_11 = Constant <value = int64[2] {{2147483647, 2147483647}}> ()
+  pixel_00 = Slice ({x}, at_00, to_00, sides, by_two)
+  pixel_01 = Slice ({x}, at_01, to_01, sides, by_two)
+  pixel_10 = Slice ({x}, at_10, to_10, sides, by_two)
+  pixel_11 = Slice ({x}, at_11, to_11, sides, by_two)
+  sum_of_2 = Add (pixel_00, pixel_01)
+  sum_of_3 = Add (sum_of_2, pixel_10)
+  sum_of_4 = Add (sum_of_3, pixel_11)
+  quarter = Constant <value = float {{0.25}}> ()
+  {y} = Mul (sum_of_4, quarter)
+"""
+
 # Sum, as above: onnxruntime fuses a float convolution and the Add that reads it: one rounding less.
 _ADDITION = """
   {y} = Sum ({x}, {added})
@@ -470,6 +504,7 @@ def _epilogue(row: Operator) -> str:
         *(_ADDITION.replace("{added}", name) for name in row.added_inputs),
         _AFFINE.replace("{number}", "3") if row.scaled_last else "",
         _MAX_POOL if row.max_pool else "",
+        _MEAN_POOL if row.mean_pool else "",
     ]
     steps = [step for step in steps if step]
     scaled = "scaled" if row.convolves else "X"

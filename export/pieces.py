@@ -215,16 +215,23 @@ def _is_pixelwise(node: ir.Node) -> bool:
     """Tell whether every pixel of the output depends on that pixel of the inputs alone."""
     if node.op_type == "Reshape":
         return _keeps_pixels(node)
-    if is_fused(node) and not is_binary_conv(node):
-        return not operator(node.op_type).max_pool
-    if node.op_type == "BatchNormalization":
-        return True
+    if node.op_type == "BatchNormalization" or _is_of_images(node):
+        return not _pools(node)
     constants = [array_of(value) for value in node.inputs if value is not None]
     shapes = [data.shape for data in constants if data is not None]
     if node.op_type in ("Concat", "Gather", "Split"):
         return node.attributes.get_int("axis", 0) == CHANNEL_AXIS
     # A constant of one row and column holds for every pixel; so does one number.
     return node.op_type in ELEMENTWISE and all(np.prod(shape[-2:], dtype=int) == 1 for shape in shapes)
+
+
+def _is_of_images(node: ir.Node) -> bool:
+    """Tell whether `node` is an operator of images of the domain."""
+    return is_fused(node) and not is_binary_conv(node)
+
+
+def _pools(node: ir.Node) -> bool:
+    return _is_of_images(node) and operator(node.op_type).mean_pool
 
 
 def _keeps_pixels(reshape: ir.Node) -> bool:
@@ -292,8 +299,8 @@ def _window(node: ir.Node, axis: int) -> _Window | None:
         before, after = int(pads[2 + axis]), int(pads[6 + axis])
         # A corner shows what is padded with only if some of it is there.
         return _Window(1, 1, before) if before > 0 or after <= 0 else None
-    if is_fused(node) and not is_binary_conv(node):
-        return _Window(1, 1, 0).pooled()  # the others treat every pixel by itself
+    if _pools(node):
+        return _Window(2, 2, 0)
     binary = is_binary_conv(node)
     if not (binary or node.op_type in WINDOWS) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None

@@ -201,6 +201,7 @@ class Operator:
         max_pool: the accumulator is the largest of 2x2 pixels, with stride 2 and without padding; where nothing is
             convolved the result is. Of convolutions only where Y is bits: a bit is 1 where any of the four would be, so
             nothing but bits has to be written before it.
+        mean_pool: the result is the mean of 2x2 pixels, with stride 2 and without padding. Only of images.
         to_bits: Y are bits: whether the accumulator reaches levels. That is all the epilogue there is.
     """
 
@@ -219,6 +220,7 @@ class Operator:
     parts: int = 1
     of_bits: bool = False
     max_pool: bool = False
+    mean_pool: bool = False
     to_bits: bool = False
 
     def __post_init__(self) -> None:
@@ -231,11 +233,13 @@ class Operator:
                 raise ValueError("an operator of images neither pads nor has bits")
             if self.reaches and not self.before:
                 raise ValueError("what reaches something is added, too")
+            if self.mean_pool and (self.gate or self.affine or self.added or self.scaled or len(self.constants) > 1):
+                raise ValueError("a mean of pixels stands behind an activation alone")
             if not self.constants:
                 raise ValueError("an operator of images has numbers of its channels")
             return
-        if self.second_bit or self.reaches or self.scaled_last:
-            raise ValueError("no operator that convolves has a second bit, a reach or a third scale")
+        if self.second_bit or self.reaches or self.scaled_last or self.mean_pool:
+            raise ValueError("no operator that convolves has a second bit, a reach, a third scale or a mean")
         object.__setattr__(self, "scaled", not self.to_bits)
         if not self.activation and (self.before or self.affine):
             raise ValueError("nothing is before or behind an activation that is not there")
@@ -289,7 +293,7 @@ class Operator:
         first, affine, last = (
             "Affine" if there else "" for there in (self.scaled and not self.convolves, self.affine, self.scaled_last)
         )
-        made = f"{'MaxPool' if self.max_pool else ''}{to_bits}"
+        made = f"{'MaxPool' if self.max_pool else ''}{'MeanPool' if self.mean_pool else ''}{to_bits}"
         concat = f"Concat{self.parts}" if self.parts > 1 else ""
         convolution = "BinaryConv2d" if self.convolves else ""
         of_images = f"{'SecondBit' if self.second_bit else ''}{'Reach' if self.reaches else ''}"
@@ -372,7 +376,7 @@ def _of_images() -> Iterator[Operator]:
     it (BinaryDenseNet), and activations of two bits (FracBNN).
     """
     yield from (Operator(convolves=False, gate=True, affine=True, added=added) for added in (0, 1))
-    yield Operator(convolves=False, activation="PRelu")
+    yield from (Operator(convolves=False, activation="PRelu", mean_pool=pools) for pools in (False, True))
     for parts in range(1, MOST_PARTS + 1):
         yield Operator(convolves=False, affine=True, max_pool=True, parts=parts)
     yield Operator(convolves=False, second_bit=True)

@@ -30,6 +30,7 @@ from bnas_deploy.export.passes.fuse_reach import FuseReach, FuseSecondBit
 from bnas_deploy.export.passes.fuse_shift import FuseShift
 from bnas_deploy.export.passes.gate_images import GateImages
 from bnas_deploy.export.passes.mean_before_gemm import FoldMeanIntoGemm
+from bnas_deploy.export.passes.mean_pool import FuseMeanPool
 from bnas_deploy.export.passes.means import MeanOfTerms
 from bnas_deploy.export.passes.pack_weights import PackWeights
 from bnas_deploy.export.passes.parts import FlattenConcat, SliceOfConcat
@@ -112,6 +113,7 @@ PIPELINE = (
     FuseConcat(),
     PReluOfImages(),  # those that no convolution has taken
     PReluToMaximum(),  # and those of vectors
+    FuseMeanPool(),  # behind those
     DropUnused(),  # the concatenations that nobody else reads
     FlattenIntoKernel(),  # behind what moves past a Reshape
     DropUnused(),

@@ -50,6 +50,7 @@ KINDS = {
     "Concat": "concat",
     "QLinearConcat": "concat",
     "AveragePool": "pool",
+    "PReluMeanPool": "pool",
     "GlobalAveragePool": "pool",
     "MaxPool": "pool",
     "NhwcMaxPool": "pool",

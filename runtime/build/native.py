@@ -325,7 +325,17 @@ def _operator(row: Any, constants: Sequence[Any]) -> list[str]:
 
 
 _STEPS = (
-    *("second_bit", "reaches", "gate", "before", "scaled", "activation", "affine", "added", "scaled_last", "max_pool"),
+    "second_bit",
+    "reaches",
+    "gate",
+    "before",
+    "scaled",
+    "activation",
+    "affine",
+    "added",
+    "scaled_last",
+    "max_pool",
+    "mean_pool",
 )
 """What operators of images may choose."""
 

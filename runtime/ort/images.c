@@ -106,6 +106,27 @@ static inline __attribute__((always_inline)) void pool_affine(const BnasRun* run
     }
 }
 
+/* The same where 2x2 pixels become one: their mean, behind an activation. */
+static inline __attribute__((always_inline)) void compute_mean(const BnasRun* run, int64_t image, int64_t channel,
+                                                               BnasActivation activation) {
+    const BnasConv* conv = run->conv;
+    const int64_t rows = run->out_size[0], columns = run->out_size[1], width = run->size[1];
+    const int64_t plane = image * conv->channels_out + channel;
+    const Numbers numbers = numbers_of(conv, channel);
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* restrict top = run->inputs->x + (plane * run->size[0] + 2 * row) * width;
+        const float* restrict bottom = top + width;
+        float* restrict y = run->y + (plane * rows + row) * columns;
+        for (int64_t p = 0; p < columns; ++p) {
+            float value = activated(activation, top[2 * p], &numbers);
+            value += activated(activation, top[2 * p + 1], &numbers);
+            value += activated(activation, bottom[2 * p], &numbers);
+            value += activated(activation, bottom[2 * p + 1], &numbers);
+            y[p] = value * 0.25f;
+        }
+    }
+}
+
 static inline __attribute__((always_inline)) bool does(const BnasConv* conv, const Steps steps) {
 #define STEP(type, name) &&conv->name == steps.name
     return true BNAS_IMAGE_STEPS(STEP);
@@ -126,6 +147,8 @@ static inline __attribute__((always_inline)) void compute_unit(const BnasRun* ru
     for (int64_t channel = first; channel < end; ++channel) {
         if (steps.max_pool) {
             pool_affine(run, image, channel);
+        } else if (steps.mean_pool) {
+            compute_mean(run, image, channel, steps.activation);
         } else {
             compute(run, image, channel, steps, gate_map);
         }

@@ -114,7 +114,9 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     run->batch = dims[0];
     for (int axis = 0; axis < 2; ++axis) {
         run->size[axis] = dims[2 + axis];
-        run->out_size[axis] = conv->convolves ? bnas_out_length(conv, axis, dims[2 + axis]) : dims[2 + axis];
+        run->out_size[axis] = conv->mean_pool   ? bnas_pooled(dims[2 + axis])
+                              : conv->convolves ? bnas_out_length(conv, axis, dims[2 + axis])
+                                                : dims[2 + axis];
         if (conv->convolves && run->out_size[axis] < 1) {
             return refuse_small(node, dims);
         }

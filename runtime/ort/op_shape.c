@@ -125,6 +125,15 @@ static OrtStatus* set_shape(const OrtApi* api, OrtShapeInferContext* context, un
     return status;
 }
 
+static bool read_x_shape(const OrtApi* api, const OrtTensorTypeAndShapeInfo* x, Shape* shape, OrtStatus** status) {
+    *status = BNAS_ORT(api, GetDimensions)(x, shape->dims, RANK);
+    if (!*status) {
+        *status = BNAS_ORT(api, GetSymbolicDimensions)(x, shape->names, RANK);
+    }
+    const bool is_small = !*status && shape->dims[2] <= BNAS_LARGEST_SIZE && shape->dims[3] <= BNAS_LARGEST_SIZE;
+    return is_small && (shape->dims[0] >= 0 || (shape->names[0] && *shape->names[0]));
+}
+
 OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* context) {
     const OrtApi* api = ((const BnasOperator*)(const void*)op)->api;
     const BnasDescriptor* descriptor = ((const BnasOperator*)(const void*)op)->descriptor;
@@ -133,7 +142,7 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
-    BnasConv conv = {.max_pool = descriptor->max_pool};
+    BnasConv conv = {.max_pool = descriptor->max_pool || descriptor->mean_pool};
     if (rank != RANK || (descriptor->convolves && !infer_attributes(api, context, &attributes))) {
         return NULL;
     }
@@ -142,13 +151,9 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
         conv.kernel[axis] = 1; /* what each pixel depends on */
     }
     Shape shape = {.names = {"", "", "", ""}};
-    TRY(BNAS_ORT(api, GetDimensions)(x, shape.dims, RANK));
-    TRY(BNAS_ORT(api, GetSymbolicDimensions)(x, shape.names, RANK));
-    if (shape.dims[2] > BNAS_LARGEST_SIZE || shape.dims[3] > BNAS_LARGEST_SIZE) {
-        return NULL;
-    }
-    if (shape.dims[0] < 0 && (!shape.names[0] || !*shape.names[0])) {
-        return NULL;
+    OrtStatus* status = NULL;
+    if (!read_x_shape(api, x, &shape, &status)) {
+        return status;
     }
     TRY(infer_channels(descriptor, api, context, &conv, &shape));
     infer_length(&conv, 0, &shape);

@@ -93,9 +93,14 @@ def test_operators_of_images_have_numbers_of_their_channels_and_may_pool() -> No
             Operator(convolves=False, activation="PRelu", **other)
     with pytest.raises(ValueError, match="what reaches something is added, too"):
         Operator(convolves=False, reaches=True)
-    for other in ({"second_bit": True}, {"reaches": True, "before": 1}, {"scaled_last": True}):
-        with pytest.raises(ValueError, match="no operator that convolves has a second bit, a reach or a third scale"):
+    for other in ({"second_bit": True}, {"reaches": True, "before": 1}, {"scaled_last": True}, {"mean_pool": True}):
+        with pytest.raises(
+            ValueError, match="no operator that convolves has a second bit, a reach, a third scale or a mean"
+        ):
             Operator(**other)
+    for other in ({"affine": True}, {"activation": "PRelu", "added": 1}, {"activation": "Clip"}):
+        with pytest.raises(ValueError, match="a mean of pixels stands behind an activation alone"):
+            Operator(convolves=False, mean_pool=True, **other)
     with pytest.raises(ValueError, match="an operator of images has numbers of its channels"):
         Operator(convolves=False, gate=True, added=1)
 

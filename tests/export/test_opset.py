@@ -362,7 +362,7 @@ def test_files_with_images_are_valid_and_their_shape_is_inferred(operator: Opera
     model.graph.output[0].type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     dimensions = inferred.graph.output[0].type.tensor_type.shape.dim
-    size = [3, 3] if operator.max_pool else [6, 7]
+    size = [3, 3] if operator.max_pool or operator.mean_pool else [6, 7]
     assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["N", 3, *size]
 
 
@@ -376,6 +376,8 @@ def test_operators_of_images_on_numbers_worked_out_by_hand() -> None:
     y = opset.reference("AffineMaxPoolConcat2", [first, second, scale, bias], {})
     assert y.tolist() == [[[[8.5]], [[-5]]]]  # the least is the largest where the slope is negative
     assert opset.reference("SecondBit", [x, np.float32([1.5, 3])], {}).tolist() == [[[[0.5, 1]], [[0, -4]]]]
+    pixels = np.float32([[[[1, -2, 9], [3, 4, 9], [9, 9, 9]]]])
+    assert opset.reference("PReluMeanPool", [pixels, np.float32([0.5])], {}).tolist() == [[[[1.75]]]]
     before, added = np.float32([[[[2, 1]], [[-1, 0]]]]), np.float32([[[[1, 1]], [[0, 2]]]])
     numbers = [[2, -0.5], [1, -2], [0, 1], [0.5, 0.5], [1, 2], [3, 0], [1, -1], [0, 10]]
     # Behind the reach and the sum 3 1, -1 4; scaled 3 1, 3 -7; activated and shifted 6 4, 6 -7; with the sum 7 5, 6 -5.
@@ -396,7 +398,8 @@ def _images_model(row: Operator, feeds: Inputs, constants: Inputs) -> onnx.Model
 
     batch, _, *size = feeds[row.activations[0]].shape
     channels = sum(feeds[name].shape[1] for name in row.activations)
-    y = (batch, channels, *(length // 2 if row.max_pool else length for length in size))
+    pools = row.max_pool or row.mean_pool
+    y = (batch, channels, *(length // 2 if pools else length for length in size))
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(row.name, row.inputs, ["Y"], domain=operators.DOMAIN)],
         "graph",
@@ -618,7 +621,7 @@ def test_onnxruntime_unpacks_the_weights_when_it_loads_the_model(
 
 
 def test_the_name_of_an_operator_says_what_it_does() -> None:
-    assert len({row.name for row in OPERATORS}) == 152
+    assert len({row.name for row in OPERATORS}) == 153
     for row in OPERATORS:
         assert operators.operator(row.name) == row
     assert Operator().name == "BinaryConv2d"
@@ -652,15 +655,28 @@ def test_the_documentation_lists_the_same_operators_inputs_and_attributes() -> N
     assert f"* {len(IMAGES)} operators *of images*" in introduction
     parts, _, blocks = introduction.partition("| operators of blocks")
     blocks, _, images = blocks.partition("| operators of images")
-    of_images, bits_in, factor, pad, before, first, activation, affine, added, last, max_pool, bits_out, concat = (
-        ["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:]
-    )
+    (
+        of_images,
+        bits_in,
+        factor,
+        pad,
+        before,
+        first,
+        activation,
+        affine,
+        added,
+        last,
+        max_pool,
+        mean_pool,
+        bits_out,
+        concat,
+    ) = (["", *re.findall(r"`(\w+)`", row[0])] for row in _table(parts, 3)[1:])
     # A part of the name may be left out; of several, one is chosen.
     every = {
         "BinaryConv2d" + "".join(pieces)
         for pieces in product(bits_in, factor, pad, before, activation, affine, added, max_pool, bits_out, concat)
     }
-    steps = (of_images, factor, before, first, activation, affine, added, last, max_pool, concat)
+    steps = (of_images, factor, before, first, activation, affine, added, last, max_pool, mean_pool, concat)
     every |= set(map("".join, product(*steps)))
     assert {row.name for row in OPERATORS} <= every
     cells = product(["", "K", "Pad"], activation[:3], added, concat)
