@@ -71,8 +71,7 @@ def _plain_terminal() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     """Start every test from the same state, whatever ran before it."""
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
+    if torch := sys.modules.get("torch"):
         # torch.manual_seed also notes a seed for each kind of device that is not there, with where it was called from.
         (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(0)
 
@@ -83,7 +82,7 @@ def _translations_are_read_once() -> Iterator[None]:
 
     That is for speed alone. Where no chosen test imports PyTorch, or PyTorch has moved its function, nothing is kept.
     """
-    if "torch" not in sys.modules:
+    if not sys.modules.get("torch"):
         yield
         return
     try:

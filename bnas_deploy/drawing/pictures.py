@@ -53,7 +53,16 @@ def save_picture(figure: "Figure", path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     data = io.BytesIO()
     with mpl.rc_context(SETTINGS):
+        _lay_out(figure)
         # No date: the same figure is the same file.
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(data, format=kind, dpi=DOTS_PER_INCH, metadata=metadata, facecolor="white")
     write_whole(path, data.getvalue())
+
+
+def _lay_out(figure: "Figure") -> None:
+    """Settle where everything goes, once: else each `savefig` does, and draws all of it for that before it does so."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)

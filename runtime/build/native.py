@@ -183,19 +183,27 @@ def build_kernels() -> list[Path]:
 
 def missing_kernels() -> dict[str, Path]:
     """Return the object files that have to be generated, by ISA; each has a header beside it."""
-    return {isa: path for isa, path in _objects().items() if not (path.is_file() and _header(path).is_file())}
+    return {isa: path for isa, path in _objects().items() if not (path.is_file() and _header(isa).is_file())}
 
 
-def _header(kernels: Path) -> Path:
+def _header(isa: str) -> Path:
     """Return where the prototypes of some kernels are."""
-    return kernels.with_suffix(".h")
+    return _kept(isa, ".h")
+
+
+def _code(isa: str) -> Path:
+    """Return where the code is that objects for all systems are made of."""
+    return _kept(isa, ".ll")
 
 
 def _objects() -> dict[str, Path]:
+    of_system = "" if _triple().endswith("-linux-gnu") else f".{system()}"
+    return {spec.isa: _kept(f"{spec.isa}{of_system}", ".o") for spec in specs()}
+
+
+def _kept(name: str, suffix: str) -> Path:
     folder = Path(os.environ.get(KERNELS_VARIABLE) or GENERATOR.parents[1] / "build" / "kernels")
-    version, triple = _generator_version(), _triple()
-    names = {spec.isa: spec.isa if triple.endswith("-linux-gnu") else f"{spec.isa}.{system()}" for spec in specs()}
-    return {isa: folder / f"{name}-{version}.o" for isa, name in names.items()}
+    return folder / f"{name}-{_generator_version()}{suffix}"
 
 
 def _generator_version() -> str:
@@ -207,20 +215,26 @@ def _generator_version() -> str:
 
 
 def _generate(isa: str, path: Path) -> None:
+    """Make an object, from the code that is kept if there is some: LLVM's optimiser takes most of the time."""
+    kept = _code(isa).is_file() and _header(isa).is_file()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnas-kernel-") as folder:
         fresh = Path(folder) / path.name
+        made = {} if kept else {fresh.with_suffix(".h"): _header(isa), fresh.with_suffix(".ll"): _code(isa)}
+        made[fresh] = path
         command = [sys.executable, str(GENERATOR / "generate.py"), isa, _triple(), str(fresh)]
+        command += [str(_code(isa))] if kept else []
         run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0 or not (fresh.is_file() and _header(fresh).is_file()):
+        if run.returncode != 0 or not all(each.is_file() for each in made):
             raise BuildError(
                 f"the {isa} kernels cannot be generated: {shlex.join(command)} ended with {run.returncode}; it needs "
                 f"{' and '.join(TVM_REQUIREMENTS)}, which pip installs when it builds in an environment of its own\n"
                 f"{run.stderr[-4000:]}"
             )
-        _header(fresh).replace(_header(path))
-        fresh.replace(path)
-    for old in set(path.parent.glob(f"{path.name.split('-')[0]}-*.[oh]")) - {path, _header(path)}:
-        old.unlink(missing_ok=True)
+        for each, place in made.items():
+            each.replace(place)
+    for place in made.values():
+        for old in {*place.parent.glob(f"{place.name.split('-')[0]}-*{place.suffix}")} - {place}:
+            old.unlink(missing_ok=True)
 
 
 def write_headers(folder: Path) -> None:
@@ -232,7 +246,7 @@ def write_headers(folder: Path) -> None:
     (folder / "operator_table.h").write_text(_operator_table(), encoding="utf-8")
     (folder / "kernel_specs.h").write_text(_kernel_specs(), encoding="utf-8")
     (folder / "kernel_sizes.h").write_text(_kernel_sizes(), encoding="utf-8")
-    prototypes = "".join(_header(path).read_text(encoding="utf-8") for path in _objects().values())
+    prototypes = "".join(_header(isa).read_text(encoding="utf-8") for isa in _objects())
     (folder / "kernel_prototypes.h").write_text(prototypes, encoding="utf-8")
 
 

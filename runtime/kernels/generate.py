@@ -1,7 +1,8 @@
-"""Writes the object file of one spec and its C header: `python generate.py ISA TRIPLE FILE.o`.
+"""Writes the object file of one spec and its C header: `python generate.py ISA TRIPLE FILE.o [CODE.ll]`.
 
 TRIPLE is LLVM's name of a platform, such as x86_64-linux-gnu. The header is FILE.h: it has the types of all kernels,
-and declares those of the object. runtime/build/native.py runs this.
+and declares those of the object. FILE.ll is what the object was made from; given as CODE.ll, it makes the object of
+another platform in a quarter of the time, and nothing else is written. runtime/build/native.py runs this.
 """
 
 import sys
@@ -19,7 +20,7 @@ package.__path__ = [str(ROOT), str(ROOT / "bnas_deploy")]
 sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # None is how Python is told that there is none
 
 from bnas_deploy.runtime.kernels import bits, count, elementwise, epilogue  # noqa: E402  # the package was made above
-from bnas_deploy.runtime.kernels.lower import write_object  # noqa: E402  # as above
+from bnas_deploy.runtime.kernels.lower import write_code, write_object  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.prototypes import function_type, type_name  # noqa: E402  # as above
 from bnas_deploy.runtime.kernels.specs import (  # noqa: E402  # as above
     KERNEL_SPECS,
@@ -44,13 +45,21 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 )
 
 
-def main(isa: str, triple: str, output: str) -> None:
-    """Generate, lower and compile; the suffix of `output` may also be s or ll, to look at."""
+def main(isa: str, triple: str, output: str, code: str = "") -> None:
+    """Generate, lower and compile, or only the last; the suffix of `output` may also be s, to look at."""
     (spec,) = (spec for spec in KERNEL_SPECS if spec.isa == isa)
+    path = Path(output)
+    if not code:
+        _write_code(spec, path)
+    write_object(Path(code) if code else path.with_suffix(".ll"), spec, triple, path)
+
+
+def _write_code(spec: KernelSpec, path: Path) -> None:
+    """Write the code and the header beside the object that comes later."""
     functions = {algorithm.__name__: algorithm(spec) for algorithm in _algorithms(spec)}
     symbols = {function_name(spec, name): function for name, function in functions.items() if owner(spec, name) == spec}
-    write_object(symbols, spec, triple, Path(output))
-    Path(output).with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n", encoding="utf-8")
+    write_code(symbols, spec, path.with_suffix(".ll"))
+    path.with_suffix(".h").write_text("\n".join(_header(spec, functions)) + "\n", encoding="utf-8")
 
 
 def _algorithms(spec: KernelSpec) -> tuple[Algorithm, ...]:

@@ -2,8 +2,13 @@
 
 TVM's own calling convention passes packed arguments and needs TVM's run-time library; here a buffer becomes a pointer
 and a number stays a number: `int name(int, const float*, ...)`.
+
+Between the two lies the code in LLVM's language, optimised. Platforms of an architecture share it: arguments are
+numbers and pointers only, and LLVM looks up in which registers they come when it makes the object.
 """
 
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,19 +24,49 @@ from bnas_deploy.runtime.kernels.specs import KernelSpec
 C_CALLING_CONVENTION = 1  # TVM's kCPackedFunc is 1: the code generator takes the signature as it is
 
 
-def write_object(functions: Mapping[str, tirx.PrimFunc], spec: KernelSpec, triple: str, path: Path) -> None:
-    """Compile the functions, by symbol, for a row's CPUs and a platform, which LLVM calls `triple`.
-
-    The suffix of `path` says what: o, s (assembly) or ll.
-    """
-    features = [f"+{feature}" for feature in spec.features]
-    target = Target({"kind": "llvm", "mtriple": triple, "mcpu": spec.cpu, "mattr": features})
+def write_code(functions: Mapping[str, tirx.PrimFunc], spec: KernelSpec, path: Path) -> None:
+    """Compile the functions, by symbol, for a row's CPUs, to a file in LLVM's language."""
+    target = _target(spec, _triple(spec))
     module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
-    module = _lower(module, target)
-    compiled = tvm.get_global_func("target.build.llvm")(module, target)
-    compiled.write_to_file(str(path), path.suffix[1:])
+    _compiled(_lower(module, target), target).write_to_file(str(path), "ll")
+
+
+def write_object(code: Path, spec: KernelSpec, triple: str, path: Path) -> None:
+    """Make an object file of a row's code for a platform, which LLVM calls `triple`; assembly if `path` ends in s."""
+    text = code.read_text(encoding="utf-8")
+    if triple != _triple(spec):
+        text = _moved(text, spec, triple)
+    with tempfile.TemporaryDirectory() as folder:
+        moved = Path(folder) / "code.ll"
+        moved.write_text(text, encoding="utf-8")
+        tvm.runtime.load_module(str(moved)).write_to_file(str(path), path.suffix[1:])
     if path.suffix == ".o":
         path.write_bytes(hidden(path.read_bytes()))
+
+
+def _moved(text: str, spec: KernelSpec, triple: str) -> str:
+    """Return code for another platform: of what LLVM says about that, TVM knows the layout of data."""
+    head = _compiled(tvm.IRModule({}), _target(spec, triple)).inspect_source("ll")
+    (layout,) = _LAYOUT.findall(head)
+    return _LAYOUT.sub(layout, text.replace(_triple(spec), triple)).replace(_ELF_SECTION, "")
+
+
+_LAYOUT = re.compile("^target datalayout = .*$", re.MULTILINE)
+_ELF_SECTION = ' section ".text.tvm.fp16.conv"'
+"""Of two functions that TVM adds, and no kernel calls. Other formats name sections differently."""
+
+
+def _triple(spec: KernelSpec) -> str:
+    return f"{spec.architecture}-linux-gnu"
+
+
+def _target(spec: KernelSpec, triple: str) -> Target:
+    features = [f"+{feature}" for feature in spec.features]
+    return Target({"kind": "llvm", "mtriple": triple, "mcpu": spec.cpu, "mattr": features})
+
+
+def _compiled(module: tvm.IRModule, target: Target) -> tvm.runtime.Module:
+    return tvm.get_global_func("target.build.llvm")(module, target)
 
 
 def _lower(module: tvm.IRModule, target: Target) -> tvm.IRModule:

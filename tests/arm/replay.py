@@ -1,4 +1,7 @@
-"""Runs what another machine has recorded: `python replay.py CASES.npz ISA...`, on the machine that is tested.
+"""Runs what another machine has recorded: `python replay.py CASES ISA...`, on the machine that is tested.
+
+CASES are arrays by name, `name/kind/key`, one behind the other; CASES.json says where each lies. An emulated processor
+takes longer to read them from an .npz than to compute with them.
 
 For every ISA, or `body` for the models without the library, it prints a line of JSON: the ISA, how many cases agree to
 the bit, the outputs that do not, and how many operators ran in the library. NaN agrees with any NaN.
@@ -9,6 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,10 +24,11 @@ from bnas_deploy.runtime.library import library_path
 from bnas_deploy.runtime.session import session_options
 
 WITHOUT_LIBRARY = "body"
+ALIGNMENT = 64  # of arrays in the file, in bytes
 
 
 def main(path: str, *isas: str) -> None:
-    cases = dict(np.load(path))
+    cases = read_arrays(Path(path))
     names = sorted({key.split("/")[0] for key in cases})
     calls = ctypes.CDLL(str(library_path())).bnas_native_calls
     calls.restype = ctypes.c_uint64
@@ -36,6 +43,26 @@ def main(path: str, *isas: str) -> None:
             "native": calls() - before,
         }
         print(json.dumps(report), flush=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write CASES and CASES.json."""
+    places, at = {}, 0
+    with path.open("wb") as file:
+        for name, array in arrays.items():
+            places[name] = (array.dtype.str, array.shape, at)
+            at += file.write(array.tobytes())
+            at += file.write(bytes(-at % ALIGNMENT))
+    path.with_suffix(".json").write_text(json.dumps(places), encoding="utf-8")
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    data = path.read_bytes()
+    places = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return {
+        name: np.frombuffer(data, dtype, prod(shape), offset=at).reshape(shape)
+        for name, (dtype, shape, at) in places.items()
+    }
 
 
 def wrong_outputs(cases: Mapping[str, NDArray[np.float32]], name: str, *, library: bool) -> list[str]:

@@ -36,6 +36,13 @@ def export(checkpoint: Path, output: Path, *options: str) -> Result:
     return CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(output), *options])
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """What an export says, and the bundle, which no test changes."""
+    path = tmp_path_factory.mktemp("exported") / "bundle"
+    return export(checkpoint, path, "--images", "5"), path
+
+
 def refusal_of(checkpoint: Path, output: Path, *options: str) -> str:
     """Run an export that must be refused; assert that it leaves nothing behind and return the message."""
     before = sorted(output.parent.iterdir()) if output.parent.is_dir() else None
@@ -46,11 +53,11 @@ def refusal_of(checkpoint: Path, output: Path, *options: str) -> str:
     return result.output.strip().removeprefix("Error: ")
 
 
-def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path) -> None:
-    result = export(checkpoint, tmp_path / "bundle", "--images", "5")
+def test_it_says_what_holds_and_what_comes_next(exported: tuple[Result, Path]) -> None:
+    result, bundle = exported
     assert result.exit_code == 0, result.output
     lines = dict(line.split("  ", 1) for line in result.output.splitlines() if "  " in line)
-    manifest = read_bundle(tmp_path / "bundle").manifest
+    manifest = read_bundle(bundle).manifest
     count = sum(layer.is_binary for layer in manifest.layers)
     others = len(manifest.verification.pieces) - count
     assert lines["binary convolutions"].strip() == f"{count} of {count} agree with PyTorch, bit-exact"
@@ -60,12 +67,12 @@ def test_it_says_what_holds_and_what_comes_next(checkpoint: Path, tmp_path: Path
     assert "with and without library identical" in result.output
     assert lines["top-1 agreement"].strip() == "5 of 5 images (random, not real ones)"
     assert lines["still float"].strip().startswith("stem.conv, cells.1.skip.conv, cells.2.skip.conv, classifier (")
-    size = (tmp_path / "bundle" / "model.onnx").stat().st_size
+    size = (bundle / "model.onnx").stat().st_size
     assert lines["model.onnx"].strip() == f"{size / 1000:,.1f} kB"
     names = lines["dropped"].strip()
     assert names.endswith(": no output depends on what they compute")
     assert result.output.count("\nbinary layer ") == count + names.count(",") + 1
-    assert result.output.endswith(f"Next: bnas-deploy bench {tmp_path / 'bundle'}\n")
+    assert result.output.endswith(f"Next: bnas-deploy bench {bundle}\n")
 
 
 def test_float_layers_in_8_bits_are_a_choice_and_their_change_is_told(tmp_path: Path) -> None:
@@ -121,9 +128,8 @@ def test_float_layers_that_gain_nothing_from_8_bits_are_refused(
     )
 
 
-def test_verify_repeats_it(checkpoint: Path, tmp_path: Path) -> None:
-    export(checkpoint, tmp_path / "bundle", "--images", "4")
-    result = CliRunner().invoke(main, ["verify", str(tmp_path / "bundle"), "--layers"])
+def test_verify_repeats_it(exported: tuple[Result, Path]) -> None:
+    result = CliRunner().invoke(main, ["verify", str(exported[1]), "--layers"])
     assert result.exit_code == 0, result.output
     assert "cells.0.edges.1.conv: bit-exact on " in result.output
 
@@ -140,9 +146,9 @@ def test_real_images_come_with_labels(tmp_path: Path) -> None:
     assert " classified correctly" in result.output
 
 
-def test_an_old_bundle_is_replaced(checkpoint: Path, tmp_path: Path) -> None:
-    for images in ("4", "6"):
-        assert export(checkpoint, tmp_path / "bundle", "--images", images).exit_code == 0
+def test_an_old_bundle_is_replaced(checkpoint: Path, exported: tuple[Result, Path], tmp_path: Path) -> None:
+    shutil.copytree(exported[1], tmp_path / "bundle")
+    assert export(checkpoint, tmp_path / "bundle", "--images", "6").exit_code == 0
     assert "6 of 6 images" in CliRunner().invoke(main, ["verify", str(tmp_path / "bundle")]).output
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
 
@@ -230,11 +236,9 @@ def test_a_float_twin_is_not_exported(tmp_path: Path) -> None:
     assert refusal_of(path, tmp_path / "bundle").startswith("small: the checkpoint of a float twin, ")
 
 
-def test_a_changed_file_is_found_by_verify(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    export(checkpoint, bundle, "--images", "4")
+def test_a_changed_file_is_found_by_verify(exported: tuple[Result, Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(bundle, copy)
+    shutil.copytree(exported[1], copy)
     model = bytearray((copy / "model.onnx").read_bytes())
     model[len(model) // 2] ^= 1
     (copy / "model.onnx").write_bytes(model)

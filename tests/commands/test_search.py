@@ -56,10 +56,16 @@ def test_help_shows_every_default():
         assert name in text
 
 
-def test_defaults_are_those_of_data_and_strategy(tmp_path):
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """What a search by each strategy says, and its folder."""
+    folder = tmp_path_factory.mktemp("searches")
+    return {name: (invoke(*TINY, "--strategy", name, "-o", folder / name), folder / name) for name in STRATEGIES}
+
+
+def test_defaults_are_those_of_data_and_strategy(searches):
     for strategy, defaults in STRATEGIES.items():
-        out = tmp_path / strategy
-        result = invoke(*TINY, "--strategy", strategy, "-o", out)
+        result, out = searches[strategy]
         assert result.exit_code == 0, result.output
         assert f"Next: bnas-deploy train --device cpu --genotype {out / 'genotype.json'}" in result.output
         made = settings(out)
@@ -217,11 +223,11 @@ def test_ctrl_c_then_resume(tmp_path):
     assert "other settings: search.gamma (1.0 before, 2.0 now)" in " ".join(again.output.split())
 
 
-def test_what_was_found_can_be_trained(tmp_path):
+def test_what_was_found_can_be_trained(searches):
     """The genotype file is what `train --genotype` reads; training itself is tested elsewhere."""
-    assert invoke(*TINY, "-o", tmp_path / "search").exit_code == 0
-    genotype = read_genotype(str(tmp_path / "search" / "genotype.json"))
-    history = json.loads((tmp_path / "search" / "history.json").read_text())
+    _, folder = searches["bnas"]
+    genotype = read_genotype(str(folder / "genotype.json"))
+    history = json.loads((folder / "history.json").read_text())
     assert genotype.to_json() == history["epochs"][history["best_epoch"] - 1]["genotype"]
 
 
