@@ -24,7 +24,7 @@ from bnas_deploy.export.graph import (
 )
 from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
 from bnas_deploy.export.passes.channelwise import affine_of, constant_operand
-from bnas_deploy.export.passes.folding import Affine
+from bnas_deploy.export.passes.folding import Affine, Doubles
 from bnas_deploy.export.passes.threshold import Floats
 
 REACHED = "reached"
@@ -85,7 +85,7 @@ class FuseReach:
         chain = _chain(node)
         assert chain is not None
         note, y = chain.note, chain.end.outputs[0]
-        numbers = {
+        numbers: dict[str, Doubles | Floats] = {
             "reach": chain.reach,
             "scale": note.first.slope,
             "bias": note.first.shift,

@@ -4,8 +4,6 @@
  * one in each line. */
 #include "kernel.h"
 
-#include <math.h>
-
 /* What one operator does; constants at every call. A gate is a number of the channel, or one for each pixel. */
 typedef struct Steps {
 #define STEP(type, name) type name;
@@ -58,7 +56,7 @@ static inline __attribute__((always_inline)) void compute(const BnasRun* run, in
     for (int64_t p = 0; p < pixels; ++p) {
         float value = x[p];
         if (steps.second_bit) {
-            value *= numbers.step - fabsf(value);
+            value *= numbers.step - __builtin_fabsf(value);
         }
         if (steps.reaches) {
             value = before1[p] >= numbers.reach ? value : 0;
