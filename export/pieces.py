@@ -231,7 +231,8 @@ def _is_of_images(node: ir.Node) -> bool:
 
 
 def _pools(node: ir.Node) -> bool:
-    return _is_of_images(node) and operator(node.op_type).mean_pool
+    """Tell whether a pixel of the output depends on 2x2 pixels of the input."""
+    return _is_of_images(node) and (operator(node.op_type).max_pool or operator(node.op_type).mean_pool)
 
 
 def _keeps_pixels(reshape: ir.Node) -> bool:

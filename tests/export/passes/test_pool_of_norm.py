@@ -7,10 +7,10 @@ import torch
 from bnas_deploy.export.bounds import bound_of
 from bnas_deploy.export.graph import constant, constant_array, input_of, set_input
 from bnas_deploy.export.passes import DropUnused, FuseConcat, PoolOfNorm
-from bnas_deploy.export.pieces import Recorded, corner_check, pieces_of
+from bnas_deploy.export.pieces import CORNER, Recorded, corner_check, pieces_of
 from bnas_deploy.export.rewrite import run
 
-HEADER = "(float[N,3,4,6] x, float[N,2,4,6] b) => (float[N,C,A,B] y, float[N,D,E,F] z)"
+HEADER = "(float[N,3,14,16] x, float[N,2,14,16] b) => (float[N,C,A,B] y, float[N,D,E,F] z)"
 JOINED = "c = Concat <axis = 1> (x, b)"
 NORM = "n = BatchNormalization (c, gamma, beta, mean, var)"
 MANY = "n = BatchNormalization (c, g, b2, m, v)"
@@ -26,7 +26,7 @@ def _constants(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _feeds(rng: np.random.Generator, images: int = 2) -> dict[str, np.ndarray]:
-    sizes = {"x": (images, 3, 4, 6), "b": (images, 2, 4, 6)}
+    sizes = {"x": (images, 3, 14, 16), "b": (images, 2, 14, 16)}
     return {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
 
 
@@ -91,7 +91,7 @@ def test_its_bound_holds_and_one_wrong_slope_is_outside(load, evaluate, rng) -> 
     assert bound.shape == error().shape
     assert (error() <= bound).all()
     check = corner_check(piece, recorded)
-    assert [each.shape[2:] for each in check.inputs] == [(4, 6), (4, 6)]  # twice the corner, or all there is
+    assert [each.shape[2:] for each in check.inputs] == [(2 * CORNER, 2 * CORNER)] * 2
     node = piece.nodes[-1]
     wrong = constant_array(input_of(node, "scale2")) * np.float32([1, 1, 1, 1, 1.0001])
     set_input(node, "scale2", constant(model.graph, "wrong", wrong))
