@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bnas_deploy.core.operators import operator
 from bnas_deploy.export.graph import (
     activations_of,
+    channels_of,
     constant,
     constant_array,
     input_of,
@@ -84,4 +85,4 @@ def _by_channel(node: ir.Node, numbers: NDArray[np.float32]) -> NDArray[np.float
     """Return numbers of the features as (C, H W)."""
     image = _image_of(node)
     assert image is not None
-    return numbers.reshape((known_sizes(image) or ())[1], -1)
+    return numbers.reshape(channels_of(image), -1)

@@ -84,7 +84,7 @@ class _Site:
 
 def _site_of(gemm: ir.Node) -> _Site | None:
     """Return what `gemm` reads, if that is a mean of pixels with constants behind it, all of which it alone reads."""
-    if gemm.op_type != "Gemm" or gemm.domain != "" or gemm.attributes.get_int("transA", 0):
+    if gemm.op_type != "Gemm" or gemm.domain != "" or gemm.attributes.get_int("transA", 0) == 1:
         return None
     node = _before(gemm)
     if node is not None and is_reshape(node):
