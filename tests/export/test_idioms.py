@@ -181,7 +181,7 @@ LEFT = {
     # A ReLU behind a shortcut and a second one behind a BN, which no operator has.
     "quicknet": {"Relu": 2, "MaxPool": 1, "ReduceMean": 1, "Reshape": 1},
     # The shifts behind the last concatenation are added to the mean.
-    "reactnet": {"Add": 1, "AveragePool": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
+    "reactnet": {"Add": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
     # The pool behind the float convolution, and the one in front of the dense layers.
     "binarynet": {"MaxPool": 2, "Reshape": 2},
 }
