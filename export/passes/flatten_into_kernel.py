@@ -17,7 +17,6 @@ from bnas_deploy.export.graph import (
     constant_array,
     input_of,
     is_binary_conv,
-    is_recorded,
     set_input,
     sole_consumer,
 )
@@ -44,9 +43,7 @@ class FlattenIntoKernel:
         by_channel = _by_channel(node, constant_array(input_of(node, "threshold")))
         if not (by_channel == by_channel[:, :1]).all():
             return f"the threshold of {node.name} differs from pixel to pixel"
-        image = _image_of(node)
-        assert image is not None
-        return None if is_recorded(image) else "PyTorch's program has no value of its own for the image"
+        return None
 
     def apply(self, model: ir.Model, node: ir.Node) -> None:
         """Read the image with a kernel of its size."""

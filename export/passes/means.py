@@ -164,7 +164,7 @@ def _expanded(value: ir.Value, reader: ir.Node) -> _Sum:
         return _Sum.of_value(value)
     if node.op_type in ("Add", "Sub") and same_shape(*_operands(node)):
         left, right = _operands(node)
-        if _is_taken_by_conv(left) or _is_taken_by_conv(right):
+        if is_taken_by_conv(left) or is_taken_by_conv(right):
             return _Sum.of_value(value)
         sign = 1 if node.op_type == "Add" else -1
         return _expanded(left, node).plus(_expanded(right, node), sign) if left is not right else _Sum.of_value(value)
@@ -187,14 +187,14 @@ def _affine(node: ir.Node) -> tuple[Affine | None, ir.Value | None]:
 
 def _folds(x: ir.Value, *, alone: bool) -> bool:
     """Tell whether a convolution takes in a scale and a shift behind `x`; `alone`: nothing else reads the result."""
-    return is_binary_conv(x.producer()) or is_conv(x.producer()) or (alone and _is_taken_by_conv(x))
+    return is_binary_conv(x.producer()) or is_conv(x.producer()) or (alone and is_taken_by_conv(x))
 
 
 _TAKEN = frozenset({"Add", "BatchNormalization", "Clip", "LeakyRelu", "Mul", "PRelu", "Relu", "Sub"})
 """What a convolution takes in that stands alone behind it."""
 
 
-def _is_taken_by_conv(value: ir.Value) -> bool:
+def is_taken_by_conv(value: ir.Value) -> bool:
     """Tell whether only functions that it takes in stand between a convolution and a sum that it then takes in, too."""
     maker = value.producer()
     if maker is None or sole_consumer(value) is None:
@@ -202,7 +202,7 @@ def _is_taken_by_conv(value: ir.Value) -> bool:
     if is_binary_conv(maker) or is_conv(maker):
         return True
     read = (each for each in maker.inputs if each is not None)
-    return maker.domain == "" and maker.op_type in _TAKEN and any(map(_is_taken_by_conv, read))
+    return maker.domain == "" and maker.op_type in _TAKEN and any(map(is_taken_by_conv, read))
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value]:

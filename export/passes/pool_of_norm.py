@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bnas_deploy.core.operators import DOMAIN, Operator
 from bnas_deploy.export.graph import constant, is_recorded, node_before, shared_before
 from bnas_deploy.export.passes.batch_norm import BatchNorm, has_known_parameters
+from bnas_deploy.export.passes.means import is_taken_by_conv
 from bnas_deploy.export.passes.write_bits import takes_pairs
 
 POOLED_NORM = "pooled_norm"
@@ -22,8 +23,9 @@ class PoolOfNorm:
     """BN -> MaxPool of 2x2 pixels -> AffineMaxPool."""
 
     def sites(self, model: ir.Model) -> Iterable[ir.Node]:
-        """Return the maxima of a BN with known parameters."""
-        return (node for node in model.graph if _is_pool(node) and _norm_before(node) is not None)
+        """Return the maxima of a BN with known parameters, but for those that a convolution takes in."""
+        pools = (node for node in model.graph if _is_pool(node))
+        return (node for node in pools if (norm := _norm_before(node)) is not None and not _is_taken(norm))
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why both stay."""
@@ -56,6 +58,11 @@ class PoolOfNorm:
 
 def _is_pool(node: ir.Node) -> bool:
     return node.op_type == "MaxPool" and node.domain == "" and len(node.outputs) == 1
+
+
+def _is_taken(norm: ir.Node) -> bool:
+    x = norm.inputs[0]
+    return x is not None and is_taken_by_conv(x)
 
 
 def _norm_before(pool: ir.Node) -> ir.Node | None:

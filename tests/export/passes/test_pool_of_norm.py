@@ -14,6 +14,7 @@ HEADER = "(float[N,3,14,16] x, float[N,2,14,16] b) => (float[N,C,A,B] y, float[N
 JOINED = "c = Concat <axis = 1> (x, b)"
 NORM = "n = BatchNormalization (c, gamma, beta, mean, var)"
 MANY = "n = BatchNormalization (c, g, b2, m, v)"
+CONV = "a = bnas.BinaryConv2d <group = 1> (x, W, threshold, offset, scale, bias)"
 PAIRS = "kernel_shape = [2, 2], strides = [2, 2]"
 POOL = f"y = MaxPool <{PAIRS}> (n)"
 PASSES = [PoolOfNorm(), FuseConcat(), DropUnused()]
@@ -61,11 +62,12 @@ def test_one_pass(load, listing, evaluate, rng, nodes: str, wanted: list[str]) -
         (f"{JOINED} {NORM} y = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (n) z = Abs (x)", "another maximum"),
         (f"{JOINED} {NORM} y = MaxPool <{PAIRS}, pads = [1, 1, 1, 1]> (n) z = Abs (x)", "another maximum"),
         (f"{JOINED} n = Relu (c) {POOL} z = Abs (x)", ""),
+        (f"{CONV} r = Relu (a) n = BatchNormalization (r, gamma, beta, mean, var) {POOL} z = Abs (b)", ""),
     ],
-    ids=["shared", "3x3", "padded", "no BN"],
+    ids=["shared", "3x3", "padded", "no BN", "a convolution takes it in"],
 )
-def test_both_stay(load, listing, rng, nodes: str, reason: str) -> None:
-    model = load(f"{HEADER} {{ {nodes} }}", **_constants(rng))
+def test_both_stay(load, listing, binary_conv, rng, nodes: str, reason: str) -> None:
+    model = load(f"{HEADER} {{ {nodes} }}", **_constants(rng), **binary_conv(3, 5))
     before = listing(model)
 
     log = run([PoolOfNorm()], model)
