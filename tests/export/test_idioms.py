@@ -169,8 +169,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "binarynet": BinaryNet,
 }
 
-# A pool works on floats, but for one of 2x2 between binary convolutions. Reshapes move no data: one before a dense
-# layer, one behind.
+# A pool works on floats, but for one of 2x2 between binary layers. Reshapes move no data: one behind a dense layer, and
+# one before it where its threshold differs from pixel to pixel.
 LEFT = {
     # onnxruntime runs the ReLU of a float stem with its convolution.
     "lenet": {"Relu": 1, "MaxPool": 2, "Reshape": 2},
@@ -180,10 +180,10 @@ LEFT = {
     "ir-net": {"AveragePool": 1, "Pad": 1, "Clip": 1, "ReduceMean": 1, "Reshape": 1},
     # A ReLU behind a shortcut and a second one behind a BN, which no operator has.
     "quicknet": {"Relu": 2, "MaxPool": 1, "ReduceMean": 1, "Reshape": 1},
-    # The shifts behind the last concatenation are added to the mean.
-    "reactnet": {"Add": 1, "Concat": 1, "ReduceMean": 1, "Reshape": 1},
-    # The pool behind the float convolution, and the one in front of the dense layers.
-    "binarynet": {"MaxPool": 2, "Reshape": 2},
+    # The shifts behind the last concatenation are in the classifier.
+    "reactnet": {"Concat": 1, "ReduceMean": 1},
+    # The pool behind the float convolution; the dense layers read bits through the other one.
+    "binarynet": {"MaxPool": 1, "Reshape": 1},
 }
 """Nodes that neither convolve nor multiply matrices."""
 
