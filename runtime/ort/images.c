@@ -104,7 +104,7 @@ static inline __attribute__((always_inline)) void pool_affine(const BnasRun* run
     }
 }
 
-/* The same where 2x2 pixels become one: their mean, behind an activation. */
+/* The mean of 2x2 pixels of one channel of one image, behind an activation. */
 static inline __attribute__((always_inline)) void compute_mean(const BnasRun* run, int64_t image, int64_t channel,
                                                                BnasActivation activation) {
     const BnasConv* conv = run->conv;
