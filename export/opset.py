@@ -41,8 +41,7 @@ def reference(name: str, inputs: Sequence[NDArray[Any]], attributes: Mapping[str
     named = dict(zip(row.inputs, inputs, strict=True))
     x = np.concatenate([named[part] for part in row.activations], axis=1)
     if not row.convolves:
-        y = finished(row, x, named)
-        return max_pool(y) if row.max_pool else y
+        return finished(row, x, named)
     attributes = {**defaults(), **attributes}
     weights = unpack_signs(named["W"], attributes["weight_shape"][3])
     signs = _signs_of_bits(x, named["place"]) if row.of_bits else sign(x, _per_channel(named["threshold"]))
@@ -93,6 +92,8 @@ def finished(
             y = y + named[name]
         if row.scaled_last:
             y = y * _per_channel(named["scale3"]) + _per_channel(named["bias3"])
+        if row.max_pool:  # of images: the accumulators of others have been pooled
+            y = max_pool(y)
         if row.mean_pool:
             y = mean_pool(y)
     return y

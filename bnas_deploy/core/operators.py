@@ -179,7 +179,7 @@ class Operator:
     blocks of published networks need; X comes in one part. Those of bits read or write bits instead of floats. All of
     blocks and of bits have an input `pad`, which is 0 where padding is. Those of images do not convolve: what is done
     to a result they do to X. They have at least one constant, whose length is the number of channels. X may come in
-    parts, and the result may be the largest of 2x2 pixels.
+    parts, and the result may be the largest or the mean of 2x2 pixels.
 
     Attributes:
         convolves: X is convolved first.
@@ -233,6 +233,10 @@ class Operator:
                 raise ValueError("an operator of images neither pads nor has bits")
             if self.reaches and not self.before:
                 raise ValueError("what reaches something is added, too")
+            if self.max_pool and (
+                self.gate or self.activation or self.added or self.scaled or not self.affine or len(self.constants) > 2
+            ):
+                raise ValueError("a maximum of pixels stands behind a second scale and bias alone")
             if self.mean_pool and (self.gate or self.affine or self.added or self.scaled or len(self.constants) > 1):
                 raise ValueError("a mean of pixels stands behind an activation alone")
             if not self.constants:

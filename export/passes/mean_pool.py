@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bnas_deploy.core.operators import DOMAIN, Operator
 from bnas_deploy.export.graph import channels_of, constant, input_of, is_fused, sole_consumer
+from bnas_deploy.export.passes.write_bits import takes_pairs
 
 PRELU = Operator(convolves=False, activation="PRelu")
 MEAN = Operator(convolves=False, activation="PRelu", mean_pool=True)
@@ -25,16 +26,7 @@ class FuseMeanPool:
 
     def refusal(self, model: ir.Model, node: ir.Node) -> str | None:
         """Return why it stays."""
-        kernel, strides = node.attributes.get_ints("kernel_shape"), node.attributes.get_ints("strides", (1, 1))
-        plain = not any(node.attributes.get_ints("pads", (0,))) and set(
-            node.attributes.get_ints("dilations", (1,))
-        ) == {1}
-        if (
-            tuple(kernel) != (2, 2)
-            or tuple(strides) != (2, 2)
-            or not plain
-            or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
-        ):
+        if not takes_pairs(node):
             return "it is no mean of 2x2 pixels with a stride of 2 and without padding"
         x = node.inputs[0]
         assert x is not None

@@ -152,7 +152,7 @@ _DEFAULTS = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
 
 
 def takes_pairs(pool: ir.Node) -> bool:
-    """Tell whether a maximum is of 2x2 pixels side by side, and leaves out a last row or column of its own."""
+    """Tell whether a maximum or mean is of 2x2 pixels side by side, and leaves out a last row or column of its own."""
     found = {name: list(pool.attributes.get_ints(name, _DEFAULTS.get(name, ()))) for name in _PAIRS}
     if found != _PAIRS or pool.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return False

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bnas_deploy.core.errors import BnasError
-from bnas_deploy.core.operators import ACTIVATIONS
-from bnas_deploy.runtime.onnx_file.reader import Node, is_binary_convolution
+from bnas_deploy.core.operators import ACTIVATIONS, is_operator, operator
+from bnas_deploy.runtime.onnx_file.reader import Node
 
 BINARY, FLOAT, INT8 = "binary convolution", "float convolution", "int8 convolution"
 CLASSIFIER, SCALE, OTHER = "fully connected", "scale and shift", "other"
@@ -50,7 +50,6 @@ KINDS = {
     "Concat": "concat",
     "QLinearConcat": "concat",
     "AveragePool": "pool",
-    "PReluMeanPool": "pool",
     "GlobalAveragePool": "pool",
     "MaxPool": "pool",
     "NhwcMaxPool": "pool",
@@ -59,10 +58,6 @@ KINDS = {
     "QLinearReduceMean": "pool",
     "ReduceMean": "pool",
     "BatchNormalization": SCALE,
-    "GateAffine": SCALE,
-    "GateAffineAdd": SCALE,
-    "ReachAddAffinePReluAffineAddAffine": SCALE,
-    "SecondBit": SCALE,
     "Mul": SCALE,
     "QLinearMul": SCALE,
     "DequantizeLinear": "quantise",
@@ -117,7 +112,12 @@ class NodeTime:
 
 def kind_of(op_type: str) -> str:
     """Return the kind of work that an operator is."""
-    return BINARY if is_binary_convolution(op_type) else KINDS.get(op_type, OTHER)
+    if op_type in KINDS or not is_operator(op_type):
+        return KINDS.get(op_type, OTHER)
+    row = operator(op_type)
+    if row.convolves:
+        return BINARY
+    return "pool" if row.max_pool or row.mean_pool else SCALE
 
 
 def kind_of_node(time: NodeTime, node: Node | None, layers: Container[str]) -> str:

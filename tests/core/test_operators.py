@@ -91,6 +91,9 @@ def test_operators_of_images_have_numbers_of_their_channels_and_may_pool() -> No
     for other in ({"k_map": True}, {"pads_signs": True}, {"to_bits": True}):
         with pytest.raises(ValueError, match="an operator of images neither pads nor has bits"):
             Operator(convolves=False, activation="PRelu", **other)
+    for other in ({"gate": True}, {"added": 1}, {"activation": "PRelu"}, {"scaled": True}, {"affine": False}):
+        with pytest.raises(ValueError, match="a maximum of pixels stands behind a second scale and bias alone"):
+            Operator(convolves=False, **{"affine": True, "max_pool": True, **other})
     with pytest.raises(ValueError, match="what reaches something is added, too"):
         Operator(convolves=False, reaches=True)
     for other in ({"second_bit": True}, {"reaches": True, "before": 1}, {"scaled_last": True}, {"mean_pool": True}):

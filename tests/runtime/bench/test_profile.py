@@ -156,6 +156,9 @@ def test_kinds_of_work() -> None:
     assert kind_of("FusedConv") == FLOAT
     assert kind_of("MaxPool") == "pool"
     assert kind_of("QLinearAdd") == "add"
+    assert kind_of("AffineMaxPoolConcat4") == kind_of("PReluMeanPool") == "pool"
+    assert kind_of("GateAffineAdd") == kind_of("SecondBit") == kind_of("BatchNormalization")
+    assert kind_of("PRelu") == "activation"
     assert kind_of("SomethingNew") == OTHER
 
 
