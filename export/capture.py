@@ -34,6 +34,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.data_attribute import TracedData
+from bnas_deploy.export.decompose import lightly_decomposed
 from bnas_deploy.export.foreign.operations import place_of
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
@@ -245,7 +246,7 @@ def _translated(
     """Return torch.onnx's translation of a program, and the program as torch.onnx decomposed it."""
     try:
         exported = torch.onnx.export(
-            program,
+            lightly_decomposed(program),
             (),
             dynamo=True,
             opset_version=operators.ONNX_OPSET,

@@ -69,10 +69,8 @@ class _Writer:
                 for name, tensor in each.tensors().items()
             ]
             with graph.inserting_before(found.node):
-                y = self._call(
-                    torch.ops.bnas.binary_conv2d.default, x, *tensors, *each.options(found.window), named=True
-                )
-                total = y if total is None else self._call(torch.ops.aten.add.Tensor, total, y)
+                y = self._convolve(torch.ops.bnas.binary_conv2d.default, x, *tensors, *each.options(found.window))
+                total = y if total is None else self._of_its_shape(self._call(torch.ops.aten.add.Tensor, total, y))
         assert total is not None
         with graph.inserting_before(found.node):
             result = self._like_result(total)
@@ -92,22 +90,28 @@ class _Writer:
                 x = self._call(torch.ops.aten.pad.default, x, sides_of(window.padding, window.extra_padding))
                 padding = (0, 0)
             options = [list(window.stride), list(padding), list(window.dilation), window.groups]
-            y = self._call(torch.ops.aten.conv2d.default, x, weight, bias, *options, named=True)
+            y = self._convolve(torch.ops.aten.conv2d.default, x, weight, bias, *options)
             result = self._like_result(y)
         found.node.replace_all_uses_with(result)
         graph.erase_node(found.node)
         return result
 
-    def _call(self, target: Any, *arguments: Any, named: bool = False) -> Node:
-        """Add a node; a `named` one is of the module that the layer was of.
-
-        It has no value on fake tensors, since computing one here would fix the number of images.
-        """
+    def _call(self, target: Any, *arguments: Any) -> Node:
+        """Add a node. It has no value on fake tensors, since computing one here would fix the number of images."""
         node: Node = self.program.graph.call_function(target, arguments)
-        if named:
-            node.meta.update({key: value for key, value in self.found.node.meta.items() if key != "val"})
-        else:
-            node.meta["nn_module_stack"] = self.found.node.meta.get("nn_module_stack", {})
+        node.meta["nn_module_stack"] = self.found.node.meta.get("nn_module_stack", {})
+        return node
+
+    def _convolve(self, target: Any, *arguments: Any) -> Node:
+        """Add a convolution, which is of the module that the layer was of."""
+        node: Node = self.program.graph.call_function(target, arguments)
+        node.meta.update({key: value for key, value in self.found.node.meta.items() if key != "val"})
+        return self._of_its_shape(node)
+
+    def _of_its_shape(self, node: Node) -> Node:
+        """Give a node with images of the result's shape the layer's own value, so that none has to be computed."""
+        if not self.found.is_dense and "val" in self.found.node.meta:
+            node.meta["val"] = self.found.node.meta["val"]
         return node
 
     def _moved(self) -> Node:

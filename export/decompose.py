@@ -1,0 +1,132 @@
+"""The decomposition of a program before it becomes a graph, without tracing it anew where that would change little.
+
+torch.onnx has a program decomposed into the operations that it can translate, for which PyTorch traces all of it a
+second time: half of the time of a capture. Of what networks mostly consist of, only three operations become others,
+and those are replaced here, node by node. A program with anything else is decomposed by PyTorch.
+"""
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from bnas_deploy.export.torch_operators import TRANSLATIONS
+
+_aten = torch.ops.aten
+_NORM = _aten._native_batch_norm_legit_no_training.default
+
+_TRANSLATED = frozenset(
+    {
+        *TRANSLATIONS,
+        operator.getitem,
+        _NORM,
+        _aten.abs.default,
+        _aten.add.Tensor,
+        _aten.avg_pool2d.default,
+        _aten.cat.default,
+        _aten.clamp.default,
+        _aten.conv1d.default,
+        _aten.conv2d.default,
+        _aten.div.Tensor,
+        _aten.flatten.using_ints,
+        _aten.hardtanh.default,
+        _aten.index_select.default,
+        _aten.leaky_relu.default,
+        _aten.linear.default,
+        _aten.max_pool2d.default,
+        _aten.mean.dim,
+        _aten.mul.Tensor,
+        _aten.neg.default,
+        _aten.pad.default,
+        _aten.permute.default,
+        _aten.prelu.default,
+        _aten.relu.default,
+        _aten.sigmoid.default,
+        _aten.slice.Tensor,
+        _aten.sub.Tensor,
+        _aten.unsqueeze.default,
+        _aten.view.default,
+    }
+)
+"""What torch.onnx translates as it is: each changes nothing that it reads."""
+
+
+class LightlyDecomposed(ExportedProgram):
+    """A program that torch.onnx may ask to be decomposed, which has been done."""
+
+    def run_decompositions(
+        self,
+        decomp_table: dict[Any, Callable[..., Any]] | None = None,
+        decompose_custom_triton_ops: bool = False,
+    ) -> ExportedProgram:
+        """Return the program itself, or PyTorch's decomposition if that has something to do after all."""
+        if decomp_table is not None and not any(node.target in decomp_table for node in self.graph.nodes):
+            return self
+        decomposed: ExportedProgram = super().run_decompositions(decomp_table, decompose_custom_triton_ops)
+        return decomposed
+
+
+def lightly_decomposed(program: ExportedProgram) -> ExportedProgram:
+    """Return a copy of a program that needs no decomposition by PyTorch; `program` itself if it needs one."""
+    graph = copy.deepcopy(program.graph)
+    for node, copied in zip(list(graph.nodes), program.graph.nodes, strict=True):
+        node.name = copied.name  # a copy has another where it is that of a function in Python, as `input` is
+        if replace := _REPLACED.get(node.target):
+            replace(node)
+        if not _is_ready(node):
+            return program
+    return LightlyDecomposed(
+        program.graph_module,
+        graph,
+        program.graph_signature,
+        program.state_dict,
+        program.range_constraints,
+        program.module_call_graph,
+        program.example_inputs,
+        program.constants,
+        verifiers=program.verifiers,
+    )
+
+
+def _is_ready(node: Node) -> bool:
+    """Tell whether torch.onnx can translate a node as it is: that its result is known, too."""
+    if node.op in ("placeholder", "output"):
+        return True
+    return node.op == "call_function" and node.target in _TRANSLATED and "val" in node.meta
+
+
+def _replace_norm(node: Node) -> None:
+    """Take the first of the three results of a batch normalisation by known statistics, as PyTorch decomposes it."""
+    *numbers, training, momentum, eps, _ = node.args
+    if training or None in numbers[3:5]:
+        return
+    with node.graph.inserting_before(node):
+        norm = node.graph.call_function(_NORM, (*numbers, momentum, eps))
+    value = node.meta["val"]
+    norm.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
+    node.target, node.args = operator.getitem, (norm, 0)
+
+
+def _replace_mean(node: Node) -> None:
+    """Average whole images: the adaptive pooling to one pixel."""
+    x, size = node.args
+    if size == [1, 1]:
+        node.target, node.args = _aten.mean.dim, (x, [-1, -2], True)
+
+
+def _replace_difference(node: Node) -> None:
+    """Take a value from a number, such as 1 - x, as any difference."""
+    x, number, *alpha = node.args
+    if not alpha:
+        node.target, node.args = _aten.sub.Tensor, (number, x)
+
+
+_REPLACED: dict[Any, Callable[[Node], None]] = {
+    _aten.batch_norm.default: _replace_norm,
+    _aten.adaptive_avg_pool2d.default: _replace_mean,
+    _aten.rsub.Scalar: _replace_difference,
+}
