@@ -90,7 +90,7 @@ static inline __attribute__((always_inline)) void compute(const BnasRun* run, in
 /* The largest of 2x2 pixels of one channel of one image; a last row or column of its own is left out. */
 static inline __attribute__((always_inline)) void pool_affine(const BnasRun* run, int64_t image, int64_t channel) {
     const BnasConv* conv = run->conv;
-    const int64_t width = run->size[1], rows = bnas_pooled(run->size[0]), columns = bnas_pooled(width);
+    const int64_t width = run->size[1], rows = bnas_pooled(run->out_size[0]), columns = bnas_pooled(run->out_size[1]);
     const float scale2 = conv->scale2[channel], bias2 = conv->bias2[channel];
     float* restrict y = run->y + (image * conv->channels_out + channel) * rows * columns;
     for (int64_t row = 0; row < rows; ++row, y += columns) {
@@ -108,7 +108,7 @@ static inline __attribute__((always_inline)) void pool_affine(const BnasRun* run
 static inline __attribute__((always_inline)) void compute_mean(const BnasRun* run, int64_t image, int64_t channel,
                                                                BnasActivation activation) {
     const BnasConv* conv = run->conv;
-    const int64_t rows = run->out_size[0], columns = run->out_size[1], width = run->size[1];
+    const int64_t rows = bnas_pooled(run->out_size[0]), columns = bnas_pooled(run->out_size[1]), width = run->size[1];
     const int64_t plane = image * conv->channels_out + channel;
     const Numbers numbers = numbers_of(conv, channel);
     for (int64_t row = 0; row < rows; ++row) {

@@ -109,7 +109,7 @@ typedef struct BnasRun {
     const void* weights; /* what `prepack` wrote */
     int64_t batch;
     int64_t size[2];     /* height, width of x */
-    int64_t out_size[2]; /* height, width of y, before bits are pooled */
+    int64_t out_size[2]; /* height, width of y, before 2x2 pixels become one */
     /* The parts of X, (batch, groups * channels_in, height, width), along the channels. */
     BnasInput inputs[BNAS_MOST_PARTS];
     BnasGate gate;
@@ -215,6 +215,11 @@ extern const BnasStage bnas_pool_stage;
 
 /* Bytes of the bits that are pooled; 0 where none are. */
 size_t bnas_unpooled_size(const BnasRun* run);
+
+/* Whether Y has one pixel for 2x2 of those that are made. */
+static inline bool bnas_pools(const BnasConv* conv) {
+    return conv->max_pool || conv->mean_pool;
+}
 
 /* Rows or columns that 2x2 pixels leave; a last one of its own is left out. */
 static inline int64_t bnas_pooled(int64_t length) {

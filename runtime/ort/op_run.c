@@ -114,9 +114,7 @@ static OrtStatus* read_x(const Node* node, const OrtKernelContext* context, Bnas
     run->batch = dims[0];
     for (int axis = 0; axis < 2; ++axis) {
         run->size[axis] = dims[2 + axis];
-        run->out_size[axis] = conv->mean_pool   ? bnas_pooled(dims[2 + axis])
-                              : conv->convolves ? bnas_out_length(conv, axis, dims[2 + axis])
-                                                : dims[2 + axis];
+        run->out_size[axis] = conv->convolves ? bnas_out_length(conv, axis, dims[2 + axis]) : dims[2 + axis];
         if (conv->convolves && run->out_size[axis] < 1) {
             return refuse_small(node, dims);
         }
@@ -130,7 +128,7 @@ static void shape_of_y(const BnasRun* run, int64_t* dims) {
     const int64_t channels = conv->to_bits ? conv->bytes_out : conv->channels_out;
     const int64_t shape[RANK] = {run->batch, channels, run->out_size[0], run->out_size[1]};
     memcpy(dims, shape, sizeof shape);
-    for (int axis = 0; axis < 2 && conv->max_pool; ++axis) {
+    for (int axis = 0; axis < 2 && bnas_pools(conv); ++axis) {
         dims[2 + axis] = bnas_pooled(dims[2 + axis]);
     }
 }

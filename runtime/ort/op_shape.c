@@ -77,11 +77,11 @@ static void name_pooled(const BnasConv* conv, int axis, const char* name, char* 
 static void infer_length(const BnasConv* conv, int axis, Shape* shape) {
     int64_t* length = &shape->dims[2 + axis];
     if (*length < 0) {
-        (conv->max_pool ? name_pooled : name_length)(conv, axis, shape->names[2 + axis], shape->symbols[2 + axis]);
+        (bnas_pools(conv) ? name_pooled : name_length)(conv, axis, shape->names[2 + axis], shape->symbols[2 + axis]);
         shape->names[2 + axis] = shape->symbols[2 + axis];
     } else {
         *length = bnas_out_length(conv, axis, *length);
-        *length = conv->max_pool ? bnas_pooled(*length) : *length;
+        *length = bnas_pools(conv) ? bnas_pooled(*length) : *length;
     }
 }
 
@@ -142,7 +142,7 @@ OrtStatus* bnas_infer_shape(const struct OrtCustomOp* op, OrtShapeInferContext* 
     TRY(BNAS_ORT(api, ShapeInferContext_GetInputTypeShape)(context, 0, &x)); /* X, or its first part */
     TRY(BNAS_ORT(api, GetDimensionsCount)(x, &rank));
     Attributes attributes = bnas_attribute_defaults;
-    BnasConv conv = {.max_pool = descriptor->max_pool || descriptor->mean_pool};
+    BnasConv conv = {.max_pool = descriptor->max_pool, .mean_pool = descriptor->mean_pool};
     if (rank != RANK || (descriptor->convolves && !infer_attributes(api, context, &attributes))) {
         return NULL;
     }
