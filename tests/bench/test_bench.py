@@ -1,5 +1,6 @@
 """The benchmarks of kernels run, and stop at a wrong answer; their times are nobody's test."""
 
+import os
 import platform
 import re
 import subprocess
@@ -89,6 +90,21 @@ def test_a_wrong_result_ends_the_measuring_of_stages(kernels: Any) -> None:
     done = run(f"{code}\nstages.main()", "--rounds", "1", built=kernels.path)
     assert done.returncode == 1
     assert done.stderr == f"{RUNNABLE[0]}: wrong result on 56x56 64->64 k3 s1 d1\n"
+
+
+@needs_x86
+def test_a_shared_core_can_be_told(tmp_path: Path) -> None:
+    if not {"avx2", "fma"} <= cpu_flags():
+        pytest.skip("needs avx2 and fma")
+    source, program = Path(__file__).with_name("shared_core.c"), tmp_path / "shared_core"
+    words = source.read_text().split("*     cc ")[1].split(" -o ")[0].split()
+    compiler = os.environ.get("CC", "cc").split()
+    subprocess.run([*compiler, *words[:-1], "-Wall", "-Werror", str(source), "-o", str(program)], check=True)
+    shown = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+    line = r"(\S+) GHz; in a cycle: (\S+) additions of 32 bytes, (\S+) multiply-adds of 8 floats"
+    figures = [[*map(float, match.groups())] for each in shown if (match := re.fullmatch(line, each))]
+    assert len(figures) == len(shown) == 5
+    assert all(figure > 0 for each in figures for figure in each)
 
 
 def test_the_speed_of_a_search_is_measured() -> None:
