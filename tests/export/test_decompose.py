@@ -34,6 +34,29 @@ class Usual(nn.Module):
         return self.head((1 - y.clamp(-0.5, 0.75)).mean((2, 3))) / 3 - 0.25
 
 
+class Other(nn.Module):
+    """What some networks have besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.vectors = nn.Conv2d(3, 4, 1), nn.Conv1d(4, 4, 3)
+        self.group, self.each, self.layer = nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        rising = (torch.exp, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.relu6, F.elu, F.leaky_relu, torch.tanh)
+        for function in rising:
+            x = x + function(x).clone()
+        x = torch.maximum(self.group(x), self.each(x)) + self.layer(x).sign() + x.abs().sqrt() + x**2
+        shuffled = F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2) * F.interpolate(x, scale_factor=2)
+        first, second = shuffled.split([1, 3], 1)
+        x = torch.cat((second, first), 1)[:, :, :8, :8] @ x.transpose(2, 3).softmax(1)
+        rows = self.vectors(torch.bmm(x[:, 0], x[:, 1])[:, :4].permute(0, 2, 1)[:, :4])
+        wide = x[:, :1].expand(-1, 4, -1, -1).detach()
+        pooled = x.amax((2, 3)) + x.sum((2, 3)) * x.mean() + wide.mean(3, keepdim=True).squeeze(3).mean(2)
+        return torch.cat((pooled, rows.view(x.size(0), -1)), 1)
+
+
 def _listed(model: ir.Model) -> list[tuple[object, ...]]:
     """List nodes with what they read and are, and values by when they come: names of values differ."""
     numbers: dict[ir.Value, object] = {}
@@ -57,8 +80,9 @@ def _listed(model: ir.Model) -> list[tuple[object, ...]]:
     ]
 
 
-def test_it_is_the_graph_of_pytorchs_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, programs = Usual().eval(), []
+@pytest.mark.parametrize("kind", [Usual, Other])
+def test_it_is_the_graph_of_pytorchs_decomposition(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, programs = kind().eval(), []
 
     def noted(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
         programs.append(lightly_decomposed(program))
@@ -100,8 +124,17 @@ def _program(forward: Callable[[Tensor], Tensor]) -> torch.export.ExportedProgra
         lambda x: torch.rsub(x, 1, alpha=2),
         lambda x: x + torch.tensor([1.0, 2, 3]).reshape(3, 1, 1),
         lambda x: torch.special.erfcx(x),
+        lambda x: x.reshape(-1, 8),
     ],
-    ids=["in place", "pooling to 2x2", "statistics of the batch", "a multiple from a number", "constant", "unusual"],
+    ids=[
+        "in place",
+        "pooling to 2x2",
+        "statistics of the batch",
+        "a multiple from a number",
+        "constant",
+        "unusual",
+        "a copy or not",
+    ],
 )
 def test_what_needs_pytorchs_decomposition_is_left_to_it(forward: Callable[[Tensor], Tensor]) -> None:
     program = _program(forward)
