@@ -53,10 +53,12 @@ OUTPUT = "logits"
 class CapturedModel:
     """The captured graph, and the program that PyTorch made of the module, to compute any value of it.
 
-    `inputs` and `outputs` are the names of those of the graph.
+    `traced` is that program before it was decomposed, which PyTorch may round otherwise: an adaptive pooling is a mean
+    of gathered pixels then. `inputs` and `outputs` are the names of those of the graph.
     """
 
     model: ir.Model
+    traced: torch.export.ExportedProgram
     program: torch.export.ExportedProgram
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -262,7 +264,7 @@ def _translated(
         ) from None
     assert exported is not None
     assert exported.exported_program is not None
-    return CapturedModel(exported.model, exported.exported_program, inputs, outputs)
+    return CapturedModel(exported.model, program, exported.exported_program, inputs, outputs)
 
 
 def _untranslated(program: torch.export.ExportedProgram, reason: str) -> str | None:

@@ -55,6 +55,7 @@ from bnas_deploy.export.given import (
 from bnas_deploy.export.inputs import Feed, Inputs
 from bnas_deploy.export.int8_layers import Choose, all_of_them, quantize_float_layers
 from bnas_deploy.export.layer_costs import layer_costs
+from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import other_floats, own_doing, prepared
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations
@@ -62,7 +63,7 @@ from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
 from bnas_deploy.export.twins import file_to_quantize, float_twin, write_float_twin, write_int8_twin
-from bnas_deploy.export.vectors import output_tolerances
+from bnas_deploy.export.vectors import largest_of, output_tolerances
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
@@ -285,16 +286,8 @@ def _write_model(
     module = translator.module
     values = captured.values_of(feed[:1])
     # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
-    same = translator.recognised > 0 or all(
-        map(torch.equal, captured.answers_in(values), answers_to_feed(module, feed[:1]))
-    )
-    if not same:
-        refuse(
-            [
-                f"the captured program answers differently from {type(module).__name__}; its forward may use something "
-                "outside of the module: keep that in parameters and buffers"
-            ]
-        )
+    if translator.recognised == 0:
+        _refuse_another_program(captured, values, module, feed)
     # Before the rewriting, which moves signs and scales.
     doubts = find_doubts(captured, values, module, feed, translator.left)
     progress("rewriting its graph")
@@ -311,6 +304,37 @@ def _write_model(
     )
     by_name = dict(zip(captured.outputs, tolerances, strict=True))
     return values, log, Verification(by_name, checks, vectors.ties()), doubts
+
+
+def _refuse_another_program(
+    captured: CapturedModel, values: Mapping[str, Tensor], module: nn.Module, feed: Feed
+) -> None:
+    """Refuse a program that was traced of another module than this, or decomposed into another.
+
+    A decomposition may round otherwise. How far rounding may move the answers is measured on the module itself.
+    """
+    answers, decomposed = answers_to_feed(module, feed[:1]), captured.answers_in(values)
+    if all(map(torch.equal, decomposed, answers)):
+        return
+    with torch.no_grad():
+        traced = tensors_in(captured.traced.module()(*feed[:1].tensors))
+    if not all(map(torch.equal, traced, answers)):
+        refuse(
+            [
+                f"the captured program answers differently from {type(module).__name__}; its forward may use something "
+                "outside of the module: keep that in parameters and buffers"
+            ]
+        )
+    tolerances = output_tolerances(lambda feed: answers_to_feed(module, feed), feed)
+    for name, got, wanted, tolerance in zip(captured.outputs, decomposed, answers, tolerances, strict=True):
+        difference = largest_of(got.double() - wanted.double())
+        if not difference <= tolerance:
+            refuse(
+                [
+                    f"{name}: PyTorch's decomposition of the program differs from its trace by {difference:.3g}, where "
+                    f"rounding explains {tolerance:.3g}; write the forward with other operations"
+                ]
+            )
 
 
 def _manifest(model: ir.Model, description: Description, verification: Verification, folder: Path) -> Manifest:

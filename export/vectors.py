@@ -186,7 +186,7 @@ def output_tolerances(
         answers = network(feed)
         moved = [(noisy or network)(_with_noise(feed, generator)) for _ in range(NOISE_RUNS)]
     return tuple(
-        2 * max(_largest(other[place].double() - answer.double()) for other in moved) + _rounding(answer)
+        2 * max(largest_of(other[place].double() - answer.double()) for other in moved) + _rounding(answer)
         for place, answer in enumerate(answers)
     )
 
@@ -202,9 +202,10 @@ def _with_noise(feed: Feed, generator: torch.Generator) -> Feed:
     )
 
 
-def _largest(values: Tensor) -> float:
+def largest_of(values: Tensor) -> float:
+    """Return the largest magnitude in a tensor."""
     return float(values.abs().max())
 
 
 def _rounding(answer: Tensor) -> float:
-    return 2**10 * ROUNDING * _largest(answer) if answer.is_floating_point() else 0.0
+    return 2**10 * ROUNDING * largest_of(answer) if answer.is_floating_point() else 0.0

@@ -1,6 +1,7 @@
 """A program is decomposed without being traced again where that gives the same graph, and by PyTorch elsewhere."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import onnx_ir as ir
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnas_deploy.core.errors import ExportError
+from bnas_deploy.export import Description, Inputs, export_module
 from bnas_deploy.export import capture as capture_module
 from bnas_deploy.export.capture import capture
 from bnas_deploy.export.decompose import LightlyDecomposed, lightly_decomposed
@@ -158,3 +161,34 @@ def test_another_table_decomposes_it_after_all() -> None:
     assert light.run_decompositions({torch.ops.aten.relu.default: F.relu}) is light
     decomposed = light.run_decompositions({torch.ops.aten.hardtanh.default: torch.clamp})
     assert [str(node.target) for node in decomposed.graph.nodes if node.op == "call_function"] == ["aten.clamp.default"]
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(3), nn.AdaptiveAvgPool2d((5, 7))], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_decomposition_that_rounds_otherwise_is_exported(pool: nn.Module, seed: int, tmp_path: Path) -> None:
+    """Of a pooling of windows that overlap PyTorch makes the mean of gathered pixels, whose sums have another order."""
+    torch.manual_seed(seed)
+    stem = (nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16))
+    module = nn.Sequential(*stem, BinaryConv2d(16, 16, 3, padding=1), pool, nn.Flatten(), nn.LazyLinear(2)).eval()
+    module(torch.zeros(1, 3, 16, 16))
+    _export(module, tmp_path)
+
+
+def _export(module: nn.Module, folder: Path) -> None:
+    images = Inputs(torch.randn(2, 3, 16, 16))
+    export_module(module, path=folder / "bundle", images=images, description=Description({"name": "pooled"}))
+
+
+def test_a_decomposition_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+        decomposed = lightly_decomposed(program)
+        for node in decomposed.graph.nodes:
+            if node.target is torch.ops.aten.relu.default:
+                node.target = torch.ops.aten.sigmoid.default
+        return decomposed
+
+    module = nn.Sequential(BinaryConv2d(3, 4, 1), nn.ReLU()).eval()
+    monkeypatch.setattr(capture_module, "lightly_decomposed", wrong)
+    with pytest.raises(ExportError, match=r"PyTorch's decomposition .* differs from its trace by \S+, where"):
+        _export(module, tmp_path)
+    assert list(tmp_path.iterdir()) == []
