@@ -7,7 +7,12 @@ from pathlib import Path
 from bnas_deploy.core.errors import DataError
 from bnas_deploy.search.data.pixels import image_suffixes
 
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}  # what archives and file managers leave, beside hidden files
+_LITTER = {
+    *("__macosx", "thumbs.db", "desktop.ini"),  # of archives and file managers
+    *("$recycle.bin", "system volume information", "lost+found"),  # of file systems
+    *("@eadir", "@recycle", "#recycle", "@__thumb"),  # of network storage
+}
+"""Folders and files that programs leave and nobody means, in lower case; hidden ones are left out, too."""
 
 
 def list_folders(folder: Path) -> tuple[list[Path], list[Path]]:

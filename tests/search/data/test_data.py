@@ -653,8 +653,11 @@ def test_every_format_is_read_and_the_rest_is_named(photos):
 
 
 def test_hidden_files_and_litter_are_no_classes_and_no_images(photos):
-    for part, name in itertools.product(("train", "val"), (".ipynb_checkpoints", "__MACOSX", ".git")):
+    image = next((photos / "train" / "cat").iterdir()).read_bytes()
+    litter = (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found", "System Volume Information")
+    for part, name in itertools.product(("train", "val"), litter):
         (photos / part / name).mkdir()
+        (photos / part / name / "1.png").write_bytes(image)
     for part in ("train", "val"):
         (photos / part / ".DS_Store").write_text("")
         (photos / part / "Thumbs.db").write_text("")
