@@ -3,15 +3,18 @@
 It prints the multiply-adds of one bit per cycle of each loop that counts, with all data in the first-level cache, on
 models of processors that need not be here. A prediction is no measurement: docs/kernels.md says what it leaves out.
 
-The loops are those of the objects in build/kernels. Those of another architecture are generated first, which needs TVM.
+The loops are those of the objects in build/kernels. Those of another architecture are generated first, which needs TVM
+and half a minute of a processor for each.
 """
 
 import argparse
+import importlib.util
+import itertools
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +114,9 @@ def objects(architecture: str) -> dict[str, Path]:
         return dict(zip((row.isa for row in native.specs()), native.build_kernels(), strict=True))
     except native.BuildError as error:
         missing = " ".join(map(repr, native.TVM_REQUIREMENTS))
+        reason = f", and fails:\n{error}" if importlib.util.find_spec("tvm") else f": pip install {missing}"
         raise MissingToolError(
-            f"the kernels for {architecture} are not in build/kernels, and TVM, which generates them, fails or is not "
-            f"installed: pip install {missing}\n{error}"
+            f"the kernels for {architecture} are not in build/kernels, and TVM generates them{reason}"
         ) from None
     finally:
         os.environ.pop(native.TARGET_VARIABLE, None)
@@ -146,16 +149,23 @@ def main() -> None:
     parser.add_argument("--isa", nargs="+", choices=[row.isa for row in KERNEL_SPECS], help="only these")
     options = parser.parse_args()
     wanted = [row for row in KERNEL_SPECS if not options.isa or row.isa in options.isa]
+    # This machine's come first: where the library was built their objects are there.
+    wanted.sort(key=lambda row: row.architecture != this_architecture())
     try:
         tools = find_tools()
-        found = {name: objects(name) for name in dict.fromkeys(row.architecture for row in wanted)}
+        version = _output([tools.mca, "--version"]).split("version ")[1].split()[0]
+        print(f"Predicted by llvm-mca {version}: multiply-adds of one bit per cycle, data in the first-level cache.")
+        for architecture, rows in itertools.groupby(wanted, lambda row: row.architecture):
+            print_tables(list(rows), objects(architecture), tools)
     except MissingToolError as error:
         raise SystemExit(f"predict: {error}") from None
-    version = _output([tools.mca, "--version"]).split("version ")[1].split()[0]
-    print(f"Predicted by llvm-mca {version}: multiply-adds of one bit per cycle, data in the first-level cache.")
-    for row in wanted:
+
+
+def print_tables(rows: Sequence[KernelSpec], found: Mapping[str, Path], tools: Tools) -> None:
+    """Print a table for each row, of the objects by ISA."""
+    for row in rows:
         print()
-        for line in table(row, found[row.architecture][row.isa], tools):
+        for line in table(row, found[row.isa], tools):
             print(line, flush=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from bnas_deploy.runtime.kernels.specs import specs_of
 
+OTHER = {"x86_64": "aarch64", "aarch64": "x86_64"}
 HERE = Path(__file__).parent
 
 # As llvm-objdump writes it: a loop in another one, and a branch forward in the inner one.
@@ -77,6 +78,24 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatc
         "predict: llvm-mca and llvm-objdump are not installed; Debian has them in the package llvm: apt-get install "
         "llvm, or llvm-19 for newer models\n"
     )
+
+
+@pytest.mark.usefixtures("generated_kernels")
+def test_what_can_be_predicted_is_printed_before_what_is_missing() -> None:
+    here, (other, *_) = specs_of(platform.machine())[-1], specs_of(OTHER[platform.machine()])
+    done = run(
+        "found = predict.objects\n"
+        "def objects(architecture):\n"
+        f"    if architecture == {other.architecture!r}:\n"
+        "        raise predict.MissingToolError('no kernels')\n"
+        "    return found(architecture)\n"
+        "predict.objects = objects\n"
+        f"sys.argv[1:] = ['--isa', {here.isa!r}, {other.isa!r}]; predict.main()"
+    )
+    if "not installed" in done.stderr:
+        pytest.skip("needs llvm-mca and llvm-objdump, Debian's package llvm")
+    assert (done.returncode, done.stderr) == (1, "predict: no kernels\n")
+    assert f"| {here.isa} |" in done.stdout
 
 
 @pytest.mark.usefixtures("generated_kernels")
