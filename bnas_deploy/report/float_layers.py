@@ -56,7 +56,7 @@ def _part(part: PartTimes) -> str:
     best = chosen or max(part.forms, key=lambda form: form.times_as_fast)
     times = f"float {part.float_us:,.1f} us, int8 {best.median_us:,.1f} us{_of(best.in_8_bits, part.layers)}{beside}"
     if chosen is None:
-        return f"{', '.join(part.layers)}: float32; {times}, which is not faster in three of four runs"
+        return f"{', '.join(part.layers)}: float32; {times}, not faster in the median and in three of four runs"
     kept = [name for name in part.layers if name not in chosen.in_8_bits]
     floats = f", {', '.join(kept)}: float32" if kept else ""
     return f"{', '.join(chosen.in_8_bits)}: int8{floats}; {times}, {chosen.times_as_fast:.2f} times as fast"

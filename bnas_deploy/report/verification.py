@@ -55,7 +55,8 @@ def _dropped(result: "ExportResult") -> list[str]:
     """Name the binary layers that the model has no more, such as those in front of a Zeroise."""
     kept = {layer.name for layer in result.bundle.manifest.layers}
     names = [layer.name for layer in result.layers if layer.name not in kept]
-    return [_line("dropped", f"{', '.join(names)}: no output depends on what they compute")] if names else []
+    computed = "it computes" if len(names) == 1 else "they compute"
+    return [_line("dropped", f"{', '.join(names)}: no output depends on what {computed}")] if names else []
 
 
 def _refusals(refusals: "Sequence[Refusal]") -> list[str]:

@@ -15,6 +15,7 @@ Three values a > b > c with other magnitudes, as trained ternary weights have (T
 whose last is a convolution with weights of one sign.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,9 +90,16 @@ def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Wei
     if magnitudes.shape[1] == 1:
         raise NotTranslated("it has one weight for each output channel")
     parted = _two_of(magnitudes)
-    if bool((parted.of_each == magnitudes).all()):
+    is_two = bool((parted.of_each == magnitudes).all())
+    three = None if is_two else _three_of(value)
+    if (is_two or three) and _are_rounded_apart(program, node, magnitudes, largest, transposed=transposed):
+        # What looks like few values may be one magnitude and its roundings.
+        with suppress(NotTranslated):
+            return _rounded(program, node, value, largest, names, transposed=transposed)
+    if is_two:
         return _made(value, parted, torch.zeros_like(parted.high), names)
-    if three := _three_of(value):
+    if three:
+        _check_taps(value, "three values")
         return _summed(value, three, torch.zeros_like(parted.high), names)
     # Roundings move a magnitude, and the one that it is compared with, this much; no float64 is needed to tell more.
     _check_spread(magnitudes, parted, 4 * ESTIMATOR_ROUNDINGS * ROUNDING * float(largest.max()))
@@ -149,7 +157,6 @@ def _three_of(value: Tensor) -> tuple[tuple[Tensor, Tensor], ...] | None:
     middle = torch.where(middle.isinf(), low, middle)
     if not bool((is_high | is_low | (flat == middle)).all()):
         return None
-    _check_taps(value, "three values")
     added = (high + low)[:, 0] / 2
     last = torch.where(added < 0, -1.0, 1.0).float()[:, None].expand(flat.shape)
     first, second = torch.where(is_high, 1.0, -1.0), torch.where(is_low & ~is_high, -1.0, 1.0)
@@ -178,6 +185,25 @@ FEWEST_TAPS = 4
 """Of fewer float weights in an output channel, two magnitudes or three values say nothing."""
 
 
+def _are_rounded_apart(program: Program, node: Node, magnitudes: Tensor, largest: Tensor, *, transposed: bool) -> bool:
+    """Tell whether magnitudes (O, n) of one channel differ by their roundings alone: in float64 they are one."""
+    ordered, order = magnitudes.sort(dim=1)
+    differ = ordered[:, 1:] != ordered[:, :-1]
+    if not bool(differ.any()):
+        return False
+    precise = _precise_magnitudes(program, node, transposed=transposed)
+    if torch.equal(precise, magnitudes.double()):
+        return False
+    gaps = precise.gather(1, order).diff(dim=1).abs()
+    return bool((differ & (gaps <= ALIKE * largest.max())).any())
+
+
+def _precise_magnitudes(program: Program, node: Node, *, transposed: bool) -> Tensor:
+    """Return the magnitudes (O, n) of weights as float64 gives them."""
+    precise = program.constant(node, torch.float64).value
+    return (precise.T if transposed else precise).abs().flatten(1)
+
+
 def _rounded(
     program: Program, node: Node, value: Tensor, largest: Tensor, names: tuple[str, ...], *, transposed: bool
 ) -> Weights:
@@ -185,8 +211,7 @@ def _rounded(
 
     In float64 what the rounding leaves of their magnitudes is 2^-29 as much, and they are told from float weights.
     """
-    precise = program.constant(node, torch.float64).value
-    magnitudes, alike = (precise.T if transposed else precise).abs().flatten(1), ALIKE * largest.max()
+    magnitudes, alike = _precise_magnitudes(program, node, transposed=transposed), ALIKE * largest.max()
     found = _two_of(magnitudes)
     apart = found.high - found.low > alike
     high, low = (

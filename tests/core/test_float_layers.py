@@ -51,6 +51,7 @@ TABLE = FloatLayerTable(
 def test_the_fastest_form_is_chosen_where_three_of_four_runs_are_faster() -> None:
     assert CHAIN.chosen == CHAIN.forms[2]
     assert ALONE.chosen is None  # faster in the median only
+    assert replace(ALONE, forms=(FormTime(("classifier",), 10.5, 1.2, 1.1),)).chosen is None  # slower in the median
     assert TABLE.chosen == ("stem.conv", "skip.conv")
     assert replace(TABLE, parts=(replace(CHAIN, forms=CHAIN.forms[:2]), ALONE)).chosen == ("stem.conv",)
 

@@ -86,6 +86,24 @@ class ThreeValues(Base):
         return F.conv2d(a, trained, padding=1) + F.conv2d(a, mixed, padding=1)
 
 
+class RoundedApart(Base):
+    """Weights of one magnitude whose estimator's roundings leave two magnitudes, or three values, in each channel."""
+
+    def layers(self, x: Tensor) -> Any:
+        a = _sign(x)
+        return tuple(F.conv2d(a, weights) for weights in self.weights())
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        large = self.same.abs() > 0.25
+        two = torch.where(large, 0.3, 0.1) * self.same.sign()
+        three = torch.where(self.same > 0, two, -0.7)
+        return self.estimated(two), self.estimated(three)
+
+    def estimated(self, w: Tensor) -> Tensor:
+        binary, clipped = 0.0437 * w.sign(), w.clamp(-1, 1)
+        return binary.detach() - clipped.detach() + clipped
+
+
 PARTS = "-1 and +1"
 FOUND: dict[str, tuple[type[Base], list[str]]] = {
     "joined": (Duo, ["-1 and +1 (0 at 0, which none of", "-1, 0 and +1 (a sum of 2 packed convolutions)"]),
@@ -208,6 +226,25 @@ def test_weights_of_two_magnitudes(networks: ModuleType, images: Tensor, transla
     assert torch.equal(exact, want)  # multiples of a quarter
     # 72 products, of weights that are 0.01 and rounded twice beside one below 2. A wrong sign makes 0.02.
     assert (near - estimated).abs().max() < 72 * 2 * 2 * 2**-24 + 72 * 72 * 0.01 * 2**-24
+
+
+def test_roundings_of_an_estimator_are_no_second_magnitude(
+    networks: ModuleType, images: Tensor, translate: Translate
+) -> None:
+    module = networks.settled(RoundedApart())
+    two, three = module.weights()
+    assert {len(channel.abs().unique()) for channel in two} == {2}
+    assert {len(channel.unique()) for channel in three} == {3}
+    translator, translated = translate(module, images)
+    assert [layer.scale for layer in translator.layers] == 2 * [
+        "0.0437, from same, roundings of the estimator left out"
+    ]
+    assert not translator.has_sums
+    with torch.no_grad():
+        got, want = translated(images), module(images)
+        # 72 products, of weights rounded twice beside one below 1. A wrong sign makes 0.08.
+        for ours, theirs in zip(got, want, strict=True):
+            assert (ours - theirs).abs().max() < 72 * 2 * 2**-24 + 72 * 72 * 0.05 * 2**-24
 
 
 def test_weights_of_three_values(networks: ModuleType, images: Tensor, translate: Translate) -> None:
