@@ -129,18 +129,21 @@ def left_float(name: str, node: Node, why: NotTranslated) -> Left:
 
 
 def named_layers(program: Program) -> list[tuple[str, Node]]:
-    """Return the nodes with weights by the names of the captured graph: of their modules, numbered from the 2nd on."""
+    """Return the nodes with weights by the names of the captured graph: of their modules, numbered from the 2nd on.
+
+    What is of no module but the whole network has the name of its node.
+    """
     counts: dict[str, int] = {}
     named = []
     for node in program.exported.graph.nodes:
         name = operation(node)
         if name not in _DENSE | _CONVOLUTIONS | _LEFT_FLOAT.keys() | {"binary_conv2d", "zeroise"}:
             continue
-        path = path_of(node)
+        path = path_of(node) or node.name
         counts[path] = counts.get(path, 0) + 1
         if name not in {"binary_conv2d", "zeroise"}:
             number = f"#{counts[path]}" if counts[path] > 1 else ""
-            named.append((f"{path}{number}" if path else node.name, node))
+            named.append((f"{path}{number}", node))
     return named
 
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from bnas_deploy.export.foreign.layers import Found
 from bnas_deploy.export.foreign.operands import Operands, Translation
-from bnas_deploy.export.foreign.operations import operation, shape_of
+from bnas_deploy.export.foreign.operations import operation, path_of, shape_of
 from bnas_deploy.export.graph import RECOGNISED
 from bnas_deploy.search.nn.layers import sides_of
 
@@ -103,9 +103,16 @@ class _Writer:
         return node
 
     def _convolve(self, target: Any, *arguments: Any) -> Node:
-        """Add a convolution, which is of the module that the layer was of."""
+        """Add a convolution, which is of the module that the layer was of.
+
+        The exported graph calls it after that. Where it was of the whole network's forward it gets a module of its
+        own, which has the layer's name.
+        """
         node: Node = self.program.graph.call_function(target, arguments)
         node.meta.update({key: value for key, value in self.found.node.meta.items() if key != "val"})
+        if not path_of(self.found.node):
+            name, stack = self.found.name, node.meta.get("nn_module_stack", {})
+            node.meta["nn_module_stack"] = {**stack, name: (name, str(operation(self.found.node)))}
         return self._of_its_shape(node)
 
     def _of_its_shape(self, node: Node) -> Node:

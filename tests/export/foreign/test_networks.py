@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -288,6 +289,39 @@ def test_one_call_exports_and_prints_a_line_for_each_layer(networks: ModuleType,
     assert (
         "note recognised layers: what makes their activations was computed for 1,086 numbers of magnitudes from "
         in text
+    )
+
+
+class Functional(nn.Module):
+    """Binary layers without a module of their own, beside a module with the name that PyTorch gives the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2d_1 = nn.Conv2d(3, 8, 3)
+        self.weight, self.last = nn.Parameter(torch.randn(8, 8, 3, 3)), nn.Parameter(torch.randn(8, 8, 3, 3))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(torch.where(self.conv2d_1(x) >= 0, 1.0, -1.0), self.weight.sign())
+        y = F.conv2d(torch.where(y - 0.5 >= 0, 1.0, -1.0), torch.where(self.last > 0.3, self.last.sign(), 0.0))
+        return self.head(y.mean((2, 3)))
+
+
+def test_layers_of_functional_code_have_one_name(networks: ModuleType, tmp_path: Path) -> None:
+    result = _export(networks.settled(Functional()), networks, tmp_path / "bundle")
+    assert [layer.name for layer in result.layers] == ["conv2d_1#2", "conv2d_2"]
+    binary = [layer.name for layer in result.bundle.manifest.layers if layer.weight_bits == 1]
+    assert binary == ["conv2d_1#2", "conv2d_2", "conv2d_2#2"]
+    assert "\ndropped " not in describe_export(result)
+
+
+def test_layers_that_are_in_no_file_are_told(networks: ModuleType, tmp_path: Path) -> None:
+    result = _export(networks.settled(Functional()), networks, tmp_path / "bundle")
+    gone = [replace(layer, name=f"{layer.name} of old") for layer in result.layers]
+    one, several = (describe_export(replace(result, layers=layers)) for layers in (tuple(gone[:1]), tuple(gone)))
+    assert re.search(r"\ndropped +conv2d_1#2 of old: no output depends on what it computes\n", one)
+    assert re.search(
+        r"\ndropped +conv2d_1#2 of old, conv2d_2 of old: no output depends on what they compute\n", several
     )
 
 
