@@ -64,7 +64,7 @@ from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
 from bnas_deploy.export.twins import file_to_quantize, float_twin, write_float_twin, write_int8_twin
 from bnas_deploy.export.vectors import largest_of, output_tolerances
-from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
+from bnas_deploy.runtime.verify import VerifyResult, spread_of, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
@@ -76,8 +76,8 @@ class ExportResult:
 
     Before that, every piece was compared on whole values of one image, more than the bundle keeps.
     `twin_difference` is the largest difference of the float twin's outputs to PyTorch, `int8_difference` that of the
-    int8 twin's to the float twin's. `doubts` is what a person should look at though all agrees, `layers` how each
-    binary layer was understood.
+    int8 twin's to the float twin's, and `twin_spread` the largest spread of an output of the float twin. `doubts` is
+    what a person should look at though all agrees, `layers` how each binary layer was understood.
     """
 
     bundle: Bundle
@@ -85,6 +85,7 @@ class ExportResult:
     verification: VerifyResult
     twin_difference: float
     int8_difference: float
+    twin_spread: float
     doubts: Doubts
     layers: tuple[Understood, ...]
 
@@ -239,6 +240,7 @@ def _export(
         del captured, before  # with their program they hold a float for every sign
         outputs, some = network.outputs, feed[:TWIN_IMAGES]
         answers_of_twin, twin_difference = write_float_twin(made, outputs, folder, some)
+        twin_spread = max(map(spread_of, answers_of_twin))
         progress("quantising its int8 twin")
         with temporary_folder() as scratch:
             source = file_to_quantize(made, scratch)
@@ -262,7 +264,7 @@ def _export(
             refuse(result.failures)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     layers = tuple(translator.layers)
-    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, doubts, layers)
+    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, twin_spread, doubts, layers)
 
 
 def _with_memory_back(progress: Progress) -> Progress:

@@ -118,9 +118,7 @@ def _correct(outputs: Outputs, labels: NDArray[np.int64] | None) -> int | None:
 
 
 def _output(name: str, answer: NDArray[Any], wanted: NDArray[Any], tolerance: float) -> OutputResult:
-    values = wanted.astype(np.float64)
-    spread = np.abs(values).max() if values.size == 1 else values.max() - values.min()
-    return OutputResult(name, largest_difference(answer, wanted), tolerance, float(spread))
+    return OutputResult(name, largest_difference(answer, wanted), tolerance, spread_of(wanted))
 
 
 def verify_pieces(bundle: Bundle) -> PiecesResult | None:
@@ -165,6 +163,13 @@ def _faults(bundle: Bundle, name: str, answer: NDArray[Any], wanted: NDArray[Any
 def is_alike(left: NDArray[Any], right: NDArray[Any], tolerance: float) -> bool:
     """Tell whether two answers are the same to the bit, but for different NaNs, or differ by no more than tolerated."""
     return np.array_equal(left, right, equal_nan=left.dtype.kind == "f") or largest_difference(left, right) <= tolerance
+
+
+def spread_of(values: NDArray[Any]) -> float:
+    """Return the range of values; of a single one its magnitude."""
+    return float(
+        np.abs(values).max() if values.size == 1 else np.subtract(values.max(), values.min(), dtype=np.float64)
+    )
 
 
 def largest_difference(left: NDArray[Any], right: NDArray[Any]) -> float:

@@ -28,10 +28,11 @@ POWERLESS = 0.25
 def describe_export(result: "ExportResult") -> str:
     """Say what was exported and how it compares with PyTorch."""
     passes = ", ".join(f"{name} {count}" for name, count in result.log.applied.items() if count)
+    spread = f"of a spread of {result.twin_spread:.2g}"
     lines = [
         describe(result.bundle, result.verification),
-        _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}"),
-        _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}"),
+        _line("float twin", f"outputs differ from PyTorch by at most {result.twin_difference:.2g}, {spread}"),
+        _line("int8 twin", f"outputs differ from the float twin's by at most {result.int8_difference:.2g}, {spread}"),
         _line("rewrites", passes),
         *_bits(result),
         *(_line("left alone", refusal) for refusal in _refusals(result.log.refusals)),

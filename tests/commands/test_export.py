@@ -1,5 +1,6 @@
 """`bnas-deploy export`: what it prints and writes, and what it refuses."""
 
+import re
 import shutil
 import zipfile
 from dataclasses import replace
@@ -66,6 +67,10 @@ def test_it_says_what_holds_and_what_comes_next(exported: tuple[Result, Path]) -
     assert "; rounding explains " in result.output
     assert "with and without library identical" in result.output
     assert lines["top-1 agreement"].strip() == "5 of 5 images (random, not real ones)"
+    for twin, reference in {"float twin": "PyTorch", "int8 twin": "the float twin's"}.items():
+        line = rf"outputs differ from {reference} by at most (\S+), of a spread of (\S+)"
+        assert (said := re.fullmatch(line, lines[twin].strip()))
+        assert float(said[1]) < float(said[2])
     assert lines["still float"].strip().startswith("stem.conv, cells.1.skip.conv, cells.2.skip.conv, classifier (")
     size = (bundle / "model.onnx").stat().st_size
     assert lines["model.onnx"].strip() == f"{size / 1000:,.1f} kB"
