@@ -92,10 +92,16 @@ def place_of(node: Node) -> str:
 
 
 def called(node: Node) -> str:
-    """Say which value a node is: the module that computes it, an input, or the operation and its line."""
+    """Say which value a node is: the module whose output it is, an input, or the operation and its line."""
     if node.op == "placeholder":
         return f"the input {node.name}"
-    return path_of(node) or place_of(node)
+    return path_of(node) if _leaves_its_module(node) else place_of(node)
+
+
+def _leaves_its_module(node: Node) -> bool:
+    """Tell whether the module in whose forward a node is returns it: something outside of that call reads it."""
+    calls = list(node.meta.get("nn_module_stack", {}))
+    return bool(path_of(node)) and any(calls[-1] not in user.meta.get("nn_module_stack", {}) for user in node.users)
 
 
 def shape_of(node: Node) -> tuple[Any, ...]:

@@ -228,6 +228,34 @@ def test_weights_of_two_magnitudes(networks: ModuleType, images: Tensor, transla
     assert (near - estimated).abs().max() < 72 * 2 * 2 * 2**-24 + 72 * 72 * 0.01 * 2**-24
 
 
+class Deeper(nn.Module):
+    """A module that takes signs in its own forward: of what another made, and of a difference of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.sign = nn.BatchNorm2d(8), Sign()
+        self.weight, self.shift = nn.Parameter(torch.randn(8, 8, 3, 3)), nn.Parameter(torch.randn(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return F.conv2d(_sign(x), self.weight.sign()) + F.conv2d(self.sign(x.abs() - self.shift), self.weight.sign())
+
+
+class Sign(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _sign(x)
+
+
+def test_a_value_inside_of_a_module_is_not_its_output(
+    networks: ModuleType, images: Tensor, translate: Translate
+) -> None:
+    module = networks.settled(nn.Sequential(nn.Conv2d(3, 8, 3), Deeper(), Deeper()))
+    translator, _ = translate(module, images)
+    of_norm, of_difference, *_ = (layer.threshold for layer in translator.layers)
+    assert "of the output of 1.norm, from ge, where" in of_norm
+    assert re.search(r" of the output of sub in 1, test_joined\.py:\d+, from ", of_difference)
+
+
 def test_roundings_of_an_estimator_are_no_second_magnitude(
     networks: ModuleType, images: Tensor, translate: Translate
 ) -> None:
