@@ -44,11 +44,13 @@ class Source:
         given: ends "it was given x float32 (2, 3, 8, 8), ..."; what decides the types and shapes.
         remedy: how other examples are given.
         names: how each is given by its name.
+        fixed: how those without an axis of examples are named.
     """
 
     given: str
     remedy: str
     names: str
+    fixed: str = "Inputs(fixed=...)"
 
 
 _NAMES = "give Inputs(...) with a tuple in its order, or a dict by its names"
@@ -132,10 +134,11 @@ def taken_by(module: nn.Module, inputs: Inputs, role: str, source: Source = OF_I
     tensors = tuple(_checked(name, tensor) for name, tensor in named)
     if unknown := [name for name in inputs.fixed if name not in names]:
         raise ExportError(
-            f"inputs: fixed names {unknown[0]!r}, the inputs are {', '.join(names)}{did_you_mean(unknown[0], names)}"
+            f"inputs: {source.fixed} names {unknown[0]!r}, the inputs are {', '.join(names)}"
+            f"{did_you_mean(unknown[0], names)}"
         )
     feed = Feed(names, tensors, frozenset(inputs.fixed))
-    _check_counts(feed)
+    _check_counts(feed, source)
     return feed, Structure(bound.args, bound.kwargs)
 
 
@@ -179,12 +182,14 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _check_counts(feed: Feed) -> None:
+def _check_counts(feed: Feed, source: Source) -> None:
     batched = {name: tensor for name, tensor in feed.items() if name not in feed.fixed}
-    advice = "name what has no axis of examples in Inputs(fixed=...)"
+    advice = f"name with {source.fixed} what has no axis of examples"
     if not batched:
         names = ", ".join(feed.names)
-        raise ExportError(f"inputs: all are fixed, so that there are no examples; leave one of {names} out of fixed")
+        raise ExportError(
+            f"inputs: all are fixed, so that there are no examples; leave one of {names} out of {source.fixed}"
+        )
     for name, tensor in batched.items():
         if tensor.ndim == 0:
             raise ExportError(f"inputs: {name} is one number, without an axis of examples; {advice}")

@@ -87,7 +87,7 @@ def _source(said: UserImages, made: Preprocessing) -> Source:
     """Say which options decide how many channels the images have, and how large they are."""
     data = f"--data {said.data}" if said.data is not None else ""
     option, numbers = next((each for each in _numbers(said) if each[1]), ("", ()))
-    listed = f"{option} {_listed(numbers)}" if option else "nothing said"
+    listed = f"{option} {_listed(numbers)}" if option else "default"
     channels = f"--in-channels {said.in_channels}" if said.in_channels else data or listed
     size = "--image-size" if said.image_size else data
     remedy = "give --in-channels and --image-size, or other --data, as the network takes them"
@@ -161,6 +161,7 @@ def _inputs_for(module: nn.Module, name: str, said: UserImages) -> tuple[Inputs,
         f"the arrays of {said.inputs}",
         "write them as the network takes them",
         f"write {said.inputs} with an array of that name for each argument",
+        fixed="--fixed",
     )
     ours = prepared(module, name)
     feed, structure = taken_by(ours, inputs, name, source)

@@ -66,16 +66,16 @@ INPUTS: dict[str, tuple[Images | Inputs, str]] = {
     "empty": (Inputs((IMAGE[:0], META[:0])), "inputs: image is empty, (0, 3, 4, 4); give at least one example"),
     "other numbers": (
         Inputs((IMAGE, META[:1])),
-        "inputs: other numbers of examples along axis 0: image 2, meta 1; give as many of each, or name what has no "
-        "axis of examples in Inputs(fixed=...)",
+        "inputs: other numbers of examples along axis 0: image 2, meta 1; give as many of each, or name with "
+        "Inputs(fixed=...) what has no axis of examples",
     ),
     "one number": (
         Inputs((IMAGE, META[0, 0])),
-        "inputs: meta is one number, without an axis of examples; name what has",
+        "inputs: meta is one number, without an axis of examples; name with",
     ),
     "fixed name": (
         Inputs(BOTH, fixed=("mata",)),
-        "inputs: fixed names 'mata', the inputs are image, meta; did you mean meta?",
+        "inputs: Inputs(fixed=...) names 'mata', the inputs are image, meta; did you mean meta?",
     ),
     "all fixed": (
         Inputs(BOTH, fixed=BOTH),
