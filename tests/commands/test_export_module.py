@@ -199,7 +199,7 @@ REFUSED = {
         ["--image-size", "8", "--mean", "0.5,0.5,0.5"],
         "(1, 3, 8, 8), its 3 channels by --mean 0.5,0.5,0.5, its 8x8 by --image-size: give --mean a number",
     ),
-    "channels of nothing": ("{file}:ready", ["--image-size", "8"], "its 3 channels by nothing said, its 8x8 by"),
+    "channels of nothing": ("{file}:ready", ["--image-size", "8"], "its 3 channels by default, its 8x8 by"),
     "channels of data": ("{file}:colour", ["--data", "digits"], "(1, 1, 8, 8), its 1 channel by --data digits, its 8x"),
     "fixed images": (
         "{file}:ready",
