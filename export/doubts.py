@@ -114,8 +114,12 @@ def no_binary_layer(module: nn.Module, left: Sequence[Left]) -> str:
 
 
 def _few(left: Sequence[Left]) -> str:
+    """Say why some layers are none, and then each remedy once."""
+    shown = left[:_FEW_LAYERS]
     more = f" (and {len(left) - _FEW_LAYERS} layers more)" if len(left) > _FEW_LAYERS else ""
-    return "; ".join(f"{each.called}: {each.advice}" for each in left[:_FEW_LAYERS]) + more
+    reasons = "; ".join(f"{each.called}: {each.reason}" for each in shown) + more
+    remedies = dict.fromkeys(each.remedy for each in shown if each.remedy)
+    return ". ".join((reasons, *(remedy[0].upper() + remedy[1:] for remedy in remedies)))
 
 
 def _likely_binary(

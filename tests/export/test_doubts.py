@@ -162,7 +162,7 @@ def test_the_remedy_is_said_once() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3))
     unread = no_binary_layer(module, [Left("0", "its input is not recognised: sort in 0", REGISTER)])
     plain = no_binary_layer(module, [Left("0", FLOAT_WEIGHTS, BINARISE)])
-    assert [unread.count(REGISTER), plain.count(REGISTER)] == [1, 1]
+    assert [said.count(REGISTER[1:]) for said in (unread, plain)] == [1, 1]
     assert plain.endswith("Float networks are for torch.onnx")
     assert "Float networks" not in unread
 
@@ -170,3 +170,10 @@ def test_the_remedy_is_said_once() -> None:
 def test_a_layer_without_a_name_of_its_own_is_told_by_its_line() -> None:
     assert Left("conv2d_1", "it is float", line="net.py:3").called == "conv2d_1 (net.py:3)"
     assert Left("3.conv", "it is float").called == "3.conv"
+
+
+def test_a_remedy_of_several_layers_is_said_once() -> None:
+    left = [Left("a", "its scale is no number", BINARISE), Left("b", "its input has five levels", BINARISE)]
+    said = no_binary_layer(nn.Linear(1, 1), left)
+    assert "a: its scale is no number; b: its input has five levels. If a training loop makes " in said
+    assert said.count(BINARISE[1:]) == 1

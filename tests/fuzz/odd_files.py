@@ -773,7 +773,10 @@ def try_table(seed: int, most: int, until: float | None) -> int:
         make_world(world)
         for number, trial in enumerate(trials):
             if until is not None and time.monotonic() > until:
-                print(f"{len(trials) - number} of {len(trials)} rows of the table were not reached", flush=True)
+                print(
+                    f"time is up: {number} of {len(trials)} rows of the table were tried; give --minutes more",
+                    flush=True,
+                )
                 break
             if isinstance(trial, Place):
                 codes, failures = try_place(trial, world, rng, most, until)

@@ -332,7 +332,7 @@ def test_no_binary_layer(networks: ModuleType, tmp_path: Path) -> None:
     )
     with pytest.raises(ExportError, match=message):
         _export(_between(BinaryWeights(8, 8, 3), networks), networks, tmp_path / "bundle")
-    refused = r"a binary one, .*: conv2d \(test_networks\.py:\d+\): its padding of 0.5 is neither .*; pad with one of"
+    refused = r"a binary one, .*: conv2d \(test_networks\.py:\d+\): its padding of 0.5 is neither .*\. Pad with one of"
     with pytest.raises(ExportError, match=refused):
         export_module(
             OddPadding(3, 8, 3), path=tmp_path / "bundle", images=Images(_images(networks)), description=Description({})
