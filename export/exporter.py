@@ -64,7 +64,7 @@ from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
 from bnas_deploy.export.twins import file_to_quantize, float_twin, write_float_twin, write_int8_twin
 from bnas_deploy.export.vectors import largest_of, output_tolerances
-from bnas_deploy.runtime.verify import VerifyResult, spread_of, verify_bundle
+from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
 from bnas_deploy.search.training.untrained import UNTRAINED
@@ -239,14 +239,13 @@ def _export(
         graph = captured.model
         del captured, before  # with their program they hold a float for every sign
         outputs, some = network.outputs, feed[:TWIN_IMAGES]
-        answers_of_twin, twin_difference = write_float_twin(made, outputs, folder, some)
-        twin_spread = max(map(spread_of, answers_of_twin))
+        of_twin = write_float_twin(made, outputs, folder, some)
         progress("quantising its int8 twin")
         with temporary_folder() as scratch:
             source = file_to_quantize(made, scratch)
             del made
             give_back()
-            int8_difference = write_int8_twin(source, outputs, folder, some, answers_of_twin)
+            int8_difference = write_int8_twin(source, outputs, folder, some, of_twin.arrays)
         manifest = _manifest(graph, description, verification, folder)
         (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         progress("verifying the bundle")
@@ -264,7 +263,9 @@ def _export(
             refuse(result.failures)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     layers = tuple(translator.layers)
-    return ExportResult(read_bundle(path), log, result, twin_difference, int8_difference, twin_spread, doubts, layers)
+    return ExportResult(
+        read_bundle(path), log, result, of_twin.difference, int8_difference, of_twin.spread, doubts, layers
+    )
 
 
 def _with_memory_back(progress: Progress) -> Progress:

@@ -1,6 +1,7 @@
 """The float twin and the int8 twin of a network, as they are made and written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.separate_twin import needs_own_capture, with_float_layers
 from bnas_deploy.export.twin import FloatTwin, derived_twin
 from bnas_deploy.export.vectors import output_tolerances
-from bnas_deploy.runtime.verify import largest_difference
+from bnas_deploy.runtime.verify import largest_difference, spread_of
 
 
 def float_twin(captured: CapturedModel, translator: Translator, given: nn.Module | None, feed: Feed) -> FloatTwin:
@@ -37,10 +38,21 @@ def float_twin(captured: CapturedModel, translator: Translator, given: nn.Module
     return derived_twin(again, swapped, feed)
 
 
-def write_float_twin(
-    twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed
-) -> tuple[tuple[NDArray[Any], ...], float]:
-    """Export the float twin; return what it answers, and the largest difference to PyTorch."""
+@dataclass(frozen=True)
+class TwinAnswers:
+    """What the float twin answers, an array for each output, and the largest difference to PyTorch."""
+
+    arrays: tuple[NDArray[Any], ...]
+    difference: float
+
+    @property
+    def spread(self) -> float:
+        """The largest spread of an output."""
+        return max(map(spread_of, self.arrays), default=0.0)
+
+
+def write_float_twin(twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
+    """Export the float twin; return what it answers."""
     run(FLOAT_PIPELINE, twin.model)
     path = folder / files.FLOAT_TWIN
     onnx.save(finish(twin.model), path)
@@ -55,7 +67,7 @@ def write_float_twin(
             if answer.dtype.kind == "f" and not difference <= tolerance
         ]
     )
-    return answers, max(differences)
+    return TwinAnswers(answers, max(differences))
 
 
 def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile:

@@ -33,6 +33,7 @@ from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_m
 from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.quantization import FloatFile
 from bnas_deploy.export.twin import FloatTwin
+from bnas_deploy.export.twins import TwinAnswers
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
 from bnas_deploy.search.nn.schemes import named_scheme
@@ -471,14 +472,12 @@ def one_twin() -> Iterator[None]:
             shutil.copy(Path(kept) / name, folder / name)
             return True
 
-        def write_float_twin(
-            twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed
-        ) -> tuple[tuple[NDArray[Any], ...], float]:
-            answers: tuple[NDArray[Any], ...] = ()
-            if not copied(files.FLOAT_TWIN, folder):
-                answers, _ = float_twin(twin, outputs, folder, feed)
-                shutil.copy(folder / files.FLOAT_TWIN, kept)
-            return answers, 0.0
+        def write_float_twin(twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
+            if copied(files.FLOAT_TWIN, folder):
+                return TwinAnswers((), 0.0)
+            answers = float_twin(twin, outputs, folder, feed)
+            shutil.copy(folder / files.FLOAT_TWIN, kept)
+            return answers
 
         def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile | None:
             return None if (Path(kept) / files.INT8_TWIN).exists() else source(twin, folder)
