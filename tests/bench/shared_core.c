@@ -3,9 +3,9 @@
  *     cc -O2 -mavx2 -mfma tests/bench/shared_core.c -o shared_core && taskset -c 0 ./shared_core
  *
  * A chain of additions tells the clock, whoever shares the core. Multiply-adds need two instructions in a cycle and the
- * branch, and additions of bytes four and the branch, about as many as the packed kernels. A core that is shared by two
- * threads gives each of them half of its instructions: additions then fall to about half, and multiply-adds of float
- * code only where the other thread multiplies, too. docs/benchmarks.md says what follows.
+ * branch, and additions of bytes four and the branch. A core that is shared by two threads may give each of them half
+ * of its instructions: additions then fall to about half, and multiply-adds of float code only where the other thread
+ * multiplies, too. docs/benchmarks.md says what follows.
  */
 #include <immintrin.h>
 #include <stdint.h>

@@ -16,8 +16,6 @@ from bnas_deploy.export.capture import capture
 from bnas_deploy.export.decompose import LightlyDecomposed, lightly_decomposed
 from bnas_deploy.search.nn.layers import BinaryConv2d
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
-
 
 class Usual(nn.Module):
     """What networks mostly consist of; its input has the name of a function in Python."""
@@ -77,7 +75,7 @@ def _listed(model: ir.Model) -> list[tuple[object, ...]]:
             node.op_type,
             str(node.attributes),
             [*map(seen, node.inputs)],
-            [(seen(value), str(value.shape).replace("s77", "N"), value.dtype) for value in node.outputs],
+            [(seen(value), str(value.shape), value.dtype) for value in node.outputs],
         )
         for node in model.graph
     ]
