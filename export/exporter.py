@@ -247,25 +247,29 @@ def _export(
             give_back()
             int8_difference = write_int8_twin(source, outputs, folder, some, of_twin.arrays)
         manifest = _manifest(graph, description, verification, folder)
-        (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         progress("verifying the bundle")
-        result = verify_bundle(Bundle(folder, manifest))
-        refuse(result.failures)
+        result = _verified(folder, manifest)
         if float_layers != "float":
             progress("quantising its float layers")
             choose: Choose = all_of_them
             if float_layers == "auto":
                 choose = partial(choose_layers, Bundle(folder, manifest), feed, table, progress)
             manifest = quantize_float_layers(Bundle(folder, manifest), feed, examples, graph, values, choose)
-            (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             progress("verifying the bundle with int8 layers")
-            result = verify_bundle(Bundle(folder, manifest))
-            refuse(result.failures)
+            result = _verified(folder, manifest)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     layers = tuple(translator.layers)
     return ExportResult(
         read_bundle(path), log, result, of_twin.difference, int8_difference, of_twin.spread, doubts, layers
     )
+
+
+def _verified(folder: Path, manifest: Manifest) -> VerifyResult:
+    """Write the manifest, which completes the bundle, and verify that."""
+    (folder / files.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    result = verify_bundle(Bundle(folder, manifest))
+    refuse(result.failures)
+    return result
 
 
 def _with_memory_back(progress: Progress) -> Progress:
