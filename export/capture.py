@@ -322,15 +322,16 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _name_after_modules(graph: ir.Graph) -> None:
-    """Name each node with weights after the module that it came from, so that people and both twins agree on names."""
+    """Name each node with weights after the module that it came from, so that people and both twins agree on names.
+
+    What is in no module but the whole network is named as PyTorch's program names its result, such as conv2d_1.
+    """
     taken: dict[str, int] = {}
     for node in graph:
         if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != operators.DOMAIN:
             continue
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        if len(scopes) < 2 or not scopes[-2]:
-            continue
-        path = scopes[-2]
+        path = str((scopes[-2] if len(scopes) > 1 else "") or node.outputs[0].name)
         taken[path] = taken.get(path, 0) + 1
         node.name = path if taken[path] == 1 else f"{path}#{taken[path]}"
 

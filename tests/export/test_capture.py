@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
@@ -74,6 +75,28 @@ def test_layers_are_operators_named_after_their_modules(captured: CapturedModel)
     ]
     real = [node.name for node in captured.model.graph if node.op_type in {"Conv", "Gemm"}]
     assert real == ["real", "skip", "head.2"]
+
+
+class _Functional(nn.Module):
+    """Float layers without a module of their own, beside a module with the name that PyTorch gives the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2d_1, self.binary = nn.Conv2d(3, 8, 1), BinaryConv2d(8, 8, 1)
+        self.weight, self.last = nn.Parameter(torch.randn(3, 3, 3, 3)), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(F.conv2d(x, self.weight), self.weight)
+        pooled = self.binary(self.conv2d_1(y)).mean((2, 3))
+        return F.linear(pooled, self.last) @ self.last @ self.last.T
+
+
+def test_float_layers_without_a_module_have_the_names_of_pytorchs_program() -> None:
+    graph = capture(_Functional(), (3, 8, 8)).model.graph
+
+    layers = [node.name for node in graph if node.op_type in {"Conv", "Gemm", "MatMul"} or is_binary_conv(node)]
+
+    assert layers == ["conv2d", "conv2d_1", "conv2d_1#2", "binary", "linear", "matmul", "matmul_1"]
 
 
 def test_a_binary_convolution_has_its_signs_and_its_scale_from_pytorch(
