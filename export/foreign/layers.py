@@ -321,18 +321,22 @@ def _fitting(steps: Steps, moves: Sequence[Node], channels: int) -> Steps:
 
 
 def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:
+    """Return the nearest value of many levels that the activations are a step function of, and the function."""
+    if operation(activations) == "cat" and is_along(activations, axis):
+        return _joined(program, activations, axis)
+    return _past_steps(program, activations, axis, *_nearest(program, activations, axis))
+
+
+def _nearest(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:
     """Return the nearest value that the activations are a step function of, and the function.
 
     torch.sign is one with 0 at 0. Behind a ReLU that is 0 or 1, which is told from a sign by going on to look.
     """
-    if operation(activations) == "cat" and is_along(activations, axis):
-        return _joined(program, activations, axis)
     first: tuple[Node, Steps] | None = None
     reason = ""
     for source in sources_of(program, activations):
-        lowest = 0.0 if never_negative(program, source) else float("-inf")
         try:
-            steps = steps_of(Function(program, source, activations, axis, lowest))
+            steps = _steps(program, source, activations, axis)
         except (NoSteps, NotElementwise) as why:
             reason = f"as a function of the output of {called(source)}, {why}"
             continue
@@ -344,6 +348,26 @@ def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, S
     if first is None:
         raise _no_activation(program, activations, reason)
     return first
+
+
+def _past_steps(program: Program, activations: Node, axis: int, source: Node, steps: Steps) -> tuple[Node, Steps]:
+    """Go on to what `source` is a step function of itself, as where a layer takes the sign of a sign.
+
+    Else the first of them would be computed in float, with all that its author wrote for its gradient.
+    """
+    for farther in sources_of(program, source):
+        try:
+            _steps(program, farther, source, axis)
+            both = _steps(program, farther, activations, axis)
+        except (NoSteps, NotElementwise):
+            continue
+        return _past_steps(program, activations, axis, farther, both)
+    return source, steps
+
+
+def _steps(program: Program, source: Node, result: Node, axis: int) -> Steps:
+    lowest = 0.0 if never_negative(program, source) else float("-inf")
+    return steps_of(Function(program, source, result, axis, lowest))
 
 
 def _joined(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:

@@ -149,6 +149,61 @@ def test_a_sign_is_exact_for_zeros_unless_something_moves_values_off_zero(
         assert (translated(black) - module(black)).abs().max() < 1e-5
 
 
+class SignOfSign(nn.Module):
+    """A binary activation in front of a layer that takes the sign of what it reads, as many codes have it."""
+
+    def __init__(self, networks: ModuleType, first: nn.Module, *, also_float: bool = False) -> None:
+        super().__init__()
+        self.stem, self.norm, self.move = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), networks.Shift(8)
+        self.first, self.conv, self.also_float = first, networks.SignConv(8, 8, 3), also_float
+        self.head = nn.Linear(8, networks.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs = self.first(self.move(self.norm(self.stem(x))))
+        y = self.conv(signs)
+        return self.head((y + signs[:, :, 1:-1, 1:-1] if self.also_float else y).mean((2, 3)))
+
+
+class StraightThrough(nn.Module):
+    """Has no level left at 2^24 and more, where it is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sign(x) - x.detach() + x
+
+
+class Half(nn.Module):
+    """Levels of -0.5 and 0.5, and no 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0.25, 0.5, -0.5)
+
+
+SIGNS_IN_FRONT: dict[str, tuple[Callable[[ModuleType], nn.Module], str, str]] = {
+    "a spline": (lambda networks: networks.PolynomialSign(), "0 of the output of move", "-1 and +1 (0 at 0, which "),
+    "straight through": (lambda networks: StraightThrough(), "0 of the output of move", "-1 and +1 (0 at 0, which "),
+    "two signs": (lambda networks: nn.Sequential(Half(), Half()), "0.25 of the output of move", "-1 and +1"),
+}
+"""What is in front of a sign, the threshold of both, and how the text of the activations begins."""
+
+
+@pytest.mark.parametrize("name", SIGNS_IN_FRONT)
+@pytest.mark.parametrize("also_float", [False, True])
+def test_a_sign_of_a_sign_is_one_threshold(
+    name: str, also_float: bool, networks: ModuleType, translate: Translate
+) -> None:
+    make, threshold, activations = SIGNS_IN_FRONT[name]
+    module, images = networks.settled(SignOfSign(networks, make(networks), also_float=also_float)), _images(networks)
+
+    translator, translated = translate(module, images)
+
+    (layer,) = translator.layers
+    assert (layer.threshold.partition(",")[0], layer.activations[: len(activations)]) == (threshold, activations)
+    assert "a sum of 2" not in layer.activations
+    with torch.no_grad():
+        want = module(images)
+        assert (translated(images) - want).abs().max() < 1e-4 * want.abs().max()
+
+
 class WritesWeights(nn.Conv2d):
     """XNOR-Net as it was published: means are taken away from the weights in place, in forward."""
 
