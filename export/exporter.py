@@ -62,7 +62,7 @@ from bnas_deploy.export.passes.sign_of_zero import check_activations
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
-from bnas_deploy.export.twins import file_to_quantize, float_twin, write_float_twin, write_int8_twin
+from bnas_deploy.export.twins import compare_float_twin, float_twin, write_int8_twin, write_twin_files
 from bnas_deploy.export.vectors import largest_of, output_tolerances
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -238,13 +238,15 @@ def _export(
         made = float_twin(before, translator, twin, feed)
         graph = captured.model
         del captured, before  # with their program they hold a float for every sign
+        give_back()
         outputs, some = network.outputs, feed[:TWIN_IMAGES]
-        of_twin = write_float_twin(made, outputs, folder, some)
-        progress("quantising its int8 twin")
         with temporary_folder() as scratch:
-            source = file_to_quantize(made, scratch)
+            source, twin_network = write_twin_files(made.model, folder, scratch), made.network
             del made
             give_back()
+            of_twin = compare_float_twin(twin_network, outputs, folder, some)
+            del twin_network
+            progress("quantising its int8 twin")
             int8_difference = write_int8_twin(source, outputs, folder, some, of_twin.arrays)
         manifest = _manifest(graph, description, verification, folder)
         progress("verifying the bundle")

@@ -41,17 +41,16 @@ Of few images a channel may have next to none, and its BN would magnify rounding
 """
 
 
+Answers = Callable[[Feed], tuple[Tensor, ...]]
+"""A network in PyTorch: what it takes to a tensor for each output."""
+
+
 @dataclass(frozen=True)
 class FloatTwin:
-    """A network to compare latencies with.
-
-    Attributes:
-        model: its graph, as captured.
-        network: the same in PyTorch: what it takes to a tensor for each output.
-    """
+    """A network to compare latencies with: its graph, as captured, and the same in PyTorch."""
 
     model: ir.Model
-    network: Callable[[Feed], tuple[Tensor, ...]]
+    network: Answers
 
 
 def derived_twin(captured: CapturedModel, module: nn.Module, images: Tensor | Feed) -> FloatTwin:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,7 +21,7 @@ from bnas_deploy.export.passes import FLOAT_PIPELINE, INT8_PIPELINE
 from bnas_deploy.export.quantization import FloatFile, quantize
 from bnas_deploy.export.rewrite import run
 from bnas_deploy.export.separate_twin import needs_own_capture, with_float_layers
-from bnas_deploy.export.twin import FloatTwin, derived_twin
+from bnas_deploy.export.twin import Answers, FloatTwin, derived_twin
 from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.verify import largest_difference, spread_of
 
@@ -51,14 +52,22 @@ class TwinAnswers:
         return max(map(spread_of, self.arrays), default=0.0)
 
 
-def write_float_twin(twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
-    """Export the float twin; return what it answers."""
-    run(FLOAT_PIPELINE, twin.model)
-    path = folder / files.FLOAT_TWIN
-    onnx.save(finish(twin.model), path)
-    answers = answers_of_file(path, outputs, feed, library=False)
-    differences = [largest_difference(*pair) for pair in zip(answers, map(np.asarray, twin.network(feed)), strict=True)]
-    tolerances = output_tolerances(twin.network, feed)
+def write_twin_files(model: ir.Model, folder: Path, scratch: Path) -> FloatFile:
+    """Write the float twin of this graph into `folder`, and what its int8 twin is made of into `scratch`.
+
+    So the graph, with its weights, need not lie in memory while sessions have them as well.
+    """
+    run(FLOAT_PIPELINE, model)
+    onnx.save(finish(model), folder / files.FLOAT_TWIN)
+    run(INT8_PIPELINE, model)
+    return FloatFile.of(finish(model), scratch)
+
+
+def compare_float_twin(network: Answers, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
+    """Compare the file of the float twin with the same `network` in PyTorch; return what it answers."""
+    answers = answers_of_file(folder / files.FLOAT_TWIN, outputs, feed, library=False)
+    differences = [largest_difference(*pair) for pair in zip(answers, map(np.asarray, network(feed)), strict=True)]
+    tolerances = output_tolerances(network, feed)
     refuse(
         [
             f"the float twin{f': {name}' if len(outputs) > 1 else ''} differs from PyTorch by {difference:.3g}, "
@@ -68,12 +77,6 @@ def write_float_twin(twin: FloatTwin, outputs: Sequence[str], folder: Path, feed
         ]
     )
     return TwinAnswers(answers, max(differences))
-
-
-def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile:
-    """Write what the int8 twin is made of, so that its weights need not lie in memory as well."""
-    run(INT8_PIPELINE, twin.model)
-    return FloatFile.of(finish(twin.model), folder)
 
 
 def write_int8_twin(

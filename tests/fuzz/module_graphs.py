@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, LooksBinaryWarning, export_module, exporter
 from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.quantization import FloatFile
-from bnas_deploy.export.twin import FloatTwin
+from bnas_deploy.export.twin import Answers
 from bnas_deploy.export.twins import TwinAnswers
 from bnas_deploy.runtime.session import create_session, session_options
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
@@ -463,35 +464,37 @@ def _is_on_edge(network: nn.Module, images: Tensor) -> bool:
 @contextmanager
 def one_twin() -> Iterator[None]:
     """Export the float twin and the int8 twin once for all networks: here they are not what is looked at."""
-    with tempfile.TemporaryDirectory() as kept:
-        float_twin, source, int8_twin = exporter.write_float_twin, exporter.file_to_quantize, exporter.write_int8_twin
+    with tempfile.TemporaryDirectory() as name:
+        kept = Path(name)
+        twin_files, float_twin, int8_twin = (
+            exporter.write_twin_files,
+            exporter.compare_float_twin,
+            exporter.write_int8_twin,
+        )
 
-        def copied(name: str, folder: Path) -> bool:
-            if not (Path(kept) / name).exists():
-                return False
-            shutil.copy(Path(kept) / name, folder / name)
-            return True
+        def is_kept() -> bool:
+            return (kept / files.INT8_TWIN).exists()
 
-        def write_float_twin(twin: FloatTwin, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
-            if copied(files.FLOAT_TWIN, folder):
-                return TwinAnswers((), 0.0)
-            answers = float_twin(twin, outputs, folder, feed)
-            shutil.copy(folder / files.FLOAT_TWIN, kept)
-            return answers
+        def write_twin_files(model: ir.Model, folder: Path, scratch: Path) -> FloatFile | None:
+            if not is_kept():
+                return twin_files(model, folder, scratch)
+            for twin in (files.FLOAT_TWIN, files.INT8_TWIN):
+                shutil.copy(kept / twin, folder / twin)
+            return None
 
-        def file_to_quantize(twin: FloatTwin, folder: Path) -> FloatFile | None:
-            return None if (Path(kept) / files.INT8_TWIN).exists() else source(twin, folder)
+        def compare_float_twin(network: Answers, outputs: Sequence[str], folder: Path, feed: Feed) -> TwinAnswers:
+            return TwinAnswers((), 0.0) if is_kept() else float_twin(network, outputs, folder, feed)
 
         def write_int8_twin(
             file: FloatFile | None, outputs: Sequence[str], folder: Path, feed: Feed, answers: Sequence[NDArray[Any]]
         ) -> float:
-            if not copied(files.INT8_TWIN, folder):
-                assert file is not None
+            if file is not None:
                 int8_twin(file, outputs, folder, feed, answers)
-                shutil.copy(folder / files.INT8_TWIN, kept)
+                for twin in (files.FLOAT_TWIN, files.INT8_TWIN):  # that of 8 bits last, which says that both are there
+                    shutil.copy(folder / twin, kept / twin)
             return 0.0
 
-        once = {"write_float_twin": write_float_twin, "file_to_quantize": file_to_quantize}
+        once = {"write_twin_files": write_twin_files, "compare_float_twin": compare_float_twin}
         with mock.patch.multiple(exporter, **once, write_int8_twin=write_int8_twin):
             yield
 
