@@ -1,7 +1,7 @@
 """The decomposition of a program before it becomes a graph, without tracing it anew where that would change little.
 
 torch.onnx has a program decomposed into the operations that it can translate, for which PyTorch traces all of it a
-second time: half of the time of a capture. Of what networks mostly consist of, only three operations become others,
+second time: half of the time of a capture. Of what networks mostly consist of, only four operations become others,
 and those are replaced here, node by node. A program with anything else is decomposed by PyTorch.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from bnas_deploy.export.torch_operators import TRANSLATIONS
 
@@ -157,8 +158,33 @@ def _replace_difference(node: Node) -> None:
         node.target, node.args = _aten.sub.Tensor, (number, x)
 
 
+def _replace_expand_as(node: Node) -> None:
+    """Expand to sizes instead of to a value, as ReActNet's learned shifts do."""
+    x, other = node.args
+    sizes = [size if isinstance(size, int) else _size(node.graph, size) for size in other.meta["val"].shape]  # type: ignore[union-attr]  # a node
+    if None not in sizes:
+        node.target, node.args = _aten.expand.default, (x, sizes)
+
+
+def _size(graph: Graph, size: torch.SymInt) -> Node | None:
+    """Return the node that reads a size from an input, made behind the inputs if there is none; None for another."""
+    for node in graph.nodes:
+        if node.target == _aten.sym_size.int and str(node.meta["val"]) == str(size):
+            return node
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        for axis, other in enumerate(node.meta["val"].shape if isinstance(node.meta.get("val"), Tensor) else ()):
+            if str(other) == str(size):
+                with graph.inserting_after(inputs[-1]):
+                    made: Node = graph.call_function(_aten.sym_size.int, (node, axis))
+                made.meta["val"] = size
+                return made
+    return None
+
+
 _REPLACED: dict[Any, Callable[[Node], None]] = {
     _aten.batch_norm.default: _replace_norm,
     _aten.adaptive_avg_pool2d.default: _replace_mean,
+    _aten.expand_as.default: _replace_expand_as,
     _aten.rsub.Scalar: _replace_difference,
 }

@@ -26,9 +26,11 @@ class Usual(nn.Module):
         self.norm, self.plain = nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False)
         self.layer = BinaryConv2d(8, 8, 3, padding=1)
         self.prelu, self.head = nn.PReLU(8), nn.Linear(16, 5)
+        self.shift = nn.Parameter(torch.zeros(1, 8, 1, 1))
 
     def forward(self, input: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stem(input)))
+        x = x + self.shift.expand_as(x)
         y = self.prelu(self.plain(self.layer(x))) + F.hardtanh(x)
         y = torch.cat((F.max_pool2d(y, 2), F.avg_pool2d(x * torch.sigmoid(y), 2)), 1)
         y = F.adaptive_avg_pool2d(F.pad(-y.abs(), (1, 0, 0, 1)), 1)
