@@ -168,8 +168,9 @@ def _replace_expand_as(node: Node) -> None:
 
 def _size(graph: Graph, size: torch.SymInt) -> Node | None:
     """Return the node that reads a size from an input, made behind the inputs if there is none; None for another."""
-    for node in graph.nodes:
-        if node.target == _aten.sym_size.int and str(node.meta["val"]) == str(size):
+    known: list[Node] = [node for node in graph.nodes if node.target == _aten.sym_size.int]
+    for node in known:
+        if str(node.meta["val"]) == str(size):
             return node
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs:
