@@ -27,8 +27,8 @@ from bnas_deploy.export.graph import Origin, node_before, origin_of
 Examples = NDArray[Any] | Mapping[str, NDArray[Any]]
 """Those of the only input, or of each by name."""
 
-CALIBRATION_BATCH = 8
-"""Examples that are run at once: enough to keep the threads busy, few enough for all activations to lie in memory."""
+CALIBRATION_BATCH = 2
+"""Examples that are run at once: of BNAS-H six have 0.3 GB more activations, at the peak of an export, than two."""
 
 SMALLEST_RANGE = 1e-6
 """Where a tensor varies less, 8 bits are spread over this much: the scale of a bias is that of the activations times
@@ -87,8 +87,10 @@ def quantize_layers(model: onnx.ModelProto, images: Examples, names: Sequence[st
     compares the unrounded values; and what each gives is float32 again. The classifier's logits are not rounded.
     """
     settings = {"nodes_to_quantize": list(names), "op_types_to_quantize": list(_LAYERS)}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     with temporary_folder() as folder:
-        quantized = _quantize_static(FloatFile.of(model, folder), images, **settings)
+        quantized = _quantize_static(FloatFile.of(copy, folder), images, **settings)
     _give_unrounded(quantized.graph, names)
     _read_unrounded(quantized.graph, names)
     return quantized
@@ -199,13 +201,17 @@ class FloatFile:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, folder: Path) -> "FloatFile":
-        """Write the file into `folder`."""
+        """Write the file into `folder`, its weights beside it; `model` is left without them.
+
+        onnxruntime infers shapes and adds outputs in copies of the file, and maps the weights where they lie by
+        themselves.
+        """
         # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
         add_pre_process_metadata(model)
         path = folder / "float.onnx"
-        onnx.save(model, path)
         excluded = tuple(node.name for node in model.graph.node if _stays_float(node, model.graph))
         batched = frozenset(value.name for value in model.graph.input if _is_batched(value))
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.weights")
         return cls(path, tuple(value.name for value in model.graph.input), batched, excluded)
 
     def examples(self, images: Examples) -> _Examples:
@@ -229,6 +235,7 @@ def _quantize_static(source: FloatFile, images: Examples, **settings: object) ->
             source.path,
             target,
             source.examples(images),
+            use_external_data_format=True,
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
