@@ -295,13 +295,13 @@ def _write_model(
     module = translator.module
     values = captured.values_of(feed[:1])
     # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
-    if translator.recognised == 0:
+    if not translator.recognised:
         _refuse_another_program(captured, values, module, feed)
     # Before the rewriting, which moves signs and scales.
     doubts = find_doubts(captured, values, module, feed, translator.left)
     progress("rewriting its graph")
     log = run(PIPELINE, captured.model)
-    if found := check_activations(captured, feed):
+    if found := check_activations(captured, feed, translator.recognised):
         log.notes.append(str(found))
     path = folder / files.MODEL
     onnx.save(finish(captured.model), path)

@@ -50,7 +50,7 @@ class Translator:
             if isinstance(layer, BinaryConv2d) and layer.scheme.weight_bits == 1
         ]
         self.left: list[Left] = []
-        self.recognised = 0
+        self.recognised: frozenset[str] = frozenset()
         self.has_sums = False
 
     def __call__(self, exported: ExportedProgram) -> ExportedProgram:
@@ -62,7 +62,7 @@ class Translator:
         exported = _functional(exported)
         program = Program(exported)
         found, self.left = self._translatable(program)
-        self.recognised = len(found)
+        self.recognised = frozenset(each.name for each in found)
         if not found:
             return exported
         original = exported.module()

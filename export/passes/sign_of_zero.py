@@ -5,6 +5,7 @@ exactly. Of what is left, a weight of 0 is refused by the pass, and an activatio
 looks at what PyTorch computed for the images of the export.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -47,37 +48,46 @@ class TakeSignOfZero:
 
 @dataclass(frozen=True)
 class SignOfZero:
-    """What `check_activations` looked at: convolutions in which sign(0) is 0, and images that gave none of them a 0."""
+    """What `check_activations` looked at: convolutions in which sign(0) is 0, and images that gave none of them a 0.
+
+    `rounded` counts those that are 0 in the captured program, by its own rounding, and not in the module.
+    """
 
     convolutions: int
     images: int
+    rounded: int = 0
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"sign(0) is 0 in PyTorch and +1 in the bundle: constant channels are exact, and of the rest no activation "
             f"of {self.convolutions} binary convolutions was exactly 0 in {self.images} images"
         )
+        return f"{text}; {self.rounded} became 0 by rounding alone, and count as +1" if self.rounded else text
 
 
-def check_activations(captured: CapturedModel, images: Tensor | Feed) -> SignOfZero | None:
+def check_activations(
+    captured: CapturedModel, images: Tensor | Feed, recognised: Container[str] = ()
+) -> SignOfZero | None:
     """Look for zeros in front of a sign; None if no scheme in the model has sign(0) = 0.
 
     Args:
         captured: the rewritten graph, and the program it was made of.
         images: (N, C, H, W) float32, to look at, or what else the network takes.
+        recognised: layers that were translated. The module itself gave them no 0, or they would be right for one; what
+            stands in front of them is rounded otherwise in the captured program, and may become 0 by chance.
 
     Raises:
-        ExportError: there are some.
+        ExportError: there are some in other layers.
     """
     reads = {str(node.name): node.meta[_READS] for node in captured.model.graph if _READS in node.meta}
     if not reads:
         return None
-    found = [each for each in count_zeros(captured, reads, images) if each.zeros]
-    if found:
+    zeros = [each for each in count_zeros(captured, reads, images) if each.zeros]
+    if found := [each for each in zeros if each.name not in recognised]:
         first = found[0]
         more = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         raise ExportError(
             f"{first.name}: {first.zeros:,} of {first.activations:,} activations in {len(images)} images are exactly "
             f"0{more}, whose sign is 0 in this network's scheme and +1 in the exported one; {_ADVICE}"
         )
-    return SignOfZero(len(reads), len(images))
+    return SignOfZero(len(reads), len(images), sum(each.zeros for each in zeros))

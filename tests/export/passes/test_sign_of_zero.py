@@ -11,6 +11,10 @@ from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.genotype import GENOTYPES
 from bnas_deploy.export import Description, ExportResult, Images, export_checkpoint, export_module
+from bnas_deploy.export.capture import capture
+from bnas_deploy.export.passes import PIPELINE
+from bnas_deploy.export.passes.sign_of_zero import check_activations
+from bnas_deploy.export.rewrite import run
 from bnas_deploy.report import verification
 from bnas_deploy.runtime.pieces import PieceResult
 from bnas_deploy.runtime.session import open_bundle
@@ -99,6 +103,21 @@ def test_activations_that_are_zero_are_counted_and_refused(tmp_path: Path) -> No
         "deviation sign-of-zero)"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_zeros_of_the_programs_rounding_are_counted_and_not_refused() -> None:
+    """The judge has seen that the module gives a recognised layer none; one in two million was refused."""
+    images = torch.randn(4, 1, 6, 6)
+    captured = capture(HalfZero(sign_of_zero=True, relu=True).eval(), (1, 6, 6))
+    run(PIPELINE, captured.model)
+
+    with pytest.raises(ExportError, match=r"^conv: [\d,]+ of 576 activations in 4 images are exactly 0"):
+        check_activations(captured, images, {"another layer"})
+    found = check_activations(captured, images, {"conv"})
+
+    assert found is not None
+    assert found.rounded > 0
+    assert str(found).endswith(f"in 4 images; {found.rounded} became 0 by rounding alone, and count as +1")
 
 
 def test_weights_that_are_zero_are_counted_and_refused(tmp_path: Path) -> None:
