@@ -203,8 +203,7 @@ class FloatFile:
     def of(cls, model: onnx.ModelProto, folder: Path) -> "FloatFile":
         """Write the file into `folder`, its weights beside it; `model` is left without them.
 
-        onnxruntime infers shapes and adds outputs in copies of the file, and maps the weights where they lie by
-        themselves.
+        onnxruntime infers shapes in a copy of the file, which needs no weights, and does not parse them for a session.
         """
         # Otherwise onnxruntime advises to fold BNs and to infer shapes first: the passes and the capture did.
         add_pre_process_metadata(model)
