@@ -2,7 +2,8 @@
 
 Channels that are 0 in every image are constants, and what they add was put into `offset` by DropConstantChannels: 0,
 exactly. Of what is left, a weight of 0 is refused by the pass, and an activation of 0 by `check_activations`, which
-looks at what PyTorch computed for the images of the export.
+looks at what PyTorch computed for the images of the export. Where a layer was recognised, it counts those that the
+program's own rounding makes.
 """
 
 from collections.abc import Container
