@@ -371,7 +371,8 @@ def _kernel_specs() -> str:
     for row in specs():
         counting = row.counting
         layout = (counting.channels, counting.outputs, counting.multiple, counting.padding)
-        numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), row.in_place or len(row.tiles), *layout)))
+        in_place = row.in_place or len(row.tiles)
+        numbers = ", ".join(map(str, (row.vector_bytes, len(row.tiles), in_place, int(row.aligns), *layout)))
         lines.append(f"BNAS_KERNEL_SPEC({row.isa}, {row.cpu_check}, {row.suits}, {counting.name}, {numbers})")
     return "\n".join(lines) + "\n"
 

@@ -50,6 +50,7 @@ class KernelSpec:
     shuffle: str = ""  # with look-ups: LLVM's name of that of bytes; with LUT4X2 an index of 0x80 gives 0
     features: tuple[str, ...] = ()  # LLVM's names of what `cpu` lacks
     in_place: int = 0  # vectors counted at once where they are read across lines of the cache; 0: a whole tile
+    aligns: bool = False  # pixels of short rows are gathered, if only so that loads stay within a line of the cache
 
     @property
     def tile_lanes(self) -> int:
@@ -70,6 +71,7 @@ KERNEL_SPECS = (
         counting=LUT6X2,
         tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 4 to 8 table rows, the rest for sums
         shuffle="llvm.x86.avx512.permvar.qi.512",
+        aligns=True,
     ),
     KernelSpec(
         isa="avx512bw",
@@ -81,6 +83,7 @@ KERNEL_SPECS = (
         counting=LUT4X2,
         tiles=(4, 4, 2, 2),  # 32 registers: 16 accumulators, 6 to 12 table rows, the rest for sums
         shuffle="llvm.x86.avx512.pshuf.b.512",
+        aligns=True,
     ),
     KernelSpec(
         isa="avx2",
@@ -92,6 +95,7 @@ KERNEL_SPECS = (
         counting=LUT4X2,
         tiles=(2, 2, 1, 1),  # 16 registers: 8 accumulators, 3 table rows, the rest for sums
         in_place=2,  # by 2 pairs, which share each load
+        aligns=True,
         shuffle="llvm.x86.avx2.pshuf.b",
     ),
     KernelSpec(

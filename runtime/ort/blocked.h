@@ -26,6 +26,7 @@ typedef struct KernelSpec {
     int64_t vector_bytes;
     int64_t vectors;  /* in a tile, at most */
     int64_t in_place; /* counted at once where pixels are read across lines of the cache */
+    bool aligns;
     int64_t channels, outputs, multiple, padding;
     BnasPack* pack;
     BnasCount* count;
@@ -50,6 +51,7 @@ enum {
     MOST_MARGIN_BYTES = 1 << 24, /* of the planes of an image without pixels; more padding is not worth writing out */
     PACK_PIXELS = 4096,          /* packed at a time, before they are spread over the planes */
     GATHERED_BYTES = 24576,      /* of a tile, at most where that leaves a vector: they stay in the first-level cache */
+    ALIGNED_TILES = 2,           /* at least, if tiles are gathered for alignment alone: threads share out whole ones */
     LONG_ROW = 48,               /* from so many pixels on, the epilogue takes row by row */
 };
 

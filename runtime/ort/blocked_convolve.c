@@ -202,8 +202,18 @@ static void convolve_in_place(const BnasRun* run, const KernelSpec* spec, int64_
     }
 }
 
-/* gathered: (steps, tile + WIDEST), the bytes of pixels `lanes` of all images together. Copies are whole vectors:
- * what they write too much, the next row overwrites, or lies in the room behind the tile. */
+/* The same stretch of pixels for every step. In line, a piece of as many bytes is a few instructions. */
+static inline void gather_stretch(const Plan* plan, const int32_t* offsets, const uint8_t* from, int64_t pieces,
+                                  int64_t bytes, uint8_t* to) {
+    for (int64_t step = 0; step < plan->steps; ++step) {
+        for (int64_t i = 0; i < pieces * bytes; i += bytes) {
+            memcpy(to + step * (plan->tile + WIDEST) + i, from + offsets[step] + i, (size_t)bytes);
+        }
+    }
+}
+
+/* gathered: (steps, tile + WIDEST), the bytes of pixels `lanes` of all images together. Pieces are whole: what they
+ * write too much, the next row overwrites, or lies in the room behind the tile. */
 static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gathered) {
     const Plan* plan = the_plan(run);
     const int64_t width = run->out_size[1], pixels = run->out_size[0] * width;
@@ -213,10 +223,12 @@ static void gather(const BnasRun* run, int64_t group, Range lanes, uint8_t* gath
         length = smaller(width - x, lanes.end - lane);
         const uint8_t* from = blocked_of(run, image, group) + y * plan->row_bytes + x;
         uint8_t* to = gathered + lane - lanes.first;
-        for (int64_t step = 0; step < plan->steps; ++step) {
-            for (int64_t i = 0; i < length; i += 16) {
-                memcpy(to + step * (plan->tile + WIDEST) + i, from + offsets[step] + i, 16);
-            }
+        if (length <= 16) {
+            gather_stretch(plan, offsets, from, 1, 16, to);
+        } else if (length <= 32) {
+            gather_stretch(plan, offsets, from, 1, 32, to);
+        } else {
+            gather_stretch(plan, offsets, from, ceil_div(length, 32), 32, to);
         }
     }
 }

@@ -37,7 +37,8 @@ static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t l
     const int64_t fewer = run->batch * vectors - ceil_div(run->batch * pixels, vector_bytes);
     const int64_t copies = run->batch * run->out_size[0] * ceil_div(run->out_size[1], 16);
     const bool fits = steps_of(run->conv, spec) * tile_lanes(spec) <= GATHERED_BYTES;
-    const bool aligns = spec->in_place < spec->vectors && lanes > pixels && fits;
+    const bool shares = run->batch * pixels > (ALIGNED_TILES - 1) * tile_lanes(spec);
+    const bool aligns = spec->aligns && lanes > pixels && fits && shares;
     const int64_t aligned = aligns ? run->batch * saved_by_alignment(run, spec, vectors) : 0;
     return fewer * weight_rows(run->conv, spec) + aligned > 2 * copies;
 }

@@ -193,6 +193,9 @@ EDGES = {
     "chunks": Case(size=(4, 4), channels=255, channels_out=16),
     "gathered": Case(size=(8, 8), channels=40, channels_out=150),
     "gathered, stride 2": Case(size=(15, 15), channels=40, channels_out=150, strides=(2, 2)),
+    # Only so that loads are aligned: in pieces of 32 bytes, whose last one ends past the row or past the tile.
+    "gathered for aligned loads": Case(size=(17, 33), channels=36, channels_out=36),
+    "gathered for aligned loads, 30 wide": Case(size=(19, 30), channels=36, channels_out=36),
     # Lanes are channels where these fill vectors better than the pixels do; pixels go in pairs then.
     "dense": Case(size=(1, 1), channels=70, channels_out=330, kernel=(1, 1), pads=(0, 0, 0, 0)),
     "dense under padding": Case(size=(1, 1), channels=37, channels_out=64),
