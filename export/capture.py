@@ -84,15 +84,17 @@ class CapturedModel:
         """The names that the program has for what it answers; several outputs may be one value."""
         return tuple(map(str, self.program.graph_signature.user_outputs))
 
-    def values_of(self, images: Tensor | Feed) -> dict[str, Tensor]:
+    def values_of(self, images: Tensor | Feed, off_zero: Container[str] = ()) -> dict[str, Tensor]:
         """Run the program in PyTorch and return what it computes by name, that of the program.
 
         Inputs and outputs have their own names as well, where no other value has them.
 
         Args:
             images: (N, C, H, W) float32, or what else the network takes.
+            off_zero: names of values whose zeros are the smallest positive number instead, here and in what is made of
+                them.
         """
-        recorder, feed = _Recorder(self.network), feed_of(images)
+        recorder, feed = _Recorder(self.network, off_zero), feed_of(images)
         with torch.no_grad():
             answers = tensors_in(recorder.run(*feed.tensors))
         values = recorder.values | dict(zip(self.input_values, feed.tensors, strict=True))
@@ -140,12 +142,15 @@ class _Noisy(torch.fx.Interpreter):
 class _Recorder(torch.fx.Interpreter):
     """Runs an FX program and keeps every tensor that it computes."""
 
-    def __init__(self, module: torch.fx.GraphModule) -> None:
+    def __init__(self, module: torch.fx.GraphModule, off_zero: Container[str]) -> None:
         super().__init__(module)
         self.values: dict[str, Tensor] = {}
+        self.off_zero = off_zero
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
+        if n.name in self.off_zero:
+            result = torch.where(result == 0, torch.finfo(result.dtype).tiny, result)
         if isinstance(result, Tensor) and n.op != "get_attr":  # weights, which nobody asks for by this name
             self.values[n.name] = result
         return result

@@ -58,7 +58,7 @@ from bnas_deploy.export.layer_costs import layer_costs
 from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import other_floats, own_doing, prepared
 from bnas_deploy.export.passes import PIPELINE
-from bnas_deploy.export.passes.sign_of_zero import check_activations
+from bnas_deploy.export.passes.sign_of_zero import check_activations, zero_by_chance
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
@@ -293,7 +293,7 @@ def _write_model(
     """
     progress("comparing its graph with PyTorch")
     module = translator.module
-    values = captured.values_of(feed[:1])
+    values = captured.values_of(feed[:1], zero_by_chance(captured.model, translator.recognised))
     # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
     if not translator.recognised:
         _refuse_another_program(captured, values, module, feed)

@@ -66,6 +66,19 @@ class SignOfZero:
         return f"{text}; {self.rounded} became 0 by rounding alone, and count as +1" if self.rounded else text
 
 
+def zero_by_chance(model: ir.Model, recognised: Container[str]) -> frozenset[str]:
+    """Return the values, by name, of which a 0 is the captured program's own rounding, before any rewriting.
+
+    They are what recognised layers take the sign of. The module gave those no 0, or they would be right for one. So
+    where PyTorch's values are recorded for the bundle, such a 0 is to be a number with a sign.
+    """
+    return frozenset(
+        origin_of(input_of(node, "X")).name
+        for node in model.graph
+        if is_binary_conv(node) and SIGN_OF_ZERO in node.attributes and str(node.name) in recognised
+    )
+
+
 def check_activations(
     captured: CapturedModel, images: Tensor | Feed, recognised: Container[str] = ()
 ) -> SignOfZero | None:

@@ -1,5 +1,6 @@
 """Networks as their authors write them are recognised, translated and judged; others are left float, or named."""
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export.capture import _Recorder
 from bnas_deploy.report.verification import describe_export
 
 Translate = Callable[[nn.Module, Tensor], tuple[Any, Callable[[Tensor], Tensor]]]
@@ -147,6 +149,32 @@ def test_a_sign_is_exact_for_zeros_unless_something_moves_values_off_zero(
     black = torch.zeros_like(images)
     with torch.no_grad():
         assert (translated(black) - module(black)).abs().max() < 1e-5
+
+
+def test_a_zero_that_the_programs_rounding_makes_is_no_difference(
+    networks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A convolution of one image may be rounded otherwise than that of four; so the BN behind it may be 0 in one."""
+    module, images = networks.settled(InFront(networks, lambda plain, norm, shift: norm)), _images(networks, 4)
+    description = Description({"name": "in front"}, None, Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3), {})
+    with torch.no_grad():
+        bias, norm = module.norm.bias, lambda: module.norm(module.stem(images))[0, 0, 0, 0].item()
+        bias[0] -= norm()
+        while norm() <= 0:
+            bias[0] = torch.nextafter(bias[0], torch.tensor(1.0))
+        assert norm() < 1e-6
+
+    def rounded(recorder: _Recorder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = torch.fx.Interpreter.call_function(recorder, target, args, kwargs)
+        if target is operator.getitem:  # the results of a BN
+            result[0, 0, 0, 0] = 0
+        return result
+
+    monkeypatch.setattr(_Recorder, "call_function", rounded, raising=False)
+
+    result = export_module(module, None, tmp_path / "bundle", Images(images), description)
+
+    assert result.layers[0].activations.startswith(SIGN)
 
 
 class SignOfSign(nn.Module):
