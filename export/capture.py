@@ -35,7 +35,7 @@ from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.data_attribute import TracedData
 from bnas_deploy.export.decompose import lightly_decomposed
-from bnas_deploy.export.foreign.operations import place_of
+from bnas_deploy.export.foreign.operations import name_layers_of_none, place_of
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
 from bnas_deploy.export.inputs import Feed, feed_of
@@ -189,6 +189,7 @@ def capture(
         program = _program(frozen, example, module, free_batch=batch is None)
         _refuse_unused(program, feed.names, type(module).__name__)
         program = program if translate is None else translate(program)
+        name_layers_of_none(program.graph)
         captured = _translated(program, module, feed.names, tuple(outputs))
     graph = captured.model.graph
     for node in graph:

@@ -75,6 +75,7 @@ _TRANSLATED = frozenset(
         _aten.split_with_sizes.default,
         _aten.sqrt.default,
         _aten.squeeze.dim,
+        _aten.squeeze.dims,
         _aten.sub.Tensor,
         _aten.sum.dim_IntList,
         _aten.sym_size.int,

@@ -10,6 +10,8 @@ from torch.fx import Node
 
 from bnas_deploy.export.foreign.left_float import REGISTER, Left, NotTranslated
 from bnas_deploy.export.foreign.operations import (
+    DENSE,
+    LAYERS,
     called,
     is_along,
     is_elementwise,
@@ -35,8 +37,6 @@ IMAGES = -3
 FEATURES = -1
 """Axis of the channels, from the end."""
 
-_DENSE = frozenset({"linear", "matmul", "mm", "addmm"})
-_CONVOLUTIONS = frozenset({"conv2d", "convolution"})
 _TRANSPOSED = ("a transposed convolution, which no binary operator is", "upsample, and convolve then")
 _LEFT_FLOAT = {
     "conv1d": (
@@ -137,7 +137,7 @@ def named_layers(program: Program) -> list[tuple[str, Node]]:
     named = []
     for node in program.exported.graph.nodes:
         name = operation(node)
-        if name not in _DENSE | _CONVOLUTIONS | _LEFT_FLOAT.keys() | {"binary_conv2d", "zeroise"}:
+        if name not in LAYERS | {"binary_conv2d", "zeroise"}:
             continue
         path = path_of(node) or node.name
         counts[path] = counts.get(path, 0) + 1
@@ -158,7 +158,7 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
     if transposed and weight in program.varying and x not in program.varying:
         raise NotTranslated("its weights stand on the left of what they multiply", "write it as F.conv2d or F.linear")
     weights = weights_of(program, weight, transposed=transposed)
-    axis = FEATURES if kind in _DENSE else IMAGES
+    axis = FEATURES if kind in DENSE else IMAGES
     if len(shape_of(x)) < 2 or (axis == IMAGES and len(shape_of(x)) != 4):
         raise NotTranslated(f"it reads a tensor of {len(shape_of(x))} axes", "give it images (N, C, H, W)")
     if weights.value.ndim != (2 if axis == FEATURES else 4):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 _ALONE = frozenset({
     "__and__", "__or__", "__xor__", "_to_copy", "abs", "absolute", "add", "addcdiv", "addcmul", "alias", "atan",
@@ -65,6 +65,25 @@ def path_of(node: Node) -> str:
     """Return the path of the module in whose forward a node is; "" for the whole module."""
     scopes = list(node.meta.get("nn_module_stack", {}).values())
     return str(scopes[-1][0]) if scopes and not str(scopes[-1][0]).startswith("_empty_nn_module") else ""
+
+
+DENSE = frozenset({"linear", "matmul", "mm", "addmm"})
+LAYERS = DENSE | {
+    "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "bmm",
+    "einsum",
+}  # fmt: skip
+"""Operations that multiply by weights, or may."""
+
+
+def name_layers_of_none(graph: Graph) -> None:
+    """Give each layer that is in no module but the whole network one of its own, which has the name of its result.
+
+    The exported graph calls it after that, even if PyTorch traces the program again, and numbers its nodes anew.
+    """
+    for node in graph.nodes:
+        if operation(node) in LAYERS and not path_of(node):
+            own = {node.name: (node.name, operation(node))}
+            node.meta["nn_module_stack"] = {**node.meta.get("nn_module_stack", {}), **own}
 
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')

@@ -96,10 +96,12 @@ class _Writer:
         graph.erase_node(found.node)
         return result
 
-    def _call(self, target: Any, *arguments: Any) -> Node:
-        """Add a node. It has no value on fake tensors, since computing one here would fix the number of images."""
+    def _call(self, target: Any, *arguments: Any, value: Any = None) -> Node:
+        """Add a node, with its value on fake tensors if that is known: without, PyTorch has to trace all again."""
         node: Node = self.program.graph.call_function(target, arguments)
         node.meta["nn_module_stack"] = self.found.node.meta.get("nn_module_stack", {})
+        if value is not None:
+            node.meta["val"] = value
         return node
 
     def _convolve(self, target: Any, *arguments: Any) -> Node:
@@ -116,23 +118,21 @@ class _Writer:
         return self._of_its_shape(node)
 
     def _of_its_shape(self, node: Node) -> Node:
-        """Give a node with images of the result's shape the layer's own value, so that none has to be computed."""
-        if not self.found.is_dense and "val" in self.found.node.meta:
-            node.meta["val"] = self.found.node.meta["val"]
+        """Give a node with images of the result the value that the layer's own result has."""
+        value = _fake(self.found.node)
+        if value is not None and (not self.found.is_dense or value.ndim == 2):
+            node.meta["val"] = value[..., None, None] if self.found.is_dense else value
         return node
 
     def _moved(self) -> Node:
         """Return what the layer takes signs of, moved as its activations are."""
-        x = self.source
+        x, alike = self.source, _are_alike(self.found.source, self.found.activations)
         for move in self.found.moves:
-            x = self._call(move.target, x, *move.args[1:]) if not move.kwargs else self._moved_by(move, x)
+            assert callable(move.target)
+            node: Node = self.program.graph.call_function(move.target, (x, *move.args[1:]), dict(move.kwargs))
+            node.meta = {key: value for key, value in move.meta.items() if alike or key != "val"}
+            x = node
         return x
-
-    def _moved_by(self, move: Node, x: Node) -> Node:
-        assert callable(move.target)
-        node: Node = self.program.graph.call_function(move.target, (x, *move.args[1:]), dict(move.kwargs))
-        node.meta = {key: value for key, value in move.meta.items() if key != "val"}
-        return node
 
     def _pixels(self, x: Node) -> Node:
         """Return the rows of a dense layer as images of one pixel; images are as they are."""
@@ -140,14 +140,18 @@ class _Writer:
             return x
         if len(shape_of(self.found.node)) != 2:
             x = self._call(torch.ops.aten.reshape.default, x, [-1, self.found.weights.value.shape[1]])
-        return self._call(torch.ops.aten.unsqueeze.default, self._call(torch.ops.aten.unsqueeze.default, x, -1), -1)
+        for _ in range(2):
+            value = _fake(x)
+            x = self._call(torch.ops.aten.unsqueeze.default, x, -1, value=None if value is None else value[..., None])
+        return x
 
     def _like_result(self, y: Node) -> Node:
         """Return y in the shape that the layer's own result has."""
         if not self.found.is_dense:
             return y
-        y = self._call(torch.ops.aten.squeeze.dims, y, [-2, -1])
         shape = shape_of(self.found.node)
+        value = _fake(self.found.node) if len(shape) == 2 else None
+        y = self._call(torch.ops.aten.squeeze.dims, y, [-2, -1], value=value)
         if len(shape) == 2:
             return y
         # One size may be a symbol, which reshape finds out by itself.
@@ -168,6 +172,18 @@ class _Writer:
         signature.input_specs.insert(place, spec)
         program.state_dict[unique] = value
         return node
+
+
+def _fake(node: Node) -> FakeTensor | None:
+    """Return the value of a node on fake tensors; None where it has none."""
+    value = node.meta.get("val")
+    return value if isinstance(value, FakeTensor) else None
+
+
+def _are_alike(one: Node, other: Node) -> bool:
+    """Tell whether two nodes are known to have values of one shape and type."""
+    values = _fake(one), _fake(other)
+    return None not in values and len({(str(value.shape), value.dtype) for value in values if value is not None}) == 1
 
 
 def _fake_mode(program: ExportedProgram) -> FakeTensorMode:

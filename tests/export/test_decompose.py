@@ -57,6 +57,7 @@ class Other(nn.Module):
         rows = self.vectors(torch.bmm(x[:, 0], x[:, 1])[:, :4].permute(0, 2, 1)[:, :4])
         wide = x[:, :1].expand(-1, 4, -1, -1).detach()
         pooled = x.amax((2, 3)) + x.sum((2, 3)) * x.mean() + wide.mean(3, keepdim=True).squeeze(3).mean(2)
+        pooled = pooled[:, :, None, None].squeeze((2, 3))
         return torch.cat((pooled, rows.view(x.size(0), -1)), 1)
 
 

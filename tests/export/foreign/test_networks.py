@@ -398,6 +398,29 @@ def test_layers_of_functional_code_have_one_name(networks: ModuleType, tmp_path:
     assert "\ndropped " not in describe_export(result)
 
 
+class TracedTwice(nn.Module):
+    """Functional code with a pooling for whose decomposition PyTorch traces all again, and numbers nodes anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = (8, 3, 3, 3), (8, 8, 3, 3), (8, 8, 3, 3), (8, 8, 1, 1), (6, 72), (5, 6)
+        self.weights = nn.ParameterList(torch.randn(shape) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, binary, second, third, dense, last = self.weights
+        x = F.conv2d(x, first)
+        x = F.conv2d((x - 0.1).sign(), binary.sign(), padding=1) + x
+        x = F.adaptive_avg_pool2d(F.conv2d(F.conv2d(x, second, padding=1), third), 3)
+        return F.linear(F.linear((x.flatten(1) - 0.1).sign(), dense.sign()), last)
+
+
+def test_names_of_functional_code_are_those_of_its_first_trace(networks: ModuleType, tmp_path: Path) -> None:
+    result = _export(networks.settled(TracedTwice()), networks, tmp_path / "bundle")
+    layers = result.bundle.manifest.layers
+    assert [layer.name for layer in layers] == ["conv2d", "conv2d_1", "conv2d_2", "conv2d_3", "linear", "linear_1"]
+    assert [layer.name for layer in layers if layer.weight_bits == 1] == ["conv2d_1", "linear"]
+
+
 def test_layers_that_are_in_no_file_are_told(networks: ModuleType, tmp_path: Path) -> None:
     result = _export(networks.settled(Functional()), networks, tmp_path / "bundle")
     gone = [replace(layer, name=f"{layer.name} of old") for layer in result.layers]
