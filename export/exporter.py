@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from bnas_deploy.core.bundle import (
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.files import temporary_folder
 from bnas_deploy.core.float_layers import FloatLayers, check_network, network_name, read_float_layers
-from bnas_deploy.core.memory import give_back
+from bnas_deploy.core.memory import give_back, old_objects_left_alone
 from bnas_deploy.core.model_card import write_card
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.npz import write_arrays
@@ -43,6 +44,7 @@ from bnas_deploy.export.foreign.translate import Translator
 from bnas_deploy.export.foreign.understood import Understood
 from bnas_deploy.export.given import (
     TWIN,
+    Asked,
     Images,
     Progress,
     answers_to,
@@ -59,10 +61,11 @@ from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import other_floats, own_doing, prepared
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations, zero_by_chance
+from bnas_deploy.export.quantization import FloatFile
 from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
-from bnas_deploy.export.twins import compare_float_twin, float_twin, write_int8_twin, write_twin_files
+from bnas_deploy.export.twins import TwinAnswers, compare_float_twin, float_twin, write_int8_twin, write_twin_files
 from bnas_deploy.export.vectors import largest_of, output_tolerances
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
@@ -191,6 +194,7 @@ def export_module(
 
 
 @_without_fast_paths()
+@old_objects_left_alone()
 def _export(
     module: nn.Module,
     twin: nn.Module | None,
@@ -222,33 +226,18 @@ def _export(
         check_same_outputs(network, asked(twin, images, description, TWIN))
         check_twin(twin)
     examples = example_arrays(network, answers, images.labels, description)
-    with new_bundle(path) as folder:
+    with new_bundle(path) as folder, temporary_folder() as scratch:
         write_arrays(folder / files.IMAGES, examples)
-        progress("capturing its graph")
         translator = Translator(module, feed)
-        captured = capture(translator.module, feed, outputs=network.outputs, translate=translator)
-        _check_layers(module, translator)
-        before = captured.copy()
-        values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
-        values = {} if float_layers == "float" else values
+        keep = float_layers != "float"
+        written = _write_networks(translator, module, twin, network, folder, scratch, progress, keep_values=keep)
         said = converted, labels_twice(description.labels), sampled() if translator.recognised else None
-        log.notes += [note for note in said if note]
-        doubts = replace(doubts, weights=description.doubt)
-        progress("making its float twin")
-        made = float_twin(before, translator, twin, feed)
-        graph = captured.model
-        del captured, before  # with their program they hold a float for every sign
-        give_back()
-        outputs, some = network.outputs, feed[:TWIN_IMAGES]
-        with temporary_folder() as scratch:
-            source, twin_network = write_twin_files(made.model, folder, scratch), made.network
-            del made
-            give_back()
-            of_twin = compare_float_twin(twin_network, outputs, folder, some)
-            del twin_network
-            progress("quantising its int8 twin")
-            int8_difference = write_int8_twin(source, outputs, folder, some, of_twin.arrays)
-        manifest = _manifest(graph, description, verification, folder)
+        written.log.notes += [note for note in said if note]
+        doubts = replace(written.doubts, weights=description.doubt)
+        progress("quantising its int8 twin")
+        of_twin, some = written.of_twin, feed[:TWIN_IMAGES]
+        int8_difference = write_int8_twin(written.twin_model, network.outputs, folder, some, of_twin.arrays)
+        manifest = _manifest(written.graph, description, written.verification, folder)
         progress("verifying the bundle")
         result = _verified(folder, manifest)
         if float_layers != "float":
@@ -256,14 +245,60 @@ def _export(
             choose: Choose = all_of_them
             if float_layers == "auto":
                 choose = partial(choose_layers, Bundle(folder, manifest), feed, table, progress)
-            manifest = quantize_float_layers(Bundle(folder, manifest), feed, examples, graph, values, choose)
+            given = Bundle(folder, manifest), feed, examples, written.graph, written.values
+            manifest = quantize_float_layers(*given, choose)
             progress("verifying the bundle with int8 layers")
             result = _verified(folder, manifest)
         write_card(folder, bundle_card(Bundle(folder, manifest), description, result, doubts))
     layers = tuple(translator.layers)
     return ExportResult(
-        read_bundle(path), log, result, of_twin.difference, int8_difference, of_twin.spread, doubts, layers
+        read_bundle(path), written.log, result, of_twin.difference, int8_difference, of_twin.spread, doubts, layers
     )
+
+
+class _Written(NamedTuple):
+    """What was learnt while the model and the float twin were written, and the twin's model for who quantises it."""
+
+    graph: ir.Model
+    values: Mapping[str, Tensor]
+    log: RewriteLog
+    verification: Verification
+    doubts: Doubts
+    twin_model: FloatFile
+    of_twin: TwinAnswers
+
+
+def _write_networks(
+    translator: Translator,
+    module: nn.Module,
+    twin: nn.Module | None,
+    network: Asked,
+    folder: Path,
+    scratch: Path,
+    progress: Progress,
+    *,
+    keep_values: bool,
+) -> _Written:
+    """Write the model and its float twin, each compared with PyTorch, and keep PyTorch's values if they are needed.
+
+    The captured graphs and their program hold a float for every sign, and are let go of as soon as may be.
+    """
+    progress("capturing its graph")
+    feed = network.feed
+    captured = capture(translator.module, feed, outputs=network.outputs, translate=translator)
+    _check_layers(module, translator)
+    before, graph = captured.copy(), captured.model
+    values, log, verification, doubts = _write_model(captured, translator, folder, feed, progress)
+    values = values if keep_values else {}
+    progress("making its float twin")
+    made = float_twin(before, translator, twin, feed)
+    del captured, before
+    give_back()
+    twin_model, twin_network = write_twin_files(made.model, folder, scratch), made.network
+    del made
+    give_back()
+    of_twin = compare_float_twin(twin_network, network.outputs, folder, feed[:TWIN_IMAGES])
+    return _Written(graph, values, log, verification, doubts, twin_model, of_twin)
 
 
 def _verified(folder: Path, manifest: Manifest) -> VerifyResult:

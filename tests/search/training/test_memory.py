@@ -335,6 +335,19 @@ def test_a_command_without_memory_ends_with_a_line() -> None:
         raise MemoryError
 
 
+def test_old_objects_are_set_aside_unless_a_program_has_done_so() -> None:
+    with common.old_objects_left_alone():
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        with common.old_objects_left_alone():
+            pass
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+
+
 _FAULTS = """
 import ctypes
 import resource
