@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
 from bnas_deploy.export.foreign.left_float import REGISTER, Left, NotTranslated
+from bnas_deploy.export.foreign.moves import MOVES, axis_behind, fitting, moved
 from bnas_deploy.export.foreign.operations import (
     DENSE,
+    FEATURES,
+    IMAGES,
     LAYERS,
     called,
     is_along,
-    is_elementwise,
     line_of,
     operation,
     path_of,
@@ -32,10 +33,6 @@ from bnas_deploy.export.foreign.program import (
 from bnas_deploy.export.foreign.steps import NoSteps, Steps, joined_steps, steps_of
 from bnas_deploy.export.foreign.weights import Weights, weights_of
 from bnas_deploy.search.nn.geometry import Pair, keeping_the_size
-
-IMAGES = -3
-FEATURES = -1
-"""Axis of the channels, from the end."""
 
 _TRANSPOSED = ("a transposed convolution, which no binary operator is", "upsample, and convolve then")
 _LEFT_FLOAT = {
@@ -168,10 +165,10 @@ def _binary_layer(program: Program, name: str, node: Node) -> Found:
     bias = _bias(program, bias_node, len(weights.value))
     window = Window() if axis == FEATURES else _window(node, weights.value)
     padded, window, pad_value = (x, window, 0.0) if axis == FEATURES else _padded(x, window)
-    activations, moves = _moved(padded)
-    source_axis = _axis_behind(moves, axis, activations)
+    activations, moves = moved(padded)
+    source_axis = axis_behind(moves, axis, activations)
     source, source_steps = _activation(program, activations, source_axis)
-    steps = _fitting(source_steps, moves, int(weights.value.shape[1]) * window.groups)
+    steps = fitting(source_steps, moves, int(weights.value.shape[1]) * window.groups)
     return Found(
         name=name,
         node=node,
@@ -252,72 +249,6 @@ def _padded(x: Node, window: Window) -> tuple[Node, Window, float]:
     (up, across), (below, beside) = window.padding, window.extra_padding
     padding, extra = (up + top, across + left), (below + bottom - top, beside + right - left)
     return inner, replace(window, padding=padding, extra_padding=extra), float(number)
-
-
-_LISTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split"})
-_KEEP_CHANNELS = frozenset({"max_pool2d", "pad", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d"})
-MOVES = _KEEP_CHANNELS | _LISTS | {
-    "channel_shuffle", "flatten", "flip", "movedim", "narrow", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape",
-    "repeat", "repeat_interleave", "reshape_as", "roll", "select", "slice", "squeeze", "swapaxes", "swapdims", "tile",
-    "transpose", "unflatten", "unsqueeze", "view", "view_as",
-}  # fmt: skip
-"""Operations whose every result is one of the elements, and for a max pool that of the largest x."""
-
-
-def _moved(x: Node) -> tuple[Node, tuple[Node, ...]]:
-    """Return what is moved to become x, and the operations that do it: the first one first."""
-    moves: list[Node] = []
-    while _is_move(x := _picked(x)):
-        if operation(x) == "pad" and (len(x.args) < 3 or x.args[2] == "constant"):
-            break
-        moves.insert(0, x)
-        x = x.args[0]  # type: ignore[assignment]  # what a move reads is a node
-    return x, tuple(moves)
-
-
-def _is_move(x: Node) -> bool:
-    read = x.args[0] if x.args else None
-    return isinstance(read, Node) and (
-        operation(x) in MOVES or (operation(x) == "getitem" and operation(read) in _LISTS)
-    )
-
-
-def _picked(x: Node) -> Node:
-    """Return the tensor that x is, where it is picked out of those that were stacked along the same axis."""
-    stack = x.args[0] if operation(x) == "select" else None
-    while isinstance(stack, Node) and operation(stack) == "slice" and is_elementwise(stack):
-        stack = stack.args[0]
-    if not isinstance(stack, Node) or operation(stack) != "stack":
-        return x
-    (parts, *axis), (_, of_x, number) = stack.args, x.args
-    rank = len(shape_of(stack))
-    same = isinstance(of_x, int) and of_x % rank == int((*axis, 0)[0]) % rank  # type: ignore[arg-type]  # as schemas say
-    return _picked(parts[number]) if same else x  # type: ignore[index,arg-type]  # as above
-
-
-def _axis_behind(moves: Sequence[Node], axis: int, activations: Node) -> int:
-    if all(operation(move) in _KEEP_CHANNELS for move in moves):
-        return axis
-    return IMAGES if len(shape_of(activations)) == 4 else FEATURES
-
-
-def _fitting(steps: Steps, moves: Sequence[Node], channels: int) -> Steps:
-    """Return the steps for each channel that is convolved.
-
-    Raises:
-        NotTranslated: the channels differ and are moved, or a max pool takes the other end of a falling one.
-    """
-    if any(operation(move) == "max_pool2d" for move in moves) and steps.falling.any():
-        raise NotTranslated("a max pool is between its falling activations and it", "pool in front of the sign")
-    if all(operation(move) in _KEEP_CHANNELS for move in moves):
-        return steps
-    if not (steps.thresholds == steps.thresholds[:, :1]).all() or steps.falling.any() != steps.falling.all():
-        raise NotTranslated(
-            f"its activations have a threshold for each channel, and {place_of(moves[0])} moves channels",
-            "take the sign behind that",
-        )
-    thresholds = np.repeat(steps.thresholds[:, :1], channels, axis=1)
-    return replace(steps, thresholds=thresholds, falling=np.repeat(steps.falling[:1], channels))
 
 
 def _activation(program: Program, activations: Node, axis: int) -> tuple[Node, Steps]:

@@ -67,6 +67,10 @@ def path_of(node: Node) -> str:
     return str(scopes[-1][0]) if scopes and not str(scopes[-1][0]).startswith("_empty_nn_module") else ""
 
 
+IMAGES = -3
+FEATURES = -1
+"""Axis of the channels, from the end."""
+
 DENSE = frozenset({"linear", "matmul", "mm", "addmm"})
 LAYERS = DENSE | {
     "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "bmm",

@@ -9,8 +9,9 @@ from torch.fx import Node
 
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.foreign.judge import BATCH, REFUSED, Seen, compare_layers, compare_whole
-from bnas_deploy.export.foreign.layers import MOVES, Found, binary_layers, left_float
+from bnas_deploy.export.foreign.layers import Found, binary_layers, left_float
 from bnas_deploy.export.foreign.left_float import Left, NotTranslated
+from bnas_deploy.export.foreign.moves import MOVES
 from bnas_deploy.export.foreign.operands import check_translatable, translation_of
 from bnas_deploy.export.foreign.operations import IDENTITIES, operation, values_read
 from bnas_deploy.export.foreign.program import Program

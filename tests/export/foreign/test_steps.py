@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnas_deploy.export.foreign.layers import IMAGES
-from bnas_deploy.export.foreign.operations import operation
+from bnas_deploy.export.foreign.operations import IMAGES, operation
 from bnas_deploy.export.foreign.program import Function, NotElementwise, Program, never_negative, sources_of
 from bnas_deploy.export.foreign.steps import NoSteps, Steps, steps_of
 
