@@ -7,7 +7,8 @@ decides a bit is computed again by another library. torch.onnx's dynamo exporter
   finished operator, but its weights are still float ±1, (O, C/groups, KH, KW); the pass PackWeights packs them. With a
   scheme whose sign(0) is 0 a weight may be 0, and the node has an attribute that the pass TakeSignOfZero takes away;
 * a Zeroise layer is `bnas.Zeroise`, which no finished model holds;
-* convolutions and matrix products are named after their module, such as `cells.3.edges.1.conv`;
+* nodes are named after their module: convolutions and matrix products as it is, such as `cells.3.edges.1.conv`, others
+  with their operator, such as `cells.3/Add`;
 * every value has the name of the value in PyTorch's exported program, which `CapturedModel.values_of` computes.
 """
 
@@ -35,7 +36,7 @@ from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.data_attribute import TracedData
 from bnas_deploy.export.decompose import lightly_decomposed
-from bnas_deploy.export.foreign.operations import name_layers_of_none, place_of
+from bnas_deploy.export.foreign.operations import is_of_none, name_layers_of_none, place_of
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
 from bnas_deploy.export.inputs import Feed, feed_of
@@ -327,19 +328,24 @@ def _quiet_exporter() -> Iterator[None]:
 # --- tidying the captured graph -------------------------------------------------------------------------------------
 
 
-def _name_after_modules(graph: ir.Graph) -> None:
-    """Name each node with weights after the module that it came from, so that people and both twins agree on names.
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
-    What is in no module but the whole network is named as PyTorch's program names its result, such as conv2d_1.
+
+def _name_after_modules(graph: ir.Graph) -> None:
+    """Name each node after the module in whose forward it is, so that people and both twins agree on names.
+
+    A layer with weights has the module's path, any other node the path and its operator: blocks.0/Add#2 is the second
+    sum there. What is in no module but the whole network is named as PyTorch's program names its result, such as
+    conv2d_1.
     """
     taken: dict[str, int] = {}
     for node in graph:
-        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.domain != operators.DOMAIN:
-            continue
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        path = str((scopes[-2] if len(scopes) > 1 else "") or node.outputs[0].name)
-        taken[path] = taken.get(path, 0) + 1
-        node.name = path if taken[path] == 1 else f"{path}#{taken[path]}"
+        path = str(scopes[-2]) if len(scopes) > 1 and not is_of_none(str(scopes[-2])) else ""
+        is_layer = node.op_type in _LAYERS or node.domain == operators.DOMAIN
+        name = (path if is_layer else f"{path}/{node.op_type}") if path else str(node.outputs[0].name)
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def _check_ranks(graph: ir.Graph) -> None:

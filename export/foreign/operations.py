@@ -64,7 +64,12 @@ def operation(node: Node) -> str:
 def path_of(node: Node) -> str:
     """Return the path of the module in whose forward a node is; "" for the whole module."""
     scopes = list(node.meta.get("nn_module_stack", {}).values())
-    return str(scopes[-1][0]) if scopes and not str(scopes[-1][0]).startswith("_empty_nn_module") else ""
+    return "" if not scopes or is_of_none(str(scopes[-1][0])) else str(scopes[-1][0])
+
+
+def is_of_none(scope: str) -> bool:
+    """Tell whether PyTorch made up a scope for a node that no module made, such as one that reads a size."""
+    return scope.startswith("_empty_nn_module")
 
 
 IMAGES = -3

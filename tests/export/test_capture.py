@@ -77,6 +77,26 @@ def test_layers_are_operators_named_after_their_modules(captured: CapturedModel)
     assert real == ["real", "skip", "head.2"]
 
 
+class Blocks(nn.Module):
+    """Sums in a module's forward, a BN that is one, and functions of the whole network's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Everything(), Everything()])
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.blocks[0](x) + self.blocks[1](x).abs()))
+
+
+def test_other_nodes_are_named_after_the_module_whose_forward_has_them() -> None:
+    names = [node.name for node in capture(Blocks().eval(), SHAPE).model.graph]
+    assert {"blocks.0/Add", "blocks.0/Add#2", "blocks.1/Add", "blocks.1/Add#2"} <= set(names)
+    assert {"norm/BatchNormalization", "blocks.0.head.1/BatchNormalization", "abs_1", "relu"} <= set(names)
+    assert not [name for name in names if name.startswith("_")]
+    assert len(set(names)) == len(names)
+
+
 class _Functional(nn.Module):
     """Float layers without a module of their own, beside a module with the name that PyTorch gives the second."""
 
@@ -214,7 +234,7 @@ def test_every_result_of_an_operation_is_known_behind_the_passes() -> None:
         (x,) = activations_of(pieces[name].nodes[-1])
         assert (recorded[x] == chunk.numpy()).all()
     reasons = {refusal.reason for refusal in log.refusals}
-    assert "PyTorch's program has no value of its own for a part of node_stack" in reasons
+    assert "PyTorch's program has no value of its own for a part of stack" in reasons
     assert "PyTorch's program has no value of its own for what is added" in reasons
 
 
