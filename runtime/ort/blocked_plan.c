@@ -30,24 +30,44 @@ static int64_t saved_by_alignment(const BnasRun* run, const KernelSpec* spec, in
     return vectors * weight_rows(run->conv, spec) / 9 + 2 * copies / steps_of(run->conv, spec);
 }
 
-/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
-static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t lanes) {
-    const int64_t vector_bytes = spec->vector_bytes, pixels = run->out_size[0] * run->out_size[1];
-    const int64_t vectors = ceil_div(lanes, vector_bytes);
-    const int64_t fewer = run->batch * vectors - ceil_div(run->batch * pixels, vector_bytes);
-    const int64_t copies = run->batch * run->out_size[0] * ceil_div(run->out_size[1], 16);
-    const bool fits = steps_of(run->conv, spec) * tile_lanes(spec) <= GATHERED_BYTES;
-    const bool shares = run->batch * pixels > (ALIGNED_TILES - 1) * tile_lanes(spec);
-    const bool aligns = spec->aligns && lanes > pixels && fits && shares;
-    const int64_t aligned = aligns ? run->batch * saved_by_alignment(run, spec, vectors) : 0;
-    return fewer * weight_rows(run->conv, spec) + aligned > 2 * copies;
+/* Vectors of a gathered tile. */
+static int64_t gathered_vectors(const BnasRun* run, const KernelSpec* spec) {
+    int64_t vectors = spec->vectors;
+    while (vectors > 1 && steps_of(run->conv, spec) * vectors * spec->vector_bytes > GATHERED_BYTES) {
+        vectors /= 2;
+    }
+    return vectors;
 }
 
 /* What look-ups cost for each pair: 4 for a vector, and where a tile has no other 1 or 2 more, so that each has to
- * load a table of its own, or to add two. */
-static int64_t cost_of(const KernelSpec* spec, int64_t lanes) {
+ * load a table of its own, or to add two. `most` are the vectors of a full tile. */
+static int64_t cost_of(const KernelSpec* spec, int64_t lanes, int64_t most) {
     const int64_t vectors = ceil_div(lanes, spec->vector_bytes);
-    return 4 * vectors + (vectors % spec->vectors == 1 ? step_bytes(spec) : 0);
+    const int64_t alone = most == 1 ? vectors : vectors % most == 1;
+    return 4 * vectors + alone * step_bytes(spec);
+}
+
+static int64_t cost_in_place(const BnasRun* run, const KernelSpec* spec, int64_t lanes) {
+    return run->batch * cost_of(spec, lanes, spec->vectors);
+}
+
+static int64_t cost_gathered(const BnasRun* run, const KernelSpec* spec) {
+    const int64_t pixels = run->out_size[0] * run->out_size[1];
+    return cost_of(spec, run->batch * pixels, gathered_vectors(run, spec));
+}
+
+/* Gathering costs a copy for each step and each 16 pixels of a row, about as much as counting 2 rows of weights. */
+static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t lanes) {
+    const int64_t pixels = run->out_size[0] * run->out_size[1];
+    const int64_t saved =
+        (cost_in_place(run, spec, lanes) - cost_gathered(run, spec)) * weight_rows(run->conv, spec) / 4;
+    const int64_t copies = run->batch * run->out_size[0] * ceil_div(run->out_size[1], 16);
+    const bool fits = gathered_vectors(run, spec) == spec->vectors;
+    const bool shares = run->batch * pixels > (ALIGNED_TILES - 1) * tile_lanes(spec);
+    const bool aligns = spec->aligns && lanes > pixels && fits && shares;
+    const int64_t vectors = ceil_div(lanes, spec->vector_bytes);
+    const int64_t aligned = aligns ? run->batch * saved_by_alignment(run, spec, vectors) : 0;
+    return saved + aligned > 2 * copies;
 }
 
 /* Mismatches are transposed after lanes that were channels, and the epilogue takes a few pixels at a time. For one
@@ -60,9 +80,9 @@ static bool channels_pay(const BnasRun* run, const KernelSpec* spec, int64_t lan
         return false;
     }
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
-    const int64_t by_pixels = gathers ? cost_of(spec, run->batch * pixels) : run->batch * cost_of(spec, lanes);
+    const int64_t by_pixels = gathers ? cost_gathered(run, spec) : cost_in_place(run, spec, lanes);
     /* A look-up is for both pixels of a pair. */
-    const int64_t by_channels = run->batch * cost_of(spec, channels) * 2 / spec->outputs;
+    const int64_t by_channels = run->batch * cost_of(spec, channels, spec->vectors) * 2 / spec->outputs;
     const int64_t saved = by_pixels * weight_rows(conv, spec) - by_channels * ceil_div(pixels, 2);
     return saved * steps_of(conv, spec) > run->batch * pixels * channels;
 }
@@ -99,9 +119,7 @@ static bool reads_few_lines_twice(const BnasRun* run, const KernelSpec* spec, co
 static void plan_pixels(const BnasRun* run, const KernelSpec* spec, Plan* plan) {
     if (plan->layout == GATHERED) {
         plan->lanes = run->batch * run->out_size[0] * run->out_size[1];
-        while (plan->vectors > 1 && plan->steps * plan->vectors * spec->vector_bytes > GATHERED_BYTES) {
-            plan->vectors /= 2;
-        }
+        plan->vectors = gathered_vectors(run, spec);
     }
     const bool in_place = plan->layout == BLOCKED && !reads_few_lines_twice(run, spec, plan);
     plan->at_once = in_place ? spec->in_place : plan->vectors;
