@@ -4,7 +4,9 @@ These have Sigmoid, Softmax, Resize, normalisation over channels, or are what to
 a piece is run on PyTorch's values with relative noise of `NOISE` = 16 u in each, which is more than its own
 roundings do. The bound is `MARGIN` times the largest change of the channel, and 32 u |y|. No sign amplifies it, since a
 sign reads a recorded value. onnxruntime computes Sigmoid with a quotient of polynomials, whose error is absolute: up to
-2.8 u where y is nearly 0. So a piece with one is allowed `SIGMOID` u more.
+2.8 u where y is nearly 0. So a piece with one is allowed `SIGMOID` u more. GELU is x / 2 times 1 and an error function,
+which either library may have wrong by about u where it is nearly -1. So a piece with one is allowed `GELU` u |x| more,
+for the largest |x| that it reads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,7 @@ NOISE = 2.0**-20
 MARGIN = 4
 NOISE_RUNS = 2
 SIGMOID = 4
+GELU = 4
 
 
 def measured_bounds(
@@ -33,13 +36,18 @@ def measured_bounds(
         noisy = answers({name: _with_noise(data, generator) for name, data in values.items()})
         changes = (np.abs(np.subtract(left, right, dtype=np.float64)) for left, right in zip(noisy, quiet, strict=True))
         moved = [np.maximum(*both) for both in zip(moved, changes, strict=True)]
-    return [_measured(piece, recorded[piece.output], each) for piece, each in zip(pieces, moved, strict=True)]
+    return [_measured(piece, recorded, each) for piece, each in zip(pieces, moved, strict=True)]
 
 
-def _measured(piece: Piece, y: Array, moved: Bound) -> Bound:
+def _measured(piece: Piece, recorded: Recorded, moved: Bound) -> Bound:
+    y = recorded[piece.output]
     axes = tuple(axis for axis in range(y.ndim) if axis != 1)
     largest: Bound = moved.max(axis=axes, keepdims=True) if y.ndim > 1 else moved.max(keepdims=True)
-    absolute = SIGMOID * ROUNDING if any(node.op_type == "Sigmoid" for node in piece.nodes) else 0.0
+    used = {node.op_type for node in piece.nodes}
+    absolute = SIGMOID * ROUNDING if "Sigmoid" in used else 0.0
+    if used & {"Gelu", "Erf"}:
+        read = (recorded[value] for value in piece.inputs)
+        absolute += GELU * ROUNDING * max((float(np.abs(x).max()) for x in read if x.dtype == np.float32), default=0.0)
     return np.nan_to_num(MARGIN * largest + 32 * ROUNDING * np.abs(y.astype(np.float64)) + absolute)
 
 

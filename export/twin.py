@@ -29,7 +29,7 @@ from bnas_deploy.export.graph import constant, constant_array, input_of, is_bina
 from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.passes.clean import DropUnused
-from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, with_extra_padding
+from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryWeightConv2d, sides_of
 
 TWIN_IMAGES = 16
 """The twins are calibrated and compared on the first so many images: they are measured, and nobody asks them."""
@@ -169,8 +169,11 @@ def _float_convolution(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    rows, columns = extra_padding
-    return F.conv2d(with_extra_padding(x, (rows, columns)), weight, bias, stride, padding, dilation, groups)
+    if any(extra_padding):
+        (top, left), (rows, columns) = padding, extra_padding
+        # Fewer zeros below than above are a negative number of more.
+        x, padding = F.pad(x, sides_of((top, left), (rows, columns))), [0, 0]
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _put_into_program(program: torch.fx.GraphModule, weights: Mapping[str, Tensor]) -> None:

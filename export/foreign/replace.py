@@ -74,8 +74,7 @@ class _Writer:
         assert total is not None
         with graph.inserting_before(found.node):
             result = self._like_result(total)
-        found.node.replace_all_uses_with(result)
-        graph.erase_node(found.node)
+        self._put_in_place(result)
         return result
 
     def write_float(self) -> Node:
@@ -92,9 +91,14 @@ class _Writer:
             options = [list(window.stride), list(padding), list(window.dilation), window.groups]
             y = self._convolve(torch.ops.aten.conv2d.default, x, weight, bias, *options)
             result = self._like_result(y)
-        found.node.replace_all_uses_with(result)
-        graph.erase_node(found.node)
+        self._put_in_place(result)
         return result
+
+    def _put_in_place(self, result: Node) -> None:
+        """Let all read `result` that read the layer's own, and the program answer it, where that was an output."""
+        self.found.node.replace_all_uses_with(result)
+        self.program.graph_signature.replace_all_uses(self.found.node.name, result.name)
+        self.program.graph.erase_node(self.found.node)
 
     def _call(self, target: Any, *arguments: Any, value: Any = None) -> Node:
         """Add a node, with its value on fake tensors if that is known: without, PyTorch has to trace all again."""

@@ -154,10 +154,12 @@ def _moved_by(program: Program, node: Node, known: dict[Node, frozenset[Node]] |
 def _found_moving(program: Program, node: Node, known: dict[Node, frozenset[Node]]) -> frozenset[Node]:
     name, none = operation(node), frozenset[Node]()
     if "batch_norm" in name:
-        return frozenset({node})
+        if _shifts_all(program, node):
+            return frozenset({node})
+        return _moved_by(program, node.all_input_nodes[0], known)
     if name in _WITH_BIAS:
-        has_bias = len(node.args) > _WITH_BIAS[name] and node.args[_WITH_BIAS[name]] is not None
-        return frozenset({node}) if has_bias else none
+        bias = node.args[_WITH_BIAS[name]] if len(node.args) > _WITH_BIAS[name] else None
+        return frozenset({node}) if isinstance(bias, Node) and _is_never_zero(program, bias) else none
     # With both bounds other than 0 it is no ReLU.
     is_hardtanh = name == "hardtanh" and all(node.args[1:3]) and len(node.args) != 2
     if name not in _SUMS | _KEEP_OFF_ZERO and not is_hardtanh:
@@ -167,9 +169,31 @@ def _found_moving(program: Program, node: Node, known: dict[Node, frozenset[Node
     every = none.union(*parts)
     if name not in _SUMS:
         return every if parts and all(parts) else none
-    if len(parts) < len(read) or any(isinstance(each, int | float) and each for each in node.args):
+    numbers = [each for each in read if each not in program.varying]
+    if any(_is_never_zero(program, each) for each in numbers) or any(
+        isinstance(each, int | float) and each for each in node.args
+    ):
         return every | {node}
     return every if any(sum(each in part for part in parts) == 1 for each in every) else none
+
+
+def _is_never_zero(program: Program, node: Node) -> bool:
+    """Tell whether no number of a bias or another constant is 0: one that is moves nothing."""
+    if node in program.varying:
+        return False
+    return bool((program.constant(node).value != 0).all())
+
+
+def _shifts_all(program: Program, node: Node) -> bool:
+    """Tell whether a batch normalisation makes another number of 0 in every channel; one that is new does in none."""
+    weight, bias, mean, variance = (
+        program.constant(each).value.double() if isinstance(each, Node) else None for each in node.args[1:5]
+    )
+    if mean is None or variance is None:
+        return False
+    eps = next((each for each in reversed(node.args) if isinstance(each, float)), 0.0)
+    slope = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
+    return bool(((0.0 if bias is None else bias) - mean * slope != 0).all())
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

@@ -151,6 +151,83 @@ def test_a_sign_is_exact_for_zeros_unless_something_moves_values_off_zero(
         assert (translated(black) - module(black)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("mover", ["BN", "bias", "shift"])
+def test_a_shift_of_zero_keeps_no_value_off_zero(
+    mover: str, channels: int, networks: ModuleType, translate: Translate
+) -> None:
+    """As in a network that is new, or whose trainer begins with biases of 0; the images here show no 0."""
+    function = {"BN": lambda plain, norm, shift: norm, "bias": lambda plain, norm, shift: plain}.get(
+        mover, lambda plain, norm, shift: plain + shift
+    )
+    module = InFront(networks, function)
+    if mover == "bias":
+        module.stem = nn.Conv2d(3, 4, 3)
+    module, images = networks.settled(module), _images(networks)
+    _, moved = translate(module, images)
+    moving = {"BN": (module.norm.bias, module.norm.running_mean), "bias": (module.stem.bias,), "shift": (module.shift,)}
+    with torch.no_grad():
+        for each in moving[mover]:
+            each.view(-1)[:channels] = 0
+
+    translator, translated = translate(module, images)
+
+    assert "a sum of 2" in translator.layers[0].activations
+    with torch.no_grad():
+        black = torch.zeros_like(images)
+        assert (translated(black) - module(black)).abs().max() < 1e-5
+        assert (moved(black) - module(black)).abs().max() > 1e-2  # a sign of +1 for 0 would be seen
+
+
+class BinaryOutputs(nn.Module):
+    """Binary layers whose results are outputs, beside one that is float."""
+
+    def __init__(self, networks: ModuleType) -> None:
+        super().__init__()
+        self.stem, self.image = nn.Conv2d(3, 8, 3), networks.SignConv(8, 4, 3, padding=1)
+        self.vector = networks.SignLinear(8, networks.CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.stem(x)
+        mean = y.mean((2, 3))
+        return self.image(y), self.vector(mean), mean
+
+
+@pytest.mark.parametrize("sum_of_two", [False, True])
+def test_binary_layers_may_be_outputs(sum_of_two: bool, networks: ModuleType, tmp_path: Path) -> None:
+    module, images = networks.settled(BinaryOutputs(networks)), _images(networks)
+    if sum_of_two:  # of what may be 0
+        module.stem.bias = None
+    description = Description({"name": "outputs"}, None, Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3), {})
+
+    result = export_module(module, None, tmp_path / "bundle", Images(images), description)
+
+    assert [layer.name for layer in result.layers] == ["image", "vector"]
+    assert ["a sum of 2" in layer.activations for layer in result.layers] == [sum_of_two] * 2
+
+
+class Uneven(nn.Conv2d):
+    """Pads by itself, more on some sides than on the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(torch.where(x >= 0, 1.0, -1.0), self.sides, value=self.value)
+        return F.conv2d(x, torch.where(self.weight >= 0, 1.0, -1.0), self.bias)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("sides", [(1, 0, 1, 0), (2, 1, 0, 0), (0, 2, 1, 0), (0, 1, 0, 1)])
+def test_padding_may_be_more_on_any_side(
+    sides: tuple[int, ...], value: float, networks: ModuleType, tmp_path: Path
+) -> None:
+    layer = Uneven(8, 8, 2)
+    layer.sides, layer.value = sides, value
+    head = nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, networks.CLASSES)
+    module, images = networks.settled(nn.Sequential(nn.Conv2d(3, 8, 3), layer, *head)), Images(_images(networks))
+    description = Description({"name": "uneven"}, None, Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3), {})
+
+    assert export_module(module, None, tmp_path / "bundle", images, description).twin_difference < 1e-4
+
+
 def test_a_zero_that_the_programs_rounding_makes_is_no_difference(
     networks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
