@@ -174,7 +174,7 @@ def _exact_levels(found: Evaluated) -> tuple[float, ...]:
     if len(levels) > MOST_LEVELS:
         if all(len(np.unique(column)) <= MOST_LEVELS for column in found.value.numpy().T):
             raise NoSteps("its levels differ from channel to channel, and a packed convolution has one scale for all")
-        raise NoSteps(f"it takes many values from {levels[0]:g} to {levels[-1]:g}")
+        raise NoSteps(f"it takes more than {MOST_LEVELS} values, from {levels[0]:g} to {levels[-1]:g}")
     return levels
 
 

@@ -27,7 +27,10 @@ MODELS = {
     "aarch64": ("cortex-a53", "cortex-a55", "cortex-a72", "neoverse-n1"),
     "x86_64": ("znver2", "znver3", "skylake", "icelake-server", "alderlake"),
 }
-"""LLVM's names of processors: before LLVM 16 it predicts the Neoverse N1 with the model of the Cortex-A57."""
+"""LLVM's names of processors.
+
+Before LLVM 16 it predicts the Neoverse N1 with the model of the Cortex-A57, and Alder Lake with that of Skylake.
+"""
 
 WITHOUT_AVX512 = frozenset({"znver2", "znver3", "skylake", "alderlake"})
 
