@@ -213,15 +213,16 @@ def _largest(value: Any, before: list[Tensor]) -> Tensor:
     It is one number for an operation with several results.
     """
     if not isinstance(value, Tensor):
-        return torch.stack([each.double().max() for each in before if each.numel()] or [torch.zeros(()).double()]).max()
-    largest = value.abs() if value.dtype != torch.bool else value.float()
+        return torch.stack([each.float().max() for each in before if each.numel()] or [torch.zeros(())]).max()
+    # A function is computed for a thousand numbers of each channel, and this for each of its operations: in place.
+    largest = value.abs() if value.is_floating_point() else value.float().abs()
     for each in before:
         try:
             each.expand(value.shape)
         except RuntimeError:  # a mean, or a reshape
             each = each.max() if each.numel() else each.new_zeros(())
-        largest = torch.maximum(largest, each)
-    return torch.nan_to_num(largest.double(), nan=torch.inf, posinf=torch.inf)
+        torch.maximum(largest, each.to(largest.dtype), out=largest)
+    return largest.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
 
 def _names_a_value(spec: InputSpec) -> bool:

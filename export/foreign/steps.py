@@ -184,7 +184,7 @@ def _rounded_levels(function: Function, probes: Floats, found: Evaluated) -> tup
     rough = np.unique(values[near])
     if not np.isfinite(rough).all():
         return None
-    width = 2 * ESTIMATOR_ROUNDINGS * ROUNDING * float(found.largest.numpy()[near].max())
+    width = 2 * ESTIMATOR_ROUNDINGS * ROUNDING * float(found.largest.double().numpy()[near].max())
     groups = np.split(rough, np.flatnonzero(np.diff(rough) > width) + 1)
     if not 2 <= len(groups) <= MOST_LEVELS or any(group[-1] - group[0] > width for group in groups):
         return None
@@ -224,7 +224,7 @@ def _missed(function: Function, found: Steps, probes: Floats) -> float | None:
     got, want = value.value.numpy(), found(probes)
     with np.errstate(invalid="ignore"):
         difference = np.abs(got.astype(np.float64) - want)
-    allowed = np.zeros(()) if found.exact else ESTIMATOR_ROUNDINGS * ROUNDING * value.largest.numpy()
+    allowed = np.zeros(()) if found.exact else ESTIMATOR_ROUNDINGS * ROUNDING * value.largest.double().numpy()
     # Where the estimator overflows to NaN, as x * x * 0 does, there is no value to miss.
     wrong = ~(difference <= allowed) & ~(np.isnan(got) & ~np.isfinite(allowed))
     wrong &= ~((probes == 0) & np.signbit(probes))  # -0.0 counts as 0.0; real ones are counted on the images
