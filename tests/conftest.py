@@ -212,7 +212,7 @@ def arm_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
 
 @dataclass(frozen=True)
 class OldOnnxruntime:
-    """An old onnxruntime, with a numpy of its time, in a folder for PYTHONPATH."""
+    """An old onnxruntime, with a numpy of its time and what runs with that, in a folder for PYTHONPATH."""
 
     folder: Path
 
@@ -240,14 +240,14 @@ def _old_onnxruntime(version: str, config: pytest.Config, temporary: pytest.Temp
     """Install it, to be kept from one run of the tests to the next, or skip: newer Pythons and offline machines."""
     cache = getattr(config, "cache", None)
     folder = cache.mkdir("onnxruntimes") if cache else temporary.mktemp("onnxruntimes")
-    place: Path = folder / f"{version}-python{sys.version_info.major}.{sys.version_info.minor}"
+    # onnx needs ml_dtypes, whose version 0.7 runs with numpy 2 alone.
+    packages = f"onnxruntime=={version}", "numpy==1.26.4", "ml_dtypes==0.6.0"
+    place: Path = folder / f"{'-'.join(packages)}-python{sys.version_info.major}.{sys.version_info.minor}"
     if not place.is_dir():
         fresh = Path(tempfile.mkdtemp(dir=folder, prefix=f".{version}-"))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
         pip += ["--retries", "1", "--timeout", "15", "--target", str(fresh)]
-        installed = subprocess.run(
-            [*pip, f"onnxruntime=={version}", "numpy==1.26.4"], capture_output=True, text=True, check=False
-        )
+        installed = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
         if installed.returncode:
             shutil.rmtree(fresh)
             reason = " ".join(installed.stderr.strip().splitlines()[-1:])
