@@ -12,7 +12,6 @@ decides a bit is computed again by another library. torch.onnx's dynamo exporter
 * every value has the name of the value in PyTorch's exported program, which `CapturedModel.values_of` computes.
 """
 
-import ast
 import contextlib
 import functools
 import gc
@@ -36,12 +35,13 @@ from bnas_deploy.core import operators
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.export.data_attribute import TracedData
 from bnas_deploy.export.decompose import lightly_decomposed
-from bnas_deploy.export.foreign.operations import is_of_none, name_layers_of_none, place_of
+from bnas_deploy.export.foreign.operations import name_layers_of_none, place_of
 from bnas_deploy.export.freeze import freeze
 from bnas_deploy.export.graph import UNRECORDED, constant, origin_of
 from bnas_deploy.export.inputs import Feed, feed_of
 from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import own_doing
+from bnas_deploy.export.name_nodes import name_after_modules
 from bnas_deploy.export.name_tensors import name_inputs_and_outputs, output_key
 from bnas_deploy.export.raised import failure, or_a_rule, place_of_error
 from bnas_deploy.export.torch_operators import TRANSLATIONS
@@ -195,7 +195,7 @@ def capture(
     graph = captured.model.graph
     for node in graph:
         node.meta.pop("node", None)  # of the program, which would live, with all its weights, as long as the graph
-    _name_after_modules(graph)
+    name_after_modules(graph)
     _check_ranks(graph)
     _note_unrecorded(graph, {node.name for node in captured.program.graph.nodes})
     _drop_made_up_biases(graph)
@@ -326,26 +326,6 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 # --- tidying the captured graph -------------------------------------------------------------------------------------
-
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-
-def _name_after_modules(graph: ir.Graph) -> None:
-    """Name each node after the module in whose forward it is, so that people and both twins agree on names.
-
-    A layer with weights has the module's path, any other node the path and its operator: blocks.0/Add#2 is the second
-    sum there. What is in no module but the whole network is named as PyTorch's program names its result, such as
-    conv2d_1.
-    """
-    taken: dict[str, int] = {}
-    for node in graph:
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        path = str(scopes[-2]) if len(scopes) > 1 and not is_of_none(str(scopes[-2])) else ""
-        is_layer = node.op_type in _LAYERS or node.domain == operators.DOMAIN
-        name = (path if is_layer else f"{path}/{node.op_type}") if path else str(node.outputs[0].name)
-        taken[name] = taken.get(name, 0) + 1
-        node.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def _check_ranks(graph: ir.Graph) -> None:

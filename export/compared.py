@@ -14,9 +14,10 @@ from bnas_deploy.core import bundle as files
 from bnas_deploy.core.bundle import PieceCheck
 from bnas_deploy.core.errors import ExportError
 from bnas_deploy.core.npz import write_arrays
+from bnas_deploy.export.capture import CapturedModel
 from bnas_deploy.export.inputs import Feed
 from bnas_deploy.export.leaves import tensors_in
-from bnas_deploy.export.vectors import Vectors
+from bnas_deploy.export.vectors import Vectors, largest_of, output_tolerances
 from bnas_deploy.runtime.pieces import compare_pieces
 from bnas_deploy.runtime.session import create_session, run_session, session_options
 
@@ -63,3 +64,34 @@ def refuse(failures: Sequence[str]) -> None:
     """Raise ExportError if something differs."""
     if failures:
         raise ExportError(f"nothing was written, since the export does not agree with PyTorch: {'; '.join(failures)}")
+
+
+def refuse_another_program(
+    captured: CapturedModel, values: Mapping[str, Tensor], module: nn.Module, feed: Feed
+) -> None:
+    """Refuse a program that was traced of another module than this, or decomposed into another.
+
+    A decomposition may round otherwise. How far rounding may move the answers is measured on the module itself.
+    """
+    answers, decomposed = answers_to_feed(module, feed[:1]), captured.answers_in(values)
+    if all(map(torch.equal, decomposed, answers)):
+        return
+    with torch.no_grad():
+        traced = tensors_in(captured.traced.module()(*feed[:1].tensors))
+    if not all(map(torch.equal, traced, answers)):
+        refuse(
+            [
+                f"the captured program answers differently from {type(module).__name__}; its forward may use something "
+                "outside of the module: keep that in parameters and buffers"
+            ]
+        )
+    tolerances = output_tolerances(lambda feed: answers_to_feed(module, feed), feed)
+    for name, got, wanted, tolerance in zip(captured.outputs, decomposed, answers, tolerances, strict=True):
+        difference = largest_of(got.double() - wanted.double())
+        if not difference <= tolerance:
+            refuse(
+                [
+                    f"{name}: PyTorch's decomposition of the program differs from its trace by {difference:.3g}, where "
+                    f"rounding explains {tolerance:.3g}; write the forward with other operations"
+                ]
+            )

@@ -35,7 +35,7 @@ from bnas_deploy.export.arguments import check_arguments, labels_twice
 from bnas_deploy.export.auto_layers import choose_layers
 from bnas_deploy.export.capture import CapturedModel, capture
 from bnas_deploy.export.card import bundle_card
-from bnas_deploy.export.compared import answers_to_feed, refuse, write_vectors
+from bnas_deploy.export.compared import answers_to_feed, refuse, refuse_another_program, write_vectors
 from bnas_deploy.export.description import Description
 from bnas_deploy.export.doubts import LOOKS_BINARY, Doubts, LooksBinaryWarning, find_doubts, no_binary_layer
 from bnas_deploy.export.finish import finish
@@ -57,7 +57,6 @@ from bnas_deploy.export.given import (
 from bnas_deploy.export.inputs import Feed, Inputs
 from bnas_deploy.export.int8_layers import Choose, all_of_them, quantize_float_layers
 from bnas_deploy.export.layer_costs import layer_costs
-from bnas_deploy.export.leaves import tensors_in
 from bnas_deploy.export.module_checks import other_floats, own_doing, prepared
 from bnas_deploy.export.passes import PIPELINE
 from bnas_deploy.export.passes.sign_of_zero import check_activations, zero_by_chance
@@ -66,7 +65,7 @@ from bnas_deploy.export.rewrite import RewriteLog, run
 from bnas_deploy.export.separate_twin import twin_of_family
 from bnas_deploy.export.twin import TWIN_IMAGES
 from bnas_deploy.export.twins import TwinAnswers, compare_float_twin, float_twin, write_int8_twin, write_twin_files
-from bnas_deploy.export.vectors import largest_of, output_tolerances
+from bnas_deploy.export.vectors import output_tolerances
 from bnas_deploy.runtime.verify import VerifyResult, verify_bundle
 from bnas_deploy.search.nn.layers import BinaryConv2d
 from bnas_deploy.search.training.checkpoint import Checkpoint
@@ -331,7 +330,7 @@ def _write_model(
     values = captured.values_of(feed[:1], zero_by_chance(captured.model, translator.recognised))
     # Where layers were recognised their results are rounded otherwise, and the translator has compared the rest.
     if not translator.recognised:
-        _refuse_another_program(captured, values, module, feed)
+        refuse_another_program(captured, values, module, feed)
     # Before the rewriting, which moves signs and scales.
     doubts = find_doubts(captured, values, module, feed, translator.left)
     progress("rewriting its graph")
@@ -348,37 +347,6 @@ def _write_model(
     )
     by_name = dict(zip(captured.outputs, tolerances, strict=True))
     return values, log, Verification(by_name, checks, vectors.ties()), doubts
-
-
-def _refuse_another_program(
-    captured: CapturedModel, values: Mapping[str, Tensor], module: nn.Module, feed: Feed
-) -> None:
-    """Refuse a program that was traced of another module than this, or decomposed into another.
-
-    A decomposition may round otherwise. How far rounding may move the answers is measured on the module itself.
-    """
-    answers, decomposed = answers_to_feed(module, feed[:1]), captured.answers_in(values)
-    if all(map(torch.equal, decomposed, answers)):
-        return
-    with torch.no_grad():
-        traced = tensors_in(captured.traced.module()(*feed[:1].tensors))
-    if not all(map(torch.equal, traced, answers)):
-        refuse(
-            [
-                f"the captured program answers differently from {type(module).__name__}; its forward may use something "
-                "outside of the module: keep that in parameters and buffers"
-            ]
-        )
-    tolerances = output_tolerances(lambda feed: answers_to_feed(module, feed), feed)
-    for name, got, wanted, tolerance in zip(captured.outputs, decomposed, answers, tolerances, strict=True):
-        difference = largest_of(got.double() - wanted.double())
-        if not difference <= tolerance:
-            refuse(
-                [
-                    f"{name}: PyTorch's decomposition of the program differs from its trace by {difference:.3g}, where "
-                    f"rounding explains {tolerance:.3g}; write the forward with other operations"
-                ]
-            )
 
 
 def _manifest(model: ir.Model, description: Description, verification: Verification, folder: Path) -> Manifest:
