@@ -14,7 +14,7 @@ from bnas_deploy.export.foreign.left_float import Left, NotTranslated
 from bnas_deploy.export.foreign.moves import MOVES
 from bnas_deploy.export.foreign.operands import check_translatable, translation_of
 from bnas_deploy.export.foreign.operations import IDENTITIES, operation, values_read
-from bnas_deploy.export.foreign.program import Program
+from bnas_deploy.export.foreign.program import NotElementwise, Program
 from bnas_deploy.export.foreign.registered import judge_rules, with_rules
 from bnas_deploy.export.foreign.replace import write_float_layers, write_layers
 from bnas_deploy.export.foreign.understood import Understood, of_found, of_package, of_rule
@@ -178,22 +178,31 @@ def _found_moving(program: Program, node: Node, known: dict[Node, frozenset[Node
 
 
 def _is_never_zero(program: Program, node: Node) -> bool:
-    """Tell whether no number of a bias or another constant is 0: one that is moves nothing."""
-    if node in program.varying:
-        return False
-    return bool((program.constant(node).value != 0).all())
+    """Tell whether no number of a bias or another constant is 0, as far as is known: one that is moves nothing."""
+    numbers = _numbers(program, node)
+    return numbers is not None and bool((numbers != 0).all())
 
 
 def _shifts_all(program: Program, node: Node) -> bool:
     """Tell whether a batch normalisation makes another number of 0 in every channel; one that is new does in none."""
     weight, bias, mean, variance = (
-        program.constant(each).value.double() if isinstance(each, Node) else None for each in node.args[1:5]
+        _numbers(program, each) if isinstance(each, Node) else None for each in node.args[1:5]
     )
     if mean is None or variance is None:
         return False
     eps = next((each for each in reversed(node.args) if isinstance(each, float)), 0.0)
     slope = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
     return bool(((0.0 if bias is None else bias) - mean * slope != 0).all())
+
+
+def _numbers(program: Program, node: Node) -> Tensor | None:
+    """Return a value that parameters alone make, in float64; None for others, and for sizes that only images have."""
+    if node in program.varying:
+        return None
+    try:
+        return program.constant(node).value.double()
+    except NotElementwise:
+        return None
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

@@ -118,6 +118,8 @@ IN_FRONT: dict[str, tuple[Callable[[Tensor, Tensor, nn.Parameter], Tensor], bool
     "BN": (lambda plain, norm, shift: norm, False),
     "convolution without bias": (lambda plain, norm, shift: plain, True),
     "learned shift": (lambda plain, norm, shift: plain + shift, False),
+    "the same repeated": (lambda plain, norm, shift: plain + shift.repeat(plain.size(0), 1, *plain.shape[2:]), True),
+    "the same expanded": (lambda plain, norm, shift: plain + shift.expand_as(plain), False),
     "number": (lambda plain, norm, shift: 0.125 - plain, False),
     "shortcut past a BN": (lambda plain, norm, shift: plain + norm, False),
     "a half of it BN": (lambda plain, norm, shift: torch.cat([plain, norm], 1), True),
