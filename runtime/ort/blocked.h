@@ -244,6 +244,8 @@ void bnas_write_corrections(const BnasConv* conv, const uint16_t* weight_ones, R
 
 /* blocked_plan.c */
 void bnas_plan_run(BnasRun* run, const KernelSpec* spec);
+
+/* blocked_tables.c */
 void bnas_prepare_run(const BnasRun* run, const KernelSpec* spec);
 /* With the code of two padded pixels. */
 void bnas_fill_codes(const KernelSpec* spec, uint16_t* codes, int64_t count);
