@@ -19,8 +19,8 @@ WIDTHS = (64, 32, 16, 8)
 def to_bits(spec: KernelSpec) -> Any:
     """Compare sums of signs with constants, and write the bits of each pixel.
 
-    Bit j of bits[i] is 1 where mismatches[j, i] < limits[j], if all pixels have as many signs under the kernel, else
-    where totals[i] - 2 * mismatches[j, i] > limits[j].
+    Bit j of bits[i] is 1 where mismatches[j, i] < limits[j], if all these pixels have as many signs under the kernel,
+    else where totals[i] - 2 * mismatches[j, i] > limits[j].
 
     mismatches is (channels, spec.tile_lanes), totals (count), limits (8): channels are at most 8, and the caller's
     limits make bits of 0 of those that are not there. All sums fit in 16 bits. A product with 2 may not: it wraps, as

@@ -155,12 +155,13 @@ typedef struct Plan {
     int64_t tile;                                         /* lanes of it; pixels where lanes are channels */
     int64_t lanes; /* of one image, with the gaps; of all images together where the bytes are gathered */
     int64_t tiles;
-    int64_t blocks; /* of channels, in a group */
+    int64_t blocks;       /* of channels, in a group */
+    int64_t column_kinds; /* sets of taps inside, along a row of the output; 1 where nothing depends on them */
     /* Codes: each of `sets` has a distance between the two pixels, and `set` codes, more than the planes have. */
     int64_t sets, set, distances[2];
     /* Where in `packed` each region begins, in bytes. */
-    size_t offsets, positions, taps, totals, short_totals, limits, row_constants, constants, correction_index,
-        corrections, magnitudes, k, blocked, end;
+    size_t offsets, positions, taps, totals, short_totals, kinds, limits, constants, correction_index, corrections,
+        magnitudes, k, blocked, end;
 } Plan;
 
 static inline const Plan* the_plan(const BnasRun* run) {
@@ -261,12 +262,14 @@ void bnas_unpack_bits(const BnasRun* run, int64_t image, int64_t first_channel, 
                       Rows rows);
 /* Rows of fewer pixels are unpacked together, before they are spread over the plane. */
 enum { LEAST_UNPACKED = 8 };
-/* Whether as many signs are under the kernel at all pixels. */
-static inline bool bnas_totals_are_equal(const BnasConv* conv) {
-    return conv->pads_signs || (conv->pads[0] | conv->pads[1] | conv->pads[2] | conv->pads[3]) == 0;
+/* Whether mismatches alone are compared with a limit. Sums differ from pixel to pixel by padding of zeros, but not
+ * within the stretches that constant channels have the pixels cut into. */
+static inline bool bnas_limits_mismatches(const BnasConv* conv) {
+    return conv->constants || conv->pads_signs || (conv->pads[0] | conv->pads[1] | conv->pads[2] | conv->pads[3]) == 0;
 }
-/* Whether the sums of signs of a layer fit in 16 bits. */
+/* Whether the sums of the signs of X, and their mismatches, fit in 16 bits. */
 bool bnas_sums_are_short(const BnasConv* conv);
+/* limits: what the kernel compares with, for each set of taps inside on which constant channels depend, else once. */
 void bnas_write_limits(const BnasRun* run);
 /* Writes the bits of some channels and pixels, whose first channel is a multiple of 8. */
 void bnas_write_bits(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, int64_t image,

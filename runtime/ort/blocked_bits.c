@@ -66,26 +66,59 @@ void bnas_unpack_bits(const BnasRun* run, int64_t image, int64_t first_channel, 
 
 /* A difference of 1 more still fits. */
 bool bnas_sums_are_short(const BnasConv* conv) {
-    return !conv->constants && bnas_taps(conv) * conv->channels_in < INT16_MAX;
+    return bnas_taps(conv) * conv->channels_in < INT16_MAX;
 }
 
 static int16_t short_of(int64_t number) {
     return (int16_t)smaller(larger(number, INT16_MIN), INT16_MAX);
 }
 
-/* limits: what the kernel compares with, (bytes_out, BNAS_BYTE). Where all pixels have one total, fewer mismatches than
- * a limit say that the sum is large enough. */
-void bnas_write_limits(const BnasRun* run) {
+/* So many mismatches are one too many for a sum of `total` signs, of which `constant` is known before, to be at least
+ * `least`. */
+static int16_t limit_of(int64_t total, int64_t constant, int64_t least) {
+    return short_of(((total + constant - least) >> 1) + 1);
+}
+
+static int16_t* limits_of_kind(const BnasRun* run, int64_t row_kind, int64_t column_kind) {
+    const Plan* plan = the_plan(run);
+    int16_t* limits = region(run, plan->limits);
+    return limits + (row_kind * plan->column_kinds + column_kind) * run->conv->bytes_out * BNAS_BYTE;
+}
+
+/* The limits of pixels where these taps are inside: (bytes_out, BNAS_BYTE). */
+static void write_limits_of_taps(const BnasRun* run, Range rows, Range columns, int64_t total, int16_t* limits) {
     const BnasConv* conv = run->conv;
-    const int64_t total = bnas_taps(conv) * conv->channels_in;
-    int16_t* limits = region(run, the_plan(run)->limits);
     for (int64_t i = 0; i < conv->bytes_out * BNAS_BYTE; ++i) {
-        const int64_t least = conv->least[i];
-        limits[i] = short_of(bnas_totals_are_equal(conv) ? ((total - least) >> 1) + 1 : least - 1);
+        /* Past the last channel it is out of the reach of sums. */
+        const int64_t channel =
+            smaller(bnas_first_of_byte(conv, i / BNAS_BYTE) + i % BNAS_BYTE, conv->channels_out - 1);
+        limits[i] = bnas_limits_mismatches(conv)
+                        ? limit_of(total, bnas_constant_of(conv, channel, rows, columns), conv->least[i])
+                        : short_of((int64_t)conv->least[i] - 1);
     }
 }
 
-/* Sums of any size, to which constant channels may add something. */
+void bnas_write_limits(const BnasRun* run) {
+    const Plan* plan = the_plan(run);
+    const int64_t height = run->out_size[0], width = run->out_size[1];
+    const Range *rows = region(run, plan->taps), *columns = rows + height;
+    const int32_t *totals = region(run, plan->totals), *row_kinds = region(run, plan->kinds);
+    const int32_t* column_kinds = row_kinds + height;
+    if (!run->conv->constants) {
+        write_limits_of_taps(run, *rows, *columns, *totals, limits_of_kind(run, 0, 0));
+        return;
+    }
+    for (int64_t y = 0; y < height; ++y) {
+        for (int64_t x = 0; x < width && (y == 0 || row_kinds[y] != row_kinds[y - 1]); ++x) {
+            if (x == 0 || column_kinds[x] != column_kinds[x - 1]) {
+                write_limits_of_taps(run, rows[y], columns[x], totals[y * width + x],
+                                     limits_of_kind(run, row_kinds[y], column_kinds[x]));
+            }
+        }
+    }
+}
+
+/* Sums of any size: counting so many signs takes much longer. */
 static void write_long(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, Range pixels,
                        const uint16_t* mismatches, const int32_t* least, uint8_t* bits) {
     const int32_t* totals = region(run, the_plan(run)->totals);
@@ -104,30 +137,57 @@ static void write_long(const BnasRun* run, const KernelSpec* spec, int64_t chann
     }
 }
 
+/* Some pixels of an image, which share their limits. */
+typedef struct Stretch {
+    int64_t image;
+    Range pixels;
+    const int16_t* limits;
+} Stretch;
+
 /* Writes one byte of each pixel. */
 static void write_byte(const BnasRun* run, const KernelSpec* spec, int64_t byte, int64_t channel, int64_t channels,
-                       int64_t image, Range pixels, const uint16_t* mismatches) {
+                       Stretch stretch, const uint16_t* mismatches) {
     const BnasConv* conv = run->conv;
+    const Range pixels = stretch.pixels;
     const int64_t image_pixels = run->out_size[0] * run->out_size[1];
-    uint8_t* bits = run->bits + (image * conv->bytes_out + byte) * image_pixels + pixels.first;
-    const int32_t* least = conv->least + byte * BNAS_BYTE;
+    uint8_t* bits = run->bits + (stretch.image * conv->bytes_out + byte) * image_pixels + pixels.first;
     if (!bnas_sums_are_short(conv)) {
-        write_long(run, spec, channel, channels, pixels, mismatches, least, bits);
+        write_long(run, spec, channel, channels, pixels, mismatches, conv->least + byte * BNAS_BYTE, bits);
         return;
     }
-    const bool equal = bnas_totals_are_equal(conv);
-    const int16_t* totals = (const int16_t*)region(run, the_plan(run)->short_totals) + (equal ? 0 : pixels.first);
-    const int16_t* limits = (const int16_t*)region(run, the_plan(run)->limits) + byte * BNAS_BYTE;
-    spec->to_bits((int32_t)channels, (int32_t)(pixels.end - pixels.first), equal, mismatches, totals, limits, bits);
+    const bool alone = bnas_limits_mismatches(conv);
+    const int16_t* totals = (const int16_t*)region(run, the_plan(run)->short_totals) + (alone ? 0 : pixels.first);
+    spec->to_bits((int32_t)channels, (int32_t)(pixels.end - pixels.first), alone, mismatches, totals,
+                  stretch.limits + byte * BNAS_BYTE, bits);
 }
 
-void bnas_write_bits(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, int64_t image,
-                     Range pixels, const uint16_t* mismatches) {
+static void write_stretch(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels,
+                          Stretch stretch, const uint16_t* mismatches) {
     const int64_t all = ceil_div(run->conv->channels_out, BNAS_BYTE);
     for (int64_t done = 0; done < channels; done += BNAS_BYTE) {
         const int64_t count = smaller(BNAS_BYTE, channels - done);
         for (int64_t byte = (channel + done) / BNAS_BYTE; byte < run->conv->bytes_out; byte += all) {
-            write_byte(run, spec, byte, channel + done, count, image, pixels, mismatches + done * tile_lanes(spec));
+            write_byte(run, spec, byte, channel + done, count, stretch, mismatches + done * tile_lanes(spec));
         }
+    }
+}
+
+void bnas_write_bits(const BnasRun* run, const KernelSpec* spec, int64_t channel, int64_t channels, int64_t image,
+                     Range pixels, const uint16_t* mismatches) {
+    if (!run->conv->constants) {
+        const Stretch all = {image, pixels, limits_of_kind(run, 0, 0)};
+        write_stretch(run, spec, channel, channels, all, mismatches);
+        return;
+    }
+    const int64_t width = run->out_size[1];
+    const int32_t *row_kinds = region(run, the_plan(run)->kinds), *column_kinds = row_kinds + run->out_size[0];
+    for (int64_t pixel = pixels.first, end; pixel < pixels.end; pixel = end) {
+        const int64_t y = pixel / width, x = pixel % width;
+        for (end = pixel + 1;
+             end < smaller(pixels.end, (y + 1) * width) && column_kinds[end % width] == column_kinds[x];) {
+            ++end;
+        }
+        const Stretch stretch = {image, {pixel, end}, limits_of_kind(run, row_kinds[y], column_kinds[x])};
+        write_stretch(run, spec, channel, channels, stretch, mismatches + pixel - pixels.first);
     }
 }

@@ -78,7 +78,7 @@ static Offset offset_at(const BnasRun* run, const KernelSpec* spec, int64_t chan
         return (Offset){conv->offset + channel, conv->has_offset ? 1 : 0};
     }
     const int64_t width = run->out_size[1], stride = tile_lanes(spec);
-    const int32_t* kinds = region(run, plan->row_constants);
+    const int32_t* kinds = region(run, plan->kinds);
     const float* constants = region(run, plan->constants);
     int64_t y = pixel / width, x = pixel % width;
     const float* row = constants + (kinds[y] * conv->channels_out + channel) * width;

@@ -157,6 +157,18 @@ static bool has_indices(const BnasRun* run, const Plan* plan) {
            bnas_product((size_t)run->size[0], (size_t)run->size[1]) <= most;
 }
 
+/* With constant channels, pixels with the same taps inside share what these add, and the limits made of it. */
+static void place_constants(const BnasRun* run, Plan* plan, size_t* end) {
+    const BnasConv* conv = run->conv;
+    const int64_t row_kinds = conv->constants ? distinct_taps(run, 0) : 1;
+    plan->column_kinds = conv->constants ? distinct_taps(run, 1) : 1;
+    plan->kinds = place(end, conv->constants ? run->out_size[0] + run->out_size[1] : 0, sizeof(int32_t));
+    const int64_t limits = conv->to_bits ? row_kinds * plan->column_kinds * conv->bytes_out * BNAS_BYTE : 0;
+    plan->limits = place(end, limits, sizeof(int16_t));
+    const int64_t constants = conv->constants && !conv->to_bits ? row_kinds * conv->channels_out * run->out_size[1] : 0;
+    plan->constants = place(end, constants, sizeof(float));
+}
+
 static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     const BnasConv* conv = run->conv;
     Plan plan = {.axes = {axis_of(run, 0), axis_of(run, 1)}, .steps = steps_of(conv, spec), .vectors = spec->vectors};
@@ -180,10 +192,7 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     plan.taps = place(&end, run->out_size[0] + run->out_size[1], sizeof(Range));
     plan.totals = place(&end, pixels, sizeof(int32_t));
     plan.short_totals = place(&end, conv->to_bits ? pixels : 0, sizeof(int16_t));
-    plan.limits = place(&end, conv->to_bits ? conv->bytes_out * BNAS_BYTE : 0, sizeof(int16_t));
-    const int64_t row_kinds = conv->constants ? distinct_taps(run, 0) : 0;
-    plan.row_constants = place(&end, conv->constants ? run->out_size[0] : 0, sizeof(int32_t));
-    plan.constants = place(&end, row_kinds * conv->channels_out * run->out_size[1], sizeof(float));
+    place_constants(run, &plan, &end);
     const bool corrects = counts_padding(spec) && plan.layout != CODES && !conv->pads_signs;
     plan.correction = !corrects ? NO_CORRECTION : table_fits(run, spec) ? BY_TABLE : BY_RUNS;
     plan.correction_index = place(&end, plan.correction == BY_TABLE ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));

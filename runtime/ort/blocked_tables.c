@@ -49,6 +49,17 @@ static void write_taps(const BnasRun* run, const Plan* plan) {
     }
 }
 
+/* kinds: for each row of the output, then for each column, which set of taps inside it has. */
+static void write_kinds(const BnasRun* run, const Plan* plan) {
+    const Range* taps = region(run, plan->taps);
+    int32_t* kinds = region(run, plan->kinds);
+    for (int axis = 0; axis < 2; ++axis, taps += run->out_size[0], kinds += run->out_size[0]) {
+        for (int64_t i = 0; i < run->out_size[axis]; ++i) {
+            kinds[i] = i == 0 ? 0 : kinds[i - 1] + !same_range(taps[i], taps[i - 1]);
+        }
+    }
+}
+
 /* totals: the number of signs under the kernel, for each output pixel. */
 static void write_totals(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], width = run->out_size[1];
@@ -75,11 +86,11 @@ static void write_totals(const BnasRun* run, const Plan* plan) {
     }
 }
 
-/* short_totals: the same in 16 bits. Nobody reads them where they are equal. */
+/* short_totals: the same in 16 bits. Nobody reads them where mismatches alone are compared. */
 static void write_short_totals(const BnasRun* run, const Plan* plan) {
     const int32_t* totals = region(run, plan->totals);
     int16_t* restrict short_totals = region(run, plan->short_totals);
-    const int64_t pixels = bnas_totals_are_equal(run->conv) ? 0 : run->out_size[0] * run->out_size[1];
+    const int64_t pixels = bnas_limits_mismatches(run->conv) ? 0 : run->out_size[0] * run->out_size[1];
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
         short_totals[pixel] = (int16_t)totals[pixel];
     }
@@ -154,19 +165,16 @@ static void write_row_constants(const BnasRun* run, Range rows, const Range* col
     }
 }
 
-/* One such array for each set of taps inside, and for each row the index of its array. */
+/* One such array for each kind of row. */
 static void write_constants(const BnasRun* run, const Plan* plan) {
     const int64_t height = run->out_size[0], size = run->conv->channels_out * run->out_size[1];
     const Range *rows = region(run, plan->taps), *columns = rows + height;
-    int32_t* kinds = region(run, plan->row_constants);
+    const int32_t* kinds = region(run, plan->kinds);
     float* constants = region(run, plan->constants);
-    int32_t last = -1;
     for (int64_t y = 0; y < height; ++y) {
-        if (y == 0 || !same_range(rows[y], rows[y - 1])) {
-            ++last;
-            write_row_constants(run, rows[y], columns, constants + last * size);
+        if (y == 0 || kinds[y] != kinds[y - 1]) {
+            write_row_constants(run, rows[y], columns, constants + kinds[y] * size);
         }
-        kinds[y] = last;
     }
 }
 
@@ -175,11 +183,14 @@ void bnas_prepare_run(const BnasRun* run, const KernelSpec* spec) {
     write_offsets(run, spec, plan);
     write_taps(run, plan);
     write_totals(run, plan);
+    if (run->conv->constants) {
+        write_kinds(run, plan);
+    }
     if (run->conv->to_bits && bnas_sums_are_short(run->conv)) {
         write_short_totals(run, plan);
         bnas_write_limits(run);
     }
-    if (run->conv->constants) {
+    if (run->conv->constants && !run->conv->to_bits) {
         write_constants(run, plan);
     }
     if (plan->layout == CODES) {
