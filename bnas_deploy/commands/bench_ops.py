@@ -65,7 +65,7 @@ def target_config(
     type=click.Path(path_type=Path),
     help="Measure these two bundles instead, of one network: its float layers as such and in 8 bits.",
 )
-@effort_options("1", "all operations together")
+@effort_options("1", "all operations together", several=False)
 @json_option
 def command(
     threads: tuple[int, ...] | None,

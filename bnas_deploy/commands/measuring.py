@@ -48,20 +48,26 @@ def _finite(context: click.Context, option: click.Parameter, seconds: float) -> 
     return seconds
 
 
-def effort_options(threads: str, each: str) -> Decorator:
-    """Return --threads, whose default is `threads` in words, --batch and --min-seconds, which is for `each`."""
+def effort_options(threads: str, each: str, *, several: bool = True) -> Decorator:
+    """Return --threads, whose default is `threads` in words, --batch and --min-seconds, which is for `each`.
+
+    The first two take several numbers, or as --help says only one.
+    """
+
+    def counts(what: str, example: str, default: str) -> str:
+        numbers = f"Numbers of {what} to measure with, such as {example}." if several else f"Number of {what}."
+        return f"{numbers} [default: {default}]"
+
+    metavar = None if several else "n"
     return all_of(
-        click.option(
-            "--threads",
-            type=Counts("threads"),
-            help=f"Numbers of threads to measure with, such as 1,2. [default: {threads}]",
-        ),
+        click.option("--threads", type=Counts("threads"), metavar=metavar, help=counts("threads", "1,2", threads)),
         click.option(
             "--batch",
             "batches",
             type=Counts("images", MOST_IMAGES),
             default=(1,),
-            help="Numbers of images per run to measure with, such as 1,8. [default: 1]",
+            metavar=metavar,
+            help=counts("images per run", "1,8", "1"),
         ),
         click.option(
             "--min-seconds",

@@ -16,7 +16,7 @@ from bnas_deploy.runtime.bench import layer_problems, layers
 from bnas_deploy.runtime.bench.answers import check_answers, check_twins
 from bnas_deploy.runtime.bench.engines import LeftOut, engines_for
 from bnas_deploy.runtime.bench.float_layers import measure_float_layers
-from bnas_deploy.runtime.bench.machine import after_measuring, native_isa, read_machine
+from bnas_deploy.runtime.bench.machine import after_measuring, check_threads, native_isa, read_machine
 from bnas_deploy.runtime.bench.networks import measure_bundle as measure_networks
 from bnas_deploy.runtime.bench.operations import measure_workloads
 from bnas_deploy.runtime.bench.records import Record
@@ -50,9 +50,10 @@ def measure_bundle(
 
     Raises:
         BundleError: the bundle answers otherwise than PyTorch did, or lacks what is needed.
+        BnasError: there are fewer processors than threads.
     """
     machine = read_machine()  # before measuring, so that the load is that of others
-    counts = threads or tuple(dict.fromkeys((1, usable_cpus())))
+    counts = check_threads(threads or tuple(dict.fromkeys((1, usable_cpus()))))
     on_step("checking the answer")
     show(answer(check_answers(bundle, counts)))
     engines, left_out = engines_for(bundle)
@@ -87,7 +88,7 @@ def measure_single_layers(
     Other arguments are as for `measure_bundle`, but `min_seconds` is for each layer.
     """
     machine = read_machine()  # before measuring, so that the load is that of others
-    counts = threads or tuple(dict.fromkeys((1, min(2, usable_cpus()))))
+    counts = check_threads(threads or tuple(dict.fromkeys((1, min(2, usable_cpus())))))
     records: list[Record] = []
     left_out: dict[LeftOut, None] = {}
     for batch in batches:
@@ -106,8 +107,9 @@ def measure_layers_in_8_bits(
     """Measure the layers that are float in one bundle and in 8 bits in another one of the same network.
 
     Raises:
-        BnasError: they are no such pair.
+        BnasError: they are no such pair, or there are fewer processors than threads.
     """
+    check_threads((threads,))
     layers = _layers_in_8_bits(floats, int8)
     names = tuple(layer.name for layer in layers)
     forms = Forms(floats.file(MODEL).read_bytes(), int8.file(MODEL).read_bytes(), names)
@@ -145,6 +147,7 @@ def measure_operations(
     config: ModelConfig, *, threads: int, batch: int, min_seconds: float, on_step: Say
 ) -> LatencyTable:
     """Measure every workload that a network of the size of `config` can have, in at least `min_seconds` together."""
+    check_threads((threads,))
     machine = read_machine()  # before measuring, so that the load is that of others
     workloads = candidate_workloads(config)
     times = measure_workloads(workloads, threads=threads, batch=batch, min_seconds=min_seconds, on_step=on_step)

@@ -20,7 +20,7 @@ from bnas_deploy.report import figures
 from bnas_deploy.report.measuring import measure_bundle
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.table import Table
-from bnas_deploy.runtime.bench.machine import Machine
+from bnas_deploy.runtime.bench.machine import Machine, check_threads
 from bnas_deploy.search.models.family import ModelConfig
 from bnas_deploy.search.models.layer_costs import network_size
 from bnas_deploy.search.models.registry import published_configs, rule_of
@@ -130,8 +130,10 @@ def measured_rows(
         say: is told what is being done.
 
     Raises:
-        BnasError: a network cannot be exported or measured; the message names it.
+        BnasError: there are fewer processors than threads, or a network cannot be exported or measured; the message
+            names it.
     """
+    check_threads((threads,))
     reports = []
     for config, _ in networks:
         try:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bnas_deploy
+from bnas_deploy.core.counts import counted
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.host import load_average, usable_cpus
 from bnas_deploy.core.memory import memory_bytes
 from bnas_deploy.runtime.bench.processor import Processor, processor
@@ -106,6 +108,22 @@ class Machine:
     clock_mhz_after: float | None = None
     temperature_c_after: float | None = None
     throttling_after: str | None = None
+
+
+def check_threads(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return numbers of threads to measure with.
+
+    Raises:
+        BnasError: this process may use fewer processors. Threads that wait in loops for one that has none tell how the
+            system shares out time, and nothing of the network.
+    """
+    most = usable_cpus()
+    if max(counts) > most:
+        raise BnasError(
+            f"--threads: got {max(counts)}, and this process may use {counted(most, 'processor')}; threads that share "
+            f"one wait for each other, so a time of them would not be the network's; give at most {most}"
+        )
+    return counts
 
 
 def read_machine(root: Path = Path("/")) -> Machine:

@@ -35,6 +35,7 @@ from bnas_deploy.core.bundle import (
 )
 from bnas_deploy.core.errors import BundleError
 from bnas_deploy.core.files import temporary_folder
+from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.core.new_bundle import new_bundle
 from bnas_deploy.core.operators import DOMAIN, IR_VERSION, ONNX_OPSET, VERSION
@@ -286,6 +287,14 @@ def test_an_int8_twin_that_answers_nonsense_is_not_timed(bundle: Path, tmp_path:
     read = report.read_report(tmp_path / "bench.json")
     assert [each.engine for each in read.records if each.subject == "network"] == ["bnas", "ort-fp32"]
     assert read.left_out[-1] == LeftOut("ort-int8", None, "it answers otherwise than the float twin")
+
+
+@pytest.mark.parametrize("command", [(), ("--layers",), ("--ops",)])
+def test_more_threads_than_processors_are_refused(bundle: Path, command: tuple[str, ...]) -> None:
+    most = usable_cpus()
+    result = bench(*(command or (bundle,)), "--threads", most + 1)
+    assert result.exit_code == 1, result.output
+    assert f"--threads: got {most + 1}, and this process may use {most} processors" in " ".join(result.output.split())
 
 
 @pytest.mark.usefixtures("no_openvino")

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.host import usable_cpus
 from bnas_deploy.runtime.bench import machine as machine_module
 from bnas_deploy.runtime.bench.machine import (
     after_measuring,
+    check_threads,
     cpu_flags,
     native_isa,
     read_machine,
@@ -187,3 +189,10 @@ def test_another_system_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> None
     machine = read_machine()
     assert (machine.cpu, machine.cores, machine.os) == ("Apple M1", 8, "macOS 14.5")
     assert machine.isa_flags == ("asimd", "asimddp")
+
+
+def test_more_threads_than_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnas_deploy.runtime.bench.machine.usable_cpus", lambda: 2)
+    assert check_threads((1, 2)) == (1, 2)
+    with pytest.raises(BnasError, match=r"--threads: got 64, and this process may use 2 processors; .*give at most 2"):
+        check_threads((1, 64))
