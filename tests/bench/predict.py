@@ -2,6 +2,8 @@
 
 It prints the multiply-adds of one bit per cycle of each loop that counts, with all data in the first-level cache, on
 models of processors that need not be here. A prediction is no measurement: docs/kernels.md says what it leaves out.
+A tile is vectors x groups. Two may have as many multiply-adds in a turn; the loop with more instructions then counts
+more groups, which find a row of the table each.
 
 The loops are those of the objects in build/kernels. Those of another architecture are generated first, which needs TVM
 and half a minute of a processor for each.
@@ -35,6 +37,7 @@ Before LLVM 16 it predicts the Neoverse N1 with the model of the Cortex-A57, and
 WITHOUT_AVX512 = frozenset({"znver2", "znver3", "skylake", "alderlake"})
 
 FUNCTIONS = ("count", "count_channels")
+PIXELS = 2  # of a pair, a group where lanes are channels
 ITERATIONS = 100
 NEWEST_LLVM = 30
 
@@ -104,6 +107,15 @@ def multiply_adds(loop: Sequence[str], row: KernelSpec) -> int:
     return each * sum(instruction.split()[0] in names for instruction in loop)
 
 
+def tiles(loop: Sequence[str], row: KernelSpec, function: str) -> str:
+    """Name the tiles that a loop may count, vectors x groups: as many multiply-adds in a turn have more than one."""
+    counting = row.counting
+    counted = multiply_adds(loop, row) // (row.vector_bytes * counting.channels * counting.outputs)
+    groups = row.tiles if function == "count" else [max(1, each * counting.outputs // PIXELS) for each in row.tiles]
+    each = {(wide, some) for wide, whole in enumerate(groups, 1) for some in (whole, 1)}
+    return " or ".join(f"{wide}x{some}" for wide, some in sorted(each) if wide * some * counting.multiple == counted)
+
+
 def objects(architecture: str) -> dict[str, Path]:
     """Return the objects of an architecture's rows by ISA, generated where they are missing.
 
@@ -128,8 +140,8 @@ def objects(architecture: str) -> dict[str, Path]:
 def table(row: KernelSpec, path: Path, tools: Tools) -> Iterator[str]:
     """Yield a row's table, line by line."""
     models = [model for model in MODELS[row.architecture] if row.vector_bytes < 64 or model not in WITHOUT_AVX512]
-    yield f"| {row.isa} | multiply-adds in a turn | instructions | {' | '.join(models)} |"
-    yield "|---" * (3 + len(models)) + "|"
+    yield f"| {row.isa} | tile | multiply-adds in a turn | instructions | {' | '.join(models)} |"
+    yield "|---" * (4 + len(models)) + "|"
     for function in FUNCTIONS:
         done: list[list[str]] = []
         for loop in tools.loops(path, function_name(row, function)):
@@ -137,7 +149,8 @@ def table(row: KernelSpec, path: Path, tools: Tools) -> Iterator[str]:
             if operations and loop not in done:
                 done.append(loop)
                 rates = (operations / tools.cycles(loop, row.architecture, model) for model in models)
-                yield f"| {function} | {operations} | {len(loop)} | {' | '.join(f'{rate:.0f}' for rate in rates)} |"
+                cells = (function, tiles(loop, row, function), str(operations), str(len(loop)))
+                yield f"| {' | '.join((*cells, *(f'{rate:.0f}' for rate in rates)))} |"
 
 
 def _output(command: Sequence[str], given: str = "") -> str:

@@ -70,6 +70,26 @@ def test_innermost_loops_are_found(text: str, isa: str, loop: list[str], operati
     assert done.stdout.splitlines() == [*loop, str(operations)], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("isa", "function", "look_ups", "tile"),
+    [
+        ("avx2", "count", 3 * 3, "3x1"),
+        ("avx2", "count", 3 * 4, "2x2 or 4x1"),
+        ("avx512vbmi", "count", 2 * 8, "2x4 or 4x2"),
+        ("avx512vbmi", "count_channels", 2 * 6, "3x2"),
+        ("neon", "count", 2 * 16, "4x4 or 8x2"),
+        ("neon", "count_channels", 2 * 8, "4x2 or 8x1"),
+    ],
+)
+def test_tiles_are_named(isa: str, function: str, look_ups: int, tile: str) -> None:
+    done = run(
+        f"row = {{row.isa: row for row in predict.KERNEL_SPECS}}[{isa!r}]\n"
+        "name = {'lut6x2': 'vpermb', 'lut4x2': 'vpshufb', 'popcount8': 'cnt'}[row.counting.name]\n"
+        f"print(predict.tiles([name + ' x'] * {look_ups}, row, {function!r}))"
+    )
+    assert done.stdout == f"{tile}\n", done.stderr
+
+
 def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     done = run("sys.argv[1:] = ['--isa', 'avx2']; predict.main()")
