@@ -35,16 +35,37 @@ class FormTime:
 
 
 @dataclass(frozen=True)
+class InNetwork:
+    """What a part in 8 bits does to the whole network, beside the other parts in theirs.
+
+    `times_as_fast` the network is with it as with that part in float32, in the median of neighbouring runs, and three
+    of four runs are at most `mostly` times as fast.
+    """
+
+    times_as_fast: float
+    mostly: float
+
+
+@dataclass(frozen=True)
 class PartTimes:
-    """A part of a network with float `layers`, measured by itself, with the nodes `beside` them: their operators."""
+    """A part of a network with float `layers`, measured by itself, with the nodes `beside` them: their operators.
+
+    `in_network` is what its fastest form in 8 bits does there; None where that was not measured.
+    """
 
     layers: tuple[str, ...]
     beside: tuple[str, ...]
     float_us: float
     forms: tuple[FormTime, ...]
+    in_network: InNetwork | None = None
 
     @property
     def chosen(self) -> FormTime | None:
+        """The fastest form by itself, unless the network is slower with it in three of four runs; None without."""
+        return None if self.in_network is not None and self.in_network.mostly < 1 else self.fastest
+
+    @property
+    def fastest(self) -> FormTime | None:
         """The fastest form that is faster than float layers in three of four runs, and in the median; None without.
 
         Float layers win where it is not to be told, since they change no answer: on a busy machine neighbouring runs
@@ -127,6 +148,8 @@ def _check_values(table: FloatLayerTable) -> None:
     for i, part in enumerate(table.parts):
         wanted(part.float_us > 0, part.float_us, f"parts[{i}].float_us", "more than 0")
         wanted(len(part.forms) > 0, part.forms, f"parts[{i}].forms", "at least one")
+        for name, value in asdict(part.in_network).items() if part.in_network else ():
+            wanted(value > 0, value, f"parts[{i}].in_network.{name}", "more than 0")
         for form in part.forms:
             inside = len(form.in_8_bits) > 0 and set(form.in_8_bits) <= set(part.layers)
             wanted(inside, form.in_8_bits, f"parts[{i}].forms: in_8_bits", f"some of {json.dumps(part.layers)}")

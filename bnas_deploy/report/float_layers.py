@@ -21,7 +21,7 @@ def describe(table: FloatLayerTable) -> list[str]:
     """Return a line on what was measured where, and one for each part of the network; of what was chosen, how fast."""
     lines = [f"measured {source(table)}", *map(_part, table.parts)]
     if not table.layers:
-        return [*lines, "no float layer has enough channels to gain from 8 bits: all stay in float32"]
+        return [*lines, "no float layer has the channels, or the kernel, to gain from 8 bits: all stay in float32"]
     if not table.chosen:
         return [*lines, "nothing is faster in 8 bits: all float layers stay in float32"]
     if table.network_us is None:
@@ -53,13 +53,21 @@ def _part(part: PartTimes) -> str:
     """Say what was chosen of a part, and the times of float layers and of the best form in 8 bits."""
     beside = f" (with {', '.join(part.beside)})" if part.beside else ""
     chosen = part.chosen
-    best = chosen or max(part.forms, key=lambda form: form.times_as_fast)
+    best = part.fastest or max(part.forms, key=lambda form: form.times_as_fast)
     times = f"float {part.float_us:,.1f} us, int8 {best.median_us:,.1f} us{_of(best.in_8_bits, part.layers)}{beside}"
     if chosen is None:
-        return f"{', '.join(part.layers)}: float32; {times}, not faster in the median and in three of four runs"
+        return f"{', '.join(part.layers)}: float32; {times}, {_why_not(part)}"
     kept = [name for name in part.layers if name not in chosen.in_8_bits]
     floats = f", {', '.join(kept)}: float32" if kept else ""
     return f"{', '.join(chosen.in_8_bits)}: int8{floats}; {times}, {chosen.times_as_fast:.2f} times as fast"
+
+
+def _why_not(part: PartTimes) -> str:
+    """Say why no form of a part is chosen."""
+    if part.fastest is None or part.in_network is None:
+        return "not faster in the median and in three of four runs"
+    network = f"the network {part.in_network.times_as_fast:.2f} times, below 1 in three of four runs"
+    return f"{part.fastest.times_as_fast:.2f} times as fast by itself, but {network}"
 
 
 def _of(in_8_bits: Sequence[str], layers: Sequence[str]) -> str:

@@ -11,9 +11,12 @@ forms. Layers of one part share what is quantised between them, so that every ch
 there are more than MOST_TOGETHER of them, each alone and all. Parts do not touch, so what is the fastest of each is the
 fastest of all. All forms of all parts run in turns, each twice, and the second run counts: it finds its weights in the
 cache, which a network may not. That is to the advantage of float weights, which are four times as large.
+
+A part alone has one reader of what it gives. In the network there may be several, for each of which onnxruntime makes
+floats of bytes again. So of the parts that gain least, the network is measured with and without their 8 bits as well.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations
 from pathlib import Path
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core.counts import counted
 from bnas_deploy.core.files import temporary_folder
-from bnas_deploy.core.float_layers import FloatLayerTable, FormTime, PartTimes
+from bnas_deploy.core.float_layers import FloatLayerTable, FormTime, InNetwork, PartTimes
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.runtime.bench.engines import OrtRunner
 from bnas_deploy.runtime.bench.machine import cpu_flags, native_isa, read_machine, vector_isa
@@ -34,6 +37,7 @@ from bnas_deploy.runtime.onnx_file.forms import Forms, Placed
 from bnas_deploy.runtime.onnx_file.reader import is_binary_convolution
 
 MOST_TOGETHER = 3
+MOST_DOUBTED = 3
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -137,6 +141,9 @@ def measure_float_layers(
     if not table.chosen:
         return table
     on_step("measuring the network with the layers that are faster in 8 bits")
+    table = replace(table, parts=measure_in_network(forms, feeds, parts, **effort))
+    if not table.chosen:
+        return table
     return replace(table, network_us=measure_network(forms, feeds, table.chosen, **effort))
 
 
@@ -152,19 +159,40 @@ def measure_parts(forms: Forms, feeds: Feeds, *, threads: int, min_seconds: floa
     return tuple(_times(part, [columns[part, choice] for choice in part.choices()]) for part in parts)
 
 
+def measure_in_network(
+    forms: Forms, feeds: Feeds, parts: Sequence[PartTimes], *, threads: int, min_seconds: float
+) -> tuple[PartTimes, ...]:
+    """Measure the network with all chosen forms, and without each of those that gain least by themselves, in turns."""
+    chosen = {part.layers: part.chosen for part in parts if part.chosen}
+    doubted = sorted(chosen, key=lambda layers: chosen[layers].times_as_fast)[:MOST_DOUBTED]
+    everything = {name for form in chosen.values() for name in form.in_8_bits}
+    choices = [everything, *(everything - {*chosen[layers].in_8_bits} for layers in doubted)]
+    every, *without = _network_samples(forms, feeds, choices, threads, min_seconds)
+    found = {layers: _in_network(one, every) for layers, one in zip(doubted, without, strict=True)}
+    return tuple(replace(part, in_network=found.get(part.layers)) for part in parts)
+
+
 def measure_network(
     forms: Forms, feeds: Feeds, in_8_bits: Collection[str], *, threads: int, min_seconds: float
 ) -> tuple[float, float]:
     """Return the median microseconds of the network with float layers, and with some in 8 bits, in turns."""
+    columns = _network_samples(forms, feeds, ((), in_8_bits), threads, min_seconds)
+    floats, mixed = (float(np.median(column.kept_ns())) / 1000 for column in columns)
+    return floats, mixed
+
+
+def _network_samples(
+    forms: Forms, feeds: Feeds, choices: Iterable[Collection[str]], threads: int, min_seconds: float
+) -> list[Column]:
+    """Run the network in turns, with each choice of layers in 8 bits."""
     with temporary_folder() as folder:
         path = folder / "network.onnx"
         runners = []
-        for layers in ((), in_8_bits):
+        for layers in choices:
             path.write_bytes(forms.model(forms.nodes(layers), feeds, forms.outputs))
             runners.append(OrtRunner(path, feeds, threads=threads, library=True))
     samples = samples_in_turns(runners, threads, min_seconds)
-    floats, mixed = (float(np.median(samples.of(i).kept_ns())) / 1000 for i in range(2))
-    return floats, mixed
+    return [samples.of(i) for i in range(len(runners))]
 
 
 def _values(forms: Forms, feeds: Feeds, names: Collection[str], folder: Path) -> dict[str, NDArray[Any]]:
@@ -191,8 +219,17 @@ def _times(part: Part, columns: Sequence[Column]) -> PartTimes:
 
 
 def _form(in_8_bits: tuple[str, ...], floats: Column, own: Column) -> FormTime:
-    """Compare round by round, where neither was preempted."""
-    kept = own.undisturbed(floats)
-    ratios = floats.ns / own.ns if kept is None else floats.ns[kept] / own.ns[kept]
-    quartile, median = np.percentile(ratios, (25, 50)).tolist()
+    quartile, median = np.percentile(_ratios(floats, own), (25, 50)).tolist()
     return FormTime(in_8_bits, float(np.median(own.kept_ns())) / 1000, median, quartile)
+
+
+def _in_network(without: Column, every: Column) -> InNetwork:
+    median, quartile = np.percentile(_ratios(without, every), (50, 75)).tolist()
+    return InNetwork(median, quartile)
+
+
+def _ratios(other: Column, own: Column) -> NDArray[np.float64]:
+    """Return how many times as fast a call is as another one, round by round, where neither was preempted."""
+    kept = own.undisturbed(other)
+    ratios: NDArray[np.float64] = other.ns / own.ns
+    return ratios if kept is None else ratios[kept]

@@ -54,10 +54,15 @@ class Made:
         images = "--image-size", "6", "--images", "3", "--labels", labels
         return run("export", f"{self.folder / 'net.py'}:{name}", "-o", output, *images, *options)
 
-    def table(self, path: Path, mostly: dict[str, float]) -> Path:
-        """Write a table in which three of four runs with a layer in 8 bits are at least so many times as fast."""
+    def table(self, path: Path, mostly: dict[str, float], in_network: dict[str, float] | None = None) -> Path:
+        """Write a table in which three of four runs with a layer in 8 bits are at least so many times as fast.
+
+        In the network they are at most so many times as fast.
+        """
         data: Any = json.loads((self.folder / "device.json").read_text())
         for part in data["parts"]:
+            factor = (in_network or {}).get(part["layers"][0])
+            part["in_network"] = factor and {"times_as_fast": factor, "mostly": factor}
             for form in part["forms"]:
                 form["times_as_fast"] = form["mostly"] = mostly[form["in_8_bits"][0]]
                 form["median_us"] = part["float_us"] / form["mostly"]
@@ -106,6 +111,16 @@ def test_what_the_table_says_is_faster_has_8_bits(made: Made, tmp_path: Path) ->
         assert " us (with ReduceMean), not faster in the median and in three of four runs\n" in said
     assert "layers in 8 bits         1 of 1 agree with the exported model" in verified
     assert "% of their spread; same class for " in verified
+
+
+def test_what_slows_the_network_down_stays_float(made: Made, tmp_path: Path) -> None:
+    slower = {"second": 0.96, "head": 1.01}
+    table = made.table(tmp_path / "pi.json", {"second": 2.0, "head": 1.5}, in_network=slower)
+    result = made.export(tmp_path / "auto", "--float-layers", "auto", "--latency-table", table)
+    assert result.exit_code == 0, result.output
+    assert [layer.name for layer in read_bundle(tmp_path / "auto").manifest.in_8_bits] == ["head"]
+    why = "2.00 times as fast by itself, but the network 0.96 times, below 1 in three of four runs\n"
+    assert f" us (with Conv, Relu), {why}" in result.output
 
 
 def test_where_nothing_is_faster_the_bundle_is_the_float_one(made: Made, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from bnas_deploy.core.errors import BnasError
 from bnas_deploy.core.float_layers import (
     FloatLayerTable,
     FormTime,
+    InNetwork,
     PartTimes,
     check_layers,
     check_network,
@@ -56,9 +57,27 @@ def test_the_fastest_form_is_chosen_where_three_of_four_runs_are_faster() -> Non
     assert replace(TABLE, parts=(replace(CHAIN, forms=CHAIN.forms[:2]), ALONE)).chosen == ("stem.conv",)
 
 
+def test_a_form_with_which_the_network_is_slower_is_not_chosen() -> None:
+    slower, not_told = (replace(CHAIN, in_network=InNetwork(0.97, most)) for most in (0.99, 1.01))
+    assert (slower.chosen, slower.fastest) == (None, CHAIN.forms[2])
+    assert not_told.chosen == CHAIN.forms[2]
+    assert replace(TABLE, parts=(slower, ALONE)).chosen == ()
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "pi.json"
     path.write_text(TABLE.to_json())
+    assert read_float_layers(path) == TABLE
+
+    with_network = replace(TABLE, parts=(replace(CHAIN, in_network=InNetwork(1.1, 1.2)), ALONE))
+    path.write_text(with_network.to_json())
+    assert read_float_layers(path) == with_network
+
+
+def test_a_table_from_before_the_network_was_measured_with_each_part_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pi.json"
+    parts = [{name: value for name, value in part.items() if name != "in_network"} for part in PARTS]
+    path.write_text(_changed(parts=parts))
     assert read_float_layers(path) == TABLE
 
 
@@ -102,6 +121,10 @@ WRONG = {
     "no form": (
         _changed(parts=[PARTS[0], {**PARTS[1], "forms": []}]),
         "(parts[1].forms: got [], wanted at least one); measure the device again",
+    ),
+    "no gain in the network": (
+        _changed(parts=[PARTS[0], {**PARTS[1], "in_network": {"times_as_fast": 1, "mostly": 0}}]),
+        "(parts[1].in_network.mostly: got 0.0, wanted more than 0); measure the device again",
     ),
     "a form of another part": (
         _changed(parts=[PARTS[0], {**PARTS[1], "forms": PARTS[0]["forms"]}]),

@@ -1,5 +1,6 @@
 """Mixtures of float layers and layers in 8 bits, made of two files, and the parts of a network that are measured."""
 
+from collections.abc import Iterable
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from bnas_deploy.core import operators
 from bnas_deploy.core.bits import pack_signs
+from bnas_deploy.core.float_layers import FormTime, InNetwork, PartTimes
 from bnas_deploy.core.layer_cost import LayerCost
 from bnas_deploy.export.finish import finish_proto
 from bnas_deploy.export.quantization import FEWEST_CHANNELS, quantize_layers
 from bnas_deploy.runtime.bench import float_layers
-from bnas_deploy.runtime.bench.float_layers import Part, measure_float_layers, parts_of
+from bnas_deploy.runtime.bench.float_layers import Part, measure_float_layers, measure_in_network, parts_of
+from bnas_deploy.runtime.bench.samples import Column
 from bnas_deploy.runtime.onnx_file.forms import Forms
 from bnas_deploy.runtime.session import create_session, session_options
 
@@ -138,6 +141,40 @@ def test_a_table_has_a_time_of_every_form(forms: Forms, monkeypatch: pytest.Monk
     assert table.chosen == LAYERS
     assert table.network_us is not None
     assert min(table.network_us) > 0
+    assert all(part.in_network is not None and part.in_network.times_as_fast > 0 for part in table.parts)
+
+
+def _column(*us: float) -> Column:
+    return Column(np.array(us) * 1000, np.zeros(len(us), np.bool_), told=True)
+
+
+def test_the_parts_that_gain_least_are_measured_in_the_network(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(layer: str, times_as_fast: float) -> PartTimes:
+        return PartTimes((layer,), (), 10, (FormTime((layer,), 10 / times_as_fast, times_as_fast, times_as_fast),))
+
+    asked = []
+
+    def samples(forms: Forms, feeds: object, choices: Iterable[set[str]], *effort: float) -> list[Column]:
+        asked.extend(map(sorted, choices))
+        every = _column(100, 100, 100, 100)
+        slower, faster, either = _column(98, 99, 97, 101), _column(104, 103, 105, 99), _column(98, 99, 102, 103)
+        return [every, slower, faster, either]
+
+    monkeypatch.setattr(float_layers, "_network_samples", samples)
+    parts = [part("first", 1.5), part("second", 1.2), part("left", 0.9), part("right", 1.4), part("classifier", 3)]
+    found = measure_in_network(forms, {}, parts, threads=1, min_seconds=0)
+
+    every = ["classifier", "first", "right", "second"]
+    without = [[name for name in every if name != least] for least in ("second", "right", "first")]
+    assert asked == [every, *without]
+    assert [each.in_network for each in found] == [
+        InNetwork(1.005, pytest.approx(1.0225)),
+        InNetwork(pytest.approx(0.985), pytest.approx(0.995)),
+        None,
+        InNetwork(pytest.approx(1.035), pytest.approx(1.0425)),
+        None,
+    ]
+    assert [each.chosen is not None for each in found] == [True, False, False, True, True]
 
 
 def test_where_nothing_is_faster_no_network_is_measured(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:

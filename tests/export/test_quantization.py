@@ -221,6 +221,25 @@ def test_float_layers_become_islands(tmp_path: Path) -> None:
     assert np.square(_answers(after, tmp_path) - wanted).mean() < 0.05**2 * np.square(wanted).mean()
 
 
+@pytest.mark.parametrize(
+    ("weight", "is_worth_it"),
+    [
+        ((4, 16, 1, 1), True),
+        ((4, 15, 3, 3), False),
+        ((64, 3, 7, 7), True),  # a stem: as many products as 3x3 of 16 channels
+        ((64, 3, 6, 8), True),
+        ((64, 3, 5, 5), False),
+        ((64, 1, 11, 11), False),
+    ],
+)
+def test_a_convolution_needs_channels_or_a_large_kernel(weight: tuple[int, ...], is_worth_it: bool) -> None:
+    conv = onnx.helper.make_node("Conv", ["x", "w"], ["y"], "stem")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    weights = onnx.numpy_helper.from_array(np.zeros(weight, np.float32), "w")
+    graph = onnx.helper.make_graph([conv], "network", values[:1], values[1:], [weights])
+    assert layers_worth_8_bits(onnx.helper.make_model(graph)) == (("stem",) if is_worth_it else ())
+
+
 def test_other_operators_and_computed_weights_are_not_worth_8_bits() -> None:
     before = _network()
     for node in before.graph.node:
