@@ -265,7 +265,7 @@ enum { LEAST_UNPACKED = 8 };
 /* Whether mismatches alone are compared with a limit. Sums differ from pixel to pixel by padding of zeros, but not
  * within the stretches that constant channels have the pixels cut into. */
 static inline bool bnas_limits_mismatches(const BnasConv* conv) {
-    return conv->constants || conv->pads_signs || (conv->pads[0] | conv->pads[1] | conv->pads[2] | conv->pads[3]) == 0;
+    return conv->constants || !bnas_pads_zeros(conv);
 }
 /* Whether the sums of the signs of X, and their mismatches, fit in 16 bits. */
 bool bnas_sums_are_short(const BnasConv* conv);

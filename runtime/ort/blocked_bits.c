@@ -85,16 +85,24 @@ static int16_t* limits_of_kind(const BnasRun* run, int64_t row_kind, int64_t col
     return limits + (row_kind * plan->column_kinds + column_kind) * run->conv->bytes_out * BNAS_BYTE;
 }
 
-/* The limits of pixels where these taps are inside: (bytes_out, BNAS_BYTE). */
+/* The limits of sums: (bytes_out, BNAS_BYTE). */
+static void write_limits_of_sums(const BnasRun* run, int16_t* limits) {
+    for (int64_t i = 0; i < run->conv->bytes_out * BNAS_BYTE; ++i) {
+        limits[i] = short_of((int64_t)run->conv->least[i] - 1);
+    }
+}
+
+/* The limits of mismatches, for pixels where these taps are inside: (bytes_out, BNAS_BYTE). */
 static void write_limits_of_taps(const BnasRun* run, Range rows, Range columns, int64_t total, int16_t* limits) {
     const BnasConv* conv = run->conv;
-    for (int64_t i = 0; i < conv->bytes_out * BNAS_BYTE; ++i) {
-        /* Past the last channel it is out of the reach of sums. */
-        const int64_t channel =
-            smaller(bnas_first_of_byte(conv, i / BNAS_BYTE) + i % BNAS_BYTE, conv->channels_out - 1);
-        limits[i] = bnas_limits_mismatches(conv)
-                        ? limit_of(total, bnas_constant_of(conv, channel, rows, columns), conv->least[i])
-                        : short_of((int64_t)conv->least[i] - 1);
+    for (int64_t byte = 0; byte < conv->bytes_out; ++byte) {
+        const int64_t first = conv->constants ? bnas_first_of_byte(conv, byte) : 0; /* which takes a division */
+        for (int64_t bit = 0; bit < BNAS_BYTE; ++bit) {
+            /* Past the last channel a limit is out of the reach of sums, whatever is known before. */
+            const int64_t channel = smaller(first + bit, conv->channels_out - 1);
+            const int64_t constant = bnas_constant_of(conv, channel, rows, columns);
+            *limits++ = limit_of(total, constant, conv->least[byte * BNAS_BYTE + bit]);
+        }
     }
 }
 
@@ -104,6 +112,10 @@ void bnas_write_limits(const BnasRun* run) {
     const Range *rows = region(run, plan->taps), *columns = rows + height;
     const int32_t *totals = region(run, plan->totals), *row_kinds = region(run, plan->kinds);
     const int32_t* column_kinds = row_kinds + height;
+    if (!bnas_limits_mismatches(run->conv)) {
+        write_limits_of_sums(run, limits_of_kind(run, 0, 0));
+        return;
+    }
     if (!run->conv->constants) {
         write_limits_of_taps(run, *rows, *columns, *totals, limits_of_kind(run, 0, 0));
         return;

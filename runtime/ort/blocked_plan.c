@@ -75,8 +75,7 @@ static bool gathering_pays(const BnasRun* run, const KernelSpec* spec, int64_t l
 static bool channels_pay(const BnasRun* run, const KernelSpec* spec, int64_t lanes, bool gathers) {
     const BnasConv* conv = run->conv;
     /* Where 8 channels fill a byte there is no code for padding. */
-    const bool pads = conv->pads[0] + conv->pads[1] + conv->pads[2] + conv->pads[3] > 0 && !conv->pads_signs;
-    if (pads && padded_pixel(spec) > UINT8_MAX) {
+    if (bnas_pads_zeros(conv) && padded_pixel(spec) > UINT8_MAX) {
         return false;
     }
     const int64_t pixels = run->out_size[0] * run->out_size[1], channels = group_channels(conv);
@@ -193,7 +192,7 @@ static Plan plan_of(const BnasRun* run, const KernelSpec* spec) {
     plan.totals = place(&end, pixels, sizeof(int32_t));
     plan.short_totals = place(&end, conv->to_bits ? pixels : 0, sizeof(int16_t));
     place_constants(run, &plan, &end);
-    const bool corrects = counts_padding(spec) && plan.layout != CODES && !conv->pads_signs;
+    const bool corrects = counts_padding(spec) && plan.layout != CODES && bnas_pads_zeros(conv);
     plan.correction = !corrects ? NO_CORRECTION : table_fits(run, spec) ? BY_TABLE : BY_RUNS;
     plan.correction_index = place(&end, plan.correction == BY_TABLE ? plan.lanes + WIDEST_TILE : 0, sizeof(uint16_t));
     plan.corrections =

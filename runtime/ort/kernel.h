@@ -71,6 +71,11 @@ static inline int64_t bnas_taps(const BnasConv* conv) {
     return conv->kernel[0] * conv->kernel[1];
 }
 
+/* Whether taps may fall on zeros around the image. */
+static inline bool bnas_pads_zeros(const BnasConv* conv) {
+    return !conv->pads_signs && (conv->pads[0] | conv->pads[1] | conv->pads[2] | conv->pads[3]) != 0;
+}
+
 /* What padded taps hold in `count` channels from `first` on, a bit each, where the operator pads with signs. */
 static inline uint64_t bnas_pad_bits(const BnasConv* conv, int64_t first, int64_t count) {
     uint64_t bits = 0;
