@@ -180,6 +180,8 @@ def check(seed: int, ways: Sequence[str]) -> str:
         if want is None and way == BODY and given.row.max_pool and min(given.case.out_size) == 1:
             continue  # onnxruntime's MaxPool takes one row for two, where the library says what is wrong
         assert want is not None, f"{way} answers {about}"
+        if given.row.max_pool and not given.row.to_bits:  # of NaN, and of -inf alone, which onnxruntime makes finite
+            y = np.where(np.isnan(want) | (want == -np.inf), want, y)  # the largest is not defined
         tolerance = _tolerance(given) if way == BODY else 0
         np.testing.assert_allclose(y, want, rtol=0, atol=tolerance, err_msg=f"{way} is wrong: {about}")
     return "right" if fits else "refused"
