@@ -36,7 +36,7 @@ def all_of_them(model: onnx.ModelProto, names: tuple[str, ...]) -> tuple[str, ..
     """
     if not names:
         raise ExportError(
-            "--float-layers int8: no float layer has the channels, or the kernel, to gain from 8 bits; export with float layers"
+            "--float-layers int8: no float layer has channels or a kernel to gain from 8 bits; export with float layers"
         )
     return names
 

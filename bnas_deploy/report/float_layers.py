@@ -21,7 +21,7 @@ def describe(table: FloatLayerTable) -> list[str]:
     """Return a line on what was measured where, and one for each part of the network; of what was chosen, how fast."""
     lines = [f"measured {source(table)}", *map(_part, table.parts)]
     if not table.layers:
-        return [*lines, "no float layer has the channels, or the kernel, to gain from 8 bits: all stay in float32"]
+        return [*lines, "no float layer has channels or a kernel to gain from 8 bits: all stay in float32"]
     if not table.chosen:
         return [*lines, "nothing is faster in 8 bits: all float layers stay in float32"]
     if table.network_us is None:

@@ -129,7 +129,7 @@ def test_float_layers_that_gain_nothing_from_8_bits_are_refused(
     monkeypatch.setattr("bnas_deploy.export.quantization._LAYERS", ())
     message = refusal_of(checkpoint, tmp_path / "bundle", "--images", "4", "--float-layers", "int8")
     assert message == (
-        "--float-layers int8: no float layer has the channels, or the kernel, to gain from 8 bits; export with float layers"
+        "--float-layers int8: no float layer has channels or a kernel to gain from 8 bits; export with float layers"
     )
 
 
