@@ -7,6 +7,7 @@ from bnas_deploy.report.rows import SingleRow, single_rows
 from bnas_deploy.report.saved import Report
 from bnas_deploy.report.summary import Summary
 from bnas_deploy.runtime.bench.records import NETWORK, Ratio, Record
+from bnas_deploy.runtime.bench.samples import MIN_RUNS
 
 
 def headline(report: Report) -> str:
@@ -22,7 +23,7 @@ def _network_headlines(report: Report) -> Iterator[str]:
         for other, ratio in each.times_as_fast.items():
             if other in each.disturbed:
                 runs = _preempted_of(own.ratio)
-                yield f"{subject} against {other}: {NOT_TOLD}{runs}. Measure again on a quiet machine."
+                yield f"{subject} against {other}: {NOT_TOLD}{runs}. {AGAIN}"
                 continue
             spread = ""
             if own.ratio and own.ratio.baseline == other:
@@ -31,11 +32,14 @@ def _network_headlines(report: Report) -> Iterator[str]:
 
 
 NOT_TOLD = "not to be told, because other programs had the processor"
+AGAIN = "Measure longer (--min-seconds), or on a quiet machine."
 
 
 def _preempted_of(ratio: Ratio | None) -> str:
     """Say in how many pairs of runs; nothing where there is no ratio that counted them."""
-    return f" in {ratio.preempted} of {ratio.pairs} pairs of runs" if ratio and ratio.disturbed else ""
+    if not ratio or not ratio.disturbed:
+        return ""
+    return f" in {ratio.preempted} of {ratio.pairs} pairs of runs, and {MIN_RUNS} others are needed"
 
 
 def _layer_headlines(report: Report) -> Iterator[str]:
@@ -57,7 +61,7 @@ def _layers_headline(rows: Sequence[SingleRow], where: str) -> Iterator[str]:
         compared = [row for row in rows if other in row.times_as_fast]
         ratios = [row.times_as_fast[other] for row in compared if other not in row.disturbed]
         if not ratios:
-            yield f"{first} with {where} against {other}: {NOT_TOLD} in most runs. Measure again on a quiet machine."
+            yield f"{first} with {where} against {other}: {NOT_TOLD} in most runs. {AGAIN}"
             continue
         disturbed = len(compared) - len(ratios)
         yield (

@@ -2,8 +2,9 @@
 
 It prints the multiply-adds of one bit per cycle of each loop that counts, with all data in the first-level cache, on
 models of processors that need not be here. A prediction is no measurement: docs/kernels.md says what it leaves out.
-A tile is vectors x groups. Two may have as many multiply-adds in a turn; the loop with more instructions then counts
-more groups, which find a row of the table each.
+A tile is vectors x groups. A group is a row of weights, of two output channels with look-ups; where lanes are channels,
+a pair of pixels. Two tiles may have as many multiply-adds in a turn: the loop with more instructions then counts more
+groups. A tile may have several loops, since LLVM writes some out again.
 
 The loops are those of the objects in build/kernels. Those of another architecture are generated first, which needs TVM
 and half a minute of a processor for each.
@@ -108,12 +109,19 @@ def multiply_adds(loop: Sequence[str], row: KernelSpec) -> int:
 
 
 def tiles(loop: Sequence[str], row: KernelSpec, function: str) -> str:
-    """Name the tiles that a loop may count, vectors x groups: as many multiply-adds in a turn have more than one."""
-    counting = row.counting
-    counted = multiply_adds(loop, row) // (row.vector_bytes * counting.channels * counting.outputs)
-    groups = row.tiles if function == "count" else [max(1, each * counting.outputs // PIXELS) for each in row.tiles]
+    """Name the tiles that a loop may count, vectors x groups: as many multiply-adds in a turn have more than one.
+
+    LLVM may have written out two turns.
+    """
+    outputs = row.counting.outputs
+    members = outputs if function == "count" else PIXELS
+    groups = [max(1, each * outputs // members) for each in row.tiles]
     each = {(wide, some) for wide, whole in enumerate(groups, 1) for some in (whole, 1)}
-    return " or ".join(f"{wide}x{some}" for wide, some in sorted(each) if wide * some * counting.multiple == counted)
+    counted = multiply_adds(loop, row) // (row.vector_bytes * row.counting.channels * members * row.counting.multiple)
+    for turns, note in ((1, ""), (2, ", 2 turns")):
+        if found := [f"{wide}x{some}" for wide, some in sorted(each) if wide * some * turns == counted]:
+            return " or ".join(found) + note
+    return ""
 
 
 def objects(architecture: str) -> dict[str, Path]:

@@ -78,7 +78,11 @@ def test_innermost_loops_are_found(text: str, isa: str, loop: list[str], operati
         ("avx512vbmi", "count", 2 * 8, "2x4 or 4x2"),
         ("avx512vbmi", "count_channels", 2 * 6, "3x2"),
         ("neon", "count", 2 * 16, "4x4 or 8x2"),
-        ("neon", "count_channels", 2 * 8, "4x2 or 8x1"),
+        ("neon", "count_channels", 2 * 2 * 4, "2x2 or 4x1"),
+        ("neon", "count_channels", 2 * 2 * 8, "4x2 or 8x1"),
+        ("neon_inorder", "count_channels", 2 * 2 * 10, "5x2"),
+        ("neon_inorder", "count", 2 * 20, "5x4"),
+        ("neon_inorder", "count", 2 * 2 * 16, "4x4, 2 turns"),
     ],
 )
 def test_tiles_are_named(isa: str, function: str, look_ups: int, tile: str) -> None:

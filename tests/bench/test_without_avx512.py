@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 SPEC = importlib.util.spec_from_file_location("without_avx512", Path(__file__).with_name("without_avx512.py"))
@@ -33,3 +34,13 @@ def test_instructions_are_told_from_the_same_bytes_elsewhere(tmp_path: Path) -> 
     code = library.read_bytes()
     assert code.count(without_avx512.ASKS) == 3
     assert [code[place : place + 3] for place in found] == [without_avx512.ASKS]
+
+
+def test_the_copy_has_a_version_of_its_own(tmp_path: Path) -> None:
+    module = tmp_path / "info.py"
+    original = Path(onnxruntime.__file__).parent / without_avx512.VERSION_FILE
+    module.write_bytes(original.read_bytes())
+    without_avx512.mark_version(module)
+    info: dict[str, str] = {}
+    exec(module.read_text(encoding="utf-8"), info)  # two lines of onnxruntime's, one of them changed
+    assert info["__version__"] == f"{onnxruntime.__version__}+without-avx512"

@@ -3,6 +3,9 @@
 With PYTHONPATH=FOLDER and BNAS_ISA=avx2 both sides of a benchmark compute as on a processor with AVX2 alone. In the
 copy the instructions that ask which registers the system saves, `xgetbv`, are `mov al, 7; nop`: those of AVX. It needs
 `objdump` and `readelf` (Debian's package `binutils`), and x86-64 Linux.
+
+The copy's version ends in `+without-avx512`. Reports and tables have it beside the instruction sets that the processor
+has, which they name as ever.
 """
 
 import argparse
@@ -13,6 +16,8 @@ from pathlib import Path
 
 import onnxruntime
 
+VERSION_FILE = "capi/build_and_package_info.py"
+VERSION = re.compile("^(__version__ = '.*)'$", re.MULTILINE)
 ASKS = bytes.fromhex("0f01d0")
 SAVES_AVX = bytes.fromhex("b00790")
 
@@ -45,6 +50,14 @@ def main() -> None:
             code[place : place + len(ASKS)] = SAVES_AVX
         path.write_bytes(code)
         print(f"{path}: {len(found)} instructions replaced")
+    mark_version(copy / VERSION_FILE)
+
+
+def mark_version(module: Path) -> None:
+    """Let reports tell the copy from the original."""
+    marked, count = VERSION.subn(r"\1+without-avx512'", module.read_text(encoding="utf-8"))
+    assert count == 1, f"{module}: {count} lines with a version, wanted one"
+    module.write_text(marked, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -435,9 +435,9 @@ def test_where_too_few_runs_were_undisturbed_the_headline_has_no_figure() -> Non
     other = replace(INT8_TWIN[0], ratio=replace(DISTURBED, disturbed=False))
     made = Report(MACHINE, (network, *RECORDS[1:], other))
     lines = report.markdown(made).splitlines()
-    why = "not to be told, because other programs had the processor in 33 of 40 pairs of runs"
+    why = "not to be told, because other programs had the processor in 33 of 40 pairs of runs, and 10 others are needed"
     assert lines[2:4] == [
-        f"bnas with 1 thread against {other}: {why}. Measure again on a quiet machine."
+        f"bnas with 1 thread against {other}: {why}. Measure longer (--min-seconds), or on a quiet machine."
         for other in ("ort-fp32", "ort-int8")
     ]
     assert "| **times as fast as ort-fp32** | **2.02?** |" in lines

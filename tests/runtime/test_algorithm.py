@@ -14,6 +14,8 @@ Count = Callable[..., np.ndarray]
 def count() -> Count:
     """Build the algorithm for arrays of so many elements, and run it."""
     pytest.importorskip("tvm", reason="needs TVM to build the algorithm", exc_type=ImportError)
+    generator = "needs the repository's generator, which is no part of the package: test_with_tvm.py brings it"
+    pytest.importorskip("bnas_deploy.runtime.kernels.algorithm", reason=generator)
     import tvm
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
