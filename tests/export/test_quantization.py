@@ -240,6 +240,14 @@ def test_a_convolution_needs_channels_or_a_large_kernel(weight: tuple[int, ...],
     assert layers_worth_8_bits(onnx.helper.make_model(graph)) == (("stem",) if is_worth_it else ())
 
 
+def test_a_product_with_a_vector_is_worth_8_bits() -> None:
+    product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "head")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    weights = onnx.numpy_helper.from_array(np.zeros(8, np.float32), "w")
+    graph = onnx.helper.make_graph([product], "network", values[:1], values[1:], [weights])
+    assert layers_worth_8_bits(onnx.helper.make_model(graph)) == ("head",)
+
+
 def test_other_operators_and_computed_weights_are_not_worth_8_bits() -> None:
     before = _network()
     for node in before.graph.node:
