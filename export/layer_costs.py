@@ -95,7 +95,10 @@ def _rows(value: ir.Value) -> Shape:
 
 def _features_out(node: ir.Node) -> int:
     """Return the features that a matrix product makes; torch.onnx does not say the shape of every one's result."""
-    rows, columns = constant_array(node.inputs[1]).shape[-2:]
+    shape = constant_array(node.inputs[1]).shape
+    if len(shape) == 1:
+        return 1  # of a product with a vector
+    rows, columns = shape[-2:]
     return int(rows if node.attributes.get_int("transB", 0) else columns)
 
 

@@ -166,7 +166,7 @@ def _is_worth_8_bits(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProt
     if node.op_type != "Conv":
         return True
     channels, *kernel = weights[node.input[1]].dims[1:]
-    return channels >= FEWEST_CHANNELS or channels * math.prod(kernel) >= FEWEST_PRODUCTS
+    return bool(channels >= FEWEST_CHANNELS or channels * math.prod(kernel) >= FEWEST_PRODUCTS)
 
 
 def _stays_float(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:

@@ -39,11 +39,11 @@ class InNetwork:
     """What a part in 8 bits does to the whole network, beside the other parts in theirs.
 
     `times_as_fast` the network is with it as with that part in float32, in the median of neighbouring runs, and three
-    of four runs are at most `mostly` times as fast.
+    of four runs are at most `at_most` times as fast.
     """
 
     times_as_fast: float
-    mostly: float
+    at_most: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PartTimes:
     @property
     def chosen(self) -> FormTime | None:
         """The fastest form by itself, unless the network is slower with it in three of four runs; None without."""
-        return None if self.in_network is not None and self.in_network.mostly < 1 else self.fastest
+        return None if self.in_network is not None and self.in_network.at_most < 1 else self.fastest
 
     @property
     def fastest(self) -> FormTime | None:

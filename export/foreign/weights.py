@@ -82,9 +82,10 @@ def weights_of(program: Program, node: Node, *, transposed: bool = False) -> Wei
         found = program.constant(node)
     except NotElementwise as reason:
         raise NotTranslated(f"its weights cannot be computed beforehand: {reason}", REGISTER) from None
-    value, largest = (each.T if transposed else each for each in (found.value, found.largest.double()))
-    if value.ndim < 2 or not value.is_floating_point():
+    axes = found.value.ndim
+    if axes < 2 or (transposed and axes > 2) or not found.value.is_floating_point():
         raise NotTranslated("its weights are no matrix of floats")
+    value, largest = (each.T if transposed else each for each in (found.value, found.largest.double()))
     names = tuple(program.parameters_of(node))
     magnitudes = value.abs().flatten(1)
     if magnitudes.shape[1] == 1:

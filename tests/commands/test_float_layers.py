@@ -62,7 +62,7 @@ class Made:
         data: Any = json.loads((self.folder / "device.json").read_text())
         for part in data["parts"]:
             factor = (in_network or {}).get(part["layers"][0])
-            part["in_network"] = factor and {"times_as_fast": factor, "mostly": factor}
+            part["in_network"] = factor and {"times_as_fast": factor, "at_most": factor}
             for form in part["forms"]:
                 form["times_as_fast"] = form["mostly"] = mostly[form["in_8_bits"][0]]
                 form["median_us"] = part["float_us"] / form["mostly"]

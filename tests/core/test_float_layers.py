@@ -123,8 +123,8 @@ WRONG = {
         "(parts[1].forms: got [], wanted at least one); measure the device again",
     ),
     "no gain in the network": (
-        _changed(parts=[PARTS[0], {**PARTS[1], "in_network": {"times_as_fast": 1, "mostly": 0}}]),
-        "(parts[1].in_network.mostly: got 0.0, wanted more than 0); measure the device again",
+        _changed(parts=[PARTS[0], {**PARTS[1], "in_network": {"times_as_fast": 1, "at_most": 0}}]),
+        "(parts[1].in_network.at_most: got 0.0, wanted more than 0); measure the device again",
     ),
     "a form of another part": (
         _changed(parts=[PARTS[0], {**PARTS[1], "forms": PARTS[0]["forms"]}]),

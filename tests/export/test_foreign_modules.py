@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from bnas_deploy.core.bundle import Preprocessing
 from bnas_deploy.core.errors import ExportError
-from bnas_deploy.export import Description, Images, export_module
+from bnas_deploy.export import Description, FloatLayers, Images, export_module
 from bnas_deploy.export.capture import OUTPUT, capture
 from bnas_deploy.export.module_checks import answers_of, other_floats, own_doing, prepared
 from bnas_deploy.search.nn.layers import BinaryConv2d, BinaryLinear, Zeroise
@@ -145,6 +145,26 @@ def test_a_linear_layer_of_images_is_counted_for_every_pixel(tmp_path: Path) -> 
     shapes = {layer.name: (layer.input, layer.output) for layer in result.bundle.manifest.layers}
     assert shapes["conv.1.layers.1"] == ((8, 64, 1), (16, 64, 1))
     assert shapes["conv.1.layers.3"] == ((16, 64, 1), (8, 64, 1))
+
+
+class Score(Small):
+    """One number for each image: a product with a vector, whose weights have a single axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.arange(5.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ self.vector
+
+
+@pytest.mark.parametrize("float_layers", ["float", "int8"])
+def test_a_product_with_a_vector_is_counted(float_layers: FloatLayers, tmp_path: Path) -> None:
+    images, description = Images(_images()), Description({})
+    result = export_module(Score(), None, tmp_path / "bundle", images, description, float_layers=float_layers)
+    assert result.verification.failures == []
+    last = result.bundle.manifest.layers[-1]
+    assert (last.input, last.output) == ((5, 1, 1), (1, 1, 1))
 
 
 def test_a_twin_with_a_binary_layer(tmp_path: Path) -> None:
