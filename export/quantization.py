@@ -158,26 +158,29 @@ def with_origins(quantized: ir.Model, model: ir.Model, layers: Container[str]) -
 
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
+MATRIX = 2  # axes of it
 
 
 def _is_worth_8_bits(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:
     if node.op_type not in _LAYERS or node.input[1] not in weights:
         return False
     if node.op_type != "Conv":
-        return True
+        return len(weights[node.input[1]].dims) <= MATRIX
     channels, *kernel = weights[node.input[1]].dims[1:]
     return bool(channels >= FEWEST_CHANNELS or channels * math.prod(kernel) >= FEWEST_PRODUCTS)
 
 
 def _stays_float(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    """Tell whether onnxruntime's quantisation (1.32) ends in an error of numpy's at this node.
+    """Tell whether onnxruntime's quantisation (1.32) ends in an error at this node.
 
     It takes the scales of a grouped transposed convolution along the wrong axis, and a layer normalisation's weight for
-    one with a single axis.
+    one with a single axis. Of a product with several matrices it makes scales that its own operator refuses.
     """
     if node.op_type == "ConvTranspose":
         return any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
     ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    if node.op_type == "MatMul":
+        return ranks.get(node.input[1], MATRIX) > MATRIX
     return node.op_type == "LayerNormalization" and ranks.get(node.input[1], 1) > 1
 
 

@@ -158,6 +158,25 @@ class Score(Small):
         return super().forward(x) @ self.vector
 
 
+class Pair(Small):
+    """A product with two matrices, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.Parameter(torch.arange(30.0).reshape(2, 5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return (torch.stack([y, -y], 1).unsqueeze(2) @ self.matrices).flatten(1)
+
+
+def test_several_matrices_stay_float_in_the_int8_twin(tmp_path: Path) -> None:
+    result = export_module(Pair(), None, tmp_path / "bundle", Images(_images()), Description({}), float_layers="int8")
+    assert result.verification.failures == []
+    bits = {layer.name: layer.weight_bits for layer in result.bundle.manifest.layers}
+    assert (bits["head"], bits["matmul"]) == (8, 32)
+
+
 @pytest.mark.parametrize("float_layers", ["float", "int8"])
 def test_a_product_with_a_vector_is_counted(float_layers: FloatLayers, tmp_path: Path) -> None:
     images, description = Images(_images()), Description({})
